@@ -1,0 +1,146 @@
+package api
+
+import "time"
+
+// Inventory is what an agent has and runs, asked for each time and never
+// assumed.
+type Inventory struct {
+	Agent AgentInfo `json:"agent"`
+	// DeploymentID and Instance are empty until the agent was configured.
+	DeploymentID string `json:"deployment_id,omitempty"`
+	Instance     string `json:"instance,omitempty"`
+	VMID         string `json:"vm_id,omitempty"`
+	BootID       string `json:"boot_id"`
+	// Epoch is the highest lease epoch that the agent has accepted.
+	Epoch uint64 `json:"epoch"`
+	// PublicKey is the agent's own, PKIX DER; its certificate must be for this key.
+	PublicKey []byte    `json:"public_key,omitempty"`
+	Bus       BusStatus `json:"bus"`
+
+	Store       []string     `json:"store,omitempty"` // digests of unpacked packages
+	Generations []Generation `json:"generations,omitempty"`
+	Active      string       `json:"active,omitempty"`   // generation
+	Previous    string       `json:"previous,omitempty"` // generation that rollback returns to
+	// Interrupted is set while an update has begun and has not ended well: the
+	// instance is then owed work although Active may be the wanted generation.
+	Interrupted bool `json:"interrupted,omitempty"`
+
+	State        InstanceState   `json:"state"`
+	Reasons      []string        `json:"reasons,omitempty"` // why State is not running
+	HealthySince *time.Time      `json:"healthy_since,omitempty"`
+	Processes    []ProcessStatus `json:"processes,omitempty"`
+	// Running is the operation in progress, if any.
+	Running *Operation `json:"running,omitempty"`
+}
+
+// AgentInfo describes the agent program.
+type AgentInfo struct {
+	Version   string    `json:"version"`
+	Digest    string    `json:"digest"` // sha256 of the executable
+	PID       int       `json:"pid"`
+	StartedAt time.Time `json:"started_at"`
+	OS        string    `json:"os"`
+	Arch      string    `json:"arch"`
+	Dir       string    `json:"dir"`
+}
+
+// BusStatus is the agent's view of its connection.
+type BusStatus struct {
+	URLs      []string `json:"urls,omitempty"`
+	Connected bool     `json:"connected"`
+	Error     string   `json:"error,omitempty"`
+	// CertificateEnds is when the agent's own certificate ends.
+	CertificateEnds *time.Time `json:"certificate_ends,omitempty"`
+	// Digest is the keyed digest of the settings in use, as configured.
+	Digest string `json:"digest,omitempty"`
+}
+
+// GenerationState is how far a generation has come.
+type GenerationState string
+
+const (
+	GenerationStaged GenerationState = "staged" // files and packages there, checked
+	GenerationActive GenerationState = "active"
+	GenerationOld    GenerationState = "old" // was active; kept for rollback
+)
+
+// Generation is one spec on the agent's disk.
+type Generation struct {
+	Digest string          `json:"digest"`
+	State  GenerationState `json:"state"`
+}
+
+// InstanceState is the one health rule's answer: all expected processes run
+// with the wanted digests and pass their checks.
+type InstanceState string
+
+const (
+	InstanceRunning  InstanceState = "running"
+	InstanceStarting InstanceState = "starting" // not yet, but nothing has failed
+	InstanceFailing  InstanceState = "failing"
+	InstanceStopped  InstanceState = "stopped" // nothing is wanted to run
+)
+
+// ProcessState is the supervisor's state of a process.
+type ProcessState string
+
+const (
+	ProcessStarting ProcessState = "starting" // runs, checks have not passed yet
+	ProcessRunning  ProcessState = "running"
+	ProcessFailing  ProcessState = "failing" // runs, a check fails
+	ProcessBackoff  ProcessState = "backoff" // ended by itself; will be started again
+	ProcessStopping ProcessState = "stopping"
+	ProcessStopped  ProcessState = "stopped" // as wanted
+)
+
+// ProcessStatus is one process as it is.
+type ProcessStatus struct {
+	Job   string       `json:"job"`
+	Name  string       `json:"name"`
+	State ProcessState `json:"state"`
+	PID   int          `json:"pid,omitempty"`
+	// StartedAt is when the running process was started.
+	StartedAt *time.Time `json:"started_at,omitempty"`
+	// Digest and ReloadDigest are those that the running process was started
+	// with and last loaded.
+	Digest       string `json:"digest,omitempty"`
+	ReloadDigest string `json:"reload_digest,omitempty"`
+	// Generation is that of the spec it was started from.
+	Generation string  `json:"generation,omitempty"`
+	Restarts   int     `json:"restarts"` // unexpected ends since the agent was told to start it
+	LastExit   *Exit   `json:"last_exit,omitempty"`
+	Reason     string  `json:"reason,omitempty"` // why failing or in backoff
+	RSSBytes   int64   `json:"rss_bytes,omitempty"`
+	CPUPercent float64 `json:"cpu_percent"`
+}
+
+// Exit is how a process ended.
+type Exit struct {
+	Status int       `json:"status"`           // exit status, -1 if ended by a signal or unknown
+	Signal string    `json:"signal,omitempty"` // "KILL"
+	At     time.Time `json:"at"`
+	// Expected: the agent asked for it.
+	Expected bool `json:"expected,omitempty"`
+}
+
+// Heartbeat is published every 10 s, jittered, and at every transition.
+type Heartbeat struct {
+	DeploymentID string          `json:"deployment_id"`
+	Instance     string          `json:"instance"`
+	BootID       string          `json:"boot_id"`
+	Sequence     uint64          `json:"sequence"`
+	At           time.Time       `json:"at"`
+	State        InstanceState   `json:"state"`
+	Generation   string          `json:"generation,omitempty"`
+	Processes    []ProcessStatus `json:"processes,omitempty"`
+	Vitals       Vitals          `json:"vitals"`
+}
+
+// Vitals are the VM's own figures.
+type Vitals struct {
+	Load1           float64 `json:"load1"`
+	MemoryBytes     int64   `json:"memory_bytes"`
+	MemoryUsedBytes int64   `json:"memory_used_bytes"`
+	DiskBytes       int64   `json:"disk_bytes"` // of the agent's folder's file system
+	DiskUsedBytes   int64   `json:"disk_used_bytes"`
+}

@@ -1,0 +1,231 @@
+package api
+
+import (
+	"fmt"
+	"time"
+)
+
+// Change is the head of everything that alters an instance.
+type Change struct {
+	DeploymentID string `json:"deployment_id"`
+	Instance     string `json:"instance"`
+	// Epoch of the deployer's lease. The agent keeps the highest it has seen and
+	// refuses lower ones, on arrival and again before each step.
+	Epoch uint64 `json:"epoch"`
+	// OpID makes the submission idempotent: the same OpID gives the same
+	// operation, over either transport, also after an agent's restart.
+	OpID string `json:"op_id"`
+	// Expect, if not nil, is the active generation ("" for none) that the
+	// deployer planned with; another one is refused with CodeConflict.
+	Expect *string `json:"expect,omitempty"`
+}
+
+// Submission asks for one operation; exactly the field that Kind names is set.
+type Submission struct {
+	Change
+	Kind OperationKind `json:"kind"`
+
+	Configure *Configure `json:"configure,omitempty"`
+	Prepare   *Prepare   `json:"prepare,omitempty"`
+	Update    *Update    `json:"update,omitempty"`
+	Watch     *Watch     `json:"watch,omitempty"`
+	Rollback  *Rollback  `json:"rollback,omitempty"`
+	Stop      *Stop      `json:"stop,omitempty"`
+}
+
+// OperationKind names what an operation does.
+type OperationKind string
+
+const (
+	// KindConfigure gives the agent its identity and its bus.
+	KindConfigure OperationKind = "configure"
+	// KindPrepare stages a spec: fetches and checks packages, writes files, runs
+	// check hooks. Touches nothing that runs.
+	KindPrepare OperationKind = "prepare"
+	// KindUpdate makes a staged generation the active one: pre_stop, drain, stop,
+	// post_stop, activate, pre_start, start, healthy, post_start; only processes
+	// whose digests differ are touched.
+	KindUpdate OperationKind = "update"
+	// KindWatch waits until the instance has been healthy without a break.
+	KindWatch OperationKind = "watch"
+	// KindRollback is an update to the previous generation.
+	KindRollback OperationKind = "rollback"
+	// KindStop drains and stops every process, before the VM goes away.
+	KindStop OperationKind = "stop"
+)
+
+// Configure is the identity of an agent and where its bus is.
+type Configure struct {
+	Deployment string `json:"deployment"` // name, for people
+	VMID       string `json:"vm_id"`
+	Address    string `json:"address"`
+	// Bus is nil as long as there is none.
+	Bus *Bus `json:"bus,omitempty"`
+}
+
+// Bus is how an agent reaches the deployment's NATS servers.
+type Bus struct {
+	URLs        []string `json:"urls"` // tls://address:port
+	CA          []byte   `json:"ca"`   // PEM
+	Certificate []byte   `json:"certificate"`
+	// Digest names these settings, see BusStatus.Digest.
+	Digest string `json:"digest"`
+}
+
+// Prepare stages Spec.
+type Prepare struct {
+	Spec Spec `json:"spec"`
+}
+
+// Update activates a staged generation.
+type Update struct {
+	Generation string `json:"generation"`
+	// MinHealthyMS is how long the instance must be healthy without a break.
+	MinHealthyMS int64 `json:"min_healthy_ms"`
+	// DeadlineMS bounds the wait for health, from the start of the processes.
+	DeadlineMS int64 `json:"deadline_ms"`
+	// Next tells pre_stop and drain hooks what follows: "update", "recreate",
+	// "scale_in" or "delete".
+	Next string `json:"next"`
+}
+
+// Watch waits for health.
+type Watch struct {
+	MinHealthyMS int64 `json:"min_healthy_ms"`
+	DeadlineMS   int64 `json:"deadline_ms"`
+}
+
+// Rollback returns to the previous generation, or, where there is none, stops
+// everything.
+type Rollback struct {
+	MinHealthyMS int64 `json:"min_healthy_ms"`
+	DeadlineMS   int64 `json:"deadline_ms"`
+}
+
+// Stop drains and stops every process. Processes stay stopped until the next
+// update.
+type Stop struct {
+	Next string `json:"next"` // as Update.Next
+	// SkipDrain stops at once.
+	SkipDrain bool `json:"skip_drain,omitempty"`
+}
+
+// OperationState is how an operation stands.
+type OperationState string
+
+const (
+	OperationRunning OperationState = "running"
+	OperationDone    OperationState = "done"
+	OperationFailed  OperationState = "failed"
+)
+
+// Operation is an accepted submission.
+type Operation struct {
+	OpID  string         `json:"op_id"`
+	Kind  OperationKind  `json:"kind"`
+	Epoch uint64         `json:"epoch"`
+	State OperationState `json:"state"`
+	Error *Error         `json:"error,omitempty"`
+	// Started and Ended by the agent's clock.
+	Started time.Time  `json:"started"`
+	Ended   *time.Time `json:"ended,omitempty"`
+	// Sequence is that of the last event.
+	Sequence uint64 `json:"sequence"`
+}
+
+// WaitRequest follows an operation. It returns at once when there are events
+// after Since or the operation has ended, else after MaxMS at the latest.
+type WaitRequest struct {
+	OpID  string `json:"op_id"`
+	Since uint64 `json:"since"`
+	MaxMS int64  `json:"max_ms"` // at most 30,000
+}
+
+// Progress is the answer to WaitRequest.
+type Progress struct {
+	Operation Operation        `json:"operation"`
+	Events    []OperationEvent `json:"events,omitempty"`
+}
+
+// OperationEvent is one step of an operation.
+type OperationEvent struct {
+	Sequence uint64    `json:"sequence"` // from 1, without gaps
+	At       time.Time `json:"at"`
+	Step     string    `json:"step"` // "fetch", "stage", "drain", "stop", "start", "healthy", ...
+	Message  string    `json:"message"`
+}
+
+// SpecRequest asks for a generation, the active one if empty.
+type SpecRequest struct {
+	Generation string `json:"generation,omitempty"`
+}
+
+// LogRequest reads a process's log. Offset -1 means "the last Lines lines".
+// Waits up to WaitMS for something new.
+type LogRequest struct {
+	Job     string `json:"job"`
+	Process string `json:"process"`
+	// File identifies the log file that Offset belongs to (LogChunk.File), so
+	// that a reader sees rotation; empty at first.
+	File   string `json:"file,omitempty"`
+	Offset int64  `json:"offset"`
+	Lines  int    `json:"lines,omitempty"`
+	Max    int    `json:"max,omitempty"` // bytes, at most 256 KiB
+	WaitMS int64  `json:"wait_ms,omitempty"`
+}
+
+// LogChunk is a piece of a log and where the next one begins.
+type LogChunk struct {
+	Data []byte `json:"data"`
+	File string `json:"file"`
+	Next int64  `json:"next"`
+}
+
+// Code classifies an error for programs.
+type Code string
+
+const (
+	CodeBadRequest      Code = "bad_request"
+	CodeNotFound        Code = "not_found"
+	CodeStaleEpoch      Code = "stale_epoch"
+	CodeOtherDeployment Code = "other_deployment" // agent belongs to another deployment or instance
+	CodeConflict        Code = "conflict"         // Expect did not hold, or another operation runs
+	CodePackageMissing  Code = "package_missing"  // Packages names the digests; upload and prepare again
+	CodeSystemPackage   Code = "system_package"   // a program of the VM's package manager is missing
+	CodeInterrupted     Code = "interrupted"      // the agent ended in mid-operation; submit again under a new OpID
+	CodeFailed          Code = "failed"           // a step failed; Message and Process say which and why
+	CodeInternal        Code = "internal"
+)
+
+// Error is what could not be done, to what, why, and what to do next.
+type Error struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
+	// Packages are the digests that CodePackageMissing is about.
+	Packages []string `json:"packages,omitempty"`
+	// Process is set when a process or hook is the cause.
+	Process *ProcessFailure `json:"process,omitempty"`
+}
+
+// ProcessFailure is what an operator needs to see of a process that failed.
+type ProcessFailure struct {
+	Job  string   `json:"job"`
+	Name string   `json:"name"` // of the process, or the hook's kind
+	Exit *Exit    `json:"exit,omitempty"`
+	Log  []string `json:"log,omitempty"` // last lines, at most 30
+}
+
+func (e *Error) Error() string {
+	if e.Process == nil || e.Process.Exit == nil {
+		return e.Message
+	}
+	return fmt.Sprintf("%s (%s/%s %s)", e.Message, e.Process.Job, e.Process.Name, e.Process.Exit)
+}
+
+// String says how a process ended: "exited with status 7", "was ended by signal KILL".
+func (x *Exit) String() string {
+	if x.Signal != "" {
+		return "was ended by signal " + x.Signal
+	}
+	return fmt.Sprintf("exited with status %d", x.Status)
+}

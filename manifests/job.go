@@ -1,0 +1,180 @@
+package manifests
+
+import (
+	"io/fs"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// Job is a decoded job.hcl with its folder.
+//
+// Fields of type hcl.Expression are evaluated per instance with the context
+// that JobContext returns; they may use
+//
+//	property.<name>                      the job's properties, defaults applied
+//	instance.{id,group,index,az,address} the instance
+//	deployment.{name,id,domain}
+//	path.{root,config,data,log,run}      absolute folders on the VM; config,
+//	                                     data, log and run are this job's own
+//	package.<name>.path                  where a package of the job is unpacked;
+//	                                     for a system package: its program
+//	link.<name>.instances[*].{id,index,az,address}
+//	link.<name>.property.<name>          properties that the provider publishes
+//	certificate.<name>.{ca,certificate,private_key}
+//
+// and all functions of the manifest language.
+type Job struct {
+	Name         string
+	Description  string
+	Properties   []*Property
+	Provides     []*Provide
+	Consumes     []*Consume
+	Packages     []*JobPackage
+	Certificates []*Certificate
+	Templates    []*Template
+	Processes    []*Process
+	Hooks        []*Hook
+	Listens      []*Listen
+	Mbus         *Mbus
+
+	FS    fs.FS // the job's folder: job.hcl, templates/
+	Files map[string]*hcl.File
+	Range hcl.Range
+}
+
+// Property types one property of the job.
+type Property struct {
+	Name        string
+	Type        cty.Type
+	Default     cty.Value // cty.NilVal: none
+	Description string
+	Required    bool
+	Sensitive   bool
+	Validations []*Validation
+	Range       hcl.Range
+}
+
+// Validation is a condition over property.<name> and what to say when it does not hold.
+type Validation struct {
+	Condition hcl.Expression
+	Message   string
+	Range     hcl.Range
+}
+
+// Provide publishes properties of this job to the jobs that consume its type.
+type Provide struct {
+	Name       string
+	Type       string
+	Properties []string
+	Range      hcl.Range
+}
+
+// Consume asks for a provider. Exactly one group must provide the type, or the
+// manifest names one in the job block's links.
+type Consume struct {
+	Name     string
+	Type     string
+	Optional bool
+	Range    hcl.Range
+}
+
+// BusLink is the link type of the message bus: the group whose job provides it
+// is where the agents connect.
+const BusLink = "bus"
+
+// JobPackage is something the job needs on the VM; exactly one source is set.
+type JobPackage struct {
+	Name string
+	// Program is a prebuilt program of the release, by its name in the package
+	// index.
+	Program string
+	// System: a program of the VM's package manager.
+	System string   // name of the executable, "nginx"
+	Apt    []string // packages that provide it
+	Range  hcl.Range
+}
+
+// Certificate asks for one from the deployment's CA, for the instance's
+// address and the names given, renewed before it ends.
+type Certificate struct {
+	Name  string
+	Names hcl.Expression // list of DNS names; nil: none
+	Range hcl.Range
+}
+
+// Template is a file rendered from HCL template syntax.
+type Template struct {
+	Source      string // below templates/
+	Destination string // below path.config
+	Mode        uint32
+	OnChange    string // "restart", "reload", "none"
+	Process     string // whose change it is; "": all processes of the job
+	Range       hcl.Range
+}
+
+// Process is a process block.
+type Process struct {
+	Name       string
+	Command    hcl.Expression // list of strings
+	Env        hcl.Expression // map of strings; nil: none
+	User       hcl.Expression // string; nil: the agent's own
+	Dir        hcl.Expression // string; nil: path.data
+	OpenFiles  int
+	MemoryMB   int
+	KillMode   string
+	StopSignal string
+	StopGrace  time.Duration
+	Control    bool
+	Checks     []*Check
+	Reload     *Reload
+	Range      hcl.Range
+}
+
+// Check is a check block of a process.
+type Check struct {
+	Kind     string         // label: http, tcp, exec
+	Target   hcl.Expression // http, tcp
+	Host     hcl.Expression // http; may be nil
+	Command  hcl.Expression // exec
+	Interval time.Duration
+	Timeout  time.Duration
+	Failures int
+	Range    hcl.Range
+}
+
+// Reload is the reload block of a process; one of Signal, Command, Control.
+type Reload struct {
+	Signal  string
+	Command hcl.Expression
+	Control bool
+	Verify  hcl.Expression
+	Timeout time.Duration
+	Range   hcl.Range
+}
+
+// Hook is a hook block; its label is the kind.
+type Hook struct {
+	Kind      string
+	Name      string // errands
+	Command   hcl.Expression
+	Env       hcl.Expression
+	Timeout   time.Duration
+	OnTimeout string
+	Range     hcl.Range
+}
+
+// Listen is a listen block: a port that the job opens on its instance's address.
+type Listen struct {
+	Name    string
+	Network string         // tcp (default), udp
+	Port    hcl.Expression // number
+	Range   hcl.Range
+}
+
+// Mbus names files of a VM's image that hold message-bus URIs to rewrite.
+type Mbus struct {
+	Files []string // patterns
+	Range hcl.Range
+}

@@ -1,0 +1,240 @@
+// Package manifests answers what a cluster's file says: the HCL schema,
+// decoding, defaults, validation and references of manifests, and of the
+// job.hcl files that type their properties. It is pure: no network, no VM, no
+// clock. Problems are hcl.Diagnostics, all of them at once, with their source
+// ranges kept up to the printer.
+//
+// What depends on the world (addresses of VMs, values of secrets) is not in
+// the manifest: it comes in as Facts, and JobContext evaluates against them.
+// What is not known yet evaluates to an unknown value, what is secret to a
+// value marked Sensitive.
+package manifests
+
+import (
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// Manifest is a loaded, validated set of manifest files.
+type Manifest struct {
+	Deployment     Deployment
+	Infrastructure Infrastructure
+	Secrets        map[string]*Secret
+	Groups         []*Group // in the order of declaration
+	// Order is the groups' start order: every wave needs only earlier ones.
+	// Removals go the other way round.
+	Order [][]*Group
+
+	// Files are the sources by name, for diagnostics' excerpts.
+	Files map[string]*hcl.File
+
+	base *hcl.EvalContext // var, local, deployment, vm, disk, functions
+}
+
+// Group finds a group by name, nil if there is none.
+func (m *Manifest) Group(name string) *Group {
+	for _, g := range m.Groups {
+		if g.Name == name {
+			return g
+		}
+	}
+	return nil
+}
+
+// Deployment is the cluster as a whole.
+type Deployment struct {
+	Name   string
+	Domain string
+	Range  hcl.Range
+}
+
+// Infrastructure names the template that makes the VMs.
+type Infrastructure struct {
+	// Template is "local", "hosts", ..., a path, or a Terraform module source.
+	Template string
+	// Settings are the template's own; constant, without secrets.
+	Settings map[string]cty.Value
+	Range    hcl.Range
+}
+
+// SecretType is what a secret holds.
+type SecretType string
+
+// The secret types and the attributes of their values.
+const (
+	SecretPassword    SecretType = "password"    // value
+	SecretCA          SecretType = "ca"          // certificate, private_key
+	SecretCertificate SecretType = "certificate" // certificate, private_key, ca
+	SecretSSH         SecretType = "ssh"         // public_key, private_key
+	SecretRSA         SecretType = "rsa"         // public_key, private_key
+)
+
+// Secret is made once by the deployer, kept in its state, rotated on request.
+type Secret struct {
+	Name   string
+	Type   SecretType
+	Length int    // password: characters; default 32
+	CA     string // certificate: name of the ca secret that signs
+	// CommonName and Names of a certificate; constant.
+	CommonName string
+	Names      []string
+	Range      hcl.Range
+}
+
+// VM is a size of machine.
+type VM struct {
+	Name     string
+	CPUs     int
+	MemoryMB int
+	DiskGB   int               // root disk; 0: the template's default
+	Image    string            // "": the template's default
+	Options  map[string]string // passed to the template
+	Range    hcl.Range
+}
+
+// Disk is a persistent disk that each instance of a group gets.
+type Disk struct {
+	Name   string
+	SizeGB int
+	Range  hcl.Range
+}
+
+// Network is where a group's VMs are attached.
+type Network struct {
+	Name string
+	// Static are addresses for a group's instances, by index.
+	Static  []string
+	Options map[string]string
+	Range   hcl.Range
+}
+
+// OnFailure is what becomes of a failed rollout.
+type OnFailure string
+
+const (
+	OnFailureRollback    OnFailure = "rollback"     // the failed instance returns to its previous generation
+	OnFailureHalt        OnFailure = "halt"         // it stays as it failed
+	OnFailureRollbackAll OnFailure = "rollback_all" // so does everything this rollout touched
+)
+
+// Update is a group's update policy, merged over the deployment's.
+type Update struct {
+	Canaries    int
+	MaxInFlight Amount
+	// WatchMin and WatchMax bound the wait for health after a start.
+	WatchMin, WatchMax time.Duration
+	MinHealthyTime     time.Duration
+	OnFailure          OnFailure
+}
+
+// Amount is a number of instances or a percentage of a group.
+type Amount struct {
+	Number  int
+	Percent bool
+}
+
+// Of returns the amount for a group of n, rounded down and at least 1 (0 for
+// an empty group), at most n.
+func (a Amount) Of(n int) int {
+	k := a.Number
+	if a.Percent {
+		k = a.Number * n / 100
+	}
+	return min(max(k, 1), n)
+}
+
+// DefaultUpdate is the policy of a manifest without update blocks.
+func DefaultUpdate() Update {
+	return Update{
+		Canaries:       1,
+		MaxInFlight:    Amount{Number: 1},
+		WatchMax:       60 * time.Second,
+		MinHealthyTime: 3 * time.Second,
+		OnFailure:      OnFailureRollback,
+	}
+}
+
+// Group is a number of like instances.
+type Group struct {
+	Name           string
+	Instances      int
+	VM             *VM
+	AZs            []string // in order; empty: one nameless zone
+	Disk           *Disk
+	Network        *Network
+	Jobs           []*GroupJob
+	Update         Update
+	Exceptions     map[int]*Exception
+	PreventDestroy bool
+	// Requires are the groups that must serve before this one starts: from
+	// references, links and depends_on. Never the group itself.
+	Requires []string
+	Range    hcl.Range
+}
+
+// VMFor is the size of one instance, exceptions applied.
+func (g *Group) VMFor(index int) *VM {
+	if x := g.Exceptions[index]; x != nil && x.VM != nil {
+		return x.VM
+	}
+	return g.VM
+}
+
+// Exception changes one index of a group.
+type Exception struct {
+	Index int
+	VM    *VM // nil: the group's
+	Range hcl.Range
+}
+
+// GroupJob is a job as a group runs it.
+type GroupJob struct {
+	Spec *Job
+	// Links maps a consumes block's name to the group that provides it.
+	Links map[string]string
+	Range hcl.Range
+
+	properties hcl.Attributes // evaluated per instance against Facts
+}
+
+// Facts are what the manifest does not hold: identities, addresses, secrets.
+type Facts struct {
+	DeploymentID string
+	// Secrets are the values by name, objects with the attributes of their type
+	// (see SecretType). One that is missing evaluates to unknown.
+	Secrets map[string]cty.Value
+	// Instances by group, ascending by index.
+	Instances map[string][]Instance
+	// Certificates by CertificateKey: objects with ca, certificate, private_key.
+	// One that is missing evaluates to unknown.
+	Certificates map[CertificateKey]cty.Value
+	// Packages are the digests of the packages by program name (see
+	// JobPackage.Program); the path of one that is missing is unknown.
+	Packages map[string]string
+}
+
+// Instance is what is known of one instance.
+type Instance struct {
+	Group string
+	Index int
+	AZ    string
+	// Address and AgentDir are empty as long as the VM does not exist.
+	Address  string
+	AgentDir string
+}
+
+// CertificateKey names a certificate block of a job on an instance.
+type CertificateKey struct {
+	Group string
+	Index int
+	Job   string
+	Name  string
+}
+
+// Mark is the type of the marks that this package puts on values.
+type Mark string
+
+// Sensitive marks values that must not be shown.
+const Sensitive Mark = "sensitive"
