@@ -1,0 +1,444 @@
+// Package plan compares what is wanted with what there is, per process, and
+// says every consequence before anything moves. It is a pure function: no
+// clock, disk or network.
+package plan
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/aymanbagabas/go-udiff"
+
+	"deploy/agent/api"
+)
+
+// Wanted is one instance as it shall be.
+type Wanted struct {
+	Group string
+	AZ    string
+	Spec  api.Spec
+	// Known is false while something of the spec waits for the VM: Generation
+	// and the digests concerned are then empty.
+	Known bool
+	// Shown are the files' texts by "job/path" with secrets and unknowns
+	// replaced, for diffs.
+	Shown map[string]string
+}
+
+// Existing is one instance as it is.
+type Existing struct {
+	// VM tells whether the infrastructure has one; Stopped that it is there but
+	// not running.
+	VM      bool
+	Stopped bool
+	// Inventory is nil if there is no agent or it does not answer.
+	Inventory *api.Inventory
+	// Active is the spec that the agent has activated, nil if none.
+	Active *api.Spec
+	// Shown is as Wanted.Shown, of Active.
+	Shown map[string]string
+	// FailedGeneration and FailedReason are what is remembered of a generation
+	// that did not become healthy here.
+	FailedGeneration, FailedReason string
+}
+
+// Action is what becomes of an instance or a VM.
+type Action string
+
+const (
+	Create  Action = "create"  // nothing is installed there yet
+	Replace Action = "replace" // another VM takes its place
+	Update  Action = "update"  // files, packages or processes change
+	Reload  Action = "reload"  // processes take new files without ending
+	Restart Action = "restart" // same generation; processes that do not run as wanted are started
+	Start   Action = "start"   // a VM that is not running
+	Delete  Action = "delete"
+	Blocked Action = "blocked" // the agent is silent: neither there nor gone
+	None    Action = "none"
+)
+
+// ProcessAction is what becomes of a process.
+type ProcessAction string
+
+const (
+	ProcessStart   ProcessAction = "start"
+	ProcessRestart ProcessAction = "restart"
+	ProcessReload  ProcessAction = "reload"
+	ProcessStop    ProcessAction = "stop"
+)
+
+// Plan is every consequence of an apply.
+type Plan struct {
+	Deployment string           `json:"deployment"`
+	VMs        []VMChange       `json:"vms"`
+	Instances  []InstanceChange `json:"instances"`
+}
+
+// VMChange is a resource that the engine creates, changes or deletes.
+type VMChange struct {
+	Resource string `json:"resource"`
+	Action   Action `json:"action"`
+}
+
+// InstanceChange is what becomes of one instance.
+type InstanceChange struct {
+	Instance string `json:"instance"`
+	Group    string `json:"group"`
+	AZ       string `json:"az,omitempty"`
+	Action   Action `json:"action"`
+	// Causes are for people, the most telling first.
+	Causes    []string        `json:"causes,omitempty"`
+	Files     []FileChange    `json:"files,omitempty"`
+	Processes []ProcessChange `json:"processes,omitempty"`
+	From      string          `json:"from,omitempty"` // generation
+	To        string          `json:"to,omitempty"`   // "" if not known yet
+}
+
+// FileChange is the diff of one rendered file, secrets redacted.
+type FileChange struct {
+	Job      string       `json:"job"`
+	Path     string       `json:"path"`
+	Diff     string       `json:"diff"`
+	OnChange api.OnChange `json:"on_change"`
+}
+
+// ProcessChange is what becomes of one process, and why.
+type ProcessChange struct {
+	Job    string        `json:"job"`
+	Name   string        `json:"name"`
+	Action ProcessAction `json:"action"`
+	Cause  string        `json:"cause"`
+}
+
+// Empty tells whether there is nothing to do.
+func (p *Plan) Empty() bool {
+	return len(p.VMs) == 0 && !slices.ContainsFunc(p.Instances, func(c InstanceChange) bool { return c.Action != None })
+}
+
+// Changes are the instances to which something happens.
+func (p *Plan) Changes() []InstanceChange {
+	var out []InstanceChange
+	for _, c := range p.Instances {
+		if c.Action != None {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// Refines tells whether p does nothing that approved did not announce: p is
+// made after the VMs exist and knows more, but may not touch more.
+func (p *Plan) Refines(approved *Plan) bool {
+	announced := map[string]InstanceChange{}
+	for _, c := range approved.Instances {
+		announced[c.Instance] = c
+	}
+	for _, c := range p.Changes() {
+		a, ok := announced[c.Instance]
+		switch {
+		case !ok || a.Action == None:
+			return false
+		case a.Action == Create || a.Action == Replace || a.Action == Blocked || a.Action == c.Action:
+		case a.Action == Update && (c.Action == Reload || c.Action == Restart):
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// Make compares wanted with existing. wanted is in the order of rollout;
+// existing is by instance id; what exists and is not wanted is deleted. vms are
+// the engine's own changes.
+func Make(deployment string, wanted []Wanted, existing map[string]Existing, vms []VMChange) *Plan {
+	p := &Plan{Deployment: deployment, VMs: vms}
+	seen := map[string]bool{}
+	for _, w := range wanted {
+		seen[w.Spec.Instance] = true
+		p.Instances = append(p.Instances, instance(w, existing[w.Spec.Instance]))
+	}
+	var gone []InstanceChange
+	for id, e := range existing {
+		if seen[id] || !e.VM {
+			continue
+		}
+		group, _, _ := strings.Cut(id, "/")
+		c := InstanceChange{Instance: id, Group: group, Action: Delete, Causes: []string{"not in the manifest"}}
+		if e.Inventory != nil {
+			c.From = e.Inventory.Active
+			for _, s := range e.Inventory.Processes {
+				c.Processes = append(c.Processes, ProcessChange{Job: s.Job, Name: s.Name, Action: ProcessStop, Cause: "not in the manifest"})
+			}
+		}
+		gone = append(gone, c)
+	}
+	slices.SortFunc(gone, func(a, b InstanceChange) int { return strings.Compare(a.Instance, b.Instance) })
+	p.Instances = append(p.Instances, gone...)
+	return p
+}
+
+func instance(w Wanted, e Existing) InstanceChange {
+	c := InstanceChange{Instance: w.Spec.Instance, Group: w.Group, AZ: w.AZ, To: w.Spec.Generation, Action: None}
+	switch {
+	case !e.VM:
+		c.Action, c.Causes = Create, []string{"no VM yet"}
+		c.Files, c.Processes = files(w, e), starts(w.Spec, "first start")
+		return c
+	case e.Inventory == nil && e.Stopped:
+		c.Action, c.Causes = Start, []string{"the VM is not running"}
+		return c
+	case e.Inventory == nil:
+		c.Action, c.Causes = Blocked, []string{"the agent does not answer: apply contacts the VM over SSH, and plans again"}
+		return c
+	}
+	inv := e.Inventory
+	c.From = inv.Active
+	if inv.Active == "" {
+		c.Action, c.Causes = Create, []string{"nothing is installed"}
+		c.Files, c.Processes = files(w, e), starts(w.Spec, "first start")
+		return c
+	}
+	c.Files = files(w, e)
+	c.Processes = processes(w, e)
+	changed := !w.Known || inv.Active != w.Spec.Generation
+	switch {
+	case changed:
+		c.Causes = causes(w, e, c.Files)
+		c.Action = Update
+		if len(c.Processes) > 0 && !slices.ContainsFunc(c.Processes, func(p ProcessChange) bool { return p.Action != ProcessReload }) {
+			c.Action = Reload
+		}
+	case len(c.Processes) > 0:
+		c.Action, c.Causes = Restart, []string{"processes do not run as wanted"}
+	case inv.Interrupted:
+		c.Action, c.Causes = Restart, []string{"an update was interrupted"}
+	}
+	if c.Action != None && w.Known && e.FailedGeneration == w.Spec.Generation {
+		c.Causes = append(c.Causes, "failed last time: "+e.FailedReason)
+	}
+	return c
+}
+
+func starts(s api.Spec, cause string) []ProcessChange {
+	var out []ProcessChange
+	for _, j := range s.Jobs {
+		for _, p := range j.Processes {
+			out = append(out, ProcessChange{Job: j.Name, Name: p.Name, Action: ProcessStart, Cause: cause})
+		}
+	}
+	return out
+}
+
+// files are the diffs of all files that differ.
+func files(w Wanted, e Existing) []FileChange {
+	old := map[string]api.File{}
+	if e.Active != nil {
+		for _, j := range e.Active.Jobs {
+			for _, f := range j.Files {
+				old[j.Name+"/"+f.Path] = f
+			}
+		}
+	}
+	var out []FileChange
+	for _, j := range w.Spec.Jobs {
+		for _, f := range j.Files {
+			key := j.Name + "/" + f.Path
+			was, existed := old[key]
+			delete(old, key)
+			if existed && f.Digest != "" && was.Digest == f.Digest {
+				continue
+			}
+			from := e.Shown[key]
+			diff := unified(key, from, w.Shown[key], existed, true)
+			switch {
+			case diff != "":
+			case existed && was.Mode != f.Mode:
+				diff = fmt.Sprintf("mode %04o -> %04o\n", was.Mode, f.Mode)
+			case existed && f.Digest != "":
+				diff = "a sensitive value changed\n"
+			default:
+				continue
+			}
+			out = append(out, FileChange{Job: j.Name, Path: f.Path, Diff: diff, OnChange: f.OnChange})
+		}
+	}
+	for key, f := range old {
+		job, path, _ := strings.Cut(key, "/")
+		out = append(out, FileChange{Job: job, Path: path, Diff: unified(key, e.Shown[key], "", true, false), OnChange: f.OnChange})
+	}
+	slices.SortStableFunc(out, func(a, b FileChange) int {
+		return strings.Compare(a.Job+"/"+a.Path, b.Job+"/"+b.Path)
+	})
+	return out
+}
+
+func unified(name, from, to string, existed, exists bool) string {
+	before, after := name, name
+	if !existed {
+		before = "/dev/null"
+	}
+	if !exists {
+		after = "/dev/null"
+	}
+	return udiff.Unified(before, after, from, to)
+}
+
+// processes are the processes that must be touched: wanted compared with running.
+func processes(w Wanted, e Existing) []ProcessChange {
+	running := map[string]api.ProcessStatus{}
+	for _, s := range e.Inventory.Processes {
+		running[s.Job+"/"+s.Name] = s
+	}
+	var out []ProcessChange
+	for _, j := range w.Spec.Jobs {
+		for _, p := range j.Processes {
+			s, there := running[j.Name+"/"+p.Name]
+			delete(running, j.Name+"/"+p.Name)
+			c := ProcessChange{Job: j.Name, Name: p.Name}
+			switch {
+			case !there:
+				c.Action, c.Cause = ProcessStart, "new process"
+			case s.State == api.ProcessStopped:
+				c.Action, c.Cause = ProcessStart, "it is stopped"
+			case p.Digest == "":
+				c.Action, c.Cause = ProcessRestart, "depends on values known after apply"
+			case s.Digest != p.Digest:
+				c.Action, c.Cause = ProcessRestart, restartCause(w.Spec, e.Active, j, p)
+			case s.ReloadDigest != p.ReloadDigest:
+				c.Action, c.Cause = ProcessReload, fileCause(e.Active, j, func(f api.File) bool { return f.OnChange == api.OnChangeReload })
+			default:
+				continue
+			}
+			out = append(out, c)
+		}
+	}
+	for _, s := range e.Inventory.Processes { // in order, not by map
+		if _, left := running[s.Job+"/"+s.Name]; left && s.State != api.ProcessStopped {
+			out = append(out, ProcessChange{Job: s.Job, Name: s.Name, Action: ProcessStop, Cause: "not in the manifest"})
+		}
+	}
+	return out
+}
+
+func restartCause(spec api.Spec, active *api.Spec, j api.Job, p api.Process) string {
+	was := findProcess(active, j.Name, p.Name)
+	if was == nil {
+		return "it runs an unknown specification"
+	}
+	var out []string
+	if !slices.Equal(was.Command, p.Command) {
+		if changed := changedPackages(spec, active); len(changed) > 0 {
+			out = append(out, "package "+strings.Join(changed, ", "))
+		} else {
+			out = append(out, "command")
+		}
+	}
+	if !equalMaps(was.Env, p.Env) {
+		out = append(out, "environment")
+	}
+	if was.User != p.User || was.Dir != p.Dir || was.Limits != p.Limits || was.Control != p.Control {
+		out = append(out, "user, folder or limits")
+	}
+	if f := fileCause(active, j, func(f api.File) bool {
+		return f.OnChange == api.OnChangeRestart || f.OnChange == api.OnChangeReload && p.Reload == nil
+	}); f != "" {
+		out = append(out, f)
+	}
+	if len(out) == 0 {
+		return "it runs an earlier specification"
+	}
+	return strings.Join(out, "; ") + " changed"
+}
+
+// fileCause names the files of a class that differ from the active ones.
+func fileCause(active *api.Spec, j api.Job, class func(api.File) bool) string {
+	old := map[string]string{}
+	if active != nil {
+		for _, aj := range active.Jobs {
+			if aj.Name == j.Name {
+				for _, f := range aj.Files {
+					old[f.Path] = f.Digest
+				}
+			}
+		}
+	}
+	var out []string
+	for _, f := range j.Files {
+		if class(f) && old[f.Path] != f.Digest {
+			out = append(out, f.Path)
+		}
+	}
+	return strings.Join(out, ", ")
+}
+
+func changedPackages(spec api.Spec, active *api.Spec) []string {
+	old := map[string]string{}
+	for _, p := range active.Packages {
+		old[p.Name] = p.Digest
+	}
+	var out []string
+	for _, p := range spec.Packages {
+		if old[p.Name] != p.Digest {
+			out = append(out, p.Name)
+		}
+	}
+	return out
+}
+
+func causes(w Wanted, e Existing, changed []FileChange) []string {
+	var out []string
+	if e.Active == nil {
+		return []string{"the active generation is not readable"}
+	}
+	for _, name := range changedPackages(w.Spec, e.Active) {
+		out = append(out, "package "+name)
+	}
+	for _, f := range changed {
+		out = append(out, "file "+f.Job+"/"+f.Path)
+	}
+	for _, j := range w.Spec.Jobs {
+		for _, p := range j.Processes {
+			was := findProcess(e.Active, j.Name, p.Name)
+			switch {
+			case was == nil:
+				out = append(out, "new process "+j.Name+"/"+p.Name)
+			case was.Digest != p.Digest && len(out) == 0:
+				out = append(out, "process "+j.Name+"/"+p.Name)
+			}
+		}
+	}
+	if len(out) == 0 {
+		out = append(out, "settings of the agent (checks, hooks, limits)")
+	}
+	return out
+}
+
+func findProcess(s *api.Spec, job, name string) *api.Process {
+	if s == nil {
+		return nil
+	}
+	for _, j := range s.Jobs {
+		if j.Name != job {
+			continue
+		}
+		for i := range j.Processes {
+			if j.Processes[i].Name == name {
+				return &j.Processes[i]
+			}
+		}
+	}
+	return nil
+}
+
+func equalMaps(a, b map[string]string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for k, v := range a {
+		if w, ok := b[k]; !ok || w != v {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,323 @@
+// Package state is what the deployer remembers between runs: identities,
+// stable indexes, the inputs of each VM as last rolled, secrets, how far a
+// rollout got. What is installed and running is not here: that is asked of the
+// agents each time.
+package state
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"syscall"
+	"time"
+
+	"github.com/google/renameio/v2"
+)
+
+// State is state.json: no secrets.
+type State struct {
+	Version      int    `json:"version"`
+	DeploymentID string `json:"deployment_id"`
+	Deployment   string `json:"deployment"`
+	// Epoch is that of the last lease: it grows with every run that changes something.
+	Epoch uint64 `json:"epoch"`
+	// Groups are the instances by group, ascending by index; index and zone are
+	// stable for life.
+	Groups map[string][]Slot `json:"groups"`
+	// VMs by instance id: as the infrastructure last told.
+	VMs map[string]VM `json:"vms"`
+	// Root is the digest of the engine's root module as last applied in full.
+	Root string `json:"root,omitempty"`
+	// Bus is set once the bus has served: where agents are asked first.
+	Bus []string `json:"bus,omitempty"`
+	// Served are the groups that have been healthy once: from then on a change
+	// to them is an update with canaries.
+	Served []string `json:"served,omitempty"`
+	// Rollout is the unfinished rollout's machine, if any.
+	Rollout json.RawMessage `json:"rollout,omitempty"`
+	// Failed are the generations known bad, by instance.
+	Failed map[string]Failure `json:"failed,omitempty"`
+}
+
+// Slot is the place of one instance in its group.
+type Slot struct {
+	Index int    `json:"index"`
+	AZ    string `json:"az,omitempty"`
+}
+
+// VM is a machine as the infrastructure last told.
+type VM struct {
+	ID       string `json:"id"`
+	Address  string `json:"address"`
+	SSHHost  string `json:"ssh_host"`
+	SSHPort  int    `json:"ssh_port"`
+	SSHUser  string `json:"ssh_user"`
+	HostKey  string `json:"host_key"`
+	AgentDir string `json:"agent_dir"`
+	OS       string `json:"os"`
+	Arch     string `json:"arch"`
+	Disk     string `json:"disk,omitempty"`
+	Running  bool   `json:"running"`
+}
+
+// Failure is what is remembered of a generation that did not become healthy.
+type Failure struct {
+	Generation string `json:"generation"`
+	Reason     string `json:"reason"`
+}
+
+// Clone is a deep copy.
+func (s *State) Clone() *State {
+	data, err := json.Marshal(s)
+	if err != nil {
+		panic(fmt.Sprintf("state does not encode: %v", err)) // plain data; cannot fail
+	}
+	var out State
+	if err := json.Unmarshal(data, &out); err != nil {
+		panic(fmt.Sprintf("state does not decode: %v", err))
+	}
+	return &out
+}
+
+// HasServed tells whether a group has ever been healthy.
+func (s *State) HasServed(group string) bool { return slices.Contains(s.Served, group) }
+
+// MarkServed remembers that a group has been healthy.
+func (s *State) MarkServed(group string) {
+	if !s.HasServed(group) {
+		s.Served = append(s.Served, group)
+		sort.Strings(s.Served)
+	}
+}
+
+// Assign brings a group to n instances over the given zones: existing indexes
+// and zones stay, the highest go first, new ones take the lowest free index
+// and the emptiest zone.
+func (s *State) Assign(group string, n int, zones []string) []Slot {
+	slots := slices.Clone(s.Groups[group])
+	if len(slots) > n {
+		slots = slots[:n]
+	}
+	used := map[int]bool{}
+	inZone := map[string]int{}
+	for _, slot := range slots {
+		used[slot.Index] = true
+		inZone[slot.AZ]++
+	}
+	for index := 0; len(slots) < n; index++ {
+		if used[index] {
+			continue
+		}
+		az := ""
+		for i, zone := range zones {
+			if i == 0 || inZone[zone] < inZone[az] {
+				az = zone
+			}
+		}
+		inZone[az]++
+		slots = append(slots, Slot{Index: index, AZ: az})
+	}
+	slices.SortFunc(slots, func(a, b Slot) int { return a.Index - b.Index })
+	return slots
+}
+
+// Secrets is secrets.json, readable by its owner only.
+type Secrets struct {
+	// DigestKey keys every digest that leaves the deployer, so that no short
+	// secret can be guessed from one.
+	DigestKey []byte `json:"digest_key"`
+	// CA is the deployment's own authority: bus, agents, certificate blocks.
+	CA KeyPair `json:"ca"`
+	// SSH is the key that VMs let in.
+	SSH SSHKey `json:"ssh"`
+	// Values are the manifest's secrets by name and attribute.
+	Values map[string]map[string]string `json:"values,omitempty"`
+	// Certificates by "group/index/job/name".
+	Certificates map[string]Certificate `json:"certificates,omitempty"`
+	// Agents are the agents' own certificates by instance id.
+	Agents map[string]AgentCertificate `json:"agents,omitempty"`
+}
+
+// KeyPair is a certificate and its key, PEM.
+type KeyPair struct {
+	Certificate string `json:"certificate"`
+	PrivateKey  string `json:"private_key"`
+}
+
+// SSHKey is an SSH key pair: OpenSSH PEM and authorized_keys line.
+type SSHKey struct {
+	PrivateKey string `json:"private_key"`
+	PublicKey  string `json:"public_key"`
+}
+
+// Certificate is an issued certificate block.
+type Certificate struct {
+	KeyPair
+	Names []string `json:"names"`
+}
+
+// AgentCertificate is an agent's certificate and the key it is for.
+type AgentCertificate struct {
+	Certificate string `json:"certificate"`
+	PublicKey   []byte `json:"public_key"`
+}
+
+// Store is a deployment's folder.
+type Store struct {
+	Dir string
+}
+
+// Paths below the folder.
+func (s Store) stateFile() string   { return filepath.Join(s.Dir, "state.json") }
+func (s Store) secretsFile() string { return filepath.Join(s.Dir, "secrets.json") }
+
+// Terraform is the engine's working folder.
+func (s Store) Terraform() string { return filepath.Join(s.Dir, "terraform") }
+
+// VMs is where the local template keeps its VMs.
+func (s Store) VMs() string { return filepath.Join(s.Dir, "vms") }
+
+// Load reads state and secrets. Both are nil for a deployment that was never
+// applied.
+func (s Store) Load() (*State, *Secrets, error) {
+	var st State
+	if err := readJSON(s.stateFile(), &st); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil, nil
+		}
+		return nil, nil, err
+	}
+	if st.Version != 1 {
+		return nil, nil, fmt.Errorf("cannot use %s: it has version %d and this deploy knows version 1; use the deploy that wrote it, or a newer one", s.stateFile(), st.Version)
+	}
+	var secrets Secrets
+	if err := readJSON(s.secretsFile(), &secrets); err != nil {
+		return nil, nil, err
+	}
+	return &st, &secrets, nil
+}
+
+// New is the state of a deployment that begins.
+func New(deployment string) *State {
+	id := make([]byte, 16)
+	rand.Read(id)
+	return &State{Version: 1, DeploymentID: hex.EncodeToString(id), Deployment: deployment}
+}
+
+// Save writes what differs from the disk, atomically; nothing if nothing does.
+func (s Store) Save(st *State, secrets *Secrets) error {
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return fmt.Errorf("cannot make the state folder: %w", err)
+	}
+	if err := writeChanged(filepath.Join(s.Dir, ".gitignore"), []byte("*\n")); err != nil {
+		return err
+	}
+	// Secrets first: a state without its secrets would be of no use.
+	if err := writeJSON(s.secretsFile(), secrets); err != nil {
+		return err
+	}
+	return writeJSON(s.stateFile(), st)
+}
+
+// Remove deletes the folder, once nothing that it describes exists any more.
+func (s Store) Remove() error {
+	if err := os.RemoveAll(s.Dir); err != nil {
+		return fmt.Errorf("cannot remove the state folder: %w", err)
+	}
+	// The folder above is ours as well when nothing else is in it.
+	_ = os.Remove(filepath.Dir(s.Dir))
+	return nil
+}
+
+// Entry is a line of the journal: history only, nothing reads it to decide.
+type Entry struct {
+	At    time.Time `json:"at"`
+	Epoch uint64    `json:"epoch"`
+	What  string    `json:"what"`
+	Who   string    `json:"who,omitempty"`
+}
+
+// Journal appends an entry to journal.jsonl.
+func (s Store) Journal(e Entry) error {
+	line, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("cannot encode a journal entry: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(s.Dir, "journal.jsonl"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("cannot open the journal: %w", err)
+	}
+	_, err = f.Write(append(line, '\n'))
+	return errors.Join(err, f.Close())
+}
+
+// Lock is held by the one process that changes a deployment. The kernel drops
+// it with the process, so it cannot be left behind.
+type Lock struct{ file *os.File }
+
+// ErrLocked is returned by Lock while another process holds it.
+var ErrLocked = errors.New("another deploy works on this deployment")
+
+// Lock takes the folder's lock, or fails at once with ErrLocked naming the holder.
+func (s Store) Lock() (*Lock, error) {
+	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the state folder: %w", err)
+	}
+	path := filepath.Join(s.Dir, "lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot open the lock: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w (it holds %s): wait for it to end, or end it", ErrLocked, path)
+		}
+		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
+	}
+	return &Lock{file: f}, nil
+}
+
+// Unlock gives the lock back.
+func (l *Lock) Unlock() error { return l.file.Close() }
+
+func readJSON(path string, into any) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("cannot read the state: %w", err)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	return nil
+}
+
+func writeJSON(path string, v any) error {
+	data, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("cannot encode %s: %w", path, err)
+	}
+	return writeChanged(path, append(data, '\n'))
+}
+
+func writeChanged(path string, data []byte) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	if err := renameio.WriteFile(path, data, 0o600); err != nil {
+		return fmt.Errorf("cannot write the state: %w", err)
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("cannot sync the state folder: %w", err)
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
