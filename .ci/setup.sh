@@ -1,0 +1,53 @@
+#!/bin/sh
+# Installs what the demo and the tests run and this machine lacks.
+# usage: setup.sh PROGRAM... (of those listed below)
+set -eu
+
+# The Debian packages that provide a program.
+packages_of() {
+	case $1 in
+	nginx) echo nginx-light ;;
+	gcc) echo gcc libc6-dev ;; # the race detector needs cgo
+	curl) echo curl ca-certificates ;;
+	*) echo "setup: no package is known for the program $1" >&2 && return 1 ;;
+	esac
+}
+
+PATH=$PATH:/usr/sbin:/sbin # nginx is there; an ordinary user's PATH may not be
+wanted=
+for program in "$@"; do
+	command -v "$program" >/dev/null || wanted="$wanted $(packages_of "$program")"
+done
+[ -n "$wanted" ] || exit 0
+
+command -v apt-get >/dev/null || {
+	echo "setup: this machine has no apt; install what Debian calls$wanted and try again" >&2
+	exit 1
+}
+root=
+if [ "$(id -u)" != 0 ]; then
+	command -v sudo >/dev/null || {
+		echo "setup: not root and no sudo; as root: apt-get install$wanted" >&2
+		exit 1
+	}
+	root=sudo
+fi
+
+echo "setup: installing$wanted"
+install() {
+	# shellcheck disable=SC2086 # a list of words
+	$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted </dev/null
+}
+# The package lists may be absent or too old to fetch from; only then are they
+# fetched.
+install >/dev/null 2>&1 || {
+	$root apt-get update -qq </dev/null
+	install
+}
+
+# Debian starts nginx at once, on port 80. Nobody asked for that one.
+case $wanted in
+*nginx*)
+	if [ -d /run/systemd/system ]; then $root systemctl disable --now nginx || true; fi
+	;;
+esac

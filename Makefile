@@ -1,0 +1,94 @@
+# `make` lists the targets.
+
+# What is shipped must not depend on the folder or the commit that it was built
+# from, or every commit would restart every process: -trimpath, no VCS stamp.
+export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
+BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w"
+
+# The platforms that VMs can have; by default this machine's.
+PLATFORMS ?= $(shell go env GOHOSTOS)/$(shell go env GOHOSTARCH)
+
+# Every program that goes to VMs.
+PROGRAMS := $(patsubst %/,./%,$(sort $(dir $(wildcard \
+	agent/cmd/agent/*.go jobs/*/cmd/*/*.go examples/jobs/*/cmd/*/*.go))))
+# The programs that stay here. pack is a step of the build.
+TOOLS := $(patsubst %/,./%,$(sort $(dir $(wildcard deployer/cmd/*/*.go))))
+
+EXAMPLE := examples/cluster.hcl
+DEMO_URL := http://hello.cf.localhost:8080/
+
+.PHONY: help build $(PLATFORMS) setup demo demo-down test check-format bench fmt lint clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: $(PLATFORMS) ## bin/deploy, and bin/packages/<os>_<arch> for each of PLATFORMS ("linux/amd64 linux/arm64")
+
+bin/tools: # always: go's own cache knows best what is up to date
+	@mkdir -p bin
+	$(BUILD) -o bin/ $(TOOLS)
+.PHONY: bin/tools
+
+$(PLATFORMS): bin/tools
+ifneq ($(PROGRAMS),)
+	@mkdir -p bin/programs/$(subst /,_,$@)
+	GOOS=$(firstword $(subst /, ,$@)) GOARCH=$(lastword $(subst /, ,$@)) $(BUILD) -o bin/programs/$(subst /,_,$@)/ $(PROGRAMS)
+	@bin/pack bin/programs/$(subst /,_,$@) bin/packages/$(subst /,_,$@) $@ $(notdir $(PROGRAMS))
+endif
+
+setup: ## install what the demo and the tests run and this machine lacks (apt)
+	@.ci/setup.sh nginx curl gcc
+
+demo: ## build, stand the example cluster up and fetch a page from it
+	@.ci/setup.sh nginx curl
+	@$(MAKE) --no-print-directory build
+	bin/deploy apply --auto-approve $(EXAMPLE)
+	@echo
+	@bin/deploy status $(EXAMPLE)
+	@echo
+	curl -fsS $(DEMO_URL)
+	@echo
+	@echo "The cluster runs on: $(DEMO_URL)    make demo-down ends it."
+
+demo-down: ## end the demo's cluster and remove its state
+	@if [ -e examples/.deploy ]; then \
+		[ -x bin/deploy ] || $(MAKE) --no-print-directory build; \
+		bin/deploy destroy --auto-approve $(EXAMPLE); \
+		rm -rf examples/.deploy; \
+	fi
+
+# All stages run even if one fails, so that one run shows all that is wrong.
+# The race detector needs cgo; -p 2 because some tests start whole clusters.
+test: ## everything: format, build, vet, unit tests with the race detector, end-to-end tests
+	@failed=; times=; \
+	stage() { \
+		name=$$1; shift; echo "=== $$name: $$*"; begin=$$(date +%s); \
+		if "$$@"; then result=ok; else result=FAILED; failed="$$failed $$name"; fi; \
+		times="$$times$$(printf '  %-8s %4d s  %s' $$name $$(($$(date +%s) - begin)) $$result)\n"; \
+	}; \
+	stage setup $(MAKE) --no-print-directory setup; \
+	stage format $(MAKE) --no-print-directory check-format; \
+	stage build $(MAKE) --no-print-directory build; \
+	stage vet go vet ./...; \
+	stage vet-e2e go vet -tags e2e ./examples/...; \
+	stage unit env CGO_ENABLED=1 go test -race -p 2 -timeout 10m ./...; \
+	stage e2e go test -tags e2e -p 1 -timeout 15m ./examples/...; \
+	printf "=== stages\n$$times"; \
+	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; \
+	echo "all stages passed"
+
+check-format:
+	@unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt does it):"; echo "$$unformatted"; exit 1; fi
+
+bench: build ## how long applies take
+	go test -tags e2e -run '^$$' -bench . -benchtime 1x -timeout 15m ./examples/...
+
+fmt: ## format all Go code
+	gofmt -w .
+
+lint: ## staticcheck
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+
+clean: ## remove what was built (clusters stay: make demo-down)
+	rm -rf bin
