@@ -41,6 +41,9 @@ type Existing struct {
 	// FailedGeneration and FailedReason are what is remembered of a generation
 	// that did not become healthy here.
 	FailedGeneration, FailedReason string
+	// Agent says what the agent itself is owed ("agent program", "bus
+	// settings"); no process is touched by it.
+	Agent []string
 }
 
 // Action is what becomes of an instance or a VM.
@@ -213,6 +216,12 @@ func instance(w Wanted, e Existing) InstanceChange {
 		c.Action, c.Causes = Restart, []string{"processes do not run as wanted"}
 	case inv.Interrupted:
 		c.Action, c.Causes = Restart, []string{"an update was interrupted"}
+	}
+	if len(e.Agent) > 0 {
+		if c.Action == None {
+			c.Action = Update
+		}
+		c.Causes = append(c.Causes, e.Agent...)
 	}
 	if c.Action != None && w.Known && e.FailedGeneration == w.Spec.Generation {
 		c.Causes = append(c.Causes, "failed last time: "+e.FailedReason)

@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"sort"
 	"syscall"
 	"time"
 
@@ -38,13 +37,9 @@ type State struct {
 	Root string `json:"root,omitempty"`
 	// Bus is set once the bus has served: where agents are asked first.
 	Bus []string `json:"bus,omitempty"`
-	// Served are the groups that have been healthy once: from then on a change
-	// to them is an update with canaries.
-	Served []string `json:"served,omitempty"`
-	// Rollout is the unfinished rollout's machine, if any.
-	Rollout json.RawMessage `json:"rollout,omitempty"`
-	// Failed are the generations known bad, by instance.
-	Failed map[string]Failure `json:"failed,omitempty"`
+	// Memory is what the rollout must know of earlier ones: groups that have
+	// served, canaries that passed, generations known bad (rollout.Memory).
+	Memory json.RawMessage `json:"memory,omitempty"`
 }
 
 // Slot is the place of one instance in its group.
@@ -68,12 +63,6 @@ type VM struct {
 	Running  bool   `json:"running"`
 }
 
-// Failure is what is remembered of a generation that did not become healthy.
-type Failure struct {
-	Generation string `json:"generation"`
-	Reason     string `json:"reason"`
-}
-
 // Clone is a deep copy.
 func (s *State) Clone() *State {
 	data, err := json.Marshal(s)
@@ -85,17 +74,6 @@ func (s *State) Clone() *State {
 		panic(fmt.Sprintf("state does not decode: %v", err))
 	}
 	return &out
-}
-
-// HasServed tells whether a group has ever been healthy.
-func (s *State) HasServed(group string) bool { return slices.Contains(s.Served, group) }
-
-// MarkServed remembers that a group has been healthy.
-func (s *State) MarkServed(group string) {
-	if !s.HasServed(group) {
-		s.Served = append(s.Served, group)
-		sort.Strings(s.Served)
-	}
 }
 
 // Assign brings a group to n instances over the given zones: existing indexes
@@ -212,19 +190,36 @@ func New(deployment string) *State {
 	return &State{Version: 1, DeploymentID: hex.EncodeToString(id), Deployment: deployment}
 }
 
-// Save writes what differs from the disk, atomically; nothing if nothing does.
-func (s Store) Save(st *State, secrets *Secrets) error {
+// Save writes what differs from the disk, atomically, and tells whether
+// anything did.
+func (s Store) Save(st *State, secrets *Secrets) (wrote bool, err error) {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
-		return fmt.Errorf("cannot make the state folder: %w", err)
+		return false, fmt.Errorf("cannot make the state folder: %w", err)
 	}
-	if err := writeChanged(filepath.Join(s.Dir, ".gitignore"), []byte("*\n")); err != nil {
-		return err
+	secretData, err := encode(secrets)
+	if err != nil {
+		return false, err
 	}
-	// Secrets first: a state without its secrets would be of no use.
-	if err := writeJSON(s.secretsFile(), secrets); err != nil {
-		return err
+	stateData, err := encode(st)
+	if err != nil {
+		return false, err
 	}
-	return writeJSON(s.stateFile(), st)
+	for _, f := range []struct {
+		path string
+		data []byte
+	}{
+		{filepath.Join(s.Dir, ".gitignore"), []byte("*\n")},
+		// Secrets first: a state without its secrets would be of no use.
+		{s.secretsFile(), secretData},
+		{s.stateFile(), stateData},
+	} {
+		w, err := writeChanged(f.path, f.data)
+		wrote = wrote || w
+		if err != nil {
+			return wrote, err
+		}
+	}
+	return wrote, nil
 }
 
 // Remove deletes the folder, once nothing that it describes exists any more.
@@ -279,7 +274,7 @@ func (s Store) Lock() (*Lock, error) {
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w (it holds %s): wait for it to end, or end it", ErrLocked, path)
+			return nil, fmt.Errorf("%w (process %d holds %s): wait for it to end, or end it", ErrLocked, s.Holder(), path)
 		}
 		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
 	}
@@ -300,24 +295,24 @@ func readJSON(path string, into any) error {
 	return nil
 }
 
-func writeJSON(path string, v any) error {
+func encode(v any) ([]byte, error) {
 	data, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
-		return fmt.Errorf("cannot encode %s: %w", path, err)
+		return nil, fmt.Errorf("cannot encode the state: %w", err)
 	}
-	return writeChanged(path, append(data, '\n'))
+	return append(data, '\n'), nil
 }
 
-func writeChanged(path string, data []byte) error {
+func writeChanged(path string, data []byte) (wrote bool, err error) {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
-		return nil
+		return false, nil
 	}
 	if err := renameio.WriteFile(path, data, 0o600); err != nil {
-		return fmt.Errorf("cannot write the state: %w", err)
+		return false, fmt.Errorf("cannot write the state: %w", err)
 	}
 	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
-		return fmt.Errorf("cannot sync the state folder: %w", err)
+		return true, fmt.Errorf("cannot sync the state folder: %w", err)
 	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return true, errors.Join(dir.Sync(), dir.Close())
 }

@@ -1,0 +1,384 @@
+// Package render turns a manifest, with what is known of its instances, into
+// the specs that agents receive: templates to files, expressions to commands,
+// and keyed digests over both. It is pure.
+package render
+
+import (
+	"cmp"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"hash"
+	"io/fs"
+	"maps"
+	"path"
+	"slices"
+	"strconv"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/convert"
+
+	"deploy/agent/api"
+	"deploy/manifests"
+)
+
+// Package is a built program as it goes to VMs.
+type Package struct {
+	Digest string
+	Size   int64
+}
+
+// Instance is one rendered instance.
+type Instance struct {
+	// Spec is complete if Known; else its Generation and the digests of what is
+	// unknown are empty.
+	Spec  api.Spec
+	Known bool
+	// Files are the texts by job and path, for diffs.
+	Files map[FileKey]Text
+}
+
+// FileKey names a rendered file.
+type FileKey struct{ Job, Path string }
+
+// Renderer renders instances of one manifest. It caches parsed templates and
+// is not for concurrent use.
+type Renderer struct {
+	manifest  *manifests.Manifest
+	evaluator *manifests.Evaluator
+	key       []byte
+	packages  map[string]Package // by program
+	templates map[templateKey]*parsedTemplate
+}
+
+type templateKey struct {
+	job    *manifests.Job
+	source string
+}
+
+type parsedTemplate struct {
+	expr  hclsyntax.Expression
+	diags hcl.Diagnostics
+}
+
+// New makes a renderer. key keys the digests; packages are the built programs
+// by name.
+func New(m *manifests.Manifest, f manifests.Facts, key []byte, packages map[string]Package) *Renderer {
+	f.Packages = make(map[string]string, len(packages))
+	for name, p := range packages {
+		f.Packages[name] = p.Digest
+	}
+	return &Renderer{
+		manifest:  m,
+		evaluator: m.Evaluator(f),
+		key:       key,
+		packages:  packages,
+		templates: map[templateKey]*parsedTemplate{},
+	}
+}
+
+// Instance renders one instance of a group. All problems are reported, not
+// just the first.
+func (r *Renderer) Instance(g *manifests.Group, in manifests.Instance) (*Instance, hcl.Diagnostics) {
+	out := &Instance{
+		Known: in.Address != "" && in.AgentDir != "",
+		Files: map[FileKey]Text{},
+		Spec: api.Spec{
+			Deployment: r.manifest.Deployment.Name,
+			Instance:   api.InstanceID(g.Name, in.Index),
+			Group:      g.Name,
+			Index:      in.Index,
+			AZ:         in.AZ,
+			Address:    in.Address,
+		},
+	}
+	var diags hcl.Diagnostics
+	for _, job := range g.Jobs {
+		ctx, d := r.evaluator.JobContext(g.Name, in.Index, job)
+		diags = append(diags, d...)
+		if d.HasErrors() {
+			continue
+		}
+		jr := jobRenderer{Renderer: r, ctx: ctx, spec: job.Spec, out: out}
+		out.Spec.Jobs = append(out.Spec.Jobs, jr.job())
+		diags = append(diags, jr.diags...)
+	}
+	slices.SortFunc(out.Spec.Packages, func(a, b api.Package) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(out.Spec.SystemPackages, func(a, b api.SystemPackage) int { return cmp.Compare(a.Name, b.Name) })
+	if out.Known {
+		out.Spec.Generation = r.digest("generation", out.Spec)
+	}
+	return out, diags
+}
+
+// digest is the keyed digest of a value's canonical JSON.
+func (r *Renderer) digest(purpose string, v any) string {
+	data, err := json.Marshal(v) // maps are sorted, so this is canonical
+	if err != nil {
+		panic(fmt.Sprintf("%s does not encode: %v", purpose, err)) // plain data; cannot fail
+	}
+	mac := r.mac(purpose)
+	mac.Write(data)
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+func (r *Renderer) mac(purpose string) hash.Hash {
+	mac := hmac.New(sha256.New, r.key)
+	mac.Write([]byte(purpose))
+	mac.Write([]byte{0})
+	return mac
+}
+
+// jobRenderer renders one job of one instance and collects what goes wrong.
+type jobRenderer struct {
+	*Renderer
+	ctx   *hcl.EvalContext
+	spec  *manifests.Job
+	out   *Instance
+	diags hcl.Diagnostics
+}
+
+func (r *jobRenderer) job() api.Job {
+	job := api.Job{Name: r.spec.Name}
+	r.collectPackages()
+	owners := map[string]string{} // file -> process; "" is all
+	for _, t := range r.spec.Templates {
+		f, ok := r.file(t)
+		if !ok {
+			continue
+		}
+		job.Files = append(job.Files, f)
+		owners[f.Path] = t.Process
+	}
+	for _, p := range r.spec.Processes {
+		job.Processes = append(job.Processes, r.process(p, job.Files, owners))
+	}
+	for _, h := range r.spec.Hooks {
+		job.Hooks = append(job.Hooks, api.Hook{
+			Kind: api.HookKind(h.Kind), Name: h.Name,
+			Command: r.strings(h.Command), Env: r.stringMap(h.Env),
+			TimeoutMS: h.Timeout.Milliseconds(), OnTimeout: h.OnTimeout,
+		})
+	}
+	for _, l := range r.spec.Listens {
+		port := r.text(l.Port)
+		job.Listens = append(job.Listens, api.Listen{
+			Name: l.Name, Network: l.Network, Address: r.out.Spec.Address + ":" + port,
+		})
+	}
+	return job
+}
+
+func (r *jobRenderer) collectPackages() {
+	for _, p := range r.spec.Packages {
+		switch {
+		case p.System != "":
+			sp := api.SystemPackage{Name: p.Name, Program: p.System, Apt: p.Apt}
+			if !slices.ContainsFunc(r.out.Spec.SystemPackages, func(x api.SystemPackage) bool { return x.Name == sp.Name && x.Program == sp.Program }) {
+				r.out.Spec.SystemPackages = append(r.out.Spec.SystemPackages, sp)
+			}
+		default:
+			built, ok := r.packages[p.Program]
+			if !ok {
+				r.diags = append(r.diags, &hcl.Diagnostic{
+					Severity: hcl.DiagError, Summary: "Package is not built",
+					Detail:  fmt.Sprintf("Job %q needs the program %q, which is not among the built packages. Run make build.", r.spec.Name, p.Program),
+					Subject: p.Range.Ptr(),
+				})
+				continue
+			}
+			pkg := api.Package{Name: p.Program, Digest: built.Digest, Size: built.Size, Format: api.PackageTarGz}
+			if !slices.Contains(r.out.Spec.Packages, pkg) {
+				r.out.Spec.Packages = append(r.out.Spec.Packages, pkg)
+			}
+		}
+	}
+}
+
+func (r *jobRenderer) file(t *manifests.Template) (api.File, bool) {
+	parsed := r.template(t)
+	if parsed.diags.HasErrors() {
+		r.diags = append(r.diags, parsed.diags...)
+		return api.File{}, false
+	}
+	text, diags := segments(parsed.expr, r.ctx)
+	r.diags = append(r.diags, diags...)
+	if diags.HasErrors() {
+		return api.File{}, false
+	}
+	r.out.Files[FileKey{r.spec.Name, t.Destination}] = text
+	content, sensitive := text.Bytes()
+	f := api.File{
+		Path: t.Destination, Mode: t.Mode, Content: content,
+		OnChange: api.OnChange(t.OnChange), Sensitive: sensitive,
+	}
+	if !text.Known() {
+		r.out.Known = false
+		return f, true
+	}
+	mac := r.mac("file")
+	fmt.Fprintf(mac, "%o\n", f.Mode)
+	mac.Write(content)
+	f.Digest = hex.EncodeToString(mac.Sum(nil))
+	return f, true
+}
+
+func (r *jobRenderer) template(t *manifests.Template) *parsedTemplate {
+	key := templateKey{r.spec, t.Source}
+	if p := r.templates[key]; p != nil {
+		return p
+	}
+	p := &parsedTemplate{}
+	r.templates[key] = p
+	name := path.Join("templates", t.Source)
+	source, err := fs.ReadFile(r.spec.FS, name)
+	if err != nil {
+		p.diags = hcl.Diagnostics{{
+			Severity: hcl.DiagError, Summary: "Cannot read template",
+			Detail: fmt.Sprintf("Job %q: %v.", r.spec.Name, err), Subject: t.Range.Ptr(),
+		}}
+		return p
+	}
+	filename := path.Join(r.spec.Name, name)
+	p.expr, p.diags = hclsyntax.ParseTemplate(source, filename, hcl.InitialPos)
+	// Remembered with the job's sources, so that diagnostics can show the line.
+	r.spec.Files[filename] = &hcl.File{Bytes: source}
+	r.manifest.Files[filename] = r.spec.Files[filename]
+	return p
+}
+
+func (r *jobRenderer) process(p *manifests.Process, files []api.File, owners map[string]string) api.Process {
+	out := api.Process{
+		Name: p.Name, Command: r.strings(p.Command), Env: r.stringMap(p.Env),
+		User: r.text(p.User), Dir: r.text(p.Dir),
+		Limits:   api.Limits{OpenFiles: uint64(p.OpenFiles), MemoryBytes: uint64(p.MemoryMB) << 20},
+		KillMode: api.KillMode(p.KillMode), StopSignal: p.StopSignal, StopGrace: p.StopGrace.Milliseconds(),
+		Control: p.Control,
+	}
+	for _, c := range p.Checks {
+		out.Checks = append(out.Checks, api.Check{
+			Kind: api.CheckKind(c.Kind), Target: r.text(c.Target), Host: r.text(c.Host), Command: r.strings(c.Command),
+			IntervalMS: c.Interval.Milliseconds(), TimeoutMS: c.Timeout.Milliseconds(), Failures: c.Failures,
+		})
+	}
+	if rl := p.Reload; rl != nil {
+		out.Reload = &api.Reload{
+			Signal: rl.Signal, Command: r.strings(rl.Command), Control: rl.Control,
+			Verify: r.strings(rl.Verify), TimeoutMS: rl.Timeout.Milliseconds(),
+		}
+	}
+	if len(out.Command) == 0 && out.Command != nil {
+		r.diags = append(r.diags, &hcl.Diagnostic{
+			Severity: hcl.DiagError, Summary: "Empty command",
+			Detail:  fmt.Sprintf("Process %q of job %q has nothing to run.", p.Name, r.spec.Name),
+			Subject: p.Range.Ptr(),
+		})
+	}
+	r.processDigests(&out, files, owners)
+	return out
+}
+
+// processDigests covers what a restart, and what a reload, would have to renew.
+func (r *jobRenderer) processDigests(p *api.Process, files []api.File, owners map[string]string) {
+	var restart, reload []string
+	for _, f := range files {
+		if owner := owners[f.Path]; owner != "" && owner != p.Name {
+			continue
+		}
+		entry := f.Path + "=" + f.Digest
+		switch {
+		case f.Digest == "":
+			return // unknown: no digests yet
+		case f.OnChange == api.OnChangeRestart, f.OnChange == api.OnChangeReload && p.Reload == nil:
+			restart = append(restart, entry)
+		case f.OnChange == api.OnChangeReload:
+			reload = append(reload, entry)
+		}
+	}
+	// Checks, grace periods and the reload command are the agent's business and
+	// change without touching the process.
+	p.Digest = r.digest("process", struct {
+		Command []string
+		Env     map[string]string
+		User    string
+		Dir     string
+		Limits  api.Limits
+		Control bool
+		Files   []string
+	}{p.Command, p.Env, p.User, p.Dir, p.Limits, p.Control, restart})
+	p.ReloadDigest = r.digest("reload", reload)
+}
+
+// eval evaluates an expression to a known, unmarked value. ok is false if it
+// is nil, in error, or not known yet.
+func (r *jobRenderer) eval(e hcl.Expression, want cty.Type) (cty.Value, bool) {
+	if e == nil {
+		return cty.NilVal, false
+	}
+	v, diags := e.Value(r.ctx)
+	r.diags = append(r.diags, diags...)
+	if diags.HasErrors() {
+		return cty.NilVal, false
+	}
+	v, _ = v.UnmarkDeep()
+	v, err := convert.Convert(v, want)
+	if err != nil {
+		r.diags = append(r.diags, &hcl.Diagnostic{
+			Severity: hcl.DiagError, Summary: "Wrong type",
+			Detail:  fmt.Sprintf("Job %q: %s.", r.spec.Name, err),
+			Subject: e.Range().Ptr(), Expression: e, EvalContext: r.ctx,
+		})
+		return cty.NilVal, false
+	}
+	if !v.IsWhollyKnown() {
+		r.out.Known = false
+		return cty.NilVal, false
+	}
+	return v, !v.IsNull()
+}
+
+func (r *jobRenderer) text(e hcl.Expression) string {
+	v, ok := r.eval(e, cty.String)
+	if !ok {
+		return ""
+	}
+	return v.AsString()
+}
+
+func (r *jobRenderer) strings(e hcl.Expression) []string {
+	v, ok := r.eval(e, cty.List(cty.String))
+	if !ok {
+		return nil
+	}
+	out := make([]string, 0, v.LengthInt())
+	for i, s := range v.AsValueSlice() {
+		if s.IsNull() {
+			r.diags = append(r.diags, &hcl.Diagnostic{
+				Severity: hcl.DiagError, Summary: "Null in a command",
+				Detail:  "Element " + strconv.Itoa(i) + " of this list is null.",
+				Subject: e.Range().Ptr(), Expression: e, EvalContext: r.ctx,
+			})
+			continue
+		}
+		out = append(out, s.AsString())
+	}
+	return out
+}
+
+func (r *jobRenderer) stringMap(e hcl.Expression) map[string]string {
+	v, ok := r.eval(e, cty.Map(cty.String))
+	if !ok {
+		return nil
+	}
+	out := map[string]string{}
+	for k, s := range maps.All(v.AsValueMap()) {
+		if !s.IsNull() {
+			out[k] = s.AsString()
+		}
+	}
+	return out
+}
