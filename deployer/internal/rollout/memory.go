@@ -1,0 +1,104 @@
+package rollout
+
+import (
+	"slices"
+	"strings"
+)
+
+// Memory is what must outlive a rollout: how far a digest got and which digests
+// failed. It goes into New of the next one.
+type Memory struct {
+	Groups []GroupMemory `json:"groups,omitempty"`
+}
+
+// GroupMemory is what is remembered of a group.
+type GroupMemory struct {
+	Name string `json:"name"`
+	// Served: the group has passed a rollout as a whole, it is no first deploy.
+	Served bool `json:"served,omitempty"`
+	// Digest is what the last rollout, as long as it has not ended well, was to
+	// make of the group. Canaries are the instances that passed as its canaries,
+	// Updated all that took it.
+	Digest   string   `json:"digest,omitempty"`
+	Canaries []string `json:"canaries,omitempty"`
+	Updated  []string `json:"updated,omitempty"`
+	// Bad are the last failures by digest, the latest last.
+	Bad []Failure `json:"bad,omitempty"`
+}
+
+// badKept is how many bad digests are remembered of a group.
+const badKept = 8
+
+// Group finds what is remembered of a group.
+func (m Memory) Group(name string) (GroupMemory, bool) {
+	for _, g := range m.Groups {
+		if g.Name == name {
+			return g, true
+		}
+	}
+	return GroupMemory{}, false
+}
+
+// Failed says why a digest of a group failed last time, nil if it did not.
+func (m Memory) Failed(group, digest string) *Failure {
+	g, _ := m.Group(group)
+	for _, f := range g.Bad {
+		if f.Digest == digest {
+			return &f
+		}
+	}
+	return nil
+}
+
+// Memory is what the next rollout must know, at any moment of this one.
+func (s State) Memory() Memory {
+	var m Memory
+	for _, g := range s.Remembered.Groups {
+		if !slices.ContainsFunc(s.Plan.Groups, func(x Group) bool { return x.Name == g.Name }) {
+			m.Groups = append(m.Groups, g) // not part of this rollout
+		}
+	}
+	for i, spec := range s.Plan.Groups {
+		m.Groups = append(m.Groups, s.groupMemory(spec, s.Groups[i]))
+	}
+	slices.SortFunc(m.Groups, func(a, b GroupMemory) int { return strings.Compare(a.Name, b.Name) })
+	return m
+}
+
+func (s State) groupMemory(spec Group, progress GroupProgress) GroupMemory {
+	known, _ := s.Remembered.Group(spec.Name)
+	g := GroupMemory{Name: spec.Name, Served: known.Served, Digest: spec.Digest}
+	served := true
+	var failure *Failure
+	for _, p := range progress.Instances {
+		stands := p.Status == StatusUpdated || p.Status == StatusUnchanged
+		if !stands || spec.FirstDeploy && !p.Watched {
+			served = false
+		}
+		if stands && p.Canary && p.Healthy {
+			g.Canaries = append(g.Canaries, p.ID)
+		}
+		if stands && p.Touched {
+			g.Updated = append(g.Updated, p.ID)
+		}
+		if f := p.Failure; f != nil && failure == nil && (f.Command == CommandUpdate || f.Command == CommandWatch) {
+			failure = f
+		}
+	}
+	g.Served = g.Served || served
+	for _, f := range known.Bad {
+		// The digest is forgiven when it stands everywhere.
+		if f.Digest != spec.Digest || failure == nil && !served {
+			g.Bad = append(g.Bad, f)
+		}
+	}
+	if failure != nil {
+		g.Bad = append(g.Bad, *failure)
+		g.Canaries = nil // they did not show what was wrong: again from the start
+	}
+	g.Bad = g.Bad[max(0, len(g.Bad)-badKept):]
+	if s.Outcome == OutcomeDone {
+		g.Digest, g.Canaries, g.Updated = "", nil, nil
+	}
+	return g
+}

@@ -1,0 +1,686 @@
+package rollout
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"deploy/agent/api"
+	"deploy/manifests"
+)
+
+// attempts is how often an operation is begun that its agent's own end interrupts.
+const attempts = 3
+
+// Step takes an event at a time to the next state and the commands to carry
+// out once that state is saved. The state given is not changed. An event that
+// no longer matters (an answer after the time-out, anything after the end)
+// leaves the state as it is.
+func Step(s State, e Event, now time.Time) (State, []Command) {
+	if s.Outcome != "" && (s.Outcome != OutcomeInterrupted || e.Kind != EventStart) {
+		return s, nil
+	}
+	m := machine{State: s.clone(), now: now.Round(0).UTC()}
+	m.handle(e)
+	m.expire()
+	m.advance()
+	return m.State, m.commands
+}
+
+// machine is one step in the making.
+type machine struct {
+	State
+	now      time.Time
+	commands []Command
+}
+
+func (m *machine) handle(e Event) {
+	switch e.Kind {
+	case EventStart:
+		m.Interrupted, m.Outcome = false, ""
+		for g := range m.Groups {
+			m.Groups[g].BlockedUntil = time.Time{} // health is learnt anew
+		}
+		for at, p := range m.instances() {
+			if p.Running.Kind != "" {
+				m.issue(p.Running.Kind, p.Running.OpID, p.Running.Attempt, at)
+			}
+		}
+	case EventInterrupt:
+		m.Interrupted = true
+	case EventDone:
+		for at, p := range m.instances() {
+			if p.Running.OpID == e.OpID && e.OpID != "" {
+				m.done(at, p)
+			}
+		}
+	case EventFailed:
+		m.failed(e)
+	case EventHealthy, EventSick:
+		for _, p := range m.instances() {
+			if p.ID == e.Instance && !p.InFlight { // in flight its command decides
+				p.Healthy = e.Kind == EventHealthy
+			}
+		}
+	case EventLost:
+		for at, p := range m.instances() {
+			vm := p.Running.Kind == CommandReplaceVM || p.Running.Kind == CommandDeleteVM
+			if p.ID != e.Instance || vm { // silence is what is expected of a VM that goes away
+				continue
+			}
+			p.Healthy = false
+			owed := p.Status == StatusPending || p.Status == StatusPrepared
+			if p.Running.Kind != "" || owed {
+				m.fail(at, p, &api.Error{Code: api.CodeInternal,
+					Message: "agent does not answer; find out whether its VM is there, then apply again"}, false)
+			}
+		}
+	}
+}
+
+// expire fails what has not been answered in time.
+func (m *machine) expire() {
+	for at, p := range m.instances() {
+		if d := p.Running.Deadline; !d.IsZero() && !m.now.Before(d) {
+			kind := p.Running.Kind
+			m.fail(at, p, &api.Error{Code: api.CodeInternal,
+				Message: fmt.Sprintf("no answer to %s within %s", kind, m.timeout(kind, at))}, true)
+		}
+	}
+	for g := range m.Groups {
+		until := m.Groups[g].BlockedUntil
+		if until.IsZero() || m.now.Before(until) {
+			continue
+		}
+		spec := m.Plan.Groups[g]
+		m.Groups[g].BlockedUntil = time.Time{}
+		m.Groups[g].Failure = &Failure{Group: spec.Name, Digest: spec.Digest, At: m.now, Error: &api.Error{
+			Code: api.CodeFailed,
+			Message: fmt.Sprintf("cannot go on updating %s: at least %d of its %d instances must stay healthy, and %d are (not: %s); bring them back, then apply again",
+				spec.Name, m.minAvailable(g), len(spec.Instances), m.available(g), m.sick(g))}}
+		m.stop(spec.Policy)
+	}
+}
+
+// done records the success of the command that an instance was running.
+func (m *machine) done(at place, p *InstanceProgress) {
+	kind := p.Running.Kind
+	p.Running = Running{}
+	switch kind {
+	case CommandPrepare:
+		p.Status = StatusPrepared
+	case CommandStop:
+		p.Status, p.Healthy = StatusStopped, false
+		p.InFlight = !at.removal
+	case CommandReplaceVM:
+		p.Status = StatusReplaced
+	case CommandUpdate:
+		p.Status, p.Healthy, p.InFlight = StatusUpdated, true, false
+	case CommandWatch:
+		p.Healthy, p.Watched = true, true
+	case CommandRollback:
+		p.Status, p.InFlight = StatusRolledBack, false
+		p.Healthy = m.instance(at).Previous != ""
+	case CommandDeleteVM:
+		p.Status = StatusDeleted
+	}
+}
+
+// failed records the failure that an agent, or Terraform, reported.
+func (m *machine) failed(e Event) {
+	err := e.Error
+	if err == nil {
+		err = &api.Error{Code: api.CodeInternal, Message: "failed without saying why"}
+	}
+	var again []place
+	for at, p := range m.instances() {
+		if p.Running.OpID != e.OpID || e.OpID == "" {
+			continue
+		}
+		switch {
+		case err.Code == api.CodeStaleEpoch:
+			m.Outcome = OutcomeSuperseded
+			return
+		case err.Code == api.CodeInterrupted && p.Running.Attempt < attempts:
+			again = append(again, at)
+		default:
+			m.fail(at, p, err, true)
+		}
+	}
+	if len(again) > 0 {
+		running := m.progress(again[0]).Running
+		m.begin(running.Kind, running.Attempt+1, again...)
+	}
+}
+
+// fail records that the command of an instance (or the instance, if none was
+// running) failed, and starts what its group's policy asks for. It cannot be
+// brought back unless its agent is reachable.
+func (m *machine) fail(at place, p *InstanceProgress, err *api.Error, reachable bool) {
+	kind := p.Running.Kind
+	p.Running = Running{}
+	f := &Failure{Instance: p.ID, Command: kind, Error: err, At: m.now}
+	var policy Policy
+	if at.removal {
+		f.Group = m.Plan.Removals[at.group].Group
+	} else {
+		g := m.Plan.Groups[at.group]
+		f.Group, f.Digest, f.Generation = g.Name, g.Digest, g.Instances[at.index].Generation
+		policy = g.Policy
+	}
+	p.Status = StatusFailed
+	if kind == CommandRollback {
+		p.RollbackFailure, p.InFlight, p.Healthy = f, false, false
+		m.Failing = true
+		return
+	}
+	p.Failure = f
+	if m.Phase == PhasePrepare {
+		return // the others are still prepared, so that all problems are shown at once
+	}
+	p.Healthy = p.Healthy && !p.InFlight && kind != CommandWatch
+	p.InFlight = false
+	m.stop(policy)
+	back := policy.OnFailure == manifests.OnFailureRollback || policy.OnFailure == manifests.OnFailureRollbackAll
+	switch kind {
+	case CommandUpdate, CommandWatch, CommandStop:
+		if back && reachable {
+			m.begin(CommandRollback, 1, at)
+		}
+	}
+}
+
+// stop begins nothing new any more.
+func (m *machine) stop(policy Policy) {
+	m.Failing = true
+	m.RevertAll = m.RevertAll || policy.OnFailure == manifests.OnFailureRollbackAll
+}
+
+// advance begins whatever may begin now.
+func (m *machine) advance() {
+	for m.Outcome == "" {
+		var next Phase
+		switch m.Phase {
+		case PhasePrepare:
+			next = m.prepare()
+		case PhaseUpdate:
+			next = m.update()
+		case PhaseWatch:
+			next = m.watch()
+		case PhaseRemove:
+			next = m.remove()
+		case PhaseRevert:
+			next = m.revert()
+		}
+		if next == m.Phase {
+			return
+		}
+		m.Phase = next
+	}
+}
+
+// end is the last thing a phase does.
+func (m *machine) end(o Outcome) Phase {
+	m.Outcome = o
+	return m.Phase
+}
+
+// halted: nothing new may begin.
+func (m *machine) halted() bool { return m.Failing || m.Interrupted }
+
+// endFailed leaves the phase in which something failed.
+func (m *machine) endFailed() Phase {
+	if m.RevertAll {
+		return PhaseRevert
+	}
+	return m.end(OutcomeFailed)
+}
+
+func (m *machine) prepare() Phase {
+	running, failed := 0, false
+	for _, p := range m.instances() {
+		if p.Running.Kind != "" {
+			running++
+		}
+		failed = failed || p.Status == StatusFailed
+	}
+	left := false
+	for at, p := range m.instances() {
+		if at.removal || p.Status != StatusPending || p.Running.Kind != "" || m.instance(at).Action == ActionRecreate {
+			continue // a VM that goes away need not be prepared
+		}
+		if m.Interrupted || running >= m.Plan.Parallel {
+			left = true
+			continue
+		}
+		m.begin(CommandPrepare, 1, at)
+		running++
+	}
+	switch {
+	case running > 0:
+		return PhasePrepare
+	case failed:
+		return m.end(OutcomeFailed)
+	case left:
+		return m.end(OutcomeInterrupted)
+	}
+	return PhaseUpdate
+}
+
+func (m *machine) update() Phase {
+	if !m.halted() {
+		for g := range m.Groups {
+			if m.mayStart(g) {
+				m.startGroup(g)
+			}
+		}
+	}
+	m.continueRecreates()
+	owed := false
+	for g := range m.Groups {
+		if m.count(g, inFlight) > 0 {
+			return PhaseUpdate
+		}
+		owed = owed || m.count(g, isOwed) > 0
+	}
+	switch {
+	case m.Failing:
+		return m.endFailed()
+	case owed && m.Interrupted:
+		return m.end(OutcomeInterrupted)
+	case owed:
+		return PhaseUpdate // blocked until health returns or BlockedUntil
+	}
+	return PhaseWatch
+}
+
+// mayStart: all groups that g requires are done.
+func (m *machine) mayStart(g int) bool {
+	for other := range m.Groups {
+		if slices.Contains(m.Plan.Groups[g].Requires, m.Plan.Groups[other].Name) &&
+			m.count(other, isOwed)+m.count(other, inFlight) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// startGroup begins as many instances of a group as may go now.
+func (m *machine) startGroup(g int) {
+	m.Groups[g].BlockedUntil = m.blocked(g, m.startInstances(g))
+}
+
+func (m *machine) startInstances(g int) (started bool) {
+	spec, group := m.Plan.Groups[g], &m.Groups[g]
+	for {
+		next, canary := m.candidate(g)
+		if next < 0 {
+			return started
+		}
+		started = true
+		p := &group.Instances[next]
+		p.Canary = canary
+		if spec.Instances[next].Action == ActionRecreate {
+			m.begin(CommandStop, 1, place{group: g, index: next})
+		} else {
+			m.begin(CommandUpdate, 1, place{group: g, index: next})
+		}
+	}
+}
+
+// blocked is until when a group that cannot go on waits for health to return,
+// zero if it can.
+func (m *machine) blocked(g int, started bool) time.Time {
+	group, policy := m.Groups[g], m.Plan.Groups[g].Policy
+	switch {
+	case started || m.count(g, isOwed) == 0 || m.count(g, inFlight) > 0:
+		return time.Time{}
+	case group.BlockedUntil.IsZero():
+		return m.now.Add(policy.deadline() + m.Plan.Timeouts.Answer)
+	}
+	return group.BlockedUntil
+}
+
+// candidate is the instance of a group that goes next, -1 if none may go now,
+// and whether it goes as a canary.
+//
+// A sick instance goes first: it costs no availability, and waiting for it to
+// recover could last for ever. Then zone by zone, by index; a zone begins when
+// those before it are done.
+func (m *machine) candidate(g int) (index int, canary bool) {
+	spec, group := m.Plan.Groups[g], &m.Groups[g]
+	if spec.FirstDeploy {
+		return slices.IndexFunc(group.Instances, isOwed), false
+	}
+	if m.count(g, inFlight) >= spec.Policy.MaxInFlight {
+		return -1, false
+	}
+	// As long as canaries are missing, nothing else goes.
+	passed := m.count(g, func(p InstanceProgress) bool {
+		return p.Canary && p.Healthy && (p.Status == StatusUpdated || p.Status == StatusUnchanged)
+	})
+	canary = passed < spec.Policy.Canaries
+	if canary && passed+m.count(g, inFlight) >= spec.Policy.Canaries {
+		return -1, false
+	}
+	var zones []string
+	for _, x := range spec.Instances {
+		if !slices.Contains(zones, x.AZ) {
+			zones = append(zones, x.AZ)
+		}
+	}
+	for _, zone := range zones {
+		for i, p := range group.Instances {
+			if spec.Instances[i].AZ == zone && isOwed(p) && !p.Healthy {
+				return i, canary
+			}
+		}
+	}
+	if m.available(g)-1 < m.minAvailable(g) {
+		return -1, false
+	}
+	for _, zone := range zones {
+		busy := false
+		for i, p := range group.Instances {
+			if spec.Instances[i].AZ != zone {
+				continue
+			}
+			if isOwed(p) {
+				return i, canary
+			}
+			busy = busy || p.InFlight
+		}
+		if busy {
+			return -1, false
+		}
+	}
+	return -1, false
+}
+
+// continueRecreates takes instances whose VM is replaced to their next step.
+// VMs are replaced in batches, one run of Terraform at a time, once all that
+// are being stopped for it have stopped.
+func (m *machine) continueRecreates() {
+	var stopped []place
+	wait := false
+	for at, p := range m.instances() {
+		if at.removal || !p.InFlight {
+			continue
+		}
+		switch p.Running.Kind {
+		case CommandStop, CommandReplaceVM:
+			wait = true
+		case "":
+			switch p.Status {
+			case StatusStopped:
+				stopped = append(stopped, at)
+			case StatusReplaced:
+				m.begin(CommandPrepare, 1, at)
+			case StatusPrepared:
+				m.begin(CommandUpdate, 1, at)
+			}
+		}
+	}
+	if len(stopped) > 0 && !wait {
+		m.beginVMs(CommandReplaceVM, stopped)
+	}
+}
+
+func (m *machine) watch() Phase {
+	busy, unwatched := false, false
+	for at, p := range m.instances() {
+		if at.removal {
+			continue
+		}
+		owed := m.Plan.Groups[at.group].FirstDeploy && !p.Watched &&
+			(p.Status == StatusUpdated || p.Status == StatusUnchanged)
+		if owed && p.Running.Kind == "" && !m.halted() {
+			m.begin(CommandWatch, 1, at)
+		}
+		unwatched = unwatched || owed
+		busy = busy || p.Running.Kind != ""
+	}
+	switch {
+	case busy:
+		return PhaseWatch
+	case m.Failing:
+		return m.endFailed()
+	case unwatched:
+		return m.end(OutcomeInterrupted)
+	}
+	return PhaseRemove
+}
+
+func (m *machine) remove() Phase {
+	busy, owed := false, false
+	var stopped []place
+	for g, spec := range m.Plan.Removals {
+		stopping := 0
+		for _, p := range m.Removals[g].Instances {
+			if p.Running.Kind != "" {
+				stopping++
+			}
+		}
+		for i, p := range m.Removals[g].Instances {
+			at := place{true, g, i}
+			switch p.Status {
+			case StatusPending:
+				if p.Running.Kind == "" && stopping < spec.MaxInFlight && !m.halted() && !m.needed(g) {
+					m.begin(CommandStop, 1, at)
+					stopping++
+				}
+				owed = true
+			case StatusStopped:
+				stopped = append(stopped, at)
+				owed = true
+			}
+		}
+		busy = busy || stopping > 0
+	}
+	switch {
+	case busy:
+		return PhaseRemove
+	case m.Failing:
+		return m.end(OutcomeFailed)
+	case !owed:
+		return m.end(OutcomeDone)
+	case m.Interrupted:
+		return m.end(OutcomeInterrupted)
+	}
+	m.beginVMs(CommandDeleteVM, stopped)
+	return PhaseRemove
+}
+
+// needed: instances that are to be removed and run still require the removal group g.
+func (m *machine) needed(g int) bool {
+	for other, spec := range m.Plan.Removals {
+		if slices.Contains(spec.Requires, m.Plan.Removals[g].Group) &&
+			slices.ContainsFunc(m.Removals[other].Instances, func(p InstanceProgress) bool { return p.Status == StatusPending }) {
+			return true
+		}
+	}
+	return false
+}
+
+// revert takes back everything that was touched, dependents first, in batches
+// as it came. It stops short of taking a group below what must be available:
+// then what serves is left as it is.
+func (m *machine) revert() Phase {
+	busy, left := false, false
+	for g := len(m.Groups) - 1; g >= 0; g-- {
+		spec := m.Plan.Groups[g]
+		for i := len(spec.Instances) - 1; i >= 0; i-- {
+			p := m.Groups[g].Instances[i]
+			if !isToRevert(p) {
+				continue
+			}
+			full := m.count(g, inFlight) >= spec.Policy.MaxInFlight
+			short := p.Healthy && m.available(g)-1 < m.minAvailable(g)
+			if m.Interrupted || m.dependentsTouched(g) || !spec.FirstDeploy && (full || short) {
+				left = true
+				continue
+			}
+			m.begin(CommandRollback, 1, place{group: g, index: i})
+		}
+		busy = busy || m.count(g, inFlight) > 0
+	}
+	if busy {
+		return PhaseRevert
+	}
+	if left && !m.Interrupted {
+		m.noteLeft()
+	}
+	return m.end(OutcomeFailed)
+}
+
+// noteLeft says which instances a revert had to leave.
+func (m *machine) noteLeft() {
+	for g := range m.Groups {
+		spec, group := m.Plan.Groups[g], &m.Groups[g]
+		if group.Failure != nil || m.count(g, isToRevert) == 0 {
+			continue
+		}
+		group.Failure = &Failure{Group: spec.Name, Digest: spec.Digest, At: m.now, Error: &api.Error{
+			Code: api.CodeFailed,
+			Message: fmt.Sprintf("did not take back %d instances of %s: too few are healthy, there or in a group that requires it; bring them back, then apply the earlier manifest",
+				m.count(g, isToRevert), spec.Name)}}
+	}
+}
+
+// dependentsTouched: a group that requires g has instances still to go back.
+func (m *machine) dependentsTouched(g int) bool {
+	for other, spec := range m.Plan.Groups {
+		if slices.Contains(spec.Requires, m.Plan.Groups[g].Name) &&
+			m.count(other, isToRevert)+m.count(other, inFlight) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func inFlight(p InstanceProgress) bool { return p.InFlight }
+
+// isOwed: its change has not begun.
+func isOwed(p InstanceProgress) bool {
+	return !p.InFlight && (p.Status == StatusPending || p.Status == StatusPrepared)
+}
+
+func isToRevert(p InstanceProgress) bool {
+	return p.Touched && !p.InFlight && (p.Status == StatusUpdated || p.Status == StatusUnchanged)
+}
+
+func (m *machine) count(g int, which func(InstanceProgress) bool) int {
+	n := 0
+	for _, p := range m.Groups[g].Instances {
+		if which(p) {
+			n++
+		}
+	}
+	return n
+}
+
+// available is how many instances of a group serve.
+func (m *machine) available(g int) int {
+	return m.count(g, func(p InstanceProgress) bool { return p.Healthy && !p.InFlight })
+}
+
+// minAvailable is how many must, as far as the rollout has a say.
+func (m *machine) minAvailable(g int) int {
+	return len(m.Plan.Groups[g].Instances) - m.Plan.Groups[g].Policy.MaxInFlight
+}
+
+// sick names the instances of a group that do not serve.
+func (m *machine) sick(g int) string {
+	var ids []string
+	for _, p := range m.Groups[g].Instances {
+		if !p.Healthy {
+			ids = append(ids, p.ID)
+		}
+	}
+	return strings.Join(ids, ", ")
+}
+
+func (m *machine) instance(at place) Instance { return m.Plan.Groups[at.group].Instances[at.index] }
+
+func (m *machine) progress(at place) *InstanceProgress {
+	if at.removal {
+		return &m.Removals[at.group].Instances[at.index]
+	}
+	return &m.Groups[at.group].Instances[at.index]
+}
+
+// begin issues a command to one instance.
+func (m *machine) begin(kind CommandKind, attempt int, at ...place) {
+	id := OpID(m.Plan.ID, m.progress(at[0]).ID, kind, attempt)
+	for _, a := range at {
+		p := m.progress(a)
+		switch kind {
+		case CommandStop, CommandUpdate, CommandRollback:
+			p.InFlight, p.Touched = true, true
+		}
+		m.issue(kind, id, attempt, a)
+	}
+}
+
+// beginVMs issues a command for a batch of VMs.
+func (m *machine) beginVMs(kind CommandKind, batch []place) {
+	m.VMRuns++
+	id := m.Plan.ID + "." + string(kind) + "." + strconv.Itoa(m.VMRuns)
+	for _, at := range batch {
+		m.issue(kind, id, 1, at)
+	}
+}
+
+// issue notes that an instance runs a command and adds the command, or adds
+// the instance to the batch that the command is for.
+func (m *machine) issue(kind CommandKind, opID string, attempt int, at place) {
+	timeout := m.timeout(kind, at)
+	p := m.progress(at)
+	p.Running = Running{Kind: kind, OpID: opID, Attempt: attempt, Deadline: m.now.Add(timeout)}
+	for i := range m.commands {
+		if m.commands[i].OpID == opID {
+			m.commands[i].Instances = append(m.commands[i].Instances, p.ID)
+			return
+		}
+	}
+	c := Command{Kind: kind, OpID: opID, Instances: []string{p.ID}, Timeout: timeout}
+	switch {
+	case at.removal:
+		c.Next = m.Plan.Removals[at.group].Next
+	case kind == CommandStop:
+		c.Next = "recreate"
+	case kind == CommandPrepare:
+		c.Generation = m.instance(at).Generation
+	case kind == CommandUpdate, kind == CommandWatch, kind == CommandRollback:
+		g := m.Plan.Groups[at.group]
+		c.Generation = g.Instances[at.index].Generation
+		c.MinHealthy, c.Deadline = g.Policy.minHealthy(), g.Policy.deadline()
+		if kind == CommandUpdate && g.FirstDeploy {
+			c.MinHealthy = 0 // the watch at the end is for all
+		}
+		if kind == CommandRollback {
+			c.Generation = g.Instances[at.index].Previous
+		}
+	}
+	m.commands = append(m.commands, c)
+}
+
+// timeout is how long the machine waits for the answer to a command.
+func (m *machine) timeout(kind CommandKind, at place) time.Duration {
+	t := m.Plan.Timeouts
+	switch kind {
+	case CommandPrepare:
+		return t.Prepare
+	case CommandStop:
+		return t.Change + t.Answer
+	case CommandReplaceVM, CommandDeleteVM:
+		return t.VM
+	}
+	wait := m.Plan.Groups[at.group].Policy.deadline() + t.Answer
+	if kind == CommandWatch {
+		return wait
+	}
+	return t.Change + wait
+}
