@@ -1,0 +1,67 @@
+// Command nats is the program of the job nats.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"deploy/jobs/nats"
+)
+
+func main() {
+	config := flag.String("c", "nats.yml", "config `file`")
+	verify := flag.Bool("verify", false, "ask the running server whether it uses the files as they are, then exit")
+	flag.Parse()
+	if err := run(*config, *verify); err != nil {
+		fmt.Fprintln(os.Stderr, "nats:", err)
+		os.Exit(1)
+	}
+}
+
+func run(config string, verify bool) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	// Before anything else: a reload that comes early must not end the process.
+	reloads := make(chan os.Signal, 1)
+	signal.Notify(reloads, syscall.SIGHUP)
+
+	cfg, err := nats.ReadConfig(config)
+	if err != nil {
+		return err
+	}
+	if verify {
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+		return nats.Verify(ctx, cfg)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	server, err := nats.New(cfg, log)
+	if err != nil {
+		return err
+	}
+
+	running, stopped := context.WithCancel(ctx)
+	var reloader sync.WaitGroup
+	defer reloader.Wait()
+	defer stopped()
+	reloader.Go(func() {
+		for {
+			select {
+			case <-reloads:
+				if err := server.Reload(); err != nil {
+					log.Error("reload failed", "error", err)
+				}
+			case <-running.Done():
+				return
+			}
+		}
+	})
+	return server.Run(ctx)
+}

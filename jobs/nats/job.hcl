@@ -1,0 +1,124 @@
+description = "The deployment's message bus: NATS with JetStream, TLS and one account each for agents and components"
+
+property "port" {
+  type        = number
+  default     = 4222
+  description = "Port for clients, on the instance's own address"
+}
+
+property "user" {
+  type        = string
+  default     = "nats"
+  description = "User of the components"
+
+  validation {
+    condition = can(regex("^[A-Za-z0-9_.-]+$", property.user))
+    message   = "The user stands in URIs: letters, digits, '_', '.' and '-' only."
+  }
+}
+
+property "password" {
+  type        = string
+  required    = true
+  sensitive   = true
+  description = "Password of the components; a new one is taken by a reload, connections stay"
+
+  validation {
+    condition = can(regex("^[A-Za-z0-9_.~-]+$", property.password))
+    message   = "The password stands in URIs: letters, digits, '_', '.', '~' and '-' only, at least one."
+  }
+}
+
+property "allow_plaintext" {
+  type        = bool
+  default     = false
+  description = "Let components connect without TLS, for clients that have none; agents never do"
+}
+
+property "max_payload" {
+  type        = number
+  default     = 8388608
+  description = "Largest message, bytes"
+
+  validation {
+    condition = property.max_payload >= 1048576 && property.max_payload <= 67108864
+    message   = "Between 1 MiB (packages travel in such pieces) and 64 MiB."
+  }
+}
+
+property "max_store_mb" {
+  type        = number
+  default     = 4096
+  description = "Disk that the cache of packages may take, MiB"
+
+  validation {
+    condition = property.max_store_mb >= 1
+    message   = "At least 1 MiB."
+  }
+}
+
+property "monitor_port" {
+  type        = number
+  default     = 0
+  description = "Port of nats-server's HTTP monitoring pages, which ask for no password; 0: none"
+}
+
+provides "bus" {
+  properties = ["port", "user", "password"]
+}
+
+package "nats" {
+  program = "nats"
+}
+
+certificate "server" {
+  names = ["nats.${deployment.name}.internal"]
+}
+
+template "nats.yml" {
+  destination = "nats.yml"
+  on_change   = "restart"
+}
+
+template "password" {
+  destination = "password"
+  mode        = "0600"
+  on_change   = "reload"
+}
+
+template "ca.pem" {
+  destination = "ca.pem"
+  on_change   = "reload"
+}
+
+template "server.pem" {
+  destination = "server.pem"
+  on_change   = "reload"
+}
+
+template "server.key" {
+  destination = "server.key"
+  mode        = "0600"
+  on_change   = "reload"
+}
+
+process "nats" {
+  command = ["${package.nats.path}/nats", "-c", "${path.config}/nats.yml"]
+
+  limits {
+    open_files = 65536
+  }
+
+  check "tcp" {
+    target = "${instance.address}:${property.port}"
+  }
+
+  reload {
+    signal = "HUP"
+    verify = ["${package.nats.path}/nats", "-c", "${path.config}/nats.yml", "-verify"]
+  }
+}
+
+listen "bus" {
+  port = property.port
+}

@@ -1,0 +1,54 @@
+package nats
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/nats-io/nats.go"
+)
+
+// Verify asks the running server whether it uses the password and certificate
+// that the files hold now: a reload is believed only when it is seen.
+func Verify(ctx context.Context, cfg Config) error {
+	wanted, err := loadCredentials(cfg)
+	if err != nil {
+		return err
+	}
+	address := "tls://" + net.JoinHostPort(cfg.Address, strconv.Itoa(cfg.Port))
+	var served []byte
+	conn, err := nats.Connect(address,
+		nats.UserInfo(cfg.User, string(wanted.password)),
+		nats.Secure(&tls.Config{
+			MinVersion: tls.VersionTLS12,
+			RootCAs:    wanted.tls.ClientCAs,
+			ServerName: cfg.Address,
+			VerifyConnection: func(state tls.ConnectionState) error {
+				served = state.PeerCertificates[0].Raw
+				return nil
+			},
+		}),
+		nats.SetCustomDialer(contextDialer{ctx}),
+		nats.NoReconnect(),
+	)
+	if err != nil {
+		return fmt.Errorf("cannot connect to %s as the files say: %w", address, err)
+	}
+	conn.Close()
+	if !bytes.Equal(served, wanted.tls.Certificates[0].Certificate[0]) {
+		return errors.New("the server still serves another certificate than " + cfg.CertificateFile + " holds")
+	}
+	return nil
+}
+
+// contextDialer dials within a context.
+type contextDialer struct{ ctx context.Context }
+
+func (d contextDialer) Dial(network, address string) (net.Conn, error) {
+	var dialer net.Dialer
+	return dialer.DialContext(d.ctx, network, address)
+}
