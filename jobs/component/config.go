@@ -1,0 +1,141 @@
+package component
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+)
+
+// Config are the keys that every component's file has. Components embed it with
+// `yaml:",inline"`.
+type Config struct {
+	// Mbus is where the message bus is: one URI, or a list for a cluster.
+	Mbus Servers `yaml:"mbus"`
+	// CA is the PEM file that the bus's certificate is verified with. If it is
+	// set, the connection is TLS, whatever the URI's scheme says; without it tls://
+	// is verified with the system's authorities.
+	CA string `yaml:"ca"`
+	// LocalRoute is the address on which the component is reached and from which
+	// it connects; or, as in the original, any address: then the own address on
+	// the way there is taken.
+	LocalRoute string `yaml:"local_route"`
+	// Index is the instance's number within its group; nil: it has none.
+	Index *int `yaml:"index"`
+	// PID is the file that the process's id is written to; "": none.
+	PID     string  `yaml:"pid"`
+	Logging Logging `yaml:"logging"`
+	Status  Status  `yaml:"status"`
+}
+
+// Logging says what is logged and where.
+type Logging struct {
+	Level string `yaml:"level"` // off, fatal, error, warn, info (default), debug, debug1, debug2
+	File  string `yaml:"file"`  // "": standard error
+}
+
+// Status is the status HTTP server. Port 0 takes a free one; an absent user or
+// password is made up at the start and announced on the bus.
+type Status struct {
+	Port     int    `yaml:"port"`
+	User     string `yaml:"user"`
+	Password string `yaml:"password"`
+}
+
+// Servers is a list of URIs that may be written as a single string.
+type Servers []string
+
+// UnmarshalYAML reads a string (URIs separated by commas) or a list of strings.
+func (s *Servers) UnmarshalYAML(unmarshal func(any) error) error {
+	var list []string
+	if err := unmarshal(&list); err != nil {
+		var one string
+		if err := unmarshal(&one); err != nil {
+			return errors.New("want a URI or a list of URIs")
+		}
+		list = strings.Split(one, ",")
+	}
+	*s = nil
+	for _, uri := range list {
+		if uri = strings.TrimSpace(uri); uri != "" {
+			*s = append(*s, uri)
+		}
+	}
+	return nil
+}
+
+// Load reads a YAML file into a component's configuration, and once more as it
+// stands, for varz. Unknown keys are no error: the original's files have many.
+func Load(file string, into any) (raw map[string]any, err error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the configuration: %w", err)
+	}
+	if err := yaml.Unmarshal(data, into); err != nil {
+		return nil, fmt.Errorf("cannot read the configuration %s: %w", file, err)
+	}
+	raw = map[string]any{}
+	if err := yaml.Unmarshal(data, &raw); err != nil {
+		return nil, fmt.Errorf("cannot read the configuration %s: %w", file, err)
+	}
+	return raw, nil
+}
+
+// validate checks what would otherwise fail late or without saying why.
+func (c Config) validate() error {
+	if len(c.Mbus) == 0 {
+		return errors.New("cannot use the configuration: mbus is missing, want nats://user:password@address:port")
+	}
+	for _, uri := range c.Mbus {
+		u, err := url.Parse(uri)
+		if err != nil || u.Host == "" {
+			return errors.New("cannot use the configuration: an mbus entry is no URI, want nats://user:password@address:port")
+		}
+	}
+	if _, err := c.Logging.level(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// levelOff is above every level that is logged.
+const levelOff = slog.Level(100)
+
+// level maps the original's names onto slog's levels.
+func (l Logging) level() (slog.Level, error) {
+	switch strings.ToLower(l.Level) {
+	case "off":
+		return levelOff, nil
+	case "fatal", "error":
+		return slog.LevelError, nil
+	case "warn":
+		return slog.LevelWarn, nil
+	case "", "info":
+		return slog.LevelInfo, nil
+	case "debug", "debug1", "debug2":
+		return slog.LevelDebug, nil
+	}
+	return 0, fmt.Errorf("cannot use the configuration: logging.level %q is none of off, fatal, error, warn, info, debug", l.Level)
+}
+
+// redact returns the configuration without the keys that varz has never shown,
+// at every depth of maps.
+func redact(raw map[string]any) map[string]any {
+	shown := maps.Clone(raw)
+	for key, value := range raw {
+		switch key {
+		case "mbus", "service_mbus", "keys", "database_environment", "password", "pass":
+			delete(shown, key)
+			continue
+		}
+		if nested, ok := value.(map[string]any); ok {
+			shown[key] = redact(nested)
+		}
+	}
+	return shown
+}

@@ -1,0 +1,267 @@
+package component
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// idleTimeout is how long a Server keeps a connection that nobody uses: longer
+// than any client of ours, so that it is never the server that closes one which
+// a client is about to use.
+const idleTimeout = 90 * time.Second
+
+// readHeaderTimeout bounds how long a client may take for a request's head.
+const readHeaderTimeout = 60 * time.Second
+
+// Server is an HTTP server that can leave without losing a request. Closing
+// idle connections (http.Server.Shutdown) is not enough: a client that reuses
+// one at that moment sees it close without an answer, and must not repeat a POST.
+type Server struct {
+	// PeerKeepalive is how long clients keep an idle connection; DrainTimeout how
+	// long a drain waits for requests and upgraded connections in progress, after
+	// which they are cut. Both are set before Serve.
+	PeerKeepalive time.Duration
+	DrainTimeout  time.Duration
+
+	listener net.Listener
+	server   *http.Server
+	log      *slog.Logger
+	base     context.Context // of every request
+	cut      context.CancelFunc
+	served   chan struct{} // closed when nothing is accepted any more
+	serveErr error
+	done     chan struct{} // closed when Drain has finished
+
+	mu       sync.Mutex
+	drainAt  time.Time // zero: not draining
+	conns    map[net.Conn]connection
+	handlers int // in progress, upgraded connections included
+}
+
+type connection struct {
+	opened time.Time
+	idle   time.Time // since when; zero: in use
+}
+
+// NewServer serves h on l, once Serve is called.
+func NewServer(l net.Listener, h http.Handler, log *slog.Logger) *Server {
+	base, cut := context.WithCancel(context.Background())
+	s := &Server{
+		PeerKeepalive: 3 * time.Second,
+		DrainTimeout:  30 * time.Second,
+		listener:      l,
+		log:           log,
+		base:          base,
+		cut:           cut,
+		served:        make(chan struct{}),
+		done:          make(chan struct{}),
+		conns:         map[net.Conn]connection{},
+	}
+	s.server = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			s.count(1)
+			defer s.count(-1)
+			if s.Draining() {
+				w.Header().Set("Connection", "close")
+			}
+			h.ServeHTTP(w, r)
+		}),
+		BaseContext:       func(net.Listener) context.Context { return base },
+		ConnState:         s.track,
+		IdleTimeout:       idleTimeout,
+		ReadHeaderTimeout: readHeaderTimeout,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+	return s
+}
+
+// Draining says whether Drain was called. Handlers that replace the response's
+// header set "Connection: close" themselves then.
+func (s *Server) Draining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.drainAt.IsZero()
+}
+
+// Serve answers requests until Drain has finished, or cuts everything when ctx
+// ends.
+func (s *Server) Serve(ctx context.Context) error {
+	go func() {
+		s.serveErr = s.server.Serve(s.listener)
+		close(s.served)
+	}()
+	var err error
+	select {
+	case <-s.served:
+		if !s.Draining() {
+			err = fmt.Errorf("cannot go on serving %s: %w", s.listener.Addr(), s.serveErr)
+			break
+		}
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+		}
+	case <-ctx.Done():
+	}
+	s.end(context.WithoutCancel(ctx))
+	<-s.served
+	return err
+}
+
+// end cuts what is left: the requests' context and their connections end.
+func (s *Server) end(ctx context.Context) {
+	s.cut()
+	s.server.Close()
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if !s.waitUntil(ctx, func() bool { return s.handlers == 0 }) {
+		s.log.Warn("requests do not end with their context", "address", s.listener.Addr())
+	}
+}
+
+// Drain leaves in order: from now on every answer asks to close its connection;
+// idle connections are left to the clients, which close them within
+// PeerKeepalive; then nothing is accepted any more and what is in progress is
+// finished within DrainTimeout, else cut. It is called once, and returns early,
+// with an error, when ctx ends.
+func (s *Server) Drain(ctx context.Context) error {
+	defer close(s.done)
+	s.mu.Lock()
+	s.drainAt = time.Now()
+	s.mu.Unlock()
+	if !s.waitUntil(ctx, s.settled) {
+		return fmt.Errorf("cannot drain %s: %w", s.listener.Addr(), context.Cause(ctx))
+	}
+	if err := stopAccepting(ctx, s.listener); err != nil {
+		return fmt.Errorf("cannot stop listening on %s: %w", s.listener.Addr(), err)
+	}
+	<-s.served // so that every accepted connection is known to Shutdown
+	patience, cancel := context.WithTimeout(ctx, s.DrainTimeout)
+	defer cancel()
+	// Shutdown does not wait for upgraded connections, the count of handlers does.
+	if s.server.Shutdown(patience) == nil && s.waitUntil(patience, func() bool { return s.handlers == 0 }) {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("cannot drain %s: %w", s.listener.Addr(), context.Cause(ctx))
+	}
+	s.log.Warn("cutting requests that take longer than the drain time-out", "timeout", s.DrainTimeout)
+	s.end(ctx)
+	return nil
+}
+
+// settled says, with the lock held, whether every connection from before the
+// drain is closed, has been idle for longer than clients keep one, or has been
+// in use all that time.
+func (s *Server) settled() bool {
+	now := time.Now()
+	for _, c := range s.conns {
+		if c.opened.After(s.drainAt) {
+			continue // its answer says that it closes
+		}
+		since := s.drainAt
+		if !c.idle.IsZero() {
+			since = c.idle
+		}
+		if now.Sub(since) < s.PeerKeepalive {
+			return false
+		}
+	}
+	return true
+}
+
+// waitUntil polls a condition on what the lock guards; false if ctx ended first.
+func (s *Server) waitUntil(ctx context.Context, condition func() bool) bool {
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		s.mu.Lock()
+		ok := condition()
+		s.mu.Unlock()
+		if ok {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *Server) count(n int) {
+	s.mu.Lock()
+	s.handlers += n
+	s.mu.Unlock()
+}
+
+func (s *Server) track(conn net.Conn, state http.ConnState) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		s.conns[conn] = connection{opened: time.Now()}
+	case http.StateActive:
+		s.conns[conn] = connection{opened: s.conns[conn].opened}
+	case http.StateIdle:
+		s.conns[conn] = connection{opened: s.conns[conn].opened, idle: time.Now()}
+	case http.StateHijacked, http.StateClosed:
+		delete(s.conns, conn)
+	}
+}
+
+// stopAccepting closes a listener without resetting connections that clients
+// have made and nobody has accepted yet: first the kernel is told to drop new
+// ones unanswered (the client tries again a moment later and is refused), then
+// the server, which goes on accepting, empties the queue.
+func stopAccepting(ctx context.Context, l net.Listener) error {
+	if sys, ok := l.(syscall.Conn); ok {
+		if err := emptyQueue(ctx, sys); err != nil {
+			return errors.Join(err, l.Close())
+		}
+	}
+	return l.Close()
+}
+
+func emptyQueue(ctx context.Context, l syscall.Conn) error {
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return err
+	}
+	dropAll := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
+	for first := true; ; first = false {
+		var waiting int
+		var failed error
+		err := raw.Control(func(fd uintptr) {
+			if first {
+				failed = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &dropAll)
+			}
+			if failed == nil {
+				waiting, failed = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
+			}
+		})
+		if errors.Is(failed, unix.EINTR) {
+			continue
+		}
+		if err := errors.Join(err, failed); err != nil {
+			return err
+		}
+		if waiting == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
