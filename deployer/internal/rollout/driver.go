@@ -50,7 +50,11 @@ func (d Driver) Run(ctx context.Context, s State) (State, error) {
 			within, cancel := context.WithTimeout(work, c.Timeout)
 			defer cancel()
 			answer := Event{Kind: EventDone, OpID: c.OpID}
-			if err := d.Executor.Execute(within, c); err != nil {
+			err := d.Executor.Execute(within, c)
+			if work.Err() != nil {
+				return // the end of ctx is no failure of the instance
+			}
+			if err != nil {
 				answer = Event{Kind: EventFailed, OpID: c.OpID, Error: asAPIError(err)}
 			}
 			select {
