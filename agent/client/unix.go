@@ -1,0 +1,90 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"deploy/agent/api"
+)
+
+// maxReply bounds a reply; a spec with all its files is the largest.
+const maxReply = 64 << 20
+
+// maxSocketPath is what fits into a sockaddr_un on every system we know.
+const maxSocketPath = 100
+
+// Unix asks over HTTP on connections that dial makes, to the agent's
+// run/agent.sock.
+func Unix(dial func(context.Context) (net.Conn, error)) *Client {
+	return &Client{&unix{http.Client{
+		Transport: &http.Transport{
+			DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+			MaxIdleConnsPerHost: 2,
+			IdleConnTimeout:     30 * time.Second,
+			DisableCompression:  true,
+		},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}}
+}
+
+type unix struct{ http http.Client }
+
+func (u *unix) call(ctx context.Context, method api.Method, body []byte) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent/v1/"+string(method), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	// Submissions carry an op_id and the rest only read: all may be repeated on
+	// a fresh connection when a kept one turns out to be dead.
+	request.Header.Set("Idempotency-Key", "x")
+	response, err := u.http.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(response.Body, maxReply+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxReply {
+		return nil, fmt.Errorf("the reply has more than %d bytes", maxReply)
+	}
+	if response.StatusCode == http.StatusOK {
+		return data, nil
+	}
+	return nil, refusal(data, response.Status)
+}
+
+// refusal reads the error that an agent has sent.
+func refusal(body []byte, status string) error {
+	var e api.Error
+	if json.Unmarshal(body, &e) != nil || e.Code == "" {
+		return fmt.Errorf("not an agent's answer: %s: %.100s", status, strings.TrimSpace(string(body)))
+	}
+	return &e
+}
+
+// DialSocket connects to a local unix socket whose path may be longer than the
+// kernel takes.
+func DialSocket(ctx context.Context, path string) (net.Conn, error) {
+	var d net.Dialer
+	if len(path) <= maxSocketPath {
+		return d.DialContext(ctx, "unix", path)
+	}
+	folder, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), filepath.Base(path)))
+}

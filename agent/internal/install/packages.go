@@ -1,0 +1,175 @@
+package install
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+
+	"deploy/agent/api"
+)
+
+// fetchPackages makes every package of the spec present in the store. What
+// neither an upload nor the bus has is named by CodePackageMissing, all at once.
+func (i *Installer) fetchPackages(ctx context.Context, report Report, packages []api.Package) error {
+	var missing []string
+	var why []string
+	for _, p := range packages {
+		present, err := exists(i.path("store", p.Digest))
+		if err != nil {
+			return err
+		}
+		if present {
+			continue
+		}
+		source, err := i.obtain(ctx, p)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			missing = append(missing, p.Digest)
+			why = append(why, fmt.Sprintf("%s: %v", p.Name, err))
+			continue
+		}
+		report.Event("fetch", fmt.Sprintf("package %s from %s, %d bytes", p.Name, source, p.Size))
+	}
+	if len(missing) > 0 {
+		return &api.Error{
+			Code:     api.CodePackageMissing,
+			Message:  "cannot get packages: " + strings.Join(why, "; ") + "; upload them and prepare again",
+			Packages: missing,
+		}
+	}
+	return nil
+}
+
+// obtain gets one package from incoming/ or the bus and unpacks it.
+func (i *Installer) obtain(ctx context.Context, p api.Package) (source string, err error) {
+	if p.Format != api.PackageTarGz {
+		return "", fmt.Errorf("format %q is not known to this agent", p.Format)
+	}
+	incoming := i.path("incoming", p.Digest+".tar.gz")
+	source = "upload"
+	found, err := exists(incoming)
+	if err != nil {
+		return "", err
+	}
+	if !found {
+		if i.Fetch == nil {
+			return "", errors.New("not uploaded")
+		}
+		source = "bus"
+		if err := i.download(ctx, p, incoming); err != nil {
+			return "", err
+		}
+	}
+	if err := i.addToStore(p, incoming); err != nil {
+		// A broken upload would be found again for ever.
+		return "", errors.Join(err, os.Remove(incoming))
+	}
+	return source, os.Remove(incoming)
+}
+
+func (i *Installer) download(ctx context.Context, p api.Package, to string) error {
+	f, err := os.CreateTemp(i.path("incoming"), ".download-")
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if err := i.Fetch(ctx, p.Digest, &boundedWriter{f, p.Size}); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), to)
+}
+
+// boundedWriter refuses more bytes than the package has.
+type boundedWriter struct {
+	w    io.Writer
+	left int64
+}
+
+func (b *boundedWriter) Write(p []byte) (int, error) {
+	if int64(len(p)) > b.left {
+		return 0, errors.New("longer than the spec says")
+	}
+	b.left -= int64(len(p))
+	return b.w.Write(p)
+}
+
+// addToStore verifies an archive and unpacks it to store/<digest>.
+func (i *Installer) addToStore(p api.Package, archive string) error {
+	f, err := os.Open(archive)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	hash := sha256.New()
+	size, err := io.Copy(hash, f)
+	if err != nil {
+		return err
+	}
+	if size != p.Size {
+		return fmt.Errorf("archive has %d bytes where the spec says %d", size, p.Size)
+	}
+	want, err := hex.DecodeString(p.Digest)
+	if err != nil || !bytes.Equal(hash.Sum(nil), want) {
+		return fmt.Errorf("archive has sha256 %x where the spec says %s", hash.Sum(nil), p.Digest)
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	temporary, err := os.MkdirTemp(i.path("store"), ".unpack-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(temporary)
+	if err := unpack(f, temporary, maxUnpackedBytes, maxUnpackedEntries); err != nil {
+		return fmt.Errorf("cannot unpack: %w", err)
+	}
+	if err := os.Chmod(temporary, 0o755); err != nil {
+		return err
+	}
+	return renameFolder(temporary, i.path("store", p.Digest))
+}
+
+// renameFolder moves a finished folder to its place, durably. A folder that is
+// there already has the same content, by its name.
+func renameFolder(from, to string) error {
+	if err := syncFolder(from); err != nil {
+		return err
+	}
+	if err := os.Rename(from, to); err != nil {
+		if errors.Is(err, fs.ErrExist) {
+			return nil
+		}
+		return err
+	}
+	return syncFolder(to + "/..")
+}
+
+func syncFolder(name string) error {
+	d, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func exists(name string) (bool, error) {
+	_, err := os.Lstat(name)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}

@@ -1,0 +1,128 @@
+package install
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"deploy/agent/api"
+)
+
+// defaultDrain bounds the drain of a process whose job has no drain hook that
+// says how long it may take.
+const defaultDrain = 30 * time.Second
+
+// Stop drains and stops every process. They stay stopped until the next
+// update.
+func (i *Installer) Stop(ctx context.Context, stop api.Stop, report Report) error {
+	t, err := i.plan(api.Spec{}, stop.Next, report)
+	if err != nil {
+		return err
+	}
+	steps := []step{{"begin", func(context.Context) error {
+		return i.change(func(s *state) { s.Stopped = true })
+	}}}
+	if !stop.SkipDrain {
+		steps = append(steps, step{"pre_stop", t.preStop}, step{"drain", t.drain})
+	}
+	return runSteps(ctx, report, append(steps,
+		step{"expect", func(context.Context) error { i.Supervisor.Expect(nil); return nil }},
+		step{"stop", func(ctx context.Context) error { return t.stopEach(ctx) }},
+		step{"post_stop", t.postStop},
+	))
+}
+
+// remove takes everything away that a first update has begun.
+func (i *Installer) remove(ctx context.Context, report Report) error {
+	t, err := i.plan(api.Spec{}, "update", report)
+	if err != nil {
+		return err
+	}
+	t.back = true
+	return runSteps(ctx, report, []step{
+		{"begin", t.begin},
+		{"pre_stop", t.preStop},
+		{"drain", t.drain},
+		{"stop", t.stopProcesses},
+		{"post_stop", t.postStop},
+		{"activate", t.activate},
+		{"end", t.end},
+	})
+}
+
+// drain lets all processes that will stop end their work, side by side. One
+// that does not manage is stopped all the same: it may be the reason for the
+// update.
+func (t *transition) drain(ctx context.Context) error {
+	if len(t.stop) == 0 {
+		return nil
+	}
+	there := byProcess(t.Supervisor.Statuses())
+	var group errgroup.Group
+	for _, r := range t.stop {
+		if there[r].PID == 0 || !t.drains(r) {
+			continue
+		}
+		t.report.Event("drain", r.String())
+		group.Go(func() error {
+			if err := t.Supervisor.Drain(ctx, r.job, r.name, t.drainTime(r.job)); err != nil && ctx.Err() == nil {
+				t.report.Event("drain", fmt.Sprintf("%s has not drained and is stopped all the same: %v", r, err))
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return t.oldHooks(ctx, api.HookDrain)
+}
+
+// drains tells whether the process serves the drain contract. What is not in
+// the active spec is asked too; the supervisor knows what it started.
+func (t *transition) drains(r ref) bool {
+	for _, job := range t.from.Jobs {
+		for _, p := range job.Processes {
+			if job.Name == r.job && p.Name == r.name {
+				return p.Control
+			}
+		}
+	}
+	return true
+}
+
+func (t *transition) drainTime(job string) time.Duration {
+	for _, j := range t.from.Jobs {
+		for _, h := range j.Hooks {
+			if j.Name == job && h.Kind == api.HookDrain && h.TimeoutMS > 0 {
+				return milliseconds(h.TimeoutMS)
+			}
+		}
+	}
+	return defaultDrain
+}
+
+// stopProcesses stops what must end and forgets what is not wanted any more.
+func (t *transition) stopProcesses(ctx context.Context) error {
+	if err := t.stopEach(ctx); err != nil {
+		return err
+	}
+	for _, r := range t.forget {
+		if err := t.Supervisor.Forget(ctx, r.job, r.name); err != nil {
+			return fmt.Errorf("cannot forget %s: %w", r, err)
+		}
+	}
+	return nil
+}
+
+func (t *transition) stopEach(ctx context.Context) error {
+	for _, r := range slices.Clone(t.stop) {
+		t.report.Event("stop", r.String())
+		if err := t.Supervisor.Stop(ctx, r.job, r.name); err != nil {
+			return t.processError(fmt.Sprintf("cannot stop %s: %v", r, err), r, err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,276 @@
+package install
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"deploy/agent/api"
+)
+
+// Update makes a staged generation the active one.
+func (i *Installer) Update(ctx context.Context, u api.Update, report Report) error {
+	target, err := i.Spec(u.Generation)
+	if err != nil {
+		return err
+	}
+	s := i.snapshot()
+	known := u.Generation == s.Active || u.Generation == s.Previous || slices.Contains(s.Staged, u.Generation)
+	if u.Generation == "" || !known {
+		return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("cannot update to generation %q: its preparation has not ended well; prepare it again", u.Generation)}
+	}
+	t, err := i.plan(target, u.Next, report)
+	if err != nil {
+		return err
+	}
+	return t.run(ctx, milliseconds(u.MinHealthyMS), milliseconds(u.DeadlineMS))
+}
+
+// Rollback returns to what was active before the update that is pending, or
+// before the last one. Where there was nothing, everything is stopped and
+// removed. It may be repeated: having ended well, it leaves Previous at what it
+// returned to.
+func (i *Installer) Rollback(ctx context.Context, r api.Rollback, report Report) error {
+	s := i.snapshot()
+	if s.Previous == "" {
+		return i.remove(ctx, report)
+	}
+	target, err := i.Spec(s.Previous)
+	if err != nil {
+		return err
+	}
+	t, err := i.plan(target, "update", report)
+	if err != nil {
+		return err
+	}
+	t.back = true
+	return t.run(ctx, milliseconds(r.MinHealthyMS), milliseconds(r.DeadlineMS))
+}
+
+// Watch waits until the instance has been healthy without a break.
+func (i *Installer) Watch(ctx context.Context, w api.Watch, report Report) error {
+	return runSteps(ctx, report, []step{{"healthy", func(ctx context.Context) error {
+		return i.waitHealthy(ctx, milliseconds(w.MinHealthyMS), milliseconds(w.DeadlineMS), report)
+	}}})
+}
+
+func milliseconds(ms int64) time.Duration { return time.Duration(ms) * time.Millisecond }
+
+// transition is one way from what runs to a target.
+type transition struct {
+	*Installer
+	report Report
+	// from is the spec that was active, to the target; either may be empty.
+	from, to api.Spec
+	jobs     []api.Job // of to, runnable
+	next     string
+
+	stop   []ref // run and must end
+	forget []ref // are not in the target
+	start  []ref // do not run, or are in stop
+	reload []ref
+	// resumed: an earlier update has not ended well, so it is not known which
+	// of its hooks have run.
+	resumed bool
+	// back: this is a rollback, which leaves Previous as it is.
+	back bool
+}
+
+// run is the update itself: only processes whose digests differ are touched.
+func (t *transition) run(ctx context.Context, minHealthy, deadline time.Duration) error {
+	healthy := step{"healthy", func(ctx context.Context) error { return t.waitHealthy(ctx, minHealthy, deadline, t.report) }}
+	if t.nothing() {
+		return runSteps(ctx, t.report, []step{healthy})
+	}
+	return runSteps(ctx, t.report, []step{
+		{"begin", t.begin},
+		{"pre_stop", t.preStop},
+		{"drain", t.drain},
+		{"stop", t.stopProcesses},
+		{"post_stop", t.postStop},
+		{"activate", t.activate},
+		{"pre_start", t.preStart},
+		{"start", t.startProcesses},
+		{"reload", t.reloadProcesses},
+		healthy,
+		{"post_start", t.postStart},
+		{"end", t.end},
+	})
+}
+
+// plan compares the target with what runs.
+func (i *Installer) plan(to api.Spec, next string, report Report) (*transition, error) {
+	s := i.snapshot()
+	t := &transition{Installer: i, report: report, to: to, jobs: runnable(to), next: next, resumed: s.Pending != nil}
+	if s.Active != "" {
+		from, err := i.Spec(s.Active)
+		if err != nil {
+			return nil, err
+		}
+		t.from = from
+	}
+	there := byProcess(i.Supervisor.Statuses())
+	wanted := make(map[ref]bool)
+	for _, job := range t.jobs {
+		for _, p := range job.Processes {
+			r := ref{job.Name, p.Name}
+			wanted[r] = true
+			status, ok := there[r]
+			switch {
+			case !ok || status.State == api.ProcessStopped:
+				t.start = append(t.start, r)
+			case status.Digest != p.Digest, status.State == api.ProcessBackoff, status.State == api.ProcessStopping,
+				status.ReloadDigest != p.ReloadDigest && p.Reload == nil:
+				t.stop = append(t.stop, r)
+				t.start = append(t.start, r)
+			case status.ReloadDigest != p.ReloadDigest:
+				t.reload = append(t.reload, r)
+			}
+		}
+	}
+	for _, status := range i.Supervisor.Statuses() {
+		r := ref{status.Job, status.Name}
+		if wanted[r] {
+			continue
+		}
+		t.forget = append(t.forget, r)
+		if status.State != api.ProcessStopped {
+			t.stop = append(t.stop, r)
+		}
+	}
+	// Consumers come after providers in a spec, so they stop first.
+	slices.Reverse(t.stop)
+	return t, nil
+}
+
+// nothing tells whether the target is what is active and runs.
+func (t *transition) nothing() bool {
+	s := t.snapshot()
+	return s.Active == t.to.Generation && s.Pending == nil && !s.Stopped &&
+		len(t.stop)+len(t.forget)+len(t.start)+len(t.reload) == 0
+}
+
+// begin notes that the update is owed until it has ended well.
+func (t *transition) begin(context.Context) error {
+	return t.change(func(s *state) {
+		if s.Pending == nil && !t.back && s.Active != t.to.Generation {
+			s.Previous = s.Active
+		}
+		s.Pending = &pending{Target: t.to.Generation}
+		s.Stopped = false
+	})
+}
+
+// touched tells whether a job has one of these processes.
+func touched(job string, refs []ref) bool {
+	return slices.ContainsFunc(refs, func(r ref) bool { return r.job == job })
+}
+
+// preStop runs the hooks of what was active for the jobs that stop.
+func (t *transition) preStop(ctx context.Context) error {
+	return t.oldHooks(ctx, api.HookPreStop)
+}
+
+func (t *transition) postStop(ctx context.Context) error {
+	return t.oldHooks(ctx, api.HookPostStop)
+}
+
+func (t *transition) oldHooks(ctx context.Context, kind api.HookKind) error {
+	for n := len(t.from.Jobs) - 1; n >= 0; n-- {
+		job := t.from.Jobs[n]
+		if !touched(job.Name, t.stop) {
+			continue
+		}
+		if err := t.runHooks(ctx, t.report, t.from, job, kind, map[string]string{"DEPLOY_NEXT": t.next}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// activate leads the links of all jobs to the target.
+func (t *transition) activate(context.Context) error {
+	if err := t.link(t.to); err != nil {
+		return err
+	}
+	if err := t.change(func(s *state) { s.Active = t.to.Generation }); err != nil {
+		return err
+	}
+	t.Supervisor.Expect(t.jobs)
+	t.report.Event("activate", "generation "+t.to.Generation)
+	return nil
+}
+
+// preStart runs the hooks of jobs that start, and of those without a process,
+// for which this is the only moment.
+func (t *transition) preStart(ctx context.Context) error {
+	for _, job := range t.to.Jobs {
+		if len(job.Processes) > 0 && !touched(job.Name, t.start) {
+			continue
+		}
+		if err := t.runHooks(ctx, t.report, t.to, job, api.HookPreStart, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *transition) postStart(ctx context.Context) error {
+	for _, job := range t.to.Jobs {
+		if len(job.Processes) > 0 && !touched(job.Name, t.start) && !t.resumed {
+			continue
+		}
+		if err := t.runHooks(ctx, t.report, t.to, job, api.HookPostStart, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *transition) startProcesses(ctx context.Context) error {
+	return t.eachWanted(t.start, func(job string, p api.Process) error {
+		t.report.Event("start", job+"/"+p.Name)
+		if err := t.Supervisor.Start(ctx, job, p, t.to.Generation); err != nil {
+			return t.processError(fmt.Sprintf("cannot start %s/%s: %v", job, p.Name, err), ref{job, p.Name}, err)
+		}
+		return nil
+	})
+}
+
+func (t *transition) reloadProcesses(ctx context.Context) error {
+	return t.eachWanted(t.reload, func(job string, p api.Process) error {
+		t.report.Event("reload", job+"/"+p.Name)
+		if err := t.Supervisor.Reload(ctx, job, p); err != nil {
+			return t.processError(fmt.Sprintf("cannot reload %s/%s: %v", job, p.Name, err), ref{job, p.Name}, err)
+		}
+		return nil
+	})
+}
+
+// eachWanted calls f for those of the target's processes that are listed, in
+// the order of the spec.
+func (t *transition) eachWanted(listed []ref, f func(job string, p api.Process) error) error {
+	for _, job := range t.jobs {
+		for _, p := range job.Processes {
+			if slices.Contains(listed, ref{job.Name, p.Name}) {
+				if err := f(job.Name, p); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// end notes that nothing is owed and removes what is not kept.
+func (t *transition) end(context.Context) error {
+	err := t.change(func(s *state) {
+		s.Pending = nil
+		s.Staged = slices.DeleteFunc(s.Staged, func(g string) bool { return g == s.Active || g == s.Previous })
+	})
+	if err != nil {
+		return err
+	}
+	return t.collect()
+}

@@ -1,0 +1,107 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"sync"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/micro"
+
+	"deploy/agent/api"
+)
+
+// maxConcurrent bounds the requests of one bus connection that are worked on
+// at once; most are long polls.
+const maxConcurrent = 64
+
+// TooLarge is the Nats-Service-Error-Code of a reply that the bus cannot carry.
+// It is the transport that failed, so a client asks over another one.
+const TooLarge = "413"
+
+// Service is the API as a NATS micro service.
+type Service struct {
+	service micro.Service
+	cancel  context.CancelFunc
+	work    sync.WaitGroup
+}
+
+// Identity is what a service says of itself.
+type Identity struct {
+	DeploymentID string
+	Instance     string
+	Address      string
+	Version      string // must be a semantic version, else it is only metadata
+}
+
+// NATS serves the handlers under api.Subject of the instance, as long as nc
+// lives or until Close.
+func NATS(nc *nats.Conn, id Identity, handlers map[api.Method]Handler, log *slog.Logger) (*Service, error) {
+	version, metadata := id.Version, map[string]string{
+		"instance": id.Instance, "deployment_id": id.DeploymentID, "address": id.Address, "agent_version": id.Version,
+	}
+	if !semantic.MatchString(version) {
+		version = "0.0.0"
+	}
+	service, err := micro.AddService(nc, micro.Config{
+		Name: api.ServiceName, Version: version, Description: "deploy agent of " + id.Instance, Metadata: metadata,
+		ErrorHandler: func(_ micro.Service, e *micro.NATSError) {
+			log.Warn("bus service", "subject", e.Subject, "err", e.Description)
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot serve on the bus: %w", err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &Service{service: service, cancel: cancel}
+	slots := make(chan struct{}, maxConcurrent)
+	for _, method := range api.Methods() {
+		handle := handlers[method]
+		endpoint := micro.HandlerFunc(func(r micro.Request) {
+			// The subscription's goroutine only starts the work: one long poll
+			// must not hold up the next request.
+			select {
+			case slots <- struct{}{}:
+			default:
+				respond(r, nil, &api.Error{Code: api.CodeInternal, Message: fmt.Sprintf("cannot answer: %d requests are waiting already", maxConcurrent)}, nc, log)
+				return
+			}
+			s.work.Go(func() {
+				defer func() { <-slots }()
+				reply, refusal := handle(ctx, r.Data())
+				respond(r, reply, refusal, nc, log)
+			})
+		})
+		if err := service.AddEndpoint(string(method), endpoint, micro.WithEndpointSubject(api.Subject(id.Instance, method))); err != nil {
+			s.Close()
+			return nil, fmt.Errorf("cannot serve %s on the bus: %w", method, err)
+		}
+	}
+	return s, nil
+}
+
+// Close ends the subscriptions, lets requests in progress answer and waits for
+// them.
+func (s *Service) Close() {
+	_ = s.service.Stop() // fails only when the connection is gone, and its subscriptions with it
+	s.cancel()
+	s.work.Wait()
+}
+
+func respond(r micro.Request, reply []byte, refusal *api.Error, nc *nats.Conn, log *slog.Logger) {
+	var err error
+	switch limit := nc.MaxPayload(); {
+	case refusal != nil:
+		body, _ := json.Marshal(refusal) // plain strings and numbers
+		err = r.Error(string(refusal.Code), headerText(refusal.Message), body)
+	case limit > 0 && int64(len(reply)) > limit:
+		err = r.Error(TooLarge, fmt.Sprintf("the reply has %d bytes where the bus carries %d", len(reply), limit), nil)
+	default:
+		err = r.Respond(reply)
+	}
+	if err != nil {
+		log.Warn("cannot answer on the bus", "subject", r.Subject(), "err", err)
+	}
+}
