@@ -1,0 +1,401 @@
+package localvm
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/crypto/ssh"
+)
+
+// DefaultCIDR and DefaultSSHPort are what templates/local uses where its
+// settings say nothing.
+const (
+	DefaultCIDR    = "127.40.0.0/16"
+	DefaultSSHPort = 2222
+)
+
+// Files and folders of a VM, besides those of a daemon.
+const (
+	hostKeyFile    = "ssh_host_ed25519_key"
+	servicesFolder = "services"
+	agentFolder    = "agent"
+	logFolder      = "log" // of the boot services
+)
+
+// Folders beside the VMs, whose names end in a number.
+const (
+	disksFolder     = "disks"
+	publishedFolder = "published"
+)
+
+// host makes, changes and ends what a deployment has on this machine, all of
+// it below one folder.
+type host struct {
+	dir        string
+	executable string // runs "local-init" and "local-publish"
+
+	allocating sync.Mutex // from the choice of an address until it stands in a VM's folder
+}
+
+// machineConfig is config.json of a VM.
+type machineConfig struct {
+	ID            string            `json:"id"`
+	Group         string            `json:"group"`
+	Index         int64             `json:"index"`
+	Address       string            `json:"address"`
+	SSHPort       int64             `json:"ssh_port"`
+	AuthorizedKey string            `json:"authorized_key"`
+	Disk          string            `json:"disk,omitempty"`
+	Tags          map[string]string `json:"tags,omitempty"`
+}
+
+func (c machineConfig) sshAddress() string {
+	return net.JoinHostPort(c.Address, strconv.FormatInt(c.SSHPort, 10))
+}
+
+// machineState is a VM as it is.
+type machineState struct {
+	machineConfig
+	HostKey string // authorized_keys form
+	Running bool
+}
+
+// place asks for an address: the static one, or the lowest free of a range.
+type place struct {
+	cidr   netip.Prefix
+	static netip.Addr // not valid: any
+}
+
+func (h *host) machineDir(group string, index int64) string {
+	return filepath.Join(h.dir, fmt.Sprintf("%s-%d", group, index))
+}
+
+// folderPrefix begins the ids of everything that ever ran for a folder, so
+// that what it left behind is found even when the folder is gone.
+func folderPrefix(dir string) string { return "vm-" + digest([]byte(dir))[:12] + "-" }
+
+func newID(dir string) (string, error) {
+	random := make([]byte, 6)
+	if _, err := rand.Read(random); err != nil {
+		return "", err
+	}
+	return folderPrefix(dir) + hex.EncodeToString(random), nil
+}
+
+// wipe ends and removes whatever was in a folder, also what an interrupted
+// run left that Terraform does not know of.
+func wipe(ctx context.Context, dir string) error {
+	prefix := folderPrefix(dir)
+	if err := endDaemon(ctx, dir, func(id string) bool { return strings.HasPrefix(id, prefix) }); err != nil {
+		return fmt.Errorf("cannot end what %s left behind: %w", dir, err)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("cannot remove %s: %w", dir, err)
+	}
+	return nil
+}
+
+// createMachine makes a VM and starts it; c lacks id and address. When it
+// fails nothing is left of it.
+func (h *host) createMachine(ctx context.Context, c machineConfig, where place) (machineState, error) {
+	dir := h.machineDir(c.Group, c.Index)
+	err := wipe(ctx, dir)
+	if err == nil {
+		err = h.fillMachine(ctx, dir, &c, where)
+	}
+	if err == nil {
+		err = h.bootNew(ctx, dir, &c, where)
+	}
+	var made machineState
+	if err == nil {
+		made, err = h.readMachine(c.Group, c.Index)
+	}
+	if err != nil {
+		// The context may be the reason for the failure, and there is work to do still.
+		return machineState{}, errors.Join(
+			fmt.Errorf("cannot create VM %s/%d: %w", c.Group, c.Index, err), wipe(context.WithoutCancel(ctx), dir))
+	}
+	return made, nil
+}
+
+func (h *host) fillMachine(ctx context.Context, dir string, c *machineConfig, where place) error {
+	for _, folder := range []string{"", servicesFolder, agentFolder, logFolder} {
+		if err := os.MkdirAll(filepath.Join(dir, folder), 0o700); err != nil {
+			return err
+		}
+	}
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	block, err := ssh.MarshalPrivateKey(key, "")
+	if err != nil {
+		return err
+	}
+	if err := renameio.WriteFile(filepath.Join(dir, hostKeyFile), pem.EncodeToMemory(block), 0o600); err != nil {
+		return err
+	}
+	if c.ID, err = newID(dir); err != nil {
+		return err
+	}
+	return nil
+}
+
+// bootNew gives a new VM its address and starts it. Someone else may take an
+// address between the choice and the start, then the next one is tried.
+func (h *host) bootNew(ctx context.Context, dir string, c *machineConfig, where place) error {
+	lost := map[netip.Addr]bool{}
+	for {
+		address, err := h.allocate(ctx, dir, c, where, lost)
+		if err != nil {
+			return err
+		}
+		err = startDaemon(ctx, h.executable, kindInit, dir, c.ID)
+		if errors.Is(err, errAddressInUse) && !where.static.IsValid() {
+			lost[address] = true
+			continue
+		}
+		return err
+	}
+}
+
+// allocate chooses an address and writes it down.
+func (h *host) allocate(ctx context.Context, dir string, c *machineConfig, where place, lost map[netip.Addr]bool) (netip.Addr, error) {
+	h.allocating.Lock()
+	defer h.allocating.Unlock()
+	taken, err := h.addresses()
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	delete(taken, dir)
+	unavailable := map[netip.Addr]bool{}
+	for owner, a := range taken {
+		if a == where.static {
+			return netip.Addr{}, fmt.Errorf("cannot use address %s: VM %s has it", a, filepath.Base(owner))
+		}
+		unavailable[a] = true
+	}
+	for a := range lost {
+		unavailable[a] = true
+	}
+	address := where.static
+	try := func(a netip.Addr) error {
+		return canListen(netip.AddrPortFrom(a, uint16(c.SSHPort)).String())
+	}
+	if address.IsValid() {
+		if err := try(address); err != nil {
+			return netip.Addr{}, fmt.Errorf("cannot use address %s: %w", address, err)
+		}
+	} else if address, err = lowestFree(ctx, where.cidr, unavailable, try); err != nil {
+		return netip.Addr{}, err
+	}
+	c.Address = address.String()
+	_, err = writeConfig(dir, c)
+	return address, err
+}
+
+// addresses are those of this deployment's VMs, running or not, by folder.
+func (h *host) addresses() (map[string]netip.Addr, error) {
+	entries, err := os.ReadDir(h.dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list VMs: %w", err)
+	}
+	taken := map[string]netip.Addr{}
+	for _, entry := range entries {
+		dir := filepath.Join(h.dir, entry.Name())
+		var c machineConfig
+		if _, err := readConfig(dir, &c); err != nil {
+			continue // no VM, or one that is being made or is broken: without an address
+		}
+		if a, err := netip.ParseAddr(c.Address); err == nil {
+			taken[dir] = a
+		}
+	}
+	return taken, nil
+}
+
+// readMachine returns a VM as it is; see gone for its errors.
+func (h *host) readMachine(group string, index int64) (machineState, error) {
+	dir := h.machineDir(group, index)
+	var m machineState
+	config, err := readConfig(dir, &m.machineConfig)
+	if err != nil {
+		return m, err
+	}
+	signer, err := readHostKey(dir)
+	if err != nil {
+		return m, err
+	}
+	m.HostKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+	s, _, alive := daemonProcess(dir)
+	m.Running = alive && s.ID == m.ID && s.Listen == m.sshAddress() && s.Config == config
+	return m, nil
+}
+
+// gone tells whether an error of reading means that the thing is not there, or
+// broken beyond use: then it is made anew.
+func gone(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, errBroken)
+}
+
+func readHostKey(dir string) (ssh.Signer, error) {
+	data, err := os.ReadFile(filepath.Join(dir, hostKeyFile))
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the host key: %w", err)
+	}
+	signer, err := ssh.ParsePrivateKey(data)
+	if err != nil {
+		return nil, fmt.Errorf("%w: its host key: %w", errBroken, err)
+	}
+	return signer, nil
+}
+
+// updateMachine gives a VM what may change under it and starts it if it does
+// not run. c holds id and address as they were created.
+func (h *host) updateMachine(ctx context.Context, c machineConfig) (machineState, error) {
+	dir := h.machineDir(c.Group, c.Index)
+	config, err := writeConfig(dir, c)
+	if err == nil {
+		s, _, alive := daemonProcess(dir)
+		switch {
+		case alive && s.ID == c.ID && s.Listen == c.sshAddress():
+			err = reloadDaemon(ctx, kindInit, dir, config)
+		case alive: // it serves what someone else wrote into its configuration: boot it anew
+			if err = endDaemon(ctx, dir, func(id string) bool { return id == s.ID || id == c.ID }); err == nil {
+				err = startDaemon(ctx, h.executable, kindInit, dir, c.ID)
+			}
+		default:
+			err = startDaemon(ctx, h.executable, kindInit, dir, c.ID)
+		}
+	}
+	var m machineState
+	if err == nil {
+		m, err = h.readMachine(c.Group, c.Index)
+	}
+	if err != nil {
+		return m, fmt.Errorf("cannot update VM %s/%d: %w", c.Group, c.Index, err)
+	}
+	return m, nil
+}
+
+// deleteMachine ends everything of a VM and removes its folder. A folder that
+// holds another VM by now stays.
+func (h *host) deleteMachine(ctx context.Context, group string, index int64, id string) error {
+	dir := h.machineDir(group, index)
+	var c machineConfig
+	_, err := readConfig(dir, &c)
+	if err == nil && c.ID != id {
+		err = end(ctx, processGrace, func() ([]process, error) {
+			return processesWith(func(v string) bool { return v == id })
+		})
+	} else {
+		err = wipe(ctx, dir)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot delete VM %s/%d: %w", group, index, err)
+	}
+	return nil
+}
+
+// userName is whom VMs let in: everything runs as the current user.
+func userName() (string, error) {
+	u, err := user.Current()
+	if err != nil {
+		return "", fmt.Errorf("cannot tell the current user: %w", err)
+	}
+	return u.Username, nil
+}
+
+// publicationState is a publication as it is.
+type publicationState struct {
+	publishConfig
+	Running bool
+}
+
+func (h *host) publicationDir(listen string) string {
+	return filepath.Join(h.dir, publishedFolder, strings.NewReplacer(":", "_", "/", "_").Replace(listen))
+}
+
+// createPublication starts to forward an address.
+func (h *host) createPublication(ctx context.Context, listen string, targets []string) (publicationState, error) {
+	dir := h.publicationDir(listen)
+	err := wipe(ctx, dir)
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	c := publishConfig{Listen: listen, Targets: targets}
+	if err == nil {
+		c.ID, err = newID(dir)
+	}
+	if err == nil {
+		_, err = writeConfig(dir, c)
+	}
+	if err == nil {
+		err = startDaemon(ctx, h.executable, kindPublish, dir, c.ID)
+	}
+	if errors.Is(err, errAddressInUse) {
+		err = fmt.Errorf("%w; end what listens on %s, or publish at another address", err, listen)
+	}
+	if err != nil {
+		return publicationState{}, errors.Join(
+			fmt.Errorf("cannot publish %s: %w", listen, err), wipe(context.WithoutCancel(ctx), dir))
+	}
+	return publicationState{publishConfig: c, Running: true}, nil
+}
+
+// readPublication returns a publication as it is; see gone for its errors.
+func (h *host) readPublication(listen string) (publicationState, error) {
+	dir := h.publicationDir(listen)
+	var p publicationState
+	config, err := readConfig(dir, &p.publishConfig)
+	if err != nil {
+		return p, err
+	}
+	s, _, alive := daemonProcess(dir)
+	p.Running = alive && s.ID == p.ID && s.Listen == listen && s.Config == config
+	return p, nil
+}
+
+// updatePublication changes the targets and starts the forwarding again if it
+// has ended.
+func (h *host) updatePublication(ctx context.Context, c publishConfig) (publicationState, error) {
+	dir := h.publicationDir(c.Listen)
+	config, err := writeConfig(dir, c)
+	if err == nil {
+		if _, _, alive := daemonProcess(dir); alive {
+			err = reloadDaemon(ctx, kindPublish, dir, config)
+		} else {
+			err = startDaemon(ctx, h.executable, kindPublish, dir, c.ID)
+		}
+	}
+	if err != nil {
+		return publicationState{}, fmt.Errorf("cannot publish %s: %w", c.Listen, err)
+	}
+	return publicationState{publishConfig: c, Running: true}, nil
+}
+
+func (h *host) deletePublication(ctx context.Context, listen string) error {
+	if err := wipe(ctx, h.publicationDir(listen)); err != nil {
+		return fmt.Errorf("cannot end the publication of %s: %w", listen, err)
+	}
+	return nil
+}
+
+func (h *host) diskDir(group string, index int64) string {
+	return filepath.Join(h.dir, disksFolder, fmt.Sprintf("%s-%d", group, index))
+}

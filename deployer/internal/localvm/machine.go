@@ -1,0 +1,260 @@
+package localvm
+
+import (
+	"context"
+	"net/netip"
+	"path/filepath"
+	"runtime"
+
+	"github.com/hashicorp/terraform-plugin-framework/diag"
+	"github.com/hashicorp/terraform-plugin-framework/path"
+	"github.com/hashicorp/terraform-plugin-framework/resource"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/booldefault"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/int64planmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/planmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringdefault"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringplanmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/types"
+	"golang.org/x/crypto/ssh"
+)
+
+// machine is the resource localvm_machine.
+type machine struct {
+	host *host
+}
+
+type machineModel struct {
+	Group         types.String `tfsdk:"group"`
+	Index         types.Int64  `tfsdk:"index"`
+	CIDR          types.String `tfsdk:"cidr"`
+	StaticAddress types.String `tfsdk:"static_address"`
+	SSHPort       types.Int64  `tfsdk:"ssh_port"`
+	SSHPublicKey  types.String `tfsdk:"ssh_public_key"`
+	Disk          types.String `tfsdk:"disk"`
+	Tags          types.Map    `tfsdk:"tags"`
+	Running       types.Bool   `tfsdk:"running"`
+	ID            types.String `tfsdk:"id"`
+	Address       types.String `tfsdk:"address"`
+	SSHUser       types.String `tfsdk:"ssh_user"`
+	SSHHostKey    types.String `tfsdk:"ssh_host_key"`
+	AgentDir      types.String `tfsdk:"agent_dir"`
+	OS            types.String `tfsdk:"os"`
+	Arch          types.String `tfsdk:"arch"`
+}
+
+func (*machine) Metadata(_ context.Context, _ resource.MetadataRequest, r *resource.MetadataResponse) {
+	r.TypeName = ProviderType + "_machine"
+}
+
+func (*machine) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.SchemaResponse) {
+	computed := func(description string) schema.StringAttribute {
+		return schema.StringAttribute{
+			Computed: true, Description: description,
+			PlanModifiers: []planmodifier.String{stringplanmodifier.UseStateForUnknown()},
+		}
+	}
+	r.Schema = schema.Schema{
+		Description: "A VM: a folder, an address and an init with an SSH server.",
+		Attributes: map[string]schema.Attribute{
+			"group": schema.StringAttribute{
+				Required: true, PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplace()},
+			},
+			"index": schema.Int64Attribute{
+				Required: true, PlanModifiers: []planmodifier.Int64{int64planmodifier.RequiresReplace()},
+			},
+			"cidr": schema.StringAttribute{
+				Required: true, Description: "Range that the address is taken from.",
+				PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplaceIf(
+					leavesRange, "Replaces the VM if its address is outside.", "")},
+			},
+			"static_address": schema.StringAttribute{
+				Optional: true, Computed: true, Default: stringdefault.StaticString(""),
+				Description: "The address to take, \"\" for any.",
+				PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplaceIf(
+					leavesAddress, "Replaces the VM if it has another address.", "")},
+			},
+			"ssh_port": schema.Int64Attribute{
+				Required: true, PlanModifiers: []planmodifier.Int64{int64planmodifier.RequiresReplace()},
+			},
+			"ssh_public_key": schema.StringAttribute{
+				Required: true, Description: "Whom the VM lets in, an authorized_keys line.",
+			},
+			"disk": schema.StringAttribute{
+				Optional: true, Computed: true, Default: stringdefault.StaticString(""),
+				Description: "Folder of the persistent disk, \"\" if none.",
+			},
+			"tags": schema.MapAttribute{Optional: true, ElementType: types.StringType},
+			"running": schema.BoolAttribute{
+				Optional: true, Computed: true, Default: booldefault.StaticBool(true),
+				Description: "False if the VM is there but its init does not run as configured. An apply starts it.",
+			},
+			"id":           computed("Another VM has another one."),
+			"address":      computed("The VM's own IP address."),
+			"ssh_user":     computed("Whom to log in as."),
+			"ssh_host_key": computed("In authorized_keys form."),
+			"agent_dir":    computed("Folder for the agent."),
+			"os":           computed("As in Go."),
+			"arch":         computed("As in Go."),
+		},
+	}
+}
+
+func leavesRange(ctx context.Context, q planmodifier.StringRequest, r *stringplanmodifier.RequiresReplaceIfFuncResponse) {
+	var address, static types.String
+	r.Diagnostics.Append(q.State.GetAttribute(ctx, path.Root("address"), &address)...)
+	r.Diagnostics.Append(q.Plan.GetAttribute(ctx, path.Root("static_address"), &static)...)
+	a, err := netip.ParseAddr(address.ValueString())
+	wanted, err2 := netip.ParsePrefix(q.PlanValue.ValueString())
+	r.RequiresReplace = static.ValueString() == "" && (err != nil || err2 != nil || !wanted.Contains(a))
+}
+
+func leavesAddress(ctx context.Context, q planmodifier.StringRequest, r *stringplanmodifier.RequiresReplaceIfFuncResponse) {
+	var address types.String
+	r.Diagnostics.Append(q.State.GetAttribute(ctx, path.Root("address"), &address)...)
+	wanted := q.PlanValue.ValueString()
+	r.RequiresReplace = wanted != "" && wanted != address.ValueString()
+}
+
+func (m *machine) Configure(_ context.Context, q resource.ConfigureRequest, r *resource.ConfigureResponse) {
+	m.host = hostOf(q.ProviderData, &r.Diagnostics)
+}
+
+// ValidateConfig finds what can be found before anything is made.
+func (*machine) ValidateConfig(ctx context.Context, q resource.ValidateConfigRequest, r *resource.ValidateConfigResponse) {
+	var c machineModel
+	r.Diagnostics.Append(q.Config.Get(ctx, &c)...)
+	if r.Diagnostics.HasError() {
+		return
+	}
+	if !c.CIDR.IsUnknown() {
+		if _, err := checkCIDR(c.CIDR.ValueString()); err != nil {
+			r.Diagnostics.AddAttributeError(path.Root("cidr"), "Wrong cidr", err.Error())
+		}
+	}
+	if s := c.StaticAddress.ValueString(); s != "" {
+		if _, err := checkStatic(s); err != nil {
+			r.Diagnostics.AddAttributeError(path.Root("static_address"), "Wrong static address", err.Error())
+		}
+	}
+	if port := c.SSHPort.ValueInt64(); !c.SSHPort.IsUnknown() && (port < 1 || port > 65535) {
+		r.Diagnostics.AddAttributeError(path.Root("ssh_port"), "Wrong ssh_port", "It must be between 1 and 65535.")
+	}
+	if !c.SSHPublicKey.IsUnknown() {
+		if _, _, _, _, err := ssh.ParseAuthorizedKey([]byte(c.SSHPublicKey.ValueString())); err != nil {
+			r.Diagnostics.AddAttributeError(path.Root("ssh_public_key"), "Wrong ssh_public_key", "It is no authorized_keys line: "+err.Error())
+		}
+	}
+}
+
+// config is what a plan asks for.
+func (p *machineModel) config(ctx context.Context, diagnostics *diag.Diagnostics) machineConfig {
+	c := machineConfig{
+		ID:            p.ID.ValueString(),
+		Group:         p.Group.ValueString(),
+		Index:         p.Index.ValueInt64(),
+		Address:       p.Address.ValueString(),
+		SSHPort:       p.SSHPort.ValueInt64(),
+		AuthorizedKey: p.SSHPublicKey.ValueString(),
+		Disk:          p.Disk.ValueString(),
+	}
+	diagnostics.Append(p.Tags.ElementsAs(ctx, &c.Tags, false)...)
+	return c
+}
+
+// observe puts a VM as it is into the state.
+func (p *machineModel) observe(ctx context.Context, h *host, s machineState, diagnostics *diag.Diagnostics) {
+	user, err := userName()
+	if err != nil {
+		diagnostics.AddError("Cannot describe the VM", err.Error())
+	}
+	p.ID = types.StringValue(s.ID)
+	p.Address = types.StringValue(s.Address)
+	p.SSHPort = types.Int64Value(s.SSHPort)
+	p.SSHPublicKey = types.StringValue(s.AuthorizedKey)
+	p.Disk = types.StringValue(s.Disk)
+	p.Running = types.BoolValue(s.Running)
+	p.SSHUser = types.StringValue(user)
+	p.SSHHostKey = types.StringValue(s.HostKey)
+	p.AgentDir = types.StringValue(filepath.Join(h.machineDir(s.Group, s.Index), agentFolder))
+	p.OS = types.StringValue(runtime.GOOS)
+	p.Arch = types.StringValue(runtime.GOARCH)
+	if len(s.Tags) > 0 || !p.Tags.IsNull() {
+		tags, diags := types.MapValueFrom(ctx, types.StringType, s.Tags)
+		if s.Tags == nil {
+			tags, diags = types.MapValueFrom(ctx, types.StringType, map[string]string{})
+		}
+		diagnostics.Append(diags...)
+		p.Tags = tags
+	}
+}
+
+func (m *machine) Create(ctx context.Context, q resource.CreateRequest, r *resource.CreateResponse) {
+	var p machineModel
+	r.Diagnostics.Append(q.Plan.Get(ctx, &p)...)
+	c := p.config(ctx, &r.Diagnostics)
+	if r.Diagnostics.HasError() {
+		return
+	}
+	var where place
+	var err error
+	if where.cidr, err = checkCIDR(p.CIDR.ValueString()); err == nil && p.StaticAddress.ValueString() != "" {
+		where.static, err = checkStatic(p.StaticAddress.ValueString())
+	}
+	var made machineState
+	if err == nil {
+		made, err = m.host.createMachine(ctx, c, where)
+	}
+	if err != nil {
+		r.Diagnostics.AddError("Cannot create a VM", err.Error())
+		return
+	}
+	p.observe(ctx, m.host, made, &r.Diagnostics)
+	r.Diagnostics.Append(r.State.Set(ctx, &p)...)
+}
+
+func (m *machine) Read(ctx context.Context, q resource.ReadRequest, r *resource.ReadResponse) {
+	var p machineModel
+	r.Diagnostics.Append(q.State.Get(ctx, &p)...)
+	if r.Diagnostics.HasError() {
+		return
+	}
+	found, err := m.host.readMachine(p.Group.ValueString(), p.Index.ValueInt64())
+	if gone(err) || err == nil && found.ID != p.ID.ValueString() {
+		r.State.RemoveResource(ctx)
+		return
+	}
+	if err != nil {
+		r.Diagnostics.AddError("Cannot read a VM", err.Error())
+		return
+	}
+	p.observe(ctx, m.host, found, &r.Diagnostics)
+	r.Diagnostics.Append(r.State.Set(ctx, &p)...)
+}
+
+func (m *machine) Update(ctx context.Context, q resource.UpdateRequest, r *resource.UpdateResponse) {
+	var p machineModel
+	r.Diagnostics.Append(q.Plan.Get(ctx, &p)...)
+	c := p.config(ctx, &r.Diagnostics)
+	if r.Diagnostics.HasError() {
+		return
+	}
+	changed, err := m.host.updateMachine(ctx, c)
+	if err != nil {
+		r.Diagnostics.AddError("Cannot update a VM", err.Error())
+		return
+	}
+	p.observe(ctx, m.host, changed, &r.Diagnostics)
+	r.Diagnostics.Append(r.State.Set(ctx, &p)...)
+}
+
+func (m *machine) Delete(ctx context.Context, q resource.DeleteRequest, r *resource.DeleteResponse) {
+	var p machineModel
+	r.Diagnostics.Append(q.State.Get(ctx, &p)...)
+	if r.Diagnostics.HasError() {
+		return
+	}
+	if err := m.host.deleteMachine(ctx, p.Group.ValueString(), p.Index.ValueInt64(), p.ID.ValueString()); err != nil {
+		r.Diagnostics.AddError("Cannot delete a VM", err.Error())
+	}
+}

@@ -1,0 +1,186 @@
+package localvm
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+const (
+	handshakeTimeout = 30 * time.Second
+	dialTimeout      = 10 * time.Second
+	// maxSocketPath is what sockaddr_un.sun_path holds, without its final zero.
+	maxSocketPath = 107
+)
+
+// sshServer serves the SSH of a VM: sessions (exec, shell, SFTP) and channels
+// to TCP addresses and unix sockets.
+type sshServer struct {
+	init   *vmInit
+	config *ssh.ServerConfig
+
+	mu     sync.Mutex
+	closed bool
+	open   map[net.Conn]bool
+	owned  sync.WaitGroup
+}
+
+func newSSHServer(v *vmInit) *sshServer {
+	s := &sshServer{init: v, open: map[net.Conn]bool{}}
+	s.config = &ssh.ServerConfig{
+		ServerVersion: "SSH-2.0-deploy-local",
+		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			if bytes.Equal(key.Marshal(), (*v.authorized.Load()).Marshal()) {
+				return nil, nil
+			}
+			return nil, errors.New("this key is not let in")
+		},
+	}
+	s.config.AddHostKey(v.signer)
+	return s
+}
+
+// serve accepts until the listener is closed.
+func (s *sshServer) serve(listener net.Listener) {
+	for {
+		conn, err := listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // out of file descriptors, most likely
+			s.init.log.Error("cannot accept", "error", err)
+			time.Sleep(100 * time.Millisecond)
+			continue
+		}
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			_ = conn.Close()
+			return
+		}
+		s.open[conn] = true
+		s.owned.Go(func() {
+			defer func() {
+				_ = conn.Close()
+				s.mu.Lock()
+				delete(s.open, conn)
+				s.mu.Unlock()
+			}()
+			s.connection(conn)
+		})
+		s.mu.Unlock()
+	}
+}
+
+// close ends all connections and waits for what served them.
+func (s *sshServer) close(listener net.Listener) {
+	_ = listener.Close()
+	s.mu.Lock()
+	s.closed = true
+	for conn := range s.open {
+		_ = conn.Close()
+	}
+	s.mu.Unlock()
+	s.owned.Wait()
+}
+
+func (s *sshServer) connection(conn net.Conn) {
+	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout))
+	server, channels, requests, err := ssh.NewServerConn(conn, s.config)
+	if err != nil {
+		s.init.log.Debug("no SSH session", "from", conn.RemoteAddr().String(), "error", err)
+		return
+	}
+	_ = conn.SetDeadline(time.Time{})
+	var owned sync.WaitGroup
+	defer owned.Wait()
+	defer func() { _ = server.Close() }()
+	// "I do not know that" is an answer too, and all that a keepalive wants.
+	owned.Go(func() { ssh.DiscardRequests(requests) })
+	for channel := range channels {
+		switch channel.ChannelType() {
+		case "session":
+			accepted, requests, err := channel.Accept()
+			if err != nil {
+				continue
+			}
+			owned.Go(func() { newSession(s.init, accepted).serve(requests) })
+		case "direct-tcpip":
+			owned.Go(func() { s.forward(channel, dialTCP) })
+		case "direct-streamlocal@openssh.com":
+			owned.Go(func() { s.forward(channel, s.dialSocket) })
+		default:
+			_ = channel.Reject(ssh.UnknownChannelType, "this VM's SSH server has no channels of type "+channel.ChannelType())
+		}
+	}
+}
+
+// forward connects a channel with what its extra data names.
+func (s *sshServer) forward(channel ssh.NewChannel, dial func(context.Context, []byte) (net.Conn, error)) {
+	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	defer cancel()
+	target, err := dial(ctx, channel.ExtraData())
+	if err != nil {
+		_ = channel.Reject(ssh.ConnectionFailed, err.Error())
+		return
+	}
+	accepted, requests, err := channel.Accept()
+	if err != nil {
+		_ = target.Close()
+		return
+	}
+	var owned sync.WaitGroup
+	owned.Go(func() { ssh.DiscardRequests(requests) })
+	join(accepted, target.(halfCloser))
+	owned.Wait()
+}
+
+// dialTCP reads RFC 4254, 7.2.
+func dialTCP(ctx context.Context, extra []byte) (net.Conn, error) {
+	var want struct {
+		Host       string
+		Port       uint32
+		OriginHost string
+		OriginPort uint32
+	}
+	if err := ssh.Unmarshal(extra, &want); err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", net.JoinHostPort(want.Host, strconv.FormatUint(uint64(want.Port), 10)))
+}
+
+// dialSocket reads OpenSSH's PROTOCOL, 2.4.
+func (s *sshServer) dialSocket(ctx context.Context, extra []byte) (net.Conn, error) {
+	var want struct {
+		Path      string
+		Reserved  string
+		Reserved2 uint32
+	}
+	if err := ssh.Unmarshal(extra, &want); err != nil {
+		return nil, err
+	}
+	path := want.Path
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(s.init.dir, path)
+	}
+	if len(path) > maxSocketPath {
+		folder, err := os.Open(filepath.Dir(path))
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = folder.Close() }()
+		path = fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), filepath.Base(path))
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", path)
+}

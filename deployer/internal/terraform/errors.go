@@ -1,0 +1,137 @@
+package terraform
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Error is what the engine could not do.
+type Error struct {
+	Doing       string // "make the VMs"
+	Engine      Engine
+	Dir         string // work folder
+	Diagnostics []Diagnostic
+	Cause       error // that the engine ended badly, or was interrupted
+}
+
+// Diagnostic is one complaint of the engine.
+type Diagnostic struct {
+	Summary string
+	Detail  string
+	Address string // of the resource; "" if it is about none
+	File    string // below the work folder; "" if none
+	Line    int
+}
+
+func (e *Error) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "cannot %s with %s %s", e.Doing, e.Engine.Name, e.Engine.Version)
+	if len(e.Diagnostics) == 0 {
+		fmt.Fprintf(&b, ": %s", trimBox(e.Cause.Error()))
+	}
+	for _, d := range e.Diagnostics {
+		b.WriteString("\n  ")
+		if d.Address != "" {
+			b.WriteString(d.Address + ": ")
+		}
+		b.WriteString(d.Summary)
+		if d.Detail != "" {
+			b.WriteString(": " + strings.Join(strings.Fields(d.Detail), " "))
+		}
+		if d.File != "" {
+			fmt.Fprintf(&b, " (%s line %d)", d.File, d.Line)
+		}
+	}
+	fmt.Fprintf(&b, "\nThe work folder is %s; what was made is kept, and the next apply goes on from there.", e.Dir)
+	return b.String()
+}
+
+func (e *Error) Unwrap() error { return e.Cause }
+
+// failed makes the error of an engine run; log is nil for commands without
+// JSON events.
+func (r *Runner) failed(ctx context.Context, doing string, log *eventLog, err error) error {
+	if ctx.Err() != nil {
+		err = errors.Join(context.Cause(ctx), err)
+	}
+	e := &Error{Doing: doing, Engine: r.engine, Dir: r.options.Dir, Cause: err}
+	if log != nil {
+		e.Diagnostics = log.errors
+	}
+	return e
+}
+
+// trimBox takes the frame off the engine's messages for people.
+func trimBox(text string) string {
+	var lines []string
+	for line := range strings.SplitSeq(text, "\n") {
+		line = strings.TrimSpace(strings.TrimLeft(line, "╷│╵ "))
+		if line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n  ")
+}
+
+// eventLog reads the engine's machine-readable output, a JSON object a line
+// (https://developer.hashicorp.com/terraform/internals/machine-readable-ui).
+type eventLog struct {
+	report  func(line string)
+	partial []byte
+	errors  []Diagnostic
+}
+
+func newEventLog(report func(string)) *eventLog { return &eventLog{report: report} }
+
+func (l *eventLog) Write(data []byte) (int, error) {
+	l.partial = append(l.partial, data...)
+	for {
+		line, rest, complete := bytes.Cut(l.partial, []byte("\n"))
+		if !complete {
+			return len(data), nil
+		}
+		l.line(line)
+		l.partial = rest
+	}
+}
+
+func (l *eventLog) line(line []byte) {
+	var event struct {
+		Message    string `json:"@message"`
+		Type       string `json:"type"`
+		Diagnostic struct {
+			Severity string `json:"severity"`
+			Summary  string `json:"summary"`
+			Detail   string `json:"detail"`
+			Address  string `json:"address"`
+			Range    struct {
+				File  string `json:"filename"`
+				Start struct {
+					Line int `json:"line"`
+				} `json:"start"`
+			} `json:"range"`
+		} `json:"diagnostic"`
+	}
+	if json.Unmarshal(line, &event) != nil {
+		return
+	}
+	switch event.Type {
+	case "apply_start", "apply_progress", "apply_complete", "apply_errored":
+		l.report(event.Message)
+	case "diagnostic":
+		d := event.Diagnostic
+		if d.Severity != "error" {
+			l.report(event.Message)
+			return
+		}
+		complaint := Diagnostic{Summary: d.Summary, Detail: d.Detail, Address: d.Address, File: d.Range.File, Line: d.Range.Start.Line}
+		if !slices.Contains(l.errors, complaint) {
+			l.errors = append(l.errors, complaint)
+		}
+	}
+}

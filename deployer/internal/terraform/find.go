@@ -1,0 +1,130 @@
+package terraform
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/go-version"
+)
+
+// EngineEnv names the environment variable that chooses an engine: a path or a
+// name on PATH.
+const EngineEnv = "DEPLOY_ENGINE"
+
+// Engine is a program that runs Terraform modules.
+type Engine struct {
+	Path    string
+	Name    string // "terraform" or "tofu"
+	Version string
+}
+
+// FindOptions say where an engine may come from.
+type FindOptions struct {
+	// CacheDir keeps an engine that had to be built; "": deploy/engines in the
+	// user's cache folder.
+	CacheDir string
+	// Report is called while something takes long; may be nil.
+	Report func(message string)
+}
+
+// Find returns the engine that DEPLOY_ENGINE names; else tofu or terraform
+// (1.5 or later) on PATH; else an OpenTofu built earlier; else it builds
+// OpenTofu from its Go module, which takes minutes, once.
+func Find(ctx context.Context, o FindOptions) (Engine, error) {
+	if chosen := os.Getenv(EngineEnv); chosen != "" {
+		engine, err := tryEngine(ctx, chosen)
+		if err != nil {
+			return Engine{}, fmt.Errorf("cannot use the engine that %s names: %w", EngineEnv, err)
+		}
+		return engine, nil
+	}
+	var tried []error
+	for _, name := range []string{"tofu", "terraform"} {
+		engine, err := tryEngine(ctx, name)
+		if err == nil {
+			return engine, nil
+		}
+		tried = append(tried, err)
+	}
+	if o.CacheDir == "" {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return Engine{}, fmt.Errorf("cannot find a folder for an engine: %w", err)
+		}
+		o.CacheDir = filepath.Join(cache, "deploy", "engines")
+	}
+	path, err := builtEngine(ctx, o)
+	if err == nil {
+		var engine Engine
+		if engine, err = tryEngine(ctx, path); err == nil {
+			return engine, nil
+		}
+	}
+	return Engine{}, fmt.Errorf("cannot find an engine for Terraform modules: %w; install OpenTofu or Terraform (%s or later) so that it is on PATH, or Go, so that OpenTofu can be built",
+		errors.Join(append(tried, err)...), minEngine)
+}
+
+// tryEngine asks a program for its version.
+func tryEngine(ctx context.Context, name string) (Engine, error) {
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return Engine{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, "version", "-json")
+	for key, value := range engineEnv() {
+		cmd.Env = append(cmd.Env, key+"="+value)
+	}
+	output, err := cmd.Output()
+	if err != nil {
+		return Engine{}, fmt.Errorf("cannot ask %s for its version: %w", path, err)
+	}
+	var answer struct {
+		Version string `json:"terraform_version"` // OpenTofu's too
+	}
+	if err := json.Unmarshal(output, &answer); err != nil {
+		return Engine{}, fmt.Errorf("cannot read the version of %s: %w", path, err)
+	}
+	found, err := version.NewVersion(answer.Version)
+	if err != nil {
+		return Engine{}, fmt.Errorf("cannot read the version of %s: %w", path, err)
+	}
+	if found.LessThan(version.Must(version.NewVersion(minEngine))) {
+		return Engine{}, fmt.Errorf("%s is version %s, %s or later is needed", path, found, minEngine)
+	}
+	kind := "terraform"
+	if strings.Contains(filepath.Base(path), "tofu") {
+		kind = "tofu"
+	}
+	return Engine{Path: path, Name: kind, Version: found.String()}, nil
+}
+
+// engineEnv is the environment that engines run in: ours, for proxies and
+// clouds' credentials, without what would change the engine's behaviour under
+// us.
+func engineEnv() map[string]string {
+	env := map[string]string{}
+	for _, entry := range os.Environ() {
+		key, value, _ := strings.Cut(entry, "=")
+		switch {
+		case strings.HasPrefix(key, "TF_LOG"), strings.HasPrefix(key, "TF_REATTACH"), strings.HasPrefix(key, "TF_VAR_"),
+			strings.HasPrefix(key, "TF_CLI_ARGS"), key == "TF_DATA_DIR", key == "TF_WORKSPACE":
+			continue
+		case key == "TF_CLI_CONFIG_FILE":
+			if _, err := os.Stat(value); err != nil {
+				continue // the engine would warn at every call
+			}
+		}
+		env[key] = value
+	}
+	env["CHECKPOINT_DISABLE"] = "1" // no question for newer versions
+	return env
+}

@@ -1,0 +1,55 @@
+terraform {
+  required_version = ">= 1.5"
+  required_providers {
+    localvm = {
+      source = "deploy.internal/deploy/localvm" # part of deploy itself
+    }
+  }
+}
+
+locals {
+  cidr     = try(var.settings.cidr, "127.40.0.0/16")
+  ssh_port = try(var.settings.ssh_port, 2222)
+  publish = {
+    for address, target in try(var.settings.publish, {}) :
+    address => { group = split(":", target)[0], port = split(":", target)[1] }
+  }
+}
+
+resource "localvm_disk" "disk" {
+  for_each = var.disks
+
+  group   = each.value.group
+  index   = each.value.index
+  size_gb = each.value.size_gb
+}
+
+resource "localvm_machine" "vm" {
+  for_each = var.instances
+
+  group          = each.value.group
+  index          = each.value.index
+  cidr           = local.cidr
+  static_address = each.value.static_address
+  ssh_port       = local.ssh_port
+  ssh_public_key = var.ssh_public_key
+  disk           = contains(keys(var.disks), each.key) ? localvm_disk.disk[each.key].path : ""
+  tags           = merge(each.value.tags, { deployment = var.deployment.name, deployment_id = var.deployment.id })
+}
+
+resource "localvm_publish" "address" {
+  for_each = local.publish
+
+  listen = each.key
+  targets = [
+    for key, instance in var.instances :
+    "${localvm_machine.vm[key].address}:${each.value.port}" if instance.group == each.value.group
+  ]
+
+  lifecycle {
+    precondition {
+      condition     = contains([for instance in var.instances : instance.group], each.value.group)
+      error_message = "Infrastructure \"local\" is to publish ${each.key}, but group \"${each.value.group}\" has no instances."
+    }
+  }
+}

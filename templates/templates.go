@@ -1,0 +1,10 @@
+// Package templates holds the built-in templates: Terraform modules that make
+// the VMs of one infrastructure each, with the contract of CONTRACT.md.
+package templates
+
+import "embed"
+
+// FS has a folder for each template, named as in an infrastructure block.
+//
+//go:embed local
+var FS embed.FS
