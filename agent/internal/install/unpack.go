@@ -39,6 +39,7 @@ func unpack(r io.Reader, dir string, maxBytes int64, maxEntries int) error {
 		mode fs.FileMode
 	}
 	var folders []folder
+	var links []string
 	for n := 0; ; n++ {
 		header, err := archive.Next()
 		if errors.Is(err, io.EOF) {
@@ -85,6 +86,7 @@ func unpack(r io.Reader, dir string, maxBytes int64, maxEntries int) error {
 			if err := root.Symlink(target, name); err != nil {
 				return err
 			}
+			links = append(links, name)
 		case tar.TypeLink:
 			if !filepath.IsLocal(path.Clean(header.Linkname)) {
 				return fmt.Errorf("link %q leads out of the package, to %q", header.Name, header.Linkname)
@@ -95,6 +97,12 @@ func unpack(r io.Reader, dir string, maxBytes int64, maxEntries int) error {
 		case tar.TypeXGlobalHeader:
 		default:
 			return fmt.Errorf("entry %q is neither file, folder nor link", header.Name)
+		}
+	}
+	// Links over links may lead out although each alone does not.
+	for _, name := range links {
+		if _, err := root.Stat(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("link %q leads out of the package or nowhere: %w", name, err)
 		}
 	}
 	for n := len(folders) - 1; n >= 0; n-- {
