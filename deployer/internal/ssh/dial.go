@@ -109,7 +109,8 @@ func (e *AuthError) Error() string {
 
 // Dial logs in to a host. It tries again, backing off, as long as the host is
 // unreachable, refuses connections, or drops or does not answer them; it ends
-// with the context, with Options.Patience, or at once with *HostKeyError,
+// with the context or Options.Patience, with the last attempt's error in the
+// chain, or at once with *HostKeyError,
 // *AuthError or another error that time does not heal.
 func Dial(ctx context.Context, t Target, o Options) (*Client, error) {
 	o = o.withDefaults()
@@ -152,7 +153,7 @@ func Dial(ctx context.Context, t Target, o Options) (*Client, error) {
 	case errors.As(err, &wrongKey), errors.As(err, &refused):
 		return nil, err
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("cannot connect to %s: %w (last attempt: %v)", t, context.Cause(ctx), reason(last))
+		return nil, fmt.Errorf("cannot connect to %s: %w (last attempt: %w)", t, context.Cause(ctx), reason(last))
 	case waiting.Err() != nil:
 		return nil, fmt.Errorf("cannot connect to %s within %s: %w; check that the VM runs and that its SSH port can be reached from here", t, o.Patience, reason(last))
 	default:

@@ -107,6 +107,21 @@ func (r *contextReader) Read(p []byte) (int, error) {
 	return r.r.Read(p)
 }
 
+// MkdirAll makes a folder on the host, and those above it, if they are missing.
+func (c *Client) MkdirAll(ctx context.Context, dir string) error {
+	_, err := await(ctx, c, func() (struct{}, error) {
+		files, err := c.sftp()
+		if err != nil {
+			return struct{}{}, err
+		}
+		return struct{}{}, files.MkdirAll(dir)
+	})
+	if err != nil {
+		return c.failed("make the folder "+dir, err)
+	}
+	return nil
+}
+
 // Stat describes a file on the host; the error of a missing one answers
 // errors.Is(err, fs.ErrNotExist).
 func (c *Client) Stat(ctx context.Context, file string) (fs.FileInfo, error) {

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"deploy/deployer/internal/ssh/sshtest"
 )
 
 // context60 bounds a whole test; nothing that works comes near it.
@@ -27,9 +29,13 @@ func context60(t *testing.T) context.Context {
 	return ctx
 }
 
-func dial(t *testing.T, h *testHost, o Options) *Client {
+func target(h *sshtest.Host) Target {
+	return Target{Host: h.Address.IP.String(), Port: h.Address.Port, User: sshtest.User, HostKey: h.HostKey, PrivateKey: h.PrivateKey}
+}
+
+func dial(t *testing.T, h *sshtest.Host, o Options) *Client {
 	t.Helper()
-	c, err := Dial(context60(t), h.target(), o)
+	c, err := Dial(context60(t), target(h), o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +44,7 @@ func dial(t *testing.T, h *testHost, o Options) *Client {
 }
 
 func TestRun(t *testing.T) {
-	c := dial(t, newHost(t), Options{})
+	c := dial(t, sshtest.Start(t), Options{})
 	tests := []struct {
 		command, stdin, stdout string
 		status                 int
@@ -82,7 +88,7 @@ func TestRun(t *testing.T) {
 }
 
 func TestCancelledCommandEnds(t *testing.T) {
-	c := dial(t, newHost(t), Options{})
+	c := dial(t, sshtest.Start(t), Options{})
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
@@ -118,7 +124,7 @@ func TestCancelledCommandEnds(t *testing.T) {
 }
 
 func TestUpload(t *testing.T) {
-	c := dial(t, newHost(t), Options{})
+	c := dial(t, sshtest.Start(t), Options{})
 	big := make([]byte, 16<<20)
 	rand.NewChaCha8([32]byte{}).Read(big)
 	for _, test := range []struct {
@@ -172,7 +178,7 @@ func onlyFile(t *testing.T, dir string, names ...string) {
 }
 
 func TestUploadRemovesWhatOldOnesLeft(t *testing.T) {
-	c := dial(t, newHost(t), Options{})
+	c := dial(t, sshtest.Start(t), Options{})
 	dir := t.TempDir()
 	for name, age := range map[string]time.Duration{".file.upload-OLD": 2 * time.Hour, ".file.upload-NEW": time.Minute, ".other.upload-OLD": 2 * time.Hour} {
 		path := filepath.Join(dir, name)
@@ -190,7 +196,7 @@ func TestUploadRemovesWhatOldOnesLeft(t *testing.T) {
 }
 
 func TestUploadErrorsLeaveNothing(t *testing.T) {
-	c := dial(t, newHost(t), Options{})
+	c := dial(t, sshtest.Start(t), Options{})
 	broken := errors.New("the disk is broken")
 	cancelled, cancel := context.WithCancel(context60(t))
 	tests := []struct {
@@ -243,14 +249,14 @@ func (c calling) Read([]byte) (int, error) { c.call(); return 0, io.EOF }
 func TestConnectionLostMidUpload(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		lose func(*testHost)
+		lose func(*sshtest.Host)
 		want string
 	}{
-		{"reset", func(h *testHost) { h.cut() }, ""},
-		{"silence", func(h *testHost) { h.hush() }, "the connection was lost: the host has not answered for 150ms"},
+		{"reset", func(h *sshtest.Host) { h.Cut() }, ""},
+		{"silence", func(h *sshtest.Host) { h.Hush() }, "the connection was lost: the host has not answered for 150ms"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			h := newHost(t)
+			h := sshtest.Start(t)
 			c := dial(t, h, Options{KeepAlive: 50 * time.Millisecond})
 			dir := t.TempDir()
 			file := filepath.Join(dir, "file")
@@ -293,9 +299,9 @@ func TestSilentHostHoldsNobody(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			t.Run("context", func(t *testing.T) {
-				h := newHost(t)
+				h := sshtest.Start(t)
 				c := dial(t, h, Options{KeepAlive: time.Hour})
-				h.hush()
+				h.Hush()
 				ctx, cancel := context.WithTimeout(context60(t), 50*time.Millisecond)
 				defer cancel()
 				if err := test.call(ctx, c); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), c.String()) {
@@ -303,9 +309,9 @@ func TestSilentHostHoldsNobody(t *testing.T) {
 				}
 			})
 			t.Run("keepalive", func(t *testing.T) {
-				h := newHost(t)
+				h := sshtest.Start(t)
 				c := dial(t, h, Options{KeepAlive: 20 * time.Millisecond})
-				h.hush()
+				h.Hush()
 				if err := test.call(context60(t), c); err == nil || !strings.Contains(err.Error(), "has not answered for 60ms") {
 					t.Errorf("error = %v", err)
 				}
@@ -315,7 +321,7 @@ func TestSilentHostHoldsNobody(t *testing.T) {
 }
 
 func TestKeepAliveLeavesGoodConnectionsAlone(t *testing.T) {
-	c := dial(t, newHost(t), Options{KeepAlive: 500 * time.Millisecond})
+	c := dial(t, sshtest.Start(t), Options{KeepAlive: 500 * time.Millisecond})
 	// Longer than the patience with a host that does not answer.
 	if out, err := c.Run(context60(t), "sleep 1.8; echo done", nil); err != nil || out != "done\n" {
 		t.Errorf("%q, %v", out, err)
@@ -323,7 +329,7 @@ func TestKeepAliveLeavesGoodConnectionsAlone(t *testing.T) {
 }
 
 func TestTunnels(t *testing.T) {
-	c := dial(t, newHost(t), Options{})
+	c := dial(t, sshtest.Start(t), Options{})
 	path := filepath.Join(t.TempDir(), "s")
 	tests := []struct {
 		network, address string
@@ -368,7 +374,7 @@ func TestTunnels(t *testing.T) {
 }
 
 func TestInteractive(t *testing.T) {
-	c := dial(t, newHost(t), Options{})
+	c := dial(t, sshtest.Start(t), Options{})
 
 	t.Run("without a terminal", func(t *testing.T) {
 		var stdout, stderr bytes.Buffer
@@ -436,9 +442,8 @@ func TestDialWaitsForTheHostToBoot(t *testing.T) {
 		listener.Close()
 	}()
 	var dials, retries atomic.Int32
-	known := newHost(t) // lends its keys
-	target := known.target()
-	target.Port = listener.Addr().(*net.TCPAddr).Port
+	known := sshtest.NewKeys(t)
+	to := target(&sshtest.Host{Keys: known, Address: listener.Addr().(*net.TCPAddr)})
 	up := sync.OnceFunc(func() {
 		<-dropped
 		listener, err := net.Listen("tcp", address)
@@ -446,9 +451,9 @@ func TestDialWaitsForTheHostToBoot(t *testing.T) {
 			t.Error(err)
 			return
 		}
-		(&testHost{config: known.config, listener: listener}).start(t)
+		sshtest.StartOn(t, listener, known)
 	})
-	c, err := Dial(context60(t), target, Options{
+	c, err := Dial(context60(t), to, Options{
 		OnDial: func() { dials.Add(1) },
 		OnRetry: func(err error) {
 			if retries.Add(1) >= 3 {
@@ -460,14 +465,14 @@ func TestDialWaitsForTheHostToBoot(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if c.HostKey() != known.hostKey || dials.Load() != retries.Load()+1 || retries.Load() < 3 {
+	if c.HostKey() != known.HostKey || dials.Load() != retries.Load()+1 || retries.Load() < 3 {
 		t.Errorf("host key %s, %d dials, %d retries", c.HostKey(), dials.Load(), retries.Load())
 	}
 }
 
 func TestDialErrors(t *testing.T) {
-	_, other := newKey(t)
-	otherPEM, _ := newKey(t)
+	_, other := sshtest.NewKey(t)
+	otherPEM, _ := sshtest.NewKey(t)
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // accepts, in the kernel, and says nothing
 	if err != nil {
 		t.Fatal(err)
@@ -481,7 +486,7 @@ func TestDialErrors(t *testing.T) {
 	at := func(l net.Listener) func(*Target) {
 		return func(t *Target) { t.Port = l.Addr().(*net.TCPAddr).Port }
 	}
-	h := newHost(t)
+	h := sshtest.Start(t)
 	tests := []struct {
 		name   string
 		change func(*Target)
@@ -499,19 +504,19 @@ func TestDialErrors(t *testing.T) {
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			target := h.target()
-			test.change(&target)
+			to := target(h)
+			test.change(&to)
 			dials := 0
 			o := Options{OnDial: func() { dials++ }}
 			if test.as == nil {
 				o.Patience, o.Attempt = 300*time.Millisecond, 100*time.Millisecond
 			}
-			c, err := Dial(context60(t), target, o)
+			c, err := Dial(context60(t), to, o)
 			if err == nil {
 				c.Close()
 				t.Fatal("no error")
 			}
-			for _, want := range append(test.want, target.String()) {
+			for _, want := range append(test.want, to.String()) {
 				if !strings.Contains(err.Error(), want) {
 					t.Errorf("%q does not mention %q", err, want)
 				}
@@ -526,11 +531,11 @@ func TestDialErrors(t *testing.T) {
 	}
 
 	t.Run("both host keys are named", func(t *testing.T) {
-		target := h.target()
-		target.HostKey = authorizedKey(other.PublicKey())
-		_, err := Dial(context60(t), target, Options{})
+		to := target(h)
+		to.HostKey = authorizedKey(other.PublicKey())
+		_, err := Dial(context60(t), to, Options{})
 		var wrong *HostKeyError
-		if !errors.As(err, &wrong) || wrong.ShownKey != h.hostKey || wrong.PinnedKey != target.HostKey ||
+		if !errors.As(err, &wrong) || wrong.ShownKey != h.HostKey || wrong.PinnedKey != to.HostKey ||
 			!strings.Contains(err.Error(), wrong.Shown) || !strings.Contains(err.Error(), wrong.Pinned) {
 			t.Errorf("error = %v", err)
 		}
@@ -538,34 +543,37 @@ func TestDialErrors(t *testing.T) {
 
 	t.Run("cancelled", func(t *testing.T) {
 		for name, l := range map[string]net.Listener{"refused": nobody, "silent": silent} {
-			target := h.target()
-			at(l)(&target)
+			to := target(h)
+			at(l)(&to)
 			ctx, cancel := context.WithTimeout(context60(t), 100*time.Millisecond)
-			_, err := Dial(ctx, target, Options{})
+			_, err := Dial(ctx, to, Options{})
 			cancel()
-			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), target.String()) {
+			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), to.String()) {
 				t.Errorf("%s: error = %v", name, err)
+			}
+			if name == "refused" && !errors.Is(err, syscall.ECONNREFUSED) {
+				t.Errorf("the last attempt's error is not in the chain of %v", err)
 			}
 		}
 	})
 }
 
 func TestHostKeyIsPinnedAtFirstContact(t *testing.T) {
-	h := newHost(t)
-	target := h.target()
-	target.HostKey = ""
-	c, err := Dial(context60(t), target, Options{})
+	h := sshtest.Start(t)
+	to := target(h)
+	to.HostKey = ""
+	c, err := Dial(context60(t), to, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	if c.HostKey() != h.hostKey {
-		t.Errorf("host key = %q, want %q", c.HostKey(), h.hostKey)
+	if c.HostKey() != h.HostKey {
+		t.Errorf("host key = %q, want %q", c.HostKey(), h.HostKey)
 	}
 }
 
 func TestClosedClient(t *testing.T) {
-	c := dial(t, newHost(t), Options{})
+	c := dial(t, sshtest.Start(t), Options{})
 	if err := c.Close(); err != nil {
 		t.Error(err)
 	}

@@ -1,4 +1,6 @@
-package ssh
+// Package sshtest runs an SSH server inside a test: one that runs real commands
+// as the test's user, serves files and tunnels, and can be cut off or made silent.
+package sshtest
 
 import (
 	"crypto/ed25519"
@@ -10,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -19,8 +22,11 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// newKey makes a private key, as PEM and as signer.
-func newKey(t *testing.T) ([]byte, ssh.Signer) {
+// User is whom a Host lets in.
+const User = "vm"
+
+// NewKey makes a private key, as PEM and as signer.
+func NewKey(t testing.TB) ([]byte, ssh.Signer) {
 	t.Helper()
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -37,68 +43,82 @@ func newKey(t *testing.T) ([]byte, ssh.Signer) {
 	return pem.EncodeToMemory(block), signer
 }
 
-// testHost is an SSH server that lets one user in, with one key, and runs real
-// commands. Between it and the network stands a relay that tests can cut or
-// make silent.
-type testHost struct {
-	config  *ssh.ServerConfig
-	hostKey string
-	userKey []byte
+// Keys are a host's own and that of the user whom it lets in.
+type Keys struct {
+	HostKey    string // authorized_keys form
+	PrivateKey []byte // the user's, PEM
 
-	listener net.Listener
-	work     sync.WaitGroup
-
-	mu     sync.Mutex
-	conns  []net.Conn
-	closed bool
-	silent chan struct{} // closed: nothing is relayed any more
-	hush   func()
+	config *ssh.ServerConfig
 }
 
-func newHost(t *testing.T) *testHost {
+// NewKeys makes keys for a host.
+func NewKeys(t testing.TB) Keys {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, hostKey := newKey(t)
-	userPEM, user := newKey(t)
+	_, hostKey := NewKey(t)
+	userPEM, user := NewKey(t)
 	config := &ssh.ServerConfig{
 		PublicKeyCallback: func(c ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-			if c.User() == "vm" && string(key.Marshal()) == string(user.PublicKey().Marshal()) {
+			if c.User() == User && string(key.Marshal()) == string(user.PublicKey().Marshal()) {
 				return nil, nil
 			}
 			return nil, errors.New("unknown")
 		},
 	}
 	config.AddHostKey(hostKey)
-	h := &testHost{config: config, userKey: userPEM, hostKey: authorizedKey(hostKey.PublicKey()), listener: listener}
-	h.start(t)
-	return h
+	return Keys{
+		HostKey:    strings.TrimSpace(string(ssh.MarshalAuthorizedKey(hostKey.PublicKey()))),
+		PrivateKey: userPEM,
+		config:     config,
+	}
 }
 
-// start lets the host answer on its listener until the test's end.
-func (h *testHost) start(t *testing.T) {
-	h.silent = make(chan struct{})
-	h.hush = sync.OnceFunc(func() { close(h.silent) })
+// Host is a running server. Between it and the network stands a relay, which
+// Cut and Hush disturb.
+type Host struct {
+	Keys
+	Address *net.TCPAddr
+	// Hush makes the host silent for ever: nothing is relayed any more.
+	Hush func()
+
+	env      []string
+	listener net.Listener
+	work     sync.WaitGroup
+	silent   chan struct{}
+
+	mu     sync.Mutex
+	conns  []net.Conn
+	closed bool
+}
+
+// Start runs a host until the test's end. Its commands get env beside the test's
+// own environment.
+func Start(t testing.TB, env ...string) *Host {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return StartOn(t, listener, NewKeys(t), env...)
+}
+
+// StartOn is Start with a listener and keys of the caller's choice.
+func StartOn(t testing.TB, listener net.Listener, keys Keys, env ...string) *Host {
+	h := &Host{Keys: keys, Address: listener.Addr().(*net.TCPAddr), env: append(os.Environ(), env...), listener: listener, silent: make(chan struct{})}
+	h.Hush = sync.OnceFunc(func() { close(h.silent) })
 	h.work.Go(h.accept)
 	t.Cleanup(func() {
 		h.listener.Close()
 		h.mu.Lock()
 		h.closed = true
 		h.mu.Unlock()
-		h.cut()
+		h.Cut()
 		h.work.Wait()
 	})
+	return h
 }
 
-func (h *testHost) target() Target {
-	address := h.listener.Addr().(*net.TCPAddr)
-	return Target{Host: address.IP.String(), Port: address.Port, User: "vm", HostKey: h.hostKey, PrivateKey: h.userKey}
-}
-
-// keep has a connection closed by cut.
-func (h *testHost) keep(conns ...net.Conn) {
+// keep has a connection closed by Cut.
+func (h *Host) keep(conns ...net.Conn) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.conns = append(h.conns, conns...)
@@ -109,8 +129,8 @@ func (h *testHost) keep(conns ...net.Conn) {
 	}
 }
 
-// cut ends all connections.
-func (h *testHost) cut() {
+// Cut ends all connections.
+func (h *Host) Cut() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, c := range h.conns {
@@ -122,7 +142,7 @@ func (h *testHost) cut() {
 	h.conns = nil
 }
 
-func (h *testHost) accept() {
+func (h *Host) accept() {
 	for {
 		outer, err := h.listener.Accept()
 		if err != nil {
@@ -136,7 +156,7 @@ func (h *testHost) accept() {
 	}
 }
 
-func (h *testHost) relay(to, from net.Conn) {
+func (h *Host) relay(to, from net.Conn) {
 	defer to.Close()
 	buffer := make([]byte, 32<<10)
 	for {
@@ -159,7 +179,7 @@ func (h *testHost) relay(to, from net.Conn) {
 	}
 }
 
-func (h *testHost) serve(conn net.Conn) {
+func (h *Host) serve(conn net.Conn) {
 	defer conn.Close()
 	server, channels, requests, err := ssh.NewServerConn(conn, h.config)
 	if err != nil {
@@ -198,7 +218,7 @@ func (h *testHost) serve(conn net.Conn) {
 	}
 }
 
-func (h *testHost) tunnel(c ssh.NewChannel, network, address string) {
+func (h *Host) tunnel(c ssh.NewChannel, network, address string) {
 	conn, err := net.Dial(network, address)
 	if err != nil {
 		c.Reject(ssh.ConnectionFailed, err.Error())
@@ -215,7 +235,7 @@ func (h *testHost) tunnel(c ssh.NewChannel, network, address string) {
 	io.Copy(channel, conn)
 }
 
-func (h *testHost) session(channel ssh.Channel, requests <-chan *ssh.Request) {
+func (h *Host) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 	var cmd *exec.Cmd
 	var size *pty.Winsize
 	var tty *os.File
@@ -260,6 +280,7 @@ func (h *testHost) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 			if r.Type == "exec" && ssh.Unmarshal(r.Payload, &v) == nil {
 				cmd = exec.Command("/bin/sh", "-c", v.Command)
 			}
+			cmd.Env = h.env
 			if size != nil {
 				var err error
 				if tty, err = pty.StartWithSize(cmd, size); err != nil {
