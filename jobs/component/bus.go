@@ -1,6 +1,7 @@
 package component
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -19,10 +20,13 @@ import (
 type bus struct {
 	conn *nats.Conn
 	log  *slog.Logger
+	done chan struct{} // closed when conn is and calls nothing any more
 
 	mu        sync.Mutex
 	connected bool
-	ever      bool // was connected at least once
+	ever      bool  // was connected at least once
+	failure   error // of the last attempt to connect; nil: connected
+	closing   bool
 	servers   []string
 	onConnect []func()
 }
@@ -30,7 +34,7 @@ type bus struct {
 // connect starts connecting and returns at the latest when each server was
 // tried once; it fails for settings that cannot work only.
 func connect(name string, cfg Config, dial *net.Dialer, log *slog.Logger) (*bus, error) {
-	b := &bus{log: log, servers: slices.Clone(cfg.Mbus)}
+	b := &bus{log: log, done: make(chan struct{}), servers: slices.Clone(cfg.Mbus)}
 	options := []nats.Option{
 		nats.Name(name),
 		nats.RetryOnFailedConnect(true),
@@ -52,12 +56,14 @@ func connect(name string, cfg Config, dial *net.Dialer, log *slog.Logger) (*bus,
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			b.mu.Lock()
 			b.connected = false
+			closing := b.closing
 			b.mu.Unlock()
-			log.Warn("bus is away", "error", err)
+			if !closing {
+				log.Warn("bus is away", "error", err)
+			}
 		}),
-		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) {
-			log.Warn("cannot reach the bus, trying again", "error", err)
-		}),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { b.failed(err) }),
+		nats.ClosedHandler(func(*nats.Conn) { close(b.done) }),
 		nats.ErrorHandler(func(_ *nats.Conn, sub *nats.Subscription, err error) {
 			subject := ""
 			if sub != nil {
@@ -79,12 +85,24 @@ func connect(name string, cfg Config, dial *net.Dialer, log *slog.Logger) (*bus,
 
 func (b *bus) connectedTo(conn *nats.Conn) {
 	b.mu.Lock()
-	b.connected, b.ever = true, true
+	b.connected, b.ever, b.failure = true, true, nil
 	calls := slices.Clone(b.onConnect)
 	b.mu.Unlock()
 	b.log.Info("connected to the bus", "server", conn.ConnectedAddr())
 	for _, call := range calls {
 		call()
+	}
+}
+
+// failed notes why the bus cannot be reached; it is tried several times a
+// second, so what is said already is not said again.
+func (b *bus) failed(err error) {
+	b.mu.Lock()
+	known := b.failure != nil && b.failure.Error() == err.Error()
+	b.failure = err
+	b.mu.Unlock()
+	if !known {
+		b.log.Warn("cannot reach the bus, trying again and again", "error", err)
 	}
 }
 
@@ -106,10 +124,17 @@ func (b *bus) isConnected() bool {
 	return b.connected
 }
 
-func (b *bus) wasConnected() bool {
+// reached says why the bus was never reached, nil if it was.
+func (b *bus) reached() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.ever
+	if b.ever {
+		return nil
+	}
+	if b.failure != nil {
+		return fmt.Errorf("waiting for the bus: %w", b.failure)
+	}
+	return errors.New("waiting for the bus")
 }
 
 // use takes another list of servers. A connection to a server that stays in
@@ -140,7 +165,11 @@ func (b *bus) close() {
 	if b.isConnected() {
 		_ = b.conn.FlushTimeout(time.Second)
 	}
+	b.mu.Lock()
+	b.closing = true
+	b.mu.Unlock()
 	b.conn.Close()
+	<-b.done
 }
 
 // address is the host:port of a server's URI.

@@ -206,8 +206,8 @@ func (c *Component) Ready() error {
 		return errors.New("draining")
 	default:
 	}
-	if !c.bus.wasConnected() {
-		return errors.New("waiting for the bus")
+	if err := c.bus.reached(); err != nil {
+		return err
 	}
 	if c.options.Ready != nil {
 		return c.options.Ready()

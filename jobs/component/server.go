@@ -22,9 +22,13 @@ const idleTimeout = 90 * time.Second
 // readHeaderTimeout bounds how long a client may take for a request's head.
 const readHeaderTimeout = 60 * time.Second
 
-// Server is an HTTP server that can leave without losing a request. Closing
-// idle connections (http.Server.Shutdown) is not enough: a client that reuses
-// one at that moment sees it close without an answer, and must not repeat a POST.
+// freshTimeout is how long a drain waits for the first request of a connection.
+const freshTimeout = 5 * time.Second
+
+// Server is an HTTP server that can leave without losing a request.
+// http.Server.Shutdown is not enough: it closes idle connections, so a client
+// that reuses one at that moment sees it close without an answer, and must not
+// repeat a POST; and it drops requests that it reads after it was called.
 type Server struct {
 	// PeerKeepalive is how long clients keep an idle connection; DrainTimeout how
 	// long a drain waits for requests and upgraded connections in progress, after
@@ -49,11 +53,19 @@ type Server struct {
 
 type connection struct {
 	opened time.Time
+	fresh  bool      // nothing was read from it yet
 	idle   time.Time // since when; zero: in use
 }
 
-// NewServer serves h on l, once Serve is called.
-func NewServer(l net.Listener, h http.Handler, log *slog.Logger) *Server {
+// Listen takes host:port for a Server that answers with h once Serve is called.
+func Listen(addr string, h http.Handler, log *slog.Logger) (*Server, error) {
+	var plain net.ListenConfig
+	// Multipath TCP, Go's default, knows no socket filters, see emptyQueue.
+	plain.SetMultipathTCP(false)
+	l, err := plain.Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen for requests: %w", err)
+	}
 	base, cut := context.WithCancel(context.Background())
 	s := &Server{
 		PeerKeepalive: 3 * time.Second,
@@ -81,7 +93,16 @@ func NewServer(l net.Listener, h http.Handler, log *slog.Logger) *Server {
 		ReadHeaderTimeout: readHeaderTimeout,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
-	return s
+	return s, nil
+}
+
+// Addr is where it listens.
+func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// Close frees the address of a Server whose Serve will not be called.
+func (s *Server) Close() error {
+	s.cut()
+	return s.listener.Close()
 }
 
 // Draining says whether Drain was called. Handlers that replace the response's
@@ -144,17 +165,15 @@ func (s *Server) Drain(ctx context.Context) error {
 	if err := stopAccepting(ctx, s.listener); err != nil {
 		return fmt.Errorf("cannot stop listening on %s: %w", s.listener.Addr(), err)
 	}
-	<-s.served // so that every accepted connection is known to Shutdown
+	<-s.served // so that every accepted connection is counted
 	patience, cancel := context.WithTimeout(ctx, s.DrainTimeout)
 	defer cancel()
-	// Shutdown does not wait for upgraded connections, the count of handlers does.
-	if s.server.Shutdown(patience) == nil && s.waitUntil(patience, func() bool { return s.handlers == 0 }) {
-		return nil
+	if !s.waitUntil(patience, s.finished) {
+		if ctx.Err() != nil {
+			return fmt.Errorf("cannot drain %s: %w", s.listener.Addr(), context.Cause(ctx))
+		}
+		s.log.Warn("cutting requests that take longer than the drain time-out", "timeout", s.DrainTimeout)
 	}
-	if ctx.Err() != nil {
-		return fmt.Errorf("cannot drain %s: %w", s.listener.Addr(), context.Cause(ctx))
-	}
-	s.log.Warn("cutting requests that take longer than the drain time-out", "timeout", s.DrainTimeout)
 	s.end(ctx)
 	return nil
 }
@@ -177,6 +196,21 @@ func (s *Server) settled() bool {
 		}
 	}
 	return true
+}
+
+// finished says, with the lock held, whether nothing is in progress and no
+// connection is left on which a request may be on its way.
+func (s *Server) finished() bool {
+	now := time.Now()
+	for _, c := range s.conns {
+		switch {
+		case c.fresh && now.Sub(c.opened) > freshTimeout:
+		case !c.idle.IsZero() && now.Sub(c.idle) >= s.PeerKeepalive:
+		default:
+			return false
+		}
+	}
+	return s.handlers == 0
 }
 
 // waitUntil polls a condition on what the lock guards; false if ctx ended first.
@@ -209,7 +243,7 @@ func (s *Server) track(conn net.Conn, state http.ConnState) {
 	defer s.mu.Unlock()
 	switch state {
 	case http.StateNew:
-		s.conns[conn] = connection{opened: time.Now()}
+		s.conns[conn] = connection{opened: time.Now(), fresh: true}
 	case http.StateActive:
 		s.conns[conn] = connection{opened: s.conns[conn].opened}
 	case http.StateIdle:
@@ -224,12 +258,7 @@ func (s *Server) track(conn net.Conn, state http.ConnState) {
 // ones unanswered (the client tries again a moment later and is refused), then
 // the server, which goes on accepting, empties the queue.
 func stopAccepting(ctx context.Context, l net.Listener) error {
-	if sys, ok := l.(syscall.Conn); ok {
-		if err := emptyQueue(ctx, sys); err != nil {
-			return errors.Join(err, l.Close())
-		}
-	}
-	return l.Close()
+	return errors.Join(emptyQueue(ctx, l.(syscall.Conn)), l.Close())
 }
 
 func emptyQueue(ctx context.Context, l syscall.Conn) error {
@@ -238,16 +267,18 @@ func emptyQueue(ctx context.Context, l syscall.Conn) error {
 		return err
 	}
 	dropAll := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
-	for first := true; ; first = false {
-		var waiting int
+	if err := raw.Control(func(fd uintptr) {
+		// Where the kernel refuses it, a connection made between the last look at
+		// the queue and the close is reset: rare, and no reason not to drain.
+		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &dropAll)
+	}); err != nil {
+		return err
+	}
+	for {
+		waiting := 0
 		var failed error
 		err := raw.Control(func(fd uintptr) {
-			if first {
-				failed = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &dropAll)
-			}
-			if failed == nil {
-				waiting, failed = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
-			}
+			waiting, failed = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
 		})
 		if errors.Is(failed, unix.EINTR) {
 			continue

@@ -1,0 +1,90 @@
+description = "HTTP router: learns routes over the bus and proxies requests to the instances behind them"
+
+property "port" {
+  type        = number
+  default     = 8081
+  description = "Port for requests, on the instance's own address"
+}
+
+property "trace_key" {
+  type        = string
+  default     = "22"
+  description = "Value of the request header X-Vcap-Trace that asks for X-Vcap-Backend and X-Vcap-Router; \"\": none does"
+}
+
+property "not_found_redirect" {
+  type        = string
+  default     = ""
+  description = "Where requests for unknown hosts are redirected; \"\": they get a 404"
+}
+
+property "max_body_mb" {
+  type        = number
+  default     = 256
+  description = "Largest request body, MiB; 0: no limit"
+}
+
+property "log_level" {
+  type        = string
+  default     = "info"
+  description = "off, error, warn, info or debug"
+
+  validation {
+    condition = contains(["off", "error", "warn", "info", "debug"], property.log_level)
+    message   = "One of off, error, warn, info, debug."
+  }
+}
+
+provides "router" {
+  properties = ["port"]
+}
+
+consumes "bus" {}
+
+package "router" {
+  program = "router"
+}
+
+# The CA that the bus's own certificate is from.
+certificate "bus" {}
+
+template "router.yml" {
+  destination = "router.yml"
+  mode        = "0600" # holds the bus's password
+  on_change   = "reload"
+}
+
+template "bus-ca.pem" {
+  destination = "bus-ca.pem"
+  on_change   = "reload"
+}
+
+process "router" {
+  command = ["${package.router.path}/router", "-c", "${path.config}/router.yml"]
+
+  # What a reload cannot change is repeated here, so that a change restarts.
+  env = {
+    RESTART_ON = jsonencode([property.port])
+  }
+
+  control    = true # readiness, drain and reload on the control socket
+  stop_grace = "10s"
+
+  limits {
+    open_files = 65536
+  }
+
+  # Beside the control socket: the port itself answers.
+  check "http" {
+    target = "http://${instance.address}:${property.port}/healthz"
+  }
+
+  # The answer, unlike a signal, says that the new files are in use.
+  reload {
+    control = true
+  }
+}
+
+listen "http" {
+  port = property.port
+}

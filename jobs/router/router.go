@@ -1,0 +1,304 @@
+package router
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http/httputil"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"deploy/jobs/component"
+	"deploy/jobs/wire"
+)
+
+// A router that has just started knows no routes, and everyone answers its
+// router.start at once: it listens when no route has come for settleQuiet, at
+// the latest after settleMax. Until then those in front of it use another one.
+const (
+	settleQuiet = 300 * time.Millisecond
+	settleMax   = 3 * time.Second
+)
+
+// Router is a running router.
+type Router struct {
+	config   Config
+	settings atomic.Pointer[Config] // what a reload may change
+	file     string
+	base     *component.Component
+	proxy    *httputil.ReverseProxy
+	metrics  metrics
+	added    chan struct{} // a route came
+
+	mu    sync.RWMutex
+	table *table
+
+	serving sync.Mutex
+	server  *component.Server // nil: does not listen yet
+	address string
+	gone    bool // drained before it listened
+
+	startInterval, pruneInterval time.Duration
+}
+
+// New reads the configuration and opens what the router needs, except its port.
+// Run must follow, which gives all of it back.
+func New(p component.Process) (*Router, error) {
+	cfg, raw, err := load(p.ConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	r := &Router{
+		config:        cfg,
+		file:          p.ConfigFile,
+		table:         newTable(),
+		added:         make(chan struct{}, 1),
+		startInterval: wire.RouterStartInterval,
+		pruneInterval: wire.RouterPruneInterval,
+	}
+	r.settings.Store(&cfg)
+	r.base, err = component.Open(component.Options{
+		Type:    "Router",
+		Process: p,
+		Config:  cfg.Config,
+		Raw:     raw,
+		Varz:    r.varz,
+		Ready:   r.ready,
+		Drain:   r.drain,
+		Reload:  r.reload,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.proxy = r.newProxy()
+	return r, nil
+}
+
+// Run routes until ctx ends, then drains quickly.
+func (r *Router) Run(ctx context.Context) error {
+	defer r.base.Close()
+	handlers := map[string]nats.MsgHandler{
+		wire.SubjectRouterRegister:   func(m *nats.Msg) { r.registration(m, r.register) },
+		wire.SubjectRouterUnregister: func(m *nats.Msg) { r.registration(m, r.unregister) },
+		wire.SubjectRouterGreet: func(m *nats.Msg) {
+			if m.Reply != "" {
+				r.publishStart(m.Reply)
+			}
+		},
+	}
+	for subject, handle := range handlers {
+		if _, err := r.base.Bus().Subscribe(subject, handle); err != nil {
+			return fmt.Errorf("cannot subscribe %s: %w", subject, err)
+		}
+	}
+	connected := make(chan struct{}, 1)
+	r.base.OnConnect(func() {
+		// Everyone has its whole time to register again.
+		r.touch()
+		r.publishStart(wire.SubjectRouterStart)
+		select {
+		case connected <- struct{}{}:
+		default:
+		}
+	})
+	return r.base.Run(ctx,
+		func(ctx context.Context) error { return r.listen(ctx, connected) },
+		r.keepFresh,
+	)
+}
+
+// Address is where requests come in, "" as long as the router does not listen.
+func (r *Router) Address() string {
+	r.serving.Lock()
+	defer r.serving.Unlock()
+	return r.address
+}
+
+// listen waits for the bus and the routes, then serves.
+func (r *Router) listen(ctx context.Context, connected <-chan struct{}) error {
+	select {
+	case <-connected:
+	case <-ctx.Done():
+		return nil
+	}
+	latest := time.After(settleMax)
+	for settled := false; !settled; {
+		select {
+		case <-r.added:
+		case <-time.After(settleQuiet):
+			settled = true
+		case <-latest:
+			settled = true
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	inet := r.config.Inet
+	if inet == "" {
+		inet = r.base.Address()
+	}
+	server, err := component.Listen(net.JoinHostPort(inet, strconv.Itoa(r.config.Port)), r, r.base.Log())
+	if err != nil {
+		return err
+	}
+	server.PeerKeepalive, server.DrainTimeout = r.config.PeerKeepalive, r.config.DrainTimeout
+	r.serving.Lock()
+	if r.gone {
+		r.serving.Unlock()
+		return server.Close()
+	}
+	r.server, r.address = server, server.Addr().String()
+	r.serving.Unlock()
+	r.base.Log().Info("serving", "address", server.Addr().String())
+	return server.Serve(ctx)
+}
+
+// keepFresh asks everyone to register again and again, and drops those who do
+// not. While the bus is away nobody can, so nobody is dropped.
+func (r *Router) keepFresh(ctx context.Context) error {
+	start, prune := time.NewTicker(r.startInterval), time.NewTicker(r.pruneInterval)
+	defer start.Stop()
+	defer prune.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-start.C:
+			if r.base.Connected() {
+				r.publishStart(wire.SubjectRouterStart)
+			}
+		case <-prune.C:
+			if !r.base.Connected() {
+				r.touch()
+				continue
+			}
+			r.mu.Lock()
+			gone := r.table.prune(time.Now())
+			r.mu.Unlock()
+			if len(gone) > 0 {
+				r.base.Log().Warn("dropped routes that were not registered again", "routes", gone)
+			}
+		}
+	}
+}
+
+// publishStart asks for registrations: on wire.SubjectRouterStart everyone, as
+// the answer to a greet the one who asked.
+func (r *Router) publishStart(subject string) {
+	data, err := json.Marshal(wire.RouterStart{
+		ID:                               r.base.UUID(),
+		Version:                          wire.RouterVersion,
+		Hosts:                            []string{r.base.Address()},
+		MinimumRegisterIntervalInSeconds: int(wire.RegisterInterval / time.Second),
+		PruneThresholdInSeconds:          int(wire.RouterStaleAfter / time.Second),
+	})
+	if err == nil {
+		err = r.base.Bus().Publish(subject, data)
+	}
+	if err != nil {
+		r.base.Log().Warn("cannot ask for registrations", "error", err)
+	}
+}
+
+func (r *Router) registration(m *nats.Msg, take func(wire.Registration)) {
+	message, err := wire.ParseRegistration(m.Data)
+	if err != nil {
+		r.base.Log().Warn("ignoring a message", "subject", m.Subject, "error", err)
+		return
+	}
+	take(message)
+}
+
+func (r *Router) register(m wire.Registration) {
+	r.mu.Lock()
+	added := r.table.register(m, time.Now())
+	r.mu.Unlock()
+	if added == 0 {
+		return
+	}
+	r.base.Log().Info("registered", "host", m.Host, "port", m.Port, "uris", m.URIs)
+	select {
+	case r.added <- struct{}{}:
+	default:
+	}
+}
+
+func (r *Router) unregister(m wire.Registration) {
+	r.mu.Lock()
+	removed := r.table.unregister(m)
+	r.mu.Unlock()
+	if removed > 0 {
+		r.base.Log().Info("unregistered", "host", m.Host, "port", m.Port, "uris", m.URIs)
+	}
+}
+
+func (r *Router) known(host string) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return len(r.table.lookup(host)) > 0
+}
+
+func (r *Router) choose(host, session string, tried []string) *backend {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.table.choose(host, session, tried, time.Now())
+}
+
+func (r *Router) setAside(addr string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.table.setAside(addr, time.Now().Add(asideFor))
+}
+
+func (r *Router) touch() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.table.touch(time.Now())
+}
+
+func (r *Router) varz() map[string]any {
+	doc := r.metrics.varz(time.Now())
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	doc["urls"], doc["droplets"] = r.table.size()
+	return doc
+}
+
+func (r *Router) ready() error {
+	if r.Address() == "" {
+		return fmt.Errorf("waiting for routes to be registered")
+	}
+	return nil
+}
+
+func (r *Router) draining() bool {
+	r.serving.Lock()
+	defer r.serving.Unlock()
+	return r.server != nil && r.server.Draining()
+}
+
+func (r *Router) drain(ctx context.Context) error {
+	r.serving.Lock()
+	r.gone = true
+	server := r.server
+	r.serving.Unlock()
+	if server == nil {
+		return nil
+	}
+	return server.Drain(ctx)
+}
+
+// reload takes what may change while requests are served.
+func (r *Router) reload() error {
+	cfg, _, err := load(r.file)
+	if err != nil {
+		return err
+	}
+	r.settings.Store(&cfg)
+	return nil
+}

@@ -1,0 +1,202 @@
+package router
+
+import (
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"deploy/jobs/wire"
+)
+
+// backend is one instance behind a URI.
+type backend struct {
+	Addr string // host:port
+	App  string
+	Tags wire.Tags
+	// Session is the sticky session's value: the instance's private id.
+	Session string
+
+	seen       time.Time
+	staleAfter time.Duration
+}
+
+// table is the routing table: host names to backends. It is plain data without
+// lock or clock; times are passed in.
+type table struct {
+	hosts map[string][]*backend
+	// aside are backends that could not be connected to, by address, and until
+	// when others are preferred.
+	aside map[string]time.Time
+}
+
+func newTable() *table {
+	return &table{hosts: map[string][]*backend{}, aside: map[string]time.Time{}}
+}
+
+// hostKey is a host name as the table has it: lower-case, without port and
+// final dot. "" for what is no host name.
+func hostKey(host string) string {
+	host = strings.ToLower(strings.TrimSpace(host))
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
+	if strings.ContainsAny(host, "/ \t\r\n@?#") {
+		return ""
+	}
+	return host
+}
+
+// register adds the backend to each URI and says how many routes are new. A
+// backend already there is only seen again: its tags, app and session stay, as
+// in the original. URIs that are no host names are left out.
+func (t *table) register(r wire.Registration, now time.Time) (added int) {
+	addr := net.JoinHostPort(r.Host, strconv.Itoa(r.Port))
+	stale := wire.RouterStaleAfter
+	if s := r.StaleThresholdInSeconds; s > 0 && s < int(stale/time.Second) {
+		stale = time.Duration(s) * time.Second
+	}
+	for _, uri := range r.URIs {
+		host := hostKey(uri)
+		if host == "" {
+			continue
+		}
+		if i := indexOf(t.hosts[host], addr); i >= 0 {
+			t.hosts[host][i].seen = now
+			continue
+		}
+		t.hosts[host] = append(t.hosts[host], &backend{
+			Addr: addr, App: string(r.App), Tags: r.Tags, Session: r.PrivateInstanceID,
+			seen: now, staleAfter: stale,
+		})
+		// Whoever registers anew can be reached, as far as it knows.
+		delete(t.aside, addr)
+		added++
+	}
+	return added
+}
+
+// unregister removes the backend from each URI and says how many routes went.
+func (t *table) unregister(r wire.Registration) (removed int) {
+	addr := net.JoinHostPort(r.Host, strconv.Itoa(r.Port))
+	for _, uri := range r.URIs {
+		host := hostKey(uri)
+		if i := indexOf(t.hosts[host], addr); i >= 0 {
+			t.remove(host, i)
+			removed++
+		}
+	}
+	return removed
+}
+
+// prune removes the backends not seen for longer than they may, and returns
+// them as "host addr".
+func (t *table) prune(now time.Time) (gone []string) {
+	for host, backends := range t.hosts {
+		for i := len(backends) - 1; i >= 0; i-- {
+			if now.Sub(backends[i].seen) > backends[i].staleAfter {
+				gone = append(gone, host+" "+backends[i].Addr)
+				t.remove(host, i)
+				backends = t.hosts[host]
+			}
+		}
+	}
+	for addr, until := range t.aside {
+		if !now.Before(until) {
+			delete(t.aside, addr)
+		}
+	}
+	slices.Sort(gone)
+	return gone
+}
+
+// touch marks everything as seen now: while the bus is away nobody can be.
+func (t *table) touch(now time.Time) {
+	for _, backends := range t.hosts {
+		for _, b := range backends {
+			b.seen = now
+		}
+	}
+}
+
+// setAside prefers other backends until then.
+func (t *table) setAside(addr string, until time.Time) { t.aside[addr] = until }
+
+// lookup returns the backends of a Host header: of the name itself, else of the
+// closest wildcard "*.domain" above it. The slice is not to be changed.
+func (t *table) lookup(hostHeader string) []*backend {
+	host := hostKey(hostHeader)
+	if host == "" {
+		return nil
+	}
+	if backends := t.hosts[host]; len(backends) > 0 {
+		return backends
+	}
+	if _, err := netip.ParseAddr(host); err == nil {
+		return nil
+	}
+	for rest := host; ; {
+		_, after, found := strings.Cut(rest, ".")
+		if !found {
+			return nil
+		}
+		if backends := t.hosts["*."+after]; len(backends) > 0 {
+			return backends
+		}
+		rest = after
+	}
+}
+
+// choose picks a backend for a Host header: the one whose session it is, else
+// any at random, but none of tried, and one that was set aside only if there is
+// no other. nil if all are tried or there is none.
+func (t *table) choose(hostHeader, session string, tried []string, now time.Time) *backend {
+	var open, aside []*backend
+	for _, b := range t.lookup(hostHeader) {
+		if slices.Contains(tried, b.Addr) {
+			continue
+		}
+		if until, ok := t.aside[b.Addr]; ok && now.Before(until) {
+			aside = append(aside, b)
+			continue
+		}
+		if session != "" && b.Session == session {
+			return b
+		}
+		open = append(open, b)
+	}
+	if len(open) == 0 {
+		open = aside
+	}
+	if len(open) == 0 {
+		return nil
+	}
+	return open[rand.IntN(len(open))]
+}
+
+// size counts the host names and the distinct backends.
+func (t *table) size() (urls, backends int) {
+	addrs := map[string]bool{}
+	for _, list := range t.hosts {
+		for _, b := range list {
+			addrs[b.Addr] = true
+		}
+	}
+	return len(t.hosts), len(addrs)
+}
+
+func (t *table) remove(host string, i int) {
+	if len(t.hosts[host]) == 1 {
+		delete(t.hosts, host)
+		return
+	}
+	t.hosts[host] = slices.Delete(t.hosts[host], i, i+1)
+}
+
+func indexOf(backends []*backend, addr string) int {
+	return slices.IndexFunc(backends, func(b *backend) bool { return b.Addr == addr })
+}
