@@ -1,0 +1,186 @@
+package deployer_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// importRule says which of our packages some of our packages may import. All
+// paths are below the module's; expressions match whole paths, and in may and
+// tests $1 is what the first group of packages matched.
+type importRule struct {
+	packages string
+	may      string // imports
+	tests    string // more of them, in tests
+	stdOnly  bool   // nor anything else but the standard library, tests apart
+}
+
+// importRules is ARCHITECTURE.md's table. The first rule that matches a package
+// is its rule; a package without a rule is an error.
+var importRules = []importRule{
+	{packages: `manifests(/.*)?`, may: `manifests/internal/.*`, tests: `manifests(/.*)?`},
+
+	{packages: `agent/api`, tests: `agent/api`, stdOnly: true},
+	{packages: `agent/client`, may: `agent/api`, tests: `agent(/.*)?`},
+	{packages: `agent/internal/.*`, may: `agent/(api|client|internal/.*)`, tests: `agent(/.*)?`},
+	{packages: `agent(/.*)?`, may: `agent(/.*)?`},
+
+	// The pure parts: no machine, no clock, nothing that could reach one.
+	{packages: `deployer/internal/(plan|render)`, may: `manifests|agent/api`, tests: `deployer/internal/(plan|render)`},
+	{packages: `deployer/internal/rollout`, may: `manifests|agent/api|deployer/internal/plan`, tests: `deployer/internal/rollout`},
+	{packages: `deployer/internal/cli(/.*)?`, may: `deployer(/.*)?|manifests|agent/api`},
+	{packages: `deployer/cmd/deploy`, may: `deployer/internal/cli|jobs|templates`},
+	{packages: `deployer/cmd/pack`, may: `deployer/internal/packages`},
+	{packages: `deployer/internal/.*`, may: `deployer/internal/.*|manifests|agent/(api|client)`, tests: `agent/agenttest`},
+	{packages: `deployer`, may: `deployer/internal/.*|manifests|agent/(api|client)`, tests: `deployer|agent/agenttest`},
+
+	{packages: `jobs/wire`, tests: `jobs/wire`, stdOnly: true},
+	{packages: `jobs/component(/.*)?`, may: `jobs/component(/.*)?|jobs/wire`, tests: `jobs/nats`},
+	{packages: `jobs`}, // job.hcl files and templates: data
+	// A job knows no other job, in tests apart, and not who deploys it.
+	{packages: `(jobs/[^/]+|examples/jobs/[^/]+)(/.*)?`, may: `$1(/.*)?|jobs/component(/.*)?|jobs/wire`, tests: `jobs(/.*)?|agent/(api|client|agenttest)|manifests`},
+
+	{packages: `templates`, tests: `.*`},
+	{packages: `examples(/.*)?`, tests: `.*`},
+}
+
+// goPackage is what `go list -json` says of a package.
+type goPackage struct {
+	ImportPath                         string
+	Imports, TestImports, XTestImports []string
+}
+
+func TestImportRules(t *testing.T) {
+	module, packages := listPackages(t)
+	if len(packages) < 10 {
+		t.Fatalf("go list found %d packages only", len(packages))
+	}
+	for _, problem := range violations(module, packages, importRules) {
+		t.Error(problem)
+	}
+}
+
+func listPackages(t *testing.T) (module string, packages []goPackage) {
+	t.Helper()
+	run := func(args ...string) []byte {
+		cmd := exec.Command("go", args...)
+		var stderr bytes.Buffer
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, &stderr)
+		}
+		return out
+	}
+	module = strings.TrimSpace(string(run("list", "-m")))
+	// -e: what does not compile is another test's concern.
+	decoder := json.NewDecoder(bytes.NewReader(run("list", "-e", "-tags", "e2e", "-json=ImportPath,Imports,TestImports,XTestImports", module+"/...")))
+	for {
+		var p goPackage
+		err := decoder.Decode(&p)
+		if errors.Is(err, io.EOF) {
+			return module, packages
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		packages = append(packages, p)
+	}
+}
+
+// violations are the imports that no rule allows.
+func violations(module string, packages []goPackage, rules []importRule) []string {
+	var problems []string
+	for _, p := range packages {
+		name := strings.TrimPrefix(p.ImportPath, module+"/")
+		i := slices.IndexFunc(rules, func(r importRule) bool { return whole(r.packages).MatchString(name) })
+		if i < 0 {
+			problems = append(problems, fmt.Sprintf("%s has no import rule: add one to importRules and to ARCHITECTURE.md", name))
+			continue
+		}
+		rule := rules[i]
+		check := func(imports []string, allowed, where string) {
+			match := whole(rule.packages)
+			allowed = string(match.ExpandString(nil, allowed, name, match.FindStringSubmatchIndex(name)))
+			for _, imported := range imports {
+				ours, is := strings.CutPrefix(imported, module+"/")
+				first, _, _ := strings.Cut(imported, "/")
+				switch {
+				case is && !whole(allowed).MatchString(ours):
+					problems = append(problems, fmt.Sprintf("%s%s must not import %s: it may import %q", name, where, ours, allowed))
+				case !is && rule.stdOnly && where == "" && strings.Contains(first, "."):
+					problems = append(problems, fmt.Sprintf("%s must not import %s: it may import the standard library only", name, imported))
+				}
+			}
+		}
+		check(p.Imports, rule.may, "")
+		both := rule.may + "|" + rule.tests
+		if rule.may == "" {
+			both = rule.tests
+		}
+		check(p.TestImports, both, " (test)")
+		check(p.XTestImports, both+"|"+regexp.QuoteMeta(name), " (test)")
+	}
+	return problems
+}
+
+func whole(expression string) *regexp.Regexp {
+	return regexp.MustCompile(`^(?:` + expression + `)$`)
+}
+
+// The rules find what they are for.
+func TestImportRulesCatch(t *testing.T) {
+	tests := []struct {
+		from, imports string
+		test          bool // from its tests
+		caught        bool
+	}{
+		{"manifests", "agent/api", false, true},
+		{"manifests", "manifests/internal/graph", false, false},
+		{"agent/api", "agent/client", false, true},
+		{"agent/api", "github.com/nats-io/nats.go", false, true},
+		{"agent/internal/server", "manifests", false, true},
+		{"agent/client", "agent/internal/server", false, true},
+		{"agent", "deployer/internal/plan", true, true},
+		{"deployer/internal/plan", "manifests", false, false},
+		{"deployer/internal/plan", "agent/client", false, true},
+		{"deployer/internal/bootstrap", "agent/client", false, false},
+		{"deployer/internal/bootstrap", "jobs/router", true, true},
+		{"deployer", "agent/agenttest", false, true},
+		{"deployer", "agent/agenttest", true, false},
+		{"deployer", "templates", false, true},
+		{"deployer/cmd/deploy", "jobs", false, false},
+		{"deployer/cmd/deploy", "jobs/router", false, true},
+		{"jobs/component", "jobs/router", false, true},
+		{"jobs/router", "jobs/router/internal/table", false, false},
+		{"jobs/router", "jobs/nats", false, true},
+		{"jobs/router", "jobs/nats", true, false},
+		{"jobs/router/cmd/router", "jobs/component", false, false},
+		{"jobs/router", "agent/api", false, true},
+		{"examples/jobs/hello", "examples/jobs/other", false, true},
+		{"examples/jobs/hello", "jobs/wire", false, false},
+		{"examples", "deployer/internal/state", false, true},
+		{"elsewhere", "fmt", false, true},
+	}
+	for _, test := range tests {
+		imported := test.imports
+		if !strings.Contains(imported, ".") && strings.Contains(imported, "/") || whole(`agent|deployer|jobs|manifests|templates`).MatchString(imported) {
+			imported = "m/" + imported
+		}
+		p := goPackage{ImportPath: "m/" + test.from, Imports: []string{imported}}
+		if test.test {
+			p = goPackage{ImportPath: "m/" + test.from, TestImports: []string{imported}}
+		}
+		if got := violations("m", []goPackage{p}, importRules); (len(got) > 0) != test.caught {
+			t.Errorf("%s imports %s (test: %v): %q, want caught = %v", test.from, test.imports, test.test, got, test.caught)
+		}
+	}
+}
