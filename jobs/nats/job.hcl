@@ -115,7 +115,7 @@ process "nats" {
 
   reload {
     signal = "HUP"
-    verify = ["${package.nats.path}/nats", "-c", "${path.config}/nats.yml", "-verify"]
+    verify = ["${package.nats.path}/nats", "-c", "${path.config}/nats.yml", "-verify", "5s"]
   }
 }
 

@@ -8,13 +8,32 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"time"
 
 	"github.com/nats-io/nats.go"
 )
 
-// Verify asks the running server whether it uses the password and certificate
-// that the files hold now: a reload is believed only when it is seen.
+// verifyAgain is the pause between two looks at the server.
+const verifyAgain = 50 * time.Millisecond
+
+// Verify waits until the running server uses the password and certificate that
+// the files hold now: a reload is believed only when it is seen. When ctx ends
+// first, the error says what was seen last.
 func Verify(ctx context.Context, cfg Config) error {
+	for {
+		err := verifyOnce(ctx, cfg)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(verifyAgain):
+		}
+	}
+}
+
+func verifyOnce(ctx context.Context, cfg Config) error {
 	wanted, err := loadCredentials(cfg)
 	if err != nil {
 		return err

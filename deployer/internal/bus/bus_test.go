@@ -58,14 +58,22 @@ func startServer(t *testing.T, maxStore int64) *testServer {
 		Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, NoSigs: true, NoLog: true,
 		TLSConfig:  &tls.Config{Certificates: []tls.Certificate{certificate}, ClientCAs: clients, ClientAuth: tls.RequireAndVerifyClientCert},
 		TLSTimeout: testTimeout.Seconds(),
-		JetStream:  true, StoreDir: t.TempDir(), JetStreamMaxStore: maxStore, JetStreamMaxMemory: 1,
+		JetStream:  true, StoreDir: t.TempDir(), JetStreamMaxMemory: 1,
 	}
-	must(t, options.ProcessConfigString(fmt.Sprintf(
-		"no_auth_user: a, accounts { A { users: [{user: a, password: a}], jetstream { max_memory: 0, max_store: %d } } }", maxStore)))
 	s := &testServer{ca: ca, options: options}
+	s.limit(t, maxStore)
 	s.start(t)
 	t.Cleanup(s.stop)
 	return s
+}
+
+// limit is what the server keeps from its next start on, bytes.
+func (s *testServer) limit(t *testing.T, maxStore int64) {
+	t.Helper()
+	s.options.JetStreamMaxStore = maxStore
+	s.options.Accounts, s.options.Users = nil, nil
+	must(t, s.options.ProcessConfigString(fmt.Sprintf(
+		"no_auth_user: a, accounts { A { users: [{user: a, password: a}], jetstream { max_memory: 0, max_store: %d } } }", maxStore)))
 }
 
 func (s *testServer) start(t *testing.T) {
@@ -200,6 +208,33 @@ func TestFullCacheIsEmptied(t *testing.T) {
 		t.Errorf("a package larger than the cache: %v", err)
 	}
 	checkMissing(t, ctx, b, []string{one, two}, one)
+}
+
+// The cache follows the server's limit, whatever it held before.
+func TestBoundFollowsServer(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	server := startServer(t, 4<<20)
+	for _, c := range []struct {
+		limit int64
+		size  int
+	}{{4 << 20, 3_000_000}, {8 << 20, 5_000_000}, {2 << 20, 1_500_000}, {4 << 20, 1_600_000}} {
+		server.stop()
+		server.limit(t, c.limit)
+		server.start(t)
+		b := server.connect(t, ctx)
+		digest, err := publish(ctx, b, c.size)
+		if err != nil {
+			t.Fatalf("limit %d: %v", c.limit, err)
+		}
+		checkMissing(t, ctx, b, []string{digest})
+		stream, err := b.js.Stream(ctx, packageStream)
+		must(t, err)
+		if bound := stream.CachedInfo().Config.MaxBytes; bound != c.limit {
+			t.Errorf("bound is %d, want %d", bound, c.limit)
+		}
+		b.Close()
+	}
 }
 
 // A package whose chunks are gone is missing, and published again.

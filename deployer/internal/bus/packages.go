@@ -127,21 +127,32 @@ func (b *Bus) missing(ctx context.Context, digests []string) ([]string, error) {
 	return missing, nil
 }
 
-// bucket finds the object store, or makes it as large as the account may have
-// (the job nats sets a limit).
+// bucket finds the object store, or makes it; it is as large as the account
+// may have, which the job nats says.
 func (b *Bus) bucket(ctx context.Context) (jetstream.ObjectStore, error) {
-	store, err := b.js.ObjectStore(ctx, api.PackageBucket)
-	if !errors.Is(err, jetstream.ErrBucketNotFound) {
-		return store, err
-	}
 	account, err := b.js.AccountInfo(ctx)
 	if err != nil {
 		return nil, err
 	}
+	bound := account.Limits.MaxStore
+	stream, err := b.js.Stream(ctx, packageStream)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+	case err != nil:
+		return nil, err
+	case stream.CachedInfo().Config.MaxBytes == bound:
+		return b.js.ObjectStore(ctx, api.PackageBucket)
+	case bound > 0:
+		// The server changes no stream that reserves more than the limit allows,
+		// be it to make it smaller.
+		if err := b.js.DeleteObjectStore(ctx, api.PackageBucket); err != nil {
+			return nil, err
+		}
+	}
 	return b.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
 		Bucket:      api.PackageBucket,
 		Description: "packages by digest, a cache that the deployer fills",
-		MaxBytes:    account.Limits.MaxStore,
+		MaxBytes:    bound,
 		Storage:     jetstream.FileStorage,
 		Replicas:    1,
 	})

@@ -17,7 +17,7 @@ import (
 
 func main() {
 	config := flag.String("c", "nats.yml", "config `file`")
-	verify := flag.Bool("verify", false, "ask the running server whether it uses the files as they are, then exit")
+	verify := flag.Duration("verify", 0, "wait this long until the running server uses the files as they are, instead of serving")
 	flag.Parse()
 	if err := run(*config, *verify); err != nil {
 		fmt.Fprintln(os.Stderr, "nats:", err)
@@ -25,7 +25,7 @@ func main() {
 	}
 }
 
-func run(config string, verify bool) error {
+func run(config string, verify time.Duration) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	// Before anything else: a reload that comes early must not end the process.
@@ -36,8 +36,8 @@ func run(config string, verify bool) error {
 	if err != nil {
 		return err
 	}
-	if verify {
-		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	if verify > 0 {
+		ctx, cancel := context.WithTimeout(ctx, verify)
 		defer cancel()
 		return nats.Verify(ctx, cfg)
 	}
