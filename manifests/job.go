@@ -42,6 +42,8 @@ type Job struct {
 	FS    fs.FS // the job's folder: job.hcl, templates/
 	Files map[string]*hcl.File
 	Range hcl.Range
+
+	expressions []wanted // every expression and template, with the type it must have
 }
 
 // Property types one property of the job.
@@ -54,6 +56,8 @@ type Property struct {
 	Sensitive   bool
 	Validations []*Validation
 	Range       hcl.Range
+
+	typed typed // Type, with the defaults of optional attributes
 }
 
 // Validation is a condition over property.<name> and what to say when it does not hold.

@@ -30,7 +30,8 @@ type Manifest struct {
 	// Files are the sources by name, for diagnostics' excerpts.
 	Files map[string]*hcl.File
 
-	base *hcl.EvalContext // var, local, deployment, vm, disk, functions
+	base   *hcl.EvalContext // var, local, deployment, vm, disk, network, functions
+	locals []*local         // those that hang on Facts, each after what it uses
 }
 
 // Group finds a group by name, nil if there is none.
@@ -196,7 +197,12 @@ type GroupJob struct {
 	Links map[string]string
 	Range hcl.Range
 
-	properties hcl.Attributes // evaluated per instance against Facts
+	properties hcl.Attributes  // evaluated per instance against Facts
+	locals     map[string]bool // that they use, directly or not
+	// perInstance: some property refers to instance; else all instances of the
+	// group share one evaluation.
+	perInstance bool
+	links       map[string]provider // by consumes block; absent: none, if optional
 }
 
 // Facts are what the manifest does not hold: identities, addresses, secrets.

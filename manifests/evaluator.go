@@ -1,0 +1,332 @@
+package manifests
+
+import (
+	"fmt"
+	"path"
+	"strconv"
+	"sync"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+)
+
+// instanceAttributes are the attributes of instance, and of an element of
+// group.<name>.instances.
+var instanceAttributes = []string{"id", "group", "index", "az", "address"}
+
+var instanceType = cty.Object(map[string]cty.Type{
+	"id": cty.String, "group": cty.String, "index": cty.Number, "az": cty.String, "address": cty.String,
+})
+
+// Evaluator evaluates a manifest against facts. What instances share is
+// evaluated once. It may be used from several goroutines.
+type Evaluator struct {
+	m *Manifest
+	// assumed: the facts are those of no time in particular, so zones are not
+	// known either.
+	assumed bool
+	facts   Facts
+
+	root       *hcl.EvalContext // what properties may refer to, without instance
+	deployment cty.Value
+	instances  map[string]cty.Value // by group, list of instanceType
+	found      map[instanceKey]evaluatedInstance
+	localDiags map[string]hcl.Diagnostics
+
+	mu     sync.Mutex
+	shared map[*GroupJob]evaluatedProperties // of jobs that do not differ by instance
+	links  map[*GroupJob]cty.Value
+}
+
+type instanceKey struct {
+	group string
+	index int
+}
+
+type evaluatedInstance struct {
+	Instance
+	value cty.Value
+}
+
+type evaluatedProperties struct {
+	values map[string]cty.Value
+	diags  hcl.Diagnostics
+}
+
+// Evaluator prepares the evaluation against facts, which must not change
+// afterwards.
+func (m *Manifest) Evaluator(f Facts) *Evaluator { return m.evaluator(f, false) }
+
+func (m *Manifest) evaluator(f Facts, assumed bool) *Evaluator {
+	e := &Evaluator{
+		m: m, assumed: assumed, facts: f,
+		deployment: m.Deployment.value(f.DeploymentID),
+		instances:  map[string]cty.Value{},
+		found:      map[instanceKey]evaluatedInstance{},
+		localDiags: map[string]hcl.Diagnostics{},
+		shared:     map[*GroupJob]evaluatedProperties{},
+		links:      map[*GroupJob]cty.Value{},
+	}
+	groups := map[string]cty.Value{}
+	for _, g := range m.Groups {
+		list, listed := f.Instances[g.Name]
+		values := make([]cty.Value, len(list))
+		for i, in := range list {
+			values[i] = e.instance(g, in)
+			e.found[instanceKey{g.Name, in.Index}] = evaluatedInstance{in, values[i]}
+		}
+		switch {
+		case len(list) > 0:
+			e.instances[g.Name] = cty.ListVal(values)
+		case listed || g.Instances == 0:
+			e.instances[g.Name] = cty.ListValEmpty(instanceType)
+		default:
+			e.instances[g.Name] = cty.UnknownVal(cty.List(instanceType)).RefineNotNull()
+		}
+		groups[g.Name] = cty.ObjectVal(map[string]cty.Value{"instances": e.instances[g.Name]})
+	}
+	secrets := map[string]cty.Value{}
+	for name, s := range m.Secrets {
+		secrets[name] = attributes(f.Secrets[name], secretAttributes(s.Type))
+	}
+	variables := map[string]cty.Value{}
+	for name, v := range m.base.Variables {
+		variables[name] = v
+	}
+	variables["deployment"] = e.deployment
+	variables["group"] = cty.ObjectVal(groups)
+	variables["secret"] = cty.ObjectVal(secrets)
+	e.root = &hcl.EvalContext{Variables: variables, Functions: m.base.Functions}
+	for _, x := range m.locals {
+		v, diags := x.attr.Expr.Value(e.root)
+		if diags.HasErrors() {
+			e.localDiags[x.name] = redact(diags, x.attr.Expr, e.root)
+			v = cty.DynamicVal
+		}
+		locals := variables["local"].AsValueMap()
+		locals[x.name] = v
+		variables["local"] = cty.ObjectVal(locals)
+	}
+	return e
+}
+
+// instance is what expressions see of an instance.
+func (e *Evaluator) instance(g *Group, in Instance) cty.Value {
+	az := cty.StringVal(in.AZ)
+	if in.AZ == "" && e.assumed && len(g.AZs) > 0 {
+		az = known("")
+	}
+	return cty.ObjectVal(map[string]cty.Value{
+		"id":      cty.StringVal(g.Name + "/" + strconv.Itoa(in.Index)),
+		"group":   cty.StringVal(g.Name),
+		"index":   cty.NumberIntVal(int64(in.Index)),
+		"az":      az,
+		"address": known(in.Address),
+	})
+}
+
+// attributes takes the named string attributes out of an object that may be
+// absent or lack some of them, which are then unknown. Those that are true are
+// sensitive.
+func attributes(from cty.Value, names map[string]bool) cty.Value {
+	out := map[string]cty.Value{}
+	for name, sensitive := range names {
+		v := known("")
+		if from != cty.NilVal && from.Type().IsObjectType() && from.IsKnown() && !from.IsNull() && from.Type().HasAttribute(name) {
+			v = from.GetAttr(name)
+		}
+		if sensitive {
+			v = v.Mark(Sensitive)
+		}
+		out[name] = v
+	}
+	return cty.ObjectVal(out)
+}
+
+// JobContext evaluates the properties of a job for one instance and returns
+// the context for the expressions of its spec; see Job for what is in it.
+//
+// What the facts do not hold yet is unknown in it; what must not be shown
+// carries the mark Sensitive. Diagnostics are about the properties.
+func (e *Evaluator) JobContext(group string, index int, job *GroupJob) (*hcl.EvalContext, hcl.Diagnostics) {
+	in, ok := e.found[instanceKey{group, index}]
+	if !ok {
+		in.Instance = Instance{Group: group, Index: index}
+		g := e.m.Group(group)
+		if g == nil {
+			g = &Group{Name: group}
+		}
+		in.value = e.instance(g, in.Instance)
+	}
+	var diags hcl.Diagnostics
+	for _, x := range e.m.locals {
+		if job.locals[x.name] {
+			diags = append(diags, e.localDiags[x.name]...)
+		}
+	}
+	properties := e.properties(job, in.value)
+	diags = append(diags, properties.diags...)
+	ctx := &hcl.EvalContext{
+		Functions: e.root.Functions,
+		Variables: map[string]cty.Value{
+			"property":    cty.ObjectVal(properties.values),
+			"instance":    in.value,
+			"deployment":  e.deployment,
+			"path":        jobPaths(in.AgentDir, job.Spec.Name),
+			"package":     e.packages(in.AgentDir, job.Spec),
+			"link":        e.link(job),
+			"certificate": e.certificates(in.Instance, group, job.Spec),
+		},
+	}
+	return ctx, diags
+}
+
+// JobContext is Evaluator(f).JobContext, for who needs just one.
+func (m *Manifest) JobContext(f Facts, group string, index int, job *GroupJob) (*hcl.EvalContext, hcl.Diagnostics) {
+	return m.Evaluator(f).JobContext(group, index, job)
+}
+
+// properties evaluates the properties of a job. instance may be cty.NilVal for
+// jobs that do not differ by instance.
+func (e *Evaluator) properties(job *GroupJob, instance cty.Value) evaluatedProperties {
+	if job.perInstance {
+		return e.evaluateProperties(job, instance)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p, done := e.shared[job]
+	if !done {
+		p = e.evaluateProperties(job, instance)
+		e.shared[job] = p
+	}
+	return p
+}
+
+func (e *Evaluator) evaluateProperties(job *GroupJob, instance cty.Value) evaluatedProperties {
+	ctx := e.root.NewChild()
+	ctx.Variables = map[string]cty.Value{"instance": instance}
+	p := evaluatedProperties{values: map[string]cty.Value{}}
+	for _, spec := range job.Spec.Properties {
+		v, diags := spec.evaluate(job, ctx)
+		p.diags = append(p.diags, diags...)
+		if spec.Sensitive {
+			v = v.Mark(Sensitive)
+		}
+		p.values[spec.Name] = v
+	}
+	if p.diags.HasErrors() {
+		return p
+	}
+	rules := &hcl.EvalContext{
+		Variables: map[string]cty.Value{"property": unmarked(cty.ObjectVal(p.values))},
+		Functions: e.root.Functions,
+	}
+	for _, spec := range job.Spec.Properties {
+		at := job.Range
+		if attr := job.properties[spec.Name]; attr != nil {
+			at = attr.Expr.Range()
+		}
+		what := fmt.Sprintf("property %q of job %q", spec.Name, job.Spec.Name)
+		p.diags = append(p.diags, broken(spec.Validations, what, rules, at)...)
+	}
+	return p
+}
+
+// evaluate is the value of one property: what the manifest says, or else the
+// default, in the declared type.
+func (p *Property) evaluate(job *GroupJob, ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
+	attr := job.properties[p.Name]
+	if attr == nil {
+		if p.Default == cty.NilVal {
+			return cty.NullVal(p.Type), nil
+		}
+		return p.Default, nil
+	}
+	v, diags := attr.Expr.Value(ctx)
+	if diags.HasErrors() {
+		return cty.UnknownVal(p.Type), redact(diags, attr.Expr, ctx)
+	}
+	v, err := p.typed.convert(v)
+	if err != nil {
+		return cty.UnknownVal(p.Type), hcl.Diagnostics{problem("Wrong type of property",
+			fmt.Sprintf("Property %q of job %q must be %s: %s.", p.Name, job.Spec.Name, typeName(p.Type), conversionProblem(err)), attr.Expr.Range(), attr.Range)}
+	}
+	if v.IsNull() {
+		switch {
+		case p.Default != cty.NilVal:
+			return p.Default.WithSameMarks(v), nil
+		case p.Required:
+			return v, hcl.Diagnostics{problem("Missing required property",
+				fmt.Sprintf("Job %q needs the property %q%s, but its value is null.", job.Spec.Name, p.Name, describe(p)), attr.Expr.Range(), attr.Range)}
+		}
+	}
+	return v, nil
+}
+
+// jobPaths is path.*: see "The agent's folder" in ARCHITECTURE.md.
+func jobPaths(agentDir, job string) cty.Value {
+	paths := map[string]cty.Value{"root": known(agentDir)}
+	for name, folder := range map[string]string{"config": "jobs", "data": "data", "log": "log", "run": "run"} {
+		paths[name] = known("")
+		if agentDir != "" {
+			paths[name] = cty.StringVal(path.Join(agentDir, folder, job))
+		}
+	}
+	return cty.ObjectVal(paths)
+}
+
+// packages is package.*: where their programs are.
+func (e *Evaluator) packages(agentDir string, job *Job) cty.Value {
+	packages := map[string]cty.Value{}
+	for _, p := range job.Packages {
+		where := p.System
+		if p.Program != "" && agentDir != "" && e.facts.Packages[p.Program] != "" {
+			where = path.Join(agentDir, "store", e.facts.Packages[p.Program])
+		}
+		packages[p.Name] = cty.ObjectVal(map[string]cty.Value{"path": known(where)})
+	}
+	return cty.ObjectVal(packages)
+}
+
+func (e *Evaluator) certificates(in Instance, group string, job *Job) cty.Value {
+	certificates := map[string]cty.Value{}
+	for _, c := range job.Certificates {
+		key := CertificateKey{Group: group, Index: in.Index, Job: job.Name, Name: c.Name}
+		certificates[c.Name] = attributes(e.facts.Certificates[key], secretAttributes(SecretCertificate))
+	}
+	return cty.ObjectVal(certificates)
+}
+
+// link is link.*, the same for all instances of a group. A link that nobody
+// provides is null.
+func (e *Evaluator) link(job *GroupJob) cty.Value {
+	e.mu.Lock()
+	v, done := e.links[job]
+	e.mu.Unlock()
+	if done {
+		return v
+	}
+	links := map[string]cty.Value{}
+	for _, c := range job.Spec.Consumes {
+		p, provided := job.links[c.Name]
+		if !provided {
+			links[c.Name] = cty.NullVal(cty.DynamicPseudoType)
+			continue
+		}
+		// Published properties do not refer to instance, so no instance is right.
+		all := e.properties(p.job, cty.UnknownVal(instanceType)).values
+		published := map[string]cty.Value{}
+		for _, name := range p.provide.Properties {
+			published[name] = all[name]
+		}
+		links[c.Name] = cty.ObjectVal(map[string]cty.Value{
+			"instances": e.instances[p.group.Name],
+			"property":  cty.ObjectVal(published),
+		})
+	}
+	v = cty.ObjectVal(links)
+	e.mu.Lock()
+	e.links[job] = v
+	e.mu.Unlock()
+	return v
+}
