@@ -28,6 +28,9 @@ type Driver struct {
 	// Report, if set, is told of each step after it is saved: what happened, the
 	// commands that follow, and the new state. It is never called concurrently.
 	Report func(Event, []Command, State)
+	// Found is whether instances are healthy, asked just before the run. It matters
+	// when a saved state is continued.
+	Found map[string]bool
 	// Interrupt, once closed, asks to finish what is in flight and stop.
 	Interrupt <-chan struct{}
 	// Health, if set, delivers EventHealthy, EventSick and EventLost.
@@ -65,7 +68,7 @@ func (d Driver) Run(ctx context.Context, s State) (State, error) {
 	}
 
 	interrupt, health := d.Interrupt, d.Health
-	events := []Event{{Kind: EventStart}}
+	events := []Event{{Kind: EventStart, Found: d.Found}}
 	for {
 		next, commands := s, []Command(nil)
 		type step struct {

@@ -71,11 +71,11 @@ func (s State) groupMemory(spec Group, progress GroupProgress) GroupMemory {
 	served := true
 	var failure *Failure
 	for _, p := range progress.Instances {
-		stands := p.Status == StatusUpdated || p.Status == StatusUnchanged
+		stands := isUpdated(p)
 		if !stands || spec.FirstDeploy && !p.Watched {
 			served = false
 		}
-		if stands && p.Canary && p.Healthy {
+		if stands && p.Canary {
 			g.Canaries = append(g.Canaries, p.ID)
 		}
 		if stands && p.Touched {

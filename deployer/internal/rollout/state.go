@@ -77,6 +77,8 @@ type InstanceProgress struct {
 	Canary bool `json:"canary,omitempty"`
 	// Touched: it has been altered, a revert of everything includes it.
 	Touched bool `json:"touched,omitempty"`
+	// OwesRollback: it failed and goes back as soon as max_in_flight allows.
+	OwesRollback bool `json:"owes_rollback,omitempty"`
 	// Watched: it passed the one watch of a first deploy.
 	Watched bool `json:"watched,omitempty"`
 	// Running is the command that was issued and not answered.
@@ -183,6 +185,9 @@ type Event struct {
 	OpID     string     `json:"op_id,omitempty"`
 	Instance string     `json:"instance,omitempty"`
 	Error    *api.Error `json:"error,omitempty"`
+	// Found, with EventStart, is whether instances are healthy as their agents
+	// say now; of one that is not named, the last word holds.
+	Found map[string]bool `json:"found,omitempty"`
 }
 
 // OpID is the id of an operation. It follows from its arguments alone, so a

@@ -44,6 +44,9 @@ func (m *machine) handle(e Event) {
 			m.Groups[g].BlockedUntil = time.Time{} // health is learnt anew
 		}
 		for at, p := range m.instances() {
+			if healthy, asked := e.Found[p.ID]; asked && !p.InFlight { // in flight its command decides
+				p.Healthy = healthy
+			}
 			if p.Running.Kind != "" {
 				m.issue(p.Running.Kind, p.Running.OpID, p.Running.Attempt, at)
 			}
@@ -60,7 +63,7 @@ func (m *machine) handle(e Event) {
 		m.failed(e)
 	case EventHealthy, EventSick:
 		for _, p := range m.instances() {
-			if p.ID == e.Instance && !p.InFlight { // in flight its command decides
+			if p.ID == e.Instance && !p.InFlight {
 				p.Healthy = e.Kind == EventHealthy
 			}
 		}
@@ -73,7 +76,7 @@ func (m *machine) handle(e Event) {
 			p.Healthy = false
 			owed := p.Status == StatusPending || p.Status == StatusPrepared
 			if p.Running.Kind != "" || owed {
-				m.fail(at, p, &api.Error{Code: api.CodeInternal,
+				m.fail(at, p, p.Running.Kind, &api.Error{Code: api.CodeInternal,
 					Message: "agent does not answer; find out whether its VM is there, then apply again"}, false)
 			}
 		}
@@ -85,23 +88,38 @@ func (m *machine) expire() {
 	for at, p := range m.instances() {
 		if d := p.Running.Deadline; !d.IsZero() && !m.now.Before(d) {
 			kind := p.Running.Kind
-			m.fail(at, p, &api.Error{Code: api.CodeInternal,
+			m.fail(at, p, kind, &api.Error{Code: api.CodeInternal,
 				Message: fmt.Sprintf("no answer to %s within %s", kind, m.timeout(kind, at))}, true)
 		}
 	}
 	for g := range m.Groups {
-		until := m.Groups[g].BlockedUntil
-		if until.IsZero() || m.now.Before(until) {
-			continue
+		if until := m.Groups[g].BlockedUntil; !until.IsZero() && !m.now.Before(until) {
+			m.Groups[g].BlockedUntil = time.Time{}
+			m.failBlocked(g)
 		}
-		spec := m.Plan.Groups[g]
-		m.Groups[g].BlockedUntil = time.Time{}
-		m.Groups[g].Failure = &Failure{Group: spec.Name, Digest: spec.Digest, At: m.now, Error: &api.Error{
-			Code: api.CodeFailed,
-			Message: fmt.Sprintf("cannot go on updating %s: at least %d of its %d instances must stay healthy, and %d are (not: %s); bring them back, then apply again",
-				spec.Name, m.minAvailable(g), len(spec.Instances), m.available(g), m.sick(g))}}
-		m.stop(spec.Policy)
 	}
+}
+
+// failBlocked fails a group to which health has not returned in time: its
+// canaries if they are what holds it, they have shown that the digest is bad.
+func (m *machine) failBlocked(g int) {
+	spec, group := m.Plan.Groups[g], &m.Groups[g]
+	canaries := false
+	for i := range group.Instances {
+		if p := &group.Instances[i]; p.Canary && isUpdated(*p) && !p.Healthy {
+			canaries = true
+			m.fail(place{group: g, index: i}, p, CommandWatch, &api.Error{Code: api.CodeFailed,
+				Message: "canary fell sick after it had passed, and did not recover"}, true)
+		}
+	}
+	if canaries {
+		return
+	}
+	group.Failure = &Failure{Group: spec.Name, Digest: spec.Digest, At: m.now, Error: &api.Error{
+		Code: api.CodeFailed,
+		Message: fmt.Sprintf("cannot go on updating %s: at least %d of its %d instances must stay healthy, and %d are (not: %s); bring them back, then apply again",
+			spec.Name, m.minAvailable(g), len(spec.Instances), m.available(g), m.sick(g))}}
+	m.stop(spec.Policy)
 }
 
 // done records the success of the command that an instance was running.
@@ -146,7 +164,7 @@ func (m *machine) failed(e Event) {
 		case err.Code == api.CodeInterrupted && p.Running.Attempt < attempts:
 			again = append(again, at)
 		default:
-			m.fail(at, p, err, true)
+			m.fail(at, p, p.Running.Kind, err, true)
 		}
 	}
 	if len(again) > 0 {
@@ -155,11 +173,10 @@ func (m *machine) failed(e Event) {
 	}
 }
 
-// fail records that the command of an instance (or the instance, if none was
-// running) failed, and starts what its group's policy asks for. It cannot be
-// brought back unless its agent is reachable.
-func (m *machine) fail(at place, p *InstanceProgress, err *api.Error, reachable bool) {
-	kind := p.Running.Kind
+// fail records that an instance failed, in a command or (if kind is empty)
+// before any, and starts what its group's policy asks for. It cannot be brought
+// back unless its agent is reachable.
+func (m *machine) fail(at place, p *InstanceProgress, kind CommandKind, err *api.Error, reachable bool) {
 	p.Running = Running{}
 	f := &Failure{Instance: p.ID, Command: kind, Error: err, At: m.now}
 	var policy Policy
@@ -187,7 +204,20 @@ func (m *machine) fail(at place, p *InstanceProgress, err *api.Error, reachable 
 	switch kind {
 	case CommandUpdate, CommandWatch, CommandStop:
 		if back && reachable {
-			m.begin(CommandRollback, 1, at)
+			p.OwesRollback = true
+			m.rollBack(at.group)
+		}
+	}
+}
+
+// rollBack begins the rollbacks that instances of a group owe and that may begin.
+func (m *machine) rollBack(g int) {
+	spec := m.Plan.Groups[g]
+	for i := range m.Groups[g].Instances {
+		p := &m.Groups[g].Instances[i]
+		if p.OwesRollback && (spec.FirstDeploy || m.count(g, inFlight) < spec.Policy.MaxInFlight) {
+			p.OwesRollback = false
+			m.begin(CommandRollback, 1, place{group: g, index: i})
 		}
 	}
 }
@@ -280,6 +310,7 @@ func (m *machine) update() Phase {
 	m.continueRecreates()
 	owed := false
 	for g := range m.Groups {
+		m.rollBack(g)
 		if m.count(g, inFlight) > 0 {
 			return PhaseUpdate
 		}
@@ -358,11 +389,10 @@ func (m *machine) candidate(g int) (index int, canary bool) {
 		return -1, false
 	}
 	// As long as canaries are missing, nothing else goes.
-	passed := m.count(g, func(p InstanceProgress) bool {
-		return p.Canary && p.Healthy && (p.Status == StatusUpdated || p.Status == StatusUnchanged)
-	})
-	canary = passed < spec.Policy.Canaries
-	if canary && passed+m.count(g, inFlight) >= spec.Policy.Canaries {
+	// One that passed and fell sick is not made up for by another: it holds the
+	// rest until it recovers.
+	canary = m.count(g, func(p InstanceProgress) bool { return p.Canary && isUpdated(p) && p.Healthy }) < spec.Policy.Canaries
+	if canary && m.count(g, func(p InstanceProgress) bool { return p.Canary && (p.InFlight || isUpdated(p)) }) >= spec.Policy.Canaries {
 		return -1, false
 	}
 	var zones []string
@@ -434,8 +464,7 @@ func (m *machine) watch() Phase {
 		if at.removal {
 			continue
 		}
-		owed := m.Plan.Groups[at.group].FirstDeploy && !p.Watched &&
-			(p.Status == StatusUpdated || p.Status == StatusUnchanged)
+		owed := m.Plan.Groups[at.group].FirstDeploy && !p.Watched && isUpdated(*p)
 		if owed && p.Running.Kind == "" && !m.halted() {
 			m.begin(CommandWatch, 1, at)
 		}
@@ -567,9 +596,12 @@ func isOwed(p InstanceProgress) bool {
 	return !p.InFlight && (p.Status == StatusPending || p.Status == StatusPrepared)
 }
 
-func isToRevert(p InstanceProgress) bool {
-	return p.Touched && !p.InFlight && (p.Status == StatusUpdated || p.Status == StatusUnchanged)
+// isUpdated: it has what is wanted.
+func isUpdated(p InstanceProgress) bool {
+	return p.Status == StatusUpdated || p.Status == StatusUnchanged
 }
+
+func isToRevert(p InstanceProgress) bool { return p.Touched && !p.InFlight && isUpdated(p) }
 
 func (m *machine) count(g int, which func(InstanceProgress) bool) int {
 	n := 0

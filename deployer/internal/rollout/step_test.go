@@ -291,6 +291,48 @@ func TestAGroupWithoutAvailabilityToSpareWaitsThenFails(t *testing.T) {
 	})
 }
 
+func TestACanaryThatFallsSickHoldsTheRest(t *testing.T) {
+	fellSick := func(t *testing.T) *play {
+		p := begin(t, plan(running("r", 4, maxInFlight(2))), Memory{}).prepared()
+		p.done("update r/0")
+		p.event(Event{Kind: EventSick, Instance: "r/0"})
+		p.done("update r/1", "update r/2")
+		p.want() // not r/3, nor another canary
+		return p
+	}
+	t.Run("recovers", func(t *testing.T) {
+		p := fellSick(t)
+		p.event(Event{Kind: EventHealthy, Instance: "r/0"})
+		p.done("update r/3")
+		p.ended(OutcomeDone)
+	})
+	t.Run("does not recover", func(t *testing.T) {
+		p := fellSick(t)
+		p.now = p.state.NextDeadline()
+		p.event(Event{Kind: EventTick})
+		p.done("rollback r/0")
+		p.ended(OutcomeFailed)
+		if bad := p.state.Memory().Failed("r", p.state.Plan.Groups[0].Digest); bad == nil || bad.Instance != "r/0" {
+			t.Errorf("remembered failure is %+v", bad)
+		}
+	})
+}
+
+func TestSickCanariesGoBackWithinMaxInFlight(t *testing.T) {
+	p := begin(t, plan(running("r", 4, canaries(2))), Memory{}).prepared()
+	p.done("update r/0", "update r/1")
+	p.event(Event{Kind: EventSick, Instance: "r/0"})
+	p.event(Event{Kind: EventSick, Instance: "r/1"})
+	p.done("update r/2")
+	p.want()
+	p.now = p.state.NextDeadline()
+	p.event(Event{Kind: EventTick})
+	p.want("rollback r/0")
+	p.done("rollback r/0", "rollback r/1")
+	p.ended(OutcomeFailed)
+	p.status(StatusRolledBack, StatusRolledBack, StatusUpdated, StatusPrepared)
+}
+
 func TestOnFailure(t *testing.T) {
 	type step struct {
 		command string

@@ -181,6 +181,9 @@ func (w *world) step(s rollout.State, e rollout.Event) rollout.State {
 	if w.options.Observe != nil {
 		w.options.Observe(w.now, e, commands)
 	}
+	for _, c := range commands {
+		w.intend(c)
+	}
 	switch kill {
 	case KillAfterSave:
 		commands = nil
@@ -260,6 +263,7 @@ type instance struct {
 type operation struct {
 	command  rollout.Command
 	at       []*instance
+	begun    bool
 	ended    bool
 	err      *api.Error
 	follower int // the deployer that waits for the answer
@@ -317,8 +321,8 @@ func (w *world) next(deadline time.Time) (rollout.Event, bool) {
 				x.healthy = it.health.Healthy
 				w.push(time.Millisecond, item{deployer: w.deployer, heartbeat: x})
 			}
-		case it.deployer != w.deployer:
-			// The deployer that would have heard it is no more.
+		case it.deployer != w.deployer || w.now < w.awake:
+			// The deployer that would have heard it is no more, or not yet there.
 		case it.heartbeat != nil:
 			x := it.heartbeat
 			x.told = x.healthy
@@ -356,22 +360,37 @@ func (w *world) next(deadline time.Time) (rollout.Event, bool) {
 	}
 }
 
-// execute is a command reaching the world. An operation that is known is
-// followed, not begun again.
-func (w *world) execute(c rollout.Command) {
-	if op := w.ops[c.OpID]; op != nil {
-		op.follower = w.deployer
-		if op.ended {
-			w.push(time.Millisecond, item{deployer: w.deployer, answers: op})
-		}
+// intend is a command being issued, which is when the promises must hold: the
+// deployer may end before it sends it, and then sends it as it starts again.
+func (w *world) intend(c rollout.Command) {
+	if w.ops[c.OpID] != nil {
 		return
 	}
-	op := &operation{command: c, follower: w.deployer}
+	op := &operation{command: c}
 	for _, id := range c.Instances {
 		op.at = append(op.at, w.byID[id])
 	}
 	w.ops[c.OpID] = op
 	w.check(op)
+	for _, x := range op.at {
+		switch c.Kind {
+		case rollout.CommandUpdate, rollout.CommandRollback, rollout.CommandStop:
+			x.touched, x.changing, x.told, x.passed = true, true, false, false
+		}
+	}
+}
+
+// execute is a command reaching the world. An operation that was begun is
+// followed, not begun again.
+func (w *world) execute(c rollout.Command) {
+	op := w.ops[c.OpID]
+	op.follower = w.deployer
+	if op.begun {
+		if op.ended {
+			w.push(time.Millisecond, item{deployer: w.deployer, answers: op})
+		}
+		return
+	}
 	w.begin(op)
 	for _, x := range op.at {
 		for _, f := range w.options.Faults {
@@ -389,11 +408,12 @@ func (w *world) execute(c rollout.Command) {
 // begin is what an operation does at once.
 func (w *world) begin(op *operation) {
 	w.begun++
+	op.begun = true
 	for _, x := range op.at {
 		x.busy = op
 		switch op.command.Kind {
 		case rollout.CommandUpdate, rollout.CommandRollback, rollout.CommandStop:
-			x.touched, x.changing, x.healthy, x.told, x.passed = true, true, false, false, false
+			x.healthy = false
 		}
 		if x.spec != nil {
 			g := &w.groups[x.group]
@@ -424,6 +444,8 @@ func (w *world) finish(op *operation, x *instance) {
 	case rollout.CommandPrepare:
 		if op.err == nil {
 			x.staged = op.command.Generation
+		} else if !interrupted {
+			x.changing = false // its VM was replaced, and that is as far as it gets
 		}
 	case rollout.CommandUpdate:
 		if x.active != op.command.Generation {

@@ -172,8 +172,13 @@ func TestReplanning(t *testing.T) {
 		watch(r)
 		if !bad {
 			if !wanted(p, r) {
-				if f := r.State.Failures(); len(f) != 1 || f[0].Instance != "" {
-					t.Fatalf("ended with %s, %+v, %+v", r.State.Outcome, f, r.Instances)
+				for _, f := range r.State.Failures() {
+					if f.Instance != "" {
+						t.Fatalf("ended with %s, %+v, %+v", r.State.Outcome, f, r.Instances)
+					}
+				}
+				if r.State.Outcome != rollout.OutcomeFailed {
+					t.Fatalf("ended with %s, %+v", r.State.Outcome, r.Instances)
 				}
 				return // blocked by sick instances that need nothing
 			}
