@@ -54,7 +54,6 @@ demo-down: ## end the demo's cluster and remove its state
 	@if [ -e examples/.deploy ]; then \
 		[ -x bin/deploy ] || $(MAKE) --no-print-directory build; \
 		bin/deploy destroy --auto-approve $(EXAMPLE); \
-		rm -rf examples/.deploy; \
 	fi
 
 # All stages run even if one fails, so that one run shows all that is wrong.

@@ -33,8 +33,6 @@ type State struct {
 	Groups map[string][]Slot `json:"groups"`
 	// VMs by instance id: as the infrastructure last told.
 	VMs map[string]VM `json:"vms"`
-	// Root is the digest of the engine's root module as last applied in full.
-	Root string `json:"root,omitempty"`
 	// Bus is set once the bus has served: where agents are asked first.
 	Bus []string `json:"bus,omitempty"`
 	// Memory is what the rollout must know of earlier ones: groups that have
@@ -61,6 +59,8 @@ type VM struct {
 	Arch     string `json:"arch"`
 	Disk     string `json:"disk,omitempty"`
 	Running  bool   `json:"running"`
+	// Input is what the VM was made of, as last rolled.
+	Input json.RawMessage `json:"input,omitempty"`
 }
 
 // Clone is a deep copy.
@@ -315,4 +315,14 @@ func writeChanged(path string, data []byte) (wrote bool, err error) {
 		return true, fmt.Errorf("cannot sync the state folder: %w", err)
 	}
 	return true, errors.Join(dir.Sync(), dir.Close())
+}
+
+// RemoveUnused deletes the folder if it holds nothing but the lock: a first run
+// that came to nothing leaves no trace.
+func (s Store) RemoveUnused() error {
+	entries, err := os.ReadDir(s.Dir)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "lock" {
+		return nil // there is something to keep, or nothing to remove
+	}
+	return s.Remove()
 }

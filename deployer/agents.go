@@ -1,0 +1,304 @@
+package deployer
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"deploy/agent/api"
+	"deploy/deployer/internal/bootstrap"
+	"deploy/deployer/internal/packages"
+	"deploy/deployer/internal/plan"
+)
+
+// platform is the os and arch of the VMs: those there are, or this machine's.
+func (r *run) platform() (string, string) {
+	for _, id := range r.vmIDs() {
+		if vm := r.state.VMs[id]; vm.OS != "" {
+			return vm.OS, vm.Arch
+		}
+	}
+	return runtime.GOOS, runtime.GOARCH
+}
+
+// agentBlob is the agent program that VMs shall have.
+func (r *run) agentBlob() (packages.Blob, error) {
+	p, err := r.packages.For(r.platform())
+	if err != nil {
+		return packages.Blob{}, err
+	}
+	return p.Agent()
+}
+
+// settle waits for operations that an earlier run has left: whoever changes an
+// instance first learns how the last change ended.
+func (r *run) settle(ctx context.Context) error {
+	ids := r.vmIDs()
+	return r.parallel(ctx, len(ids), func(ctx context.Context, i int) error {
+		id := ids[i]
+		inv := r.fleet.inventory(id)
+		if inv == nil || inv.Running == nil {
+			return nil
+		}
+		r.event(Event{Phase: PhaseSurvey, Instance: id, Step: "settle", Message: "waiting for the " + string(inv.Running.Kind) + " that an earlier run began"})
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+		defer cancel()
+		since := uint64(0)
+		for {
+			progress, err := r.fleet.client(id).Wait(ctx, api.WaitRequest{OpID: inv.Running.OpID, Since: since, MaxMS: 10_000})
+			if err != nil {
+				return fmt.Errorf("cannot follow the %s that runs on %s: %w", inv.Running.Kind, id, err)
+			}
+			if progress.Operation.State != api.OperationRunning {
+				r.event(Event{Phase: PhaseSurvey, Instance: id, Step: "settle", Done: true})
+				return nil
+			}
+			since = progress.Operation.Sequence
+		}
+	})
+}
+
+// identify tells agents who they are: those of new VMs, and those whose VM or
+// address is another than they know.
+func (r *run) identify(ctx context.Context) error {
+	ids := r.vmIDs()
+	return r.parallel(ctx, len(ids), func(ctx context.Context, i int) error {
+		id := ids[i]
+		inv := r.fleet.inventory(id)
+		if inv == nil || !r.has(id) {
+			return nil
+		}
+		vm := r.fleet.vm(id)
+		if inv.DeploymentID == r.state.DeploymentID && inv.Instance == id && inv.VMID == vm.ID {
+			return nil
+		}
+		if inv.DeploymentID != "" && inv.DeploymentID != r.state.DeploymentID {
+			return fmt.Errorf("cannot use the VM of %s at %s: its agent belongs to another deployment (%s), whose state is not in %s; use that state folder, or make a new VM", id, vm.Address, inv.DeploymentID, r.store.Dir)
+		}
+		return r.configure(ctx, id, nil)
+	})
+}
+
+// connectAgents tells agents where the bus is, once it serves.
+func (r *run) connectAgents(ctx context.Context) error {
+	urls := r.busURLs()
+	if len(urls) == 0 {
+		return nil
+	}
+	// Issuing changes the state, so it is done before the machines work side by side.
+	owed := map[string]*api.Bus{}
+	var ids []string
+	for _, id := range r.vmIDs() {
+		if inv := r.fleet.inventory(id); inv != nil && r.has(id) {
+			if b := r.busFor(urls, id, inv); b != nil && b.Digest != inv.Bus.Digest {
+				owed[id] = b
+				ids = append(ids, id)
+			}
+		}
+	}
+	if len(ids) > 0 {
+		if err := r.save(); err != nil {
+			return err
+		}
+		r.event(Event{Phase: PhaseBus, Message: fmt.Sprintf("%d agents to %s", len(ids), strings.Join(urls, ", "))})
+		err := r.parallel(ctx, len(ids), func(ctx context.Context, i int) error { return r.configure(ctx, ids[i], owed[ids[i]]) })
+		if err != nil {
+			return err
+		}
+	}
+	if !slices.Equal(r.state.Bus, urls) {
+		r.state.Bus = urls
+		r.fleet.forgetBus()
+	}
+	return nil
+}
+
+func (r *run) configure(ctx context.Context, id string, b *api.Bus) error {
+	vm := r.fleet.vm(id)
+	step := "identify"
+	if b != nil {
+		step = "configure"
+		r.event(Event{Phase: PhaseBus, Instance: id, Step: step})
+	}
+	// The same settings give the same operation, whoever sends them.
+	opID := fmt.Sprintf("%.8s-%d.%s.%s", r.state.DeploymentID, r.state.Epoch, step, api.SubjectToken(id))
+	s := r.submission(id, opID)
+	s.Kind = api.KindConfigure
+	s.Configure = &api.Configure{Deployment: r.manifest.Deployment.Name, VMID: vm.ID, Address: vm.Address, Bus: b}
+	err := within(ctx, 30*time.Second, func(ctx context.Context) error { return r.fleet.client(id).Do(ctx, s, nil) })
+	if err != nil {
+		return fmt.Errorf("cannot configure the agent of %s: %w", id, err)
+	}
+	if b != nil {
+		r.event(Event{Phase: PhaseBus, Instance: id, Step: step, Done: true})
+	}
+	return nil
+}
+
+// bootstrap puts the agent on every VM that does not run the wanted one, and
+// asks it who it is.
+func (r *run) bootstrap(ctx context.Context) error {
+	agent, err := r.agentBlob()
+	if err != nil {
+		return err
+	}
+	var ids []string
+	for _, id := range r.vmIDs() {
+		inv := r.fleet.inventory(id)
+		if r.has(id) && (inv == nil || inv.Agent.Digest != agent.Digest) {
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	r.fleet.setPatience(bootPatience)
+	return r.parallel(ctx, len(ids), func(ctx context.Context, i int) error {
+		id := ids[i]
+		r.event(Event{Phase: PhaseBootstrap, Instance: id, Step: "bootstrap"})
+		err := r.bootstrapOne(ctx, id, agent)
+		e := Event{Phase: PhaseBootstrap, Instance: id, Step: "bootstrap", Done: err == nil}
+		if err != nil {
+			e.Error = err.Error()
+		}
+		r.event(e)
+		return err
+	})
+}
+
+func (r *run) bootstrapOne(ctx context.Context, id string, agent packages.Blob) error {
+	vm := r.fleet.vm(id)
+	conn, err := r.fleet.connect(ctx, id)
+	if err != nil {
+		return err
+	}
+	if vm.HostKey == "" {
+		// The infrastructure cannot tell the key, so the first one seen is kept.
+		r.event(Event{Phase: PhaseBootstrap, Message: fmt.Sprintf("%s: trusting host key %s at first contact", id, conn.HostKey())})
+		r.vmsMu.Lock()
+		vm.HostKey = conn.HostKey()
+		r.state.VMs[id] = vm
+		r.vmsMu.Unlock()
+	}
+	_, inv, err := bootstrap.Agent(ctx, conn, bootstrap.Machine{AgentDir: vm.AgentDir, OS: vm.OS, Arch: vm.Arch}, agent, func(s bootstrap.Step) {
+		r.event(Event{Phase: PhaseBootstrap, Instance: id, Step: "bootstrap", Message: string(s)})
+	})
+	if err != nil {
+		return fmt.Errorf("cannot put the agent on %s: %w", id, err)
+	}
+	r.fleet.setInventory(id, &inv)
+	return nil
+}
+
+// packagesOwed are the digests of packages that each instance lacks.
+func (r *run) packagesOwed(p *plan.Plan) (map[string][]string, error) {
+	wanted, err := r.wanted()
+	if err != nil {
+		return nil, err
+	}
+	changes := map[string]bool{}
+	for _, c := range p.Changes() {
+		changes[c.Instance] = true
+	}
+	owed := map[string][]string{}
+	for _, w := range wanted {
+		id := w.Spec.Instance
+		inv := r.fleet.inventory(id)
+		if !changes[id] || inv == nil {
+			continue
+		}
+		for _, pkg := range w.Spec.Packages {
+			if !slices.Contains(inv.Store, pkg.Digest) {
+				owed[id] = append(owed[id], pkg.Digest)
+			}
+		}
+	}
+	return owed, nil
+}
+
+// deliver brings packages near: once to the bus where it serves, else to each
+// VM. What the bus does not deliver is uploaded when an agent asks for it.
+func (r *run) deliver(ctx context.Context, p *plan.Plan) error {
+	owed, err := r.packagesOwed(p)
+	if err != nil || len(owed) == 0 {
+		return err
+	}
+	var direct []string
+	cached := map[string]bool{}
+	b := r.fleet.connectBus(ctx)
+	for id, digests := range owed {
+		if inv := r.fleet.inventory(id); b != nil && inv.Bus.Connected {
+			for _, d := range digests {
+				cached[d] = true
+			}
+			continue
+		}
+		direct = append(direct, id)
+	}
+	slices.Sort(direct)
+	for digest := range cached {
+		if err := r.publish(ctx, digest); err != nil {
+			// The cache is a convenience: agents are served over SSH instead.
+			r.event(Event{Phase: PhasePackages, Message: "not over the bus: " + err.Error()})
+			break
+		}
+	}
+	return r.parallel(ctx, len(direct), func(ctx context.Context, i int) error {
+		return r.upload(ctx, direct[i], owed[direct[i]])
+	})
+}
+
+// publish puts a package into the bus's object store, unless it is there.
+func (r *run) publish(ctx context.Context, digest string) error {
+	blob, err := r.blob(digest)
+	if err != nil {
+		return err
+	}
+	f, err := os.Open(blob.File)
+	if err != nil {
+		return fmt.Errorf("cannot read a built package: %w", err)
+	}
+	defer f.Close()
+	return within(ctx, 2*time.Minute, func(ctx context.Context) error {
+		return r.fleet.connectBus(ctx).Publish(ctx, digest, blob.Size, f)
+	})
+}
+
+// blob finds a built program by its digest.
+func (r *run) blob(digest string) (packages.Blob, error) {
+	p, err := r.packages.For(r.platform())
+	if err != nil {
+		return packages.Blob{}, err
+	}
+	for _, name := range p.Programs() {
+		b, err := p.Program(name)
+		if err == nil && b.Digest == digest {
+			return b, nil
+		}
+	}
+	return packages.Blob{}, fmt.Errorf("cannot find a built package with digest %.12s: run make build", digest)
+}
+
+// upload puts packages onto a VM over SSH.
+func (r *run) upload(ctx context.Context, id string, digests []string) error {
+	c, err := r.fleet.connect(ctx, id)
+	if err != nil {
+		return err
+	}
+	for _, digest := range digests {
+		blob, err := r.blob(digest)
+		if err != nil {
+			return err
+		}
+		r.event(Event{Phase: PhasePackages, Instance: id, Step: "upload", Message: fmt.Sprintf("uploading %s", path.Base(blob.File))})
+		if err := bootstrap.UploadPackage(ctx, c, r.fleet.vm(id).AgentDir, digest, blob.File); err != nil {
+			return fmt.Errorf("cannot bring a package to %s: %w", id, err)
+		}
+	}
+	return nil
+}

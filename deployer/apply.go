@@ -1,0 +1,331 @@
+package deployer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"deploy/agent/api"
+	"deploy/deployer/internal/plan"
+	"deploy/deployer/internal/render"
+	"deploy/deployer/internal/state"
+	"deploy/deployer/internal/terraform"
+)
+
+// Approve is asked before anything moves. It may be asked twice in a run: again
+// if the VMs, once they exist, lead to more than was approved.
+type Approve func(*plan.Plan) (bool, error)
+
+// Result is how a run ended.
+type Result struct {
+	Deployment string        `json:"deployment"`
+	Changed    bool          `json:"changed"`
+	Summary    string        `json:"summary"`
+	Duration   time.Duration `json:"duration_ns"`
+	Counts     Counts        `json:"counts"`
+}
+
+// Plan computes every consequence of an apply and changes nothing, neither
+// there nor here.
+func (d *Deployer) Plan(ctx context.Context) (*plan.Plan, error) {
+	r, err := d.load()
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	vms, err := r.planVMs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p, _, err := r.plan(ctx, vms, patient)
+	return p, err
+}
+
+// plan asks the agents and compares. The inventories are returned for what
+// follows.
+func (r *run) plan(ctx context.Context, vms []plan.VMChange, p patience) (*plan.Plan, map[string]*api.Inventory, error) {
+	r.event(Event{Phase: PhaseSurvey, Step: "survey"})
+	inventories := r.fleet.survey(ctx, p)
+	if err := r.issueCertificates(); err != nil {
+		return nil, nil, err
+	}
+	wanted, err := r.wanted()
+	if err != nil {
+		return nil, nil, err
+	}
+	existing, err := r.existing(ctx, wanted, inventories)
+	if err != nil {
+		return nil, nil, err
+	}
+	return plan.Make(r.manifest.Deployment.Name, wanted, existing, vms), inventories, nil
+}
+
+// existing is what there is of every instance with a VM.
+func (r *run) existing(ctx context.Context, wanted []plan.Wanted, inventories map[string]*api.Inventory) (map[string]plan.Existing, error) {
+	want := map[string]plan.Wanted{}
+	for _, w := range wanted {
+		want[w.Spec.Instance] = w
+	}
+	memory, err := r.memory()
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]plan.Existing{}
+	specs, err := r.activeSpecs(ctx, want, inventories)
+	if err != nil {
+		return nil, err
+	}
+	urls := r.busURLs()
+	for _, id := range r.vmIDs() {
+		inv := inventories[id]
+		e := plan.Existing{VM: true, Inventory: inv}
+		if inv == nil {
+			// Silent: the engine knows whether the VM is gone or just not running.
+			e.VM = !slices.Contains(r.enginePlan[id], terraform.Create)
+			e.Stopped = slices.Contains(r.enginePlan[id], terraform.Update)
+		}
+		if inv != nil {
+			e.Agent = r.agentOwed(urls, id, inv)
+		}
+		if spec := specs[id]; spec != nil {
+			e.Active = spec
+			e.Shown = map[string]string{}
+			for _, j := range spec.Jobs {
+				for _, f := range j.Files {
+					e.Shown[j.Name+"/"+f.Path] = render.Redact(f.Content, f.Sensitive)
+				}
+			}
+		} else if w, ok := want[id]; ok && inv != nil && inv.Active == w.Spec.Generation && w.Known {
+			// The same generation has the same content: no need to fetch it.
+			e.Active, e.Shown = &w.Spec, w.Shown
+		}
+		group, _, _ := api.SplitInstance(id)
+		if g, ok := memory.Group(group); ok {
+			for _, f := range g.Bad {
+				if f.Generation != "" && (f.Instance == id || f.Generation == want[id].Spec.Generation) {
+					e.FailedGeneration, e.FailedReason = f.Generation, f.Error.Error()
+				}
+			}
+		}
+		out[id] = e
+	}
+	return out, nil
+}
+
+// activeSpecs fetches the specs of the instances whose generation differs from
+// the wanted one, side by side.
+func (r *run) activeSpecs(ctx context.Context, want map[string]plan.Wanted, inventories map[string]*api.Inventory) (map[string]*api.Spec, error) {
+	var ids []string
+	for id, inv := range inventories {
+		if w, ok := want[id]; ok && inv != nil && inv.Active != "" && (!w.Known || inv.Active != w.Spec.Generation) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	specs := make([]*api.Spec, len(ids))
+	err := r.parallel(ctx, len(ids), func(ctx context.Context, i int) error {
+		return within(ctx, 15*time.Second, func(ctx context.Context) error {
+			s, err := r.fleet.client(ids[i]).Spec(ctx, api.SpecRequest{})
+			if err != nil {
+				var e *api.Error
+				if errors.As(err, &e) && e.Code == api.CodeNotFound {
+					return nil // damaged on disk: the plan says so, apply mends it
+				}
+				return fmt.Errorf("cannot read what is installed on %s: %w", ids[i], err)
+			}
+			specs[i] = &s
+			return nil
+		})
+	})
+	out := map[string]*api.Spec{}
+	for i, id := range ids {
+		out[id] = specs[i]
+	}
+	return out, err
+}
+
+// agentOwed says what an agent itself is owed, apart from its instance.
+func (r *run) agentOwed(urls []string, id string, inv *api.Inventory) []string {
+	var out []string
+	if want, err := r.agentBlob(); err == nil && inv.Agent.Digest != want.Digest {
+		out = append(out, "agent program")
+	}
+	if bus := r.busFor(urls, id, inv); bus != nil && inv.Bus.Digest != bus.Digest {
+		out = append(out, "bus settings of the agent")
+	}
+	return out
+}
+
+// Apply makes the cluster what the manifest says. A Result is returned also
+// with an error, if anything was begun.
+func (d *Deployer) Apply(ctx context.Context, approve Approve) (*Result, error) {
+	started := time.Now()
+	r, err := d.load()
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	lock, err := r.store.Lock()
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
+	// What was read before the lock may be another run's past.
+	if r, err = d.load(); err != nil {
+		return nil, err
+	}
+	defer r.close()
+
+	p, done, err := r.survey(ctx)
+	if err != nil {
+		return nil, r.cleanUp(err)
+	}
+	result := &Result{Deployment: p.Deployment, Summary: "Nothing to do", Counts: r.counts.snapshot()}
+	if done {
+		result.Duration = time.Since(started)
+		if ok, err := approve(p); err != nil || !ok {
+			// An empty plan is shown like any other; the answer does not matter.
+			return result, nil
+		}
+		return result, nil
+	}
+	if ok, err := approve(p); err != nil {
+		return nil, r.cleanUp(err)
+	} else if !ok {
+		return nil, r.cleanUp(ErrNotApproved)
+	}
+	err = r.apply(ctx, p, approve)
+	result.Changed = true
+	result.Summary = "Applied"
+	if err != nil {
+		result.Summary = "Failed"
+	}
+	result.Duration = time.Since(started)
+	result.Counts = r.counts.snapshot()
+	return result, err
+}
+
+// survey plans, and tells whether there is nothing at all to do. The engine is
+// left out when its root module is what was last applied and every agent
+// answers from the VM that is expected there.
+func (r *run) survey(ctx context.Context) (p *plan.Plan, done bool, err error) {
+	same, err := r.rootUnchanged()
+	if err != nil {
+		return nil, false, err
+	}
+	if same {
+		p, inventories, err := r.plan(ctx, nil, quick)
+		if err != nil {
+			return nil, false, err
+		}
+		if r.vmsAsWanted = r.allExpected(inventories); r.vmsAsWanted {
+			return p, p.Empty(), nil
+		}
+	}
+	vms := r.firstVMs()
+	if len(r.state.VMs) > 0 {
+		if vms, err = r.planVMs(ctx); err != nil {
+			return nil, false, err
+		}
+	}
+	p, _, err = r.plan(ctx, vms, patient)
+	if err != nil {
+		return nil, false, err
+	}
+	return p, p.Empty() && same, nil
+}
+
+// allExpected tells whether every agent answers from the expected VM.
+func (r *run) allExpected(inventories map[string]*api.Inventory) bool {
+	for id, vm := range r.state.VMs {
+		inv := inventories[id]
+		if inv == nil || inv.VMID != vm.ID || inv.Instance != id {
+			return false
+		}
+	}
+	return len(r.state.VMs) == len(r.ids())
+}
+
+// cleanUp removes a state folder in which a first run has left nothing.
+func (r *run) cleanUp(err error) error {
+	if !r.fresh {
+		return err
+	}
+	return errors.Join(err, r.store.RemoveUnused())
+}
+
+// apply is the ordered list of what an approved plan leads to. Each step is
+// idempotent: a run that was ended anywhere is continued by the next one.
+func (r *run) apply(ctx context.Context, approved *plan.Plan, approve Approve) error {
+	var p *plan.Plan
+	steps := []func(context.Context) error{
+		r.beginEpoch,
+		r.makeVMs,
+		r.bootstrap,
+		r.settle,
+		r.identify,
+		func(ctx context.Context) (err error) {
+			p, err = r.refine(ctx, approved, approve)
+			return err
+		},
+		func(ctx context.Context) error { return r.deliver(ctx, p) },
+		func(ctx context.Context) error { return r.roll(ctx, p) },
+		r.connectAgents,
+	}
+	for _, step := range steps {
+		if r.interrupted() {
+			return ErrInterrupted
+		}
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return r.save()
+}
+
+// beginEpoch takes the lease: a higher epoch than any agent has seen, saved
+// before it is used.
+func (r *run) beginEpoch(context.Context) error {
+	r.state.Epoch = max(r.state.Epoch, r.fleet.highestEpoch()) + 1
+	if err := r.save(); err != nil {
+		return err
+	}
+	return r.journal("apply")
+}
+
+func (r *run) journal(what string) error {
+	return r.store.Journal(state.Entry{At: time.Now().UTC(), Epoch: r.state.Epoch, What: what})
+}
+
+// refine plans again now that the VMs exist. A plan that touches more than was
+// approved is shown and asked for again.
+func (r *run) refine(ctx context.Context, approved *plan.Plan, approve Approve) (*plan.Plan, error) {
+	p, _, err := r.plan(ctx, nil, patient)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.save(); err != nil { // certificates were issued
+		return nil, err
+	}
+	var silent []string
+	for _, c := range p.Instances {
+		if c.Action == plan.Blocked || c.Action == plan.Start {
+			silent = append(silent, c.Instance+" ("+r.fleet.reason(c.Instance)+")")
+		}
+	}
+	if len(silent) > 0 {
+		return nil, fmt.Errorf("cannot go on: no answer from %s; if the machine is gone, remove it from the infrastructure and apply again", strings.Join(silent, ", "))
+	}
+	if p.Refines(approved) {
+		return p, nil
+	}
+	if ok, err := approve(p); err != nil {
+		return nil, err
+	} else if !ok {
+		return nil, fmt.Errorf("VMs were made, but %w", ErrNotApproved)
+	}
+	return p, nil
+}

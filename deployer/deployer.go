@@ -1,0 +1,376 @@
+// Package deployer makes a cluster what its manifest says: it plans, drives the
+// engine that makes VMs, puts agents on them, and rolls changes out. It prints
+// nothing; it reports Events.
+package deployer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+
+	"deploy/agent/api"
+	"deploy/deployer/internal/packages"
+	"deploy/deployer/internal/plan"
+	"deploy/deployer/internal/render"
+	"deploy/deployer/internal/rollout"
+	"deploy/deployer/internal/state"
+	"deploy/deployer/internal/terraform"
+	"deploy/manifests"
+)
+
+// Config is what a Deployer needs; all fields are required unless it says otherwise.
+type Config struct {
+	Manifest  string            // file or folder
+	StateDir  string            // default: .deploy beside the manifest
+	Vars      map[string]string // values of variables by name
+	VarFiles  []string
+	Environ   []string // where DEPLOY_VAR_name is looked up
+	Jobs      fs.FS    // built-in jobs
+	Templates fs.FS    // built-in templates
+	Packages  string   // folder of built packages
+	// Executable is the deploy program: local VMs run it as their init.
+	Executable string
+	// Parallel is how many VMs are worked on side by side; default 16.
+	Parallel int
+	// Report receives events, concurrently; default: nobody.
+	Report func(Event)
+	// Interrupt, once closed, ends a run gracefully: what is in flight finishes.
+	Interrupt <-chan struct{}
+	Log       *slog.Logger
+}
+
+// Deployer works on one deployment.
+type Deployer struct {
+	config Config
+	counts counters
+}
+
+// counters are Counts as they grow.
+type counters struct{ engine, ssh, state atomic.Int64 }
+
+func (c *counters) snapshot() Counts {
+	return Counts{EngineRuns: int(c.engine.Load()), SSHDials: int(c.ssh.Load()), StateWrites: int(c.state.Load())}
+}
+
+// New checks the configuration and fills in defaults.
+func New(c Config) (*Deployer, error) {
+	if _, err := os.Stat(c.Manifest); err != nil {
+		return nil, fmt.Errorf("cannot read the manifest: %w", err)
+	}
+	if c.StateDir == "" {
+		dir := c.Manifest
+		if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+			dir = filepath.Dir(dir)
+		}
+		c.StateDir = filepath.Join(dir, ".deploy")
+	}
+	abs, err := filepath.Abs(c.StateDir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the state folder: %w", err)
+	}
+	c.StateDir = abs
+	if c.Parallel == 0 {
+		c.Parallel = 16
+	}
+	if c.Report == nil {
+		c.Report = func(Event) {}
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Deployer{config: c}, nil
+}
+
+// Summary is what Validate found.
+type Summary struct {
+	Deployment string `json:"deployment"`
+	Groups     int    `json:"groups"`
+	Instances  int    `json:"instances"`
+	Jobs       int    `json:"jobs"`
+}
+
+// Validate checks the manifest, its jobs and all templates without a VM:
+// everything is rendered with what is not known yet left open.
+func (d *Deployer) Validate() (*Summary, error) {
+	r, err := d.load()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := r.wanted(); err != nil {
+		return nil, err
+	}
+	s := &Summary{Deployment: r.manifest.Deployment.Name, Groups: len(r.manifest.Groups)}
+	jobs := map[string]bool{}
+	for _, g := range r.manifest.Groups {
+		s.Instances += g.Instances
+		for _, j := range g.Jobs {
+			jobs[j.Spec.Name] = true
+		}
+	}
+	s.Jobs = len(jobs)
+	return s, nil
+}
+
+// run is one piece of work on a deployment: what was read, and what is being
+// made of it.
+type run struct {
+	*Deployer
+	manifest *manifests.Manifest
+	store    state.Store
+	// vmsMu guards state.VMs, Memory and saving while a rollout's commands run
+	// side by side.
+	vmsMu   sync.Mutex
+	state   *state.State
+	secrets *state.Secrets
+	// fresh: there was no state before this run.
+	fresh    bool
+	packages *packages.Index
+	fleet    *fleet
+	// enginePlan is what the engine would do, by the resources' keys.
+	enginePlan map[string][]terraform.Action
+	// vmsAsWanted: the root module is what was last applied, and every agent
+	// answers from the expected VM, so that the engine need not be asked.
+	vmsAsWanted bool
+	// parted are instances with a VM that the manifest no longer has.
+	parted []string
+	now    time.Time
+}
+
+// load reads manifest and state and brings the state's instances and secrets,
+// in memory, to what the manifest wants.
+func (d *Deployer) load() (*run, error) {
+	r := &run{Deployer: d, now: time.Now(), enginePlan: map[string][]terraform.Action{}}
+	m, diags := manifests.Load(d.config.Manifest, manifests.Options{
+		Vars: d.config.Vars, VarFiles: d.config.VarFiles, Environ: d.config.Environ, Jobs: d.config.Jobs,
+	})
+	if diags.HasErrors() {
+		return nil, manifestError(m, diags)
+	}
+	r.manifest = m
+	r.store = state.Store{Dir: filepath.Join(d.config.StateDir, m.Deployment.Name)}
+	index, err := packages.Open(d.config.Packages)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the packages for VMs: %w", err)
+	}
+	r.packages = index
+	r.state, r.secrets, err = r.store.Load()
+	if err != nil {
+		return nil, err
+	}
+	if r.state == nil {
+		r.fresh = true
+		r.state = state.New(m.Deployment.Name)
+	}
+	if r.secrets == nil {
+		r.secrets = &state.Secrets{}
+	}
+	slots := map[string][]state.Slot{}
+	for _, g := range m.Groups {
+		slots[g.Name] = r.state.Assign(g.Name, g.Instances, g.AZs)
+	}
+	r.state.Groups = slots
+	for _, id := range slices.Sorted(maps.Keys(r.state.VMs)) {
+		if !r.has(id) {
+			r.parted = append(r.parted, id)
+		}
+	}
+	if err := r.ensureSecrets(); err != nil {
+		return nil, err
+	}
+	r.fleet = newFleet(r)
+	return r, nil
+}
+
+func manifestError(m *manifests.Manifest, diags hcl.Diagnostics) error {
+	e := &ManifestError{Diagnostics: diags}
+	if m != nil {
+		e.Files = m.Files
+	}
+	return e
+}
+
+func (r *run) close() { r.fleet.close() }
+
+func (r *run) event(e Event) {
+	e.At = time.Now()
+	r.config.Report(e)
+}
+
+// has tells whether the manifest wants an instance.
+func (r *run) has(id string) bool {
+	group, index, err := api.SplitInstance(id)
+	return err == nil && slices.ContainsFunc(r.state.Groups[group], func(s state.Slot) bool { return s.Index == index })
+}
+
+// ids are the wanted instances in rollout order.
+func (r *run) ids() []string {
+	var out []string
+	for _, wave := range r.manifest.Order {
+		for _, g := range wave {
+			for _, s := range r.state.Groups[g.Name] {
+				out = append(out, api.InstanceID(g.Name, s.Index))
+			}
+		}
+	}
+	return out
+}
+
+// save writes the state; nothing if nothing differs from the disk.
+func (r *run) save() error {
+	wrote, err := r.store.Save(r.state, r.secrets)
+	if wrote {
+		r.counts.state.Add(1)
+	}
+	return err
+}
+
+// facts are what is known of the instances, and the secrets' values.
+func (r *run) facts() manifests.Facts {
+	f := manifests.Facts{
+		DeploymentID: r.state.DeploymentID,
+		Secrets:      map[string]cty.Value{},
+		Instances:    map[string][]manifests.Instance{},
+		Certificates: map[manifests.CertificateKey]cty.Value{},
+	}
+	for name, attributes := range r.secrets.Values {
+		f.Secrets[name] = stringObject(attributes)
+	}
+	for group, slots := range r.state.Groups {
+		for _, s := range slots {
+			vm := r.state.VMs[api.InstanceID(group, s.Index)]
+			f.Instances[group] = append(f.Instances[group], manifests.Instance{
+				Group: group, Index: s.Index, AZ: s.AZ, Address: vm.Address, AgentDir: vm.AgentDir,
+			})
+		}
+	}
+	for key, c := range r.secrets.Certificates {
+		if k, ok := parseCertificateKey(key); ok {
+			f.Certificates[k] = stringObject(map[string]string{
+				"ca": r.secrets.CA.Certificate, "certificate": c.Certificate, "private_key": c.PrivateKey,
+			})
+		}
+	}
+	return f
+}
+
+func stringObject(m map[string]string) cty.Value {
+	attributes := map[string]cty.Value{}
+	for k, v := range m {
+		attributes[k] = cty.StringVal(v)
+	}
+	return cty.ObjectVal(attributes)
+}
+
+// wanted renders every instance, in rollout order.
+func (r *run) wanted() ([]plan.Wanted, error) {
+	built, err := r.builtPackages()
+	if err != nil {
+		return nil, err
+	}
+	facts := r.facts()
+	renderer := render.New(r.manifest, facts, r.secrets.DigestKey, built)
+	var out []plan.Wanted
+	var diags hcl.Diagnostics
+	for _, wave := range r.manifest.Order {
+		for _, g := range wave {
+			for _, in := range facts.Instances[g.Name] {
+				rendered, d := renderer.Instance(g, in)
+				diags = append(diags, d...)
+				if d.HasErrors() {
+					break // the same problem for every instance helps nobody
+				}
+				shown := map[string]string{}
+				for key, text := range rendered.Files {
+					shown[key.Job+"/"+key.Path] = text.String()
+				}
+				out = append(out, plan.Wanted{Group: g.Name, AZ: in.AZ, Spec: rendered.Spec, Known: rendered.Known, Shown: shown})
+			}
+		}
+	}
+	if diags.HasErrors() {
+		return nil, manifestError(r.manifest, diags)
+	}
+	return out, nil
+}
+
+// builtPackages are the programs built for the VMs' platform. All VMs of a
+// deployment share one, which is that of the VMs there are, or this machine's.
+func (r *run) builtPackages() (map[string]render.Package, error) {
+	p, err := r.packages.For(r.platform())
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]render.Package{}
+	for _, name := range p.Programs() {
+		b, err := p.Program(name)
+		if err != nil {
+			return nil, err
+		}
+		out[name] = render.Package{Digest: b.Digest, Size: b.Size}
+	}
+	return out, nil
+}
+
+// memory is what the rollout remembers.
+func (r *run) memory() (rollout.Memory, error) {
+	var m rollout.Memory
+	if len(r.state.Memory) == 0 {
+		return m, nil
+	}
+	if err := json.Unmarshal(r.state.Memory, &m); err != nil {
+		return m, fmt.Errorf("cannot read the memory of earlier rollouts in %s: %w", r.store.Dir, err)
+	}
+	return m, nil
+}
+
+// interrupted tells whether the user asked to stop.
+func (r *run) interrupted() bool {
+	select {
+	case <-r.config.Interrupt:
+		return true
+	default:
+		return false
+	}
+}
+
+// ErrInterrupted ends a run that the user asked to stop: what was in flight has
+// finished and is saved.
+var ErrInterrupted = errors.New("interrupted: what had begun has finished; the next apply continues from here")
+
+// parseCertificateKey reads "group/index/job/name".
+func parseCertificateKey(s string) (manifests.CertificateKey, bool) {
+	parts := strings.Split(s, "/")
+	if len(parts) != 4 {
+		return manifests.CertificateKey{}, false
+	}
+	_, index, err := api.SplitInstance(parts[0] + "/" + parts[1])
+	if err != nil {
+		return manifests.CertificateKey{}, false
+	}
+	return manifests.CertificateKey{Group: parts[0], Index: index, Job: parts[2], Name: parts[3]}, true
+}
+
+func certificateKey(k manifests.CertificateKey) string {
+	return api.InstanceID(k.Group, k.Index) + "/" + k.Job + "/" + k.Name
+}
+
+// within bounds a context for one exchange with one machine.
+func within(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return f(ctx)
+}

@@ -1,0 +1,99 @@
+package deployer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"deploy/agent/api"
+	"deploy/deployer/internal/plan"
+)
+
+// stopLimit bounds stopping one instance before its VM is deleted. A machine
+// that hangs is deleted all the same.
+const stopLimit = 60 * time.Second
+
+// Destroy stops everything, consumers before providers, removes the VMs and
+// then the state. A deployment that was never applied is nothing to do.
+func (d *Deployer) Destroy(ctx context.Context, approve Approve) (*Result, error) {
+	started := time.Now()
+	r, err := d.load()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { r.close() }()
+	result := &Result{Deployment: r.manifest.Deployment.Name, Summary: "Nothing to destroy"}
+	if r.fresh {
+		return result, nil
+	}
+	lock, err := r.store.Lock()
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
+	inventories := r.fleet.survey(ctx, patient)
+	existing := map[string]plan.Existing{}
+	for _, id := range r.vmIDs() {
+		existing[id] = plan.Existing{VM: true, Inventory: inventories[id]}
+	}
+	p := plan.Make(r.manifest.Deployment.Name, nil, existing, nil)
+	if ok, err := approve(p); err != nil {
+		return nil, err
+	} else if !ok {
+		return nil, ErrNotApproved
+	}
+	result.Changed = true
+	for _, step := range []func(context.Context) error{r.beginEpoch, r.stopAll, r.destroyVMs} {
+		if err := step(ctx); err != nil {
+			result.Summary = "Failed"
+			return result, err
+		}
+	}
+	if err := r.store.Remove(); err != nil {
+		return result, err
+	}
+	result.Summary, result.Duration, result.Counts = "Destroyed", time.Since(started), r.counts.snapshot()
+	return result, nil
+}
+
+// stopAll drains and stops instances wave by wave, last started first. What
+// cannot be stopped is reported and does not keep the VM from going.
+func (r *run) stopAll(ctx context.Context) error {
+	waves := [][]string{r.parted}
+	for i := len(r.manifest.Order) - 1; i >= 0; i-- {
+		var wave []string
+		for _, g := range r.manifest.Order[i] {
+			for _, slot := range r.state.Groups[g.Name] {
+				wave = append(wave, api.InstanceID(g.Name, slot.Index))
+			}
+		}
+		waves = append(waves, wave)
+	}
+	for _, wave := range waves {
+		err := r.parallel(ctx, len(wave), func(ctx context.Context, i int) error {
+			id := wave[i]
+			if inv := r.fleet.inventory(id); inv == nil || inv.Instance == "" {
+				return nil // nothing answers there; its VM goes as it is
+			}
+			r.event(Event{Phase: PhaseDestroy, Instance: id, Step: "stop"})
+			s := r.submission(id, fmt.Sprintf("%.8s-%d.stop.%s", r.state.DeploymentID, r.state.Epoch, api.SubjectToken(id)))
+			s.Kind, s.Stop = api.KindStop, &api.Stop{Next: "delete"}
+			err := within(ctx, stopLimit, func(ctx context.Context) error { return r.submit(ctx, id, s) })
+			var refused *api.Error
+			if errors.As(err, &refused) && refused.Code == api.CodeStaleEpoch {
+				return fmt.Errorf("cannot stop %s: %w", id, err)
+			}
+			e := Event{Phase: PhaseDestroy, Instance: id, Step: "stop", Done: true}
+			if err != nil {
+				e.Message = "not in good order, its VM goes all the same: " + err.Error()
+			}
+			r.event(e)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,311 @@
+package deployer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"deploy/agent/api"
+	"deploy/agent/client"
+	"deploy/deployer/internal/bus"
+	"deploy/deployer/internal/ssh"
+	"deploy/deployer/internal/state"
+)
+
+// fleet reaches the agents of a run: over the bus where it serves, over SSH
+// otherwise. Connections are made when they are first needed and shared.
+type fleet struct {
+	run *run
+
+	mu          sync.Mutex
+	bus         *bus.Bus
+	busErr      error
+	busTried    bool
+	ssh         map[string]*sshConn
+	inventories map[string]*api.Inventory // as last surveyed
+	reasons     map[string]error          // why an instance is silent
+	patience    time.Duration             // with machines that refuse SSH
+}
+
+// sshConn is a connection being made or made.
+type sshConn struct {
+	once   sync.Once
+	client *ssh.Client
+	err    error
+}
+
+// patience is how hard a survey tries.
+type patience int
+
+const (
+	// quick asks over the bus only and takes silence for an answer.
+	quick patience = iota
+	// patient also asks over SSH those that are silent on the bus.
+	patient
+)
+
+// How long one machine may take.
+const (
+	busWait    = 700 * time.Millisecond
+	busConnect = 2 * time.Second
+	sshAsk     = 5 * time.Second
+	// A machine that is there accepts SSH at once; one that boots takes its time.
+	askPatience  = time.Second
+	bootPatience = 90 * time.Second
+)
+
+func newFleet(r *run) *fleet {
+	return &fleet{run: r, patience: askPatience, ssh: map[string]*sshConn{}, inventories: map[string]*api.Inventory{}, reasons: map[string]error{}}
+}
+
+func (f *fleet) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.bus != nil {
+		f.bus.Close()
+		f.bus = nil
+	}
+	for id, c := range f.ssh {
+		if c.client != nil {
+			_ = c.client.Close() // nothing is under way on it any more
+		}
+		delete(f.ssh, id)
+	}
+}
+
+// connectBus connects once a run, if the bus has ever served.
+func (f *fleet) connectBus(ctx context.Context) *bus.Bus {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.busTried || len(f.run.state.Bus) == 0 {
+		return f.bus
+	}
+	f.busTried = true
+	settings, err := f.run.busSettings(f.run.state.Bus)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, busConnect)
+		defer cancel()
+		f.bus, err = bus.Connect(ctx, settings)
+	}
+	f.busErr = err
+	return f.bus
+}
+
+// forgetBus makes the next use connect anew.
+func (f *fleet) forgetBus() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.bus != nil {
+		f.bus.Close()
+	}
+	f.bus, f.busTried = nil, false
+}
+
+// client speaks to the agent of an instance: over the bus if there is one, and
+// over SSH when that does not work.
+func (f *fleet) client(id string) *client.Client {
+	overSSH := client.Unix(func(ctx context.Context) (net.Conn, error) {
+		c, err := f.connect(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		return c.DialUnix(ctx, path.Join(f.vm(id).AgentDir, "run", "agent.sock"))
+	})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	// An agent that is not on the bus yet would only cost its time-out.
+	if inv := f.inventories[id]; f.bus == nil || inv == nil || !inv.Bus.Connected {
+		return overSSH
+	}
+	return client.Fallback(f.bus.Agent(id), overSSH)
+}
+
+// forget drops what belongs to a VM that is gone.
+func (f *fleet) forget(id string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c := f.ssh[id]; c != nil && c.client != nil {
+		_ = c.client.Close() // the machine is gone
+	}
+	delete(f.ssh, id)
+	delete(f.inventories, id)
+}
+
+// setPatience is how long a machine that refuses SSH is waited for.
+func (f *fleet) setPatience(d time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.patience = d
+}
+
+func (f *fleet) vm(id string) state.VM {
+	f.run.vmsMu.Lock()
+	defer f.run.vmsMu.Unlock()
+	return f.run.state.VMs[id]
+}
+
+// connect is the SSH connection to an instance's VM, made at first use.
+func (f *fleet) connect(ctx context.Context, id string) (*ssh.Client, error) {
+	f.mu.Lock()
+	c, patience := f.ssh[id], f.patience
+	if c == nil {
+		c = &sshConn{}
+		f.ssh[id] = c
+	}
+	f.mu.Unlock()
+	c.once.Do(func() {
+		c.client, c.err = ssh.Dial(ctx, f.run.sshTarget(f.vm(id)), ssh.Options{Patience: patience, OnDial: func() { f.run.counts.ssh.Add(1) }})
+	})
+	if c.err != nil {
+		f.mu.Lock()
+		if f.ssh[id] == c {
+			delete(f.ssh, id) // the next use tries again
+		}
+		f.mu.Unlock()
+	}
+	return c.client, c.err
+}
+
+// survey asks all agents side by side. Silent ones are absent from the answer;
+// reason says why.
+func (f *fleet) survey(ctx context.Context, p patience) map[string]*api.Inventory {
+	ids := f.run.vmIDs()
+	found := map[string]*api.Inventory{}
+	reasons := map[string]error{}
+	if b := f.connectBus(ctx); b != nil {
+		for id, answer := range b.Inventories(ctx, ids, busWait) {
+			if answer.Err != nil {
+				reasons[id] = answer.Err
+				continue
+			}
+			found[id] = answer.Inventory
+		}
+	} else {
+		for _, id := range ids {
+			reasons[id] = f.busErr
+		}
+	}
+	f.keep(found, reasons)
+	if p == quick {
+		return found
+	}
+	var silent []string
+	for _, id := range ids {
+		if found[id] == nil {
+			silent = append(silent, id)
+		}
+	}
+	var mu sync.Mutex
+	// Each instance's failure is its own answer, not the survey's.
+	_ = f.run.parallel(ctx, len(silent), func(ctx context.Context, i int) error {
+		id := silent[i]
+		ctx, cancel := context.WithTimeout(ctx, sshAsk)
+		defer cancel()
+		inv, err := f.client(id).Inventory(ctx)
+		mu.Lock()
+		defer mu.Unlock()
+		if err != nil {
+			reasons[id] = err
+			return nil
+		}
+		found[id] = &inv
+		delete(reasons, id)
+		return nil
+	})
+	f.keep(found, reasons)
+	return found
+}
+
+func (f *fleet) keep(found map[string]*api.Inventory, reasons map[string]error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.inventories, f.reasons = map[string]*api.Inventory{}, map[string]error{}
+	for id, inv := range found {
+		f.inventories[id] = inv
+	}
+	for id, err := range reasons {
+		f.reasons[id] = err
+	}
+}
+
+// inventory is what an agent last said, nil if it was silent.
+func (f *fleet) inventory(id string) *api.Inventory {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.inventories[id]
+}
+
+func (f *fleet) setInventory(id string, inv *api.Inventory) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.inventories[id] = inv
+	delete(f.reasons, id)
+}
+
+// reason says why an instance was silent.
+func (f *fleet) reason(id string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.reasons[id]; err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// unreachable tells that not even SSH answers at the VM's address: nothing
+// listens there.
+func (f *fleet) unreachable(id string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var op *net.OpError
+	return errors.As(f.reasons[id], &op) && op.Op == "dial"
+}
+
+// highestEpoch is the highest that any agent has seen.
+func (f *fleet) highestEpoch() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var highest uint64
+	for _, inv := range f.inventories {
+		highest = max(highest, inv.Epoch)
+	}
+	return highest
+}
+
+// vmIDs are the instances that have a VM, sorted.
+func (r *run) vmIDs() []string {
+	r.vmsMu.Lock()
+	defer r.vmsMu.Unlock()
+	var out []string
+	for id := range r.state.VMs {
+		out = append(out, id)
+	}
+	slices.Sort(out)
+	return out
+}
+
+// parallel runs f for 0..n-1 with the configured limit and returns all errors.
+func (r *run) parallel(ctx context.Context, n int, f func(context.Context, int) error) error {
+	var group errgroup.Group
+	group.SetLimit(r.config.Parallel)
+	errs := make([]error, n)
+	for i := range n {
+		group.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				errs[i] = fmt.Errorf("not begun: %w", context.Cause(ctx))
+				return nil
+			}
+			errs[i] = f(ctx, i)
+			return nil
+		})
+	}
+	_ = group.Wait() // the errors are kept by index
+	return errors.Join(errs...)
+}

@@ -1,0 +1,216 @@
+// Package cli is the command line: one file a command, each from flags to one
+// request, one call and one view.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"deploy/deployer"
+	"deploy/deployer/internal/cli/views"
+	"deploy/deployer/internal/localvm"
+)
+
+// Builtin is what the binary carries: the jobs and templates folders.
+type Builtin struct {
+	Jobs, Templates fs.FS
+}
+
+// Exit codes.
+const (
+	exitOK      = 0 // done, or nothing to do
+	exitError   = 1
+	exitChanges = 2 // plan: there are changes
+)
+
+// exitCode is an error that carries an exit code and has been shown already.
+type exitCode int
+
+func (e exitCode) Error() string { return fmt.Sprintf("exit code %d", int(e)) }
+
+// Main runs the command line and returns the exit code.
+func Main(args []string, b Builtin) int {
+	// The provider serves under its own name when an engine is run by hand.
+	if localvm.IsProvider(args[0]) {
+		return localvm.ProviderMain()
+	}
+	if len(args) > 1 {
+		switch args[1] { // processes of local VMs: not commands for people
+		case "local-init":
+			return localvm.InitMain(args[2:])
+		case "local-publish":
+			return localvm.PublishMain(args[2:])
+		}
+	}
+	ctx, interrupt, stop := signals()
+	defer stop()
+	a := &app{builtin: b, interrupt: interrupt}
+	root := a.root()
+	root.SetArgs(args[1:])
+	err := root.ExecuteContext(ctx)
+	var code exitCode
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &code):
+		return int(code)
+	}
+	views.Error(os.Stderr, err, colorOn(os.Stderr), width(os.Stderr))
+	return exitError
+}
+
+// signals returns a context that ends at the second interrupt, and a channel
+// that closes at the first: finish the step, save, leave.
+func signals() (context.Context, <-chan struct{}, func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	interrupt := make(chan struct{})
+	in := make(chan os.Signal, 2)
+	signal.Notify(in, os.Interrupt, syscall.SIGTERM)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		select {
+		case <-in:
+			close(interrupt)
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-in:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, interrupt, func() {
+		signal.Stop(in)
+		cancel()
+		<-done
+	}
+}
+
+// app is what the commands share: the global flags.
+type app struct {
+	builtin   Builtin
+	interrupt <-chan struct{}
+
+	stateDir string
+	json     bool
+	verbose  bool
+	vars     []string
+	varFiles []string
+}
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "deploy",
+		Short: "Make a cluster what its manifest says",
+		Long: `deploy makes a cluster what its manifest says: VMs by Terraform, an agent on
+each, jobs installed, supervised and updated without losing a request.`,
+		Example: `  deploy apply examples/cluster.hcl     make it so
+  deploy plan examples/cluster.hcl      show what apply would do
+  deploy status examples/cluster.hcl    what is there and how it does
+  deploy logs -f examples/cluster.hcl router/0`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.PersistentFlags().StringVar(&a.stateDir, "state", "", "state folder (default: .deploy beside the manifest)")
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print for machines")
+	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log what is done in detail to stderr")
+	root.PersistentFlags().StringArrayVar(&a.vars, "var", nil, "set a manifest variable, `name=value` (may be repeated)")
+	root.PersistentFlags().StringArrayVar(&a.varFiles, "var-file", nil, "`file` with values of manifest variables (may be repeated)")
+	root.AddCommand(a.apply(), a.plan(), a.destroy(), a.status(), a.logs(), a.ssh(), a.bus(), a.validate(), a.format(), a.version())
+	return root
+}
+
+// deployer makes the engine for a manifest.
+func (a *app) deployer(manifest string, report func(deployer.Event)) (*deployer.Deployer, error) {
+	vars := map[string]string{}
+	for _, v := range a.vars {
+		name, value, found := strings.Cut(v, "=")
+		if !found {
+			return nil, fmt.Errorf("cannot use --var %q: want name=value", v)
+		}
+		vars[name] = value
+	}
+	executable, err := os.Executable()
+	if err != nil {
+		return nil, fmt.Errorf("cannot find this program's own file: %w", err)
+	}
+	packages := os.Getenv("DEPLOY_PACKAGES")
+	if packages == "" {
+		packages = filepath.Join(filepath.Dir(executable), "packages")
+	}
+	level := slog.LevelWarn
+	if a.verbose {
+		level = slog.LevelDebug
+	}
+	return deployer.New(deployer.Config{
+		Manifest:   manifest,
+		StateDir:   a.stateDir,
+		Vars:       vars,
+		VarFiles:   a.varFiles,
+		Environ:    os.Environ(),
+		Jobs:       a.builtin.Jobs,
+		Templates:  a.builtin.Templates,
+		Packages:   packages,
+		Executable: executable,
+		Report:     report,
+		Interrupt:  a.interrupt,
+		Log:        slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+	})
+}
+
+// progress is the view of a run's events.
+func (a *app) progress() views.Progress {
+	if a.json {
+		return views.NewJSONProgress(os.Stdout)
+	}
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		return views.NewLiveProgress(os.Stderr, colorOn(os.Stderr), func() int { return int(width(os.Stderr)) })
+	}
+	return views.NewPlainProgress(os.Stderr)
+}
+
+func colorOn(f *os.File) bool {
+	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd()))
+}
+
+func width(f *os.File) uint {
+	if w, _, err := term.GetSize(int(f.Fd())); err == nil && w > 20 {
+		return uint(w)
+	}
+	return 80
+}
+
+// version is the build's own.
+func (a *app) version() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			version := "devel"
+			if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+				version = info.Main.Version
+			}
+			if a.json {
+				return views.JSON(os.Stdout, map[string]string{"version": version, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
+			}
+			_, err := fmt.Printf("deploy %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return err
+		},
+	}
+}

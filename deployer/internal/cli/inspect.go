@@ -1,0 +1,219 @@
+package cli
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/hashicorp/hcl/v2/hclwrite"
+	"github.com/spf13/cobra"
+
+	"deploy/deployer"
+	"deploy/deployer/internal/cli/views"
+)
+
+func (a *app) status() *cobra.Command {
+	return &cobra.Command{
+		Use:   "status MANIFEST",
+		Short: "Show every instance, its agent and its processes",
+		Example: `  deploy status examples/cluster.hcl
+  deploy status --json cluster.hcl | jq -r '.instances[] | select(.state != "running").id'`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.deployer(args[0], nil)
+			if err != nil {
+				return err
+			}
+			s, err := d.Status(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return views.JSON(os.Stdout, s)
+			}
+			views.Status(os.Stdout, s, colorOn(os.Stdout))
+			return nil
+		},
+	}
+}
+
+func (a *app) validate() *cobra.Command {
+	return &cobra.Command{
+		Use:     "validate MANIFEST",
+		Short:   "Check a manifest, its jobs and templates, without any VM",
+		Example: "  deploy validate examples/cluster.hcl",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.deployer(args[0], nil)
+			if err != nil {
+				return err
+			}
+			summary, err := d.Validate()
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return views.JSON(os.Stdout, summary)
+			}
+			fmt.Printf("%s is valid: %d groups, %d instances, %d jobs\n", args[0], summary.Groups, summary.Instances, summary.Jobs)
+			return nil
+		},
+	}
+}
+
+func (a *app) logs() *cobra.Command {
+	var request deployer.LogsRequest
+	cmd := &cobra.Command{
+		Use:   "logs MANIFEST [GROUP[/INDEX] [PROCESS]]",
+		Short: "Show what processes have written",
+		Example: `  deploy logs cluster.hcl router/0           last lines of all its processes
+  deploy logs -f cluster.hcl router          follow all routers
+  deploy logs -n 200 cluster.hcl lb/0 nginx`,
+		Args: cobra.RangeArgs(1, 3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.deployer(args[0], nil)
+			if err != nil {
+				return err
+			}
+			if len(args) > 1 {
+				request.Target = args[1]
+			}
+			if len(args) > 2 {
+				request.Process = args[2]
+			}
+			out := views.NewLogs(os.Stdout, a.json, colorOn(os.Stdout))
+			return d.Logs(cmd.Context(), request, out.Line)
+		},
+	}
+	cmd.Flags().BoolVarP(&request.Follow, "follow", "f", false, "go on as lines are written, until interrupted")
+	cmd.Flags().IntVarP(&request.Lines, "lines", "n", 20, "start with the last `N` lines of each process")
+	return cmd
+}
+
+func (a *app) ssh() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ssh MANIFEST GROUP/INDEX [-- COMMAND...]",
+		Short: "Open a shell on an instance's VM, or run a command there",
+		Example: `  deploy ssh cluster.hcl router/0
+  deploy ssh cluster.hcl router/0 -- ps aux`,
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.deployer(args[0], nil)
+			if err != nil {
+				return err
+			}
+			status, err := d.SSH(cmd.Context(), deployer.SSHRequest{
+				Instance: args[1], Command: strings.Join(args[2:], " "),
+				In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
+			})
+			if err != nil {
+				return err
+			}
+			if status != 0 {
+				return exitCode(status)
+			}
+			return nil
+		},
+	}
+	return cmd
+}
+
+func (a *app) bus() *cobra.Command {
+	return &cobra.Command{
+		Use:   "bus MANIFEST -- COMMAND...",
+		Short: "Run a NATS client with the deployer's access to the bus",
+		Long: `Runs a command with NATS_URL, NATS_CA, NATS_CERT and NATS_KEY set, so that the
+stock nats client speaks to the deployment's bus. The credential lives for the
+command only, and may do everything that deploy may.`,
+		Example: `  deploy bus cluster.hcl -- nats micro ls
+  deploy bus cluster.hcl -- nats sub 'heartbeat.>'`,
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.deployer(args[0], nil)
+			if err != nil {
+				return err
+			}
+			status, err := d.Bus(cmd.Context(), args[1:], os.Stdin, os.Stdout, os.Stderr)
+			if err != nil {
+				return err
+			}
+			if status != 0 {
+				return exitCode(status)
+			}
+			return nil
+		},
+	}
+}
+
+func (a *app) format() *cobra.Command {
+	var check bool
+	cmd := &cobra.Command{
+		Use:   "fmt PATH...",
+		Short: "Lay manifests and job files out in the usual way",
+		Example: `  deploy fmt examples/cluster.hcl
+  deploy fmt --check .          list files that are not, exit 1 if any`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var changed bool
+			for _, path := range args {
+				c, err := formatPath(path, check, os.Stdout)
+				if err != nil {
+					return err
+				}
+				changed = changed || c
+			}
+			if check && changed {
+				return exitCode(exitError)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&check, "check", false, "change nothing; list files that would change")
+	return cmd
+}
+
+func formatPath(path string, check bool, out io.Writer) (changed bool, err error) {
+	err = filepath.WalkDir(path, func(file string, e os.DirEntry, err error) error {
+		if err != nil {
+			return fmt.Errorf("cannot format %s: %w", file, err)
+		}
+		if e.IsDir() && file != path && strings.HasPrefix(e.Name(), ".") {
+			return filepath.SkipDir
+		}
+		if e.IsDir() || filepath.Ext(file) != ".hcl" {
+			return nil
+		}
+		old, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("cannot format %s: %w", file, err)
+		}
+		parsed, diags := hclsyntax.ParseConfig(old, file, hcl.InitialPos)
+		if diags.HasErrors() {
+			return &deployer.ManifestError{Diagnostics: diags, Files: map[string]*hcl.File{file: {Bytes: old, Body: parsed.Body}}}
+		}
+		formatted := hclwrite.Format(old)
+		if bytes.Equal(old, formatted) {
+			return nil
+		}
+		changed = true
+		fmt.Fprintln(out, file)
+		if check {
+			return nil
+		}
+		info, err := e.Info()
+		if err != nil {
+			return fmt.Errorf("cannot format %s: %w", file, err)
+		}
+		if err := renameio.WriteFile(file, formatted, info.Mode().Perm()); err != nil {
+			return fmt.Errorf("cannot format %s: %w", file, err)
+		}
+		return nil
+	})
+	return changed, err
+}

@@ -1,0 +1,248 @@
+package views
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"deploy/agent/api"
+	"deploy/deployer"
+	"deploy/deployer/internal/plan"
+)
+
+type ansi string
+
+const (
+	red    ansi = "31"
+	green  ansi = "32"
+	yellow ansi = "33"
+	bold   ansi = "1"
+	faint  ansi = "2"
+)
+
+func paint(on bool, c ansi, s string) string {
+	if !on {
+		return s
+	}
+	return "\x1b[" + string(c) + "m" + s + "\x1b[0m"
+}
+
+// JSON prints a value for machines.
+func JSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		return fmt.Errorf("cannot print: %w", err)
+	}
+	return nil
+}
+
+// Error prints an error: manifest problems with their source lines, processes
+// that failed with their last log lines.
+func Error(w io.Writer, err error, color bool, width uint) {
+	var manifest *deployer.ManifestError
+	if errors.As(err, &manifest) {
+		var b bytes.Buffer
+		manifest.Write(&b, width, color)
+		_, _ = w.Write(b.Bytes())
+		return
+	}
+	fmt.Fprintf(w, "%s %s\n", paint(color, red, "Error:"), err)
+	for _, failure := range failures(err) {
+		if len(failure.Log) > 0 {
+			fmt.Fprintf(w, "\nLast lines of %s/%s:\n", failure.Job, failure.Name)
+			for _, l := range failure.Log {
+				fmt.Fprintf(w, "  %s %s\n", paint(color, faint, "|"), l)
+			}
+		}
+	}
+}
+
+// failures are all process failures in a tree of errors.
+func failures(err error) []*api.ProcessFailure {
+	var out []*api.ProcessFailure
+	seen := map[*api.ProcessFailure]bool{}
+	var walk func(error)
+	walk = func(err error) {
+		if e, ok := err.(*api.Error); ok && e.Process != nil && !seen[e.Process] {
+			seen[e.Process] = true
+			out = append(out, e.Process)
+		}
+		switch x := err.(type) {
+		case interface{ Unwrap() error }:
+			if inner := x.Unwrap(); inner != nil {
+				walk(inner)
+			}
+		case interface{ Unwrap() []error }:
+			for _, inner := range x.Unwrap() {
+				walk(inner)
+			}
+		}
+	}
+	walk(err)
+	return out
+}
+
+// Plan prints every consequence.
+func Plan(w io.Writer, p *plan.Plan, color bool) {
+	if p.Empty() {
+		fmt.Fprintf(w, "%s: nothing to do, everything is as the manifest says.\n", p.Deployment)
+		return
+	}
+	if len(p.VMs) > 0 {
+		fmt.Fprintln(w, paint(color, bold, "VMs"))
+		for _, v := range p.VMs {
+			fmt.Fprintf(w, "  %s %s\n", symbol(v.Action, color), v.Resource)
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintln(w, paint(color, bold, "Instances"))
+	counts := map[plan.Action]int{}
+	for _, c := range p.Instances {
+		counts[c.Action]++
+		if c.Action == plan.None {
+			continue
+		}
+		fmt.Fprintf(w, "  %s %s %s", symbol(c.Action, color), c.Instance, c.Action)
+		if len(c.Causes) > 0 {
+			fmt.Fprintf(w, ": %s", strings.Join(c.Causes, "; "))
+		}
+		fmt.Fprintln(w)
+		for _, pr := range c.Processes {
+			fmt.Fprintf(w, "      %s process %s/%s: %s\n", pr.Action, pr.Job, pr.Name, pr.Cause)
+		}
+		for _, f := range c.Files {
+			if c.Action == plan.Create {
+				fmt.Fprintf(w, "      file %s/%s\n", f.Job, f.Path) // all of it is new
+				continue
+			}
+			printDiff(w, f.Diff, color)
+		}
+	}
+	fmt.Fprintf(w, "\nPlan: %s.\n", summary(counts))
+}
+
+func symbol(a plan.Action, color bool) string {
+	switch a {
+	case plan.Create, plan.Start:
+		return paint(color, green, "+")
+	case plan.Delete:
+		return paint(color, red, "-")
+	case plan.Replace:
+		return paint(color, red, "±")
+	case plan.Blocked:
+		return paint(color, red, "?")
+	case plan.None:
+		return " "
+	}
+	return paint(color, yellow, "~")
+}
+
+func printDiff(w io.Writer, diff string, color bool) {
+	for _, l := range strings.Split(strings.TrimSuffix(diff, "\n"), "\n") {
+		switch {
+		case strings.HasPrefix(l, "+"):
+			l = paint(color, green, l)
+		case strings.HasPrefix(l, "-"):
+			l = paint(color, red, l)
+		}
+		fmt.Fprintf(w, "      %s\n", l)
+	}
+}
+
+func summary(counts map[plan.Action]int) string {
+	var parts []string
+	for _, a := range []plan.Action{plan.Create, plan.Start, plan.Replace, plan.Update, plan.Reload, plan.Restart, plan.Delete, plan.Blocked} {
+		if n := counts[a]; n > 0 {
+			parts = append(parts, fmt.Sprintf("%d to %s", n, a))
+		}
+	}
+	return strings.Join(append(parts, fmt.Sprintf("%d unchanged", counts[plan.None])), ", ")
+}
+
+// Result prints how a run ended.
+func Result(w io.Writer, r *deployer.Result) {
+	if !r.Changed {
+		return // the plan has said that there is nothing to do
+	}
+	fmt.Fprintf(w, "%s in %.1f s.\n", r.Summary, r.Duration.Seconds())
+}
+
+// Status prints the cluster's table.
+func Status(w io.Writer, s *deployer.Status, color bool) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "INSTANCE\tSTATE\tADDRESS\tAZ\tPROCESS\tPID\tUPTIME\tRESTARTS\tCPU\tMEMORY")
+	for _, in := range s.Instances {
+		state := in.State
+		if in.Agent == deployer.AgentSilent {
+			state = "silent"
+		}
+		if in.VM == deployer.VMMissing {
+			state = "no vm"
+		}
+		first := fmt.Sprintf("%s\t%s\t%s\t%s", in.ID, state, in.Address, orDash(in.AZ))
+		if len(in.Processes) == 0 {
+			fmt.Fprintf(t, "%s\t-\t-\t-\t-\t-\t-\n", first)
+		}
+		for _, p := range in.Processes {
+			name := p.Name
+			if p.State != string(api.ProcessRunning) {
+				name += " (" + p.State + ")"
+			}
+			fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%d\t%.1f%%\t%s\n", first, name, p.PID, uptime(p.UptimeS), p.Restarts, p.CPUPercent, megabytes(p.RSSBytes))
+			first = "\t\t\t"
+		}
+	}
+	t.Flush()
+	for _, in := range s.Instances {
+		for _, reason := range in.Reasons {
+			fmt.Fprintf(w, "%s %s: %s\n", paint(color, yellow, "!"), in.ID, reason)
+		}
+	}
+}
+
+func orDash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func uptime(seconds int64) string {
+	return (time.Duration(seconds) * time.Second).String()
+}
+
+func megabytes(b int64) string { return fmt.Sprintf("%.1fM", float64(b)/(1<<20)) }
+
+// Logs prints log lines with their origin.
+type Logs struct {
+	mu    sync.Mutex
+	w     io.Writer
+	json  bool
+	color bool
+}
+
+// NewLogs prints to w.
+func NewLogs(w io.Writer, asJSON, color bool) *Logs { return &Logs{w: w, json: asJSON, color: color} }
+
+// Line prints one line. It may be called concurrently.
+func (l *Logs) Line(line deployer.LogLine) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var err error
+	if l.json {
+		err = json.NewEncoder(l.w).Encode(line)
+	} else {
+		_, err = fmt.Fprintf(l.w, "%s %s\n", paint(l.color, faint, line.Instance+" "+line.Process+" |"), line.Text)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot print: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package deployer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"deploy/agent/api"
+)
+
+// LogsRequest says whose logs.
+type LogsRequest struct {
+	Target  string // "router/0", "router", "" for all
+	Process string // "" for all
+	Lines   int    // the last of each process
+	Follow  bool   // until the context ends or the run is interrupted
+}
+
+// LogLine is one line of a process's log.
+type LogLine struct {
+	Instance string `json:"instance"`
+	Job      string `json:"job"`
+	Process  string `json:"process"`
+	Text     string `json:"text"`
+}
+
+// Logs delivers log lines to out, which may be called concurrently.
+func (d *Deployer) Logs(ctx context.Context, q LogsRequest, out func(LogLine) error) error {
+	r, err := d.load()
+	if err != nil {
+		return err
+	}
+	defer r.close()
+	ids, err := r.targets(q.Target)
+	if err != nil {
+		return err
+	}
+	inventories := r.fleet.survey(ctx, patient)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-r.config.Interrupt:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	var group errgroup.Group
+	var silent []error
+	streams := 0
+	for _, id := range ids {
+		inv := inventories[id]
+		if inv == nil {
+			silent = append(silent, fmt.Errorf("cannot read the logs of %s: its agent does not answer: %s", id, r.fleet.reason(id)))
+			continue
+		}
+		for _, p := range inv.Processes {
+			if q.Process != "" && q.Process != p.Name && q.Process != p.Job+"/"+p.Name {
+				continue
+			}
+			streams++
+			group.Go(func() error { return r.stream(ctx, id, p.Job, p.Name, q, out) })
+		}
+	}
+	err = group.Wait()
+	if errors.Is(err, context.Canceled) && r.interrupted() {
+		err = nil
+	}
+	if streams == 0 && len(silent) == 0 {
+		err = fmt.Errorf("cannot find a process %q on %s: see deploy status", q.Process, strings.Join(ids, ", "))
+	}
+	return errors.Join(append(silent, err)...)
+}
+
+// targets are the instances that "router/0", "router" or "" means.
+func (r *run) targets(target string) ([]string, error) {
+	ids := r.vmIDs()
+	if target == "" {
+		return ids, nil
+	}
+	ids = slices.DeleteFunc(ids, func(id string) bool {
+		group, _, _ := api.SplitInstance(id)
+		return id != target && group != target
+	})
+	if len(ids) == 0 {
+		return nil, fmt.Errorf("cannot find %q: there is no such instance or group with a VM; see deploy status", target)
+	}
+	return ids, nil
+}
+
+// stream reads one log to its end, or on and on.
+func (r *run) stream(ctx context.Context, id, job, process string, q LogsRequest, out func(LogLine) error) error {
+	request := api.LogRequest{Job: job, Process: process, Offset: -1, Lines: q.Lines, Max: 256 << 10}
+	var rest []byte // an unfinished line
+	for {
+		var chunk api.LogChunk
+		err := within(ctx, 45*time.Second, func(ctx context.Context) (err error) {
+			chunk, err = r.fleet.client(id).Log(ctx, request)
+			return err
+		})
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			return fmt.Errorf("cannot read the log of %s on %s: %w", process, id, err)
+		}
+		rest = append(rest, chunk.Data...)
+		for {
+			i := bytes.IndexByte(rest, '\n')
+			if i < 0 {
+				break
+			}
+			if err := out(LogLine{Instance: id, Job: job, Process: process, Text: string(rest[:i])}); err != nil {
+				return err
+			}
+			rest = rest[i+1:]
+		}
+		if len(chunk.Data) == 0 && !q.Follow {
+			if len(rest) > 0 {
+				return out(LogLine{Instance: id, Job: job, Process: process, Text: string(rest)})
+			}
+			return nil
+		}
+		request.File, request.Offset = chunk.File, chunk.Next
+		if q.Follow {
+			request.WaitMS = 20_000
+		}
+	}
+}

@@ -1,0 +1,272 @@
+package deployer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"deploy/agent/api"
+	"deploy/deployer/internal/plan"
+	"deploy/deployer/internal/rollout"
+)
+
+// roll carries a plan's changes out, in the order and at the pace that the
+// manifest's policies say.
+func (r *run) roll(ctx context.Context, p *plan.Plan) error {
+	rp, err := r.rolloutPlan(p)
+	if err != nil || rp == nil {
+		return err
+	}
+	wanted, err := r.wanted()
+	if err != nil {
+		return err
+	}
+	x := &executor{run: r, specs: map[string]*api.Spec{}, from: map[string]string{}}
+	for _, w := range wanted {
+		if !w.Known {
+			return fmt.Errorf("cannot roll out %s: something of it is still unknown although its VM exists", w.Spec.Instance)
+		}
+		x.specs[w.Spec.Instance] = &w.Spec
+	}
+	for _, c := range p.Instances {
+		x.from[c.Instance] = c.From
+	}
+	memory, err := r.memory()
+	if err != nil {
+		return err
+	}
+	initial, err := rollout.New(*rp, memory)
+	if err != nil {
+		return err
+	}
+	r.event(Event{Phase: PhaseRollout, Message: describe(rp)})
+	final, err := rollout.Driver{
+		Executor:  x,
+		Interrupt: r.config.Interrupt,
+		Save: func(s rollout.State) error {
+			data, err := json.Marshal(s.Memory())
+			if err != nil {
+				return fmt.Errorf("cannot encode the rollout's memory: %w", err)
+			}
+			r.vmsMu.Lock()
+			defer r.vmsMu.Unlock()
+			r.state.Memory = data
+			return r.save()
+		},
+	}.Run(ctx, initial)
+	if err != nil {
+		return err
+	}
+	return rolloutError(final)
+}
+
+// rolloutPlan is a plan's changes as the rollout takes them, nil if there are none.
+func (r *run) rolloutPlan(p *plan.Plan) (*rollout.Plan, error) {
+	memory, err := r.memory()
+	if err != nil {
+		return nil, err
+	}
+	rp := &rollout.Plan{ID: fmt.Sprintf("%.8s-%d", r.state.DeploymentID, r.state.Epoch), Parallel: r.config.Parallel}
+	work := false
+	for _, wave := range r.manifest.Order {
+		for _, g := range wave {
+			known, _ := memory.Group(g.Name)
+			rg := rollout.Group{
+				Name: g.Name, Requires: g.Requires, FirstDeploy: !known.Served,
+				Policy: rollout.PolicyFor(g.Update, g.Instances),
+			}
+			for _, c := range p.Instances {
+				if c.Group != g.Name || c.Action == plan.Delete {
+					continue
+				}
+				action := rolloutAction(c)
+				work = work || action != rollout.ActionNone
+				inv := r.fleet.inventory(c.Instance)
+				rg.Instances = append(rg.Instances, rollout.Instance{
+					ID: c.Instance, AZ: c.AZ, Action: action, Generation: c.To, Previous: c.From,
+					Healthy: inv != nil && inv.State == api.InstanceRunning,
+				})
+			}
+			rp.Groups = append(rp.Groups, rg)
+		}
+	}
+	for _, c := range p.Instances {
+		if c.Action != plan.Delete {
+			continue
+		}
+		work = true
+		i := slices.IndexFunc(rp.Removals, func(x rollout.Removal) bool { return x.Group == c.Group })
+		if i < 0 {
+			removal := rollout.Removal{Group: c.Group, MaxInFlight: 1, Next: "delete"}
+			if g := r.manifest.Group(c.Group); g != nil {
+				removal.Next = "scale_in"
+				removal.MaxInFlight = max(1, g.Update.MaxInFlight.Of(g.Instances+1))
+				// Only groups that also lose instances have an order among removals.
+				removal.Requires = slices.DeleteFunc(slices.Clone(g.Requires), func(name string) bool {
+					return !slices.ContainsFunc(p.Instances, func(c plan.InstanceChange) bool { return c.Group == name && c.Action == plan.Delete })
+				})
+			}
+			rp.Removals = append(rp.Removals, removal)
+			i = len(rp.Removals) - 1
+		}
+		rp.Removals[i].Instances = append(rp.Removals[i].Instances, rollout.RemovedInstance{
+			ID: c.Instance, NoAgent: r.fleet.inventory(c.Instance) == nil,
+		})
+	}
+	if !work {
+		return nil, nil
+	}
+	return rp, nil
+}
+
+func rolloutAction(c plan.InstanceChange) rollout.Action {
+	switch c.Action {
+	case plan.Create:
+		return rollout.ActionCreate
+	case plan.Update, plan.Reload, plan.Restart:
+		if c.Action == plan.Update && c.From == c.To && len(c.Processes) == 0 {
+			return rollout.ActionNone // only the agent itself was owed something
+		}
+		return rollout.ActionUpdate
+	}
+	return rollout.ActionNone
+}
+
+func describe(p *rollout.Plan) string {
+	n := 0
+	var names []string
+	for _, g := range p.Groups {
+		k := 0
+		for _, x := range g.Instances {
+			if x.Action != rollout.ActionNone {
+				k++
+			}
+		}
+		if k > 0 {
+			names = append(names, fmt.Sprintf("%s ×%d", g.Name, k))
+		}
+		n += k
+	}
+	for _, x := range p.Removals {
+		names = append(names, fmt.Sprintf("remove %s ×%d", x.Group, len(x.Instances)))
+		n += len(x.Instances)
+	}
+	return fmt.Sprintf("%d instances: %s", n, strings.Join(names, ", "))
+}
+
+// rolloutError says how a rollout failed, nil if it did not.
+func rolloutError(s rollout.State) error {
+	switch s.Outcome {
+	case rollout.OutcomeDone:
+		return nil
+	case rollout.OutcomeInterrupted:
+		return ErrInterrupted
+	case rollout.OutcomeSuperseded:
+		return errors.New("another deploy has taken over: the agents obey it now, and this run did nothing more; look at its output, or apply again")
+	}
+	var errs []error
+	for _, f := range s.Failures() {
+		what := f.Instance
+		if what == "" {
+			what = "group " + f.Group
+		}
+		errs = append(errs, fmt.Errorf("%s: %s failed: %w", what, f.Command, f.Error))
+	}
+	touched, back := 0, 0
+	for _, g := range s.Groups {
+		for _, p := range g.Instances {
+			switch p.Status {
+			case rollout.StatusRolledBack:
+				back++
+			case rollout.StatusUpdated, rollout.StatusFailed:
+				touched++
+			}
+		}
+	}
+	switch {
+	case s.Phase == rollout.PhasePrepare:
+		errs = append(errs, errors.New("nothing was touched: everything is staged and checked before the first instance changes"))
+	case back > 0:
+		errs = append(errs, fmt.Errorf("%d put back to what ran before, the rest was not begun; see deploy logs, mend the cause and apply again", back))
+	default:
+		errs = append(errs, errors.New("see deploy logs, mend the cause and apply again"))
+	}
+	return errors.Join(errs...)
+}
+
+// executor carries the rollout's commands to agents and to the engine.
+type executor struct {
+	*run
+	specs map[string]*api.Spec
+	from  map[string]string
+}
+
+// Execute implements rollout.Executor.
+func (x *executor) Execute(ctx context.Context, c rollout.Command) error {
+	switch c.Kind {
+	case rollout.CommandDeleteVM:
+		x.event(Event{Phase: PhaseVMs, Message: "delete " + strings.Join(c.Instances, ", ")})
+		return x.deleteVMs(ctx, c.Instances)
+	case rollout.CommandReplaceVM:
+		return fmt.Errorf("cannot replace %s: rolling VM replacement is not supported yet", strings.Join(c.Instances, ", "))
+	}
+	id := c.Instances[0]
+	x.event(Event{Phase: PhaseRollout, Instance: id, Step: string(c.Kind)})
+	err := x.agentCommand(ctx, id, c)
+	e := Event{Phase: PhaseRollout, Instance: id, Step: string(c.Kind), Done: true}
+	if err != nil {
+		e.Done, e.Error = false, err.Error()
+	}
+	x.event(e)
+	return err
+}
+
+func (x *executor) agentCommand(ctx context.Context, id string, c rollout.Command) error {
+	s := x.submission(id, c.OpID)
+	health := struct{ min, deadline int64 }{c.MinHealthy.Milliseconds(), c.Deadline.Milliseconds()}
+	switch c.Kind {
+	case rollout.CommandPrepare:
+		s.Kind, s.Prepare = api.KindPrepare, &api.Prepare{Spec: *x.specs[id]}
+		err := x.submit(ctx, id, s)
+		var missing *api.Error
+		if errors.As(err, &missing) && missing.Code == api.CodePackageMissing {
+			// The bus is a cache; the deployer has the packages and another way.
+			if err := x.upload(ctx, id, missing.Packages); err != nil {
+				return err
+			}
+			s.OpID += ".uploaded"
+			err = x.submit(ctx, id, s)
+		}
+		return err
+	case rollout.CommandUpdate:
+		s.Kind, s.Update = api.KindUpdate, &api.Update{
+			Generation: c.Generation, MinHealthyMS: health.min, DeadlineMS: health.deadline, Next: "update",
+		}
+	case rollout.CommandWatch:
+		s.Kind, s.Watch = api.KindWatch, &api.Watch{MinHealthyMS: health.min, DeadlineMS: health.deadline}
+	case rollout.CommandRollback:
+		s.Kind, s.Rollback = api.KindRollback, &api.Rollback{MinHealthyMS: health.min, DeadlineMS: health.deadline}
+	case rollout.CommandStop:
+		s.Kind, s.Stop = api.KindStop, &api.Stop{Next: c.Next}
+	default:
+		return fmt.Errorf("cannot %s %s: unknown command", c.Kind, id)
+	}
+	return x.submit(ctx, id, s)
+}
+
+// submission is the head of every change to an instance.
+func (r *run) submission(id, opID string) api.Submission {
+	return api.Submission{Change: api.Change{
+		DeploymentID: r.state.DeploymentID, Instance: id, Epoch: r.state.Epoch, OpID: opID,
+	}}
+}
+
+// submit follows an operation to its end and reports its steps.
+func (r *run) submit(ctx context.Context, id string, s api.Submission) error {
+	return r.fleet.client(id).Do(ctx, s, func(e api.OperationEvent) {
+		r.event(Event{Phase: PhaseRollout, Instance: id, Step: e.Step, Message: e.Message})
+	})
+}

@@ -1,0 +1,102 @@
+package deployer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"golang.org/x/term"
+
+	"deploy/deployer/internal/ssh"
+	"deploy/deployer/internal/state"
+)
+
+// SSHRequest is a shell on a VM, or a command there.
+type SSHRequest struct {
+	Instance string
+	Command  string // "" for a login shell
+	In       *os.File
+	Out, Err io.Writer
+}
+
+// SSH connects a terminal to an instance's VM and returns the exit status of
+// what ran there.
+func (d *Deployer) SSH(ctx context.Context, q SSHRequest) (int, error) {
+	r, err := d.load()
+	if err != nil {
+		return 0, err
+	}
+	defer r.close()
+	if _, ok := r.state.VMs[q.Instance]; !ok {
+		return 0, fmt.Errorf("cannot open a shell on %q: there is no such instance with a VM; see deploy status", q.Instance)
+	}
+	c, err := r.fleet.connect(ctx, q.Instance)
+	if err != nil {
+		return 0, err
+	}
+	var terminal *ssh.Terminal
+	if fd := int(q.In.Fd()); q.Command == "" && term.IsTerminal(fd) {
+		before, err := term.MakeRaw(fd)
+		if err != nil {
+			return 0, fmt.Errorf("cannot make the terminal raw: %w", err)
+		}
+		defer term.Restore(fd, before)
+		resize, stop := watchSize(fd)
+		defer stop()
+		width, height, err := term.GetSize(fd)
+		if err != nil {
+			width, height = 80, 24
+		}
+		terminal = &ssh.Terminal{Type: os.Getenv("TERM"), Size: ssh.Size{Width: width, Height: height}, Resize: resize}
+	}
+	err = c.Interactive(ctx, q.Command, ssh.Streams{Stdin: q.In, Stdout: q.Out, Stderr: q.Err}, terminal)
+	var exit *ssh.ExitError
+	if errors.As(err, &exit) && exit.Signal == "" {
+		return exit.Status, nil
+	}
+	return 0, err
+}
+
+// watchSize tells of every change of a terminal's size.
+func watchSize(fd int) (<-chan ssh.Size, func()) {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGWINCH)
+	sizes := make(chan ssh.Size)
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-quit:
+				return
+			case <-signals:
+			}
+			width, height, err := term.GetSize(fd)
+			if err != nil {
+				continue
+			}
+			select {
+			case sizes <- ssh.Size{Width: width, Height: height}:
+			case <-quit:
+				return
+			}
+		}
+	}()
+	return sizes, func() {
+		signal.Stop(signals)
+		close(quit)
+		<-done
+	}
+}
+
+// sshTarget is how an instance's VM is reached.
+func (r *run) sshTarget(vm state.VM) ssh.Target {
+	return ssh.Target{
+		Host: vm.SSHHost, Port: vm.SSHPort, User: vm.SSHUser, HostKey: vm.HostKey,
+		PrivateKey: []byte(r.secrets.SSH.PrivateKey),
+	}
+}

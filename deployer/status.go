@@ -1,0 +1,116 @@
+package deployer
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"deploy/agent/api"
+)
+
+// How Status calls the state of VMs and agents.
+const (
+	VMRunning   = "running"
+	VMMissing   = "missing"
+	AgentAlive  = "alive"
+	AgentSilent = "silent"
+)
+
+// Status is the cluster as it is.
+type Status struct {
+	Deployment string           `json:"deployment"`
+	Instances  []InstanceStatus `json:"instances"`
+}
+
+// InstanceStatus is one instance as it is.
+type InstanceStatus struct {
+	ID         string          `json:"id"`
+	Group      string          `json:"group"`
+	Index      int             `json:"index"`
+	AZ         string          `json:"az"`
+	Address    string          `json:"address"`
+	VM         string          `json:"vm"`    // VMRunning, VMMissing
+	Agent      string          `json:"agent"` // AgentAlive, AgentSilent
+	Generation string          `json:"generation"`
+	State      string          `json:"state"` // api.InstanceState
+	Reasons    []string        `json:"reasons,omitempty"`
+	Processes  []ProcessStatus `json:"processes"`
+}
+
+// ProcessStatus is one process as it is.
+type ProcessStatus struct {
+	Job        string    `json:"job"`
+	Name       string    `json:"name"`
+	State      string    `json:"state"` // api.ProcessState
+	PID        int       `json:"pid"`
+	UptimeS    int64     `json:"uptime_s"`
+	Restarts   int       `json:"restarts"`
+	RSSBytes   int64     `json:"rss_bytes"`
+	CPUPercent float64   `json:"cpu_percent"`
+	LastExit   *api.Exit `json:"last_exit,omitempty"`
+	Reason     string    `json:"reason,omitempty"`
+}
+
+// Status asks all expected agents side by side and names the silent.
+func (d *Deployer) Status(ctx context.Context) (*Status, error) {
+	r, err := d.load()
+	if err != nil {
+		return nil, err
+	}
+	defer r.close()
+	inventories := r.fleet.survey(ctx, patient)
+	s := &Status{Deployment: r.manifest.Deployment.Name}
+	for _, id := range append(r.ids(), r.parted...) {
+		s.Instances = append(s.Instances, r.instanceStatus(id, inventories[id]))
+	}
+	slices.SortStableFunc(s.Instances, func(a, b InstanceStatus) int {
+		if a.Group != b.Group {
+			return strings.Compare(a.Group, b.Group)
+		}
+		return a.Index - b.Index
+	})
+	return s, nil
+}
+
+func (r *run) instanceStatus(id string, inv *api.Inventory) InstanceStatus {
+	group, index, _ := api.SplitInstance(id)
+	out := InstanceStatus{
+		ID: id, Group: group, Index: index,
+		VM: VMMissing, Agent: AgentSilent, State: string(api.InstanceStopped),
+		Processes: []ProcessStatus{},
+	}
+	for _, slot := range r.state.Groups[group] {
+		if slot.Index == index {
+			out.AZ = slot.AZ
+		}
+	}
+	if vm, ok := r.state.VMs[id]; ok {
+		out.VM, out.Address = VMRunning, vm.Address
+	}
+	if inv == nil {
+		if out.VM == VMRunning {
+			out.State = string(api.InstanceFailing)
+			out.Reasons = []string{"the agent does not answer"}
+			if why := r.fleet.reason(id); why != "" {
+				out.Reasons = []string{"the agent does not answer: " + why}
+			}
+			if r.fleet.unreachable(id) {
+				out.VM = VMMissing // nothing answers at its address either
+			}
+		}
+		return out
+	}
+	out.Agent, out.Generation, out.State, out.Reasons = AgentAlive, inv.Active, string(inv.State), inv.Reasons
+	for _, p := range inv.Processes {
+		ps := ProcessStatus{
+			Job: p.Job, Name: p.Name, State: string(p.State), PID: p.PID, Restarts: p.Restarts,
+			RSSBytes: p.RSSBytes, CPUPercent: p.CPUPercent, LastExit: p.LastExit, Reason: p.Reason,
+		}
+		if p.StartedAt != nil && p.PID != 0 {
+			ps.UptimeS = int64(time.Since(*p.StartedAt).Seconds())
+		}
+		out.Processes = append(out.Processes, ps)
+	}
+	return out
+}

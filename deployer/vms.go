@@ -1,0 +1,277 @@
+package deployer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"deploy/agent/api"
+	"deploy/deployer/internal/plan"
+	"deploy/deployer/internal/state"
+	"deploy/deployer/internal/terraform"
+	"deploy/manifests"
+)
+
+// vmInput is what the template gets for the wanted instances and those parted
+// ones that are named.
+func (r *run) vmInput(parted []string) (terraform.Input, error) {
+	key, err := r.publicKey()
+	if err != nil {
+		return terraform.Input{}, err
+	}
+	in := terraform.Input{
+		Deployment:   terraform.Deployment{Name: r.manifest.Deployment.Name, ID: r.state.DeploymentID},
+		Instances:    map[string]terraform.InstanceInput{},
+		Disks:        map[string]terraform.DiskInput{},
+		SSHPublicKey: key,
+		Settings:     r.manifest.Infrastructure.Settings,
+	}
+	for _, g := range r.manifest.Groups {
+		for _, slot := range r.state.Groups[g.Name] {
+			id := api.InstanceID(g.Name, slot.Index)
+			in.Instances[id] = instanceInput(g, slot)
+			if g.Disk != nil {
+				in.Disks[id] = terraform.DiskInput{Group: g.Name, Index: slot.Index, SizeGB: g.Disk.SizeGB}
+			}
+		}
+	}
+	for _, id := range parted {
+		var saved struct {
+			VM   terraform.InstanceInput `json:"vm"`
+			Disk *terraform.DiskInput    `json:"disk"`
+		}
+		if err := json.Unmarshal(r.state.VMs[id].Input, &saved); err != nil {
+			return in, fmt.Errorf("cannot read how the VM of %s was made: %w", id, err)
+		}
+		in.Instances[id] = saved.VM
+		if saved.Disk != nil {
+			in.Disks[id] = *saved.Disk
+		}
+	}
+	return in, nil
+}
+
+func instanceInput(g *manifests.Group, slot state.Slot) terraform.InstanceInput {
+	vm := g.VMFor(slot.Index)
+	in := terraform.InstanceInput{
+		Group: g.Name, Index: slot.Index, AZ: slot.AZ,
+		CPUs: vm.CPUs, MemoryMB: vm.MemoryMB, DiskGB: vm.DiskGB, Image: vm.Image, Options: vm.Options,
+	}
+	if g.Network != nil {
+		in.Network = g.Network.Name
+		if slot.Index < len(g.Network.Static) {
+			in.StaticAddress = g.Network.Static[slot.Index]
+		}
+	}
+	return in
+}
+
+// engine opens the engine's work folder.
+func (r *run) engine(dir string) (*terraform.Runner, error) {
+	base := r.config.Manifest
+	if info, err := os.Stat(base); err == nil && !info.IsDir() {
+		base = filepath.Dir(base)
+	}
+	return terraform.Open(terraform.Options{
+		Dir: dir, Templates: r.config.Templates, Template: r.manifest.Infrastructure.Template, BaseDir: base,
+		VMs: r.store.VMs(), Executable: r.config.Executable,
+		Report: func(line string) { r.event(Event{Phase: PhaseVMs, Step: "engine", Message: line}) },
+	})
+}
+
+// rootUnchanged tells whether the root module is what the engine last applied
+// in full.
+func (r *run) rootUnchanged() (bool, error) {
+	if len(r.state.VMs) == 0 || len(r.parted) > 0 {
+		return false, nil
+	}
+	in, err := r.vmInput(nil)
+	if err != nil {
+		return false, err
+	}
+	engine, err := r.engine(r.store.Terraform())
+	if err != nil {
+		return false, err
+	}
+	defer engine.Close()
+	digest, err := engine.Write(in)
+	if err != nil {
+		return false, err
+	}
+	applied, err := engine.Applied()
+	return err == nil && applied != nil && applied.Digest == digest, err
+}
+
+// planVMs asks the engine what an apply would do to the VMs. It works in a
+// folder of its own, on a copy of the engine's state, so that planning writes
+// nothing.
+func (r *run) planVMs(ctx context.Context) ([]plan.VMChange, error) {
+	r.event(Event{Phase: PhaseVMs, Step: "engine", Message: "planning the VMs"})
+	in, err := r.vmInput(nil)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "deploy-plan-")
+	if err != nil {
+		return nil, fmt.Errorf("cannot make a folder to plan in: %w", err)
+	}
+	defer os.RemoveAll(dir)
+	const engineState = "terraform.tfstate"
+	data, err := os.ReadFile(filepath.Join(r.store.Terraform(), engineState))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(dir, engineState), data, 0o600)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("cannot copy the engine's state: %w", err)
+	}
+	engine, err := r.engine(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer engine.Close()
+	if _, err := engine.Write(in); err != nil {
+		return nil, err
+	}
+	r.counts.engine.Add(1)
+	p, err := engine.Plan(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []plan.VMChange
+	for _, c := range p.Changes {
+		r.enginePlan[c.Key] = append(r.enginePlan[c.Key], c.Action)
+		out = append(out, plan.VMChange{Resource: c.Address, Action: plan.Action(c.Action)})
+	}
+	return out, nil
+}
+
+// firstVMs is planVMs for a deployment that has no VM: all of them are new, and
+// the engine need not be asked.
+func (r *run) firstVMs() []plan.VMChange {
+	var out []plan.VMChange
+	for _, id := range r.ids() {
+		out = append(out, plan.VMChange{Resource: "VM " + id, Action: plan.Create})
+	}
+	return out
+}
+
+// makeVMs brings the VMs to what the manifest wants. Those that are no longer
+// wanted stay until what runs on them has been stopped.
+func (r *run) makeVMs(ctx context.Context) error {
+	if r.vmsAsWanted {
+		return nil
+	}
+	in, err := r.vmInput(r.parted)
+	if err != nil {
+		return err
+	}
+	r.event(Event{Phase: PhaseVMs, Message: fmt.Sprintf("%d VMs from template %s", len(in.Instances), r.manifest.Infrastructure.Template)})
+	return r.applyVMs(ctx, in, nil)
+}
+
+// applyVMs runs the engine and keeps what it tells. Only the instances in
+// deletable may lose their VM.
+func (r *run) applyVMs(ctx context.Context, in terraform.Input, deletable []string) error {
+	engine, err := r.engine(r.store.Terraform())
+	if err != nil {
+		return err
+	}
+	defer engine.Close()
+	if _, err := engine.Write(in); err != nil {
+		return err
+	}
+	r.counts.engine.Add(1)
+	p, err := engine.Plan(ctx)
+	if err != nil {
+		return err
+	}
+	instances := p.Instances
+	if p.Pending {
+		for _, c := range p.Changes {
+			_, known := r.state.VMs[c.Key]
+			if c.Action == terraform.Delete && known && !slices.Contains(deletable, c.Key) {
+				return fmt.Errorf("cannot change the VMs: the engine's plan would delete %s, which is not among those to be removed now", c.Address)
+			}
+		}
+		r.counts.engine.Add(1)
+		if instances, err = engine.Apply(ctx); err != nil {
+			return err
+		}
+	}
+	return r.keepVMs(in, instances)
+}
+
+// keepVMs remembers what the infrastructure told.
+func (r *run) keepVMs(in terraform.Input, instances map[string]terraform.Instance) error {
+	r.vmsMu.Lock()
+	defer r.vmsMu.Unlock()
+	vms := map[string]state.VM{}
+	for id, x := range instances {
+		saved := struct {
+			VM   terraform.InstanceInput `json:"vm"`
+			Disk *terraform.DiskInput    `json:"disk,omitempty"`
+		}{VM: in.Instances[id]}
+		if d, ok := in.Disks[id]; ok {
+			saved.Disk = &d
+		}
+		input, err := json.Marshal(saved)
+		if err != nil {
+			return fmt.Errorf("cannot encode the inputs of %s: %w", id, err)
+		}
+		vm := state.VM{
+			ID: x.ID, Address: x.Address, SSHHost: x.SSHHost, SSHPort: x.SSHPort, SSHUser: x.SSHUser,
+			HostKey: strings.TrimSpace(x.SSHHostKey), AgentDir: x.AgentDir, OS: x.OS, Arch: x.Arch,
+			Disk: x.Disk, Running: x.Running, Input: input,
+		}
+		if had, ok := r.state.VMs[id]; ok && had.ID == vm.ID && vm.HostKey == "" {
+			vm.HostKey = had.HostKey // pinned at the first contact
+		} else if ok && had.ID != vm.ID {
+			delete(r.secrets.Agents, id)
+			r.fleet.forget(id)
+		}
+		vms[id] = vm
+	}
+	for id := range r.state.VMs {
+		if _, there := vms[id]; !there {
+			delete(r.secrets.Agents, id)
+			r.fleet.forget(id)
+		}
+	}
+	r.state.VMs = vms
+	return r.save()
+}
+
+// deleteVMs removes the VMs of instances that have been stopped.
+func (r *run) deleteVMs(ctx context.Context, ids []string) error {
+	r.parted = slices.DeleteFunc(slices.Clone(r.parted), func(id string) bool { return slices.Contains(ids, id) })
+	in, err := r.vmInput(r.parted)
+	if err != nil {
+		return err
+	}
+	return r.applyVMs(ctx, in, ids)
+}
+
+// destroyVMs removes everything that the engine has made.
+func (r *run) destroyVMs(ctx context.Context) error {
+	in, err := r.vmInput(r.parted)
+	if err != nil {
+		return err
+	}
+	engine, err := r.engine(r.store.Terraform())
+	if err != nil {
+		return err
+	}
+	defer engine.Close()
+	if _, err := engine.Write(in); err != nil {
+		return err
+	}
+	r.event(Event{Phase: PhaseDestroy, Message: fmt.Sprintf("%d VMs", len(r.state.VMs))})
+	r.counts.engine.Add(1)
+	return engine.Destroy(ctx)
+}
