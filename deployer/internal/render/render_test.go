@@ -1,0 +1,259 @@
+package render
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/zclconf/go-cty/cty"
+
+	"deploy/agent/api"
+	"deploy/manifests"
+)
+
+const jobHCL = `
+property "port" { 
+  type    = number
+  default = 8080
+}
+property "level" {
+  type    = string
+  default = "info"
+}
+property "password" {
+  type      = string
+  sensitive = true
+  required  = true
+}
+property "peers" {
+  type    = list(string)
+  default = []
+}
+property "tls" {
+  type    = bool
+  default = false
+}
+package "web" { program = "web" }
+template "web.yml" {
+  mode = "0640"
+}
+template "level" {
+  on_change = "reload"
+}
+process "web" {
+  command = ["${package.web.path}/web", "-c", "${path.config}/web.yml"]
+  env     = { PORT = property.port }
+  reload { signal = "HUP" }
+}
+process "worker" {
+  command = ["${package.web.path}/worker"]
+}
+listen "http" { port = property.port }
+`
+
+const webYML = `port: ${property.port}
+password: ${property.password}
+%{ for p in property.peers ~}
+peer: ${p}
+%{ endfor ~}
+%{ if property.tls ~}
+tls: on
+%{ endif ~}
+`
+
+// world is a manifest with one job and what is known of it.
+type world struct {
+	properties string
+	facts      manifests.Facts
+	packages   map[string]Package
+	key        string
+	template   string
+}
+
+func newWorld() *world {
+	return &world{
+		properties: `password = secret.web.value
+      peers = group.web.instances[*].address`,
+		facts: manifests.Facts{
+			DeploymentID: "d1",
+			Secrets:      map[string]cty.Value{"web": cty.ObjectVal(map[string]cty.Value{"value": cty.StringVal("s3cret")})},
+			Instances: map[string][]manifests.Instance{"web": {
+				{Group: "web", Index: 0, Address: "127.0.0.2", AgentDir: "/vm0/agent"},
+				{Group: "web", Index: 1, Address: "127.0.0.3", AgentDir: "/vm1/agent"},
+			}},
+		},
+		packages: map[string]Package{"web": {Digest: "abc", Size: 1}},
+		key:      "key",
+		template: webYML,
+	}
+}
+
+func (w *world) render(t *testing.T) *Instance {
+	t.Helper()
+	in, err := w.try(t)
+	if err != "" {
+		t.Fatal(err)
+	}
+	return in
+}
+
+func (w *world) try(t *testing.T) (*Instance, string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "cluster.hcl")
+	source := `deployment "cf" { domain = "cf.localhost" }
+infrastructure "local" {}
+secret "web" { type = "password" }
+group "web" {
+  instances = 2
+  job "web" {
+    properties {
+      ` + w.properties + `
+    }
+  }
+}
+`
+	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	m, diags := manifests.Load(file, manifests.Options{Jobs: fstest.MapFS{
+		"web/job.hcl":           {Data: []byte(jobHCL)},
+		"web/templates/web.yml": {Data: []byte(w.template)},
+		"web/templates/level":   {Data: []byte("${property.level}\n")},
+	}})
+	if diags.HasErrors() {
+		return nil, diags.Error()
+	}
+	r := New(m, w.facts, []byte(w.key), w.packages)
+	in, diags := r.Instance(m.Group("web"), w.facts.Instances["web"][0])
+	if diags.HasErrors() {
+		return nil, diags.Error()
+	}
+	return in, ""
+}
+
+func TestInstance(t *testing.T) {
+	in := newWorld().render(t)
+	if !in.Known || in.Spec.Generation == "" {
+		t.Fatalf("known %v, generation %q", in.Known, in.Spec.Generation)
+	}
+	job := in.Spec.Jobs[0]
+	want := "port: 8080\npassword: s3cret\npeer: 127.0.0.2\npeer: 127.0.0.3\n"
+	if got := string(job.Files[0].Content); got != want {
+		t.Errorf("web.yml is\n%s\nwant\n%s", got, want)
+	}
+	if got := in.Files[FileKey{"web", "web.yml"}].String(); strings.Contains(got, "s3cret") || !strings.Contains(got, "password: (sensitive)\npeer: 127.0.0.2") {
+		t.Errorf("shown as\n%s", got)
+	}
+	if got := Redact(job.Files[0].Content, job.Files[0].Sensitive); got != in.Files[FileKey{"web", "web.yml"}].String() {
+		t.Errorf("redacted from the spec it is\n%s", got)
+	}
+	if got := job.Processes[0].Command; !slices.Equal(got, []string{"/vm0/agent/store/abc/web", "-c", "/vm0/agent/jobs/web/web.yml"}) {
+		t.Errorf("command %q", got)
+	}
+	if got := job.Listens[0].Address; got != "127.0.0.2:8080" {
+		t.Errorf("listens on %q", got)
+	}
+	if job.Files[0].Mode != 0o640 || job.Files[1].OnChange != api.OnChangeReload {
+		t.Errorf("files are %+v", job.Files)
+	}
+	data, err := json.Marshal(in.Spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := json.Marshal(newWorld().render(t).Spec)
+	if err != nil || string(again) != string(data) {
+		t.Error("rendered twice it differs")
+	}
+}
+
+func TestWhatIsUnknownStaysOpen(t *testing.T) {
+	w := newWorld()
+	w.facts.Instances["web"][1].Address = ""
+	in := w.render(t)
+	if in.Known || in.Spec.Generation != "" || in.Spec.Jobs[0].Processes[0].Digest != "" {
+		t.Errorf("known %v, generation %q", in.Known, in.Spec.Generation)
+	}
+	got := in.Files[FileKey{"web", "web.yml"}].String()
+	if !strings.Contains(got, "peer: 127.0.0.2\npeer: (known after apply)\n") {
+		t.Errorf("shown as\n%s", got)
+	}
+}
+
+// Each change asks for just what it must: a digest covers what its owner was
+// started with, and nothing else.
+func TestDigests(t *testing.T) {
+	base := newWorld().render(t).Spec.Jobs[0].Processes
+	tests := []struct {
+		name                    string
+		change                  func(*world)
+		web, webReload, workers bool // differ
+	}{
+		{"nothing", func(*world) {}, false, false, false},
+		{"a restart-class file", func(w *world) { w.template += "# more\n" }, true, false, true},
+		{"a reload-class file", func(w *world) { w.properties += "\nlevel = \"debug\"" }, false, true, true}, // worker cannot reload
+		{"an environment variable", func(w *world) { w.properties += "\nport = 9090" }, true, false, true},   // and in the file
+		{"the package", func(w *world) { w.packages = map[string]Package{"web": {Digest: "def"}} }, true, false, true},
+		{"the key", func(w *world) { w.key = "other" }, true, true, true},
+		{"a secret", func(w *world) {
+			w.facts.Secrets["web"] = cty.ObjectVal(map[string]cty.Value{"value": cty.StringVal("other")})
+		}, true, false, true},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld()
+			tt.change(w)
+			got := w.render(t).Spec.Jobs[0].Processes
+			if d := got[0].Digest != base[0].Digest; d != tt.web {
+				t.Errorf("digest of web differs: %v, want %v", d, tt.web)
+			}
+			if d := got[0].ReloadDigest != base[0].ReloadDigest; d != tt.webReload {
+				t.Errorf("reload digest of web differs: %v, want %v", d, tt.webReload)
+			}
+			if d := got[1].Digest != base[1].Digest; d != tt.workers {
+				t.Errorf("digest of worker differs: %v, want %v", d, tt.workers)
+			}
+		})
+	}
+}
+
+func TestProblems(t *testing.T) {
+	tests := []struct {
+		name   string
+		change func(*world)
+		want   string
+	}{
+		{"a list as text", func(w *world) { w.template = "${property.peers}" }, "have list of string"},
+		{"a template that does not parse", func(w *world) { w.template = "${" }, "web.yml"},
+		{"an unknown property", func(w *world) { w.template = "${property.prot}" }, "prot"},
+		{"a package that is not built", func(w *world) { w.packages = nil }, "make build"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWorld()
+			tt.change(w)
+			if _, err := w.try(t); !strings.Contains(err, tt.want) {
+				t.Errorf("got %q, want it to tell %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestRedactNeverShowsMoreThanItShould(t *testing.T) {
+	for _, ranges := range [][]api.Range{{{Start: 2, End: 99}}, {{Start: 3, End: 5}, {Start: 4, End: 6}}} {
+		if got := Redact([]byte("a secret"), ranges); got != SensitiveText {
+			t.Errorf("ranges %v show %q", ranges, got)
+		}
+	}
+}
+
+func TestSecretConditionHidesItsBranch(t *testing.T) {
+	w := newWorld()
+	w.template = `%{ if property.password == "s3cret" }yes%{ else }no%{ endif }`
+	if got := w.render(t).Files[FileKey{"web", "web.yml"}].String(); got != SensitiveText {
+		t.Errorf("shown as %q", got)
+	}
+}
