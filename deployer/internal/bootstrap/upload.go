@@ -51,20 +51,21 @@ func uploadBlob(ctx context.Context, conn *ssh.Client, to string, b packages.Blo
 	return conn.Upload(ctx, to, &checkedReader{r: f, hash: sha256.New(), blob: b}, b.Size, mode)
 }
 
-// checkedReader fails where it should end if what it has read is not the blob.
+// checkedReader fails, at its end at the latest, if what it reads is not the blob.
 type checkedReader struct {
 	r    io.Reader
 	hash hash.Hash
+	size int64
 	blob packages.Blob
 }
 
 func (c *checkedReader) Read(p []byte) (int, error) {
 	n, err := c.r.Read(p)
 	c.hash.Write(p[:n])
-	if err == io.EOF {
-		if got := hex.EncodeToString(c.hash.Sum(nil)); got != c.blob.Digest {
-			return n, fmt.Errorf("%s has the sha256 %s, not %s as its index says: type `make build`", c.blob.File, got, c.blob.Digest)
-		}
+	c.size += int64(n)
+	wrong := c.size > c.blob.Size || err == io.EOF && hex.EncodeToString(c.hash.Sum(nil)) != c.blob.Digest
+	if wrong {
+		return n, fmt.Errorf("%s is not the file of %d bytes with the sha256 %s that its index promises: type `make build`", c.blob.File, c.blob.Size, c.blob.Digest)
 	}
 	return n, err
 }
