@@ -121,7 +121,7 @@ func (t *transition) stopEach(ctx context.Context) error {
 	for _, r := range slices.Clone(t.stop) {
 		t.report.Event("stop", r.String())
 		if err := t.Supervisor.Stop(ctx, r.job, r.name); err != nil {
-			return t.processError(fmt.Sprintf("cannot stop %s: %v", r, err), r, err)
+			return t.processError(err.Error(), r, err)
 		}
 	}
 	return nil

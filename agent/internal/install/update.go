@@ -232,7 +232,7 @@ func (t *transition) startProcesses(ctx context.Context) error {
 	return t.eachWanted(t.start, func(job string, p api.Process) error {
 		t.report.Event("start", job+"/"+p.Name)
 		if err := t.Supervisor.Start(ctx, job, p, t.to.Generation); err != nil {
-			return t.processError(fmt.Sprintf("cannot start %s/%s: %v", job, p.Name, err), ref{job, p.Name}, err)
+			return t.processError(err.Error(), ref{job, p.Name}, err)
 		}
 		return nil
 	})
@@ -242,7 +242,7 @@ func (t *transition) reloadProcesses(ctx context.Context) error {
 	return t.eachWanted(t.reload, func(job string, p api.Process) error {
 		t.report.Event("reload", job+"/"+p.Name)
 		if err := t.Supervisor.Reload(ctx, job, p); err != nil {
-			return t.processError(fmt.Sprintf("cannot reload %s/%s: %v", job, p.Name, err), ref{job, p.Name}, err)
+			return t.processError(err.Error(), ref{job, p.Name}, err)
 		}
 		return nil
 	})

@@ -1,0 +1,252 @@
+// Package agent is what runs on a VM: it installs jobs, supervises their
+// processes and reports their health. Agent wires the parts: internal/install
+// (packages, generations, the order of an update), internal/supervise and
+// internal/shim (processes), internal/server (the API's transports),
+// internal/bus (NATS). Package api has the types, client speaks the API,
+// agenttest starts an agent inside a test.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"deploy/agent/api"
+	"deploy/agent/internal/bus"
+	"deploy/agent/internal/install"
+	"deploy/agent/internal/server"
+	"deploy/agent/internal/supervise"
+)
+
+// Config says where an agent lives and what it starts processes with.
+type Config struct {
+	Dir     string // its folder: everything it knows is there
+	Version string
+	Digest  string // sha256 of the executable, hex
+	// Shim is the command that starts a shim, without the --dir of a process.
+	Shim []string
+	// Env is the environment that processes and hooks get before their own.
+	Env []string
+	// ManagePackages lets the agent call the VM's package manager.
+	ManagePackages bool
+	Log            *slog.Logger
+}
+
+// Agent is a running agent. There is at most one a folder.
+type Agent struct {
+	config  Config
+	started time.Time
+	bootID  string
+	key     *key
+
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	work   sync.WaitGroup // operations, heartbeat, server
+
+	lock       *os.File
+	supervisor *supervise.Supervisor
+	installer  *install.Installer
+	handlers   map[api.Method]server.Handler
+	http       *http.Server
+	beat       chan struct{} // asks for a heartbeat now
+
+	mu       sync.Mutex
+	identity identity
+	bus      *bus.Bus // nil as long as there is none
+	busError string   // why there is none although there are settings
+	ops      *operations
+}
+
+// errClosing is the cause of what Close ends.
+var errClosing = errors.New("the agent is ending")
+
+// lockPoll is how often a standby looks whether the agent's folder is free.
+const lockPoll = 50 * time.Millisecond
+
+// Open waits until no other agent holds the folder, takes up what it finds
+// there and serves the API on run/agent.sock. The context bounds the start,
+// not the agent's life, which Close ends.
+func Open(ctx context.Context, c Config) (*Agent, error) {
+	dir, err := filepath.Abs(c.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot find the agent's folder %s: %w", c.Dir, err)
+	}
+	c.Dir = dir
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	for _, name := range []string{"run", "ops"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o755); err != nil {
+			return nil, fmt.Errorf("cannot make the agent's folder: %w", err)
+		}
+	}
+	a := &Agent{config: c, started: time.Now().UTC(), beat: make(chan struct{}, 1)}
+	a.ctx, a.cancel = context.WithCancelCause(context.Background())
+	if err := a.open(ctx); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
+
+func (a *Agent) open(ctx context.Context) error {
+	c := a.config
+	var err error
+	if a.lock, err = lockFolder(ctx, filepath.Join(c.Dir, "agent.lock")); err != nil {
+		return err
+	}
+	if a.bootID, err = bootID(); err != nil {
+		return err
+	}
+	if a.key, err = loadKey(filepath.Join(c.Dir, "key.pem")); err != nil {
+		return err
+	}
+	if a.identity, err = loadIdentity(filepath.Join(c.Dir, "agent.json")); err != nil {
+		return err
+	}
+	if a.ops, err = loadOperations(filepath.Join(c.Dir, "ops")); err != nil {
+		return err
+	}
+	a.supervisor, err = supervise.Open(ctx, supervise.Config{Dir: c.Dir, Shim: c.Shim, Env: c.Env, Log: c.Log, Changed: a.beatNow})
+	if err != nil {
+		return fmt.Errorf("cannot take up the processes: %w", err)
+	}
+	a.installer, err = install.Open(install.Config{
+		Dir: c.Dir, Supervisor: a.supervisor, Fetch: a.fetch, Env: c.Env, ManagePackages: c.ManagePackages, Log: c.Log,
+	})
+	if err != nil {
+		return err
+	}
+	if err := a.installer.Resume(ctx); err != nil {
+		// The API must answer all the same, or nobody could mend it.
+		c.Log.Error("cannot bring back what should run", "err", err)
+	}
+	a.handlers = server.Handlers(a)
+	listener, err := server.Listen(filepath.Join(c.Dir, "run", "agent.sock"))
+	if err != nil {
+		return err
+	}
+	a.serve(listener)
+	a.resumeBus()
+	a.work.Go(a.heartbeats)
+	c.Log.Info("agent is up", "dir", c.Dir, "version", c.Version, "instance", a.identity.Instance)
+	return nil
+}
+
+func (a *Agent) serve(listener net.Listener) {
+	a.http = &http.Server{
+		Handler: server.HTTP(a.handlers),
+		// Long polls end with the agent.
+		BaseContext:       func(net.Listener) context.Context { return a.ctx },
+		ReadHeaderTimeout: 10 * time.Second,
+		ErrorLog:          slog.NewLogLogger(a.config.Log.Handler(), slog.LevelWarn),
+	}
+	a.work.Go(func() {
+		if err := a.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			a.config.Log.Error("cannot serve the API any more", "err", err)
+		}
+	})
+}
+
+// Close ends operations, transports and supervision and leaves the processes
+// running. An operation in progress fails with CodeInterrupted.
+func (a *Agent) Close() error {
+	a.cancel(errClosing)
+	var problems []error
+	if a.http != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+		if err := a.http.Shutdown(ctx); err != nil {
+			problems = append(problems, a.http.Close())
+		}
+		cancel()
+	}
+	a.work.Wait()
+	a.mu.Lock()
+	b := a.bus
+	a.bus = nil
+	a.mu.Unlock()
+	if b != nil {
+		b.Close()
+	}
+	if a.supervisor != nil {
+		problems = append(problems, a.supervisor.Close())
+	}
+	if a.lock != nil {
+		problems = append(problems, a.lock.Close())
+	}
+	return errors.Join(problems...)
+}
+
+// Socket is the path of the API's socket.
+func (a *Agent) Socket() string { return filepath.Join(a.config.Dir, "run", "agent.sock") }
+
+// lockFolder waits for the lock. It is the kernel's, so it ends with its
+// holder, however that ends.
+func lockFolder(ctx context.Context, name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("cannot lock the agent's folder: %w", err)
+	}
+	ticker := time.NewTicker(lockPoll)
+	defer ticker.Stop()
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return f, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			f.Close()
+			return nil, fmt.Errorf("cannot lock the agent's folder %s: %w", filepath.Dir(name), err)
+		}
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, fmt.Errorf("cannot lock the agent's folder %s: another agent holds it: %w", filepath.Dir(name), context.Cause(ctx))
+		case <-ticker.C:
+		}
+	}
+}
+
+// Inventory tells what is there now.
+func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
+	snapshot := a.installer.Snapshot()
+	state, reasons, since := a.supervisor.Health()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return api.Inventory{
+		Agent: api.AgentInfo{
+			Version: a.config.Version, Digest: a.config.Digest, PID: os.Getpid(), StartedAt: a.started,
+			OS: runtime.GOOS, Arch: runtime.GOARCH, Dir: a.config.Dir,
+		},
+		DeploymentID: a.identity.DeploymentID,
+		Instance:     a.identity.Instance,
+		VMID:         a.identity.VMID,
+		BootID:       a.bootID,
+		Epoch:        a.identity.Epoch,
+		PublicKey:    a.key.public,
+		Bus:          a.busStatus(),
+		Store:        snapshot.Store,
+		Generations:  snapshot.Generations,
+		Active:       snapshot.Active,
+		Previous:     snapshot.Previous,
+		Interrupted:  snapshot.Interrupted,
+		State:        state,
+		Reasons:      reasons,
+		HealthySince: since,
+		Processes:    a.supervisor.Statuses(),
+		Running:      a.ops.runningNow(),
+	}, nil
+}
+
+// Spec reads a generation.
+func (a *Agent) Spec(_ context.Context, r api.SpecRequest) (api.Spec, error) {
+	return a.installer.Spec(r.Generation)
+}

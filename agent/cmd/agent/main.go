@@ -1,0 +1,115 @@
+// Command agent is what runs on a VM; see package agent.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	"deploy/agent"
+	"deploy/agent/internal/shim"
+)
+
+// version is set by the build: -ldflags "-X main.version=1.2.3".
+var version = "0.0.0-dev"
+
+const usage = `usage:
+  agent run --dir DIR       run the agent of this folder
+  agent install --dir DIR   start the agent with the VM and wait until it answers
+  agent shim --dir DIR      parent of one process; started by the agent
+  agent version`
+
+// installTimeout bounds agent install.
+const installTimeout = 60 * time.Second
+
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "shim" {
+		os.Exit(shim.Main(os.Args[2:]))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "agent:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) == 0 {
+		return errors.New(usage)
+	}
+	flags := flag.NewFlagSet("agent "+args[0], flag.ContinueOnError)
+	dir := flags.String("dir", "", "the agent's folder")
+	if err := flags.Parse(args[1:]); err != nil {
+		return err
+	}
+	if args[0] == "version" {
+		fmt.Println(version)
+		return nil
+	}
+	if *dir == "" || flags.NArg() > 0 {
+		return errors.New(usage)
+	}
+	executable, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	switch args[0] {
+	case "run":
+		return runAgent(ctx, *dir, executable)
+	case "install":
+		return install(ctx, *dir, executable)
+	}
+	return errors.New(usage)
+}
+
+func runAgent(ctx context.Context, dir, executable string) error {
+	// An agent idles nearly all its life beside processes that need the memory:
+	// collect early, and hard when an operation has grown the heap.
+	debug.SetGCPercent(50)
+	debug.SetMemoryLimit(48 << 20)
+	digest, err := agent.FileDigest(executable)
+	if err != nil {
+		return err
+	}
+	a, err := agent.Open(ctx, agent.Config{
+		Dir: dir, Version: version, Digest: digest,
+		Shim:           []string{executable, "shim"},
+		Env:            agent.BaseEnv(os.Environ()),
+		ManagePackages: os.Getuid() == 0 && os.Getenv("DEPLOY_VM") == "",
+		Log:            slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+	if err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return a.Close()
+}
+
+func install(ctx context.Context, dir, executable string) error {
+	ctx, cancel := context.WithTimeout(ctx, installTimeout)
+	defer cancel()
+	digest, err := agent.FileDigest(executable)
+	if err != nil {
+		return err
+	}
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if err := agent.Install(ctx, dir, executable, os.Environ()); err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(map[string]string{
+		"agent": digest, "socket": filepath.Join(dir, "run", "agent.sock"),
+	})
+}
