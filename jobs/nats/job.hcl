@@ -12,8 +12,8 @@ property "user" {
   description = "User of the components"
 
   validation {
-    condition = can(regex("^[A-Za-z0-9_.-]+$", property.user))
-    message   = "The user stands in URIs: letters, digits, '_', '.' and '-' only."
+    condition     = can(regex("^[A-Za-z0-9_.-]+$", property.user))
+    error_message = "The user stands in URIs: letters, digits, '_', '.' and '-' only."
   }
 }
 
@@ -24,8 +24,8 @@ property "password" {
   description = "Password of the components; a new one is taken by a reload, connections stay"
 
   validation {
-    condition = can(regex("^[A-Za-z0-9_.~-]+$", property.password))
-    message   = "The password stands in URIs: letters, digits, '_', '.', '~' and '-' only, at least one."
+    condition     = can(regex("^[A-Za-z0-9_.~-]+$", property.password))
+    error_message = "The password stands in URIs: letters, digits, '_', '.', '~' and '-' only, at least one."
   }
 }
 
@@ -41,8 +41,8 @@ property "max_payload" {
   description = "Largest message, bytes"
 
   validation {
-    condition = property.max_payload >= 1048576 && property.max_payload <= 67108864
-    message   = "Between 1 MiB (packages travel in such pieces) and 64 MiB."
+    condition     = property.max_payload >= 1048576 && property.max_payload <= 67108864
+    error_message = "Between 1 MiB (packages travel in such pieces) and 64 MiB."
   }
 }
 
@@ -52,8 +52,8 @@ property "max_store_mb" {
   description = "Disk that the cache of packages may take, MiB"
 
   validation {
-    condition = property.max_store_mb >= 1
-    message   = "At least 1 MiB."
+    condition     = property.max_store_mb >= 1
+    error_message = "At least 1 MiB."
   }
 }
 
@@ -104,10 +104,6 @@ template "server.key" {
 
 process "nats" {
   command = ["${package.nats.path}/nats", "-c", "${path.config}/nats.yml"]
-
-  limits {
-    open_files = 65536
-  }
 
   check "tcp" {
     target = "${instance.address}:${property.port}"
