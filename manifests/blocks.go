@@ -17,6 +17,9 @@ import (
 // become parts of paths, host names and message subjects.
 var namePattern = regexp.MustCompile(`^[a-z][a-z0-9_-]*$`)
 
+// domainPattern is what host names look like.
+var domainPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
+
 // checkName reports a label that is no name in the sense of namePattern.
 func (d *decoder) checkName(b *hcl.Block) {
 	if !namePattern.MatchString(b.Labels[0]) {
@@ -59,6 +62,10 @@ func (l *loader) decodeDeployment() {
 			Name:   name,
 			Domain: l.text(content.Attributes, "domain", name+".localhost"),
 			Range:  b.DefRange,
+		}
+		if attr := content.Attributes["domain"]; attr != nil && !domainPattern.MatchString(l.m.Deployment.Domain) {
+			l.report(problem("Invalid domain",
+				fmt.Sprintf("%q is not a domain in lower case, such as \"cf.localhost\".", l.m.Deployment.Domain), attr.Expr.Range(), attr.Range))
 		}
 	}
 	l.ns["deployment"] = &root{noun: "attribute of the deployment", names: []string{"name", "id", "domain"}, refuse: func(name string) string {

@@ -61,7 +61,7 @@ func (d *decoder) single(blocks hcl.Blocks) *hcl.Block {
 }
 
 // eval evaluates a constant to the type wanted. ok is false if it is null,
-// wrong, or hangs on something wrong that was reported before.
+// wrong, or depends on something wrong that was reported before.
 func (d *decoder) eval(attr *hcl.Attribute, want cty.Type) (cty.Value, bool) {
 	return d.evalExpr(attr.Expr, want, attr.Name, attr.Range)
 }

@@ -31,7 +31,7 @@ func place(r hcl.Range) string { return fmt.Sprintf("%s:%d", r.Filename, r.Start
 // suggest ends a message about an unknown name: with the name that was meant,
 // or else with those there are.
 func suggest(name string, known []string, noun string) string {
-	if guess := nearest(name, known); guess != "" {
+	if guess := nearest(name, known); name != "" && guess != "" {
 		return fmt.Sprintf("Did you mean %q?", guess)
 	}
 	if len(known) == 0 {

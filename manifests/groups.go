@@ -73,6 +73,8 @@ func (l *loader) group(b *hcl.Block, update Update) *Group {
 	l.each(byType["job"], func(b *hcl.Block, name string) {
 		if job := l.groupJob(g, b); job.Spec != nil {
 			g.Jobs = append(g.Jobs, job)
+		} else {
+			l.incomplete = true
 		}
 	})
 	return g
@@ -224,6 +226,7 @@ func (l *loader) groupJob(g *Group, b *hcl.Block) *GroupJob {
 		if p.Required && job.properties[p.Name] == nil {
 			l.report(problem("Missing required property",
 				fmt.Sprintf("Job %q needs the property %q%s. Set it in the job's properties block.", job.Spec.Name, p.Name, describe(p)), b.DefRange))
+			job.properties[p.Name] = &hcl.Attribute{Name: p.Name, Range: b.DefRange, NameRange: b.DefRange, Expr: hcl.StaticExpr(cty.DynamicVal, b.DefRange)}
 		}
 		if attr := job.properties[p.Name]; attr != nil && refersTo(attr.Expr, "instance") {
 			for _, provide := range job.Spec.Provides {
@@ -320,16 +323,21 @@ func (l *loader) providers(kind string) []provider {
 
 // resolveLinks finds the provider of everything that is consumed.
 func (l *loader) resolveLinks() {
+	l.unresolved = map[*GroupJob]bool{}
 	for _, g := range l.m.Groups {
 		for _, job := range g.Jobs {
 			for _, c := range job.Spec.Consumes {
-				l.resolveLink(g, job, c)
+				if d := l.resolveLink(g, job, c); d != nil {
+					l.report(d)
+					l.unresolved[job] = true
+				}
 			}
 		}
 	}
 }
 
-func (l *loader) resolveLink(g *Group, job *GroupJob, c *Consume) {
+// resolveLink finds the provider of one link, or says why there is none.
+func (l *loader) resolveLink(g *Group, job *GroupJob, c *Consume) *hcl.Diagnostic {
 	all := l.providers(c.Type)
 	candidates := all
 	chosen := job.Links[c.Name]
@@ -350,19 +358,24 @@ func (l *loader) resolveLink(g *Group, job *GroupJob, c *Consume) {
 		job.links[c.Name] = p
 		job.Links[c.Name] = p.group.Name
 		l.requires(g, p.group.Name, job.Range)
-	case len(candidates) > 1 && chosen != "":
-		l.report(problem("Ambiguous link",
-			fmt.Sprintf("%s, which group %q provides more than once: %s. Let one job of that group provide it.", needs, chosen, strings.Join(names, ", ")), job.Range))
+		return nil
+	case slices.ContainsFunc(candidates, func(p provider) bool { return p.group != candidates[0].group }):
+		return problem("Ambiguous link",
+			fmt.Sprintf("%s, which several groups provide: %s. Choose one in the job block: links = { %s = %q }.", needs, strings.Join(names, ", "), c.Name, candidates[0].group.Name), job.Range)
 	case len(candidates) > 1:
-		l.report(problem("Ambiguous link",
-			fmt.Sprintf("%s, which several groups provide: %s. Choose one in the job block: links = { %s = %q }.", needs, strings.Join(names, ", "), c.Name, candidates[0].group.Name), job.Range))
+		return problem("Ambiguous link",
+			fmt.Sprintf("%s, which group %q provides more than once: %s. Let one job of that group provide it.", needs, candidates[0].group.Name, strings.Join(names, ", ")), job.Range)
+	case l.incomplete:
+		l.unresolved[job] = true // its provider may be what could not be loaded
+		return nil
 	case chosen != "" && len(all) > 0:
-		l.report(problem("Missing link",
-			fmt.Sprintf("%s, which group %q does not provide. These do: %s.", needs, chosen, strings.Join(names, ", ")), job.Range))
+		return problem("Missing link",
+			fmt.Sprintf("%s, which group %q does not provide. These do: %s.", needs, chosen, strings.Join(names, ", ")), job.Range)
 	case chosen != "" || !c.Optional:
-		l.report(problem("Missing link",
-			fmt.Sprintf("%s, which no job of this manifest provides. Add a group with a job that provides %q.", needs, c.Type), job.Range))
+		return problem("Missing link",
+			fmt.Sprintf("%s, which no job of this manifest provides. Add a group with a job that provides %q.", needs, c.Type), job.Range)
 	}
+	return nil // optional, and nobody provides it
 }
 
 // order sets the waves of the start order.
@@ -436,7 +449,7 @@ func (l *loader) evaluate() {
 		for _, job := range g.Jobs {
 			ctx, diags := e.JobContext(g.Name, 0, job)
 			l.report(diags...)
-			if diags.HasErrors() || len(job.links) < len(job.Spec.Consumes) && l.diags.HasErrors() {
+			if diags.HasErrors() || l.unresolved[job] {
 				continue
 			}
 			for _, d := range job.Spec.evaluate(ctx) {

@@ -63,16 +63,20 @@ type loader struct {
 	options Options
 	dir     string // of the manifest; release paths are relative to it
 
-	bodies    []*hclsyntax.Body // of the files, overrides merged
-	blocks    map[string]hcl.Blocks
-	vms       map[string]*VM
-	disks     map[string]*Disk
-	networks  map[string]*Network
-	releases  []release
-	jobs      map[string]*Job // nil: could not be loaded
-	jobNames  []string
-	locals    map[string]*local
-	groupRoot *root
+	bodies   []*hclsyntax.Body // of the files, overrides merged
+	blocks   map[string]hcl.Blocks
+	vms      map[string]*VM
+	disks    map[string]*Disk
+	networks map[string]*Network
+	releases []release
+	jobs     map[string]*Job // nil: could not be loaded
+	jobNames []string
+	// incomplete: some job could not be loaded, so what others miss need not be
+	// missing.
+	incomplete bool
+	unresolved map[*GroupJob]bool // a link of theirs has no provider
+	locals     map[string]*local
+	groupRoot  *root
 	// edges say where a group came to require another one.
 	edges map[string]map[string]hcl.Range
 }
@@ -305,15 +309,15 @@ func (l *loader) findJobs() {
 	l.jobs = map[string]*Job{}
 	l.each(l.blocks["release"], func(b *hcl.Block, name string) {
 		content := l.content(b.Body, "path!")
-		path := l.text(content.Attributes, "path", "")
-		if path == "" {
+		attr := content.Attributes["path"]
+		if attr == nil {
 			return
 		}
+		path := l.text(content.Attributes, "path", ".")
 		if !filepath.IsAbs(path) {
 			path = filepath.Join(l.dir, path)
 		}
 		if info, err := os.Stat(path); err != nil || !info.IsDir() {
-			attr := content.Attributes["path"]
 			l.report(problem("Cannot read release",
 				fmt.Sprintf("Release %q: %s is not a folder. The path is taken from the manifest's folder and must lead to a folder of job folders.", name, path),
 				attr.Expr.Range(), attr.Range))

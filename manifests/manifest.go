@@ -31,7 +31,7 @@ type Manifest struct {
 	Files map[string]*hcl.File
 
 	base   *hcl.EvalContext // var, local, deployment, vm, disk, network, functions
-	locals []*local         // those that hang on Facts, each after what it uses
+	locals []*local         // those that depend on Facts, each after what it uses
 }
 
 // Group finds a group by name, nil if there is none.

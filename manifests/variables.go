@@ -73,14 +73,14 @@ func (d *decoder) validations(blocks hcl.Blocks, ns namespace) []*Validation {
 }
 
 // broken evaluates validations and reports those that do not hold, at the
-// place of the value. What hangs on unknown values is left for later.
+// place of the value. What depends on unknown values is left for later.
 func broken(validations []*Validation, what string, ctx *hcl.EvalContext, at hcl.Range) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	for _, v := range validations {
 		holds, d := v.Condition.Value(ctx)
 		if !d.HasErrors() {
 			var err error
-			if holds, err = convert.Convert(holds, cty.Bool); err == nil && (!holds.IsKnown() || !holds.IsNull() && holds.True()) {
+			if holds, err = convert.Convert(unmarked(holds), cty.Bool); err == nil && (!holds.IsKnown() || !holds.IsNull() && holds.True()) {
 				continue
 			}
 		}
@@ -167,6 +167,9 @@ func unmarked(v cty.Value) cty.Value {
 
 // set gives a variable a value that was found at a place.
 func (l *loader) set(name string, v *variable, value cty.Value, at hcl.Range) {
+	if v.sensitive {
+		at = v.defRange // the value is not to be quoted
+	}
 	value, err := v.convert(value)
 	if err != nil {
 		l.report(problem("Wrong type", fmt.Sprintf("Variable %q is not what it must be (declared at %s): %s.", name, place(v.defRange), conversionProblem(err)), at))
@@ -180,9 +183,8 @@ func (l *loader) set(name string, v *variable, value cty.Value, at hcl.Range) {
 func (l *loader) setText(name string, v *variable, text, source string) {
 	filename := fmt.Sprintf("<value of var.%s from %s>", name, source)
 	expr, diags := hclsyntax.ParseExpression([]byte(text), filename, hcl.InitialPos)
-	l.m.Files[filename] = &hcl.File{Bytes: []byte(text)}
-	if v.sensitive {
-		delete(l.m.Files, filename) // never quoted
+	if !v.sensitive { // what is sensitive is never quoted
+		l.m.Files[filename] = &hcl.File{Bytes: []byte(text)}
 	}
 	at := hcl.Range{Filename: filename, Start: hcl.InitialPos, End: hcl.Pos{Line: 1, Column: 1 + len(text), Byte: len(text)}}
 	if v.Type.IsPrimitiveType() || v.Type == cty.DynamicPseudoType {
@@ -336,7 +338,7 @@ func (l *loader) decodeLocals() {
 	l.ctx.Variables["local"] = cty.ObjectVal(values)
 	l.ns["local"] = &root{noun: "local", names: names, refuse: func(name string) string {
 		if x := l.locals[name]; x != nil && x.dynamic {
-			return fmt.Sprintf("local.%s hangs on secrets, instances or the deployment's id, which are not known when the manifest is read. Use it in the properties of a job.", name)
+			return fmt.Sprintf("local.%s depends on secrets, instances or the deployment's id, which are not known when the manifest is read. Use it in the properties of a job.", name)
 		}
 		return ""
 	}}

@@ -1,0 +1,1 @@
+# Nothing. error: Missing deployment block; error: Missing infrastructure block

@@ -1,0 +1,6 @@
+deployment "d" {}
+infrastructure "local" {}
+
+group "router" {
+  job "router" {} # error: Missing link
+}

@@ -1,0 +1,4 @@
+deployment "d" {}
+group "a" {
+  instances = # error: Invalid expression
+}

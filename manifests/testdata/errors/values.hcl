@@ -1,0 +1,101 @@
+deployment "d" {
+  domain = "Not A Domain" # error: Invalid domain
+}
+infrastructure "local" {
+  password = secret.db.value # error: Reference not allowed here
+  id       = deployment.id   # error: Reference not allowed here
+  address  = local.address   # error: Reference not allowed here
+  token    = var.token       # error: Sensitive value not allowed here
+  typo     = lokal.x         # error: Unknown reference
+}
+
+variable "token" {
+  default   = "t"
+  sensitive = true
+}
+
+variable "region" {} # error: Variable without a value
+
+variable "size" {
+  type    = number
+  default = "big" # error: Wrong type
+}
+
+variable "other" {
+  default = var.size # error: Reference not allowed here
+}
+
+variable "kind" {
+  default = 1
+  type = nubmer # error: Invalid type specification
+}
+
+variable "port" {
+  default = 70000 # error: Invalid value for variable "port"
+  validation {
+    condition     = var.port < 65536
+    error_message = "Too big."
+  }
+}
+
+variable "rule" {
+  default = 1
+  validation { # error: Missing required argument
+    condition = true
+  }
+  validation {
+    condition     = var.port # error: Unknown variable
+    error_message = "No."
+  }
+}
+
+locals {
+  address = group.a.instances[0].address
+  one     = local.two # error: Locals depend on each other
+  two     = local.one
+  me      = instance.id  # error: Reference not allowed here
+  none    = var.nothing  # error: Unknown variable
+  bad     = upper([1])   # error: Invalid function argument
+  far     = group.a.instances[9].address # error: Invalid index
+}
+
+secret "db" { type = "pasword" } # error: Unknown type
+secret "len" {
+  type   = "password"
+  length = 2            # error: Number out of range
+  names  = ["a"]        # error: Unsupported argument
+}
+secret "ca" { type = "ca" }
+secret "cert" { type = "certificate" } # error: Missing required argument
+secret "cert2" {
+  type = "certificate"
+  ca   = secret.len # error: Not a certificate authority
+}
+secret "cert3" {
+  type = "certificate"
+  ca   = secret.cs # error: Unknown secret
+}
+secret "cert4" {
+  type = "certificate"
+  ca   = "ca" # error: Not a reference
+}
+
+disk "none" {} # error: Missing required argument
+disk "zero" { size_gb = 0 } # error: Number out of range
+
+network "n" {
+  static = ["10.0.0.1", "10.0.0.1"] # error: Duplicate address
+}
+network "m" {
+  static = ["10.0.0"] # error: Not an address
+}
+network "few" { static = ["10.0.0.7"] }
+
+group "a" {
+  instances = 2
+  network   = network.few # error: Too few addresses
+}
+group "b" { network = network.few } # error: Address in use
+
+release "mine" { path = "./nowhere" } # error: Cannot read release
+release "none" {} # error: Missing required argument
