@@ -30,7 +30,7 @@ import (
 const (
 	testDeployment = "0a1b2c3d"
 	testPassword   = "s3cret"
-	testTimeout    = 20 * time.Second
+	testTimeout    = 45 * time.Second
 )
 
 // authority is a CA made for a test.

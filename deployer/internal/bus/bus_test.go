@@ -28,7 +28,7 @@ import (
 	"deploy/deployer/internal/pki"
 )
 
-const testTimeout = 30 * time.Second
+const testTimeout = 45 * time.Second
 
 func must(t *testing.T, err error) {
 	t.Helper()
