@@ -249,7 +249,7 @@ func (p *Property) evaluate(job *GroupJob, ctx *hcl.EvalContext) (cty.Value, hcl
 	v, err := p.typed.convert(v)
 	if err != nil {
 		return cty.UnknownVal(p.Type), hcl.Diagnostics{problem("Wrong type of property",
-			fmt.Sprintf("Property %q of job %q must be %s: %s.", p.Name, job.Spec.Name, typeName(p.Type), conversionProblem(err)), attr.Expr.Range(), attr.Range)}
+			fmt.Sprintf("Property %q of job %q must be of type %s: %s.", p.Name, job.Spec.Name, typeName(p.Type), conversionProblem(err)), attr.Expr.Range(), attr.Range)}
 	}
 	if v.IsNull() {
 		switch {

@@ -200,7 +200,7 @@ func (l *jobLoader) property(b *hcl.Block, name string) {
 		} else if v, diags := attr.Expr.Value(l.ctx); diags.HasErrors() {
 			l.report(diags...)
 		} else if v, err := p.typed.convert(v); err != nil {
-			l.report(problem("Wrong type", fmt.Sprintf("The default of property %q is not %s: %s.", name, typeName(p.Type), conversionProblem(err)), attr.Expr.Range(), attr.Range))
+			l.report(problem("Wrong type", fmt.Sprintf("The default of property %q is not of type %s: %s.", name, typeName(p.Type), conversionProblem(err)), attr.Expr.Range(), attr.Range))
 		} else if !v.IsNull() {
 			p.Default = v
 		}
@@ -515,7 +515,7 @@ func (j *Job) evaluate(ctx *hcl.EvalContext) hcl.Diagnostics {
 		}
 		if _, err := convert.Convert(v, x.want); err != nil {
 			diags = append(diags, problem("Wrong type",
-				fmt.Sprintf("The %s must be %s: %s.", x.what, typeName(x.want), conversionProblem(err)), x.expr.Range()))
+				fmt.Sprintf("The %s must be of type %s: %s.", x.what, typeName(x.want), conversionProblem(err)), x.expr.Range()))
 		}
 	}
 	return diags

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/hashicorp/hcl/v2"
 )
@@ -143,4 +144,253 @@ func TestErrors(t *testing.T) {
 			compare(t, job.Files, diags, path+"/job.hcl", name+"/job.hcl")
 		})
 	}
+}
+
+// The whole text that a user sees.
+func TestInvalid(t *testing.T) {
+	for _, path := range entries(t, "testdata/invalid/*") {
+		t.Run(filepath.Base(path), func(t *testing.T) {
+			m, diags := Load(path, Options{Jobs: os.DirFS("testdata/jobs")})
+			got := shown(t, m.Files, diags)
+			golden := filepath.Join(path, "messages.txt")
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != string(want) {
+				t.Errorf("want:\n%s\ngot:\n%s", want, got)
+			}
+		})
+	}
+}
+
+func TestLoadDesign(t *testing.T) {
+	m := loadFile(t, "testdata/valid/design.hcl")
+	if m.Deployment.Name != "cf" || m.Deployment.Domain != "cf.localhost" {
+		t.Errorf("deployment is %+v", m.Deployment)
+	}
+	if got := m.Infrastructure.Settings["publish"]; m.Infrastructure.Template != "local" || got.GetAttr("127.0.0.1:8080").AsString() != "lb:8080" {
+		t.Errorf("infrastructure is %+v", m.Infrastructure)
+	}
+	if s := m.Secrets["nats"]; s == nil || s.Type != SecretPassword || s.Length != 32 {
+		t.Errorf("secret is %+v", s)
+	}
+	want := DefaultUpdate()
+	want.MaxInFlight = Amount{Number: 34, Percent: true}
+	if got := m.Group("nats").Update; got != want {
+		t.Errorf("update is %+v, want %+v", got, want)
+	}
+	dea := m.Group("dea")
+	want.MaxInFlight = Amount{Number: 1}
+	if dea.Update != want {
+		t.Errorf("update of dea is %+v, want %+v", dea.Update, want)
+	}
+	if dea.Instances != 3 || !slices.Equal(dea.AZs, []string{"z1", "z2"}) || dea.Disk.SizeGB != 10 ||
+		dea.VMFor(0).Name != "small" || dea.VMFor(2).MemoryMB != 4096 {
+		t.Errorf("dea is %+v", dea)
+	}
+	if got := fmt.Sprint(m.Group("lb").Requires, m.Group("router").Requires, dea.Requires); got != "[router] [nats] []" {
+		t.Errorf("groups require %s", got)
+	}
+	if got := waves(m); got != "nats dea | router | lb" {
+		t.Errorf("order is %q", got)
+	}
+}
+
+func waves(m *Manifest) string {
+	var all []string
+	for _, wave := range m.Order {
+		var names []string
+		for _, g := range wave {
+			names = append(names, g.Name)
+		}
+		all = append(all, strings.Join(names, " "))
+	}
+	return strings.Join(all, " | ")
+}
+
+func TestLoadFolder(t *testing.T) {
+	o := Options{Jobs: os.DirFS("testdata/jobs"), Vars: map[string]string{"size": "large", "words": `{ a = { text = "ho" } }`}}
+	m, diags := Load("testdata/valid/folder", o)
+	if len(diags) > 0 {
+		t.Fatal(shown(t, m.Files, diags))
+	}
+	if m.Infrastructure.Template != "hosts" || len(m.Infrastructure.Settings) != 1 {
+		t.Errorf("the overriding infrastructure is %+v", m.Infrastructure)
+	}
+	echo := m.Group("echo")
+	if echo.Instances != 3 || !echo.PreventDestroy || echo.VM.CPUs != 8 || echo.Network.Options["id"] != "net-1" {
+		t.Errorf("echo is %+v", echo)
+	}
+	if echo.Update.MaxInFlight != (Amount{50, true}) {
+		t.Errorf("update of echo is %+v", echo.Update)
+	}
+	if s := m.Secrets["web"]; s.CA != "root" || s.CommonName != "web.cf.localhost" {
+		t.Errorf("certificate is %+v", s)
+	}
+	// The release comes before the built-in jobs.
+	if dea := m.Group("dea").Jobs[0].Spec; len(dea.Templates) != 1 || dea.Range.Filename != "testdata/valid/folder/jobs/dea/job.hcl" {
+		t.Errorf("dea is %+v", dea)
+	}
+	ctx, diags := m.JobContext(Facts{}, "echo", 0, echo.Jobs[0])
+	if diags.HasErrors() {
+		t.Fatal(shown(t, m.Files, diags))
+	}
+	property := ctx.Variables["property"]
+	if got := property.GetAttr("text").AsString(); got != "HO" {
+		t.Errorf("the overriding property is %q", got)
+	}
+	if property.GetAttr("all").IsKnown() {
+		t.Errorf("addresses are known without facts: %#v", property)
+	}
+}
+
+func TestVariables(t *testing.T) {
+	text := `
+		deployment "d" {}
+		infrastructure "local" { value = var.v }
+		variable "v" { type = %s }
+	`
+	file := func(name, text string) string {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	for name, c := range map[string]struct {
+		kind string
+		o    Options
+		want string // GoString of the value, or a part of the message
+	}{
+		"none":               {"string", Options{}, `Variable "v" has no default and was not set`},
+		"environment":        {"string", Options{Environ: []string{"A=b", "DEPLOY_VAR_v=x=y"}}, `cty.StringVal("x=y")`},
+		"unknown in environ": {"string", Options{Environ: []string{"DEPLOY_VAR_v=1", "DEPLOY_VAR_w=2"}}, `cty.StringVal("1")`},
+		"file":               {"string", Options{Environ: []string{"DEPLOY_VAR_v=e"}, VarFiles: []string{file("a", `v = "1"`), file("b", `v = "2"`)}}, `cty.StringVal("2")`},
+		"flag first":         {"string", Options{Vars: map[string]string{"v": "f"}, VarFiles: []string{file("a", `v = "1"`)}}, `cty.StringVal("f")`},
+		"number":             {"number", Options{Vars: map[string]string{"v": "3"}}, `cty.NumberIntVal(3)`},
+		"not a number":       {"number", Options{Vars: map[string]string{"v": "three"}}, `a number is required`},
+		"list":               {"list(number)", Options{Vars: map[string]string{"v": `[1, "2"]`}}, `cty.ListVal([]cty.Value{cty.NumberIntVal(1), cty.NumberIntVal(2)})`},
+		"bad expression":     {"list(number)", Options{Vars: map[string]string{"v": `[1`}}, `Unterminated`},
+		"any":                {"any", Options{Vars: map[string]string{"v": `[1]`}}, `cty.StringVal("[1]")`},
+		"unknown flag":       {"any", Options{Vars: map[string]string{"v": `1`, "vv": "1"}}, `declares no variable "vv", which --var sets. Did you mean "v"?`},
+		"unknown in file":    {"any", Options{VarFiles: []string{file("a", "v = 1\nvw = 1")}}, `declares no variable "vw"`},
+		"missing file":       {"any", Options{VarFiles: []string{"testdata/none"}}, `no such file`},
+		"no constant":        {"any", Options{VarFiles: []string{file("a", "v = var.x")}}, `Variables may not be used here`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, diags := Load(file("m.hcl", fmt.Sprintf(text, c.kind)), c.o)
+			got := shown(t, m.Files, diags)
+			if !diags.HasErrors() {
+				got = m.Infrastructure.Settings["value"].GoString()
+			}
+			if !strings.Contains(got, c.want) {
+				t.Errorf("got %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+func TestUnreadable(t *testing.T) {
+	empty := t.TempDir()
+	for _, path := range []string{"testdata/none.hcl", empty} {
+		m, diags := Load(path, Options{})
+		if !diags.HasErrors() || m == nil {
+			t.Errorf("%s was loaded", path)
+		}
+	}
+	if job, diags := LoadJob(os.DirFS(empty), "none"); !diags.HasErrors() || job == nil {
+		t.Error("a job that is not there was loaded")
+	}
+	if _, diags := LoadJob(os.DirFS("testdata/jobs"), "../jobs/nats"); !diags.HasErrors() {
+		t.Error("a job was loaded from outside")
+	}
+}
+
+func TestJobDefaults(t *testing.T) {
+	job, diags := LoadJob(os.DirFS("testdata/jobs"), "router")
+	if len(diags) > 0 {
+		t.Fatal(shown(t, job.Files, diags))
+	}
+	p, h, tmpl := job.Processes[0], job.Hooks[0], job.Templates[0]
+	if p.KillMode != "group" || p.StopSignal != "TERM" || p.StopGrace != defaultStopGrace || !p.Control || !p.Reload.Control ||
+		p.Checks[0].Failures != 3 || p.Checks[0].Target != nil || p.Checks[0].Host != nil || p.Reload.Command != nil {
+		t.Errorf("process is %+v", p)
+	}
+	if h.Kind != "pre_start" || h.Timeout != defaultHookTimeout || h.OnTimeout != "fail" || h.Env != nil {
+		t.Errorf("hook is %+v", h)
+	}
+	if tmpl.Mode != 0o640 || tmpl.OnChange != "restart" || tmpl.Destination != "config/router.yml" {
+		t.Errorf("template is %+v", tmpl)
+	}
+	if job.Consumes[0].Type != BusLink || job.Mbus.Files[0] != "config/*.yml" {
+		t.Errorf("job is %+v", job)
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	for _, pattern := range []string{"testdata/valid/*.hcl", "testdata/valid/*/*.hcl", "testdata/errors/*.hcl", "testdata/invalid/*/*.hcl"} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, path := range paths {
+			source, err := os.ReadFile(path)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(string(source), "")
+			f.Add("deployment \"d\" {}\ninfrastructure \"local\" {}", string(source))
+		}
+	}
+	jobs := os.DirFS("testdata/jobs")
+	f.Fuzz(func(t *testing.T, base, over string) {
+		dir := t.TempDir()
+		for name, text := range map[string]string{"m.hcl": base, "m_override.hcl": over} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m, diags := Load(dir, Options{Jobs: jobs})
+		shown(t, m.Files, diags)
+		if diags.HasErrors() {
+			return
+		}
+		e := m.Evaluator(Facts{})
+		for _, g := range m.Groups {
+			for _, job := range g.Jobs {
+				if _, diags := e.JobContext(g.Name, 0, job); diags.HasErrors() && g.Instances > 0 {
+					t.Errorf("valid, but without facts: %s", shown(t, m.Files, diags))
+				}
+			}
+		}
+	})
+}
+
+func FuzzLoadJob(f *testing.F) {
+	for _, pattern := range []string{"testdata/jobs/*/job.hcl", "testdata/errors/jobs/*/job.hcl"} {
+		paths, err := filepath.Glob(pattern)
+		if err != nil {
+			f.Fatal(err)
+		}
+		for _, path := range paths {
+			source, err := os.ReadFile(path)
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(string(source), "x: ${property.port}")
+		}
+	}
+	f.Fuzz(func(t *testing.T, spec, template string) {
+		job, diags := LoadJob(fstest.MapFS{
+			"fuzz/job.hcl":         {Data: []byte(spec)},
+			"fuzz/templates/a.yml": {Data: []byte(template)},
+		}, "fuzz")
+		shown(t, job.Files, diags)
+	})
 }

@@ -1,0 +1,7 @@
+deployment "cf" {}
+
+infrastructure "local" {}
+
+group "router" {
+  job "dea" {}
+}

@@ -1,0 +1,7 @@
+group "ruoter" {
+  instances = 3
+}
+
+group "router" {
+  instances = -3
+}

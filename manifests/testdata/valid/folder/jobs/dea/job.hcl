@@ -1,0 +1,4 @@
+template "text.tftpl" {}
+process "dea" {
+  command = ["dea", "x"]
+}
