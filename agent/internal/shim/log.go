@@ -90,6 +90,7 @@ func (l *logFile) rotate() {
 		_ = os.Rename(l.path+"."+strconv.Itoa(n), l.path+"."+strconv.Itoa(n+1))
 	}
 	_ = os.Rename(l.path, l.path+".1")
+	_ = l.open() // the next write tries again
 }
 
 func (l *logFile) Close() error {
