@@ -76,12 +76,12 @@ func Load(file string, into any) (raw map[string]any, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the configuration: %w", err)
 	}
-	if err := yaml.Unmarshal(data, into); err != nil {
-		return nil, fmt.Errorf("cannot read the configuration %s: %w", file, err)
-	}
 	raw = map[string]any{}
-	if err := yaml.Unmarshal(data, &raw); err != nil {
-		return nil, fmt.Errorf("cannot read the configuration %s: %w", file, err)
+	for _, target := range []any{into, &raw} {
+		if err := yaml.Unmarshal(data, target); err != nil {
+			// Without the excerpt of the file, which may hold a password.
+			return nil, fmt.Errorf("cannot read the configuration %s: %s", file, yaml.FormatError(err, false, false))
+		}
 	}
 	return raw, nil
 }

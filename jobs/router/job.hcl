@@ -30,8 +30,8 @@ property "log_level" {
   description = "off, error, warn, info or debug"
 
   validation {
-    condition = contains(["off", "error", "warn", "info", "debug"], property.log_level)
-    message   = "One of off, error, warn, info, debug."
+    condition     = contains(["off", "error", "warn", "info", "debug"], property.log_level)
+    error_message = "One of off, error, warn, info, debug."
   }
 }
 
@@ -70,9 +70,7 @@ process "router" {
   control    = true # readiness, drain and reload on the control socket
   stop_grace = "10s"
 
-  limits {
-    open_files = 65536
-  }
+  open_files = 65536
 
   # Beside the control socket: the port itself answers.
   check "http" {

@@ -1,0 +1,262 @@
+package router
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"deploy/jobs/wire"
+)
+
+var epoch = time.Date(2012, 8, 1, 10, 0, 0, 0, time.UTC)
+
+func at(host string, port int, uris ...string) wire.Registration {
+	return wire.Registration{Host: host, Port: port, URIs: uris}
+}
+
+func addrs(backends []*backend) []string {
+	list := []string{}
+	for _, b := range backends {
+		list = append(list, b.Addr)
+	}
+	return list
+}
+
+func TestLookup(t *testing.T) {
+	table := newTable()
+	table.register(at("10.0.0.1", 1, "Hello.CF.test", "*.cf.test", "no/host", "", "trailing.test."), epoch)
+	table.register(at("10.0.0.2", 2, "hello.cf.test:8080"), epoch)
+	table.register(at("10.0.0.3", 3, "*.deep.cf.test"), epoch)
+	for host, want := range map[string]string{
+		"hello.cf.test":        "10.0.0.1:1 10.0.0.2:2",
+		"HELLO.cf.test:80":     "10.0.0.1:1 10.0.0.2:2",
+		"hello.cf.test.":       "10.0.0.1:1 10.0.0.2:2",
+		"other.cf.test":        "10.0.0.1:1",
+		"a.b.cf.test":          "10.0.0.1:1",
+		"x.deep.cf.test":       "10.0.0.3:3",
+		"cf.test":              "",
+		"trailing.test":        "10.0.0.1:1",
+		"no/host":              "",
+		"":                     "",
+		"elsewhere.test":       "",
+		"[::1]:80":             "",
+		"127.0.0.1:80":         "",
+		"hello.cf.test evil":   "",
+		"*.cf.test":            "10.0.0.1:1",
+		"user@hello.cf.test":   "",
+		"hello.cf.test/../etc": "",
+	} {
+		if got := strings.Join(addrs(table.lookup(host)), " "); got != want {
+			t.Errorf("%q leads to %q, want %q", host, got, want)
+		}
+	}
+}
+
+// TestRegisteredAgain: what the first registration said stays (a trap of the
+// original that components count on), and the route is fresh.
+func TestRegisteredAgain(t *testing.T) {
+	table := newTable()
+	first := at("10.0.0.1", 1, "a.test")
+	first.App, first.PrivateInstanceID, first.Tags = "1", "one", wire.Tags{"k": "v"}
+	second := at("10.0.0.1", 1, "a.test")
+	second.App, second.PrivateInstanceID = "2", "two"
+	table.register(first, epoch)
+	if added := table.register(second, epoch.Add(100*time.Second)); added != 0 {
+		t.Errorf("%d routes are new", added)
+	}
+	b := table.lookup("a.test")[0]
+	if b.App != "1" || b.Session != "one" || b.Tags["k"] != "v" {
+		t.Errorf("changed to %+v", b)
+	}
+	if gone := table.prune(epoch.Add(130 * time.Second)); len(gone) != 0 {
+		t.Errorf("pruned %v", gone)
+	}
+}
+
+func TestPrune(t *testing.T) {
+	table := newTable()
+	impatient, patient := at("10.0.0.2", 2, "a.test"), at("10.0.0.3", 3, "a.test")
+	impatient.StaleThresholdInSeconds, patient.StaleThresholdInSeconds = 60, 600
+	table.register(at("10.0.0.1", 1, "a.test", "b.test"), epoch)
+	table.register(impatient, epoch)
+	table.register(patient, epoch)
+	for _, step := range []struct {
+		after time.Duration
+		gone  string
+	}{
+		{60 * time.Second, ""},
+		{61 * time.Second, "a.test 10.0.0.2:2"},
+		{120 * time.Second, ""},
+		{120*time.Second + 1, "a.test 10.0.0.1:1,a.test 10.0.0.3:3,b.test 10.0.0.1:1"},
+		{500 * time.Second, ""},
+	} {
+		if gone := strings.Join(table.prune(epoch.Add(step.after)), ","); gone != step.gone {
+			t.Errorf("after %v gone %q, want %q", step.after, gone, step.gone)
+		}
+	}
+	table.register(at("10.0.0.1", 1, "a.test"), epoch)
+	table.touch(epoch.Add(time.Hour))
+	if gone := table.prune(epoch.Add(time.Hour + time.Minute)); len(gone) > 0 {
+		t.Errorf("pruned %v although touched", gone)
+	}
+}
+
+func TestChoose(t *testing.T) {
+	table := newTable()
+	for port := 1; port <= 3; port++ {
+		r := at("10.0.0.1", port, "a.test")
+		r.PrivateInstanceID = fmt.Sprintf("s%d", port)
+		table.register(r, epoch)
+	}
+	seen := map[string]int{}
+	for range 300 {
+		seen[table.choose("a.test", "stale", nil, epoch).Addr]++
+		if got := table.choose("a.test", "s2", nil, epoch).Addr; got != "10.0.0.1:2" {
+			t.Fatalf("the session's backend is 2, chose %s", got)
+		}
+		if got := table.choose("a.test", "s2", []string{"10.0.0.1:2", "10.0.0.1:1"}, epoch).Addr; got != "10.0.0.1:3" {
+			t.Fatalf("two are tried, chose %s", got)
+		}
+	}
+	if len(seen) != 3 {
+		t.Errorf("chose only %v", seen)
+	}
+	table.setAside("10.0.0.1:2", epoch.Add(time.Second))
+	for range 100 {
+		if got := table.choose("a.test", "s2", nil, epoch).Addr; got == "10.0.0.1:2" {
+			t.Fatal("chose one that is set aside")
+		}
+	}
+	if got := table.choose("a.test", "", []string{"10.0.0.1:1", "10.0.0.1:3"}, epoch); got == nil || got.Addr != "10.0.0.1:2" {
+		t.Error("none is left but the one set aside, and it is not chosen")
+	}
+	if got := table.choose("a.test", "s2", nil, epoch.Add(time.Second)).Addr; got != "10.0.0.1:2" {
+		t.Error("set aside for longer than asked")
+	}
+	if table.choose("a.test", "", []string{"10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3"}, epoch) != nil {
+		t.Error("chose one that was tried")
+	}
+}
+
+// TestTableModel compares the table with a naive model under any sequence of
+// messages and times.
+func TestTableModel(t *testing.T) {
+	type route struct{ host, addr string }
+	rapid.Check(t, func(t *rapid.T) {
+		table := newTable()
+		model := map[route]time.Time{}
+		now := epoch
+		hosts := []string{"a.test", "b.test", "*.c.test", "A.test"}
+		draw := func(t *rapid.T) wire.Registration {
+			return at("10.0.0.1", rapid.IntRange(1, 4).Draw(t, "port"), rapid.SliceOfN(rapid.SampledFrom(hosts), 0, 4).Draw(t, "uris")...)
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"register": func(t *rapid.T) {
+				r := draw(t)
+				added, want := table.register(r, now), 0
+				for _, uri := range r.URIs {
+					key := route{strings.ToLower(uri), fmt.Sprintf("10.0.0.1:%d", r.Port)}
+					if _, ok := model[key]; !ok {
+						want++
+					}
+					model[key] = now
+				}
+				if added != want {
+					t.Errorf("%d routes are new, want %d", added, want)
+				}
+			},
+			"unregister": func(t *rapid.T) {
+				r := draw(t)
+				table.unregister(r)
+				for _, uri := range r.URIs {
+					delete(model, route{strings.ToLower(uri), fmt.Sprintf("10.0.0.1:%d", r.Port)})
+				}
+			},
+			"time": func(t *rapid.T) {
+				now = now.Add(time.Duration(rapid.IntRange(0, 100).Draw(t, "s")) * time.Second)
+			},
+			"prune": func(t *rapid.T) {
+				table.prune(now)
+				for key, seen := range model {
+					if now.Sub(seen) > wire.RouterStaleAfter {
+						delete(model, key)
+					}
+				}
+			},
+			"aside": func(t *rapid.T) {
+				table.setAside(fmt.Sprintf("10.0.0.1:%d", rapid.IntRange(1, 4).Draw(t, "port")), now.Add(time.Minute))
+			},
+			"": func(t *rapid.T) {
+				for _, host := range []string{"a.test", "b.test", "*.c.test"} {
+					var want []string
+					for key := range model {
+						if key.host == host {
+							want = append(want, key.addr)
+						}
+					}
+					got := addrs(table.hosts[host])
+					slices.Sort(want)
+					slices.Sort(got)
+					if !slices.Equal(got, want) {
+						t.Errorf("%s leads to %v, want %v", host, got, want)
+					}
+					if len(want) == 0 {
+						if _, ok := table.hosts[host]; ok {
+							t.Errorf("%s stays without a backend", host)
+						}
+					} else if table.choose(host, "", want[1:], now) == nil {
+						t.Errorf("%s has a backend that was not tried, and none is chosen", host)
+					}
+				}
+				urls, _ := table.size()
+				if urls != len(table.hosts) {
+					t.Errorf("%d urls", urls)
+				}
+			},
+		})
+	})
+}
+
+// FuzzHost: no Host header may panic, and the key of a key is itself.
+func FuzzHost(f *testing.F) {
+	for _, s := range []string{"hello.cf.test:80", "[::1]:80", "[::1", "a..", ":", "*.", "..", "A.b."} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, host string) {
+		table := newTable()
+		table.register(at("10.0.0.1", 1, host), epoch)
+		table.lookup(host)
+		table.unregister(at("10.0.0.1", 1, host))
+		if len(table.hosts) != 0 {
+			t.Errorf("%q registers as something that %q does not unregister", host, host)
+		}
+	})
+}
+
+func TestMetrics(t *testing.T) {
+	var m metrics
+	m.done(200, wire.Tags{"framework": "node"}, 10*time.Millisecond, epoch)
+	m.done(302, nil, 20*time.Millisecond, epoch.Add(30*time.Second))
+	m.done(101, nil, 0, epoch.Add(30*time.Second))
+	m.done(503, nil, 30*time.Millisecond, epoch.Add(59*time.Second))
+	m.bad()
+	doc := m.varz(epoch.Add(59 * time.Second))
+	want := "map[bad_requests:1 latency:map[samples:4 value:15] requests:5 requests_per_sec:0.06666666666666667 " +
+		"responses_2xx:1 responses_3xx:1 responses_4xx:0 responses_5xx:1 responses_xxx:1 " +
+		"tags:map[framework:map[node:map[requests:1 responses_2xx:1 responses_3xx:0 responses_4xx:0 responses_5xx:0 responses_xxx:0]]]]"
+	if got := fmt.Sprint(doc); got != want {
+		t.Errorf("varz\n%s, want\n%s", got, want)
+	}
+	for _, later := range []struct {
+		after   time.Duration
+		samples int
+	}{{60 * time.Second, 3}, {90 * time.Second, 1}, {time.Hour, 0}} {
+		if got := m.varz(epoch.Add(later.after))["latency"].(map[string]any)["samples"]; got != later.samples {
+			t.Errorf("after %v %v samples, want %d", later.after, got, later.samples)
+		}
+	}
+}
