@@ -97,6 +97,9 @@ func TestKilledAtEveryEvent(t *testing.T) {
 		{"a VM cannot be replaced", Options{Seed: 6, Faults: []Fault{{Instance: "router/3", Command: rollout.CommandReplaceVM}}}, rollout.OutcomeFailed},
 	} {
 		for _, f := range []manifests.OnFailure{manifests.OnFailureRollback, manifests.OnFailureHalt, manifests.OnFailureRollbackAll} {
+			if test.want == rollout.OutcomeDone && f != manifests.OnFailureRollback {
+				continue // it does not matter
+			}
 			t.Run(test.name+" "+string(f), func(t *testing.T) {
 				p := cluster(f)
 				whole := run(t, p, rollout.Memory{}, test.options)
