@@ -110,13 +110,13 @@ func packProgram(program, out, name string, was *indexEntry) (entry *indexEntry,
 			return was, false, nil
 		}
 	}
-	file := name
+	file, mode := name, os.FileMode(0o755)
 	write := func(w io.Writer, program io.Reader) error {
 		_, err := io.Copy(w, program)
 		return err
 	}
 	if name != AgentProgram {
-		file += ".tar.gz"
+		file, mode = name+".tar.gz", 0o644
 		write = func(w io.Writer, program io.Reader) error { return archive(w, name, program, size) }
 	}
 	src, err := os.Open(program)
@@ -124,7 +124,7 @@ func packProgram(program, out, name string, was *indexEntry) (entry *indexEntry,
 		return nil, false, err
 	}
 	defer src.Close()
-	dst, err := renameio.NewPendingFile(filepath.Join(out, file), renameio.WithStaticPermissions(0o755))
+	dst, err := renameio.NewPendingFile(filepath.Join(out, file), renameio.WithStaticPermissions(mode))
 	if err != nil {
 		return nil, false, err
 	}
