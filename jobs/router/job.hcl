@@ -70,8 +70,6 @@ process "router" {
   control    = true # readiness, drain and reload on the control socket
   stop_grace = "10s"
 
-  open_files = 65536
-
   # Beside the control socket: the port itself answers.
   check "http" {
     target = "http://${instance.address}:${property.port}/healthz"
