@@ -16,8 +16,10 @@ import (
 )
 
 const (
-	// shimTimeout bounds the start of a shim and each of its answers.
+	// shimTimeout bounds the start of a shim, and how long one is asked whether it
+	// lives; stopTimeout its answer to a stop, which it has at once.
 	shimTimeout = 10 * time.Second
+	stopTimeout = 4 * time.Second
 	// overdueAfter is how long after the grace period a stop may take before the shim
 	// is killed, and the process with it.
 	overdueAfter = 5 * time.Second
@@ -400,7 +402,7 @@ func (p *process) note(id string, exit api.Exit, ran time.Duration) {
 func (p *process) stop() {
 	spec := p.wanted.Process
 	p.overdue.Reset(stopGrace(spec) + overdueAfter)
-	ctx, cancel := context.WithTimeout(p.ctx, shimTimeout)
+	ctx, cancel := context.WithTimeout(p.ctx, stopTimeout)
 	defer cancel()
 	err := shim.Stop(ctx, p.names.shim(), stopSignal(spec), stopGrace(spec))
 	if err != nil && !errors.Is(err, shim.ErrGone) && p.ctx.Err() == nil {

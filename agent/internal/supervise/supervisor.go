@@ -240,39 +240,33 @@ func (s *Supervisor) Drain(ctx context.Context, job, name string, timeout time.D
 	if err != nil || control == "" {
 		return err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %s", timeout))
+	limited, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %s", timeout))
 	defer cancel()
-	// Nobody answers any more when it ends without a word, which is as good.
-	left := make(chan struct{})
-	go func() {
-		defer close(left)
-		s.awaitEnd(ctx, p.key)
-		cancel()
-	}()
-	err = control.Drain(ctx)
-	cancel()
-	<-left
-	if err != nil && s.view(p.key).id != "" {
-		return fmt.Errorf("cannot drain %s: %w", p.key, err)
+	err = control.Drain(limited)
+	if err == nil || s.endsSoon(ctx, p.key) {
+		return nil
 	}
-	return nil
+	return fmt.Errorf("cannot drain %s: %w", p.key, err)
 }
 
-// awaitEnd returns when the process does not run any more, or ctx ends.
-func (s *Supervisor) awaitEnd(ctx context.Context, k key) {
+// endsSoon tells whether a process that did not answer has ended: that is
+// noticed a moment later.
+func (s *Supervisor) endsSoon(ctx context.Context, k key) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
 	for {
 		s.mu.Lock()
 		v, wake := s.views[k], s.wake
 		s.mu.Unlock()
 		if v.id == "" {
-			return
+			return true
 		}
 		select {
 		case <-wake:
 		case <-ctx.Done():
-			return
+			return false
 		case <-s.ctx.Done():
-			return
+			return false
 		}
 	}
 }
