@@ -13,7 +13,7 @@ import (
 )
 
 // busTrial is how long a new bus may take to answer before it is refused.
-const busTrial = 15 * time.Second
+const busTrial = 10 * time.Second
 
 // configure gives the agent its identity and its bus. A new bus takes the
 // place of the old only after it has answered.

@@ -429,7 +429,7 @@ func TestProcessThatExitsAtOnceIsExplained(t *testing.T) {
 		before := f.pids()
 		f.must(f.prepare(specOf("g2", jobOf("app", sleeper("main", "d1")), jobOf("bad", shell("main", "echo reading config; echo no such port >&2; exit 7", "d1")))))
 		began := time.Now()
-		failed := f.refused(f.update("g2"), api.CodeFailed, "bad/main", "status 7")
+		failed := f.refused(f.do(api.Update{Generation: "g2", MinHealthyMS: 5000, DeadlineMS: patience.Milliseconds()}), api.CodeFailed, "bad/main", "status 7")
 		if p := failed.Process; p == nil || p.Exit == nil || p.Exit.Status != 7 || !strings.Contains(strings.Join(p.Log, "\n"), "no such port") {
 			f.Errorf("got %+v", failed.Process)
 		}
@@ -541,7 +541,11 @@ func TestAgentIsKilled(t *testing.T) {
 				return s.Name == "dies" && s.LastExit != nil && s.LastExit.Status == 7 && !s.LastExit.Expected
 			})
 		})
-		f.must(f.do(api.Rollback{DeadlineMS: 1})) // an instance with nothing to watch is healthy at once
+		f.must(os.Remove(gate))
+		f.must(f.do(api.Rollback{DeadlineMS: patience.Milliseconds()}))
+		if after := f.pids(); after["app/main"] != before["app/main"] || after["app/dies"] == 0 || f.inventory().Interrupted {
+			f.Errorf("after rollback: %v, %+v", after, f.inventory())
+		}
 	})
 }
 
@@ -644,8 +648,10 @@ func TestConnectionCutAfterEveryMessage(t *testing.T) {
 
 func (f *fixture) throughCuts(generation string) {
 	f.Helper()
-	job := jobOf("app", sleeper("main", generation))
-	f.must(f.prepare(specOf(generation, job)))
+	// A job without a process runs its hook at every update.
+	once := jobOf("once")
+	once.Hooks = []api.Hook{{Kind: api.HookPreStart, Command: []string{"/bin/echo", "ran for " + generation}, TimeoutMS: patience.Milliseconds()}}
+	f.must(f.prepare(specOf(generation, jobOf("app", sleeper("main", "d1")), once)))
 	var events []uint64
 	update := f.submission(api.Update{Generation: generation, DeadlineMS: patience.Milliseconds()})
 	f.must(f.c.Do(f.context(), update, func(e api.OperationEvent) { events = append(events, e.Sequence) }))
@@ -662,14 +668,14 @@ func (f *fixture) throughCuts(generation string) {
 	var log string
 	var chunk api.LogChunk
 	f.until("the log", func() bool {
-		next, err := f.c.Log(f.context(), api.LogRequest{Job: "app", Process: "main", File: chunk.File, Offset: chunk.Next, Max: 256 << 10})
+		next, err := f.c.Log(f.context(), api.LogRequest{Job: "once", Process: "pre_start", File: chunk.File, Offset: chunk.Next})
 		if err == nil {
 			log += string(next.Data)
 			chunk = next
 		}
-		return strings.Contains(log, "up "+generation+"\n")
+		return strings.Contains(log, "ran for "+generation+"\n")
 	})
-	if starts := strings.Count(log, "up "+generation+"\n"); starts != 1 {
-		f.Errorf("%s was started %d times", generation, starts)
+	if runs := strings.Count(log, "ran for "+generation+"\n"); runs != 1 {
+		f.Errorf("%s was activated %d times", generation, runs)
 	}
 }

@@ -1,6 +1,10 @@
 package agent_test
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"net"
 	"sync"
 	"testing"
@@ -101,4 +105,14 @@ func (p *proxy) enough() bool {
 		p.cut = true
 	}
 	return p.left == 0
+}
+
+// strangersKey is the public half of a key that no agent has.
+func strangersKey(t testing.TB) crypto.PublicKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.Public()
 }

@@ -79,6 +79,7 @@ type Agent struct {
 	process *exec.Cmd
 	ended   chan error
 	log     *testLog
+	waits   sync.WaitGroup // for every agent process
 }
 
 // Start starts an agent in a folder of the test's. It ends with the test, with
@@ -104,27 +105,7 @@ func (a *Agent) Socket() string { return filepath.Join(a.Dir, "run", "agent.sock
 // Run starts the agent again after Kill or Stop, and waits until it answers.
 func (a *Agent) Run() {
 	a.t.Helper()
-	executable, err := os.Executable()
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cmd := exec.Command(executable, roleAgent, a.Dir)
-	cmd.Env = append(os.Environ(), "DEPLOY_VM="+a.VM)
-	// A pipe of our own would be kept open by what the agent starts.
-	log, err := os.CreateTemp(a.t.TempDir(), "agent-log")
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	cmd.Stderr, cmd.Stdout = log, log
-	if err := cmd.Start(); err != nil {
-		a.t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	go func() {
-		err := cmd.Wait()
-		a.log.print(log)
-		ended <- err
-	}()
+	cmd, ended := a.launch()
 	a.mu.Lock()
 	a.process, a.ended = cmd, ended
 	a.mu.Unlock()
@@ -144,6 +125,41 @@ func (a *Agent) Run() {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// Standby starts a second agent, which waits until the first has ended, and
+// gives its process id.
+func (a *Agent) Standby() int {
+	a.t.Helper()
+	cmd, _ := a.launch()
+	return cmd.Process.Pid
+}
+
+// launch starts an agent's process.
+func (a *Agent) launch() (*exec.Cmd, chan error) {
+	a.t.Helper()
+	executable, err := os.Executable()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	cmd := exec.Command(executable, roleAgent, a.Dir)
+	cmd.Env = append(os.Environ(), "DEPLOY_VM="+a.VM)
+	// A file: a pipe of our own would be kept open by what the agent starts.
+	log, err := os.CreateTemp(a.t.TempDir(), "agent-log")
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	cmd.Stderr, cmd.Stdout = log, log
+	if err := cmd.Start(); err != nil {
+		a.t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	a.waits.Go(func() {
+		err := cmd.Wait()
+		a.log.print(log)
+		ended <- err
+	})
+	return cmd, ended
 }
 
 // Kill ends the agent as a crash does (SIGKILL); its processes stay.
@@ -179,7 +195,7 @@ func (a *Agent) signal(s syscall.Signal) error {
 // end removes everything that the test's agent has started.
 func (a *Agent) end() {
 	a.Stop()
-	a.log.close()
+	defer a.waits.Wait()
 	deadline := time.Now().Add(startTimeout)
 	for {
 		left := a.Processes()
@@ -220,28 +236,15 @@ func (a *Agent) Processes() []int {
 	return pids
 }
 
-// testLog hands an agent's log to the test, as long as the test runs.
-type testLog struct {
-	mu     sync.Mutex
-	t      testing.TB
-	closed bool
-}
+// testLog hands an agent's log to the test.
+type testLog struct{ t testing.TB }
 
 func (l *testLog) print(log *os.File) {
 	defer log.Close()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, err := log.Seek(0, io.SeekStart); err != nil || l.closed {
+	if _, err := log.Seek(0, io.SeekStart); err != nil {
 		return
 	}
-	text, err := io.ReadAll(log)
-	if err == nil && len(text) > 0 {
+	if text, err := io.ReadAll(log); err == nil && len(text) > 0 {
 		l.t.Logf("agent's log:\n%s", text)
 	}
-}
-
-func (l *testLog) close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
 }

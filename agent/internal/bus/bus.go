@@ -53,7 +53,8 @@ type Bus struct {
 	closed  chan struct{}
 
 	mu   sync.Mutex
-	last error // why there is no connection
+	last error         // why there is no connection
+	lost chan struct{} // closed when the connection breaks
 }
 
 // Open returns at once and connects as soon as it can.
@@ -86,7 +87,7 @@ func open(c Config, more ...nats.Option) (*Bus, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Bus{config: c, ends: ends, closed: make(chan struct{})}
+	b := &Bus{config: c, ends: ends, closed: make(chan struct{}), lost: make(chan struct{})}
 	urls := strings.Join(c.Settings.URLs, ",")
 	options := append([]nats.Option{
 		nats.Name("agent " + c.Identity.Instance),
@@ -101,7 +102,7 @@ func open(c Config, more ...nats.Option) (*Bus, error) {
 		nats.DrainTimeout(drainTimeout),
 		nats.ConnectHandler(func(*nats.Conn) { b.connected() }),
 		nats.ReconnectHandler(func(*nats.Conn) { b.connected() }),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { b.failed(err) }),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { b.disconnected(); b.failed(err) }),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { b.failed(err) }),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { c.Log.Warn("bus", "err", err) }),
 		nats.ClosedHandler(func(*nats.Conn) { close(b.closed) }),
@@ -148,6 +149,14 @@ func (b *Bus) connected() {
 	b.last = nil
 	b.mu.Unlock()
 	b.config.Connected()
+}
+
+// disconnected ends requests whose replies can no longer come.
+func (b *Bus) disconnected() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	close(b.lost)
+	b.lost = make(chan struct{})
 }
 
 func (b *Bus) failed(err error) {

@@ -29,7 +29,7 @@ const (
 	partSubject = "$O." + api.PackageBucket + ".C."
 
 	askTimeout = 5 * time.Second
-	askTries   = 6
+	askTries   = 8 // in a row, for one message
 )
 
 // getRequest is JSApiMsgGetRequest of nats-server.
@@ -109,11 +109,23 @@ func (b *Bus) get(ctx context.Context, r getRequest) (*nats.Msg, error) {
 }
 
 func (b *Bus) ask(ctx context.Context, body []byte) (*nats.Msg, error) {
+	b.mu.Lock()
+	lost := b.lost
+	b.mu.Unlock()
 	if !b.nc.IsConnected() {
 		return nil, nats.ErrDisconnected
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
+	answered := make(chan struct{})
+	defer close(answered)
+	go func() { // ends with this call
+		select {
+		case <-lost:
+			cancel()
+		case <-answered:
+		}
+	}()
 	msg, err := b.nc.RequestWithContext(ctx, directGet, body)
 	if errors.Is(err, nats.ErrNoResponders) {
 		return nil, errAbsent // no such bucket
