@@ -1,0 +1,383 @@
+package manifests
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
+	"pgregory.net/rapid"
+)
+
+// look evaluates an expression and says what it is: its value, "unknown", and
+// whether it is sensitive.
+func look(t *testing.T, ctx *hcl.EvalContext, expr string) string {
+	t.Helper()
+	e, diags := hclsyntax.ParseExpression([]byte(expr), "test", hcl.InitialPos)
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	v, diags := e.Value(ctx)
+	if diags.HasErrors() {
+		return "error: " + diags[0].Summary
+	}
+	out := ""
+	if v.HasMark(Sensitive) {
+		out = "sensitive "
+	}
+	v, _ = v.UnmarkDeep()
+	if !v.IsWhollyKnown() {
+		return out + "unknown"
+	}
+	return out + v.GoString()
+}
+
+// clusterFacts are what is known of valid/cluster.hcl when all is there.
+func clusterFacts(m *Manifest) Facts {
+	f := Facts{
+		DeploymentID: "id-1",
+		Secrets:      map[string]cty.Value{"nats": cty.ObjectVal(map[string]cty.Value{"value": cty.StringVal("hunter22")})},
+		Instances:    map[string][]Instance{},
+		Certificates: map[CertificateKey]cty.Value{
+			{Group: "nats", Index: 0, Job: "nats", Name: "server"}: cty.ObjectVal(map[string]cty.Value{
+				"ca": cty.StringVal("CA"), "certificate": cty.StringVal("CERT"), "private_key": cty.StringVal("KEY"),
+			}),
+		},
+		Packages: map[string]string{"nats": "abc", "router": "def"},
+	}
+	for n, g := range m.Groups {
+		for i := range g.Instances {
+			f.Instances[g.Name] = append(f.Instances[g.Name], Instance{
+				Group: g.Name, Index: i, AZ: "z1", Address: fmt.Sprintf("10.0.%d.%d", n, i), AgentDir: fmt.Sprintf("/vms/%s-%d", g.Name, i),
+			})
+		}
+	}
+	return f
+}
+
+func TestEvaluator(t *testing.T) {
+	m := loadFile(t, "testdata/valid/cluster.hcl")
+	all := clusterFacts(m)
+	for name, c := range map[string]struct {
+		facts Facts
+		group string
+		index int
+		want  map[string]string
+	}{
+		"everything known": {all, "nats", 0, map[string]string{
+			"property.port":                  "cty.NumberIntVal(4222)",
+			"property.password":              `sensitive cty.StringVal("hunter22")`,
+			"certificate.server.private_key": `sensitive cty.StringVal("KEY")`,
+			"certificate.server.certificate": `cty.StringVal("CERT")`,
+			"package.nats.path":              `cty.StringVal("/vms/nats-0/store/abc")`,
+			"path.root":                      `cty.StringVal("/vms/nats-0")`,
+			"path.config":                    `cty.StringVal("/vms/nats-0/jobs/nats")`,
+			"path.data":                      `cty.StringVal("/vms/nats-0/data/nats")`,
+			"path.log":                       `cty.StringVal("/vms/nats-0/log/nats")`,
+			"path.run":                       `cty.StringVal("/vms/nats-0/run/nats")`,
+			"deployment.id":                  `cty.StringVal("id-1")`,
+			"instance.id":                    `cty.StringVal("nats/0")`,
+			"instance.az":                    `cty.StringVal("z1")`,
+			"upper(instance.group)":          `cty.StringVal("NATS")`,
+			"var.x":                          "error: Unknown variable",
+			"secret.nats":                    "error: Unknown variable",
+		}},
+		"nothing known": {Facts{}, "nats", 0, map[string]string{
+			"property.port":                  "cty.NumberIntVal(4222)",
+			"property.password":              "sensitive unknown",
+			"certificate.server.private_key": "sensitive unknown",
+			"certificate.server.ca":          "unknown",
+			"package.nats.path":              "unknown",
+			"path.config":                    "unknown",
+			"deployment.id":                  "unknown",
+			"deployment.name":                `cty.StringVal("cf")`,
+			"instance.id":                    `cty.StringVal("nats/0")`,
+			"instance.address":               "unknown",
+		}},
+		"a link": {all, "router", 1, map[string]string{
+			"link.bus.property.password":          `sensitive cty.StringVal("hunter22")`,
+			"link.bus.property.port":              "cty.NumberIntVal(4222)",
+			"link.bus.property.other":             "error: Unsupported attribute",
+			"link.bus.instances[0].address":       `cty.StringVal("10.0.0.0")`,
+			"link.bus.instances[*].id":            `cty.ListVal([]cty.Value{cty.StringVal("nats/0")})`,
+			"instance.index":                      "cty.NumberIntVal(1)",
+			"package.router.path":                 `cty.StringVal("/vms/router-1/store/def")`,
+			"[for i in link.bus.instances: i.az]": `cty.TupleVal([]cty.Value{cty.StringVal("z1")})`,
+		}},
+		"a link, nothing known": {Facts{}, "router", 1, map[string]string{
+			"link.bus.property.password": "sensitive unknown",
+			"link.bus.property.port":     "cty.NumberIntVal(4222)",
+			"link.bus.instances":         "unknown",
+		}},
+		"a system package and another group": {all, "lb", 0, map[string]string{
+			"package.nginx.path": `cty.StringVal("nginx")`,
+			"property.routers":   `cty.ListVal([]cty.Value{cty.StringVal("10.0.2.0"), cty.StringVal("10.0.2.1"), cty.StringVal("10.0.2.2")})`,
+			"property.domains":   `cty.ListVal([]cty.Value{cty.StringVal("*")})`,
+		}},
+		"another group, nothing known": {Facts{}, "lb", 0, map[string]string{
+			"package.nginx.path": `cty.StringVal("nginx")`,
+			"property.routers":   "unknown",
+		}},
+		"itself": {all, "hello", 2, map[string]string{
+			"property.peers":  `cty.ListVal([]cty.Value{cty.StringVal("10.0.3.0"), cty.StringVal("10.0.3.1"), cty.StringVal("10.0.3.2")})`,
+			"property.number": "cty.NumberIntVal(2)",
+			"property.host":   `cty.StringVal("hello.cf.localhost")`,
+			"property.limits": `cty.ObjectVal(map[string]cty.Value{"connections":cty.NumberIntVal(100), "name":cty.StringVal("x")})`,
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			job := m.Group(c.group).Jobs[0]
+			ctx, diags := m.Evaluator(c.facts).JobContext(c.group, c.index, job)
+			if len(diags) > 0 {
+				t.Fatal(shown(t, m.Files, diags))
+			}
+			for _, expr := range slices.Sorted(maps.Keys(c.want)) {
+				if got := look(t, ctx, expr); got != c.want[expr] {
+					t.Errorf("%s is %s, want %s", expr, got, c.want[expr])
+				}
+			}
+		})
+	}
+}
+
+func TestOptionalLinkIsNull(t *testing.T) {
+	m, diags := loadText(t, `
+		deployment "d" {}
+		infrastructure "local" {}
+		group "hello" {
+			job "hello" {
+				properties { host = "h" }
+			}
+		}`)
+	if len(diags) > 0 {
+		t.Fatal(shown(t, m.Files, diags))
+	}
+	ctx, diags := m.JobContext(Facts{}, "hello", 0, m.Groups[0].Jobs[0])
+	if len(diags) > 0 {
+		t.Fatal(shown(t, m.Files, diags))
+	}
+	if got := look(t, ctx, "link.bus == null"); got != "cty.True" {
+		t.Errorf("link.bus == null is %s", got)
+	}
+}
+
+// What is secret stays so on its way through locals, functions and defaults.
+func TestSensitive(t *testing.T) {
+	m, diags := loadText(t, `
+		deployment "d" {}
+		infrastructure "local" {}
+		secret "nats" { type = "password" }
+		secret "ca" { type = "ca" }
+		secret "web" {
+			type = "certificate"
+			ca   = secret.ca
+		}
+		variable "host" {
+			default   = "h"
+			sensitive = true
+		}
+		locals {
+			url    = "nats://${secret.nats.value}@x"
+			public = secret.web.certificate
+		}
+		group "hello" {
+			job "hello" {
+				properties {
+					host   = var.host
+					peers  = [local.url, "plain"]
+					limits = { name = local.public }
+					number = length(secret.nats.value)
+				}
+			}
+		}`)
+	if len(diags) > 0 {
+		t.Fatal(shown(t, m.Files, diags))
+	}
+	ctx, diags := m.JobContext(Facts{
+		Secrets: map[string]cty.Value{
+			"nats": cty.ObjectVal(map[string]cty.Value{"value": cty.StringVal("hunter22")}),
+			"web":  cty.ObjectVal(map[string]cty.Value{"certificate": cty.StringVal("PEM")}),
+		},
+	}, "hello", 0, m.Groups[0].Jobs[0])
+	if len(diags) > 0 {
+		t.Fatal(shown(t, m.Files, diags))
+	}
+	for expr, want := range map[string]string{
+		"property.host":                 `sensitive cty.StringVal("h")`,
+		"property.peers[0]":             `sensitive cty.StringVal("nats://hunter22@x")`,
+		"property.peers[1]":             `cty.StringVal("plain")`,
+		"property.limits.name":          `cty.StringVal("PEM")`,
+		"property.number":               "sensitive cty.NumberIntVal(8)",
+		"nonsensitive(property.host)":   `cty.StringVal("h")`,
+		"jsonencode([property.number])": `sensitive cty.StringVal("[8]")`,
+	} {
+		if got := look(t, ctx, expr); got != want {
+			t.Errorf("%s is %s, want %s", expr, got, want)
+		}
+	}
+}
+
+// Rules and types that nothing contradicted at loading are held when the
+// values are there, without showing them.
+func TestEvaluatorReports(t *testing.T) {
+	m := loadFile(t, "testdata/valid/cluster.hcl")
+	f := clusterFacts(m)
+	f.Secrets = map[string]cty.Value{"nats": cty.ObjectVal(map[string]cty.Value{"value": cty.StringVal("xyz")})}
+	_, diags := m.JobContext(f, "nats", 0, m.Group("nats").Jobs[0])
+	text := shown(t, m.Files, diags)
+	if !strings.Contains(text, "The password is too short.") || !strings.Contains(text, "line 13") || strings.Contains(text, "xyz") {
+		t.Errorf("got %s", text)
+	}
+	m, diags = loadText(t, `
+		deployment "d" {}
+		infrastructure "local" {}
+		locals { first = group.dea.instances[1].address }
+		group "dea" {
+			instances = 2
+			job "dea" {}
+		}
+		group "hello" {
+			job "hello" {
+				properties { host = local.first }
+			}
+		}`)
+	if len(diags) > 0 {
+		t.Fatal(shown(t, m.Files, diags))
+	}
+	_, diags = m.JobContext(Facts{Instances: map[string][]Instance{"dea": {{Group: "dea"}}}}, "hello", 0, m.Group("hello").Jobs[0])
+	if text := shown(t, m.Files, diags); !strings.Contains(text, "Invalid index") {
+		t.Errorf("got %s", text)
+	}
+}
+
+// One evaluator serves a large group, from several goroutines, and evaluates
+// what the instances share once.
+func TestEvaluatorShares(t *testing.T) {
+	const n = 1000
+	m, diags := loadText(t, fmt.Sprintf(`
+		deployment "d" {}
+		infrastructure "local" {}
+		secret "nats" { type = "password" }
+		group "nats" {
+			job "nats" {
+				properties { password = secret.nats.value }
+			}
+		}
+		group "hello" {
+			instances = %d
+			job "hello" {
+				properties {
+					host   = "h"
+					peers  = group.hello.instances[*].address
+				}
+			}
+		}`, n))
+	if len(diags) > 0 {
+		t.Fatal(shown(t, m.Files, diags))
+	}
+	e := m.Evaluator(clusterFacts(m))
+	job := m.Group("hello").Jobs[0]
+	contexts := make([]*hcl.EvalContext, n)
+	var wait sync.WaitGroup
+	for part := range 4 {
+		wait.Go(func() {
+			for i := part; i < n; i += 4 {
+				contexts[i], _ = e.JobContext("hello", i, job)
+			}
+		})
+	}
+	wait.Wait()
+	if got := testing.AllocsPerRun(1, func() { e.JobContext("hello", 7, job) }); got > 200 {
+		t.Errorf("one more instance of %d takes %v allocations: the peers are evaluated again", n, got)
+	}
+	for i, ctx := range contexts {
+		if got := look(t, ctx, fmt.Sprintf("property.peers[%d] == instance.address", i)); got != "cty.True" {
+			t.Fatalf("instance %d is not its own peer: %s", i, got)
+		}
+	}
+}
+
+// Every group starts after those it requires, as early as it can; what cannot
+// be ordered is a cycle that is shown.
+func TestOrderRespectsRequires(t *testing.T) {
+	rapid.Check(t, func(r *rapid.T) {
+		n := rapid.IntRange(1, 8).Draw(r, "groups")
+		forward := rapid.Bool().Draw(r, "references go backwards only")
+		var text strings.Builder
+		text.WriteString("deployment \"d\" {}\ninfrastructure \"local\" {}\n")
+		wanted := map[string]map[string]bool{}
+		for i := range n {
+			name := fmt.Sprintf("g%d", i)
+			wanted[name] = map[string]bool{}
+			most := n - 1
+			if forward {
+				most = i
+			}
+			var peers []string
+			for range rapid.IntRange(0, 3).Draw(r, "references") {
+				other := fmt.Sprintf("g%d", rapid.IntRange(0, most).Draw(r, "to"))
+				peers = append(peers, fmt.Sprintf("group.%s.instances[*].address", other))
+				if other != name {
+					wanted[name][other] = true
+				}
+			}
+			fmt.Fprintf(&text, "group %q {\n job \"hello\" {\n properties {\n host = \"h\"\n peers = flatten([%s])\n}\n}\n}\n", name, strings.Join(peers, ", "))
+		}
+		m, diags := loadText(t, text.String())
+		wave := map[string]int{}
+		for i, groups := range m.Order {
+			for _, g := range groups {
+				if _, twice := wave[g.Name]; twice {
+					r.Fatalf("%s starts twice", g.Name)
+				}
+				wave[g.Name] = i
+			}
+		}
+		for _, g := range m.Groups {
+			if !slices.Equal(g.Requires, slices.Sorted(maps.Keys(wanted[g.Name]))) {
+				r.Fatalf("%s requires %v, want %v", g.Name, g.Requires, wanted[g.Name])
+			}
+			at, ordered := wave[g.Name]
+			if !ordered {
+				continue
+			}
+			earliest := 0
+			for _, other := range g.Requires {
+				before, ok := wave[other]
+				if !ok {
+					r.Fatalf("%s starts, %s, which it requires, does not", g.Name, other)
+				}
+				earliest = max(earliest, before+1)
+			}
+			if at != earliest {
+				r.Fatalf("%s starts in wave %d, could in %d", g.Name, at, earliest)
+			}
+		}
+		if diags.HasErrors() != (len(wave) < n) {
+			r.Fatalf("%d of %d groups are ordered, with %s", len(wave), n, diags)
+		}
+		if forward && diags.HasErrors() {
+			r.Fatalf("no cycle, but %s", diags)
+		}
+		for _, d := range diags {
+			if d.Summary != "Cycle in the start order" {
+				r.Fatal(d)
+			}
+			shownCycle, _, _ := strings.Cut(d.Detail, ":")
+			path := strings.Split(shownCycle, " -> ")
+			for i := range path[1:] {
+				if !wanted[path[i]][path[i+1]] {
+					r.Fatalf("%s is shown, but %s does not require %s", shownCycle, path[i], path[i+1])
+				}
+			}
+			if len(path) < 3 || path[0] != path[len(path)-1] {
+				r.Fatalf("%s is not a cycle", shownCycle)
+			}
+		}
+	})
+}
