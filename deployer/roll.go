@@ -210,7 +210,7 @@ func (x *executor) Execute(ctx context.Context, c rollout.Command) error {
 	case rollout.CommandDeleteVM:
 		x.event(Event{Phase: PhaseVMs, Message: "delete " + strings.Join(c.Instances, ", ")})
 		return x.deleteVMs(ctx, c.Instances)
-	case rollout.CommandReplaceVM:
+	case rollout.CommandReplaceVM: // rolloutPlan never asks for it
 		return fmt.Errorf("cannot replace %s: rolling VM replacement is not supported yet", strings.Join(c.Instances, ", "))
 	}
 	id := c.Instances[0]
@@ -248,7 +248,15 @@ func (x *executor) agentCommand(ctx context.Context, id string, c rollout.Comman
 	case rollout.CommandWatch:
 		s.Kind, s.Watch = api.KindWatch, &api.Watch{MinHealthyMS: health.min, DeadlineMS: health.deadline}
 	case rollout.CommandRollback:
-		s.Kind, s.Rollback = api.KindRollback, &api.Rollback{MinHealthyMS: health.min, DeadlineMS: health.deadline}
+		if c.Generation == "" { // nothing ran before: stop everything
+			s.Kind, s.Rollback = api.KindRollback, &api.Rollback{MinHealthyMS: health.min, DeadlineMS: health.deadline}
+			break
+		}
+		// The agent's own idea of "previous" is another one if the update failed
+		// before it was activated; the generation says exactly what is meant.
+		s.Kind, s.Update = api.KindUpdate, &api.Update{
+			Generation: c.Generation, MinHealthyMS: health.min, DeadlineMS: health.deadline, Next: "update",
+		}
 	case rollout.CommandStop:
 		s.Kind, s.Stop = api.KindStop, &api.Stop{Next: c.Next}
 	default:

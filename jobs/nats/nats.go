@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -175,8 +176,20 @@ func (l *serverLog) Noticef(format string, v ...any) {
 	l.log.Log(context.Background(), level, fmt.Sprintf(format, v...))
 }
 
-func (l *serverLog) Warnf(format string, v ...any)  { l.log.Warn(fmt.Sprintf(format, v...)) }
-func (l *serverLog) Errorf(format string, v ...any) { l.log.Error(fmt.Sprintf(format, v...)) }
+func (l *serverLog) Warnf(format string, v ...any) { l.log.Warn(fmt.Sprintf(format, v...)) }
+
+// Errorf logs an error, but for a peer that left before it said anything: that
+// is a health check which only connects, once a second and for ever.
+func (l *serverLog) Errorf(format string, v ...any) {
+	message := fmt.Sprintf(format, v...)
+	level := slog.LevelError
+	if strings.Contains(message, "TLS handshake error") &&
+		(strings.HasSuffix(message, "EOF") || strings.HasSuffix(message, "connection reset by peer")) {
+		level = slog.LevelDebug
+	}
+	l.log.Log(context.Background(), level, message)
+}
+
 func (l *serverLog) Debugf(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
 func (l *serverLog) Tracef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
 
