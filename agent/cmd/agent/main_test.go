@@ -1,0 +1,243 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"deploy/agent"
+	"deploy/agent/api"
+	"deploy/agent/client"
+)
+
+const patience = 60 * time.Second
+
+// TestMain lets the test binary be the agent: what a VM runs is one program.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-test.") {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
+
+func executable(t *testing.T) string {
+	t.Helper()
+	name, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+// initd is the boot service contract of ARCHITECTURE.md, as an init of ours
+// fulfils it: at SIGHUP it reads the folder and starts what is new there.
+func initd(t *testing.T, services string, env []string) {
+	t.Helper()
+	hangups := make(chan os.Signal, 8)
+	signal.Notify(hangups, syscall.SIGHUP)
+	ended, done := make(chan struct{}), make(chan struct{})
+	t.Cleanup(func() {
+		signal.Stop(hangups)
+		close(ended)
+		<-done
+	})
+	go func() {
+		defer close(done)
+		var running *exec.Cmd
+		var last []byte
+		for {
+			select {
+			case <-hangups:
+			case <-ended:
+				if running != nil {
+					_ = running.Process.Signal(syscall.SIGTERM)
+					if err := running.Wait(); err != nil {
+						t.Errorf("the agent ended badly: %v", err)
+					}
+				}
+				return
+			}
+			data, err := os.ReadFile(filepath.Join(services, "agent.json"))
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			if bytes.Equal(data, last) {
+				continue
+			}
+			last = data
+			var service struct {
+				Command []string
+				Env     map[string]string
+			}
+			if err := json.Unmarshal(data, &service); err != nil {
+				t.Error(err)
+				continue
+			}
+			if running != nil {
+				_ = running.Process.Signal(syscall.SIGTERM)
+				_ = running.Wait()
+			}
+			running = exec.Command(service.Command[0], service.Command[1:]...)
+			running.Env = env
+			if err := running.Start(); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+}
+
+func runInstall(t *testing.T, program, dir string, env []string) (stdout string, err error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, program, "install", "--dir", dir)
+	cmd.Env = env
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err = cmd.Run(); err != nil {
+		err = fmt.Errorf("%w: %s", err, errs.String())
+	}
+	return out.String(), err
+}
+
+func TestInstallStartsAndUpgrades(t *testing.T) {
+	dir, services := t.TempDir(), t.TempDir()
+	env := append(os.Environ(), "DEPLOY_SERVICES="+services, "DEPLOY_INIT_PID="+strconv.Itoa(os.Getpid()), "DEPLOY_VM=main-test-"+filepath.Base(dir))
+	initd(t, services, env)
+	socket := filepath.Join(dir, "run", "agent.sock")
+	c := client.Unix(func(ctx context.Context) (net.Conn, error) { return client.DialSocket(ctx, socket) })
+
+	program := executable(t)
+	digest, err := agent.FileDigest(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf(`{"agent":%q,"socket":%q}`+"\n", digest, socket)
+	var pid int
+	for n := range 2 { // the second changes nothing
+		out, err := runInstall(t, program, dir, env)
+		if err != nil || out != want {
+			t.Fatalf("got %q, %v; want %q", out, err, want)
+		}
+		inventory, err := c.Inventory(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n == 1 && inventory.Agent.PID != pid {
+			t.Error("an agent that was there already was started again")
+		}
+		pid = inventory.Agent.PID
+		if inventory.Agent.Digest != digest || inventory.Agent.Dir != dir || inventory.Agent.OS != "linux" {
+			t.Errorf("got %+v", inventory.Agent)
+		}
+	}
+
+	// Another program, by one byte: it takes over, and the folder stays.
+	first, err := c.Inventory(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	upgrade := filepath.Join(t.TempDir(), "agent-new")
+	if err := os.WriteFile(upgrade, append(data, 0), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runInstall(t, upgrade, dir, env); err != nil || out == want {
+		t.Fatalf("got %q, %v", out, err)
+	}
+	second, err := c.Inventory(t.Context())
+	if err != nil || second.Agent.PID == pid || second.Agent.Digest == digest || !bytes.Equal(first.PublicKey, second.PublicKey) {
+		t.Errorf("got %+v, %v", second, err)
+	}
+}
+
+func TestInstallSaysWhatIsSupported(t *testing.T) {
+	_, err := runInstall(t, executable(t), t.TempDir(), []string{"PATH=/bin"})
+	if err == nil || !strings.Contains(err.Error(), "DEPLOY_SERVICES") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestUsage(t *testing.T) {
+	for _, args := range [][]string{{}, {"dance"}, {"run"}, {"install", "--dir", "x", "y"}} {
+		if err := run(t.Context(), args); err == nil {
+			t.Errorf("%q must be refused", args)
+		}
+	}
+	if err := run(t.Context(), []string{"version"}); err != nil {
+		t.Error(err)
+	}
+}
+
+// What is shipped: one static program that takes little memory.
+func TestShippedProgramIsStaticAndSmall(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "agent")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", program, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	data, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(data, []byte("/lib64/ld-linux")) {
+		t.Error("not static")
+	}
+	dir := t.TempDir()
+	cmd := exec.Command(program, "run", "--dir", dir)
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "DEPLOY_VM=main-test-" + filepath.Base(dir)}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the agent ended badly: %v", err)
+		}
+	}()
+	c := client.Unix(func(ctx context.Context) (net.Conn, error) {
+		return client.DialSocket(ctx, filepath.Join(dir, "run", "agent.sock"))
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	// Do waits until it answers; a few operations leave nothing behind.
+	for n := range 5 {
+		err := c.Do(ctx, api.Submission{
+			Change: api.Change{DeploymentID: "d", Instance: "a/0", OpID: strconv.Itoa(n)},
+			Kind:   api.KindConfigure, Configure: &api.Configure{Deployment: "d"},
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(status)) {
+		if fields := strings.Fields(line); fields[0] == "VmRSS:" {
+			kib, err := strconv.Atoi(fields[1])
+			t.Logf("%d KiB", kib)
+			if err != nil || kib > 15<<10 {
+				t.Errorf("the idle agent takes %d KiB", kib)
+			}
+		}
+	}
+}
