@@ -159,9 +159,17 @@ func (r *run) agentOwed(urls []string, id string, inv *api.Inventory) []string {
 	return out
 }
 
+// ApplyRequest is how to apply.
+type ApplyRequest struct {
+	Approve Approve
+	// Refresh asks the engine also when everything seems to be as it was left:
+	// it sees what was done to VMs by hand.
+	Refresh bool
+}
+
 // Apply makes the cluster what the manifest says. A Result is returned also
 // with an error, if anything was begun.
-func (d *Deployer) Apply(ctx context.Context, approve Approve) (*Result, error) {
+func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 	started := time.Now()
 	r, err := d.load()
 	if err != nil {
@@ -179,25 +187,21 @@ func (d *Deployer) Apply(ctx context.Context, approve Approve) (*Result, error) 
 	}
 	defer r.close()
 
-	p, done, err := r.survey(ctx)
+	p, done, err := r.survey(ctx, q.Refresh)
 	if err != nil {
 		return nil, r.cleanUp(err)
 	}
-	result := &Result{Deployment: p.Deployment, Summary: "Nothing to do", Counts: r.counts.snapshot()}
+	result := &Result{Deployment: p.Deployment, Summary: "nothing to do, everything is as the manifest says", Counts: r.counts.snapshot()}
 	if done {
 		result.Duration = time.Since(started)
-		if ok, err := approve(p); err != nil || !ok {
-			// An empty plan is shown like any other; the answer does not matter.
-			return result, nil
-		}
 		return result, nil
 	}
-	if ok, err := approve(p); err != nil {
+	if ok, err := q.Approve(p); err != nil {
 		return nil, r.cleanUp(err)
 	} else if !ok {
 		return nil, r.cleanUp(ErrNotApproved)
 	}
-	err = r.apply(ctx, p, approve)
+	err = r.apply(ctx, p, q.Approve)
 	result.Changed = true
 	result.Summary = "Applied"
 	if err != nil {
@@ -211,12 +215,12 @@ func (d *Deployer) Apply(ctx context.Context, approve Approve) (*Result, error) 
 // survey plans, and tells whether there is nothing at all to do. The engine is
 // left out when its root module is what was last applied and every agent
 // answers from the VM that is expected there.
-func (r *run) survey(ctx context.Context) (p *plan.Plan, done bool, err error) {
+func (r *run) survey(ctx context.Context, refresh bool) (p *plan.Plan, done bool, err error) {
 	same, err := r.rootUnchanged()
 	if err != nil {
 		return nil, false, err
 	}
-	if same {
+	if same && !refresh {
 		p, inventories, err := r.plan(ctx, nil, quick)
 		if err != nil {
 			return nil, false, err

@@ -23,7 +23,7 @@ func (d *Deployer) Destroy(ctx context.Context, approve Approve) (*Result, error
 		return nil, err
 	}
 	defer func() { r.close() }()
-	result := &Result{Deployment: r.manifest.Deployment.Name, Summary: "Nothing to destroy"}
+	result := &Result{Deployment: r.manifest.Deployment.Name, Summary: "nothing to destroy, it was never applied"}
 	if r.fresh {
 		return result, nil
 	}

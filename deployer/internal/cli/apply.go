@@ -16,7 +16,7 @@ import (
 )
 
 func (a *app) apply() *cobra.Command {
-	var autoApprove bool
+	var autoApprove, refresh bool
 	cmd := &cobra.Command{
 		Use:   "apply MANIFEST",
 		Short: "Make the cluster what the manifest says",
@@ -33,8 +33,11 @@ apply continues from what is really there.`,
 			if err != nil {
 				return err
 			}
-			result, err := d.Apply(cmd.Context(), func(p *plan.Plan) (bool, error) {
-				return a.approve(progress, p, autoApprove, "Make these changes?")
+			result, err := d.Apply(cmd.Context(), deployer.ApplyRequest{
+				Approve: func(p *plan.Plan) (bool, error) {
+					return a.approve(progress, p, autoApprove, "Make these changes?")
+				},
+				Refresh: refresh,
 			})
 			progress.Close()
 			if result != nil {
@@ -48,6 +51,7 @@ apply continues from what is really there.`,
 		},
 	}
 	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
+	cmd.Flags().BoolVar(&refresh, "refresh", false, "ask the engine about the VMs even if every agent answers")
 	return cmd
 }
 

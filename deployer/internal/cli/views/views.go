@@ -102,7 +102,9 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 		}
 		fmt.Fprintln(w)
 	}
-	fmt.Fprintln(w, paint(color, bold, "Instances"))
+	if len(p.Changes()) > 0 {
+		fmt.Fprintln(w, paint(color, bold, "Instances"))
+	}
 	counts := map[plan.Action]int{}
 	for _, c := range p.Instances {
 		counts[c.Action]++
@@ -125,7 +127,7 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 			printDiff(w, f.Diff, color)
 		}
 	}
-	fmt.Fprintf(w, "\nPlan: %s.\n", summary(counts))
+	fmt.Fprintf(w, "\nPlan: %s.\n", summary(p, counts))
 }
 
 func symbol(a plan.Action, color bool) string {
@@ -156,8 +158,11 @@ func printDiff(w io.Writer, diff string, color bool) {
 	}
 }
 
-func summary(counts map[plan.Action]int) string {
+func summary(p *plan.Plan, counts map[plan.Action]int) string {
 	var parts []string
+	if n := len(p.VMs); n > 0 && len(p.Changes()) == 0 {
+		parts = append(parts, fmt.Sprintf("%d to change at the VMs", n))
+	}
 	for _, a := range []plan.Action{plan.Create, plan.Start, plan.Replace, plan.Update, plan.Reload, plan.Restart, plan.Delete, plan.Blocked} {
 		if n := counts[a]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d to %s", n, a))
@@ -169,7 +174,8 @@ func summary(counts map[plan.Action]int) string {
 // Result prints how a run ended.
 func Result(w io.Writer, r *deployer.Result) {
 	if !r.Changed {
-		return // the plan has said that there is nothing to do
+		fmt.Fprintf(w, "%s: %s.\n", r.Deployment, r.Summary)
+		return
 	}
 	fmt.Fprintf(w, "%s in %.1f s.\n", r.Summary, r.Duration.Seconds())
 }
