@@ -27,10 +27,11 @@ type session struct {
 	env     []string
 	size    *pty.Winsize // nil: no pty was asked for
 
-	begun bool
-	cmd   *exec.Cmd
-	tty   *os.File // the master's side
-	owned sync.WaitGroup
+	begun  bool
+	attend func() // starts what goes on with the session's process
+	cmd    *exec.Cmd
+	tty    *os.File // the master's side
+	owned  sync.WaitGroup
 }
 
 func newSession(v *vmInit, channel ssh.Channel) *session {
@@ -45,6 +46,12 @@ func (s *session) serve(requests <-chan *ssh.Request) {
 		ok := s.answer(request)
 		if request.WantReply {
 			_ = request.Reply(ok, nil)
+		}
+		if s.attend != nil {
+			// Only now: a process that ends at once would close the channel before
+			// the client knows that it was started.
+			s.attend()
+			s.attend = nil
 		}
 	}
 }
@@ -108,7 +115,7 @@ func (s *session) answer(request *ssh.Request) bool {
 			return false
 		}
 		s.begun = true
-		s.owned.Go(s.serveFiles)
+		s.attend = func() { s.owned.Go(s.serveFiles) }
 		return true
 	}
 	return false
@@ -158,16 +165,15 @@ func (s *session) startTTY(cmd *exec.Cmd) error {
 		return err
 	}
 	s.cmd = cmd
-	s.owned.Go(func() {
-		// The client's end of input hangs the terminal up.
-		_, _ = io.Copy(s.tty, s.channel)
-	})
-	output := newOutput(s.channel, s.tty)
-	s.owned.Go(output.copy)
-	s.owned.Go(func() {
-		s.end(<-ended, output)
-		_ = s.tty.Close()
-	})
+	s.attend = func() {
+		s.owned.Go(func() { _, _ = io.Copy(s.tty, s.channel) })
+		output := newOutput(s.channel, s.tty)
+		s.owned.Go(output.copy)
+		s.owned.Go(func() {
+			s.end(<-ended, output)
+			_ = s.tty.Close()
+		})
+	}
 	return nil
 }
 
@@ -201,18 +207,20 @@ func (s *session) startPiped(cmd *exec.Cmd) error {
 		return err
 	}
 	s.cmd = cmd
-	s.owned.Go(func() {
-		_, _ = io.Copy(ours[0], s.channel)
-		_ = ours[0].Close()
-	})
-	outputs := []*output{newOutput(s.channel, ours[1]), newOutput(s.channel.Stderr(), ours[2])}
-	for _, o := range outputs {
-		s.owned.Go(o.copy)
+	s.attend = func() {
+		s.owned.Go(func() {
+			_, _ = io.Copy(ours[0], s.channel)
+			_ = ours[0].Close()
+		})
+		outputs := []*output{newOutput(s.channel, ours[1]), newOutput(s.channel.Stderr(), ours[2])}
+		for _, o := range outputs {
+			s.owned.Go(o.copy)
+		}
+		s.owned.Go(func() {
+			s.end(<-ended, outputs...)
+			closeAll(ours)
+		})
 	}
-	s.owned.Go(func() {
-		s.end(<-ended, outputs...)
-		closeAll(ours)
-	})
 	return nil
 }
 

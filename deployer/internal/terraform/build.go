@@ -39,7 +39,7 @@ const (
 // builtEngine returns the path of the OpenTofu in the cache, built first if it
 // is not there.
 func builtEngine(ctx context.Context, o FindOptions) (string, error) {
-	folder := filepath.Join(o.CacheDir, fmt.Sprintf("opentofu-%s-%s_%s", openTofuVersion, runtime.GOOS, runtime.GOARCH))
+	folder := engineFolder(o.CacheDir)
 	path := filepath.Join(folder, "tofu")
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
@@ -70,6 +70,10 @@ func builtEngine(ctx context.Context, o FindOptions) (string, error) {
 		return "", fmt.Errorf("cannot build OpenTofu %s: %w", openTofuVersion, err)
 	}
 	return path, nil
+}
+
+func engineFolder(cache string) string {
+	return filepath.Join(cache, fmt.Sprintf("opentofu-%s-%s_%s", openTofuVersion, runtime.GOOS, runtime.GOARCH))
 }
 
 // waitLock takes a file lock, which goes with the process.

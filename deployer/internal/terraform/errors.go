@@ -14,8 +14,8 @@ import (
 type Error struct {
 	Doing       string // "make the VMs"
 	Engine      Engine
-	Dir         string // work folder
 	Diagnostics []Diagnostic
+	Advice      string
 	Cause       error // that the engine ended badly, or was interrupted
 }
 
@@ -31,8 +31,9 @@ type Diagnostic struct {
 func (e *Error) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "cannot %s with %s %s", e.Doing, e.Engine.Name, e.Engine.Version)
+	b.WriteString(":")
 	if len(e.Diagnostics) == 0 {
-		fmt.Fprintf(&b, ": %s", trimBox(e.Cause.Error()))
+		b.WriteString(" " + trimBox(e.Cause.Error()))
 	}
 	for _, d := range e.Diagnostics {
 		b.WriteString("\n  ")
@@ -47,7 +48,9 @@ func (e *Error) Error() string {
 			fmt.Fprintf(&b, " (%s line %d)", d.File, d.Line)
 		}
 	}
-	fmt.Fprintf(&b, "\nThe work folder is %s; what was made is kept, and the next apply goes on from there.", e.Dir)
+	if e.Advice != "" {
+		b.WriteString("\n" + e.Advice)
+	}
 	return b.String()
 }
 
@@ -55,11 +58,11 @@ func (e *Error) Unwrap() error { return e.Cause }
 
 // failed makes the error of an engine run; log is nil for commands without
 // JSON events.
-func (r *Runner) failed(ctx context.Context, doing string, log *eventLog, err error) error {
+func (r *Runner) failed(ctx context.Context, doing string, log *eventLog, err error) *Error {
 	if ctx.Err() != nil {
 		err = errors.Join(context.Cause(ctx), err)
 	}
-	e := &Error{Doing: doing, Engine: r.engine, Dir: r.options.Dir, Cause: err}
+	e := &Error{Doing: doing, Engine: r.engine, Cause: err}
 	if log != nil {
 		e.Diagnostics = log.errors
 	}

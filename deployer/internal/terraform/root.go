@@ -117,13 +117,9 @@ func (o *Options) template() (files map[string][]byte, source string, err error)
 		if files, err = moduleFiles(os.DirFS(name)); err != nil {
 			return nil, "", fmt.Errorf("cannot read the template %s: %w", o.Template, err)
 		}
-		// The engine would copy a module with an absolute path and miss its changes.
-		relative, err := filepath.Rel(o.Dir, name)
+		relative, err := relativeModule(o.Dir, name)
 		if err != nil {
 			return nil, "", fmt.Errorf("cannot find the template %s from the work folder: %w", o.Template, err)
-		}
-		if !strings.HasPrefix(relative, "../") {
-			relative = "./" + relative
 		}
 		return files, relative, nil
 	}
@@ -162,6 +158,23 @@ func (o *Options) template() (files map[string][]byte, source string, err error)
 	return files, "./" + templateDir, nil
 }
 
+// relativeModule is the module source of a folder. The engine would copy a
+// module with an absolute path and miss its changes.
+func relativeModule(from, folder string) (string, error) {
+	from, err := filepath.EvalSymlinks(from) // the engine sees the real paths
+	if err != nil {
+		return "", err
+	}
+	if folder, err = filepath.EvalSymlinks(folder); err != nil {
+		return "", err
+	}
+	relative, err := filepath.Rel(from, folder)
+	if err == nil && !strings.HasPrefix(relative, "../") {
+		relative = "./" + relative
+	}
+	return relative, err
+}
+
 func (o *Options) builtIn() []string {
 	var names []string
 	entries, _ := fs.ReadDir(o.Templates, ".")
@@ -193,7 +206,7 @@ func moduleFiles(module fs.FS) (map[string][]byte, error) {
 		return nil, err
 	}
 	for name := range files {
-		if strings.HasSuffix(name, ".tf") || strings.HasSuffix(name, ".tf.json") {
+		if !strings.Contains(name, "/") && (strings.HasSuffix(name, ".tf") || strings.HasSuffix(name, ".tf.json")) {
 			return files, nil
 		}
 	}

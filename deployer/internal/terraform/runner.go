@@ -229,7 +229,9 @@ func (r *Runner) Apply(ctx context.Context) (map[string]Instance, error) {
 	log := newEventLog(r.options.Report)
 	err := r.tf.ApplyJSON(ctx, log, tfexec.DirOrPlan(filepath.Join(r.options.Dir, planFile)), tfexec.LockTimeout(lockTimeout), tfexec.Reattach(r.reattach))
 	if err != nil {
-		return nil, r.failed(ctx, "make the VMs", log, err)
+		failure := r.failed(ctx, "make the VMs", log, err)
+		failure.Advice = "What was made is kept: when the cause is removed, the next apply goes on from there."
+		return nil, failure
 	}
 	instances, err := r.Outputs(ctx)
 	if err != nil {
@@ -255,7 +257,7 @@ func (r *Runner) Outputs(ctx context.Context) (map[string]Instance, error) {
 	return readInstances(output, r.root.input.Instances)
 }
 
-// Destroy removes everything that the engine has made.
+// Destroy removes everything that the engine has made. The work folder stays.
 func (r *Runner) Destroy(ctx context.Context) error {
 	if err := r.ready(ctx); err != nil {
 		return err
@@ -264,10 +266,14 @@ func (r *Runner) Destroy(ctx context.Context) error {
 		return err
 	}
 	log := newEventLog(r.options.Report)
-	// -refresh stays on: what is gone already needs no destroying.
 	err := r.tf.DestroyJSON(ctx, log, tfexec.LockTimeout(lockTimeout), tfexec.Reattach(r.reattach))
 	if err != nil {
-		return r.failed(ctx, "destroy the VMs", log, err)
+		failure := r.failed(ctx, "destroy the VMs", log, err)
+		failure.Advice = "What is left is known: when the cause is removed, destroy again."
+		return failure
+	}
+	if r.root.local {
+		localvm.RemoveEmpty(r.options.VMs)
 	}
 	return nil
 }

@@ -1,0 +1,97 @@
+package terraform
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// program puts an executable script into a folder.
+func program(t *testing.T, folder, name, script string) string {
+	t.Helper()
+	path := filepath.Join(folder, name)
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestFind(t *testing.T) {
+	answer := func(version string) string { return `echo '{"terraform_version": "` + version + `"}'` }
+	tests := map[string]struct {
+		onPath, cached, chosen string // scripts; "": not there
+		name                   string // on PATH
+		want                   Engine // without path
+		failure                []string
+	}{
+		"on PATH":            {name: "tofu", onPath: answer("1.12.6"), want: Engine{Name: "tofu", Version: "1.12.6"}},
+		"terraform":          {name: "terraform", onPath: answer("1.5.7"), want: Engine{Name: "terraform", Version: "1.5.7"}},
+		"too old":            {name: "terraform", onPath: answer("1.4.6"), failure: []string{"1.4.6", "1.5.0", "install OpenTofu", "Go"}},
+		"too old, but built": {name: "terraform", onPath: answer("1.4.6"), cached: answer("1.12.6"), want: Engine{Name: "tofu", Version: "1.12.6"}},
+		"no answer":          {name: "tofu", onPath: "exit 3", failure: []string{"cannot ask", "status 3"}},
+		"chosen":             {name: "tofu", onPath: answer("1.12.6"), chosen: answer("1.9.0"), want: Engine{Name: "terraform", Version: "1.9.0"}},
+		"chosen is too old":  {name: "tofu", onPath: answer("1.12.6"), chosen: answer("1.2.0"), failure: []string{EngineEnv, "1.2.0"}},
+		"nothing, and no go": {name: "other", onPath: answer("1.12.6"), failure: []string{"install OpenTofu"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			path, cache := t.TempDir(), t.TempDir()
+			program(t, path, test.name, test.onPath)
+			t.Setenv("PATH", path)
+			t.Setenv(EngineEnv, "")
+			if test.cached != "" {
+				folder := engineFolder(cache)
+				if err := os.MkdirAll(folder, 0o700); err != nil {
+					t.Fatal(err)
+				}
+				program(t, folder, "tofu", test.cached)
+			}
+			if test.chosen != "" {
+				t.Setenv(EngineEnv, program(t, t.TempDir(), "my-terraform", test.chosen))
+			}
+			got, err := Find(t.Context(), FindOptions{CacheDir: cache})
+			got.Path = ""
+			if got != test.want || (err == nil) != (len(test.failure) == 0) {
+				t.Errorf("got %+v, %v", got, err)
+			}
+			for _, want := range test.failure {
+				if err != nil && !strings.Contains(err.Error(), want) {
+					t.Errorf("%q is missing in: %s", want, err)
+				}
+			}
+		})
+	}
+}
+
+func TestEngineEnvironment(t *testing.T) {
+	there := filepath.Join(t.TempDir(), "rc")
+	if err := os.WriteFile(there, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TF_LOG", "trace")
+	t.Setenv("TF_REATTACH_PROVIDERS", "{}")
+	t.Setenv("TF_DATA_DIR", "elsewhere")
+	t.Setenv("AWS_PROFILE", "mine")
+	t.Setenv("TF_CLI_CONFIG_FILE", there)
+	env := engineEnv()
+	for _, gone := range []string{"TF_LOG", "TF_REATTACH_PROVIDERS", "TF_DATA_DIR"} {
+		if value, set := env[gone]; set {
+			t.Errorf("%s is %q", gone, value)
+		}
+	}
+	if env["AWS_PROFILE"] != "mine" || env["TF_CLI_CONFIG_FILE"] != there {
+		t.Errorf("environment is %v", env)
+	}
+	t.Setenv("TF_CLI_CONFIG_FILE", there+"-not")
+	if value, set := engineEnv()["TF_CLI_CONFIG_FILE"]; set {
+		t.Errorf("TF_CLI_CONFIG_FILE is %s, which is not there", value)
+	}
+}
+
+// What is built is what the module file names.
+func TestOpenTofuVersion(t *testing.T) {
+	if want := "\t" + openTofuModule + " v" + openTofuVersion; !strings.Contains(string(openTofuMod), want) {
+		t.Errorf("opentofu/engine.mod does not hold %q", want)
+	}
+}
