@@ -1,10 +1,10 @@
-// Package jobs is the built-in jobs as data: what the deployer reads of them.
-// Their programs are packages below; nothing of them is imported here.
+// Package jobs holds the built-in jobs as data: for each its job.hcl and its
+// templates. Their programs are packages below this one.
 package jobs
 
 import "embed"
 
-// FS holds a folder a job: job.hcl and templates/.
+// FS has one folder a job.
 //
-//go:embed */job.hcl */templates
+//go:embed */job.hcl */templates/*
 var FS embed.FS

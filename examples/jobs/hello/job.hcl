@@ -1,0 +1,65 @@
+description = "A small web server that answers at hello.<domain>: the smallest job that does everything a component does"
+
+property "name" {
+  type        = string
+  default     = "hello"
+  description = "First part of the host name"
+
+  validation {
+    condition     = can(regex("^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", property.name))
+    error_message = "A label of a host name: lower-case letters, digits and '-' within."
+  }
+}
+
+property "greeting" {
+  type        = string
+  default     = "Hello"
+  description = "What the page begins with; a change is a reload"
+}
+
+property "port" {
+  type        = number
+  default     = 8082
+  description = "Port for requests, on the instance's own address"
+}
+
+# The message bus: whichever group of the manifest has it.
+consumes "bus" {}
+
+# The program, as built for the VM's platform.
+package "hello" {
+  program = "hello"
+}
+
+# The CA that the bus's own certificate is from.
+certificate "bus" {}
+
+template "hello.yml" {
+  destination = "hello.yml"
+  mode        = "0600" # holds the bus's password
+  on_change   = "reload"
+}
+
+template "bus-ca.pem" {
+  destination = "bus-ca.pem"
+  on_change   = "reload"
+}
+
+process "hello" {
+  command = ["${package.hello.path}/hello", "-c", "${path.config}/hello.yml"]
+
+  # What a reload cannot change is repeated here, so that a change restarts.
+  env = {
+    RESTART_ON = jsonencode([property.name, property.port])
+  }
+
+  control = true # readiness, drain and reload on the control socket
+
+  reload {
+    control = true
+  }
+}
+
+listen "http" {
+  port = property.port
+}
