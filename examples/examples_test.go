@@ -29,7 +29,7 @@ type cluster struct {
 	manifest string
 	state    string
 	listen   string
-	env      []string
+	jobs     string // of its own, if any
 }
 
 // start prepares a cluster; whatever the test does, nothing of it stays.
@@ -40,6 +40,20 @@ func start(t *testing.T, manifest string) *cluster {
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := os.ReadFile(manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	jobs, err := filepath.Abs("jobs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A copy that the test may edit; the jobs stay where they are.
+	manifest = filepath.Join(t.TempDir(), filepath.Base(manifest))
+	source = bytes.ReplaceAll(source, []byte(`"./jobs"`), []byte(strconv.Quote(jobs)))
+	if err := os.WriteFile(manifest, source, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c := &cluster{t: t, manifest: manifest, state: filepath.Join(t.TempDir(), "state"), listen: l.Addr().String()}
@@ -53,6 +67,21 @@ func start(t *testing.T, manifest string) *cluster {
 		c.mustLeaveNothing()
 	})
 	return c
+}
+
+// edit changes the manifest.
+func (c *cluster) edit(old, new string) {
+	c.t.Helper()
+	source, err := os.ReadFile(c.manifest)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	if !bytes.Contains(source, []byte(old)) {
+		c.t.Fatalf("the manifest has no %q", old)
+	}
+	if err := os.WriteFile(c.manifest, bytes.ReplaceAll(source, []byte(old), []byte(new)), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
 }
 
 func deployBinary(t *testing.T) string {
@@ -75,7 +104,6 @@ func (c *cluster) command(ctx context.Context, name string, args ...string) *exe
 		all = append(all, a)
 	}
 	cmd := exec.CommandContext(ctx, deployBinary(c.t), append(append(all, c.manifest), rest...)...)
-	cmd.Env = append(os.Environ(), c.env...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
 	return cmd
