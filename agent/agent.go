@@ -112,7 +112,7 @@ func (a *Agent) open(ctx context.Context) error {
 	if a.identity, err = loadIdentity(filepath.Join(c.Dir, "agent.json")); err != nil {
 		return err
 	}
-	if a.ops, err = loadOperations(filepath.Join(c.Dir, "ops")); err != nil {
+	if a.ops, err = loadOperations(filepath.Join(c.Dir, "ops"), c.Log); err != nil {
 		return err
 	}
 	a.supervisor, err = supervise.Open(ctx, supervise.Config{Dir: c.Dir, Shim: c.Shim, Env: c.Env, Log: c.Log, Changed: a.beatNow})

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -53,7 +54,7 @@ var opIDForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$`)
 
 // loadOperations reads what was accepted earlier. What then still ran was
 // interrupted.
-func loadOperations(dir string) (*operations, error) {
+func loadOperations(dir string, log *slog.Logger) (*operations, error) {
 	o := &operations{dir: dir, byID: make(map[string]*operation)}
 	names, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil {
@@ -65,8 +66,13 @@ func loadOperations(dir string) (*operations, error) {
 			return nil, fmt.Errorf("cannot read an accepted operation: %w", err)
 		}
 		op := &operation{changed: make(chan struct{})}
-		if err := json.Unmarshal(data, &op.record); err != nil {
-			return nil, fmt.Errorf("cannot read the accepted operation %s: %w", name, err)
+		if err := json.Unmarshal(data, &op.record); err != nil || o.file(op.Operation.OpID) != name {
+			// It is history; an agent that does not start helps nobody.
+			log.Error("an accepted operation cannot be read and is forgotten", "file", name, "err", err)
+			if err := os.Remove(name); err != nil {
+				return nil, fmt.Errorf("cannot forget an unreadable operation: %w", err)
+			}
+			continue
 		}
 		o.byID[op.Operation.OpID] = op
 		if op.Operation.State != api.OperationRunning {

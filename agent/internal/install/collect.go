@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"strings"
+	"time"
 )
 
 // collect removes generations and packages that nothing needs: neither what is
@@ -34,7 +35,25 @@ func (i *Installer) collect() error {
 			packages[p.Digest] = true
 		}
 	}
-	return errors.Join(i.removeOthers("generations", keep), i.removeOthers("store", packages))
+	return errors.Join(i.removeOthers("generations", keep), i.removeOthers("store", packages), i.removeStale())
+}
+
+// staleUpload is the age at which an upload is taken for left behind: its
+// package was never asked for, or its deployer died in the middle.
+const staleUpload = time.Hour
+
+func (i *Installer) removeStale() error {
+	entries, err := os.ReadDir(i.path("incoming"))
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > staleUpload {
+			problems = append(problems, os.RemoveAll(i.path("incoming", e.Name())))
+		}
+	}
+	return errors.Join(problems...)
 }
 
 func (i *Installer) removeOthers(folder string, keep map[string]bool) error {

@@ -2,6 +2,7 @@ package install
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -23,6 +24,10 @@ func (i *Installer) checkPorts(spec api.Spec) error {
 	for _, s := range i.Supervisor.Statuses() {
 		if s.PID > 0 {
 			ours[s.PID] = true
+			// Its shim adopts what a process leaves behind.
+			if shim := parent(s.PID); shim > 1 {
+				ours[shim] = true
+			}
 		}
 	}
 	// All stay bound until the end, so that two jobs that want the same port
@@ -97,21 +102,27 @@ func descends(pid int, ours map[int]bool) bool {
 		if ours[pid] {
 			return true
 		}
-		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			return false
-		}
-		// The name in parentheses may hold anything; state and parent follow it.
-		_, rest, _ := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
-		fields := strings.Fields(rest)
-		if len(fields) < 2 {
-			return false
-		}
-		if pid, err = strconv.Atoi(fields[1]); err != nil {
-			return false
-		}
+		pid = parent(pid)
 	}
 	return false
+}
+
+// parent is the parent of a process, 0 if that has ended.
+func parent(pid int) int {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// The name in parentheses may hold anything; state and parent follow it.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 2 {
+		return 0
+	}
+	number, err := strconv.Atoi(fields[1])
+	if err != nil {
+		return 0
+	}
+	return number
 }
 
 // holder finds the process that has the address open, pid 0 if /proc does not

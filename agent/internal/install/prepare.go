@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 
 	"deploy/agent/api"
 )
@@ -91,6 +93,10 @@ func (i *Installer) stage(spec api.Spec) error {
 		return err
 	}
 	for _, job := range spec.Jobs {
+		uid, gid, err := fileOwner(job)
+		if err != nil {
+			return err
+		}
 		dir := filepath.Join(temporary, "jobs", job.Name)
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return err
@@ -103,12 +109,42 @@ func (i *Installer) stage(spec api.Spec) error {
 			if err := writeFile(name, f.Content, os.FileMode(f.Mode)&os.ModePerm); err != nil {
 				return fmt.Errorf("cannot write file %s of job %s: %w", f.Path, job.Name, err)
 			}
+			if err := os.Chown(name, uid, gid); err != nil {
+				return fmt.Errorf("cannot give file %s of job %s to its process's user: %w", f.Path, job.Name, err)
+			}
 		}
 	}
 	if err := os.Chmod(temporary, 0o755); err != nil {
 		return err
 	}
 	return renameFolder(temporary, final)
+}
+
+// fileOwner is who must be able to read a job's files: the user that its
+// processes run as, the agent's own (-1) if they name none or several.
+func fileOwner(job api.Job) (uid, gid int, err error) {
+	name := ""
+	for _, p := range job.Processes {
+		if name != "" && p.User != name {
+			return -1, -1, nil
+		}
+		name = p.User
+	}
+	if name == "" || os.Getuid() != 0 {
+		return -1, -1, nil
+	}
+	account, err := user.Lookup(name)
+	if err != nil {
+		account, err = user.LookupId(name)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("cannot find the user %q that job %s runs as: %w", name, job.Name, err)
+	}
+	if uid, err = strconv.Atoi(account.Uid); err != nil {
+		return 0, 0, err
+	}
+	gid, err = strconv.Atoi(account.Gid)
+	return uid, gid, err
 }
 
 // writeFile writes a new file, synced.

@@ -18,10 +18,7 @@ const defaultDrain = 30 * time.Second
 // Stop drains and stops every process. They stay stopped until the next
 // update.
 func (i *Installer) Stop(ctx context.Context, stop api.Stop, report Report) error {
-	t, err := i.plan(api.Spec{}, stop.Next, report)
-	if err != nil {
-		return err
-	}
+	t := i.plan(api.Spec{}, stop.Next, report)
 	steps := []step{{"begin", func(context.Context) error {
 		return i.change(func(s *state) { s.Stopped = true })
 	}}}
@@ -37,10 +34,7 @@ func (i *Installer) Stop(ctx context.Context, stop api.Stop, report Report) erro
 
 // remove takes everything away that a first update has begun.
 func (i *Installer) remove(ctx context.Context, report Report) error {
-	t, err := i.plan(api.Spec{}, "update", report)
-	if err != nil {
-		return err
-	}
+	t := i.plan(api.Spec{}, "update", report)
 	t.back = true
 	return runSteps(ctx, report, []step{
 		{"begin", t.begin},

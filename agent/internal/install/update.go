@@ -20,10 +20,7 @@ func (i *Installer) Update(ctx context.Context, u api.Update, report Report) err
 	if u.Generation == "" || !known {
 		return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("cannot update to generation %q: its preparation has not ended well; prepare it again", u.Generation)}
 	}
-	t, err := i.plan(target, u.Next, report)
-	if err != nil {
-		return err
-	}
+	t := i.plan(target, u.Next, report)
 	return t.run(ctx, milliseconds(u.MinHealthyMS), milliseconds(u.DeadlineMS))
 }
 
@@ -40,10 +37,7 @@ func (i *Installer) Rollback(ctx context.Context, r api.Rollback, report Report)
 	if err != nil {
 		return err
 	}
-	t, err := i.plan(target, "update", report)
-	if err != nil {
-		return err
-	}
+	t := i.plan(target, "update", report)
 	t.back = true
 	return t.run(ctx, milliseconds(r.MinHealthyMS), milliseconds(r.DeadlineMS))
 }
@@ -100,15 +94,16 @@ func (t *transition) run(ctx context.Context, minHealthy, deadline time.Duration
 }
 
 // plan compares the target with what runs.
-func (i *Installer) plan(to api.Spec, next string, report Report) (*transition, error) {
+func (i *Installer) plan(to api.Spec, next string, report Report) *transition {
 	s := i.snapshot()
 	t := &transition{Installer: i, report: report, to: to, jobs: runnable(to), next: next, resumed: s.Pending != nil}
 	if s.Active != "" {
-		from, err := i.Spec(s.Active)
-		if err != nil {
-			return nil, err
+		// What cannot be read has no hooks that could be run; the way forward
+		// stays open.
+		var err error
+		if t.from, err = i.Spec(s.Active); err != nil {
+			report.Event("plan", fmt.Sprintf("what was active is not known, its hooks are left out: %v", err))
 		}
-		t.from = from
 	}
 	there := byProcess(i.Supervisor.Statuses())
 	wanted := make(map[ref]bool)
@@ -141,7 +136,7 @@ func (i *Installer) plan(to api.Spec, next string, report Report) (*transition, 
 	}
 	// Consumers come after providers in a spec, so they stop first.
 	slices.Reverse(t.stop)
-	return t, nil
+	return t
 }
 
 // nothing tells whether the target is what is active and runs.

@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -510,5 +513,47 @@ func TestMissingProgramNamesItsPackages(t *testing.T) {
 	if err := i.Prepare(t.Context(), s, &steps{}); !errors.As(err, &missing) || missing.Code != api.CodeSystemPackage ||
 		!strings.Contains(missing.Message, "no-such-nginx") || !strings.Contains(missing.Message, "apt-get install nginx-light") {
 		t.Errorf("got %v", err)
+	}
+}
+
+func TestLostGenerationBlocksNothing(t *testing.T) {
+	r := &recorder{running: map[ref]api.ProcessStatus{}}
+	dir := t.TempDir()
+	i := newInstaller(t, dir, r)
+	must(t, prepareAndUpdate(t, i, spec("g1", "a/one@1/1")))
+	must(t, os.RemoveAll(i.path("generations", "g1")))
+	i = newInstaller(t, dir, r)
+	if err := i.Resume(t.Context()); err == nil {
+		t.Error("a lost generation must be told")
+	}
+	r.take()
+	must(t, prepareAndUpdate(t, i, spec("g2", "a/one@2/1")))
+	if got := r.take(); got != "drain a/one, stop a/one, start a/one" {
+		t.Errorf("calls %q", got)
+	}
+}
+
+// Files belong to whom the job's processes run as, where the agent may say so.
+func TestFilesBelongToTheProcessesUser(t *testing.T) {
+	i := newInstaller(t, t.TempDir(), &recorder{running: map[ref]api.ProcessStatus{}})
+	s := spec("g1", "a/one@1/1", "b/two@1/1")
+	s.Jobs[1].Processes[0].User = "nobody"
+	must(t, i.Prepare(t.Context(), s, &steps{}))
+	owner := func(job string) string {
+		info, err := os.Stat(i.path("generations", "g1", "jobs", job, "config"))
+		must(t, err)
+		return strconv.Itoa(int(info.Sys().(*syscall.Stat_t).Uid))
+	}
+	want := strconv.Itoa(os.Getuid())
+	if got := owner("a"); got != want {
+		t.Errorf("a's file belongs to %s, want %s", got, want)
+	}
+	if os.Getuid() == 0 {
+		nobody, err := user.Lookup("nobody")
+		must(t, err)
+		want = nobody.Uid
+	}
+	if got := owner("b"); got != want {
+		t.Errorf("b's file belongs to %s, want %s", got, want)
 	}
 }

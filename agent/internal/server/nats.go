@@ -65,13 +65,13 @@ func NATS(nc *nats.Conn, id Identity, handlers map[api.Method]Handler, log *slog
 			select {
 			case slots <- struct{}{}:
 			default:
-				respond(r, nil, &api.Error{Code: api.CodeInternal, Message: fmt.Sprintf("cannot answer: %d requests are waiting already", maxConcurrent)}, nc, log)
+				respond(nc, r.Reply(), nil, &api.Error{Code: api.CodeInternal, Message: fmt.Sprintf("cannot answer: %d requests are waiting already", maxConcurrent)}, log)
 				return
 			}
 			s.work.Go(func() {
 				defer func() { <-slots }()
 				reply, refusal := handle(ctx, r.Data())
-				respond(r, reply, refusal, nc, log)
+				respond(nc, r.Reply(), reply, refusal, log)
 			})
 		})
 		if err := service.AddEndpoint(string(method), endpoint, micro.WithEndpointSubject(api.Subject(id.Instance, method))); err != nil {
@@ -90,18 +90,26 @@ func (s *Service) Close() {
 	s.work.Wait()
 }
 
-func respond(r micro.Request, reply []byte, refusal *api.Error, nc *nats.Conn, log *slog.Logger) {
-	var err error
-	switch limit := nc.MaxPayload(); {
+// respond answers as micro does. Its own Respond and Error may be called only
+// until the handler returns, and ours return before the work is done.
+func respond(nc *nats.Conn, to string, reply []byte, refusal *api.Error, log *slog.Logger) {
+	answer := &nats.Msg{Subject: to, Data: reply}
+	fail := func(code, text string, body []byte) {
+		answer.Header = nats.Header{micro.ErrorCodeHeader: {code}, micro.ErrorHeader: {headerText(text)}}
+		answer.Data = body
+	}
+	limit := nc.MaxPayload()
+	switch {
 	case refusal != nil:
 		body, _ := json.Marshal(refusal) // plain strings and numbers
-		err = r.Error(string(refusal.Code), headerText(refusal.Message), body)
+		fail(string(refusal.Code), refusal.Message, body)
 	case limit > 0 && int64(len(reply)) > limit:
-		err = r.Error(TooLarge, fmt.Sprintf("the reply has %d bytes where the bus carries %d", len(reply), limit), nil)
-	default:
-		err = r.Respond(reply)
+		fail(TooLarge, fmt.Sprintf("the reply has %d bytes where the bus carries %d", len(reply), limit), nil)
 	}
-	if err != nil {
-		log.Warn("cannot answer on the bus", "subject", r.Subject(), "err", err)
+	if to == "" {
+		return // nobody waits
+	}
+	if err := nc.PublishMsg(answer); err != nil {
+		log.Warn("cannot answer on the bus", "err", err)
 	}
 }
