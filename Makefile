@@ -81,7 +81,7 @@ check-format:
 	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt does it):"; echo "$$unformatted"; exit 1; fi
 
 bench: build ## how long applies take
-	go test -tags e2e -run '^$$' -bench . -benchtime 1x -timeout 15m ./examples/...
+	go test -tags e2e -run '^$$' -bench . -benchtime 5x -timeout 15m ./examples/...
 
 fmt: ## format all Go code
 	gofmt -w .

@@ -25,7 +25,7 @@ import (
 
 // cluster is an example with a state folder and an address of its own.
 type cluster struct {
-	t        *testing.T
+	t        testing.TB
 	manifest string
 	state    string
 	listen   string
@@ -33,7 +33,7 @@ type cluster struct {
 }
 
 // start prepares a cluster; whatever the test does, nothing of it stays.
-func start(t *testing.T, manifest string) *cluster {
+func start(t testing.TB, manifest string) *cluster {
 	t.Helper()
 	if _, err := os.Stat(deployBinary(t)); err != nil {
 		t.Fatalf("the built programs are missing, run make build: %v", err)
@@ -84,7 +84,7 @@ func (c *cluster) edit(old, new string) {
 	}
 }
 
-func deployBinary(t *testing.T) string {
+func deployBinary(t testing.TB) string {
 	path, err := filepath.Abs("../bin/deploy")
 	if err != nil {
 		t.Fatal(err)
@@ -243,7 +243,7 @@ func (c *cluster) mustAllRun(n int) status {
 }
 
 // within polls a condition until a deadline.
-func within(t *testing.T, limit time.Duration, what string, condition func() bool) time.Duration {
+func within(t testing.TB, limit time.Duration, what string, condition func() bool) time.Duration {
 	t.Helper()
 	begin := time.Now()
 	tick := time.NewTicker(20 * time.Millisecond)
