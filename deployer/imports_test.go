@@ -44,7 +44,7 @@ var importRules = []importRule{
 
 	{packages: `jobs/wire`, tests: `jobs/wire`, stdOnly: true},
 	{packages: `jobs/component(/.*)?`, may: `jobs/component(/.*)?|jobs/wire`, tests: `jobs/nats`},
-	{packages: `jobs`}, // job.hcl files and templates: data
+	{packages: `jobs`, tests: `jobs(/.*)?|manifests`}, // job.hcl files and templates: data
 	// A job knows no other job, in tests apart, and not who deploys it.
 	{packages: `(jobs/[^/]+|examples/jobs/[^/]+)(/.*)?`, may: `$1(/.*)?|jobs/component(/.*)?|jobs/wire`, tests: `jobs(/.*)?|agent/(api|client|agenttest)|manifests`},
 
