@@ -11,7 +11,6 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/ext/typeexpr"
-	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 )
@@ -99,14 +98,14 @@ func (l *jobLoader) load(fsys fs.FS) {
 }
 
 func (l *jobLoader) parse(source []byte, filename string) {
-	file, diags := hclsyntax.ParseConfig(source, filename, hcl.InitialPos)
+	file, body, diags := parseConfig(source, filename)
 	l.job.Files[filename] = file
 	l.report(diags...)
 	if diags.HasErrors() {
 		return
 	}
-	l.job.Range = file.Body.MissingItemRange()
-	content := l.content(file.Body, "description",
+	l.job.Range = body.MissingItemRange()
+	content := l.content(body, "description",
 		"property:name", "provides:link", "consumes:link", "package:name", "certificate:name", "template:source",
 		"process:name", "hook:kind", "listen:name", "mbus")
 	l.job.Description = l.text(content.Attributes, "description", "")
@@ -326,7 +325,7 @@ func (l *jobLoader) templateSource(b *hcl.Block, source string) {
 	}
 	filename := path.Join(l.folder, name)
 	l.job.Files[filename] = &hcl.File{Bytes: text}
-	expr, diags := hclsyntax.ParseTemplate(text, filename, hcl.InitialPos)
+	expr, diags := parseTemplate(text, filename)
 	if !diags.HasErrors() {
 		diags = append(diags, l.scope.check(expr)...)
 	}

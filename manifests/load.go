@@ -146,16 +146,9 @@ func (l *loader) parse(name string) *hclsyntax.Body {
 		l.unreadable("Cannot read file", err, "Check its path and permissions.")
 		return nil
 	}
-	file, diags := hclsyntax.ParseConfig(source, name, hcl.InitialPos)
+	file, body, diags := parseConfig(source, name)
 	l.m.Files[name] = file
 	l.report(diags...)
-	if diags.HasErrors() {
-		return nil
-	}
-	body, ok := file.Body.(*hclsyntax.Body)
-	if !ok {
-		return nil
-	}
 	return body
 }
 

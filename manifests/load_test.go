@@ -394,3 +394,48 @@ func FuzzLoadJob(f *testing.F) {
 		shown(t, job.Files, diags)
 	})
 }
+
+// Nesting that would use up the parser's stack, which nothing can recover
+// from, is an error like any other.
+func TestTooComplex(t *testing.T) {
+	const nested, chained = mostNesting + 1, mostOperators + 1
+	for name, text := range map[string]string{
+		"lists":       "x = " + strings.Repeat("[", nested),
+		"parentheses": "x = " + strings.Repeat("(", nested),
+		"objects":     "x = " + strings.Repeat("{a=", nested),
+		"templates":   "x = " + strings.Repeat("\"${", nested),
+		"blocks":      strings.Repeat("b {\n", nested),
+		"signs":       "x = " + strings.Repeat("-", chained) + "1",
+		"negations":   "x = " + strings.Repeat("!", chained) + "true",
+		"choices":     "x = " + strings.Repeat("a?", chained),
+		"sums":        "x = 1" + strings.Repeat("+1", chained),
+		"indexes":     "x = a" + strings.Repeat("[0]", chained),
+		"splats":      "x = a" + strings.Repeat(".*", chained),
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, diags := loadText(t, text); !diags.HasErrors() || diags[0].Summary != "Text too complex" {
+				t.Errorf("got %s", diags)
+			}
+		})
+	}
+	_, diags := LoadJob(fstest.MapFS{
+		"deep/job.hcl":     {Data: []byte(`template "a" {}`)},
+		"deep/templates/a": {Data: []byte(strings.Repeat("%{ if true }", chained))},
+	}, "deep")
+	if !diags.HasErrors() || diags[0].Summary != "Text too complex" {
+		t.Errorf("got %s", diags)
+	}
+}
+
+// The largest sums allowed can be read and evaluated.
+func TestComplex(t *testing.T) {
+	m, diags := loadText(t, `
+		deployment "d" {}
+		infrastructure "local" { sum = 1`+strings.Repeat("+1", mostOperators)+` }`)
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	if got, _ := m.Infrastructure.Settings["sum"].AsBigFloat().Int64(); got != mostOperators+1 {
+		t.Errorf("sum is %d", got)
+	}
+}

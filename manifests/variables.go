@@ -8,7 +8,6 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/ext/typeexpr"
-	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
@@ -182,7 +181,6 @@ func (l *loader) set(name string, v *variable, value cty.Value, at hcl.Range) {
 // stands for simple types, else as an expression.
 func (l *loader) setText(name string, v *variable, text, source string) {
 	filename := fmt.Sprintf("<value of var.%s from %s>", name, source)
-	expr, diags := hclsyntax.ParseExpression([]byte(text), filename, hcl.InitialPos)
 	if !v.sensitive { // what is sensitive is never quoted
 		l.m.Files[filename] = &hcl.File{Bytes: []byte(text)}
 	}
@@ -191,14 +189,16 @@ func (l *loader) setText(name string, v *variable, text, source string) {
 		l.set(name, v, cty.StringVal(text), at)
 		return
 	}
-	value := cty.NilVal
+	expr, diags := parseExpression([]byte(text), filename)
+	value := cty.UnknownVal(v.Type)
 	if !diags.HasErrors() {
-		value, diags = expr.Value(nil)
+		if known, d := expr.Value(nil); d.HasErrors() {
+			diags = append(diags, d...)
+		} else {
+			value = known
+		}
 	}
 	l.report(diags...)
-	if diags.HasErrors() {
-		value = cty.UnknownVal(v.Type)
-	}
 	l.set(name, v, value, at)
 }
 
