@@ -160,6 +160,9 @@ func (d *Deployer) load() (*run, error) {
 	if diags.HasErrors() {
 		return nil, manifestError(m, diags)
 	}
+	if len(diags) > 0 { // warnings
+		r.event(Event{Phase: PhaseLoad, Message: manifestError(m, diags).Error()})
+	}
 	r.manifest = m
 	r.store = state.Store{Dir: filepath.Join(d.config.StateDir, m.Deployment.Name)}
 	index, err := packages.Open(d.config.Packages)

@@ -169,7 +169,7 @@ func certificateNames(e *manifests.Evaluator, group string, index int, j *manife
 	}
 	ctx, diags := e.JobContext(group, index, j)
 	if !diags.HasErrors() {
-		v, d := c.Names.Value(ctx)
+		v, d := manifests.Value(c.Names, ctx)
 		if diags = append(diags, d...); !d.HasErrors() {
 			v, _ = v.UnmarkDeep()
 			list, err := convert.Convert(v, cty.List(cty.String))

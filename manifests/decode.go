@@ -199,6 +199,13 @@ func (d *decoder) duration(attrs hcl.Attributes, name string, otherwise, least t
 	return t
 }
 
+// Value evaluates an expression. Unlike its own method, the diagnostics say
+// nothing of sensitive values.
+func Value(expr hcl.Expression, ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
+	v, diags := expr.Value(ctx)
+	return v, redact(diags, expr, ctx)
+}
+
 // redact withholds what functions say about their arguments where one of these
 // is sensitive.
 func redact(diags hcl.Diagnostics, expr hcl.Expression, ctx *hcl.EvalContext) hcl.Diagnostics {

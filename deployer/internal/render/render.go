@@ -319,7 +319,7 @@ func (r *jobRenderer) eval(e hcl.Expression, want cty.Type) (cty.Value, bool) {
 	if e == nil {
 		return cty.NilVal, false
 	}
-	v, diags := e.Value(r.ctx)
+	v, diags := manifests.Value(e, r.ctx)
 	r.diags = append(r.diags, diags...)
 	if diags.HasErrors() {
 		return cty.NilVal, false
@@ -330,7 +330,7 @@ func (r *jobRenderer) eval(e hcl.Expression, want cty.Type) (cty.Value, bool) {
 		r.diags = append(r.diags, &hcl.Diagnostic{
 			Severity: hcl.DiagError, Summary: "Wrong type",
 			Detail:  fmt.Sprintf("Job %q: %s.", r.spec.Name, err),
-			Subject: e.Range().Ptr(), Expression: e, EvalContext: r.ctx,
+			Subject: e.Range().Ptr(),
 		})
 		return cty.NilVal, false
 	}
@@ -360,7 +360,7 @@ func (r *jobRenderer) strings(e hcl.Expression) []string {
 			r.diags = append(r.diags, &hcl.Diagnostic{
 				Severity: hcl.DiagError, Summary: "Null in a command",
 				Detail:  "Element " + strconv.Itoa(i) + " of this list is null.",
-				Subject: e.Range().Ptr(), Expression: e, EvalContext: r.ctx,
+				Subject: e.Range().Ptr(),
 			})
 			continue
 		}

@@ -257,3 +257,11 @@ func TestSecretConditionHidesItsBranch(t *testing.T) {
 		t.Errorf("shown as %q", got)
 	}
 }
+
+func TestErrorsWithholdSecrets(t *testing.T) {
+	w := newWorld()
+	w.template = `${parseint(property.password, 10)}`
+	if _, err := w.try(t); err == "" || strings.Contains(err, "s3cret") {
+		t.Errorf("the error is %q", err)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"github.com/zclconf/go-cty/cty/convert"
 
 	"deploy/agent/api"
+	"deploy/manifests"
 )
 
 // Segment is a piece of a rendered text. HCL would mark a whole string as
@@ -114,7 +115,7 @@ func segments(expr hclsyntax.Expression, ctx *hcl.EvalContext) (Text, hcl.Diagno
 }
 
 func conditional(e *hclsyntax.ConditionalExpr, ctx *hcl.EvalContext) (Text, hcl.Diagnostics) {
-	cond, diags := e.Condition.Value(ctx)
+	cond, diags := manifests.Value(e.Condition, ctx)
 	if diags.HasErrors() {
 		return nil, diags
 	}
@@ -142,7 +143,7 @@ func conditional(e *hclsyntax.ConditionalExpr, ctx *hcl.EvalContext) (Text, hcl.
 }
 
 func join(e *hclsyntax.ForExpr, ctx *hcl.EvalContext) (Text, hcl.Diagnostics) {
-	coll, diags := e.CollExpr.Value(ctx)
+	coll, diags := manifests.Value(e.CollExpr, ctx)
 	if diags.HasErrors() {
 		return nil, diags
 	}
@@ -176,14 +177,14 @@ func join(e *hclsyntax.ForExpr, ctx *hcl.EvalContext) (Text, hcl.Diagnostics) {
 }
 
 func value(expr hclsyntax.Expression, ctx *hcl.EvalContext) (Text, hcl.Diagnostics) {
-	v, diags := expr.Value(ctx)
+	v, diags := manifests.Value(expr, ctx)
 	if diags.HasErrors() {
 		return nil, diags
 	}
 	fail := func(summary, detail string) (Text, hcl.Diagnostics) {
 		return nil, append(diags, &hcl.Diagnostic{
 			Severity: hcl.DiagError, Summary: summary, Detail: detail,
-			Subject: expr.Range().Ptr(), Expression: expr, EvalContext: ctx,
+			Subject: expr.Range().Ptr(),
 		})
 	}
 	v, marks := v.UnmarkDeep()
