@@ -57,6 +57,7 @@ type Config struct {
 type Deployer struct {
 	config Config
 	counts counters
+	warn   sync.Once // the manifest is read twice in an apply
 }
 
 // counters are Counts as they grow.
@@ -161,7 +162,7 @@ func (d *Deployer) load() (*run, error) {
 		return nil, manifestError(m, diags)
 	}
 	if len(diags) > 0 { // warnings
-		r.event(Event{Phase: PhaseLoad, Message: manifestError(m, diags).Error()})
+		d.warn.Do(func() { r.event(Event{Phase: PhaseLoad, Message: manifestError(m, diags).Error()}) })
 	}
 	r.manifest = m
 	r.store = state.Store{Dir: filepath.Join(d.config.StateDir, m.Deployment.Name)}
