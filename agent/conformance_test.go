@@ -502,8 +502,7 @@ func TestAddressInUse(t *testing.T) {
 func TestAgentIsKilled(t *testing.T) {
 	overBoth(t, func(f *fixture) {
 		gate := filepath.Join(f.TempDir(), "gate")
-		dies := shell("dies", "until test -e "+gate+"; do sleep 0.05; done; echo bye; exit 7", "d1")
-		dies.Restart = &api.Restart{MinMS: patience.Milliseconds(), MaxMS: 2 * patience.Milliseconds()}
+		dies := shell("dies", "until test -e "+gate+"; do sleep 0.05; done; rm "+gate+"; exit 7", "d1") // once
 		job := jobOf("app", sleeper("main", "d1"), dies)
 		f.apply(specOf("g1", job))
 		before := f.pids()
@@ -541,7 +540,6 @@ func TestAgentIsKilled(t *testing.T) {
 				return s.Name == "dies" && s.LastExit != nil && s.LastExit.Status == 7 && !s.LastExit.Expected
 			})
 		})
-		f.must(os.Remove(gate))
 		f.must(f.do(api.Rollback{DeadlineMS: patience.Milliseconds()}))
 		if after := f.pids(); after["app/main"] != before["app/main"] || after["app/dies"] == 0 || f.inventory().Interrupted {
 			f.Errorf("after rollback: %v, %+v", after, f.inventory())

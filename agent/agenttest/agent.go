@@ -29,6 +29,10 @@ import (
 // startTimeout bounds the start and the end of an agent, on a busy machine.
 const startTimeout = 30 * time.Second
 
+// raceOptions keeps a program that was built with the race detector from
+// sleeping a second before it exits; there are many exits.
+const raceOptions = "GORACE=atexit_sleep_ms=0"
+
 const (
 	roleAgent = "agenttest-agent"
 	roleShim  = "agenttest-shim"
@@ -59,7 +63,7 @@ func runAgent(dir string) error {
 	}
 	a, err := agent.Open(ctx, agent.Config{
 		Dir: dir, Version: "0.0.0-test", Digest: "test", Shim: []string{executable, roleShim},
-		Env: agent.BaseEnv(os.Environ()), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Env: append(agent.BaseEnv(os.Environ()), raceOptions), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
 		return err
@@ -143,7 +147,7 @@ func (a *Agent) launch() (*exec.Cmd, chan error) {
 		a.t.Fatal(err)
 	}
 	cmd := exec.Command(executable, roleAgent, a.Dir)
-	cmd.Env = append(os.Environ(), "DEPLOY_VM="+a.VM)
+	cmd.Env = append(os.Environ(), "DEPLOY_VM="+a.VM, raceOptions)
 	// A file: a pipe of our own would be kept open by what the agent starts.
 	log, err := os.CreateTemp(a.t.TempDir(), "agent-log")
 	if err != nil {
