@@ -81,9 +81,16 @@ func runAgent(ctx context.Context, dir, executable string) error {
 	if err != nil {
 		return err
 	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return err
+	}
+	shim, err := shimCommand(executable, dir)
+	if err != nil {
+		return err
+	}
 	a, err := agent.Open(ctx, agent.Config{
 		Dir: dir, Version: version, Digest: digest,
-		Shim:           []string{executable, "shim"},
+		Shim:           shim,
 		Env:            agent.BaseEnv(os.Environ()),
 		ManagePackages: os.Getuid() == 0 && os.Getenv("DEPLOY_VM") == "",
 		Log:            slog.New(slog.NewTextHandler(os.Stderr, nil)),

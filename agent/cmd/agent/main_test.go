@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"deploy/agent"
+	"deploy/agent/agenttest"
 	"deploy/agent/api"
 	"deploy/agent/client"
 )
@@ -217,15 +218,22 @@ func TestShippedProgramIsStaticAndSmall(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	// Do waits until it answers; a few operations leave nothing behind.
-	for n := range 5 {
-		err := c.Do(ctx, api.Submission{
-			Change: api.Change{DeploymentID: "d", Instance: "a/0", OpID: strconv.Itoa(n)},
-			Kind:   api.KindConfigure, Configure: &api.Configure{Deployment: "d"},
-		}, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+	bus := agenttest.StartBus(t, "d")
+	configure := api.Submission{
+		Change: api.Change{DeploymentID: "d", Instance: "a/0", OpID: "1"},
+		Kind:   api.KindConfigure, Configure: &api.Configure{Deployment: "d"},
+	}
+	// Do waits until it answers.
+	if err := c.Do(ctx, configure, nil); err != nil {
+		t.Fatal(err)
+	}
+	inventory, err := c.Inventory(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	configure.OpID, configure.Configure.Bus = "2", bus.Settings("a/0", inventory.PublicKey)
+	if err := c.Do(ctx, configure, nil); err != nil {
+		t.Fatal(err)
 	}
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", cmd.Process.Pid))
 	if err != nil {
