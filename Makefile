@@ -10,7 +10,7 @@ PLATFORMS ?= $(shell go env GOHOSTOS)/$(shell go env GOHOSTARCH)
 
 # Every program that goes to VMs.
 PROGRAMS := $(patsubst %/,./%,$(sort $(dir $(wildcard \
-	agent/cmd/agent/*.go jobs/*/cmd/*/*.go examples/jobs/*/cmd/*/*.go))))
+	agent/cmd/*/*.go jobs/*/cmd/*/*.go examples/jobs/*/cmd/*/*.go))))
 # The programs that stay here. pack is a step of the build.
 TOOLS := $(patsubst %/,./%,$(sort $(dir $(wildcard deployer/cmd/*/*.go))))
 

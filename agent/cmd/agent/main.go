@@ -84,13 +84,13 @@ func runAgent(ctx context.Context, dir, executable string) error {
 	if dir, err = filepath.Abs(dir); err != nil {
 		return err
 	}
-	shim, err := shimCommand(executable, dir)
+	command, err := shimCommand(executable, dir)
 	if err != nil {
 		return err
 	}
 	a, err := agent.Open(ctx, agent.Config{
 		Dir: dir, Version: version, Digest: digest,
-		Shim:           shim,
+		Shim:           command,
 		Env:            agent.BaseEnv(os.Environ()),
 		ManagePackages: os.Getuid() == 0 && os.Getenv("DEPLOY_VM") == "",
 		Log:            slog.New(slog.NewTextHandler(os.Stderr, nil)),

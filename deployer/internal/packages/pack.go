@@ -2,6 +2,7 @@ package packages
 
 import (
 	"archive/tar"
+	"archive/zip"
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,8 +21,13 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// AgentProgram is the program that is not packed: VMs get it as it is.
-const AgentProgram = "agent"
+const (
+	// AgentProgram is the program that is not packed: VMs get it as it is.
+	AgentProgram = "agent"
+	// ShimProgram is no package either: the agent carries it, in a zip archive
+	// at its end, under this name.
+	ShimProgram = "shim"
+)
 
 // PackResult says what Pack found to do.
 type PackResult struct {
@@ -30,8 +37,8 @@ type PackResult struct {
 }
 
 // Pack makes the folder out for one platform from the named programs in the
-// folder from: the agent as it is, <name>.tar.gz of every other program, and the
-// index. What did not change is not written again, what belongs to none of the
+// folder from: the agent with the shim appended, <name>.tar.gz of every other
+// program, and the index. What did not change is not written again, what belongs to none of the
 // programs is removed. Archives depend on the program's name and bytes only.
 func Pack(from, out, goos, goarch string, programs []string) (PackResult, error) {
 	var result PackResult
@@ -48,17 +55,22 @@ func Pack(from, out, goos, goarch string, programs []string) (PackResult, error)
 		}
 	}
 
+	carried := ""
+	if slices.Contains(programs, AgentProgram) && slices.Contains(programs, ShimProgram) {
+		carried = filepath.Join(from, ShimProgram)
+		programs = slices.DeleteFunc(slices.Clone(programs), func(name string) bool { return name == ShimProgram })
+	}
 	entries := make([]*indexEntry, len(programs))
 	changed := make([]bool, len(programs))
 	var g errgroup.Group
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for i, name := range programs {
 		g.Go(func() (err error) {
-			was := old.Packages[name]
+			was, shim := old.Packages[name], ""
 			if name == AgentProgram {
-				was = old.Agent
+				was, shim = old.Agent, carried
 			}
-			entries[i], changed[i], err = packProgram(filepath.Join(from, name), out, name, was)
+			entries[i], changed[i], err = packProgram(filepath.Join(from, name), shim, out, name, was)
 			if err != nil {
 				return fmt.Errorf("cannot pack the program %s into %s: %w", name, out, err)
 			}
@@ -98,11 +110,19 @@ func Pack(from, out, goos, goarch string, programs []string) (PackResult, error)
 	return result, err
 }
 
-// packProgram writes the file for one program unless it is there already.
-func packProgram(program, out, name string, was *indexEntry) (entry *indexEntry, changed bool, err error) {
+// packProgram writes the file for one program unless it is there already. shim
+// is the program that the agent carries, "" for none.
+func packProgram(program, shim, out, name string, was *indexEntry) (entry *indexEntry, changed bool, err error) {
 	digest, size, err := hashFile(program)
 	if err != nil {
 		return nil, false, err
+	}
+	if shim != "" {
+		also, _, err := hashFile(shim)
+		if err != nil {
+			return nil, false, err
+		}
+		digest += "+" + also
 	}
 	if was != nil && was.Program == digest {
 		have, haveSize, err := hashFile(filepath.Join(out, was.File))
@@ -112,8 +132,10 @@ func packProgram(program, out, name string, was *indexEntry) (entry *indexEntry,
 	}
 	file, mode := name, os.FileMode(0o755)
 	write := func(w io.Writer, program io.Reader) error {
-		_, err := io.Copy(w, program)
-		return err
+		if _, err := io.Copy(w, program); err != nil || shim == "" {
+			return err
+		}
+		return appendShim(w, size, shim)
 	}
 	if name != AgentProgram {
 		file, mode = name+".tar.gz", 0o644
@@ -158,6 +180,27 @@ func archive(w io.Writer, name string, program io.Reader, size int64) error {
 		return err
 	}
 	if err := t.Close(); err != nil {
+		return err
+	}
+	return z.Close()
+}
+
+// appendShim writes a zip archive with the shim behind a program of that size.
+// A program's loader does not look there, and a reader of zip archives looks
+// from the end.
+func appendShim(w io.Writer, size int64, shim string) error {
+	program, err := os.Open(shim)
+	if err != nil {
+		return err
+	}
+	defer program.Close()
+	z := zip.NewWriter(w)
+	z.SetOffset(size)
+	f, err := z.CreateHeader(&zip.FileHeader{Name: ShimProgram, Method: zip.Deflate})
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(f, program); err != nil {
 		return err
 	}
 	return z.Close()

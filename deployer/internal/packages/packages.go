@@ -80,8 +80,8 @@ type indexEntry struct {
 	File   string `json:"file"` // name in the index's own folder
 	Digest string `json:"digest"`
 	Size   int64  `json:"size"`
-	// Program is the sha256 of the program inside the archive, by which Pack
-	// sees that it has nothing to do.
+	// Program is the sha256 of the program inside the archive (of the agent's own
+	// and, after a "+", the shim's), by which Pack sees that it has nothing to do.
 	Program string `json:"program,omitempty"`
 }
 

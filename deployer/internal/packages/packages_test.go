@@ -2,6 +2,7 @@ package packages
 
 import (
 	"archive/tar"
+	"archive/zip"
 	"bytes"
 	"compress/gzip"
 	"errors"
@@ -192,6 +193,44 @@ func TestPackAgainDoesOnlyWhatIsOwed(t *testing.T) {
 				t.Errorf("%d files for %d programs and the index", len(after), len(test.names))
 			}
 		})
+	}
+}
+
+// One file is all that a VM needs: the agent with the shim at its end.
+func TestAgentCarriesTheShim(t *testing.T) {
+	from, out := programs(t, map[string]string{"agent": "the agent", "shim": "the shim", "nats": "the bus"}), t.TempDir()
+	pack(t, from, out, "agent", "nats", "shim")
+	p := platform(t, out)
+	if got := p.Programs(); !slices.Equal(got, []string{"nats"}) {
+		t.Errorf("programs = %v", got)
+	}
+	agent, err := p.Agent()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Verify(); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(agent.File)
+	if err != nil || !bytes.HasPrefix(content, []byte("the agent")) {
+		t.Errorf("the agent's file is %.20q, %v", content, err)
+	}
+	archive, err := zip.OpenReader(agent.File)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer archive.Close()
+	carried, err := fs.ReadFile(archive, ShimProgram)
+	if err != nil || string(carried) != "the shim" {
+		t.Errorf("it carries %q, %v", carried, err)
+	}
+
+	if r := pack(t, from, out, "agent", "nats", "shim"); len(r.Packed) > 0 {
+		t.Errorf("packed %v although nothing has changed", r.Packed)
+	}
+	writeFile(t, filepath.Join(from, "shim"), "a better shim")
+	if r := pack(t, from, out, "agent", "nats", "shim"); !slices.Equal(r.Packed, []string{"agent"}) {
+		t.Errorf("packed %v after the shim has changed", r.Packed)
 	}
 }
 
