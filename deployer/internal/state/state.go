@@ -38,6 +38,25 @@ type State struct {
 	// Memory is what the rollout must know of earlier ones: groups that have
 	// served, canaries that passed, generations known bad (rollout.Memory).
 	Memory json.RawMessage `json:"memory,omitempty"`
+	// Revisions are the last KeptRevisions applies that changed something,
+	// oldest first: what can be returned to.
+	Revisions []Revision `json:"revisions,omitempty"`
+}
+
+// KeptRevisions is how many revisions, and their packages, are kept.
+const KeptRevisions = 3
+
+// Revision is what a successful apply made of the deployment.
+type Revision struct {
+	Number int       `json:"number"` // from 1
+	At     time.Time `json:"at"`
+	// Manifest is the sha256 over the manifest, its jobs and their templates.
+	Manifest string `json:"manifest"`
+	// Generations by instance id.
+	Generations map[string]string `json:"generations"`
+	// Packages are the digests of the packages that they use, sorted; each is
+	// kept as packages/<digest>.tar.gz.
+	Packages []string `json:"packages"`
 }
 
 // Slot is the place of one instance in its group.
@@ -109,6 +128,8 @@ func (s *State) Assign(group string, n int, zones []string) []Slot {
 
 // Secrets is secrets.json, readable by its owner only.
 type Secrets struct {
+	// Encryption is how the file is encrypted, nil if it is not.
+	Encryption *Encryption `json:"encryption,omitempty"`
 	// DigestKey keys every digest that leaves the deployer, so that no short
 	// secret can be guessed from one.
 	DigestKey []byte `json:"digest_key"`
@@ -151,6 +172,8 @@ type AgentCertificate struct {
 // Store is a deployment's folder.
 type Store struct {
 	Dir string
+	// Keys open encrypted secrets; nil if there are none to give.
+	Keys *Keys
 }
 
 // Paths below the folder.
@@ -160,27 +183,56 @@ func (s Store) secretsFile() string { return filepath.Join(s.Dir, "secrets.json"
 // Terraform is the engine's working folder.
 func (s Store) Terraform() string { return filepath.Join(s.Dir, "terraform") }
 
+// Packages is where the packages of kept revisions are.
+func (s Store) Packages() string { return filepath.Join(s.Dir, "packages") }
+
 // VMs is where the local template keeps its VMs.
 func (s Store) VMs() string { return filepath.Join(s.Dir, "vms") }
 
 // Load reads state and secrets. Both are nil for a deployment that was never
 // applied.
 func (s Store) Load() (*State, *Secrets, error) {
-	var st State
-	if err := readJSON(s.stateFile(), &st); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, nil, nil
-		}
+	st, err := s.LoadState()
+	if st == nil || err != nil {
 		return nil, nil, err
 	}
-	if st.Version != 1 {
-		return nil, nil, fmt.Errorf("cannot use %s: it has version %d and this deploy knows version 1; use the deploy that wrote it, or a newer one", s.stateFile(), st.Version)
+	data, err := os.ReadFile(s.secretsFile())
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read the state: %w", err)
+	}
+	if Encrypted(data) {
+		if data, err = s.Keys.Open(data); err != nil {
+			return nil, nil, fmt.Errorf("cannot read %s: %w", s.secretsFile(), err)
+		}
 	}
 	var secrets Secrets
-	if err := readJSON(s.secretsFile(), &secrets); err != nil {
-		return nil, nil, err
+	if err := json.Unmarshal(data, &secrets); err != nil {
+		return nil, nil, fmt.Errorf("cannot read %s: %w", s.secretsFile(), err)
 	}
-	return &st, &secrets, nil
+	return st, &secrets, nil
+}
+
+// LoadState is Load without the secrets.
+func (s Store) LoadState() (*State, error) {
+	data, err := os.ReadFile(s.stateFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the state: %w", err)
+	}
+	return parseState(data, s.stateFile())
+}
+
+func parseState(data []byte, name string) (*State, error) {
+	var st State
+	if err := json.Unmarshal(data, &st); err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", name, err)
+	}
+	if st.Version != 1 {
+		return nil, fmt.Errorf("cannot use %s: it has version %d and this deploy knows version 1; use the deploy that wrote it, or a newer one", name, st.Version)
+	}
+	return &st, nil
 }
 
 // New is the state of a deployment that begins.
@@ -199,6 +251,11 @@ func (s Store) Save(st *State, secrets *Secrets) (wrote bool, err error) {
 	secretData, err := encode(secrets)
 	if err != nil {
 		return false, err
+	}
+	if secrets.Encryption != nil {
+		if secretData, err = s.Keys.Seal(secretData, *secrets.Encryption); err != nil {
+			return false, fmt.Errorf("cannot write %s: %w", s.secretsFile(), err)
+		}
 	}
 	stateData, err := encode(st)
 	if err != nil {
@@ -283,17 +340,6 @@ func (s Store) Lock() (*Lock, error) {
 
 // Unlock gives the lock back.
 func (l *Lock) Unlock() error { return l.file.Close() }
-
-func readJSON(path string, into any) error {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("cannot read the state: %w", err)
-	}
-	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("cannot read %s: %w", path, err)
-	}
-	return nil
-}
 
 func encode(v any) ([]byte, error) {
 	data, err := json.MarshalIndent(v, "", "  ")
