@@ -48,6 +48,11 @@ type Config struct {
 	Parallel int
 	// Report receives events, concurrently; default: nobody.
 	Report func(Event)
+	// Passphrase asks for the passphrase of an encrypted state, a new one if
+	// confirm; nil: there is nobody to ask.
+	Passphrase func(confirm bool) (string, error)
+	// Identity is a file of age identities that open an encrypted state; "" is none.
+	Identity string
 	// Interrupt, once closed, ends a run gracefully: what is in flight finishes.
 	Interrupt <-chan struct{}
 	Log       *slog.Logger
@@ -58,6 +63,7 @@ type Deployer struct {
 	config Config
 	counts counters
 	warn   sync.Once // the manifest is read twice in an apply
+	keys   *state.Keys
 }
 
 // counters are Counts as they grow.
@@ -93,7 +99,7 @@ func New(c Config) (*Deployer, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Deployer{config: c}, nil
+	return &Deployer{config: c, keys: &state.Keys{Ask: c.Passphrase, IdentityFile: c.Identity}}, nil
 }
 
 // Summary is what Validate found.
@@ -151,9 +157,8 @@ type run struct {
 	now    time.Time
 }
 
-// load reads manifest and state and brings the state's instances and secrets,
-// in memory, to what the manifest wants.
-func (d *Deployer) load() (*run, error) {
+// open reads manifest and state, which is nil if there is none.
+func (d *Deployer) open() (*run, error) {
 	r := &run{Deployer: d, now: time.Now(), enginePlan: map[string][]terraform.Action{}}
 	m, diags := manifests.Load(d.config.Manifest, manifests.Options{
 		Vars: d.config.Vars, VarFiles: d.config.VarFiles, Environ: d.config.Environ, Jobs: d.config.Jobs,
@@ -165,16 +170,25 @@ func (d *Deployer) load() (*run, error) {
 		d.warn.Do(func() { r.event(Event{Phase: PhaseLoad, Message: manifestError(m, diags).Error()}) })
 	}
 	r.manifest = m
-	r.store = state.Store{Dir: filepath.Join(d.config.StateDir, m.Deployment.Name)}
-	index, err := packages.Open(d.config.Packages)
-	if err != nil {
-		return nil, fmt.Errorf("cannot find the packages for VMs: %w", err)
+	r.store = state.Store{Dir: filepath.Join(d.config.StateDir, m.Deployment.Name), Keys: d.keys}
+	var err error
+	if r.state, r.secrets, err = r.store.Load(); err != nil {
+		return nil, err
 	}
-	r.packages = index
-	r.state, r.secrets, err = r.store.Load()
+	return r, nil
+}
+
+// load is open, and brings the state's instances and secrets, in memory, to
+// what the manifest wants.
+func (d *Deployer) load() (*run, error) {
+	r, err := d.open()
 	if err != nil {
 		return nil, err
 	}
+	if r.packages, err = packages.Open(d.config.Packages); err != nil {
+		return nil, fmt.Errorf("cannot find the packages for VMs: %w", err)
+	}
+	m := r.manifest
 	if r.state == nil {
 		r.fresh = true
 		r.state = state.New(m.Deployment.Name)

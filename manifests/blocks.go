@@ -128,6 +128,9 @@ func secretAttributes(t SecretType) map[string]bool {
 	return nil
 }
 
+// Attributes are the names of the attributes of a secret's value, sorted.
+func (t SecretType) Attributes() []string { return sortedKeys(secretAttributes(t)) }
+
 // secretRoot is what expressions may refer to as secret. It looks at the
 // blocks' raw types, because locals are decoded before secrets are.
 func (l *loader) secretRoot() *root {
