@@ -13,7 +13,7 @@ import (
 
 // defaultDrain bounds the drain of a process whose job has no drain hook that
 // says how long it may take.
-const defaultDrain = 30 * time.Second
+const defaultDrain = 45 * time.Second
 
 // Stop drains and stops every process. They stay stopped until the next
 // update.
