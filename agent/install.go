@@ -4,57 +4,69 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
-	"github.com/google/renameio/v2"
-
+	"deploy/agent/api"
 	"deploy/agent/client"
+	"deploy/agent/internal/boot"
 )
 
-// bootPoll is how often Install asks whether the agent answers.
-const bootPoll = 20 * time.Millisecond
-
-// service is the boot contract of an init of ours (ARCHITECTURE.md).
-type service struct {
-	Command []string          `json:"command"`
-	Env     map[string]string `json:"env,omitempty"`
-}
+const (
+	// bootPoll is how often Install asks whether the agent answers.
+	bootPoll = 20 * time.Millisecond
+	// rivalLimit is how long an agent of another program may go on once it was to
+	// be replaced; then it is one that nobody watches over any more.
+	rivalLimit = 2 * time.Second
+)
 
 // Install makes the executable start with the VM as the agent of dir, and
-// returns when it answers on its socket. The environment says which init there
-// is; environ is as os.Environ gives it.
-func Install(ctx context.Context, dir, executable string, environ []string) error {
+// returns when it answers on its socket. The environment says whether there is
+// an init of deploy's own; environ is as os.Environ gives it. The note, if any,
+// is what remains to be done by the operator.
+func Install(ctx context.Context, dir, executable string, environ []string) (note string, err error) {
+	dir, err = filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	digest, err := FileDigest(executable)
+	if err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", fmt.Errorf("cannot make the agent's folder: %w", err)
+	}
+	answers := func() bool {
+		inventory, err := ask(ctx, dir)
+		return err == nil && inventory.Agent.Digest == digest
+	}
+	note, err = machine(dir, environ).Install(ctx, executable, answers)
+	if err != nil {
+		return "", fmt.Errorf("cannot install the agent: %w", err)
+	}
+	return note, waitAnswer(ctx, dir, digest)
+}
+
+// machine is where the agent of dir is to start.
+func machine(dir string, environ []string) boot.Machine {
+	return boot.Here(dir, lookup(environ, "DEPLOY_SERVICES"), lookup(environ, "DEPLOY_INIT_PID"))
+}
+
+// Keep runs the executable as the agent of dir, and again whenever it ends, on
+// a machine that has nothing else to do so. It returns when the context ends.
+func Keep(ctx context.Context, dir, executable string, environ []string, log *slog.Logger) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
-	digest, err := FileDigest(executable)
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("cannot make the agent's folder: %w", err)
-	}
-	services, pid := lookup(environ, "DEPLOY_SERVICES"), lookup(environ, "DEPLOY_INIT_PID")
-	if services == "" || pid == "" {
-		return errors.New("cannot install the agent: no boot service is known here; supported is an init of deploy's own, " +
-			"which sets DEPLOY_SERVICES and DEPLOY_INIT_PID")
-	}
-	s := service{Command: []string{executable, "run", "--dir", dir}}
-	if err := installService(services, pid, s); err != nil {
-		return err
-	}
-	return waitAnswer(ctx, filepath.Join(dir, "run", "agent.sock"), digest)
+	return machine(dir, environ).Keep(ctx, executable, log)
 }
 
 func lookup(environ []string, name string) string {
@@ -66,48 +78,39 @@ func lookup(environ []string, name string) string {
 	return ""
 }
 
-func installService(folder, initPID string, s service) error {
-	pid, err := strconv.Atoi(initPID)
-	if err != nil || pid <= 0 {
-		return fmt.Errorf("cannot install the agent: DEPLOY_INIT_PID is %q, not a process id", initPID)
-	}
-	data, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	data = append(data, '\n')
-	name := filepath.Join(folder, "agent.json")
-	if have, err := os.ReadFile(name); err != nil || string(have) != string(data) {
-		if err := renameio.WriteFile(name, data, 0o644); err != nil {
-			return fmt.Errorf("cannot install the agent as a service: %w", err)
-		}
-	}
-	// Also when nothing changed: an earlier install may have ended before this.
-	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
-		return fmt.Errorf("cannot tell the init (process %d) of the new service: %w", pid, err)
-	}
-	return nil
+// ask asks whoever is the agent of dir now.
+func ask(ctx context.Context, dir string) (api.Inventory, error) {
+	socket := filepath.Join(dir, "run", "agent.sock")
+	c := client.Unix(func(ctx context.Context) (net.Conn, error) { return client.DialSocket(ctx, socket) })
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return c.Inventory(ctx)
 }
 
 // waitAnswer waits until the agent with this digest answers; the one before it
 // may still do so for a moment.
-func waitAnswer(ctx context.Context, socket, digest string) error {
-	c := client.Unix(func(ctx context.Context) (net.Conn, error) { return client.DialSocket(ctx, socket) })
+func waitAnswer(ctx context.Context, dir, digest string) error {
 	ticker := time.NewTicker(bootPoll)
 	defer ticker.Stop()
+	began := time.Now()
 	for {
-		attempt, cancel := context.WithTimeout(ctx, 2*time.Second)
-		inventory, err := c.Inventory(attempt)
-		cancel()
+		inventory, err := ask(ctx, dir)
 		if err == nil && inventory.Agent.Digest == digest {
 			return nil
 		}
 		if err == nil {
 			err = fmt.Errorf("an agent with another digest answers (%.12s)", inventory.Agent.Digest)
+			if time.Since(began) > rivalLimit {
+				// It holds the folder, and its processes outlive it.
+				if killErr := syscall.Kill(inventory.Agent.PID, syscall.SIGTERM); killErr != nil {
+					err = fmt.Errorf("%w and cannot be ended: %w", err, killErr)
+				}
+				began = time.Now()
+			}
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("cannot reach the installed agent on %s: %w", socket, err)
+			return fmt.Errorf("cannot reach the installed agent in %s: %w", dir, err)
 		case <-ticker.C:
 		}
 	}

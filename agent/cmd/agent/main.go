@@ -25,11 +25,16 @@ var version = "0.0.0-dev"
 const usage = `usage:
   agent run --dir DIR       run the agent of this folder
   agent install --dir DIR   start the agent with the VM and wait until it answers
+  agent uninstall --dir DIR end the agent and its processes, remove its folder
+  agent keep --dir DIR      run the agent, and again when it ends, where no init does
   agent shim --dir DIR      parent of one process; started by the agent
   agent version`
 
-// installTimeout bounds agent install.
-const installTimeout = 60 * time.Second
+// installTimeout and uninstallTimeout bound those commands.
+const (
+	installTimeout   = 60 * time.Second
+	uninstallTimeout = 2 * time.Minute
+)
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "shim" {
@@ -68,6 +73,12 @@ func run(ctx context.Context, args []string) error {
 		return runAgent(ctx, *dir, executable)
 	case "install":
 		return install(ctx, *dir, executable)
+	case "uninstall":
+		ctx, cancel := context.WithTimeout(ctx, uninstallTimeout)
+		defer cancel()
+		return agent.Uninstall(ctx, *dir, os.Environ())
+	case "keep":
+		return agent.Keep(ctx, *dir, executable, os.Environ(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	}
 	return errors.New(usage)
 }
@@ -113,10 +124,13 @@ func install(ctx context.Context, dir, executable string) error {
 	if err != nil {
 		return err
 	}
-	if err := agent.Install(ctx, dir, executable, os.Environ()); err != nil {
+	note, err := agent.Install(ctx, dir, executable, os.Environ())
+	if err != nil {
 		return err
 	}
-	return json.NewEncoder(os.Stdout).Encode(map[string]string{
-		"agent": digest, "socket": filepath.Join(dir, "run", "agent.sock"),
-	})
+	return json.NewEncoder(os.Stdout).Encode(struct {
+		Agent  string `json:"agent"`
+		Socket string `json:"socket"`
+		Note   string `json:"note,omitempty"`
+	}{digest, filepath.Join(dir, "run", "agent.sock"), note})
 }

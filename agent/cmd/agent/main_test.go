@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"os/exec"
@@ -71,6 +73,14 @@ func initd(t *testing.T, services string, env []string) {
 				return
 			}
 			data, err := os.ReadFile(filepath.Join(services, "agent.json"))
+			if errors.Is(err, fs.ErrNotExist) {
+				if running != nil {
+					_ = running.Process.Signal(syscall.SIGTERM)
+					_ = running.Wait()
+				}
+				running, last = nil, nil
+				continue
+			}
 			if err != nil {
 				t.Error(err)
 				continue
@@ -102,9 +112,14 @@ func initd(t *testing.T, services string, env []string) {
 
 func runInstall(t *testing.T, program, dir string, env []string) (stdout string, err error) {
 	t.Helper()
+	return runAgentCommand(t, program, env, "install", "--dir", dir)
+}
+
+func runAgentCommand(t *testing.T, program string, env []string, args ...string) (stdout string, err error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, "install", "--dir", dir)
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = env
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
@@ -112,6 +127,20 @@ func runInstall(t *testing.T, program, dir string, env []string) (stdout string,
 		err = fmt.Errorf("%w: %s", err, errs.String())
 	}
 	return out.String(), err
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	data, err := os.ReadFile(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, data, 0o755); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestInstallStartsAndUpgrades(t *testing.T) {
@@ -168,10 +197,64 @@ func TestInstallStartsAndUpgrades(t *testing.T) {
 	}
 }
 
-func TestInstallSaysWhatIsSupported(t *testing.T) {
-	_, err := runInstall(t, executable(t), t.TempDir(), []string{"PATH=/bin"})
-	if err == nil || !strings.Contains(err.Error(), "DEPLOY_SERVICES") {
-		t.Errorf("got %v", err)
+// Uninstalling leaves nothing: no agent, no process that it started, no folder.
+func TestUninstall(t *testing.T) {
+	services, dir := t.TempDir(), filepath.Join(t.TempDir(), "agent")
+	env := []string{"PATH=" + os.Getenv("PATH"), "DEPLOY_SERVICES=" + services, "DEPLOY_INIT_PID=" + strconv.Itoa(os.Getpid()), "DEPLOY_VM=main-test-uninstall"}
+	initd(t, services, env)
+	program := filepath.Join(dir, "bin", "agent-test") // as a deployer puts it there
+	copyFile(t, executable(t), program)
+	if _, err := runInstall(t, program, dir, env); err != nil {
+		t.Fatal(err)
+	}
+	c := client.Unix(func(ctx context.Context) (net.Conn, error) {
+		return client.DialSocket(ctx, filepath.Join(dir, "run", "agent.sock"))
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	do := func(s api.Submission) {
+		t.Helper()
+		s.DeploymentID, s.Instance = "d", "a/0"
+		if err := c.Do(ctx, s, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// One that ends when it is told, and one that does not.
+	var processes []api.Process
+	for name, script := range map[string]string{"good": "sleep 1000", "bad": "trap '' TERM; sleep 1000 & wait; sleep 1000"} {
+		processes = append(processes, api.Process{
+			Name: name, Command: []string{"/bin/sh", "-c", script}, Digest: name, ReloadDigest: name, StopGrace: 200,
+		})
+	}
+	spec := api.Spec{Generation: "g1", Instance: "a/0", Jobs: []api.Job{{Name: "app", Processes: processes}}}
+	do(api.Submission{Change: api.Change{OpID: "0"}, Kind: api.KindConfigure, Configure: &api.Configure{Deployment: "d"}})
+	do(api.Submission{Change: api.Change{OpID: "1"}, Kind: api.KindPrepare, Prepare: &api.Prepare{Spec: spec}})
+	do(api.Submission{Change: api.Change{OpID: "2"}, Kind: api.KindUpdate, Update: &api.Update{Generation: "g1", MinHealthyMS: 10, DeadlineMS: 60_000, Next: "update"}})
+	inventory, err := c.Inventory(ctx)
+	if err != nil || len(inventory.Processes) != 2 {
+		t.Fatalf("got %+v, %v", inventory, err)
+	}
+
+	elsewhere := t.TempDir()
+	if out, err := runAgentCommand(t, program, env, "uninstall", "--dir", elsewhere); err == nil || !strings.Contains(err.Error(), "not the folder of one") {
+		t.Errorf("a folder of something else: %q, %v", out, err)
+	}
+	for range 2 { // the second finds nothing
+		if out, err := runAgentCommand(t, executable(t), env, "uninstall", "--dir", dir); err != nil {
+			t.Fatalf("%q, %v", out, err)
+		}
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the folder is left: %v", err)
+	}
+	pids := []int{inventory.Agent.PID}
+	for _, p := range inventory.Processes {
+		pids = append(pids, p.PID)
+	}
+	for _, pid := range pids {
+		if cmdline, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); len(cmdline) > 0 {
+			t.Errorf("process %d is left: %q", pid, cmdline)
+		}
 	}
 }
 

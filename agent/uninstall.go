@@ -1,0 +1,140 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"deploy/agent/internal/shim"
+)
+
+// uninstallGrace is what a process has to end that says nothing of it.
+const uninstallGrace = 10 * time.Second
+
+// Uninstall leaves a machine as it was before Install: the agent does not start
+// any more, it and all that it has started have ended, its folder is gone. What
+// was interrupted is continued by the next call.
+func Uninstall(ctx context.Context, dir string, environ []string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	if err := machine(dir, environ).Remove(ctx); err != nil {
+		return fmt.Errorf("cannot uninstall the agent: %w", err)
+	}
+	// Anything could have been named by mistake, and all of it will be removed.
+	programs, err := filepath.Glob(filepath.Join(dir, "bin", "agent*"))
+	if err != nil {
+		return err
+	}
+	_, err = os.Stat(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil || len(programs) == 0 {
+		return fmt.Errorf("cannot uninstall the agent: %s is not the folder of one, it has no bin/agent-*; nothing was removed", dir)
+	}
+	if inventory, err := ask(ctx, dir); err == nil { // one that nobody watches over
+		_ = syscall.Kill(inventory.Agent.PID, syscall.SIGTERM) // the lock tells the outcome
+	}
+	lock, err := lockFolder(ctx, filepath.Join(dir, "agent.lock"))
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := endProcesses(ctx, dir); err != nil {
+		return fmt.Errorf("cannot uninstall the agent: %w", err)
+	}
+	return removeFolder(dir)
+}
+
+// endProcesses stops all that the agent has started, as it would be at the end
+// of the machine: side by side, each with its own signal and grace.
+func endProcesses(ctx context.Context, dir string) error {
+	shims, err := filepath.Glob(filepath.Join(dir, "run", "*", "*.shim"))
+	if err != nil {
+		return err
+	}
+	errs := make([]error, len(shims))
+	var work sync.WaitGroup
+	for i, folder := range shims {
+		work.Go(func() { errs[i] = endProcess(ctx, folder) })
+	}
+	work.Wait()
+	return errors.Join(errs...)
+}
+
+func endProcess(ctx context.Context, folder string) error {
+	spec, err := shim.ReadSpec(folder)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing was ever started
+	}
+	if err != nil {
+		return err
+	}
+	signal, grace := spec.StopSignal, time.Duration(spec.StopGraceMS)*time.Millisecond
+	if signal == "" {
+		signal = "TERM"
+	}
+	if grace <= 0 {
+		grace = uninstallGrace
+	}
+	if conn, err := shim.Connect(ctx, folder); err == nil {
+		defer conn.Close()
+		if err := shim.Stop(ctx, folder, signal, grace); err == nil {
+			gone := make(chan struct{})
+			go func() {
+				defer close(gone)
+				conn.Wait() // ends with the connection
+			}()
+			select {
+			case <-gone:
+			case <-time.After(grace + 2*time.Second): // it kills after the grace period
+			case <-ctx.Done():
+			}
+		}
+	}
+	// What is left of it, or all if its shim was gone.
+	var started *shim.Started
+	boot, err := shim.BootID()
+	if err != nil {
+		return err
+	}
+	if s, err := shim.ReadStarted(folder); err == nil && s.ID == spec.ID && s.BootID == boot {
+		started = &s
+		if err := shim.Kill(ctx, s.ShimPID, s.ShimTicks); err != nil {
+			return err
+		}
+	}
+	return shim.Sweep(ctx, spec.ID, started)
+}
+
+// removeFolder removes the agent's folder, its programs last: whoever finds them
+// can go on with what was interrupted.
+func removeFolder(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("cannot remove the agent's folder: %w", err)
+	}
+	for _, e := range entries {
+		if e.Name() != "bin" {
+			if err := os.RemoveAll(filepath.Join(dir, e.Name())); err != nil {
+				return fmt.Errorf("cannot remove the agent's folder: %w", err)
+			}
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "bin")); err != nil {
+		return fmt.Errorf("cannot remove the agent's folder: %w", err)
+	}
+	// A folder that somebody else made for an ordinary user stays, empty.
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("cannot remove the agent's folder: %w", err)
+	}
+	return nil
+}
