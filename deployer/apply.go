@@ -26,6 +26,7 @@ type Result struct {
 	Summary    string        `json:"summary"`
 	Duration   time.Duration `json:"duration_ns"`
 	Counts     Counts        `json:"counts"`
+	Error      string        `json:"error,omitempty"`
 }
 
 // Plan computes every consequence of an apply and changes nothing, neither
@@ -205,7 +206,7 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 	result.Changed = true
 	result.Summary = "Applied"
 	if err != nil {
-		result.Summary = "Failed"
+		result.Summary, result.Error = "Failed", err.Error()
 	}
 	result.Duration = time.Since(started)
 	result.Counts = r.counts.snapshot()

@@ -144,9 +144,16 @@ func (a *app) approve(progress views.Progress, p *plan.Plan, auto bool, question
 		return false, fmt.Errorf("cannot ask for approval: standard input is not a terminal; use --auto-approve: %w", deployer.ErrNotApproved)
 	}
 	fmt.Printf("\n%s Only yes is accepted: ", question)
-	line, err := bufio.NewReader(os.Stdin).ReadString('\n')
-	if err != nil && line == "" {
-		return false, fmt.Errorf("cannot read the answer: %w", err)
+	answer := make(chan string, 1) // the reader ends with the process if nobody answers
+	go func() {
+		line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
+		answer <- strings.TrimSpace(line)
+	}()
+	select {
+	case line := <-answer:
+		return line == "yes", nil
+	case <-a.interrupt:
+		fmt.Println()
+		return false, nil
 	}
-	return strings.TrimSpace(line) == "yes", nil
 }

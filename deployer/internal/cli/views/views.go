@@ -108,12 +108,19 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 	counts := map[plan.Action]int{}
 	for _, c := range p.Instances {
 		counts[c.Action]++
-		if c.Action == plan.None {
-			continue
-		}
+	}
+	for _, alike := range alike(p.Changes()) {
+		c := alike[0]
 		fmt.Fprintf(w, "  %s %s %s", symbol(c.Action, color), c.Instance, c.Action)
 		if len(c.Causes) > 0 {
 			fmt.Fprintf(w, ": %s", strings.Join(c.Causes, "; "))
+		}
+		if len(alike) > 1 {
+			var others []string
+			for _, x := range alike[1:] {
+				others = append(others, x.Instance)
+			}
+			fmt.Fprintf(w, " (likewise %s)", strings.Join(others, ", "))
 		}
 		fmt.Fprintln(w)
 		for _, pr := range c.Processes {
@@ -128,6 +135,29 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 		}
 	}
 	fmt.Fprintf(w, "\nPlan: %s.\n", summary(p, counts))
+}
+
+// alike puts together the instances of a group to which just the same happens,
+// in the order of the first of each.
+func alike(changes []plan.InstanceChange) [][]plan.InstanceChange {
+	var out [][]plan.InstanceChange
+	place := map[string]int{}
+	for _, c := range changes {
+		same := c
+		same.Instance, same.AZ, same.From, same.To = "", "", "", ""
+		if c.Action == plan.Create { // how the new files differ is not shown
+			same.Files = nil
+		}
+		key := fmt.Sprintf("%+v", same)
+		i, seen := place[key]
+		if !seen {
+			i = len(out)
+			place[key] = i
+			out = append(out, nil)
+		}
+		out[i] = append(out[i], c)
+	}
+	return out
 }
 
 func symbol(a plan.Action, color bool) string {

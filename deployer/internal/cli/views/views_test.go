@@ -45,6 +45,9 @@ func TestPlan(t *testing.T) {
 			{Instance: "hello/3", Group: "hello", Action: plan.Create, Causes: []string{"no VM yet"},
 				Files:     []plan.FileChange{{Job: "hello", Path: "hello.yml", Diff: "+x\n"}},
 				Processes: []plan.ProcessChange{{Job: "hello", Name: "hello", Action: plan.ProcessStart, Cause: "first start"}}},
+			{Instance: "hello/4", Group: "hello", Action: plan.Create, Causes: []string{"no VM yet"},
+				Files:     []plan.FileChange{{Job: "hello", Path: "hello.yml", Diff: "+y\n"}},
+				Processes: []plan.ProcessChange{{Job: "hello", Name: "hello", Action: plan.ProcessStart, Cause: "first start"}}},
 			{Instance: "lb/1", Group: "lb", Action: plan.Delete, Causes: []string{"not in the manifest"}},
 		},
 	}
