@@ -77,8 +77,8 @@ func (r *run) identify(ctx context.Context) error {
 		if inv.DeploymentID == r.state.DeploymentID && inv.Instance == id && inv.VMID == vm.ID {
 			return nil
 		}
-		if inv.DeploymentID != "" && inv.DeploymentID != r.state.DeploymentID {
-			return fmt.Errorf("cannot use the VM of %s at %s: its agent belongs to another deployment (%s), whose state is not in %s; use that state folder, or make a new VM", id, vm.Address, inv.DeploymentID, r.store.Dir)
+		if err := r.refuseForeign(id, inv); err != nil {
+			return err
 		}
 		return r.configure(ctx, id, nil)
 	})
@@ -184,6 +184,14 @@ func (r *run) bootstrapOne(ctx context.Context, id string, agent packages.Blob) 
 		vm.HostKey = conn.HostKey()
 		r.state.VMs[id] = vm
 		r.vmsMu.Unlock()
+	}
+	// Whose machine is it? Another deployment's agent is not even upgraded. A
+	// machine without one answers with an error at once.
+	var there api.Inventory
+	if within(ctx, sshAsk, func(ctx context.Context) (err error) { there, err = r.fleet.client(id).Inventory(ctx); return err }) == nil {
+		if err := r.refuseForeign(id, &there); err != nil {
+			return err
+		}
 	}
 	_, inv, err := bootstrap.Agent(ctx, conn, bootstrap.Machine{AgentDir: vm.AgentDir, OS: vm.OS, Arch: vm.Arch}, agent, func(s bootstrap.Step) {
 		r.event(Event{Phase: PhaseBootstrap, Instance: id, Step: "bootstrap", Message: string(s)})

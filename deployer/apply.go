@@ -50,6 +50,13 @@ func (d *Deployer) Plan(ctx context.Context) (*plan.Plan, error) {
 func (r *run) plan(ctx context.Context, vms []plan.VMChange, p patience) (*plan.Plan, map[string]*api.Inventory, error) {
 	r.event(Event{Phase: PhaseSurvey, Step: "survey"})
 	inventories := r.fleet.survey(ctx, p)
+	for _, id := range r.vmIDs() {
+		if inv := inventories[id]; inv != nil {
+			if err := r.refuseForeign(id, inv); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
 	if err := r.issueCertificates(); err != nil {
 		return nil, nil, err
 	}

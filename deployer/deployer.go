@@ -157,8 +157,8 @@ type run struct {
 	now    time.Time
 }
 
-// open reads manifest and state, which is nil if there is none.
-func (d *Deployer) open() (*run, error) {
+// locate reads the manifest and tells where its state is.
+func (d *Deployer) locate() (*run, error) {
 	r := &run{Deployer: d, now: time.Now(), enginePlan: map[string][]terraform.Action{}}
 	m, diags := manifests.Load(d.config.Manifest, manifests.Options{
 		Vars: d.config.Vars, VarFiles: d.config.VarFiles, Environ: d.config.Environ, Jobs: d.config.Jobs,
@@ -171,7 +171,15 @@ func (d *Deployer) open() (*run, error) {
 	}
 	r.manifest = m
 	r.store = state.Store{Dir: filepath.Join(d.config.StateDir, m.Deployment.Name), Keys: d.keys}
-	var err error
+	return r, nil
+}
+
+// open is locate, and reads the state, which is nil if there is none.
+func (d *Deployer) open() (*run, error) {
+	r, err := d.locate()
+	if err != nil {
+		return nil, err
+	}
 	if r.state, r.secrets, err = r.store.Load(); err != nil {
 		return nil, err
 	}

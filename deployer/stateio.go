@@ -1,0 +1,138 @@
+package deployer
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"deploy/agent/api"
+	"deploy/deployer/internal/state"
+)
+
+// Encryption is how a state is encrypted: with a passphrase, or for recipients.
+type Encryption = state.Encryption
+
+// Revision is what an apply made of the deployment.
+type Revision = state.Revision
+
+// errNoState is for commands that need one.
+var errNoState = errors.New("there is no state yet: apply first, or check --state")
+
+// EncryptState encrypts the secrets at rest from now on; nil decrypts them.
+func (d *Deployer) EncryptState(how *Encryption) error {
+	if how != nil {
+		if err := how.Check(); err != nil {
+			return err
+		}
+	}
+	r, err := d.open()
+	if err != nil {
+		return err
+	}
+	if r.state == nil {
+		return errNoState
+	}
+	lock, err := r.store.Lock()
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	if r.state, r.secrets, err = r.store.Load(); err != nil {
+		return err
+	}
+	if had := r.secrets.Encryption; how != nil && how.Passphrase && had != nil && had.Passphrase {
+		return errors.New("the state is encrypted with a passphrase already; to change it, deploy state decrypt first")
+	}
+	r.secrets.Encryption = how
+	what := "encrypt state"
+	if how == nil {
+		what = "decrypt state"
+	}
+	if err := r.save(); err != nil {
+		return err
+	}
+	return r.journal(what)
+}
+
+// ExportState writes state, secrets and the engine's state as one archive. It is
+// encrypted as asked, or else as the state is.
+func (d *Deployer) ExportState(w io.Writer, how *Encryption) error {
+	if how != nil {
+		if err := how.Check(); err != nil {
+			return err
+		}
+	}
+	r, err := d.open()
+	if err != nil {
+		return err
+	}
+	if r.state == nil {
+		return errNoState
+	}
+	lock, err := r.store.Lock() // files of one moment
+	if err != nil {
+		return err
+	}
+	defer lock.Unlock()
+	if _, r.secrets, err = r.store.Load(); err != nil {
+		return err
+	}
+	if how == nil {
+		how = r.secrets.Encryption
+	}
+	return r.store.Export(w, how)
+}
+
+// ImportState puts an export in place of the state. Unless forced, nothing is
+// lost by it.
+func (d *Deployer) ImportState(in io.Reader, force bool) (*StateSummary, error) {
+	r, err := d.locate()
+	if err != nil {
+		return nil, err
+	}
+	lock, err := r.store.Lock()
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
+	st, err := r.store.Import(in, r.manifest.Deployment.Name, force)
+	if err != nil {
+		return nil, errors.Join(err, r.store.RemoveUnused())
+	}
+	return &StateSummary{Deployment: st.Deployment, DeploymentID: st.DeploymentID, Epoch: st.Epoch, Dir: r.store.Dir}, nil
+}
+
+// StateSummary says which state it is.
+type StateSummary struct {
+	Deployment   string `json:"deployment"`
+	DeploymentID string `json:"deployment_id"`
+	Epoch        uint64 `json:"epoch"`
+	Dir          string `json:"dir"`
+}
+
+// Revisions are the revisions that are kept, oldest first.
+func (d *Deployer) Revisions() ([]Revision, error) {
+	r, err := d.locate()
+	if err != nil {
+		return nil, err
+	}
+	st, err := r.store.LoadState()
+	if err != nil {
+		return nil, err
+	}
+	if st == nil {
+		return nil, errNoState
+	}
+	return st.Revisions, nil
+}
+
+// refuseForeign is an error if a machine obeys another deployment than this
+// state's: two states would fight over it.
+func (r *run) refuseForeign(id string, inv *api.Inventory) error {
+	if inv.DeploymentID == "" || inv.DeploymentID == r.state.DeploymentID {
+		return nil
+	}
+	return fmt.Errorf("cannot use the VM of %s at %s: its agent belongs to another deployment (id %s), whose state is not in %s; "+
+		"use the folder that holds it (--state), bring it here (deploy state import), or make the machine anew",
+		id, r.fleet.vm(id).Address, inv.DeploymentID, r.store.Dir)
+}
