@@ -57,7 +57,7 @@ func Main(args []string, b Builtin) int {
 	}
 	ctx, interrupt, stop := signals()
 	defer stop()
-	a := &app{builtin: b, interrupt: interrupt}
+	a := &app{builtin: b, interrupt: interrupt, passphrase: takePassphrase()}
 	root := a.root()
 	root.SetArgs(args[1:])
 	err := root.ExecuteContext(ctx)
@@ -105,6 +105,8 @@ func signals() (context.Context, <-chan struct{}, func()) {
 type app struct {
 	builtin   Builtin
 	interrupt <-chan struct{}
+	// passphrase asks for that of an encrypted state.
+	passphrase func(confirm bool) (string, error)
 
 	stateDir string
 	json     bool
@@ -131,7 +133,8 @@ each, jobs installed, supervised and updated without losing a request.`,
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log what is done in detail to stderr")
 	root.PersistentFlags().StringArrayVar(&a.vars, "var", nil, "set a manifest variable, `name=value` (may be repeated)")
 	root.PersistentFlags().StringArrayVar(&a.varFiles, "var-file", nil, "`file` with values of manifest variables (may be repeated)")
-	root.AddCommand(a.apply(), a.plan(), a.destroy(), a.status(), a.logs(), a.ssh(), a.bus(), a.validate(), a.format(), a.version())
+	root.AddCommand(a.apply(), a.plan(), a.destroy(), a.status(), a.logs(), a.ssh(), a.bus(), a.validate(), a.format(), a.version(),
+		a.secret(), a.state())
 	return root
 }
 
@@ -169,6 +172,8 @@ func (a *app) deployer(manifest string, report func(deployer.Event)) (*deployer.
 		Executable: executable,
 		Report:     report,
 		Interrupt:  a.interrupt,
+		Passphrase: a.passphrase,
+		Identity:   os.Getenv(identityVariable),
 		Log:        slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	})
 }
