@@ -6,5 +6,5 @@ import "embed"
 
 // FS has a folder for each template, named as in an infrastructure block.
 //
-//go:embed local
+//go:embed hosts local
 var FS embed.FS

@@ -58,12 +58,20 @@ type Instance struct {
 	SSHPort    int    `json:"ssh_port"`
 	SSHUser    string `json:"ssh_user"`
 	SSHHostKey string `json:"ssh_host_key"` // authorized_keys form; "": unknown
-	AgentDir   string `json:"agent_dir"`
-	OS         string `json:"os"`   // as in Go
-	Arch       string `json:"arch"` // as in Go
-	Disk       string `json:"disk"` // device or folder; "": none
-	Running    bool   `json:"running"`
+	// SSHPrivateKeyFile is the key to log in with: a path, SSHAgent, or "" for
+	// the deployment's own.
+	SSHPrivateKeyFile string `json:"ssh_private_key_file"`
+	AgentDir          string `json:"agent_dir"`
+	OS                string `json:"os"`   // as in Go
+	Arch              string `json:"arch"` // as in Go
+	Disk              string `json:"disk"` // device or folder; "": none
+	Running           bool   `json:"running"`
+	// Keep: the machine outlives the instance, so the agent is removed from it.
+	Keep bool `json:"keep"`
 }
+
+// SSHAgent instead of a private key's path means the keys of the SSH agent.
+const SSHAgent = "agent"
 
 // arguments are the module call's arguments as JSON values. Strings are
 // escaped, since the engine reads each as a string template.
