@@ -280,8 +280,8 @@ func (e *Evaluator) packages(agentDir string, job *Job) cty.Value {
 	packages := map[string]cty.Value{}
 	for _, p := range job.Packages {
 		where := p.System
-		if p.Program != "" && agentDir != "" && e.facts.Packages[p.Program] != "" {
-			where = path.Join(agentDir, "store", e.facts.Packages[p.Program])
+		if digest, ok := FindPackage(job, p.Program, e.facts.Packages); ok && p.Program != "" && agentDir != "" {
+			where = path.Join(agentDir, "store", digest)
 		}
 		packages[p.Name] = cty.ObjectVal(map[string]cty.Value{"path": known(where)})
 	}

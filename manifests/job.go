@@ -26,7 +26,10 @@ import (
 //
 // and all functions of the manifest language.
 type Job struct {
-	Name         string
+	Name string
+	// Release is the name of the release block that the job is from; "": it is
+	// built in.
+	Release      string
 	Description  string
 	Properties   []*Property
 	Provides     []*Provide
@@ -44,6 +47,16 @@ type Job struct {
 	Range hcl.Range
 
 	expressions []wanted // every expression and template, with the type it must have
+}
+
+// FindPackage finds a program for a job among packages by name: one of the
+// job's own release, "<release>/<program>", comes before what is built in.
+func FindPackage[P any](j *Job, program string, packages map[string]P) (P, bool) {
+	p, ok := packages[j.Release+"/"+program]
+	if !ok {
+		p, ok = packages[program]
+	}
+	return p, ok
 }
 
 // Property types one property of the job.

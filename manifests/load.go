@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -28,6 +29,17 @@ type Options struct {
 	Environ []string
 	// Jobs are the built-in jobs: a folder each, with job.hcl and templates/.
 	Jobs fs.FS
+	// OpenRelease verifies the archive of a release and returns its jobs, a
+	// folder each. Nil: manifests with archives are refused.
+	OpenRelease func(ReleaseArchive) (fs.FS, error)
+}
+
+// ReleaseArchive is what a release block with an archive says.
+type ReleaseArchive struct {
+	Name    string // the block's label
+	Path    string // taken from the manifest's folder
+	Version string // "": any
+	SHA256  string // 64 hex digits
 }
 
 // Functions returns all functions of the manifest language by name.
@@ -293,6 +305,7 @@ func labels(blocks hcl.Blocks) []string {
 
 // release is a folder of jobs.
 type release struct {
+	name string // "" is what is built in
 	path string
 	fsys fs.FS
 }
@@ -300,24 +313,7 @@ type release struct {
 // findJobs opens the releases and lists the jobs there are.
 func (l *loader) findJobs() {
 	l.jobs = map[string]*Job{}
-	l.each(l.blocks["release"], func(b *hcl.Block, name string) {
-		content := l.content(b.Body, "path!")
-		attr := content.Attributes["path"]
-		if attr == nil {
-			return
-		}
-		path := l.text(content.Attributes, "path", ".")
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(l.dir, path)
-		}
-		if info, err := os.Stat(path); err != nil || !info.IsDir() {
-			l.report(problem("Cannot read release",
-				fmt.Sprintf("Release %q: %s is not a folder. The path is taken from the manifest's folder and must lead to a folder of job folders.", name, path),
-				attr.Expr.Range(), attr.Range))
-			return
-		}
-		l.releases = append(l.releases, release{path: filepath.ToSlash(path), fsys: os.DirFS(path)})
-	})
+	l.each(l.blocks["release"], l.decodeRelease)
 	if l.options.Jobs != nil {
 		l.releases = append(l.releases, release{fsys: l.options.Jobs})
 	}
@@ -333,6 +329,72 @@ func (l *loader) findJobs() {
 		}
 	}
 }
+
+// decodeRelease opens a release: a folder of jobs, or an archive.
+func (l *loader) decodeRelease(b *hcl.Block, name string) {
+	attrs := l.content(b.Body, "path archive version sha256").Attributes
+	folder, archive := attrs["path"], attrs["archive"]
+	if (folder == nil) == (archive == nil) {
+		l.report(problem("Release without a source",
+			fmt.Sprintf("Release %q must name either a folder of jobs (path) or an archive that deploy release create has made (archive, with its sha256).", name), b.DefRange))
+		return
+	}
+	attr := folder
+	if archive != nil {
+		attr = archive
+	}
+	path := l.text(attrs, attr.Name, ".")
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(l.dir, path)
+	}
+	r := release{name: name, path: filepath.ToSlash(path)}
+	if archive != nil {
+		r.fsys = l.openRelease(attrs, ReleaseArchive{
+			Name: name, Path: path, Version: l.text(attrs, "version", ""), SHA256: strings.ToLower(l.text(attrs, "sha256", "")),
+		}, attr)
+	} else {
+		for _, a := range []*hcl.Attribute{attrs["version"], attrs["sha256"]} {
+			if a != nil {
+				l.report(problem("Unsupported argument", fmt.Sprintf("A folder of jobs has no %s, only an archive has. Make one with deploy release create, or remove this.", a.Name), a.NameRange, a.Range))
+			}
+		}
+		if info, err := os.Stat(path); err != nil || !info.IsDir() {
+			l.report(problem("Cannot read release",
+				fmt.Sprintf("Release %q: %s is not a folder. The path is taken from the manifest's folder and must lead to a folder of job folders.", name, path),
+				attr.Expr.Range(), attr.Range))
+			return
+		}
+		r.fsys = os.DirFS(path)
+	}
+	if r.fsys != nil {
+		l.releases = append(l.releases, r)
+	} else {
+		l.incomplete = true
+	}
+}
+
+// openRelease is nil if the archive cannot be used, which is reported.
+func (l *loader) openRelease(attrs hcl.Attributes, archive ReleaseArchive, attr *hcl.Attribute) fs.FS {
+	if pin := attrs["sha256"]; pin == nil {
+		l.report(problem("Missing sha256", fmt.Sprintf("The archive of release %q is pinned by its sha256, which deploy release create prints.", archive.Name), attr.Expr.Range(), attr.Range))
+		return nil
+	} else if !sha256Pattern.MatchString(archive.SHA256) {
+		l.report(problem("Not a sha256", "A sha256 has 64 hexadecimal digits.", pin.Expr.Range(), pin.Range))
+		return nil
+	}
+	if l.options.OpenRelease == nil {
+		l.report(problem("Cannot read release", "Archives of releases cannot be read here.", attr.Expr.Range(), attr.Range))
+		return nil
+	}
+	jobs, err := l.options.OpenRelease(archive)
+	if err != nil {
+		l.report(problem("Cannot read release", fmt.Sprintf("Release %q: %v.", archive.Name, err), attr.Expr.Range(), attr.Range))
+		return nil
+	}
+	return jobs
+}
+
+var sha256Pattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
 
 // job returns the spec of a job, loaded once; nil if there is none or it is
 // wrong, which is reported.
@@ -352,6 +414,7 @@ func (l *loader) job(b *hcl.Block) *Job {
 			continue
 		}
 		job, diags := loadJob(r.fsys, name, r.path)
+		job.Release = r.name
 		for name, file := range job.Files {
 			l.m.Files[name] = file
 		}

@@ -216,8 +216,8 @@ type Facts struct {
 	// Certificates by CertificateKey: objects with ca, certificate, private_key.
 	// One that is missing evaluates to unknown.
 	Certificates map[CertificateKey]cty.Value
-	// Packages are the digests of the packages by program name (see
-	// JobPackage.Program); the path of one that is missing is unknown.
+	// Packages are the digests of the packages by name (see FindPackage); the
+	// path of one that is missing is unknown.
 	Packages map[string]string
 }
 

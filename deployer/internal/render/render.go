@@ -51,7 +51,7 @@ type Renderer struct {
 	manifest  *manifests.Manifest
 	evaluator *manifests.Evaluator
 	key       []byte
-	packages  map[string]Package // by program
+	packages  map[string]Package // by name, see manifests.FindPackage
 	templates map[templateKey]*parsedTemplate
 }
 
@@ -66,7 +66,7 @@ type parsedTemplate struct {
 }
 
 // New makes a renderer. key keys the digests; packages are the built programs
-// by name.
+// by name (see manifests.FindPackage).
 func New(m *manifests.Manifest, f manifests.Facts, key []byte, packages map[string]Package) *Renderer {
 	f.Packages = make(map[string]string, len(packages))
 	for name, p := range packages {
@@ -182,11 +182,11 @@ func (r *jobRenderer) collectPackages() {
 				r.out.Spec.SystemPackages = append(r.out.Spec.SystemPackages, sp)
 			}
 		default:
-			built, ok := r.packages[p.Program]
+			built, ok := manifests.FindPackage(r.spec, p.Program, r.packages)
 			if !ok {
 				r.diags = append(r.diags, &hcl.Diagnostic{
 					Severity: hcl.DiagError, Summary: "Package is not built",
-					Detail:  fmt.Sprintf("Job %q needs the program %q, which is not among the built packages. Run make build.", r.spec.Name, p.Program),
+					Detail:  fmt.Sprintf("Job %q needs the program %q, which is neither in its release nor among the built packages. Run make build.", r.spec.Name, p.Program),
 					Subject: p.Range.Ptr(),
 				})
 				continue
@@ -215,6 +215,9 @@ func (r *jobRenderer) file(t *manifests.Template) (api.File, bool) {
 	f := api.File{
 		Path: t.Destination, Mode: t.Mode, Content: content,
 		OnChange: api.OnChange(t.OnChange), Sensitive: sensitive,
+	}
+	if len(sensitive) > 0 {
+		f.Mode &^= 0o027 // whatever the job says, no secret is for others to read
 	}
 	if !text.Known() {
 		r.out.Known = false

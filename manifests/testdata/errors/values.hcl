@@ -98,4 +98,17 @@ group "a" {
 group "b" { network = network.few } # error: Address in use
 
 release "mine" { path = "./nowhere" } # error: Cannot read release
-release "none" {} # error: Missing required argument
+release "none" {} # error: Release without a source
+release "unpinned" { archive = "./r.tar.gz" } # error: Missing sha256
+release "mispinned" {
+  archive = "./r.tar.gz"
+  sha256  = "0123" # error: Not a sha256
+}
+release "closed" {
+  archive = "./r.tar.gz" # error: Cannot read release
+  sha256  = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+}
+release "folder" {
+  path    = "."
+  version = "1" # error: Unsupported argument
+}
