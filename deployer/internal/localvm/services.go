@@ -8,11 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -109,6 +111,9 @@ func (s *services) reload() error {
 }
 
 func (s *services) begin(name, digest string, file serviceFile, old *service) {
+	if old == nil {
+		s.relieve(file.Command)
+	}
 	ctx, cancel := context.WithCancel(s.ctx)
 	next := &service{digest: digest, cancel: cancel, done: make(chan struct{})}
 	s.running[name] = next
@@ -120,6 +125,27 @@ func (s *services) begin(name, digest string, file serviceFile, old *service) {
 		}
 		s.keep(ctx, name, file)
 	})
+}
+
+// relieve asks what an earlier init, killed, has left of a service to end: this
+// init could not tell when that ends, and would run the service a second time.
+// The agent leaves what it supervises running.
+func (s *services) relieve(command []string) {
+	left, err := processesWith(func(id string) bool { return id == s.init.id })
+	if err != nil {
+		s.init.log.Warn("cannot look for an earlier init's services", "error", err)
+		return
+	}
+	for _, p := range left {
+		proc, err := procfs.NewProc(p.pid)
+		if err != nil {
+			continue // it has just ended
+		}
+		if runs, err := proc.CmdLine(); err == nil && slices.Equal(runs, command) {
+			s.init.log.Info("ending an earlier init's service", "command", command[0], "pid", p.pid)
+			p.signal(syscall.SIGTERM)
+		}
+	}
 }
 
 // keep runs a service again and again until ctx ends.
