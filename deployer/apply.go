@@ -204,6 +204,9 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 		result.Duration = time.Since(started)
 		return result, nil
 	}
+	if err := r.protected(p); err != nil {
+		return nil, r.cleanUp(err)
+	}
 	if ok, err := q.Approve(p); err != nil {
 		return nil, r.cleanUp(err)
 	} else if !ok {

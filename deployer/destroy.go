@@ -38,6 +38,9 @@ func (d *Deployer) Destroy(ctx context.Context, approve Approve) (*Result, error
 		existing[id] = plan.Existing{VM: true, Inventory: inventories[id]}
 	}
 	p := plan.Make(r.manifest.Deployment.Name, nil, existing, nil)
+	if err := r.protected(p); err != nil {
+		return nil, err
+	}
 	if ok, err := approve(p); err != nil {
 		return nil, err
 	} else if !ok {
