@@ -171,6 +171,7 @@ func (e *Evaluator) JobContext(group string, index int, job *GroupJob) (*hcl.Eva
 		Variables: map[string]cty.Value{
 			"property":    cty.ObjectVal(properties.values),
 			"instance":    in.value,
+			"group":       e.ownGroup(group),
 			"deployment":  e.deployment,
 			"path":        jobPaths(in.AgentDir, job.Spec.Name),
 			"package":     e.packages(in.AgentDir, job.Spec),
@@ -179,6 +180,15 @@ func (e *Evaluator) JobContext(group string, index int, job *GroupJob) (*hcl.Eva
 		},
 	}
 	return ctx, diags
+}
+
+// ownGroup is group.* of a job: the instances of its own group.
+func (e *Evaluator) ownGroup(name string) cty.Value {
+	instances, ok := e.instances[name]
+	if !ok {
+		instances = cty.UnknownVal(cty.List(instanceType)).RefineNotNull()
+	}
+	return cty.ObjectVal(map[string]cty.Value{"instances": instances})
 }
 
 // JobContext is Evaluator(f).JobContext, for who needs just one.

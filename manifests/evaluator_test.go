@@ -98,6 +98,12 @@ func TestEvaluator(t *testing.T) {
 			"deployment.name":                `cty.StringVal("cf")`,
 			"instance.id":                    `cty.StringVal("nats/0")`,
 			"instance.address":               "unknown",
+			"group.instances":                "unknown",
+		}},
+		"its own group": {all, "router", 1, map[string]string{
+			"group.instances[*].address": `cty.ListVal([]cty.Value{cty.StringVal("10.0.2.0"), cty.StringVal("10.0.2.1"), cty.StringVal("10.0.2.2")})`,
+			"length(group.instances)":    "cty.NumberIntVal(3)",
+			"group.lb":                   "error: Unsupported attribute",
 		}},
 		"a link": {all, "router", 1, map[string]string{
 			"link.bus.property.password":          `sensitive cty.StringVal("hunter22")`,

@@ -15,6 +15,9 @@ import (
 //
 //	property.<name>                      the job's properties, defaults applied
 //	instance.{id,group,index,az,address} the instance
+//	group.instances[*].{id,index,az,address}
+//	                                     the own group's, this instance included:
+//	                                     how servers of a cluster find their peers
 //	deployment.{name,id,domain}
 //	path.{root,config,data,log,run}      absolute folders on the VM; config,
 //	                                     data, log and run are this job's own

@@ -62,7 +62,7 @@ func loadJob(fsys fs.FS, name, prefix string) (*Job, hcl.Diagnostics) {
 	}
 	l.ctx = &hcl.EvalContext{Functions: Functions()}
 	l.ns = namespace{}
-	for _, first := range []string{"property", "instance", "deployment", "path", "package", "link", "certificate"} {
+	for _, first := range []string{"property", "instance", "group", "deployment", "path", "package", "link", "certificate"} {
 		l.ns[first] = refused("This must be a constant.")
 	}
 	l.load(fsys)
@@ -122,6 +122,13 @@ func (l *jobLoader) parse(source []byte, filename string) {
 	for _, first := range []string{"var", "local", "secret", "group", "vm", "disk", "network"} {
 		l.scope[first] = refused(fmt.Sprintf("A job does not know the manifest that uses it, so it cannot refer to %s. Declare a property, and let the manifest set it.", first))
 	}
+	others := l.scope["group"].refuse
+	l.scope["group"] = &root{noun: "attribute of the own group", names: []string{"instances"}, refuse: func(name string) string {
+		if name == "instances" {
+			return ""
+		}
+		return others(name)
+	}}
 	l.each(blocks["property"], l.property)
 	l.each(blocks["provides"], l.provides)
 	l.each(blocks["consumes"], l.consumes)
@@ -491,6 +498,7 @@ func (j *Job) unknownContext() *hcl.EvalContext {
 		Variables: map[string]cty.Value{
 			"property": cty.ObjectVal(properties),
 			"instance": cty.UnknownVal(instanceType),
+			"group":    cty.ObjectVal(map[string]cty.Value{"instances": cty.UnknownVal(cty.List(instanceType))}),
 			"deployment": cty.ObjectVal(map[string]cty.Value{
 				"name": known(""), "id": known(""), "domain": known(""),
 			}),
