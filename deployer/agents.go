@@ -195,6 +195,8 @@ func (r *run) bootstrapOne(ctx context.Context, id string, agent packages.Blob) 
 	}
 	_, inv, err := bootstrap.Agent(ctx, conn, bootstrap.Machine{AgentDir: vm.AgentDir, OS: vm.OS, Arch: vm.Arch}, agent, func(s bootstrap.Step) {
 		r.event(Event{Phase: PhaseBootstrap, Instance: id, Step: "bootstrap", Message: string(s)})
+	}, func(note string) {
+		r.event(Event{Phase: PhaseBootstrap, Message: id + ": " + note})
 	})
 	if err != nil {
 		return fmt.Errorf("cannot put the agent on %s: %w", id, err)
@@ -275,21 +277,6 @@ func (r *run) publish(ctx context.Context, digest string) error {
 	return within(ctx, 2*time.Minute, func(ctx context.Context) error {
 		return r.fleet.connectBus(ctx).Publish(ctx, digest, blob.Size, f)
 	})
-}
-
-// blob finds a built program by its digest.
-func (r *run) blob(digest string) (packages.Blob, error) {
-	p, err := r.packages.For(r.platform())
-	if err != nil {
-		return packages.Blob{}, err
-	}
-	for _, name := range p.Programs() {
-		b, err := p.Program(name)
-		if err == nil && b.Digest == digest {
-			return b, nil
-		}
-	}
-	return packages.Blob{}, fmt.Errorf("cannot find a built package with digest %.12s: run make build", digest)
 }
 
 // upload puts packages onto a VM over SSH.

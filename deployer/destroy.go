@@ -14,9 +14,17 @@ import (
 // that hangs is deleted all the same.
 const stopLimit = 60 * time.Second
 
+// DestroyRequest is how to destroy.
+type DestroyRequest struct {
+	Approve Approve
+	// ForgetUnreachable leaves machines that outlive the deployment as they are if
+	// they cannot be reached; else one that cannot is an error.
+	ForgetUnreachable bool
+}
+
 // Destroy stops everything, consumers before providers, removes the VMs and
 // then the state. A deployment that was never applied is nothing to do.
-func (d *Deployer) Destroy(ctx context.Context, approve Approve) (*Result, error) {
+func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (*Result, error) {
 	started := time.Now()
 	r, err := d.load()
 	if err != nil {
@@ -41,13 +49,14 @@ func (d *Deployer) Destroy(ctx context.Context, approve Approve) (*Result, error
 	if err := r.protected(p); err != nil {
 		return nil, err
 	}
-	if ok, err := approve(p); err != nil {
+	if ok, err := q.Approve(p); err != nil {
 		return nil, err
 	} else if !ok {
 		return nil, ErrNotApproved
 	}
 	result.Changed = true
-	for _, step := range []func(context.Context) error{r.beginEpoch, r.stopAll, r.destroyVMs} {
+	leave := func(ctx context.Context) error { return r.leaveAll(ctx, !q.ForgetUnreachable) }
+	for _, step := range []func(context.Context) error{r.beginEpoch, r.stopAll, leave, r.destroyVMs} {
 		if err := step(ctx); err != nil {
 			result.Summary = "Failed"
 			return result, err

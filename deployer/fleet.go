@@ -161,7 +161,11 @@ func (f *fleet) connect(ctx context.Context, id string) (*ssh.Client, error) {
 	}
 	f.mu.Unlock()
 	c.once.Do(func() {
-		c.client, c.err = ssh.Dial(ctx, f.run.sshTarget(f.vm(id)), ssh.Options{Patience: patience, OnDial: func() { f.run.counts.ssh.Add(1) }})
+		var target ssh.Target
+		if target, c.err = f.run.sshTarget(f.vm(id)); c.err != nil {
+			return
+		}
+		c.client, c.err = ssh.Dial(ctx, target, ssh.Options{Patience: patience, OnDial: func() { f.run.counts.ssh.Add(1) }})
 	})
 	if c.err != nil {
 		f.mu.Lock()

@@ -12,7 +12,6 @@ import (
 	"golang.org/x/term"
 
 	"deploy/deployer/internal/ssh"
-	"deploy/deployer/internal/state"
 )
 
 // SSHRequest is a shell on a VM, or a command there.
@@ -90,13 +89,5 @@ func watchSize(fd int) (<-chan ssh.Size, func()) {
 		signal.Stop(signals)
 		close(quit)
 		<-done
-	}
-}
-
-// sshTarget is how an instance's VM is reached.
-func (r *run) sshTarget(vm state.VM) ssh.Target {
-	return ssh.Target{
-		Host: vm.SSHHost, Port: vm.SSHPort, User: vm.SSHUser, HostKey: vm.HostKey,
-		PrivateKey: []byte(r.secrets.SSH.PrivateKey),
 	}
 }

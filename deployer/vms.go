@@ -74,12 +74,8 @@ func instanceInput(g *manifests.Group, slot state.Slot) terraform.InstanceInput 
 
 // engine opens the engine's work folder.
 func (r *run) engine(dir string) (*terraform.Runner, error) {
-	base := r.config.Manifest
-	if info, err := os.Stat(base); err == nil && !info.IsDir() {
-		base = filepath.Dir(base)
-	}
 	return terraform.Open(terraform.Options{
-		Dir: dir, Templates: r.config.Templates, Template: r.manifest.Infrastructure.Template, BaseDir: base,
+		Dir: dir, Templates: r.config.Templates, Template: r.manifest.Infrastructure.Template, BaseDir: r.manifestDir(),
 		VMs: r.store.VMs(), Executable: r.config.Executable,
 		Report: func(line string) { r.event(Event{Phase: PhaseVMs, Step: "engine", Message: line}) },
 	})
@@ -192,12 +188,21 @@ func (r *run) applyVMs(ctx context.Context, in terraform.Input, deletable []stri
 		return err
 	}
 	instances := p.Instances
+	var left []string // machines that stay without their instance
+	for _, c := range p.Changes {
+		if (c.Action == terraform.Delete || c.Action == terraform.Replace) && !slices.Contains(left, c.Key) {
+			left = append(left, c.Key)
+		}
+	}
 	if p.Pending {
 		for _, c := range p.Changes {
 			_, known := r.state.VMs[c.Key]
 			if c.Action == terraform.Delete && known && !slices.Contains(deletable, c.Key) {
 				return fmt.Errorf("cannot change the VMs: the engine's plan would delete %s, which is not among those to be removed now", c.Address)
 			}
+		}
+		if err := r.leaveMachines(ctx, left, false); err != nil {
+			return err
 		}
 		r.counts.engine.Add(1)
 		if instances, err = engine.Apply(ctx); err != nil {
@@ -227,7 +232,7 @@ func (r *run) keepVMs(in terraform.Input, instances map[string]terraform.Instanc
 		vm := state.VM{
 			ID: x.ID, Address: x.Address, SSHHost: x.SSHHost, SSHPort: x.SSHPort, SSHUser: x.SSHUser,
 			HostKey: strings.TrimSpace(x.SSHHostKey), AgentDir: x.AgentDir, OS: x.OS, Arch: x.Arch,
-			Disk: x.Disk, Running: x.Running, Input: input,
+			Disk: x.Disk, Running: x.Running, Input: input, PrivateKeyFile: x.SSHPrivateKeyFile, Keep: x.Keep,
 		}
 		if had, ok := r.state.VMs[id]; ok && had.ID == vm.ID && vm.HostKey == "" {
 			vm.HostKey = had.HostKey // pinned at the first contact

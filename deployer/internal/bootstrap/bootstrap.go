@@ -57,6 +57,7 @@ type bootstrap struct {
 	ssh     *ssh.Client
 	machine Machine
 	agent   packages.Blob
+	note    func(string)
 
 	there     bool // the agent program is on the VM, whole
 	client    *client.Client
@@ -65,9 +66,10 @@ type bootstrap struct {
 
 // Agent makes the VM at the far end of conn run the given agent program, and
 // returns a client of the agent, over conn, with the agent's first answer. Each
-// step is reported before it begins, unless there is nothing to do in it.
-func Agent(ctx context.Context, conn *ssh.Client, m Machine, agent packages.Blob, report func(Step)) (*client.Client, api.Inventory, error) {
-	b := &bootstrap{ssh: conn, machine: m, agent: agent}
+// step is reported before it begins, unless there is nothing to do in it; note
+// is called with what remains for the operator to do, if anything does.
+func Agent(ctx context.Context, conn *ssh.Client, m Machine, agent packages.Blob, report func(Step), note func(string)) (*client.Client, api.Inventory, error) {
+	b := &bootstrap{ssh: conn, machine: m, agent: agent, note: note}
 	for _, s := range steps() {
 		if s.name == StepUpload && b.there {
 			continue
@@ -99,12 +101,16 @@ func (b *bootstrap) install(ctx context.Context) error {
 	}
 	var installed struct {
 		Agent string `json:"agent"`
+		Note  string `json:"note"`
 	}
 	if err := json.Unmarshal([]byte(lastLine(out)), &installed); err != nil {
 		return fmt.Errorf("cannot read what its agent install answered (%.200q): %w", out, err)
 	}
 	if installed.Agent != b.agent.Digest {
 		return fmt.Errorf("its agent install put another agent there (sha256 %s) than was sent (%s)", installed.Agent, b.agent.Digest)
+	}
+	if installed.Note != "" {
+		b.note(installed.Note)
 	}
 	return nil
 }

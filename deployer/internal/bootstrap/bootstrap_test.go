@@ -155,7 +155,7 @@ func runServices(t *testing.T, folder string) {
 func agentOn(t *testing.T, v vm, agent packages.Blob) (*client.Client, api.Inventory, []Step, error) {
 	t.Helper()
 	var taken []Step
-	c, inventory, err := Agent(contextTest(t), v.conn, v.machine, agent, func(s Step) { taken = append(taken, s) })
+	c, inventory, err := Agent(contextTest(t), v.conn, v.machine, agent, func(s Step) { taken = append(taken, s) }, func(note string) { t.Errorf("an init of ours asks nothing of the operator: %s", note) })
 	return c, inventory, taken, err
 }
 
@@ -292,7 +292,7 @@ func TestCancelledBootstrapEnds(t *testing.T) {
 		if s == StepInstall {
 			cancel(why)
 		}
-	})
+	}, func(string) {})
 	if !errors.Is(err, why) {
 		t.Errorf("error = %v", err)
 	}

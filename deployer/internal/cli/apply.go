@@ -56,7 +56,7 @@ apply continues from what is really there.`,
 }
 
 func (a *app) destroy() *cobra.Command {
-	var autoApprove bool
+	var autoApprove, forget bool
 	cmd := &cobra.Command{
 		Use:   "destroy MANIFEST",
 		Short: "Stop everything and remove the VMs and the state",
@@ -70,8 +70,11 @@ func (a *app) destroy() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			result, err := d.Destroy(cmd.Context(), func(p *plan.Plan) (bool, error) {
-				return a.approve(progress, p, autoApprove, "Destroy all of this? It cannot be undone.")
+			result, err := d.Destroy(cmd.Context(), deployer.DestroyRequest{
+				Approve: func(p *plan.Plan) (bool, error) {
+					return a.approve(progress, p, autoApprove, "Destroy all of this? It cannot be undone.")
+				},
+				ForgetUnreachable: forget,
 			})
 			progress.Close()
 			if result != nil && err == nil {
@@ -84,6 +87,7 @@ func (a *app) destroy() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
+	cmd.Flags().BoolVar(&forget, "forget-unreachable", false, "leave machines of yours that cannot be reached as they are")
 	return cmd
 }
 

@@ -32,6 +32,9 @@ type Target struct {
 	HostKey string
 	// PrivateKey is the user's, PEM.
 	PrivateKey []byte
+	// Agent is the socket of an SSH agent. Its keys are offered when there is no
+	// PrivateKey; of one that is encrypted it may have the plain key.
+	Agent string
 }
 
 // String is user@host:port.
@@ -98,7 +101,7 @@ func (e *HostKeyError) Error() string {
 // help.
 type AuthError struct {
 	Target  string   // user@host:port
-	Key     string   // fingerprint of the key that was offered
+	Key     string   // fingerprints of the keys that were offered
 	Allowed []string // methods that the host would accept
 }
 
@@ -114,10 +117,11 @@ func (e *AuthError) Error() string {
 // *AuthError or another error that time does not heal.
 func Dial(ctx context.Context, t Target, o Options) (*Client, error) {
 	o = o.withDefaults()
-	signer, err := ssh.ParsePrivateKey(t.PrivateKey)
+	keys, release, err := t.signers()
 	if err != nil {
-		return nil, fmt.Errorf("cannot log in to %s: the private key is not usable: %w", t, err)
+		return nil, fmt.Errorf("cannot log in to %s: %w", t, err)
 	}
+	defer release()
 	var pinned ssh.PublicKey
 	if t.HostKey != "" {
 		if pinned, _, _, _, err = ssh.ParseAuthorizedKey([]byte(t.HostKey)); err != nil {
@@ -130,7 +134,7 @@ func Dial(ctx context.Context, t Target, o Options) (*Client, error) {
 	var last error
 	attempt := func() (*Client, error) {
 		o.OnDial()
-		c, err := dialOnce(waiting, t, o, signer, pinned)
+		c, err := dialOnce(waiting, t, o, keys, pinned)
 		if err != nil && waiting.Err() == nil {
 			last = err
 			if !passes(err) {
@@ -189,7 +193,7 @@ func passes(err error) bool {
 	}, func(e error) bool { return errors.Is(err, e) })
 }
 
-func dialOnce(ctx context.Context, t Target, o Options, signer ssh.Signer, pinned ssh.PublicKey) (*Client, error) {
+func dialOnce(ctx context.Context, t Target, o Options, keys []ssh.Signer, pinned ssh.PublicKey) (*Client, error) {
 	deadline := time.Now().Add(o.Attempt)
 	dialer := net.Dialer{Deadline: deadline}
 	tcp, err := dialer.DialContext(ctx, "tcp", t.address())
@@ -222,10 +226,10 @@ func dialOnce(ctx context.Context, t Target, o Options, signer ssh.Signer, pinne
 		// Called whenever a method failed, the implied "none" first.
 		AuthCallback: func(auth *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
 			if offered || !slices.Contains(auth.AllowedMethods, "publickey") {
-				return nil, &AuthError{Target: t.String(), Key: ssh.FingerprintSHA256(signer.PublicKey()), Allowed: auth.AllowedMethods}
+				return nil, &AuthError{Target: t.String(), Key: fingerprints(keys), Allowed: auth.AllowedMethods}
 			}
 			offered = true
-			return ssh.PublicKeys(signer), nil
+			return ssh.PublicKeys(keys...), nil
 		},
 	}
 	sshConn, channels, requests, err := ssh.NewClientConn(conn, t.address(), config)

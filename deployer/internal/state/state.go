@@ -67,17 +67,20 @@ type Slot struct {
 
 // VM is a machine as the infrastructure last told.
 type VM struct {
-	ID       string `json:"id"`
-	Address  string `json:"address"`
-	SSHHost  string `json:"ssh_host"`
-	SSHPort  int    `json:"ssh_port"`
-	SSHUser  string `json:"ssh_user"`
-	HostKey  string `json:"host_key"`
-	AgentDir string `json:"agent_dir"`
-	OS       string `json:"os"`
-	Arch     string `json:"arch"`
-	Disk     string `json:"disk,omitempty"`
-	Running  bool   `json:"running"`
+	ID      string `json:"id"`
+	Address string `json:"address"`
+	SSHHost string `json:"ssh_host"`
+	SSHPort int    `json:"ssh_port"`
+	SSHUser string `json:"ssh_user"`
+	HostKey string `json:"host_key"`
+	// PrivateKeyFile and Keep are the template's ssh_private_key_file and keep.
+	PrivateKeyFile string `json:"ssh_private_key_file,omitempty"`
+	Keep           bool   `json:"keep,omitempty"`
+	AgentDir       string `json:"agent_dir"`
+	OS             string `json:"os"`
+	Arch           string `json:"arch"`
+	Disk           string `json:"disk,omitempty"`
+	Running        bool   `json:"running"`
 	// Input is what the VM was made of, as last rolled.
 	Input json.RawMessage `json:"input,omitempty"`
 }
