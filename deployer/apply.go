@@ -289,6 +289,7 @@ func (r *run) apply(ctx context.Context, approved *plan.Plan, approve Approve) e
 		func(ctx context.Context) error { return r.deliver(ctx, p) },
 		func(ctx context.Context) error { return r.roll(ctx, p) },
 		r.connectAgents,
+		func(context.Context) error { return r.keepRevision() },
 	}
 	for _, step := range steps {
 		if r.interrupted() {

@@ -64,6 +64,8 @@ type Deployer struct {
 	counts counters
 	warn   sync.Once // the manifest is read twice in an apply
 	keys   *state.Keys
+	// archives are the releases that the manifest pins.
+	archives archives
 }
 
 // counters are Counts as they grow.
@@ -162,6 +164,7 @@ func (d *Deployer) locate() (*run, error) {
 	r := &run{Deployer: d, now: time.Now(), enginePlan: map[string][]terraform.Action{}}
 	m, diags := manifests.Load(d.config.Manifest, manifests.Options{
 		Vars: d.config.Vars, VarFiles: d.config.VarFiles, Environ: d.config.Environ, Jobs: d.config.Jobs,
+		OpenRelease: d.openRelease,
 	})
 	if diags.HasErrors() {
 		return nil, manifestError(m, diags)
@@ -329,24 +332,6 @@ func (r *run) wanted() ([]plan.Wanted, error) {
 	}
 	if diags.HasErrors() {
 		return nil, manifestError(r.manifest, diags)
-	}
-	return out, nil
-}
-
-// builtPackages are the programs built for the VMs' platform. All VMs of a
-// deployment share one, which is that of the VMs there are, or this machine's.
-func (r *run) builtPackages() (map[string]render.Package, error) {
-	p, err := r.packages.For(r.platform())
-	if err != nil {
-		return nil, err
-	}
-	out := map[string]render.Package{}
-	for _, name := range p.Programs() {
-		b, err := p.Program(name)
-		if err != nil {
-			return nil, err
-		}
-		out[name] = render.Package{Digest: b.Digest, Size: b.Size}
 	}
 	return out, nil
 }

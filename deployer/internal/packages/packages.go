@@ -173,7 +173,20 @@ func isDigest(s string) bool {
 }
 
 func (p *Platform) blob(e *indexEntry) Blob {
-	b := Blob{File: filepath.Join(p.dir, e.File), Digest: e.Digest, Size: e.Size}
+	return newBlob(filepath.Join(p.dir, e.File), e.Digest, e.Size)
+}
+
+// FileBlob is a file that shall have this digest, outside of any index.
+func FileBlob(file, digest string) (Blob, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return Blob{}, fmt.Errorf("cannot read a package: %w", err)
+	}
+	return newBlob(file, digest, info.Size()), nil
+}
+
+func newBlob(file, digest string, size int64) Blob {
+	b := Blob{File: file, Digest: digest, Size: size}
 	b.verify = sync.OnceValue(func() error {
 		digest, size, err := hashFile(b.File)
 		if err != nil {
@@ -215,6 +228,9 @@ func (x *Index) For(os, arch string) (*Platform, error) {
 	return nil, fmt.Errorf("nothing was built for %s/%s, only for %s: type `make build PLATFORMS=%q` in the project's folder",
 		os, arch, strings.Join(have, ", "), strings.Join(append(have, os+"/"+arch), " "))
 }
+
+// Platforms are all platforms that something was built for.
+func (x *Index) Platforms() []*Platform { return x.platforms }
 
 // Agent is the agent's program itself, not an archive.
 func (p *Platform) Agent() (Blob, error) {

@@ -1,0 +1,59 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"deploy/deployer"
+	"deploy/deployer/internal/cli/views"
+	"deploy/deployer/internal/packages"
+)
+
+func (a *app) release() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "release",
+		Short: "Make releases: jobs with their programs as one archive",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(a.releaseCreate())
+	return cmd
+}
+
+func (a *app) releaseCreate() *cobra.Command {
+	var request deployer.ReleaseRequest
+	cmd := &cobra.Command{
+		Use:   "create DIR -o FILE.tar.gz",
+		Short: "Make the archive of a folder of jobs and the programs that they need",
+		Long: `Makes an archive of a folder of jobs with the programs that they need, as built
+by make build. The same jobs and programs make the same archive. Prints the
+block with which a manifest pins it.`,
+		Example: `  deploy release create examples/jobs -o hello-1.2.tar.gz --version 1.2`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var err error
+			request.Jobs = args[0]
+			if request.Packages, err = packages.DefaultDir(); err != nil {
+				return err
+			}
+			r, err := deployer.CreateRelease(request)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return views.JSON(os.Stdout, r)
+			}
+			fmt.Fprintf(os.Stderr, "%s: version %s, jobs %s, programs %s, %.1f MiB\n",
+				r.Archive, r.Version, strings.Join(r.Jobs, " "), strings.Join(r.Programs, " "), float64(r.Size)/(1<<20))
+			fmt.Printf("release \"mine\" {\n  archive = %q\n  version = %q\n  sha256  = %q\n}\n", r.Archive, r.Version, r.SHA256)
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&request.Out, "output", "o", "", "the archive's `file`")
+	cmd.Flags().StringVar(&request.Version, "version", "", "its version (default: made from the content)")
+	_ = cmd.MarkFlagRequired("output") // the flag exists
+	return cmd
+}
