@@ -135,7 +135,23 @@ each, jobs installed, supervised and updated without losing a request.`,
 	root.PersistentFlags().StringArrayVar(&a.varFiles, "var-file", nil, "`file` with values of manifest variables (may be repeated)")
 	root.AddCommand(a.apply(), a.plan(), a.destroy(), a.status(), a.logs(), a.ssh(), a.bus(), a.validate(), a.format(), a.version(),
 		a.secret(), a.state(), a.release())
+	explainArguments(root)
 	return root
+}
+
+// explainArguments makes a wrong number of arguments say what is expected.
+func explainArguments(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return fmt.Errorf("cannot run %s: it %w; usage: %s", cmd.CommandPath(), err, cmd.UseLine())
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		explainArguments(sub)
+	}
 }
 
 // deployer makes the engine for a manifest.
