@@ -218,6 +218,7 @@ func lockFolder(ctx context.Context, name string) (*os.File, error) {
 // Inventory tells what is there now.
 func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 	snapshot := a.installer.Snapshot()
+	drifted := a.installer.Drifted()
 	state, reasons, since := a.supervisor.Health()
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -238,6 +239,7 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 		Active:       snapshot.Active,
 		Previous:     snapshot.Previous,
 		Interrupted:  snapshot.Interrupted,
+		Drifted:      drifted,
 		State:        state,
 		Reasons:      reasons,
 		HealthySince: since,

@@ -25,12 +25,24 @@ type Inventory struct {
 	// instance is then owed work although Active may be the wanted generation.
 	Interrupted bool `json:"interrupted,omitempty"`
 
+	// Drifted are files of the VM's image whose message-bus URIs are not (or no
+	// longer) as the active generation wants them; an update mends them.
+	Drifted []Drift `json:"drifted,omitempty"`
+
 	State        InstanceState   `json:"state"`
 	Reasons      []string        `json:"reasons,omitempty"` // why State is not running
 	HealthySince *time.Time      `json:"healthy_since,omitempty"`
 	Processes    []ProcessStatus `json:"processes,omitempty"`
 	// Running is the operation in progress, if any.
 	Running *Operation `json:"running,omitempty"`
+}
+
+// Drift is a file that is not as it shall be.
+type Drift struct {
+	File   string `json:"file"`
+	Reason string `json:"reason"` // without secrets
+	// Processes are those that an update will restart for it, as "job/process".
+	Processes []string `json:"processes,omitempty"`
 }
 
 // AgentInfo describes the agent program.

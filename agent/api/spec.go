@@ -49,6 +49,29 @@ type Job struct {
 	Processes []Process `json:"processes,omitempty"`
 	Hooks     []Hook    `json:"hooks,omitempty"`
 	Listens   []Listen  `json:"listens,omitempty"`
+	Mbus      *Mbus     `json:"mbus,omitempty"`
+}
+
+// Mbus asks for the message-bus URIs in files of the VM's image to be rewritten
+// in place before the job's processes start. A process is concerned by the
+// files that its command or environment names; if it names none, by those that
+// are called as it or its job is; if there are none, by all. Where other URIs
+// stand than the active generation wants, it is restarted at the next update.
+type Mbus struct {
+	// Folder is where the image's files are, absolute.
+	Folder string `json:"folder"`
+	// Files are patterns as of path.Match, relative to Folder or absolute. One
+	// that matches no file is an error.
+	Files []string `json:"files"`
+	// Servers are host:port each; without a port that of the URI stays.
+	Servers []string `json:"servers"`
+	// User and Password, not encoded; if both are empty those of the URI stay.
+	User     string `json:"user,omitempty"`
+	Password string `json:"password,omitempty"`
+	Scheme   string `json:"scheme,omitempty"` // "": that of the URI stays
+	// Choice spreads the instances over the servers where a file has room for one
+	// only, and names none of them yet.
+	Choice int `json:"choice"`
 }
 
 // OnChange says what a changed file asks of its job's processes.

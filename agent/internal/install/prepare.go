@@ -24,6 +24,7 @@ func (i *Installer) Prepare(ctx context.Context, spec api.Spec, report Report) e
 		{"fetch", func(ctx context.Context) error { return i.fetchPackages(ctx, report, spec.Packages) }},
 		{"system packages", func(ctx context.Context) error { return i.systemPackages(ctx, report, spec.SystemPackages) }},
 		{"ports", func(context.Context) error { return i.checkPorts(spec) }},
+		{"mbus", func(context.Context) error { _, err := rewritings(spec); return err }},
 		{"stage", func(context.Context) error { return i.stage(spec) }},
 		{"check", func(ctx context.Context) error { return i.runChecks(ctx, report, spec) }},
 		{"staged", func(context.Context) error { return i.noteStaged(spec, report) }},

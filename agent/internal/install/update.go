@@ -69,6 +69,10 @@ type transition struct {
 	resumed bool
 	// back: this is a rollback, which leaves Previous as it is.
 	back bool
+	// rewrite are the files of the image with other URIs of the bus than wanted,
+	// and unreadable says why that cannot be told.
+	rewrite    []rewriting
+	unreadable error
 }
 
 // run is the update itself: only processes whose digests differ are touched.
@@ -78,12 +82,14 @@ func (t *transition) run(ctx context.Context, minHealthy, deadline time.Duration
 		return runSteps(ctx, t.report, []step{healthy})
 	}
 	return runSteps(ctx, t.report, []step{
+		{"mbus", func(context.Context) error { return t.unreadable }},
 		{"begin", t.begin},
 		{"pre_stop", t.preStop},
 		{"drain", t.drain},
 		{"stop", t.stopProcesses},
 		{"post_stop", t.postStop},
 		{"activate", t.activate},
+		{"mbus", t.rewriteURIs},
 		{"pre_start", t.preStart},
 		{"start", t.startProcesses},
 		{"reload", t.reloadProcesses},
@@ -105,6 +111,8 @@ func (i *Installer) plan(to api.Spec, next string, report Report) *transition {
 			report.Event("plan", fmt.Sprintf("what was active is not known, its hooks are left out: %v", err))
 		}
 	}
+	t.rewrite, t.unreadable = rewritings(to)
+	owed := owedFor(t.rewrite)
 	there := byProcess(i.Supervisor.Statuses())
 	wanted := make(map[ref]bool)
 	for _, job := range t.jobs {
@@ -115,7 +123,7 @@ func (i *Installer) plan(to api.Spec, next string, report Report) *transition {
 			switch {
 			case !ok || status.State == api.ProcessStopped:
 				t.start = append(t.start, r)
-			case status.Digest != p.Digest, status.State == api.ProcessBackoff, status.State == api.ProcessStopping,
+			case owed[r], status.Digest != p.Digest, status.State == api.ProcessBackoff, status.State == api.ProcessStopping,
 				status.ReloadDigest != p.ReloadDigest && p.Reload == nil:
 				t.stop = append(t.stop, r)
 				t.start = append(t.start, r)
@@ -143,7 +151,7 @@ func (i *Installer) plan(to api.Spec, next string, report Report) *transition {
 func (t *transition) nothing() bool {
 	s := t.snapshot()
 	return s.Active == t.to.Generation && s.Pending == nil && !s.Stopped &&
-		len(t.stop)+len(t.forget)+len(t.start)+len(t.reload) == 0
+		len(t.stop)+len(t.forget)+len(t.start)+len(t.reload)+len(t.rewrite) == 0 && t.unreadable == nil
 }
 
 // begin notes that the update is owed until it has ended well.
