@@ -37,7 +37,7 @@ ifneq ($(PROGRAMS),)
 endif
 
 setup: ## install what the demo and the tests run and this machine lacks (apt)
-	@.ci/setup.sh nginx curl gcc
+	@.ci/setup.sh nginx curl gcc sshd ip
 
 demo: ## build, stand the example cluster up and fetch a page from it
 	@.ci/setup.sh nginx curl
@@ -70,6 +70,7 @@ test: ## everything: format, build, vet, unit tests with the race detector, end-
 	stage build $(MAKE) --no-print-directory build; \
 	stage vet go vet ./...; \
 	stage vet-e2e go vet -tags e2e ./examples/...; \
+	stage lint $(MAKE) --no-print-directory lint; \
 	stage unit env CGO_ENABLED=1 go test -race -p 2 -timeout 10m ./...; \
 	stage e2e go test -tags e2e -p 1 -timeout 15m ./examples/...; \
 	printf "=== stages\n$$times"; \
@@ -87,7 +88,7 @@ fmt: ## format all Go code
 	gofmt -w .
 
 lint: ## staticcheck
-	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 ./...
+	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 -tags e2e ./...
 
 clean: ## remove what was built (clusters stay: make demo-down)
 	rm -rf bin

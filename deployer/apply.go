@@ -278,9 +278,9 @@ func (r *run) apply(ctx context.Context, approved *plan.Plan, approve Approve) e
 	var p *plan.Plan
 	steps := []func(context.Context) error{
 		r.beginEpoch,
+		r.settle,
 		r.makeVMs,
 		r.bootstrap,
-		r.settle,
 		r.identify,
 		func(ctx context.Context) (err error) {
 			p, err = r.refine(ctx, approved, approve)
