@@ -48,19 +48,27 @@ func (r *run) settle(ctx context.Context) error {
 		r.event(Event{Phase: PhaseSurvey, Instance: id, Step: "settle", Message: "waiting for the " + string(inv.Running.Kind) + " that an earlier run began"})
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 		defer cancel()
-		since := uint64(0)
-		for {
-			progress, err := r.fleet.client(id).Wait(ctx, api.WaitRequest{OpID: inv.Running.OpID, Since: since, MaxMS: 10_000})
-			if err != nil {
-				return fmt.Errorf("cannot follow the %s that runs on %s: %w", inv.Running.Kind, id, err)
-			}
-			if progress.Operation.State != api.OperationRunning {
-				r.event(Event{Phase: PhaseSurvey, Instance: id, Step: "settle", Done: true})
-				return nil
-			}
-			since = progress.Operation.Sequence
+		if err := r.follow(ctx, id, inv.Running); err != nil {
+			return err
 		}
+		r.event(Event{Phase: PhaseSurvey, Instance: id, Step: "settle", Done: true})
+		return nil
 	})
+}
+
+// follow waits until an operation on an agent has ended, well or not.
+func (r *run) follow(ctx context.Context, id string, op *api.Operation) error {
+	since := uint64(0)
+	for {
+		progress, err := r.fleet.client(id).Wait(ctx, api.WaitRequest{OpID: op.OpID, Since: since, MaxMS: 10_000})
+		if err != nil {
+			return fmt.Errorf("cannot follow the %s that runs on %s: %w", op.Kind, id, err)
+		}
+		if progress.Operation.State != api.OperationRunning {
+			return nil
+		}
+		since = progress.Operation.Sequence
+	}
 }
 
 // identify tells agents who they are: those of new VMs, and those whose VM or

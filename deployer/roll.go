@@ -272,9 +272,25 @@ func (r *run) submission(id, opID string) api.Submission {
 	}}
 }
 
-// submit follows an operation to its end and reports its steps.
+// submit follows an operation to its end and reports its steps. An agent that
+// is still busy with another one (an update that took longer than it was waited
+// for) is waited for first: a refused submission leaves no trace there.
 func (r *run) submit(ctx context.Context, id string, s api.Submission) error {
-	return r.fleet.client(id).Do(ctx, s, func(e api.OperationEvent) {
-		r.event(Event{Phase: PhaseRollout, Instance: id, Step: e.Step, Message: e.Message})
-	})
+	for {
+		err := r.fleet.client(id).Do(ctx, s, func(e api.OperationEvent) {
+			r.event(Event{Phase: PhaseRollout, Instance: id, Step: e.Step, Message: e.Message})
+		})
+		var refused *api.Error
+		if !errors.As(err, &refused) || refused.Code != api.CodeConflict {
+			return err
+		}
+		inv, askErr := r.fleet.client(id).Inventory(ctx)
+		if askErr != nil || inv.Running == nil || inv.Running.OpID == s.OpID {
+			return err
+		}
+		r.event(Event{Phase: PhaseRollout, Instance: id, Step: "wait", Message: "waiting for the " + string(inv.Running.Kind) + " that runs there"})
+		if err := r.follow(ctx, id, inv.Running); err != nil {
+			return err
+		}
+	}
 }
