@@ -29,6 +29,8 @@ type Config struct {
 	MaxPayload     int32 `yaml:"max_payload"`  // bytes of one message
 	MaxStoreMB     int64 `yaml:"max_store_mb"` // of the account AGENTS, MiB
 	MonitorPort    int   `yaml:"monitor_port"` // 0: none
+	// Cluster is nil for a lone server.
+	Cluster *Cluster `yaml:"cluster"`
 }
 
 // The server's fixed time limits.
@@ -83,6 +85,9 @@ func (c Config) validate() error {
 	}
 	if c.MaxStoreMB <= 0 {
 		problems = append(problems, errors.New("max_store_mb must be positive"))
+	}
+	if c.Cluster != nil {
+		problems = append(problems, c.Cluster.validate())
 	}
 	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("config is not usable: %w", err)

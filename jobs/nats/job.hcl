@@ -63,6 +63,12 @@ property "monitor_port" {
   description = "Port of nats-server's HTTP monitoring pages, which ask for no password; 0: none"
 }
 
+property "cluster_port" {
+  type        = number
+  default     = 6222
+  description = "Port for the other servers of the bus, when there are several"
+}
+
 provides "bus" {
   properties = ["port", "user", "password"]
 }
@@ -78,6 +84,13 @@ certificate "server" {
 template "nats.yml" {
   destination = "nats.yml"
   on_change   = "restart"
+}
+
+# The servers of the bus. It is read at the start only: those that come later
+# make themselves known, so that a change disturbs nobody.
+template "peers" {
+  destination = "peers"
+  on_change   = "none"
 }
 
 template "password" {
@@ -117,4 +130,8 @@ process "nats" {
 
 listen "bus" {
   port = property.port
+}
+
+listen "cluster" {
+  port = property.cluster_port
 }

@@ -3,6 +3,7 @@ package nats
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path"
@@ -20,7 +21,7 @@ import (
 )
 
 // load reads a manifest with one group that runs this job.
-func load(t *testing.T, password string, port int) (*manifests.Manifest, hcl.Diagnostics) {
+func load(t *testing.T, password string, port, clusterPort int) (*manifests.Manifest, hcl.Diagnostics) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "cluster.hcl")
 	must(t, os.WriteFile(file, []byte(`
@@ -37,7 +38,8 @@ group "nats" {
   vm        = vm.small
   job "nats" {
     properties {
-      port     = `+strconv.Itoa(port)+`
+      port         = `+strconv.Itoa(port)+`
+      cluster_port = `+strconv.Itoa(clusterPort)+`
       password = `+strconv.Quote(password)+`
     }
   }
@@ -49,16 +51,27 @@ group "nats" {
 // What job.hcl and its templates make of a manifest is what the program takes.
 func TestJobServes(t *testing.T) {
 	t.Parallel()
-	manifest, diags := load(t, testPassword, freePort(t))
+	for _, count := range []int{1, 3} {
+		t.Run(strconv.Itoa(count), func(t *testing.T) { testJobServes(t, count) })
+	}
+}
+
+func testJobServes(t *testing.T, count int) {
+	manifest, diags := load(t, testPassword, freePort(t), freePort(t))
 	mustBeFine(t, diags)
+	var instances []manifests.Instance
+	for n := range count {
+		instances = append(instances, manifests.Instance{Group: "nats", Index: n, Address: fmt.Sprintf("127.0.0.%d", n+1)})
+	}
 	job := manifest.Group("nats").Jobs[0]
 
 	ca := newAuthority(t)
-	certificate, key := ca.server(t)
+	certificate, key := ca.server(t, "127.0.0.1")
 	agentDir := t.TempDir()
+	instances[0].AgentDir = agentDir
 	vars, diags := manifest.JobContext(manifests.Facts{
 		DeploymentID: testDeployment,
-		Instances:    map[string][]manifests.Instance{"nats": {{Group: "nats", Address: "127.0.0.1", AgentDir: agentDir}}},
+		Instances:    map[string][]manifests.Instance{"nats": instances},
 		Certificates: map[manifests.CertificateKey]cty.Value{
 			{Group: "nats", Job: "nats", Name: "server"}: cty.ObjectVal(map[string]cty.Value{
 				"ca":          cty.StringVal(string(ca.pem)),
@@ -92,6 +105,14 @@ func TestJobServes(t *testing.T) {
 	}
 	cfg, err := ReadConfig(arguments[2].AsString())
 	must(t, err)
+	if (cfg.Cluster != nil) != (count > 1) {
+		t.Errorf("cluster of %d is %+v", count, cfg.Cluster)
+	}
+	if cfg.Cluster != nil {
+		if routes, err := cfg.Cluster.routes(); err != nil || len(routes) != count {
+			t.Errorf("routes are %v, %v", routes, err)
+		}
+	}
 	server, err := New(cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	must(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
@@ -112,7 +133,7 @@ func TestJobServes(t *testing.T) {
 func TestJobRefusesPassword(t *testing.T) {
 	t.Parallel()
 	for _, password := range []string{"", "a b", "a@b", "a\nb", "a'b"} {
-		if _, diags := load(t, password, 4222); !diags.HasErrors() {
+		if _, diags := load(t, password, 4222, 6222); !diags.HasErrors() {
 			t.Errorf("password %q is accepted", password)
 		}
 	}

@@ -89,12 +89,21 @@ func serverOptions(cfg Config, admission *admission) (*natsserver.Options, error
 	options.AllowNonTLS = cfg.AllowPlaintext
 	options.CustomClientAuthentication = admission
 	options.JetStream = true
-	options.StoreDir = cfg.Store
+	store, err := clearOtherStore(cfg)
+	if err != nil {
+		return nil, err
+	}
+	options.StoreDir = store
 	options.JetStreamMaxStore = maxStore
 	options.JetStreamMaxMemory = 1 // the least: nothing is kept in memory
 	if cfg.MonitorPort != 0 {
 		options.HTTPHost = cfg.Address
 		options.HTTPPort = cfg.MonitorPort
+	}
+	if cfg.Cluster != nil {
+		if err := cfg.Cluster.join(options, cfg, admission); err != nil {
+			return nil, err
+		}
 	}
 	return options, nil
 }
@@ -176,7 +185,14 @@ func (l *serverLog) Noticef(format string, v ...any) {
 	l.log.Log(context.Background(), level, fmt.Sprintf(format, v...))
 }
 
-func (l *serverLog) Warnf(format string, v ...any) { l.log.Warn(fmt.Sprintf(format, v...)) }
+// Warnf logs a warning, but for one that is not true: peers are verified by
+// peerConfig, which nats-server cannot see.
+func (l *serverLog) Warnf(format string, v ...any) {
+	if strings.HasPrefix(format, "TLS certificate chain and hostname of solicited routes will not be verified") {
+		return
+	}
+	l.log.Warn(fmt.Sprintf(format, v...))
+}
 
 // Errorf logs an error, but for a peer that left before it said anything: that
 // is a health check which only connects, once a second and for ever.

@@ -16,7 +16,9 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -80,9 +82,13 @@ func (a *authority) issue(t *testing.T, template *x509.Certificate) (certificate
 	return encode("CERTIFICATE", der), encode("PRIVATE KEY", keyDER)
 }
 
-func (a *authority) server(t *testing.T) (certificate, key []byte) {
+// testPeerName is what a server's certificate is called.
+const testPeerName = "nats.cf.internal"
+
+func (a *authority) server(t *testing.T, address string) (certificate, key []byte) {
 	return a.issue(t, &x509.Certificate{
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IPAddresses: []net.IP{net.ParseIP(address)},
+		DNSNames:    []string{testPeerName},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})
 }
@@ -107,15 +113,26 @@ func (a *authority) clientFrom(t *testing.T, template *x509.Certificate, uris ..
 // bus is a running server with its CA and its files.
 type bus struct {
 	*Server
-	cfg Config
-	ca  *authority
+	cfg  Config
+	ca   *authority
+	stop func()
 }
 
 // startBus runs a real server until the test ends.
 func startBus(t *testing.T, change func(*Config)) *bus {
 	t.Helper()
+	b := newBus(t, newAuthority(t))
+	if change != nil {
+		change(&b.cfg)
+	}
+	b.write(t, testPassword)
+	b.start(t)
+	return b
+}
+
+func newBus(t *testing.T, ca *authority) *bus {
 	folder := t.TempDir()
-	b := &bus{ca: newAuthority(t), cfg: Config{
+	return &bus{ca: ca, cfg: Config{
 		Name:            "nats-0",
 		DeploymentID:    testDeployment,
 		Address:         "127.0.0.1",
@@ -129,22 +146,23 @@ func startBus(t *testing.T, change func(*Config)) *bus {
 		MaxPayload:      8 << 20,
 		MaxStoreMB:      64,
 	}}
-	if change != nil {
-		change(&b.cfg)
-	}
-	b.write(t, testPassword)
+}
+
+func (b *bus) start(t *testing.T) {
+	t.Helper()
 	server, err := New(b.cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	must(t, err)
 	b.Server = server
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- server.Run(ctx) }()
-	t.Cleanup(func() {
+	b.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("server ended with: %v", err)
 		}
 	})
+	t.Cleanup(b.stop)
 	select {
 	case <-server.Ready():
 	case err := <-done:
@@ -153,13 +171,12 @@ func startBus(t *testing.T, change func(*Config)) *bus {
 	case <-time.After(testTimeout):
 		t.Fatal("server is not ready")
 	}
-	return b
 }
 
 // write fills the credential files: this password and a new certificate.
 func (b *bus) write(t *testing.T, password string) {
 	t.Helper()
-	certificate, key := b.ca.server(t)
+	certificate, key := b.ca.server(t, b.cfg.Address)
 	must(t, os.WriteFile(b.cfg.PasswordFile, []byte(password+"\n"), 0o600))
 	must(t, os.WriteFile(b.cfg.CAFile, b.ca.pem, 0o644))
 	must(t, os.WriteFile(b.cfg.CertificateFile, certificate, 0o644))
@@ -304,6 +321,8 @@ func TestReload(t *testing.T) {
 	}
 	b.connect(t, nats.UserInfo("nats", "changed"))
 
+	good, err := os.ReadFile(b.cfg.CertificateFile)
+	must(t, err)
 	must(t, os.WriteFile(b.cfg.CertificateFile, []byte("damaged"), 0o644))
 	if err := b.Reload(); err == nil {
 		t.Error("a damaged certificate was loaded")
@@ -313,6 +332,16 @@ func TestReload(t *testing.T) {
 	// Another CA: agents of the old one are strangers, components need only trust.
 	before := b.ca
 	b.ca = newAuthority(t)
+	both := append(slices.Clone(before.pem), b.ca.pem...)
+	must(t, os.WriteFile(b.cfg.CertificateFile, good, 0o644))
+	must(t, os.WriteFile(b.cfg.CAFile, both, 0o644))
+	short, stop = context.WithTimeout(ctx, 200*time.Millisecond)
+	defer stop()
+	if err := Verify(short, b.cfg); err == nil || !strings.Contains(err.Error(), "other CAs") {
+		t.Errorf("Verify believed CAs that were not loaded: %v", err)
+	}
+	must(t, b.Reload())
+	must(t, Verify(ctx, b.cfg))
 	b.write(t, "changed")
 	must(t, b.Reload())
 	stranger := before.client(t, api.AgentIdentity(testDeployment, "router/0"))

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"time"
 
@@ -16,8 +17,8 @@ import (
 // verifyAgain is the pause between two looks at the server.
 const verifyAgain = 50 * time.Millisecond
 
-// Verify waits until the running server uses the password and certificate that
-// the files hold now: a reload is believed only when it is seen. When ctx ends
+// Verify waits until the running server uses the password, certificate and CAs
+// that the files hold now: a reload is believed only when it is seen. When ctx ends
 // first, the error says what was seen last.
 func Verify(ctx context.Context, cfg Config) error {
 	for {
@@ -40,6 +41,7 @@ func verifyOnce(ctx context.Context, cfg Config) error {
 	}
 	address := "tls://" + net.JoinHostPort(cfg.Address, strconv.Itoa(cfg.Port))
 	var served []byte
+	var trusted [][]byte
 	conn, err := nats.Connect(address,
 		nats.UserInfo(cfg.User, string(wanted.password)),
 		nats.Secure(&tls.Config{
@@ -49,6 +51,11 @@ func verifyOnce(ctx context.Context, cfg Config) error {
 			VerifyConnection: func(state tls.ConnectionState) error {
 				served = state.PeerCertificates[0].Raw
 				return nil
+			},
+			// The server says whose certificates it takes.
+			GetClientCertificate: func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+				trusted = request.AcceptableCAs
+				return &tls.Certificate{}, nil
 			},
 		}),
 		nats.SetCustomDialer(contextDialer{ctx}),
@@ -60,6 +67,10 @@ func verifyOnce(ctx context.Context, cfg Config) error {
 	conn.Close()
 	if !bytes.Equal(served, wanted.tls.Certificates[0].Certificate[0]) {
 		return errors.New("the server still serves another certificate than " + cfg.CertificateFile + " holds")
+	}
+	//lint:ignore SA1019 the pool holds certificates of a file, none of the system's
+	if cas := wanted.tls.ClientCAs.Subjects(); !slices.EqualFunc(trusted, cas, bytes.Equal) {
+		return errors.New("the server still trusts other CAs than " + cfg.CAFile + " holds")
 	}
 	return nil
 }

@@ -49,6 +49,8 @@ type Bus struct {
 	log  *slog.Logger
 	stop context.CancelFunc // of the dialer
 
+	servers int // of the bus
+
 	publishing sync.Mutex // one package at a time, see Publish
 }
 
@@ -126,7 +128,7 @@ func connect(ctx context.Context, s Settings) (*Bus, error) {
 		stop()
 		return nil, err
 	}
-	return &Bus{nc: nc, js: js, log: log, stop: stop}, nil
+	return &Bus{nc: nc, js: js, log: log, stop: stop, servers: len(s.URLs)}, nil
 }
 
 // Close ends the connection; what waits on it returns an error.

@@ -141,6 +141,12 @@ func (b *Bus) bucket(ctx context.Context) (jetstream.ObjectStore, error) {
 	case err != nil:
 		return nil, err
 	case stream.CachedInfo().Config.MaxBytes == bound:
+		if config := stream.CachedInfo().Config; config.Replicas < b.replicas() {
+			config.Replicas = b.replicas()
+			if _, err := b.js.UpdateStream(ctx, config); err != nil { // not all servers are there
+				b.log.Info("the bus keeps fewer copies of packages than it has servers for", "error", err)
+			}
+		}
 		return b.js.ObjectStore(ctx, api.PackageBucket)
 	case bound > 0:
 		// The server changes no stream that reserves more than the limit allows,
@@ -149,13 +155,28 @@ func (b *Bus) bucket(ctx context.Context) (jetstream.ObjectStore, error) {
 			return nil, err
 		}
 	}
-	return b.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
+	config := jetstream.ObjectStoreConfig{
 		Bucket:      api.PackageBucket,
 		Description: "packages by digest, a cache that the deployer fills",
 		MaxBytes:    bound,
 		Storage:     jetstream.FileStorage,
-		Replicas:    1,
-	})
+		Replicas:    b.replicas(),
+	}
+	made, err := b.js.CreateOrUpdateObjectStore(ctx, config)
+	if err != nil && config.Replicas > 1 { // not all servers are there
+		config.Replicas = 1
+		return b.js.CreateOrUpdateObjectStore(ctx, config)
+	}
+	return made, err
+}
+
+// replicas is on how many of the bus's servers a package is kept: three, if
+// there are as many, outlive one. Two do not outlive one any better than one.
+func (b *Bus) replicas() int {
+	if b.servers >= 3 {
+		return 3
+	}
+	return 1
 }
 
 // makeRoom empties the cache if a package of this size does not fit any more.
