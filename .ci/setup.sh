@@ -8,6 +8,8 @@ packages_of() {
 	case $1 in
 	nginx) echo nginx-light ;;
 	gcc) echo gcc libc6-dev ;; # the race detector needs cgo
+	sshd) echo openssh-server ;;
+	ip) echo iproute2 ;;
 	curl) echo curl ca-certificates ;;
 	*) echo "setup: no package is known for the program $1" >&2 && return 1 ;;
 	esac
@@ -45,9 +47,8 @@ install >/dev/null 2>&1 || {
 	install
 }
 
-# Debian starts nginx at once, on port 80. Nobody asked for that one.
-case $wanted in
-*nginx*)
-	if [ -d /run/systemd/system ]; then $root systemctl disable --now nginx || true; fi
-	;;
-esac
+# Debian starts these at once, on ports 80 and 22. Nobody asked for that.
+if [ -d /run/systemd/system ]; then
+	case $wanted in *nginx*) $root systemctl disable --now nginx || true ;; esac
+	case $wanted in *openssh-server*) $root systemctl disable --now ssh || true ;; esac
+fi

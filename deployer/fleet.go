@@ -59,6 +59,8 @@ const (
 	// A machine that is there accepts SSH at once; one that boots takes its time.
 	askPatience  = time.Second
 	bootPatience = 90 * time.Second
+	// A machine that exists was up before we came.
+	keptPatience = 5 * time.Second
 )
 
 func newFleet(r *run) *fleet {
@@ -164,6 +166,9 @@ func (f *fleet) connect(ctx context.Context, id string) (*ssh.Client, error) {
 		var target ssh.Target
 		if target, c.err = f.run.sshTarget(f.vm(id)); c.err != nil {
 			return
+		}
+		if f.vm(id).Keep {
+			patience = min(patience, keptPatience)
 		}
 		c.client, c.err = ssh.Dial(ctx, target, ssh.Options{Patience: patience, OnDial: func() { f.run.counts.ssh.Add(1) }})
 	})
