@@ -1,0 +1,28 @@
+package views
+
+import (
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"deploy/deployer"
+)
+
+// Simulation prints how a simulated rollout went.
+func Simulation(w io.Writer, s *deployer.Simulation) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "GROUP\tINSTANCES\tTOUCHED\tMOST IN FLIGHT\tLOWEST AVAILABLE")
+	for _, g := range s.Groups {
+		fmt.Fprintf(t, "%s\t%d\t%d\t%d\t%d\n", g.Name, g.Instances, g.Touched, g.MaxInFlight, g.LowestAvailable)
+	}
+	t.Flush()
+	for _, f := range s.Failures {
+		fmt.Fprintln(w, f)
+	}
+	for _, b := range s.Broken {
+		fmt.Fprintln(w, "BROKEN:", b)
+	}
+	fmt.Fprintf(w, "\n%s: %d instances, %s after %s of virtual time, %d operations (computed in %s).\n",
+		s.Deployment, s.Instances, s.Outcome, s.Virtual.Round(100*time.Millisecond), s.Operations, s.Took.Round(time.Millisecond))
+}
