@@ -218,8 +218,8 @@ func lockFolder(ctx context.Context, name string) (*os.File, error) {
 // Inventory tells what is there now.
 func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 	snapshot := a.installer.Snapshot()
-	drifted := a.installer.Drifted()
 	state, reasons, since := a.supervisor.Health()
+	drift := a.installer.Drift(false)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return api.Inventory{
@@ -239,13 +239,19 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 		Active:       snapshot.Active,
 		Previous:     snapshot.Previous,
 		Interrupted:  snapshot.Interrupted,
-		Drifted:      drifted,
 		State:        state,
 		Reasons:      reasons,
 		HealthySince: since,
 		Processes:    a.supervisor.Statuses(),
 		Running:      a.ops.runningNow(),
+		Drift:        drift[:min(len(drift), api.MaxDrift)],
+		Now:          time.Now().UTC(),
 	}, nil
+}
+
+// Drift reads everything that was installed and tells what differs.
+func (a *Agent) Drift(context.Context) (api.DriftReport, error) {
+	return api.DriftReport{Drift: a.installer.Drift(true)}, nil
 }
 
 // Spec reads a generation.

@@ -25,24 +25,71 @@ type Inventory struct {
 	// instance is then owed work although Active may be the wanted generation.
 	Interrupted bool `json:"interrupted,omitempty"`
 
-	// Drifted are files of the VM's image whose message-bus URIs are not (or no
-	// longer) as the active generation wants them; an update mends them.
-	Drifted []Drift `json:"drifted,omitempty"`
-
 	State        InstanceState   `json:"state"`
 	Reasons      []string        `json:"reasons,omitempty"` // why State is not running
 	HealthySince *time.Time      `json:"healthy_since,omitempty"`
 	Processes    []ProcessStatus `json:"processes,omitempty"`
 	// Running is the operation in progress, if any.
 	Running *Operation `json:"running,omitempty"`
+	// Drift is what was changed by hand since it was installed, as far as times,
+	// sizes and inodes show it; at most MaxDrift. MethodDrift reads every byte.
+	Drift []Drift `json:"drift,omitempty"`
+	// Now is the time by the VM's clock.
+	Now time.Time `json:"now,omitzero"`
 }
 
-// Drift is a file that is not as it shall be.
+// MaxDrift is how many differences an inventory names.
+const MaxDrift = 100
+
+// DriftKind says how something differs from what was installed.
+type DriftKind string
+
+const (
+	DriftChanged DriftKind = "changed"
+	DriftMissing DriftKind = "missing"
+	DriftExtra   DriftKind = "extra"
+	DriftMode    DriftKind = "mode" // the content is as it was, mode or owner are not
+	// DriftBus: a file of the VM's image with message-bus URIs that are not, or no
+	// longer, as the active generation wants them.
+	DriftBus DriftKind = "bus"
+)
+
+// Drift is one difference between what was installed and what is there. It
+// holds no digest: what is wanted and what is there are compared on the VM.
 type Drift struct {
-	File   string `json:"file"`
-	Reason string `json:"reason"` // without secrets
-	// Processes are those that an update will restart for it, as "job/process".
-	Processes []string `json:"processes,omitempty"`
+	Path string    `json:"path"` // below the agent's folder, slash-separated; else absolute
+	Kind DriftKind `json:"kind"`
+	// Reason says more, without secrets.
+	Reason string `json:"reason,omitempty"`
+	// Job or Package is what the path belongs to; neither for an agent's own.
+	Job     string `json:"job,omitempty"`
+	Package string `json:"package,omitempty"`
+	// Restart and Reload are the processes ("job/process") that may have loaded
+	// what is there: when it is mended they are started anew, or reload.
+	Restart []string `json:"restart,omitempty"`
+	Reload  []string `json:"reload,omitempty"`
+	// Left: an update does not mend it. So are files added to packages, which
+	// programs write there themselves.
+	Left bool `json:"left,omitempty"`
+}
+
+// String is "jobs/hello/hello.yml changed by hand".
+func (d Drift) String() string {
+	if d.Reason != "" {
+		return d.Reason
+	}
+	what := map[DriftKind]string{
+		DriftMissing: "removed by hand", DriftExtra: "added by hand", DriftMode: "has another mode or owner",
+	}[d.Kind]
+	if what == "" {
+		what = "changed by hand"
+	}
+	return d.Path + " " + what
+}
+
+// DriftReport answers MethodDrift.
+type DriftReport struct {
+	Drift []Drift `json:"drift,omitempty"`
 }
 
 // AgentInfo describes the agent program.

@@ -18,6 +18,9 @@ const (
 	MethodSpec Method = "spec"
 	// MethodLog reads a piece of a process's log: LogRequest, reply LogChunk.
 	MethodLog Method = "log"
+	// MethodDrift reads everything that was installed and tells what differs: no
+	// request body, reply DriftReport.
+	MethodDrift Method = "drift"
 	// MethodSubmit accepts an operation: Submission, reply Operation.
 	MethodSubmit Method = "submit"
 	// MethodWait follows an operation: WaitRequest, reply Progress.
@@ -26,7 +29,7 @@ const (
 
 // Methods lists every method, in the order of the documentation.
 func Methods() []Method {
-	return []Method{MethodInventory, MethodSpec, MethodLog, MethodSubmit, MethodWait}
+	return []Method{MethodInventory, MethodSpec, MethodLog, MethodDrift, MethodSubmit, MethodWait}
 }
 
 // ServiceName is the name under which agents appear as NATS micro services.

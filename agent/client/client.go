@@ -18,6 +18,8 @@ import (
 const (
 	// requestTimeout bounds one attempt of a request that does not wait.
 	requestTimeout = 15 * time.Second
+	// driftTimeout allows for the reading of all packages.
+	driftTimeout = 60 * time.Second
 	// pollGrace is added to the time that the agent was asked to wait.
 	pollGrace = 5 * time.Second
 	// pollTime is how long Do lets the agent wait at once.
@@ -70,6 +72,11 @@ func (c *Client) Spec(ctx context.Context, r api.SpecRequest) (api.Spec, error) 
 // Log reads a piece of a log.
 func (c *Client) Log(ctx context.Context, r api.LogRequest) (api.LogChunk, error) {
 	return ask[api.LogChunk](ctx, c, api.MethodLog, r, requestTimeout+milliseconds(r.WaitMS))
+}
+
+// Drift asks what differs from what was installed; every byte is read.
+func (c *Client) Drift(ctx context.Context) (api.DriftReport, error) {
+	return ask[api.DriftReport](ctx, c, api.MethodDrift, nil, driftTimeout)
 }
 
 // Submit asks the agent to accept an operation. After a failure of the

@@ -35,7 +35,15 @@ func (i *Installer) collect() error {
 			packages[p.Digest] = true
 		}
 	}
-	return errors.Join(i.removeOthers("generations", keep), i.removeOthers("store", packages), i.removeStale())
+	records := make(map[string]bool)
+	for g := range keep {
+		records[kindGeneration+"-"+g+".json"] = true
+	}
+	for digest := range packages {
+		records[kindPackage+"-"+digest+".json"] = true
+	}
+	return errors.Join(i.removeOthers(kindGeneration, keep), i.removeOthers(kindPackage, packages),
+		i.removeOthers("records", records), i.removeStale())
 }
 
 // staleUpload is the age at which an upload is taken for left behind: its

@@ -57,19 +57,28 @@ type Config struct {
 	Log            *slog.Logger
 }
 
-// Installer owns store/, incoming/, generations/ and jobs/ of an agent's folder.
+// Installer owns store/, incoming/, generations/, records/ and jobs/ of an
+// agent's folder.
 // One operation runs at a time; reads may come at any moment.
 type Installer struct {
 	Config
 
 	mu    sync.Mutex
 	state state
+
+	// swapping is held while what is active becomes something else on disk.
+	swapping  sync.RWMutex
+	recordsMu sync.Mutex
+	records   map[string]*record // by kind and digest, those that were needed
 }
 
 // Open reads what is there.
 func Open(c Config) (*Installer, error) {
-	i := &Installer{Config: c}
-	for _, name := range []string{"store", "incoming", "generations", "jobs", "data", "log"} {
+	i := &Installer{Config: c, records: map[string]*record{}}
+	if i.Log == nil {
+		i.Log = slog.New(slog.DiscardHandler)
+	}
+	for _, name := range []string{"store", "incoming", "generations", "records", "jobs", "data", "log"} {
 		if err := os.MkdirAll(i.path(name), 0o755); err != nil {
 			return nil, fmt.Errorf("cannot make the agent's folder: %w", err)
 		}

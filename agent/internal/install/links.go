@@ -24,9 +24,15 @@ func (i *Installer) link(spec api.Spec) error {
 				return fmt.Errorf("cannot make the folders of job %s: %w", job.Name, err)
 			}
 		}
-		target := filepath.Join("..", "generations", spec.Generation, "jobs", job.Name)
+		target := linkTarget(spec.Generation, job.Name)
 		if have, err := os.Readlink(i.path("jobs", job.Name)); err == nil && have == target {
 			continue
+		}
+		if info, err := os.Lstat(i.path("jobs", job.Name)); err == nil && info.IsDir() {
+			// Made by hand; a link cannot replace a folder.
+			if err := os.RemoveAll(i.path("jobs", job.Name)); err != nil {
+				return fmt.Errorf("cannot activate the files of job %s: %w", job.Name, err)
+			}
 		}
 		if err := renameio.Symlink(target, i.path("jobs", job.Name)); err != nil {
 			return fmt.Errorf("cannot activate the files of job %s: %w", job.Name, err)
@@ -40,9 +46,13 @@ func (i *Installer) link(spec api.Spec) error {
 		if wanted[e.Name()] {
 			continue
 		}
-		if err := os.Remove(i.path("jobs", e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := os.RemoveAll(i.path("jobs", e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("cannot remove the files of job %s: %w", e.Name(), err)
 		}
 	}
 	return nil
+}
+
+func linkTarget(generation, job string) string {
+	return filepath.Join("..", kindGeneration, generation, "jobs", job)
 }

@@ -209,26 +209,17 @@ func owedFor(files []rewriting) map[ref]bool {
 	return out
 }
 
-// Drifted are the files of the image that are not as the active generation
-// wants them.
-func (i *Installer) Drifted() []api.Drift {
-	s := i.snapshot()
-	if s.Active == "" || s.Stopped {
-		return nil
-	}
-	spec, err := i.Spec(s.Active)
-	if err != nil || !slices.ContainsFunc(spec.Jobs, func(j api.Job) bool { return j.Mbus != nil }) {
-		return nil // an unreadable generation is told by who needs it
-	}
+// busDrift are the files of the image that are not as the spec wants them.
+func busDrift(spec api.Spec) []api.Drift {
 	files, err := rewritings(spec)
 	if err != nil {
-		return []api.Drift{{Reason: err.Error()}}
+		return []api.Drift{{Kind: api.DriftBus, Reason: err.Error()}}
 	}
 	var out []api.Drift
 	for _, w := range files {
-		d := api.Drift{File: w.file, Reason: "message-bus URIs: " + w.String()}
+		d := api.Drift{Path: w.file, Kind: api.DriftBus, Reason: "message-bus URIs: " + w.String()}
 		for _, r := range w.owed {
-			d.Processes = append(d.Processes, r.String())
+			d.Restart = append(d.Restart, r.String())
 		}
 		out = append(out, d)
 	}

@@ -83,7 +83,7 @@ func TestURIsOfTheImageAreRewritten(t *testing.T) {
 	if got := r.take(); got != "start router/router, start web/hello, start other/other" {
 		t.Errorf("calls %q", got)
 	}
-	if d := i.Drifted(); len(d) > 0 {
+	if d := i.Drift(false); len(d) > 0 {
 		t.Errorf("drifted: %v", d)
 	}
 
@@ -104,8 +104,8 @@ func TestURIsOfTheImageAreRewritten(t *testing.T) {
 			{filepath.Join(dir, "config", "dea.yml"), ""}, // nobody here reads it
 		} {
 			must(t, os.WriteFile(tc.file, []byte("mbus: [nats://cf:two@127.0.0.2:4222]\n"), 0o600))
-			drifted := i.Drifted()
-			if len(drifted) != 1 || drifted[0].File != tc.file || (len(drifted[0].Processes) > 0) != (tc.want != "") || strings.Contains(drifted[0].Reason, "two") {
+			drifted := i.Drift(false)
+			if len(drifted) != 1 || drifted[0].Path != tc.file || (len(drifted[0].Restart) > 0) != (tc.want != "") || strings.Contains(drifted[0].Reason, "two") {
 				t.Errorf("drifted: %+v", drifted)
 			}
 			must(t, prepareAndUpdate(t, i, first))
@@ -141,7 +141,7 @@ func TestURIsOfTheImageAreRewritten(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), router) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("got %v, want an error that names the file and no password", err)
 		}
-		if d := i.Drifted(); len(d) != 1 || !strings.Contains(d[0].Reason, router) {
+		if d := i.Drift(false); len(d) != 1 || !strings.Contains(d[0].Reason, router) {
 			t.Errorf("drifted: %+v", d)
 		}
 		if err := i.Update(t.Context(), api.Update{Generation: "g1"}, &steps{}); err == nil || !strings.Contains(err.Error(), router) {

@@ -21,11 +21,11 @@ func (i *Installer) fetchPackages(ctx context.Context, report Report, packages [
 	var missing []string
 	var why []string
 	for _, p := range packages {
-		present, err := exists(i.path("store", p.Digest))
+		whole, err := i.whole(kindPackage, p.Digest)
 		if err != nil {
 			return err
 		}
-		if present {
+		if whole {
 			continue
 		}
 		source, err := i.obtain(ctx, p)
@@ -139,22 +139,7 @@ func (i *Installer) addToStore(p api.Package, archive string) error {
 	if err := os.Chmod(temporary, 0o755); err != nil {
 		return err
 	}
-	return renameFolder(temporary, i.path("store", p.Digest))
-}
-
-// renameFolder moves a finished folder to its place, durably. A folder that is
-// there already has the same content, by its name.
-func renameFolder(from, to string) error {
-	if err := syncFolder(from); err != nil {
-		return err
-	}
-	if err := os.Rename(from, to); err != nil {
-		if errors.Is(err, fs.ErrExist) {
-			return nil
-		}
-		return err
-	}
-	return syncFolder(to + "/..")
+	return i.install(temporary, kindPackage, p.Digest)
 }
 
 func syncFolder(name string) error {

@@ -15,12 +15,14 @@ import (
 )
 
 // Prepare stages a spec: packages, files, check hooks, ports. It touches
-// nothing that runs.
+// nothing that runs; folders that were changed by hand are replaced, each in one
+// piece, by what their names promise.
 func (i *Installer) Prepare(ctx context.Context, spec api.Spec, report Report) error {
 	if err := validate(spec); err != nil {
 		return &api.Error{Code: api.CodeBadRequest, Message: fmt.Sprintf("cannot stage generation %s: %v", spec.Generation, err)}
 	}
 	return runSteps(ctx, report, []step{
+		{"drift", func(context.Context) error { return i.noteDrift(spec) }},
 		{"fetch", func(ctx context.Context) error { return i.fetchPackages(ctx, report, spec.Packages) }},
 		{"system packages", func(ctx context.Context) error { return i.systemPackages(ctx, report, spec.SystemPackages) }},
 		{"ports", func(context.Context) error { return i.checkPorts(spec) }},
@@ -75,10 +77,9 @@ func validate(spec api.Spec) error {
 }
 
 // stage writes generations/<digest>. One that is there has the same content,
-// by its name.
+// by its name, unless it was changed by hand.
 func (i *Installer) stage(spec api.Spec) error {
-	final := i.path("generations", spec.Generation)
-	if present, err := exists(final); err != nil || present {
+	if whole, err := i.whole(kindGeneration, spec.Generation); err != nil || whole {
 		return err
 	}
 	temporary, err := os.MkdirTemp(i.path("generations"), ".stage-")
@@ -118,7 +119,7 @@ func (i *Installer) stage(spec api.Spec) error {
 	if err := os.Chmod(temporary, 0o755); err != nil {
 		return err
 	}
-	return renameFolder(temporary, final)
+	return i.install(temporary, kindGeneration, spec.Generation)
 }
 
 // fileOwner is who must be able to read a job's files: the user that its

@@ -28,6 +28,9 @@ type state struct {
 	Staged []string `json:"staged,omitempty"`
 	// Pending is the update that has begun and has not ended well.
 	Pending *pending `json:"pending,omitempty"`
+	// Mended is what was changed by hand and made whole again, and may still be
+	// loaded as it was: their digests do not tell what these processes owe.
+	Mended []api.Drift `json:"mended,omitempty"`
 	// Stopped: processes stay stopped until the next update.
 	Stopped bool `json:"stopped,omitempty"`
 }

@@ -64,6 +64,7 @@ type transition struct {
 	forget []ref // are not in the target
 	start  []ref // do not run, or are in stop
 	reload []ref
+	drift  []api.Drift // what was changed by hand and is mended with this
 	// resumed: an earlier update has not ended well, so it is not known which
 	// of its hooks have run.
 	resumed bool
@@ -142,16 +143,49 @@ func (i *Installer) plan(to api.Spec, next string, report Report) *transition {
 			t.stop = append(t.stop, r)
 		}
 	}
+	t.planMending(there)
 	// Consumers come after providers in a spec, so they stop first.
 	slices.Reverse(t.stop)
 	return t
+}
+
+// planMending adds the processes that may have loaded what was changed by hand.
+func (t *transition) planMending(there map[ref]api.ProcessStatus) {
+	restart, reload := map[string]bool{}, map[string]bool{}
+	for _, d := range t.Drift(false) {
+		if d.Left {
+			continue
+		}
+		t.drift = append(t.drift, d)
+		for _, name := range d.Restart {
+			restart[name] = true
+		}
+		for _, name := range d.Reload {
+			reload[name] = true
+		}
+	}
+	for _, job := range t.jobs {
+		for _, p := range job.Processes {
+			r := ref{job.Name, p.Name}
+			if slices.Contains(t.start, r) || there[r].State == api.ProcessStopped {
+				continue // it starts anyway
+			}
+			switch {
+			case restart[r.String()], reload[r.String()] && p.Reload == nil:
+				t.reload = slices.DeleteFunc(t.reload, func(other ref) bool { return other == r })
+				t.stop, t.start = append(t.stop, r), append(t.start, r)
+			case reload[r.String()] && !slices.Contains(t.reload, r):
+				t.reload = append(t.reload, r)
+			}
+		}
+	}
 }
 
 // nothing tells whether the target is what is active and runs.
 func (t *transition) nothing() bool {
 	s := t.snapshot()
 	return s.Active == t.to.Generation && s.Pending == nil && !s.Stopped &&
-		len(t.stop)+len(t.forget)+len(t.start)+len(t.reload)+len(t.rewrite) == 0 && t.unreadable == nil
+		len(t.stop)+len(t.forget)+len(t.start)+len(t.reload)+len(t.rewrite)+len(t.drift) == 0 && t.unreadable == nil
 }
 
 // begin notes that the update is owed until it has ended well.
@@ -194,6 +228,8 @@ func (t *transition) oldHooks(ctx context.Context, kind api.HookKind) error {
 
 // activate leads the links of all jobs to the target.
 func (t *transition) activate(context.Context) error {
+	t.swapping.Lock()
+	defer t.swapping.Unlock()
 	if err := t.link(t.to); err != nil {
 		return err
 	}
@@ -269,7 +305,7 @@ func (t *transition) eachWanted(listed []ref, f func(job string, p api.Process) 
 // end notes that nothing is owed and removes what is not kept.
 func (t *transition) end(context.Context) error {
 	err := t.change(func(s *state) {
-		s.Pending = nil
+		s.Pending, s.Mended = nil, nil
 		s.Staged = slices.DeleteFunc(s.Staged, func(g string) bool { return g == s.Active || g == s.Previous })
 	})
 	if err != nil {

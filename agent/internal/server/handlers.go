@@ -17,6 +17,7 @@ type Agent interface {
 	Inventory(context.Context) (api.Inventory, error)
 	Spec(context.Context, api.SpecRequest) (api.Spec, error)
 	Log(context.Context, api.LogRequest) (api.LogChunk, error)
+	Drift(context.Context) (api.DriftReport, error)
 	Submit(context.Context, api.Submission) (api.Operation, error)
 	Wait(context.Context, api.WaitRequest) (api.Progress, error)
 }
@@ -30,6 +31,7 @@ func Handlers(a Agent) map[api.Method]Handler {
 		api.MethodInventory: handler(func(ctx context.Context, _ struct{}) (api.Inventory, error) { return a.Inventory(ctx) }),
 		api.MethodSpec:      handler(a.Spec),
 		api.MethodLog:       handler(a.Log),
+		api.MethodDrift:     handler(func(ctx context.Context, _ struct{}) (api.DriftReport, error) { return a.Drift(ctx) }),
 		api.MethodSubmit:    handler(a.Submit),
 		api.MethodWait:      handler(a.Wait),
 	}

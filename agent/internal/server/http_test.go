@@ -30,6 +30,9 @@ func (echo) Spec(_ context.Context, r api.SpecRequest) (api.Spec, error) {
 func (echo) Log(_ context.Context, r api.LogRequest) (api.LogChunk, error) {
 	return api.LogChunk{File: r.File, Next: r.Offset}, nil
 }
+func (echo) Drift(context.Context) (api.DriftReport, error) {
+	return api.DriftReport{Drift: []api.Drift{{Path: "jobs/web"}}}, nil
+}
 func (echo) Submit(_ context.Context, s api.Submission) (api.Operation, error) {
 	if s.OpID == "" {
 		return api.Operation{}, &api.Error{Code: api.CodeBadRequest, Message: "no op_id"}
