@@ -127,7 +127,7 @@ func rolloutAction(c plan.InstanceChange) rollout.Action {
 	case plan.Create:
 		return rollout.ActionCreate
 	case plan.Update, plan.Reload, plan.Restart:
-		if c.Action == plan.Update && c.From == c.To && len(c.Processes) == 0 {
+		if c.Action == plan.Update && c.From == c.To && len(c.Processes) == 0 && len(c.Drift) == 0 {
 			return rollout.ActionNone // only the agent itself was owed something
 		}
 		return rollout.ActionUpdate

@@ -36,6 +36,8 @@ type InstanceStatus struct {
 	State      string          `json:"state"` // api.InstanceState
 	Reasons    []string        `json:"reasons,omitempty"`
 	Processes  []ProcessStatus `json:"processes"`
+	// Drift is what was changed by hand, if it was asked for.
+	Drift []api.Drift `json:"drift,omitempty"`
 }
 
 // ProcessStatus is one process as it is.
@@ -59,7 +61,10 @@ func (d *Deployer) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	defer r.close()
-	inventories := r.fleet.survey(ctx, patient)
+	return r.status(r.fleet.survey(ctx, patient)), nil
+}
+
+func (r *run) status(inventories map[string]*api.Inventory) *Status {
 	s := &Status{Deployment: r.manifest.Deployment.Name}
 	for _, id := range append(r.ids(), r.parted...) {
 		s.Instances = append(s.Instances, r.instanceStatus(id, inventories[id]))
@@ -70,7 +75,7 @@ func (d *Deployer) Status(ctx context.Context) (*Status, error) {
 		}
 		return a.Index - b.Index
 	})
-	return s, nil
+	return s
 }
 
 func (r *run) instanceStatus(id string, inv *api.Inventory) InstanceStatus {

@@ -19,10 +19,12 @@ import (
 )
 
 func (a *app) status() *cobra.Command {
-	return &cobra.Command{
+	var drift bool
+	cmd := &cobra.Command{
 		Use:   "status MANIFEST",
 		Short: "Show every instance, its agent and its processes",
 		Example: `  deploy status examples/cluster.hcl
+  deploy status --drift cluster.hcl     what was changed by hand since it was installed
   deploy status --json cluster.hcl | jq -r '.instances[] | select(.state != "running").id'`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -30,7 +32,11 @@ func (a *app) status() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			s, err := d.Status(cmd.Context())
+			status := d.Status
+			if drift {
+				status = d.StatusWithDrift
+			}
+			s, err := status(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -41,6 +47,8 @@ func (a *app) status() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&drift, "drift", false, "compare every installed file with what is there")
+	return cmd
 }
 
 func (a *app) validate() *cobra.Command {

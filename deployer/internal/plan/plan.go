@@ -94,8 +94,10 @@ type InstanceChange struct {
 	Causes    []string        `json:"causes,omitempty"`
 	Files     []FileChange    `json:"files,omitempty"`
 	Processes []ProcessChange `json:"processes,omitempty"`
-	From      string          `json:"from,omitempty"` // generation
-	To        string          `json:"to,omitempty"`   // "" if not known yet
+	// Drift is what was changed by hand there; an apply mends it.
+	Drift []api.Drift `json:"drift,omitempty"`
+	From  string      `json:"from,omitempty"` // generation
+	To    string      `json:"to,omitempty"`   // "" if not known yet
 }
 
 // FileChange is the diff of one rendered file, secrets redacted.
@@ -204,6 +206,7 @@ func instance(w Wanted, e Existing) InstanceChange {
 	}
 	c.Files = files(w, e)
 	c.Processes = processes(w, e)
+	mend(&c, w, inv)
 	changed := !w.Known || inv.Active != w.Spec.Generation
 	switch {
 	case changed:
@@ -212,10 +215,20 @@ func instance(w Wanted, e Existing) InstanceChange {
 		if len(c.Processes) > 0 && !slices.ContainsFunc(c.Processes, func(p ProcessChange) bool { return p.Action != ProcessReload }) {
 			c.Action = Reload
 		}
+	case len(c.Drift) > 0 && len(c.Processes) == 0:
+		c.Action = Update
 	case len(c.Processes) > 0:
-		c.Action, c.Causes = Restart, []string{"processes do not run as wanted"}
+		c.Action = Restart
+		if slices.ContainsFunc(c.Processes, func(p ProcessChange) bool { return !strings.HasPrefix(p.Cause, driftCause) }) {
+			c.Causes = []string{"processes do not run as wanted"}
+		} else if !slices.ContainsFunc(c.Processes, func(p ProcessChange) bool { return p.Action != ProcessReload }) {
+			c.Action = Reload
+		}
 	case inv.Interrupted:
 		c.Action, c.Causes = Restart, []string{"an update was interrupted"}
+	}
+	for _, d := range c.Drift {
+		c.Causes = append(c.Causes, driftCause+d.String())
 	}
 	if len(e.Agent) > 0 {
 		if c.Action == None {
@@ -227,6 +240,38 @@ func instance(w Wanted, e Existing) InstanceChange {
 		c.Causes = append(c.Causes, "failed last time: "+e.FailedReason)
 	}
 	return c
+}
+
+// driftCause begins the causes that come from what was changed by hand.
+const driftCause = "drift: "
+
+// mend adds what was changed by hand, and the processes that may have loaded it:
+// their digests do not tell.
+func mend(c *InstanceChange, w Wanted, inv *api.Inventory) {
+	for _, d := range inv.Drift {
+		if d.Left {
+			continue
+		}
+		c.Drift = append(c.Drift, d)
+		for _, j := range w.Spec.Jobs {
+			for _, p := range j.Processes {
+				name := j.Name + "/" + p.Name
+				action := ProcessReload
+				switch {
+				case slices.Contains(d.Restart, name), p.Reload == nil && slices.Contains(d.Reload, name):
+					action = ProcessRestart
+				case !slices.Contains(d.Reload, name):
+					continue
+				}
+				i := slices.IndexFunc(c.Processes, func(o ProcessChange) bool { return o.Job == j.Name && o.Name == p.Name })
+				if i < 0 {
+					c.Processes = append(c.Processes, ProcessChange{Job: j.Name, Name: p.Name, Action: action, Cause: driftCause + d.String()})
+				} else if c.Processes[i].Action == ProcessReload && action == ProcessRestart {
+					c.Processes[i].Action, c.Processes[i].Cause = action, driftCause+d.String()
+				}
+			}
+		}
+	}
 }
 
 func starts(s api.Spec, cause string) []ProcessChange {

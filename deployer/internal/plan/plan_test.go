@@ -45,6 +45,12 @@ func running(s api.Spec) *api.Inventory {
 	return inv
 }
 
+func drifted(s api.Spec, drift ...api.Drift) *api.Inventory {
+	inv := running(s)
+	inv.Drift = drift
+	return inv
+}
+
 func shown(a, b string) map[string]string {
 	return map[string]string{"router/router.yml": a, "router/routes.yml": b}
 }
@@ -93,6 +99,51 @@ func TestInstance(t *testing.T) {
 			existing:  Existing{VM: true, Inventory: running(old), Active: &old, Shown: shown("a\n", "b\n")},
 			action:    Reload,
 			processes: []string{"reload router/router: routes.yml"},
+			diff:      "-b\n+b2",
+		},
+		{
+			name:   "a file was changed by hand",
+			wanted: Wanted{Spec: old, Known: true, Shown: shown("a\n", "b\n")},
+			existing: Existing{VM: true, Active: &old, Shown: shown("a\n", "b\n"), Inventory: drifted(old,
+				api.Drift{Path: "jobs/router/router.yml", Kind: api.DriftChanged, Job: "router", Restart: []string{"router/router"}})},
+			action:    Restart,
+			cause:     "drift: jobs/router/router.yml changed by hand",
+			processes: []string{"restart router/router: drift: jobs/router/router.yml changed by hand"},
+		},
+		{
+			name:   "a reload-class file was removed by hand",
+			wanted: Wanted{Spec: old, Known: true, Shown: shown("a\n", "b\n")},
+			existing: Existing{VM: true, Active: &old, Shown: shown("a\n", "b\n"), Inventory: drifted(old,
+				api.Drift{Path: "jobs/router/routes.yml", Kind: api.DriftMissing, Job: "router", Reload: []string{"router/router"}})},
+			action:    Reload,
+			cause:     "drift: jobs/router/routes.yml removed by hand",
+			processes: []string{"reload router/router: drift: jobs/router/routes.yml removed by hand"},
+		},
+		{
+			name:   "a mode was changed by hand",
+			wanted: Wanted{Spec: old, Known: true, Shown: shown("a\n", "b\n")},
+			existing: Existing{VM: true, Active: &old, Shown: shown("a\n", "b\n"), Inventory: drifted(old,
+				api.Drift{Path: "jobs/router/router.yml", Kind: api.DriftMode, Job: "router"})},
+			action: Update,
+			cause:  "drift: jobs/router/router.yml has another mode or owner",
+		},
+		{
+			name:   "a program has added a file to its package",
+			wanted: Wanted{Spec: old, Known: true, Shown: shown("a\n", "b\n")},
+			existing: Existing{VM: true, Active: &old, Shown: shown("a\n", "b\n"), Inventory: drifted(old,
+				api.Drift{Path: "store/p1/cache", Kind: api.DriftExtra, Package: "router", Left: true})},
+			action: None,
+		},
+		{
+			name: "a file was changed by hand where another reloads",
+			wanted: Wanted{Known: true, Shown: shown("a\n", "b2\n"), Spec: spec("g-new", func(s *api.Spec) {
+				s.Jobs[0].Files[1].Digest, s.Jobs[0].Processes[0].ReloadDigest = "g2", "r2"
+			})},
+			existing: Existing{VM: true, Active: &old, Shown: shown("a\n", "b\n"), Inventory: drifted(old,
+				api.Drift{Path: "store/p1/router", Kind: api.DriftChanged, Package: "router", Restart: []string{"router/router"}})},
+			action:    Update,
+			cause:     "drift: store/p1/router changed by hand",
+			processes: []string{"restart router/router: drift: store/p1/router changed by hand"},
 			diff:      "-b\n+b2",
 		},
 		{

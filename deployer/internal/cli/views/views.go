@@ -240,6 +240,9 @@ func Status(w io.Writer, s *deployer.Status, color bool) {
 		for _, reason := range in.Reasons {
 			fmt.Fprintf(w, "%s %s: %s\n", paint(color, yellow, "!"), in.ID, reason)
 		}
+		for _, d := range in.Drift {
+			fmt.Fprintf(w, "%s %s: drift: %s\n", paint(color, yellow, "!"), in.ID, d)
+		}
 	}
 }
 
