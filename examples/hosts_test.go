@@ -413,32 +413,56 @@ func TestHosts(t *testing.T) {
 	c.mustAllRun(3)
 	hosts["hello/1"].mustBeClean()
 
-	// A machine that died is replaced by another one.
-	hosts["hello/0"].stop()
-	right, err = os.ReadFile(c.manifest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	start := bytes.Index(right, []byte(`"hello/0"`))
-	end := start + bytes.Index(right[start:], []byte("\n"))
-	line := fmt.Sprintf(`"hello/0" = { address = %q, host_key = %q, user = "ops", agent_dir = "/home/ops/deploy" }`, hosts["hello/1"].address, hosts["hello/1"].hostKey)
-	spare := bytes.Index(right, []byte("    # An ordinary user"))
-	rest := spare + bytes.Index(right[spare:], []byte("    }\n")) + len("    }\n")
-	edited := slices.Concat(right[:start], []byte(line), right[end:spare], right[rest:])
-	if err := os.WriteFile(c.manifest, edited, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	out = c.mustApply()
-	if !strings.Contains(out, "cannot be reached and is left as it is") {
-		t.Errorf("it does not tell of the machine that is gone:\n%s", out)
-	}
-	c.mustAllRun(3)
-	within(t, 20*time.Second, "a page from the new machine", greets)
-
 	if out, code := c.run("destroy", "--auto-approve"); code != 0 {
 		t.Fatalf("destroy exited with %d:\n%s", code, out)
 	}
-	for _, id := range []string{"nats/0", "router/0", "hello/1"} {
-		hosts[id].mustBeClean()
+	for _, h := range hosts {
+		h.mustBeClean()
 	}
+}
+
+// A machine that is lost does not hold its cluster up: another one takes its
+// place. It is only not forgotten by chance.
+func TestLostMachines(t *testing.T) {
+	runtime.LockOSThread()
+	private, public := newKey(t)
+	n := newNetwork(t)
+	var hosts []*host
+	for range 3 {
+		hosts = append(hosts, n.newHost(public))
+	}
+	c := shellCluster(t, 2, waits)
+	if err := os.WriteFile(filepath.Join(filepath.Dir(c.manifest), "id"), private, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.edit(`infrastructure "local" { cidr = "127.41.0.0/24" }`, fmt.Sprintf(`infrastructure "hosts" {
+  private_key = "id" # beside the manifest
+  instances = {
+    "app/0" = { address = %q }
+    "app/1" = { address = %q }
+  }
+}`, hosts[0].address, hosts[1].address))
+	out := c.mustApply()
+	for _, h := range hosts[:2] { // it is not in the manifest, so it is pinned
+		if want := "trusting host key " + h.hostKey + " at first contact"; !strings.Contains(out, want) {
+			t.Errorf("it does not tell %q:\n%s", want, out)
+		}
+	}
+	before := c.mustAllRun(2).pids()
+
+	hosts[1].stop()
+	c.edit(hosts[1].address, hosts[2].address)
+	out = c.mustApply()
+	mustTell(t, out, 0, 0, "cannot be reached and is left as it is", hosts[1].address)
+	after := c.mustAllRun(2).pids()
+	if after["app/0 script/main"] != before["app/0 script/main"] {
+		t.Errorf("the other instance was touched: %v, were %v", after, before)
+	}
+
+	hosts[2].stop()
+	out, code := c.run("destroy", "--auto-approve")
+	mustTell(t, out, code, 1, "cannot remove the agent from the machine of app/1", hosts[2].address, "--forget-unreachable")
+	hosts[0].mustBeClean()
+	out, code = c.run("destroy", "--auto-approve", "--forget-unreachable")
+	mustTell(t, out, code, 0, "is left as it is", hosts[2].address)
 }
