@@ -56,6 +56,13 @@ demo-down: ## end the demo's cluster and remove its state
 		bin/deploy destroy --auto-approve $(EXAMPLE); \
 	fi
 
+demo-check: # the README's first command, and that the second leaves nothing
+	@if [ -e examples/.deploy ]; then echo "the demo's cluster runs here: make demo-down first"; exit 1; fi
+	@$(MAKE) --no-print-directory demo
+	@$(MAKE) --no-print-directory demo-down
+	@if [ -e examples/.deploy ]; then echo "make demo-down left examples/.deploy"; exit 1; fi
+.PHONY: demo-check
+
 # All stages run even if one fails, so that one run shows all that is wrong.
 # The race detector needs cgo; -p 2 because some tests start whole clusters.
 test: ## everything: format, build, vet, unit tests with the race detector, end-to-end tests
@@ -73,6 +80,7 @@ test: ## everything: format, build, vet, unit tests with the race detector, end-
 	stage lint $(MAKE) --no-print-directory lint; \
 	stage unit env CGO_ENABLED=1 go test -race -p 2 -timeout 10m ./...; \
 	stage e2e go test -tags e2e -p 1 -timeout 15m ./examples/...; \
+	stage demo $(MAKE) --no-print-directory demo-check; \
 	printf "=== stages\n$$times"; \
 	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; \
 	echo "all stages passed"

@@ -60,8 +60,12 @@ func TestCluster(t *testing.T) {
 		if after := c.status(); !reflect.DeepEqual(before.pids(), after.pids()) {
 			t.Errorf("pids changed from %v to %v", before.pids(), after.pids())
 		}
+		files = snapshot(t, c.state, "log", "run") // logs and figures move by themselves
 		if out, code := c.run("plan"); code != 0 {
 			t.Errorf("plan exited with %d:\n%s", code, out)
+		}
+		if after := snapshot(t, c.state, "log", "run"); !reflect.DeepEqual(files, after) {
+			t.Error("the plan wrote to the state or to a VM")
 		}
 	})
 

@@ -1,0 +1,64 @@
+//go:build e2e
+
+package examples
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestDocsNameRealCommands runs the help of every deploy command that a README
+// shows, with its flags: a command or flag that does not exist is an error.
+func TestDocsNameRealCommands(t *testing.T) {
+	files, err := filepath.Glob("../*/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	command := regexp.MustCompile(`(?m)(?:^    (?:\$ )?|` + "`" + `)(?:bin/)?deploy ([a-z][^` + "`" + `\n]*)`)
+	found := 0
+	for _, file := range append(files, "../README.md") {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range command.FindAllStringSubmatch(string(text), -1) {
+			line, _, _ := strings.Cut(m[1], " -- ")
+			line, _, _ = strings.Cut(line, "  ") // what follows is said about it
+			if strings.ContainsAny(line, "|<>[…") {
+				line, _, _ = strings.Cut(line, " ") // a pattern: the command alone
+			}
+			found++
+			if out, err := exec.Command(deployBinary(t), append(strings.Fields(line), "-h")...).CombinedOutput(); err != nil {
+				t.Errorf("%s shows `deploy %s`: %v\n%s", file, line, err, out)
+			}
+		}
+	}
+	if found < 8 {
+		t.Errorf("only %d commands found in the docs", found)
+	}
+}
+
+// TestExamplesAreInOrder validates every manifest here, and how it is laid out.
+func TestExamplesAreInOrder(t *testing.T) {
+	manifests, err := filepath.Glob("*.hcl")
+	if err != nil || len(manifests) == 0 {
+		t.Fatalf("no manifests: %v", err)
+	}
+	for _, m := range manifests {
+		if out, err := exec.Command(deployBinary(t), "validate", m).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", m, err, out)
+		}
+	}
+	if out, err := exec.Command(deployBinary(t), "fmt", "--check", ".", "../jobs").CombinedOutput(); err != nil {
+		t.Errorf("not laid out as deploy fmt does: %v\n%s", err, out)
+	}
+	for _, args := range [][]string{{"version"}, {"version", "--json"}, {"completion", "bash"}, {"completion", "zsh"}, {"completion", "fish"}} {
+		if out, err := exec.Command(deployBinary(t), args...).CombinedOutput(); err != nil || len(out) == 0 {
+			t.Errorf("deploy %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+	}
+}
