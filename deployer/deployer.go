@@ -282,7 +282,7 @@ func (r *run) facts() manifests.Facts {
 		for _, s := range slots {
 			vm := r.state.VMs[api.InstanceID(group, s.Index)]
 			f.Instances[group] = append(f.Instances[group], manifests.Instance{
-				Group: group, Index: s.Index, AZ: s.AZ, Address: vm.Address, AgentDir: vm.AgentDir,
+				Group: group, Index: s.Index, AZ: s.AZ, Address: vm.Address, AgentDir: vm.AgentDir, ImageDir: vm.ImageDir,
 			})
 		}
 	}

@@ -35,7 +35,11 @@ func (r *run) vmInput(parted []string) (terraform.Input, error) {
 	for _, g := range r.manifest.Groups {
 		for _, slot := range r.state.Groups[g.Name] {
 			id := api.InstanceID(g.Name, slot.Index)
-			in.Instances[id] = instanceInput(g, slot)
+			vm := instanceInput(g, slot)
+			if vm.Image, err = r.image(vm.Image); err != nil {
+				return in, err
+			}
+			in.Instances[id] = vm
 			if g.Disk != nil {
 				in.Disks[id] = terraform.DiskInput{Group: g.Name, Index: slot.Index, SizeGB: g.Disk.SizeGB}
 			}
@@ -70,6 +74,19 @@ func instanceInput(g *manifests.Group, slot state.Slot) terraform.InstanceInput 
 		}
 	}
 	return in
+}
+
+// image is what a template gets for a vm's image: a name as it is, a path that
+// begins with ./ or ../ taken from the manifest's folder.
+func (r *run) image(image string) (string, error) {
+	if !strings.HasPrefix(image, "./") && !strings.HasPrefix(image, "../") {
+		return image, nil
+	}
+	path, err := filepath.Abs(filepath.Join(r.manifestDir(), filepath.FromSlash(image)))
+	if err != nil {
+		return "", fmt.Errorf("cannot find the image %s: %w", image, err)
+	}
+	return path, nil
 }
 
 // engine opens the engine's work folder.
@@ -232,7 +249,7 @@ func (r *run) keepVMs(in terraform.Input, instances map[string]terraform.Instanc
 		vm := state.VM{
 			ID: x.ID, Address: x.Address, SSHHost: x.SSHHost, SSHPort: x.SSHPort, SSHUser: x.SSHUser,
 			HostKey: strings.TrimSpace(x.SSHHostKey), AgentDir: x.AgentDir, OS: x.OS, Arch: x.Arch,
-			Disk: x.Disk, Running: x.Running, Input: input, PrivateKeyFile: x.SSHPrivateKeyFile, Keep: x.Keep,
+			Disk: x.Disk, Running: x.Running, ImageDir: x.ImageDir, Input: input, PrivateKeyFile: x.SSHPrivateKeyFile, Keep: x.Keep,
 		}
 		if had, ok := r.state.VMs[id]; ok && had.ID == vm.ID && vm.HostKey == "" {
 			vm.HostKey = had.HostKey // pinned at the first contact

@@ -173,7 +173,7 @@ func (e *Evaluator) JobContext(group string, index int, job *GroupJob) (*hcl.Eva
 			"instance":    in.value,
 			"group":       e.ownGroup(group),
 			"deployment":  e.deployment,
-			"path":        jobPaths(in.AgentDir, job.Spec.Name),
+			"path":        jobPaths(in.AgentDir, in.ImageDir, job.Spec.Name),
 			"package":     e.packages(in.AgentDir, job.Spec),
 			"link":        e.link(job),
 			"certificate": e.certificates(in.Instance, group, job.Spec),
@@ -274,8 +274,11 @@ func (p *Property) evaluate(job *GroupJob, ctx *hcl.EvalContext) (cty.Value, hcl
 }
 
 // jobPaths is path.*: see "The agent's folder" in ARCHITECTURE.md.
-func jobPaths(agentDir, job string) cty.Value {
-	paths := map[string]cty.Value{"root": known(agentDir)}
+func jobPaths(agentDir, imageDir, job string) cty.Value {
+	paths := map[string]cty.Value{"root": known(agentDir), "image": known(imageDir)}
+	if agentDir != "" && imageDir == "" {
+		paths["image"] = cty.StringVal("/") // the image is the VM's own disk
+	}
 	for name, folder := range map[string]string{"config": "jobs", "data": "data", "log": "log", "run": "run"} {
 		paths[name] = known("")
 		if agentDir != "" {

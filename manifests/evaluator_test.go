@@ -80,6 +80,7 @@ func TestEvaluator(t *testing.T) {
 			"path.data":                      `cty.StringVal("/vms/nats-0/data/nats")`,
 			"path.log":                       `cty.StringVal("/vms/nats-0/log/nats")`,
 			"path.run":                       `cty.StringVal("/vms/nats-0/run/nats")`,
+			"path.image":                     `cty.StringVal("/")`,
 			"deployment.id":                  `cty.StringVal("id-1")`,
 			"instance.id":                    `cty.StringVal("nats/0")`,
 			"instance.az":                    `cty.StringVal("z1")`,

@@ -21,6 +21,7 @@ import (
 //	deployment.{name,id,domain}
 //	path.{root,config,data,log,run}      absolute folders on the VM; config,
 //	                                     data, log and run are this job's own
+//	path.image                           where the files of the VM's image are
 //	package.<name>.path                  where a package of the job is unpacked;
 //	                                     for a system package: its program
 //	link.<name>.instances[*].{id,index,az,address}
@@ -193,8 +194,14 @@ type Listen struct {
 	Range   hcl.Range
 }
 
-// Mbus names files of a VM's image that hold message-bus URIs to rewrite.
+// Mbus names files of a VM's image that hold message-bus URIs to rewrite, and
+// says what they shall be. What the block leaves out comes from the job's link
+// to the bus.
 type Mbus struct {
-	Files []string // patterns
-	Range hcl.Range
+	Files    []string       // patterns as of path.Match, relative to path.image or absolute
+	Servers  hcl.Expression // list of strings, host:port
+	User     hcl.Expression // string; nil: that of the URI stays
+	Password hcl.Expression // string; nil: that of the URI stays
+	Scheme   hcl.Expression // string; nil: that of the URI stays
+	Range    hcl.Range
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/ext/typeexpr"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 )
@@ -114,7 +115,7 @@ func (l *jobLoader) parse(source []byte, filename string) {
 		"property":    {noun: "property", names: labels(blocks["property"])},
 		"instance":    {noun: "attribute of an instance", names: instanceAttributes},
 		"deployment":  {noun: "attribute of the deployment", names: []string{"name", "id", "domain"}},
-		"path":        {noun: "path", names: []string{"root", "config", "data", "log", "run"}},
+		"path":        {noun: "path", names: []string{"root", "config", "data", "log", "run", "image"}},
 		"package":     {noun: "package", names: labels(blocks["package"]), attributes: fixed("path")},
 		"link":        {noun: "link", names: labels(blocks["consumes"]), attributes: fixed("instances", "property")},
 		"certificate": {noun: "certificate", names: labels(blocks["certificate"]), attributes: fixed("ca", "certificate", "private_key")},
@@ -465,8 +466,36 @@ func (l *jobLoader) listen(b *hcl.Block, name string) {
 }
 
 func (l *jobLoader) mbus(b *hcl.Block) {
-	attrs := l.content(b.Body, "files!").Attributes
-	l.job.Mbus = &Mbus{Files: l.texts(attrs, "files"), Range: b.DefRange}
+	attrs, title := l.content(b.Body, "files! servers user password scheme").Attributes, "mbus block"
+	m := &Mbus{
+		Files:    l.texts(attrs, "files"),
+		Servers:  l.expression(attrs, "servers", stringsType, title),
+		User:     l.expression(attrs, "user", cty.String, title),
+		Password: l.expression(attrs, "password", cty.String, title),
+		Scheme:   l.expression(attrs, "scheme", cty.String, title),
+		Range:    b.DefRange,
+	}
+	l.job.Mbus = m
+	link := slices.IndexFunc(l.job.Consumes, func(c *Consume) bool { return c.Type == BusLink })
+	if link >= 0 {
+		linked := func(attr string, want cty.Type, source string) hcl.Expression {
+			source = strings.ReplaceAll(source, "LINK", "link."+l.job.Consumes[link].Name)
+			expr, diags := hclsyntax.ParseExpression([]byte(source), b.DefRange.Filename, b.DefRange.Start)
+			l.report(diags...)
+			l.job.expressions = append(l.job.expressions, wanted{expr, want, attr + " of " + title})
+			return expr
+		}
+		if attrs["servers"] == nil {
+			m.Servers = linked("servers", stringsType, `[for bus in LINK.instances : "${bus.address}:${LINK.property.port}"]`)
+		}
+		if attrs["user"] == nil && attrs["password"] == nil {
+			m.User = linked("user", cty.String, "try(LINK.property.user, null)")
+			m.Password = linked("password", cty.String, "try(LINK.property.password, null)")
+		}
+	} else if attrs["servers"] == nil {
+		l.report(problem("Missing servers",
+			"An mbus block must say where the bus is: let the job consume the link \"bus\", or set servers, a list of \"host:port\".", b.DefRange))
+	}
 	for _, pattern := range l.job.Mbus.Files {
 		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
 			l.report(problem("Invalid pattern",
@@ -502,7 +531,7 @@ func (j *Job) unknownContext() *hcl.EvalContext {
 			"deployment": cty.ObjectVal(map[string]cty.Value{
 				"name": known(""), "id": known(""), "domain": known(""),
 			}),
-			"path":        jobPaths("", j.Name),
+			"path":        jobPaths("", "", j.Name),
 			"package":     cty.ObjectVal(packages),
 			"link":        cty.ObjectVal(links),
 			"certificate": cty.ObjectVal(certificates),

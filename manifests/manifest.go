@@ -229,6 +229,8 @@ type Instance struct {
 	// Address and AgentDir are empty as long as the VM does not exist.
 	Address  string
 	AgentDir string
+	// ImageDir is where the files of the VM's image are; "": at "/".
+	ImageDir string
 }
 
 // CertificateKey names a certificate block of a job on an instance.

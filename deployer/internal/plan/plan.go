@@ -5,6 +5,7 @@ package plan
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -394,6 +395,9 @@ func restartCause(spec api.Spec, active *api.Spec, j api.Job, p api.Process) str
 	if was.User != p.User || was.Dir != p.Dir || was.Limits != p.Limits || was.Control != p.Control {
 		out = append(out, "user, folder or limits")
 	}
+	if !reflect.DeepEqual(findJob(active, j.Name).Mbus, j.Mbus) {
+		out = append(out, "message-bus URIs")
+	}
 	if f := fileCause(active, j, func(f api.File) bool {
 		return f.OnChange == api.OnChangeRestart || f.OnChange == api.OnChangeReload && p.Reload == nil
 	}); f != "" {
@@ -469,20 +473,25 @@ func causes(w Wanted, e Existing, changed []FileChange) []string {
 }
 
 func findProcess(s *api.Spec, job, name string) *api.Process {
-	if s == nil {
-		return nil
-	}
-	for _, j := range s.Jobs {
-		if j.Name != job {
-			continue
-		}
-		for i := range j.Processes {
-			if j.Processes[i].Name == name {
-				return &j.Processes[i]
-			}
+	j := findJob(s, job)
+	for i := range j.Processes {
+		if j.Processes[i].Name == name {
+			return &j.Processes[i]
 		}
 	}
 	return nil
+}
+
+// findJob is empty if there is none of the name.
+func findJob(s *api.Spec, name string) api.Job {
+	if s != nil {
+		for _, j := range s.Jobs {
+			if j.Name == name {
+				return j
+			}
+		}
+	}
+	return api.Job{}
 }
 
 func equalMaps(a, b map[string]string) bool {

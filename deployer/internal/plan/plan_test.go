@@ -81,6 +81,16 @@ func TestInstance(t *testing.T) {
 			action:   None,
 		},
 		{
+			name: "URIs of the image changed by the manifest",
+			wanted: Wanted{Known: true, Shown: shown("a\n", "b\n"), Spec: spec("g-new", func(s *api.Spec) {
+				s.Jobs[0].Mbus, s.Jobs[0].Processes[0].Digest = &api.Mbus{Password: "new"}, "d2"
+			})},
+			existing:  Existing{VM: true, Inventory: running(old), Active: &old, Shown: shown("a\n", "b\n")},
+			action:    Update,
+			cause:     "process router/router",
+			processes: []string{"restart router/router: message-bus URIs changed"},
+		},
+		{
 			name: "a restart-class file",
 			wanted: Wanted{Known: true, Shown: shown("a2\n", "b\n"), Spec: spec("g-new", func(s *api.Spec) {
 				s.Jobs[0].Files[0].Digest, s.Jobs[0].Processes[0].Digest = "f2", "d2"

@@ -154,8 +154,14 @@ func (r *jobRenderer) job() api.Job {
 		job.Files = append(job.Files, f)
 		owners[f.Path] = t.Process
 	}
+	if m := r.spec.Mbus; m != nil {
+		job.Mbus = &api.Mbus{
+			Folder: r.imageDir(), Files: m.Files, Servers: r.strings(m.Servers),
+			User: r.text(m.User), Password: r.text(m.Password), Scheme: r.text(m.Scheme), Choice: r.out.Spec.Index,
+		}
+	}
 	for _, p := range r.spec.Processes {
-		job.Processes = append(job.Processes, r.process(p, job.Files, owners))
+		job.Processes = append(job.Processes, r.process(p, job, owners))
 	}
 	for _, h := range r.spec.Hooks {
 		job.Hooks = append(job.Hooks, api.Hook{
@@ -254,7 +260,15 @@ func (r *jobRenderer) template(t *manifests.Template) *parsedTemplate {
 	return p
 }
 
-func (r *jobRenderer) process(p *manifests.Process, files []api.File, owners map[string]string) api.Process {
+// imageDir is the job's path.image, "" while it is unknown.
+func (r *jobRenderer) imageDir() string {
+	if dir := r.ctx.Variables["path"].GetAttr("image"); dir.IsKnown() {
+		return dir.AsString()
+	}
+	return ""
+}
+
+func (r *jobRenderer) process(p *manifests.Process, job api.Job, owners map[string]string) api.Process {
 	out := api.Process{
 		Name: p.Name, Command: r.strings(p.Command), Env: r.stringMap(p.Env),
 		User: r.text(p.User), Dir: r.text(p.Dir),
@@ -281,14 +295,14 @@ func (r *jobRenderer) process(p *manifests.Process, files []api.File, owners map
 			Subject: p.Range.Ptr(),
 		})
 	}
-	r.processDigests(&out, files, owners)
+	r.processDigests(&out, job, owners)
 	return out
 }
 
 // processDigests covers what a restart, and what a reload, would have to renew.
-func (r *jobRenderer) processDigests(p *api.Process, files []api.File, owners map[string]string) {
+func (r *jobRenderer) processDigests(p *api.Process, job api.Job, owners map[string]string) {
 	var restart, reload []string
-	for _, f := range files {
+	for _, f := range job.Files {
 		if owner := owners[f.Path]; owner != "" && owner != p.Name {
 			continue
 		}
@@ -312,7 +326,8 @@ func (r *jobRenderer) processDigests(p *api.Process, files []api.File, owners ma
 		Limits  api.Limits
 		Control bool
 		Files   []string
-	}{p.Command, p.Env, p.User, p.Dir, p.Limits, p.Control, restart})
+		Mbus    *api.Mbus `json:",omitempty"` // rewrites what the process reads when it starts
+	}{p.Command, p.Env, p.User, p.Dir, p.Limits, p.Control, restart, job.Mbus})
 	p.ReloadDigest = r.digest("reload", reload)
 }
 

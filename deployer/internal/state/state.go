@@ -80,6 +80,7 @@ type VM struct {
 	OS             string `json:"os"`
 	Arch           string `json:"arch"`
 	Disk           string `json:"disk,omitempty"`
+	ImageDir       string `json:"image_dir,omitempty"`
 	Running        bool   `json:"running"`
 	// Input is what the VM was made of, as last rolled.
 	Input json.RawMessage `json:"input,omitempty"`

@@ -66,6 +66,8 @@ type Instance struct {
 	Arch              string `json:"arch"` // as in Go
 	Disk              string `json:"disk"` // device or folder; "": none
 	Running           bool   `json:"running"`
+	// ImageDir is where the files of the VM's image are; "": at "/".
+	ImageDir string `json:"image_dir"`
 	// Keep: the machine outlives the instance, so the agent is removed from it.
 	Keep bool `json:"keep"`
 }

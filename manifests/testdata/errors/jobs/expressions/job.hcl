@@ -6,3 +6,4 @@ process "p" {
   dir     = nothing()               # error: Call to unknown function
 }
 listen "x" { port = property.names } # error: Wrong type
+mbus { files = ["a"] } # error: Missing servers

@@ -86,5 +86,8 @@ listen "http" {
   network = "sctp" # error: Unknown network
 }
 
-mbus { files = ["[a"] } # error: Invalid pattern
+mbus {
+  files   = ["[a"] # error: Invalid pattern
+  servers = ["h:1"]
+}
 mbus { files = [] } # error: Duplicate mbus block
