@@ -33,6 +33,10 @@ resource "localvm_machine" "vm" {
   static_address = each.value.static_address
   ssh_port       = local.ssh_port
   ssh_public_key = var.ssh_public_key
+  cpus           = each.value.cpus
+  memory_mb      = each.value.memory_mb
+  image          = each.value.image
+  options        = each.value.options
   disk           = contains(keys(var.disks), each.key) ? localvm_disk.disk[each.key].path : ""
   tags           = merge(each.value.tags, { deployment = var.deployment.name, deployment_id = var.deployment.id })
 }

@@ -50,6 +50,9 @@ type host struct {
 	executable string // runs "local-init" and "local-publish"
 
 	allocating sync.Mutex // from the choice of an address until it stands in a VM's folder
+
+	freeing sync.Mutex
+	freed   map[string]string // addresses of the VMs that this run of the engine deleted, by folder
 }
 
 // machineConfig is config.json of a VM.
@@ -83,6 +86,29 @@ type place struct {
 
 func (h *host) machineDir(group string, index int64) string {
 	return filepath.Join(h.dir, fmt.Sprintf("%s-%d", group, index))
+}
+
+func (h *host) agentDir(group string, index int64) string {
+	return filepath.Join(h.machineDir(group, index), agentFolder)
+}
+
+// keptAddress is what a VM that replaces the one in its place takes over, "" if
+// there is none or its address is not within cidr any more.
+func (h *host) keptAddress(group string, index int64, cidr string) string {
+	dir := h.machineDir(group, index)
+	h.freeing.Lock()
+	address := h.freed[dir]
+	h.freeing.Unlock()
+	var c machineConfig
+	if _, err := readConfig(dir, &c); err == nil {
+		address = c.Address
+	}
+	wanted, err := checkCIDR(cidr)
+	a, err2 := netip.ParseAddr(address)
+	if errors.Join(err, err2) != nil || !wanted.Contains(a) {
+		return ""
+	}
+	return address
 }
 
 // folderPrefix begins the ids of everything that ever ran for a folder, so
@@ -304,6 +330,13 @@ func (h *host) deleteMachine(ctx context.Context, group string, index int64, id 
 			return processesWith(func(v string) bool { return v == id })
 		})
 	} else {
+		// The engine plans the VM that takes its place once more, after this.
+		h.freeing.Lock()
+		if h.freed == nil {
+			h.freed = map[string]string{}
+		}
+		h.freed[dir] = c.Address
+		h.freeing.Unlock()
 		err = wipe(ctx, dir)
 	}
 	if err != nil {

@@ -3,7 +3,6 @@ package localvm
 import (
 	"context"
 	"net/netip"
-	"path/filepath"
 	"runtime"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -12,6 +11,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/booldefault"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/int64planmodifier"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/mapplanmodifier"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/planmodifier"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringdefault"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringplanmodifier"
@@ -31,6 +31,10 @@ type machineModel struct {
 	StaticAddress types.String `tfsdk:"static_address"`
 	SSHPort       types.Int64  `tfsdk:"ssh_port"`
 	SSHPublicKey  types.String `tfsdk:"ssh_public_key"`
+	CPUs          types.Int64  `tfsdk:"cpus"`
+	MemoryMB      types.Int64  `tfsdk:"memory_mb"`
+	Image         types.String `tfsdk:"image"`
+	Options       types.Map    `tfsdk:"options"`
 	Disk          types.String `tfsdk:"disk"`
 	Tags          types.Map    `tfsdk:"tags"`
 	Running       types.Bool   `tfsdk:"running"`
@@ -80,6 +84,34 @@ func (*machine) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.
 			"ssh_public_key": schema.StringAttribute{
 				Required: true, Description: "Whom the VM lets in, an authorized_keys line.",
 			},
+			"cpus": schema.Int64Attribute{
+				Optional: true, Description: "Recorded, not enforced. Another number replaces the VM.",
+				PlanModifiers: []planmodifier.Int64{int64planmodifier.RequiresReplaceIf(
+					func(_ context.Context, q planmodifier.Int64Request, r *int64planmodifier.RequiresReplaceIfFuncResponse) {
+						r.RequiresReplace = !q.StateValue.IsNull()
+					}, changedKnown, "")},
+			},
+			"memory_mb": schema.Int64Attribute{
+				Optional: true, Description: "Recorded, not enforced. Another number replaces the VM.",
+				PlanModifiers: []planmodifier.Int64{int64planmodifier.RequiresReplaceIf(
+					func(_ context.Context, q planmodifier.Int64Request, r *int64planmodifier.RequiresReplaceIfFuncResponse) {
+						r.RequiresReplace = !q.StateValue.IsNull()
+					}, changedKnown, "")},
+			},
+			"image": schema.StringAttribute{
+				Optional: true, Description: "Another one replaces the VM.",
+				PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplaceIf(
+					func(_ context.Context, q planmodifier.StringRequest, r *stringplanmodifier.RequiresReplaceIfFuncResponse) {
+						r.RequiresReplace = !q.StateValue.IsNull()
+					}, changedKnown, "")},
+			},
+			"options": schema.MapAttribute{
+				Optional: true, ElementType: types.StringType, Description: "Recorded. Other options replace the VM.",
+				PlanModifiers: []planmodifier.Map{mapplanmodifier.RequiresReplaceIf(
+					func(_ context.Context, q planmodifier.MapRequest, r *mapplanmodifier.RequiresReplaceIfFuncResponse) {
+						r.RequiresReplace = !q.StateValue.IsNull()
+					}, changedKnown, "")},
+			},
 			"disk": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString(""),
 				Description: "Folder of the persistent disk, \"\" if none.",
@@ -99,6 +131,9 @@ func (*machine) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.
 		},
 	}
 }
+
+// changedKnown: a VM of before these attributes were is not replaced for them.
+const changedKnown = "Replaces the VM if it was made with another value."
 
 func leavesRange(ctx context.Context, q planmodifier.StringRequest, r *stringplanmodifier.RequiresReplaceIfFuncResponse) {
 	var address, static types.String
@@ -147,6 +182,33 @@ func (*machine) ValidateConfig(ctx context.Context, q resource.ValidateConfigReq
 	}
 }
 
+// ModifyPlan says before a VM is made what is known of it already. Above all,
+// the VM that replaces one keeps its address, so that nothing else of the
+// deployment changes with it.
+func (m *machine) ModifyPlan(ctx context.Context, q resource.ModifyPlanRequest, r *resource.ModifyPlanResponse) {
+	if m.host == nil || q.Plan.Raw.IsNull() || !q.State.Raw.IsNull() {
+		return // nothing is made
+	}
+	var p machineModel
+	r.Diagnostics.Append(q.Plan.Get(ctx, &p)...)
+	if r.Diagnostics.HasError() || p.Group.IsUnknown() || p.Index.IsUnknown() || p.CIDR.IsUnknown() || p.StaticAddress.IsUnknown() {
+		return
+	}
+	user, err := userName()
+	if err != nil {
+		r.Diagnostics.AddError("Cannot describe the VM", err.Error())
+		return
+	}
+	if address := m.host.keptAddress(p.Group.ValueString(), p.Index.ValueInt64(), p.CIDR.ValueString()); p.StaticAddress.ValueString() == "" && address != "" {
+		r.Diagnostics.Append(r.Plan.SetAttribute(ctx, path.Root("address"), address)...)
+	}
+	for name, value := range map[string]string{
+		"ssh_user": user, "os": runtime.GOOS, "arch": runtime.GOARCH, "agent_dir": m.host.agentDir(p.Group.ValueString(), p.Index.ValueInt64()),
+	} {
+		r.Diagnostics.Append(r.Plan.SetAttribute(ctx, path.Root(name), value)...)
+	}
+}
+
 // config is what a plan asks for.
 func (p *machineModel) config(ctx context.Context, diagnostics *diag.Diagnostics) machineConfig {
 	c := machineConfig{
@@ -176,7 +238,7 @@ func (p *machineModel) observe(ctx context.Context, h *host, s machineState, dia
 	p.Running = types.BoolValue(s.Running)
 	p.SSHUser = types.StringValue(user)
 	p.SSHHostKey = types.StringValue(s.HostKey)
-	p.AgentDir = types.StringValue(filepath.Join(h.machineDir(s.Group, s.Index), agentFolder))
+	p.AgentDir = types.StringValue(h.agentDir(s.Group, s.Index))
 	p.OS = types.StringValue(runtime.GOOS)
 	p.Arch = types.StringValue(runtime.GOARCH)
 	if len(s.Tags) > 0 || !p.Tags.IsNull() {
@@ -200,6 +262,8 @@ func (m *machine) Create(ctx context.Context, q resource.CreateRequest, r *resou
 	var err error
 	if where.cidr, err = checkCIDR(p.CIDR.ValueString()); err == nil && p.StaticAddress.ValueString() != "" {
 		where.static, err = checkStatic(p.StaticAddress.ValueString())
+	} else if err == nil && c.Address != "" { // as planned
+		where.static, err = checkStatic(c.Address)
 	}
 	var made machineState
 	if err == nil {

@@ -148,6 +148,7 @@ const (
 type Change struct {
 	Address string // "module.vms.localvm_machine.vm[\"router/0\"]"
 	Type    string // "localvm_machine"
+	Name    string // "vm"
 	// Key is the resource's for_each key: in templates that follow the built-in
 	// ones the instance id. "" if it has none.
 	Key    string
@@ -159,7 +160,8 @@ type Plan struct {
 	Changes []Change
 	// Pending: there is something to apply, be it an output only.
 	Pending bool
-	// Instances are the VMs as they are, if nothing is pending.
+	// Instances are the VMs as they are, if nothing is pending; else as far as
+	// known before an apply: what is not is zero.
 	Instances map[string]Instance
 }
 
@@ -184,10 +186,11 @@ func (r *Runner) Plan(ctx context.Context) (*Plan, error) {
 	for _, change := range shown.ResourceChanges {
 		if action, changes := actionOf(change.Change.Actions); changes {
 			key, _ := change.Index.(string)
-			plan.Changes = append(plan.Changes, Change{Address: change.Address, Type: change.Type, Key: key, Action: action})
+			plan.Changes = append(plan.Changes, Change{Address: change.Address, Type: change.Type, Name: change.Name, Key: key, Action: action})
 		}
 	}
 	if pending {
+		plan.Instances = plannedInstances(shown.OutputChanges[outputName])
 		return plan, nil
 	}
 	var output json.RawMessage = []byte("null")
@@ -200,6 +203,20 @@ func (r *Runner) Plan(ctx context.Context) (*Plan, error) {
 		return nil, err
 	}
 	return plan, r.setApplied(plan.Instances)
+}
+
+// plannedInstances is what of the VMs is known before an apply.
+func plannedInstances(output *tfjson.Change) map[string]Instance {
+	instances := map[string]Instance{}
+	if output == nil {
+		return instances
+	}
+	// What is not known yet is left out of it, or null.
+	data, err := json.Marshal(output.After)
+	if err == nil {
+		_ = json.Unmarshal(data, &instances) // an output of another form is found out when it is read after the apply
+	}
+	return instances
 }
 
 // actionOf is false for what changes nothing: reading, or nothing at all.

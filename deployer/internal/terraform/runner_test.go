@@ -109,6 +109,33 @@ func TestLifeOfThreeVMs(t *testing.T) {
 		must(d.run(repaired["web/2"], "true"))(t)
 	})
 
+	t.Run("another size replaces the VM, which keeps its address", func(t *testing.T) {
+		before, err := d.Outputs(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		bigger := d.input.Instances["web/1"]
+		bigger.MemoryMB = 128
+		d.input.Instances["web/1"] = bigger
+		d.write()
+		p := d.plan()
+		if actions := d.actions(p); len(actions) != 1 || actions["localvm_machine web/1"] != Replace || p.Changes[0].Name != "vm" {
+			t.Errorf("changes are %+v", p.Changes)
+		}
+		if x := p.Instances["web/1"]; x.ID != "" || x.Address != before["web/1"].Address || x.AgentDir != before["web/1"].AgentDir {
+			t.Errorf("planned is %+v", x)
+		}
+		replaced := d.apply()
+		if x := replaced["web/1"]; x.ID == before["web/1"].ID || x.Address != before["web/1"].Address {
+			t.Errorf("it was %+v, is %+v", before["web/1"], x)
+		}
+		if replaced["web/0"] != before["web/0"] {
+			t.Error("another VM was touched")
+		}
+		made = replaced
+		must(d.run(made["web/1"], "true"))(t)
+	})
+
 	t.Run("keys change in place", func(t *testing.T) {
 		other := newDeployment(t, 0)
 		d.input.SSHPublicKey, d.key = other.input.SSHPublicKey, other.key
