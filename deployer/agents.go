@@ -19,7 +19,7 @@ import (
 // platform is the os and arch of the VMs: those there are, or this machine's.
 func (r *run) platform() (string, string) {
 	for _, id := range r.vmIDs() {
-		if vm := r.state.VMs[id]; vm.OS != "" {
+		if vm := r.fleet.vm(id); vm.OS != "" {
 			return vm.OS, vm.Arch
 		}
 	}
@@ -73,8 +73,9 @@ func (r *run) follow(ctx context.Context, id string, op *api.Operation) error {
 
 // identify tells agents who they are: those of new VMs, and those whose VM or
 // address is another than they know.
-func (r *run) identify(ctx context.Context) error {
-	ids := r.vmIDs()
+func (r *run) identify(ctx context.Context) error { return r.identifyVMs(ctx, r.vmIDs()) }
+
+func (r *run) identifyVMs(ctx context.Context, ids []string) error {
 	return r.parallel(ctx, len(ids), func(ctx context.Context, i int) error {
 		id := ids[i]
 		inv := r.fleet.inventory(id)
@@ -150,13 +151,15 @@ func (r *run) configure(ctx context.Context, id string, b *api.Bus) error {
 
 // bootstrap puts the agent on every VM that does not run the wanted one, and
 // asks it who it is.
-func (r *run) bootstrap(ctx context.Context) error {
+func (r *run) bootstrap(ctx context.Context) error { return r.bootstrapVMs(ctx, r.vmIDs()) }
+
+func (r *run) bootstrapVMs(ctx context.Context, of []string) error {
 	agent, err := r.agentBlob()
 	if err != nil {
 		return err
 	}
 	var ids []string
-	for _, id := range r.vmIDs() {
+	for _, id := range of {
 		inv := r.fleet.inventory(id)
 		if r.has(id) && (inv == nil || inv.Agent.Digest != agent.Digest) {
 			ids = append(ids, id)
@@ -221,7 +224,7 @@ func (r *run) packagesOwed(p *plan.Plan) (map[string][]string, error) {
 	}
 	changes := map[string]bool{}
 	for _, c := range p.Changes() {
-		changes[c.Instance] = true
+		changes[c.Instance] = c.Action != plan.Replace // the new VM gets its own
 	}
 	owed := map[string][]string{}
 	for _, w := range wanted {

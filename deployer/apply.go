@@ -95,6 +95,7 @@ func (r *run) existing(ctx context.Context, wanted []plan.Wanted, inventories ma
 			e.VM = !slices.Contains(r.enginePlan[id], terraform.Create)
 			e.Stopped = slices.Contains(r.enginePlan[id], terraform.Update)
 		}
+		e.Replace = r.replaceCauses(id)
 		if inv != nil {
 			e.Agent = r.agentOwed(urls, id, inv)
 		}
@@ -288,6 +289,7 @@ func (r *run) apply(ctx context.Context, approved *plan.Plan, approve Approve) e
 		},
 		func(ctx context.Context) error { return r.deliver(ctx, p) },
 		func(ctx context.Context) error { return r.roll(ctx, p) },
+		func(ctx context.Context) error { return r.followAddresses(ctx, approved, approve) },
 		r.connectAgents,
 		func(context.Context) error { return r.keepRevision() },
 	}

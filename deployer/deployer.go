@@ -149,8 +149,16 @@ type run struct {
 	fresh    bool
 	packages *packages.Index
 	fleet    *fleet
-	// enginePlan is what the engine would do, by the resources' keys.
+	// enginePlan is what the engine would do, by the resources' keys; disks apart.
 	enginePlan map[string][]terraform.Action
+	// owedVMs are the changed inputs of VMs that the rollout brings in batches;
+	// movedVMs are those that settings of the infrastructure replace; plannedVMs is
+	// what is known beforehand of the VMs that replace others.
+	owedVMs    map[string][]string
+	movedVMs   map[string]bool
+	plannedVMs map[string]terraform.Instance
+	// addressesChanged: others than the VMs' own instances have yet to learn it.
+	addressesChanged bool
 	// vmsAsWanted: the root module is what was last applied, and every agent
 	// answers from the expected VM, so that the engine need not be asked.
 	vmsAsWanted bool
@@ -280,7 +288,11 @@ func (r *run) facts() manifests.Facts {
 	}
 	for group, slots := range r.state.Groups {
 		for _, s := range slots {
-			vm := r.state.VMs[api.InstanceID(group, s.Index)]
+			id := api.InstanceID(group, s.Index)
+			vm := r.state.VMs[id]
+			if p, replaced := r.plannedVMs[id]; replaced {
+				vm.Address, vm.AgentDir = p.Address, p.AgentDir
+			}
 			f.Instances[group] = append(f.Instances[group], manifests.Instance{
 				Group: group, Index: s.Index, AZ: s.AZ, Address: vm.Address, AgentDir: vm.AgentDir, ImageDir: vm.ImageDir,
 			})

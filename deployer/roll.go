@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"deploy/agent/api"
 	"deploy/deployer/internal/plan"
@@ -24,7 +25,7 @@ func (r *run) roll(ctx context.Context, p *plan.Plan) error {
 	if err != nil {
 		return err
 	}
-	x := &executor{run: r, specs: map[string]*api.Spec{}, from: map[string]string{}}
+	x := &executor{run: r, specs: map[string]*api.Spec{}, from: map[string]string{}, replaced: map[string]bool{}, before: map[string]*api.Spec{}}
 	for _, w := range wanted {
 		if !w.Known {
 			return fmt.Errorf("cannot roll out %s: something of it is still unknown although its VM exists", w.Spec.Instance)
@@ -126,6 +127,8 @@ func rolloutAction(c plan.InstanceChange) rollout.Action {
 	switch c.Action {
 	case plan.Create:
 		return rollout.ActionCreate
+	case plan.Replace:
+		return rollout.ActionRecreate
 	case plan.Update, plan.Reload, plan.Restart:
 		if c.Action == plan.Update && c.From == c.To && len(c.Processes) == 0 && len(c.Drift) == 0 {
 			return rollout.ActionNone // only the agent itself was owed something
@@ -200,8 +203,12 @@ func rolloutError(s rollout.State) error {
 // executor carries the rollout's commands to agents and to the engine.
 type executor struct {
 	*run
-	specs map[string]*api.Spec
-	from  map[string]string
+	from map[string]string
+
+	mu       sync.Mutex // guards what follows while VMs are replaced
+	specs    map[string]*api.Spec
+	replaced map[string]bool      // instances with a new VM
+	before   map[string]*api.Spec // what ran on the VM that is replaced, if it was something else
 }
 
 // Execute implements rollout.Executor.
@@ -210,8 +217,9 @@ func (x *executor) Execute(ctx context.Context, c rollout.Command) error {
 	case rollout.CommandDeleteVM:
 		x.event(Event{Phase: PhaseVMs, Message: "delete " + strings.Join(c.Instances, ", ")})
 		return x.deleteVMs(ctx, c.Instances)
-	case rollout.CommandReplaceVM: // rolloutPlan never asks for it
-		return fmt.Errorf("cannot replace %s: rolling VM replacement is not supported yet", strings.Join(c.Instances, ", "))
+	case rollout.CommandReplaceVM:
+		x.event(Event{Phase: PhaseVMs, Message: "replace " + strings.Join(c.Instances, ", ")})
+		return x.replaceVMs(ctx, c)
 	}
 	id := c.Instances[0]
 	x.event(Event{Phase: PhaseRollout, Instance: id, Step: string(c.Kind)})
@@ -227,23 +235,19 @@ func (x *executor) Execute(ctx context.Context, c rollout.Command) error {
 func (x *executor) agentCommand(ctx context.Context, id string, c rollout.Command) error {
 	s := x.submission(id, c.OpID)
 	health := struct{ min, deadline int64 }{c.MinHealthy.Milliseconds(), c.Deadline.Milliseconds()}
+	x.mu.Lock()
+	spec, before, replaced := x.specs[id], x.before[id], x.replaced[id]
+	x.mu.Unlock()
 	switch c.Kind {
 	case rollout.CommandPrepare:
-		s.Kind, s.Prepare = api.KindPrepare, &api.Prepare{Spec: *x.specs[id]}
-		err := x.submit(ctx, id, s)
-		var missing *api.Error
-		if errors.As(err, &missing) && missing.Code == api.CodePackageMissing {
-			// The bus is a cache; the deployer has the packages and another way.
-			if err := x.upload(ctx, id, missing.Packages); err != nil {
-				return err
-			}
-			s.OpID += ".uploaded"
-			err = x.submit(ctx, id, s)
-		}
-		return err
+		return x.prepare(ctx, id, s, *spec)
 	case rollout.CommandUpdate:
+		generation := c.Generation
+		if replaced { // on another address it may be another one than was planned
+			generation = spec.Generation
+		}
 		s.Kind, s.Update = api.KindUpdate, &api.Update{
-			Generation: c.Generation, MinHealthyMS: health.min, DeadlineMS: health.deadline, Next: "update",
+			Generation: generation, MinHealthyMS: health.min, DeadlineMS: health.deadline, Next: "update",
 		}
 	case rollout.CommandWatch:
 		s.Kind, s.Watch = api.KindWatch, &api.Watch{MinHealthyMS: health.min, DeadlineMS: health.deadline}
@@ -252,17 +256,64 @@ func (x *executor) agentCommand(ctx context.Context, id string, c rollout.Comman
 			s.Kind, s.Rollback = api.KindRollback, &api.Rollback{MinHealthyMS: health.min, DeadlineMS: health.deadline}
 			break
 		}
+		if replaced && before != nil { // the new VM has never had it
+			p := s
+			p.OpID += ".prepare"
+			if err := x.prepare(ctx, id, p, *before); err != nil {
+				return err
+			}
+		}
 		// The agent's own idea of "previous" is another one if the update failed
 		// before it was activated; the generation says exactly what is meant.
 		s.Kind, s.Update = api.KindUpdate, &api.Update{
 			Generation: c.Generation, MinHealthyMS: health.min, DeadlineMS: health.deadline, Next: "update",
 		}
 	case rollout.CommandStop:
+		if c.Next == "recreate" {
+			if err := x.rememberActive(ctx, id); err != nil {
+				return err
+			}
+		}
 		s.Kind, s.Stop = api.KindStop, &api.Stop{Next: c.Next}
 	default:
 		return fmt.Errorf("cannot %s %s: unknown command", c.Kind, id)
 	}
 	return x.submit(ctx, id, s)
+}
+
+// prepare stages a spec; packages that the agent cannot get are uploaded.
+func (x *executor) prepare(ctx context.Context, id string, s api.Submission, spec api.Spec) error {
+	s.Kind, s.Prepare = api.KindPrepare, &api.Prepare{Spec: spec}
+	err := x.submit(ctx, id, s)
+	var missing *api.Error
+	if errors.As(err, &missing) && missing.Code == api.CodePackageMissing {
+		// The bus is a cache; the deployer has the packages and another way.
+		if err := x.upload(ctx, id, missing.Packages); err != nil {
+			return err
+		}
+		s.OpID += ".uploaded"
+		err = x.submit(ctx, id, s)
+	}
+	return err
+}
+
+// rememberActive keeps what runs on a VM that is to be replaced, so that the
+// new one can return to it.
+func (x *executor) rememberActive(ctx context.Context, id string) error {
+	x.mu.Lock()
+	wanted := x.specs[id].Generation
+	x.mu.Unlock()
+	if x.from[id] == "" || x.from[id] == wanted {
+		return nil
+	}
+	spec, err := x.fleet.client(id).Spec(ctx, api.SpecRequest{Generation: x.from[id]})
+	if err != nil {
+		return fmt.Errorf("cannot keep what runs on %s before its VM is replaced: %w", id, err)
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.before[id] = &spec
+	return nil
 }
 
 // submission is the head of every change to an instance.

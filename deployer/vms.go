@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -46,17 +47,11 @@ func (r *run) vmInput(parted []string) (terraform.Input, error) {
 		}
 	}
 	for _, id := range parted {
-		var saved struct {
-			VM   terraform.InstanceInput `json:"vm"`
-			Disk *terraform.DiskInput    `json:"disk"`
+		was, err := r.lastRolled(id)
+		if err != nil {
+			return in, err
 		}
-		if err := json.Unmarshal(r.state.VMs[id].Input, &saved); err != nil {
-			return in, fmt.Errorf("cannot read how the VM of %s was made: %w", id, err)
-		}
-		in.Instances[id] = saved.VM
-		if saved.Disk != nil {
-			in.Disks[id] = *saved.Disk
-		}
+		was.into(&in, id)
 	}
 	return in, nil
 }
@@ -158,10 +153,9 @@ func (r *run) planVMs(ctx context.Context) ([]plan.VMChange, error) {
 	}
 	var out []plan.VMChange
 	for _, c := range p.Changes {
-		r.enginePlan[c.Key] = append(r.enginePlan[c.Key], c.Action)
 		out = append(out, plan.VMChange{Resource: c.Address, Action: plan.Action(c.Action)})
 	}
-	return out, nil
+	return out, r.notePlannedVMs(in, p)
 }
 
 // firstVMs is planVMs for a deployment that has no VM: all of them are new, and
@@ -174,35 +168,39 @@ func (r *run) firstVMs() []plan.VMChange {
 	return out
 }
 
-// makeVMs brings the VMs to what the manifest wants. Those that are no longer
-// wanted stay until what runs on them has been stopped.
+// makeVMs makes the VMs that are missing and brings those there are to what can
+// be changed under them. VMs whose inputs ask for more get them when the rollout
+// comes to them, and those that are no longer wanted stay until what runs on
+// them has been stopped.
 func (r *run) makeVMs(ctx context.Context) error {
 	if r.vmsAsWanted {
 		return nil
 	}
-	in, err := r.vmInput(r.parted)
+	in, err := r.nextInput(nil)
 	if err != nil {
 		return err
 	}
 	r.event(Event{Phase: PhaseVMs, Message: fmt.Sprintf("%d VMs from template %s", len(in.Instances), r.manifest.Infrastructure.Template)})
-	return r.applyVMs(ctx, in, nil)
+	_, err = r.applyVMs(ctx, in, scope{what: "change the VMs", replace: slices.Collect(maps.Keys(r.movedVMs)), create: true, update: true})
+	r.movedVMs, r.plannedVMs = nil, nil // from now on the addresses are those of the VMs there are
+	return err
 }
 
-// applyVMs runs the engine and keeps what it tells. Only the instances in
-// deletable may lose their VM.
-func (r *run) applyVMs(ctx context.Context, in terraform.Input, deletable []string) error {
+// applyVMs runs the engine within a scope and keeps what it tells. applied is
+// false if nothing was begun.
+func (r *run) applyVMs(ctx context.Context, in terraform.Input, s scope) (applied bool, err error) {
 	engine, err := r.engine(r.store.Terraform())
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer engine.Close()
 	if _, err := engine.Write(in); err != nil {
-		return err
+		return false, err
 	}
 	r.counts.engine.Add(1)
 	p, err := engine.Plan(ctx)
 	if err != nil {
-		return err
+		return false, err
 	}
 	instances := p.Instances
 	var left []string // machines that stay without their instance
@@ -212,21 +210,18 @@ func (r *run) applyVMs(ctx context.Context, in terraform.Input, deletable []stri
 		}
 	}
 	if p.Pending {
-		for _, c := range p.Changes {
-			_, known := r.state.VMs[c.Key]
-			if c.Action == terraform.Delete && known && !slices.Contains(deletable, c.Key) {
-				return fmt.Errorf("cannot change the VMs: the engine's plan would delete %s, which is not among those to be removed now", c.Address)
-			}
+		if err := s.check(p.Changes, in, r.state.VMs); err != nil {
+			return false, err
 		}
 		if err := r.leaveMachines(ctx, left, false); err != nil {
-			return err
+			return true, err
 		}
 		r.counts.engine.Add(1)
 		if instances, err = engine.Apply(ctx); err != nil {
-			return err
+			return true, err
 		}
 	}
-	return r.keepVMs(in, instances)
+	return true, r.keepVMs(in, instances)
 }
 
 // keepVMs remembers what the infrastructure told.
@@ -235,14 +230,7 @@ func (r *run) keepVMs(in terraform.Input, instances map[string]terraform.Instanc
 	defer r.vmsMu.Unlock()
 	vms := map[string]state.VM{}
 	for id, x := range instances {
-		saved := struct {
-			VM   terraform.InstanceInput `json:"vm"`
-			Disk *terraform.DiskInput    `json:"disk,omitempty"`
-		}{VM: in.Instances[id]}
-		if d, ok := in.Disks[id]; ok {
-			saved.Disk = &d
-		}
-		input, err := json.Marshal(saved)
+		input, err := json.Marshal(madeOfVM(in, id))
 		if err != nil {
 			return fmt.Errorf("cannot encode the inputs of %s: %w", id, err)
 		}
@@ -276,7 +264,8 @@ func (r *run) deleteVMs(ctx context.Context, ids []string) error {
 	if err != nil {
 		return err
 	}
-	return r.applyVMs(ctx, in, ids)
+	_, err = r.applyVMs(ctx, in, scope{what: "delete the VMs of " + strings.Join(ids, ", "), remove: ids, update: true})
+	return err
 }
 
 // destroyVMs removes everything that the engine has made.

@@ -33,6 +33,8 @@ type Existing struct {
 	// not running.
 	VM      bool
 	Stopped bool
+	// Replace says why another VM takes this one's place, nil if none does.
+	Replace []string
 	// Inventory is nil if there is no agent or it does not answer.
 	Inventory *api.Inventory
 	// Active is the spec that the agent has activated, nil if none.
@@ -200,6 +202,14 @@ func instance(w Wanted, e Existing) InstanceChange {
 	}
 	inv := e.Inventory
 	c.From = inv.Active
+	if len(e.Replace) > 0 {
+		c.Action, c.Causes, c.Files = Replace, slices.Clone(e.Replace), files(w, e)
+		if inv.Active != "" && (!w.Known || inv.Active != w.Spec.Generation) {
+			c.Causes = append(c.Causes, causes(w, e, c.Files)...)
+		}
+		c.Processes = starts(w.Spec, "first start on its new VM")
+		return c
+	}
 	if inv.Active == "" {
 		c.Action, c.Causes = Create, []string{"nothing is installed"}
 		c.Files, c.Processes = files(w, e), starts(w.Spec, "first start")
