@@ -1,0 +1,178 @@
+//go:build e2e
+
+package examples
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// packagesWithAnother is a folder of built packages in which one program is
+// another one, which does the same.
+func packagesWithAnother(t *testing.T, program string) string {
+	t.Helper()
+	platform := runtime.GOOS + "_" + runtime.GOARCH
+	programs, err := filepath.Abs("../bin/programs/" + platform)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(programs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, to := t.TempDir(), t.TempDir()
+	args := []string{from, filepath.Join(to, platform), runtime.GOOS + "/" + runtime.GOARCH}
+	for _, e := range entries {
+		args = append(args, e.Name())
+		if e.Name() != program {
+			if err := os.Symlink(filepath.Join(programs, e.Name()), filepath.Join(from, e.Name())); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		content, err := os.ReadFile(filepath.Join(programs, program))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(from, program), append(content, "another"...), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, err := exec.Command("../bin/pack", args...).CombinedOutput(); err != nil {
+		t.Fatalf("pack: %v\n%s", err, out)
+	}
+	return to
+}
+
+// digestOf is the digest of a built package.
+func digestOf(t *testing.T, packages, program string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(packages, runtime.GOOS+"_"+runtime.GOARCH, "index.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var index struct {
+		Packages map[string]struct{ Digest string }
+	}
+	if err := json.Unmarshal(data, &index); err != nil {
+		t.Fatal(err)
+	}
+	return index.Packages[program].Digest
+}
+
+// release is what `deploy release create --json` tells.
+type release struct {
+	Archive, Version, SHA256 string
+	Jobs, Programs           []string
+}
+
+func createRelease(t *testing.T, jobs, version string) release {
+	t.Helper()
+	var r release
+	out, err := exec.Command(deployBinary(t), "release", "create", jobs, "-o", filepath.Join(t.TempDir(), "r.tar.gz"), "--version", version, "--json").Output()
+	if err != nil {
+		t.Fatalf("release create: %v", err)
+	}
+	if err := json.Unmarshal(out, &r); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestReleaseIsPinned(t *testing.T) {
+	c := start(t, "cluster.hcl")
+	c.edit(`infrastructure "local" {`, "infrastructure \"local\" {\n  cidr = \"127.48.0.0/24\"")
+	c.edit(`"3s"`, `"300ms"`)
+	// Only the bus and one hello.
+	source, err := os.ReadFile(c.manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Replace(string(source), `publish = { (var.listen) = "lb:8080" }`, "", 1)
+	lb, hello := strings.Index(text, `group "lb"`), strings.Index(text, `group "hello"`)
+	text = strings.Replace(text[:lb]+text[hello:], "var.hellos", "1", 1)
+
+	builtIn, err := filepath.Abs("../bin/packages")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := createRelease(t, "jobs", "1.0")
+	if again := createRelease(t, "jobs", "1.0"); again.SHA256 != first.SHA256 {
+		t.Error("the same jobs and programs made another archive")
+	}
+	another := packagesWithAnother(t, "hello")
+	t.Setenv("DEPLOY_PACKAGES", another)
+	second := createRelease(t, "jobs", "2.0")
+	t.Setenv("DEPLOY_PACKAGES", builtIn) // what is built has nothing of it
+
+	pin := func(r release, version, sha256 string) {
+		t.Helper()
+		old := text[strings.Index(text, `release "examples" {`):]
+		old = old[:strings.Index(old, "}")+1]
+		text = strings.Replace(text, old, "release \"examples\" {\n  archive = \""+r.Archive+"\"\n  version = \""+version+"\"\n  sha256  = \""+sha256+"\"\n}", 1)
+		if err := os.WriteFile(c.manifest, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// mustRun applies and tells with which program hello runs.
+	mustRun := func(digest string) {
+		t.Helper()
+		c.mustApply()
+		pid := c.status().pids()["hello/0 hello"]
+		command, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cmdline"))
+		if err != nil || !bytes.Contains(command, []byte("store/"+digest+"/hello")) {
+			t.Errorf("hello runs as %q (%v), want the program %s", command, err, digest)
+		}
+		if _, err := os.Stat(filepath.Join(c.state, "cf/packages", digest+".tar.gz")); err != nil {
+			t.Errorf("its package is not kept: %v", err)
+		}
+	}
+	one, two := digestOf(t, builtIn, "hello"), digestOf(t, another, "hello")
+
+	pin(first, "1.0", second.SHA256)
+	out, code := c.run("plan")
+	mustTell(t, out, code, 1, "Cannot read release", first.SHA256, second.SHA256, "pin")
+	pin(first, "1.1", first.SHA256)
+	out, code = c.run("plan")
+	mustTell(t, out, code, 1, "Cannot read release", `"1.0"`, `"1.1"`)
+
+	pin(second, "2.0", second.SHA256)
+	mustRun(two) // through SSH: there is no bus yet
+	pin(first, "1.0", first.SHA256)
+	mustRun(one)
+	if r := c.applyJSON(); r.Changed || r.Counts.StateWrites != 0 {
+		t.Errorf("nothing was to be done, and yet: %+v", r)
+	}
+	pin(second, "2.0", second.SHA256)
+	mustRun(two)
+
+	// Three revisions are kept, and what they need.
+	pin(first, "1.0", first.SHA256)
+	for _, greeting := range []string{"Good morning", "Good day", "Good night"} {
+		t.Setenv("DEPLOY_VAR_greeting", greeting)
+		mustRun(one)
+	}
+	var kept struct {
+		Revisions []struct {
+			Number      int
+			Generations map[string]string
+			Packages    []string
+		}
+	}
+	if err := json.Unmarshal([]byte(c.mustDeploy("", "state", "revisions", c.manifest, "--json")), &kept); err != nil {
+		t.Fatal(err)
+	}
+	if len(kept.Revisions) != 3 || kept.Revisions[2].Number != 6 || kept.Revisions[1].Generations["hello/0"] == kept.Revisions[2].Generations["hello/0"] {
+		t.Errorf("revisions: %+v", kept.Revisions)
+	}
+	if _, err := os.Stat(filepath.Join(c.state, "cf/packages", two+".tar.gz")); err == nil {
+		t.Error("a package that no kept revision needs is still there")
+	}
+}
