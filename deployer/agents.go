@@ -303,7 +303,7 @@ func (r *run) upload(ctx context.Context, id string, digests []string) error {
 		}
 		r.event(Event{Phase: PhasePackages, Instance: id, Step: "upload", Message: fmt.Sprintf("uploading %s", path.Base(blob.File))})
 		if err := bootstrap.UploadPackage(ctx, c, r.fleet.vm(id).AgentDir, digest, blob.File); err != nil {
-			return fmt.Errorf("cannot bring a package to %s: %w", id, err)
+			return fmt.Errorf("cannot bring package %s to %s: %w; nothing that runs there was touched, apply again when the cause is removed", path.Base(blob.File), id, err)
 		}
 	}
 	return nil

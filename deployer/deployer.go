@@ -330,7 +330,11 @@ func (r *run) wanted() ([]plan.Wanted, error) {
 		for _, g := range wave {
 			for _, in := range facts.Instances[g.Name] {
 				rendered, d := renderer.Instance(g, in)
-				diags = append(diags, d...)
+				for _, x := range d {
+					x := *x // the renderer may keep it
+					x.Detail += fmt.Sprintf(" This is for instance %s.", api.InstanceID(g.Name, in.Index))
+					diags = append(diags, &x)
+				}
 				if d.HasErrors() {
 					break // the same problem for every instance helps nobody
 				}

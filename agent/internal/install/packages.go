@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 
 	"deploy/agent/api"
 )
@@ -32,6 +33,11 @@ func (i *Installer) fetchPackages(ctx context.Context, report Report, packages [
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			// Another upload would not fit either.
+			return fmt.Errorf("cannot unpack package %s of %d bytes, the disk is full: make room for %s (df tells how much there is) and apply again: %w",
+				p.Name, p.Size, i.path("store"), err)
+		}
 		if err != nil {
 			missing = append(missing, p.Digest)
 			why = append(why, fmt.Sprintf("%s: %v", p.Name, err))
@@ -42,7 +48,7 @@ func (i *Installer) fetchPackages(ctx context.Context, report Report, packages [
 	if len(missing) > 0 {
 		return &api.Error{
 			Code:     api.CodePackageMissing,
-			Message:  "cannot get packages: " + strings.Join(why, "; ") + "; upload them and prepare again",
+			Message:  "cannot get packages: " + strings.Join(why, "; "),
 			Packages: missing,
 		}
 	}

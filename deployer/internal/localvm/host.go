@@ -309,6 +309,9 @@ func (h *host) updateMachine(ctx context.Context, c machineConfig) (machineState
 			err = startDaemon(ctx, h.executable, kindInit, dir, c.ID)
 		}
 	}
+	if errors.Is(err, errAddressInUse) {
+		err = fmt.Errorf("%w; end what listens on %s", err, c.sshAddress())
+	}
 	var m machineState
 	if err == nil {
 		m, err = h.readMachine(c.Group, c.Index)

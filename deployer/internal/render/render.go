@@ -252,7 +252,7 @@ func (r *jobRenderer) template(t *manifests.Template) *parsedTemplate {
 		}}
 		return p
 	}
-	filename := path.Join(r.spec.Name, name)
+	filename := path.Join(path.Dir(r.spec.Range.Filename), name) // as manifests calls it
 	p.expr, p.diags = hclsyntax.ParseTemplate(source, filename, hcl.InitialPos)
 	// Remembered with the job's sources, so that diagnostics can show the line.
 	r.spec.Files[filename] = &hcl.File{Bytes: source}

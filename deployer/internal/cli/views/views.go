@@ -54,8 +54,11 @@ func Error(w io.Writer, err error, color bool, width uint) {
 		return
 	}
 	fmt.Fprintf(w, "%s %s\n", paint(color, red, "Error:"), err)
+	shown := map[string]bool{} // instances that fail alike are told once
 	for _, failure := range failures(err) {
-		if len(failure.Log) > 0 {
+		alike := strings.Join(append([]string{failure.Job, failure.Name}, failure.Log...), "\n")
+		if len(failure.Log) > 0 && !shown[alike] {
+			shown[alike] = true
 			fmt.Fprintf(w, "\nLast lines of %s/%s:\n", failure.Job, failure.Name)
 			for _, l := range failure.Log {
 				fmt.Fprintf(w, "  %s %s\n", paint(color, faint, "|"), l)
