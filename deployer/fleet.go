@@ -122,8 +122,9 @@ func (f *fleet) client(id string) *client.Client {
 	})
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	// An agent that is not on the bus yet would only cost its time-out.
-	if inv := f.inventories[id]; f.bus == nil || inv == nil || !inv.Bus.Connected {
+	// An agent that is not on the bus yet would only cost its time-out, and that
+	// of a bus's server loses its connection with every change.
+	if inv := f.inventories[id]; f.bus == nil || inv == nil || !inv.Bus.Connected || f.run.servesBus(id) {
 		return overSSH
 	}
 	return client.Fallback(f.bus.Agent(id), overSSH)

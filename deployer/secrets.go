@@ -197,7 +197,7 @@ func (r *run) busURLs() []string {
 	var urls []string
 	for _, g := range r.manifest.Groups {
 		for _, j := range g.Jobs {
-			if !slices.ContainsFunc(j.Spec.Provides, func(p *manifests.Provide) bool { return p.Type == manifests.BusLink }) {
+			if !providesBus(j) {
 				continue
 			}
 			for _, slot := range r.state.Groups[g.Name] {
@@ -213,6 +213,17 @@ func (r *run) busURLs() []string {
 		}
 	}
 	return urls
+}
+
+func providesBus(j *manifests.GroupJob) bool {
+	return slices.ContainsFunc(j.Spec.Provides, func(p *manifests.Provide) bool { return p.Type == manifests.BusLink })
+}
+
+// servesBus tells whether a server of the bus runs on an instance.
+func (r *run) servesBus(id string) bool {
+	group, _, _ := api.SplitInstance(id)
+	g := r.manifest.Group(group)
+	return g != nil && slices.ContainsFunc(g.Jobs, providesBus)
 }
 
 // numberText is an attribute of an object as text.

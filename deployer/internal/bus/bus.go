@@ -86,8 +86,13 @@ func connect(ctx context.Context, s Settings) (*Bus, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 
+	// A server that is silent leaves time for the others.
+	timeout := connectTimeout
+	if end, bounded := ctx.Deadline(); bounded {
+		timeout = max(time.Millisecond, min(timeout, time.Until(end)/time.Duration(len(s.URLs))))
+	}
 	life, stop := context.WithCancel(context.WithoutCancel(ctx))
-	dialer := &dialer{life: life, dial: s.Dial}
+	dialer := &dialer{life: life, dial: s.Dial, timeout: timeout}
 	if dialer.dial == nil {
 		dialer.dial = new(net.Dialer).DialContext
 	}
@@ -101,7 +106,7 @@ func connect(ctx context.Context, s Settings) (*Bus, error) {
 			Certificates: []tls.Certificate{certificate},
 		}),
 		nats.SetCustomDialer(dialer),
-		nats.Timeout(connectTimeout),
+		nats.Timeout(timeout),
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(reconnectWait),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("bus", "error", err) }),
@@ -213,13 +218,14 @@ func (b *Bus) Heartbeats(ctx context.Context, f func(api.Heartbeat)) error {
 
 // dialer gives nats.go connections that end with life.
 type dialer struct {
-	life context.Context
-	dial func(ctx context.Context, network, address string) (net.Conn, error)
+	timeout time.Duration // of one attempt
+	life    context.Context
+	dial    func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
 // Dial implements nats.CustomDialer.
 func (d *dialer) Dial(network, address string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(d.life, connectTimeout)
+	ctx, cancel := context.WithTimeout(d.life, d.timeout)
 	defer cancel()
 	conn, err := d.dial(ctx, network, address)
 	if err != nil {

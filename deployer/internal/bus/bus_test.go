@@ -472,6 +472,20 @@ func TestConnect(t *testing.T) {
 			t.Errorf("gave up only after %v", took)
 		}
 	})
+	t.Run("two of three are silent", func(t *testing.T) {
+		s := server.settings(t)
+		for range 2 {
+			listener, err := net.Listen("tcp", "127.0.0.1:0") // which accepts, and says nothing
+			must(t, err)
+			defer listener.Close()
+			s.URLs = append(s.URLs, "tls://"+listener.Addr().String())
+		}
+		ctx, cancel := context.WithTimeout(testContext(t), 6*time.Second)
+		defer cancel()
+		b, err := Connect(ctx, s)
+		must(t, err)
+		b.Close()
+	})
 	t.Run("settings", func(t *testing.T) {
 		good := server.settings(t)
 		for name, s := range map[string]Settings{
