@@ -1,0 +1,299 @@
+//go:build e2e
+
+package examples
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+)
+
+// helloCluster is a cluster whose hellos are reached through a router: both
+// components have to be on the bus for it.
+func helloCluster(t *testing.T, cidr string) *cluster {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "bus.hcl")
+	manifest := fmt.Sprintf(`deployment "bus" { domain = "bus.localhost" }
+infrastructure "local" { cidr = %q }
+variable "listen" { default = "" }
+variable "greeting" { default = "Hello" }
+release "examples" { path = "./jobs" }
+secret "nats" { type = "password" }
+update {
+  max_in_flight    = "100%%"
+  min_healthy_time = "100ms"
+  watch_time       = "0s-20s"
+}
+group "nats" {
+  instances = 1
+  job "nats" {
+    properties { password = secret.nats.value }
+  }
+  update { max_in_flight = 1 }
+}
+group "router" {
+  job "router" {}
+}
+group "hello" {
+  instances = 2
+  job "hello" {
+    properties { greeting = var.greeting }
+  }
+}
+`, cidr)
+	if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return start(t, file)
+}
+
+// mustSpeak checks that all agents are reached over the bus, and that the
+// router has heard of both hellos.
+func (c *cluster) mustSpeak(when string) {
+	c.t.Helper()
+	c.mustServe(when)
+	within(c.t, 20*time.Second, when+": nothing is to be done, and all agents answer on the bus", func() bool {
+		r := c.applyJSON()
+		return !r.Changed && r.Counts.SSHDials == 0
+	})
+}
+
+// mustServe checks that the router has heard of both hellos over the bus.
+func (c *cluster) mustServe(when string) {
+	c.t.Helper()
+	router := ""
+	for _, in := range c.status().Instances {
+		if in.Group == "router" {
+			router = in.Address + ":8081"
+		}
+	}
+	seen := map[string]bool{}
+	within(c.t, 20*time.Second, when+": the router leads to both hellos", func() bool {
+		text, err := page(router, "hello.bus.localhost")
+		if err == nil {
+			for _, id := range []string{"hello/0", "hello/1"} {
+				seen[id] = seen[id] || strings.Contains(text, id)
+			}
+		}
+		return len(seen) == 2 && seen["hello/0"] && seen["hello/1"]
+	})
+}
+
+// mustKeepProcesses checks that only processes of the group nats have another pid than before.
+func (c *cluster) mustKeepProcesses(when string, before map[string]int) map[string]int {
+	c.t.Helper()
+	after := c.status().pids()
+	for name, pid := range before {
+		if now, there := after[name]; there && now != pid && !strings.HasPrefix(name, "nats/") {
+			c.t.Errorf("%s: %s has pid %d, before %d", when, name, now, pid)
+		}
+	}
+	return after
+}
+
+// killVM ends everything of a VM at once.
+func (c *cluster) killVM(vm string) {
+	c.t.Helper()
+	dir := filepath.Join(c.state, "bus", "vms", vm) + "/"
+	within(c.t, 10*time.Second, vm+" is dead", func() bool {
+		left := processesUnder(dir)
+		for _, p := range left {
+			pid, _, _ := strings.Cut(p, " ")
+			if n, err := strconv.Atoi(pid); err == nil {
+				_ = syscall.Kill(n, syscall.SIGKILL) // it may just have ended
+			}
+		}
+		return len(left) == 0
+	})
+}
+
+// The bus becomes three and one again. Nothing but its own servers restarts, and
+// every agent and component follows; each of its servers may die.
+func TestBusGrowsAndShrinks(t *testing.T) {
+	c := helloCluster(t, "127.43.0.0/24")
+	c.mustApply()
+	c.mustSpeak("one server")
+	pids := c.status().pids()
+
+	c.edit("instances = 1", "instances = 3")
+	c.mustApply()
+	c.mustAllRun(6)
+	c.mustSpeak("three servers")
+	pids = c.mustKeepProcesses("three servers", pids)
+
+	// A dead one is missed by nobody, and comes back with the next apply.
+	c.killVM("nats-1")
+	c.mustServe("without nats/1")
+	c.mustBeOnBus("without nats/1", 5)
+	c.mustApply()
+	c.mustAllRun(6)
+	c.mustSpeak("nats/1 is back")
+	pids = c.mustKeepProcesses("nats/1 is back", pids)
+
+	c.edit("instances = 3", "instances = 1")
+	c.mustApply()
+	c.mustAllRun(4)
+	c.mustSpeak("one server again")
+	maps.DeleteFunc(pids, func(name string, _ int) bool { return strings.HasPrefix(name, "nats/") })
+	c.mustKeepProcesses("one server again", pids)
+}
+
+// The only server of the bus is lost with its VM: the next apply needs no bus to
+// bring it back, and agents and components return to it.
+func TestLostBusIsRepaired(t *testing.T) {
+	c := helloCluster(t, "127.44.0.0/24")
+	c.mustApply()
+	c.mustSpeak("before")
+	pids := c.status().pids()
+	c.killVM("nats-0")
+	c.mustApply()
+	c.mustAllRun(4)
+	c.mustSpeak("after")
+	c.mustKeepProcesses("after", pids)
+	mustBeRefused(t, c)
+}
+
+// credential is a way onto the bus.
+func credential(t *testing.T, urls string, ca, certificate, key []byte) (string, []nats.Option) {
+	t.Helper()
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(ca) {
+		t.Fatal("no CA certificate")
+	}
+	return urls, []nats.Option{
+		nats.Secure(&tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}}),
+		nats.Timeout(10 * time.Second),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // LastError is looked at
+	}
+}
+
+func connectBus(t *testing.T, url string, options []nats.Option) *nats.Conn {
+	t.Helper()
+	nc, err := nats.Connect(url, options...)
+	if err != nil {
+		t.Fatalf("cannot connect to %s: %v", url, err)
+	}
+	t.Cleanup(nc.Close)
+	return nc
+}
+
+func mustRead(t *testing.T, path string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// asDeployer connects with the credential that `deploy bus` lends.
+func (c *cluster) asDeployer() *nats.Conn {
+	c.t.Helper()
+	t := c.t.(*testing.T)
+	dir := t.TempDir()
+	cmd := c.command(t.Context(), "bus")
+	cmd.Args = append(cmd.Args, "--", "sh", "-c", `cp "$NATS_CA" "$NATS_CERT" "$NATS_KEY" "$0" && printf %s "$NATS_URL"`, dir)
+	urls, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("deploy bus: %v", err)
+	}
+	url, options := credential(t, string(urls), mustRead(t, dir+"/nats_ca.pem"), mustRead(t, dir+"/nats_cert.pem"), mustRead(t, dir+"/nats_key.pem"))
+	return connectBus(t, url, options)
+}
+
+// mustBeOnBus counts the agents that answer there.
+func (c *cluster) mustBeOnBus(when string, want int) {
+	c.t.Helper()
+	nc := c.asDeployer()
+	defer nc.Close()
+	answers := 0
+	within(c.t, 20*time.Second, fmt.Sprintf("%s: %d agents answer on the bus", when, want), func() bool {
+		inbox := nc.NewRespInbox()
+		sub, err := nc.SubscribeSync(inbox)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		if err := nc.PublishRequest("$SRV.PING.agent", inbox, nil); err != nil {
+			c.t.Fatal(err)
+		}
+		for answers = 0; ; answers++ {
+			if _, err := sub.NextMsg(500 * time.Millisecond); err != nil {
+				break
+			}
+		}
+		_ = sub.Unsubscribe() // fails only without a connection
+		return answers == want
+	})
+}
+
+// mustBeRefused takes the credential of hello/0's agent and tries what is not
+// the agent's to do. (The whole table is in jobs/nats.)
+func mustBeRefused(t *testing.T, c *cluster) {
+	t.Helper()
+	dir := filepath.Join(c.state, "bus", "vms", "hello-0", "agent")
+	var agent struct {
+		Bus struct {
+			URLs        []string `json:"urls"`
+			CA          []byte   `json:"ca"`
+			Certificate []byte   `json:"certificate"`
+		} `json:"bus"`
+	}
+	if err := json.Unmarshal(mustRead(t, filepath.Join(dir, "agent.json")), &agent); err != nil {
+		t.Fatal(err)
+	}
+	url, options := credential(t, strings.Join(agent.Bus.URLs, ","), agent.Bus.CA, agent.Bus.Certificate, mustRead(t, filepath.Join(dir, "key.pem")))
+	publish := func(subject string) func(*nats.Conn) error {
+		return func(nc *nats.Conn) error { return nc.Publish(subject, []byte("{}")) }
+	}
+	subscribe := func(subject string) func(*nats.Conn) error {
+		return func(nc *nats.Conn) error {
+			_, err := nc.SubscribeSync(subject)
+			return err
+		}
+	}
+	for name, c := range map[string]struct {
+		try     func(*nats.Conn) error
+		allowed bool
+	}{
+		"its own heartbeat":                {publish("heartbeat.hello.0"), true},
+		"its own requests":                 {subscribe("agent.hello.0.*"), true},
+		"another's heartbeat":              {publish("heartbeat.router.0"), false},
+		"a change to another":              {publish("agent.router.0.submit"), false},
+		"another's requests":               {subscribe("agent.router.0.submit"), false},
+		"another's inbox":                  {subscribe("_INBOX_agent.router.0.>"), false},
+		"everything":                       {subscribe(">"), false},
+		"a consumer that delivers as told": {publish("$JS.API.CONSUMER.CREATE.OBJ_packages"), false},
+		"the end of the packages":          {publish("$JS.API.STREAM.DELETE.OBJ_packages"), false},
+		"the server's own subjects":        {subscribe("$SYS.>"), false},
+		"a question to the server":         {publish("$SYS.REQ.SERVER.PING"), false},
+		"a component's subject":            {publish("router.register"), false},
+	} {
+		nc := connectBus(t, url, options)
+		err := c.try(nc)
+		if err == nil {
+			if err = nc.FlushTimeout(10 * time.Second); err == nil {
+				err = nc.LastError()
+			}
+		}
+		if refused := errors.Is(err, nats.ErrPermissionViolation); refused == c.allowed || err != nil && !refused {
+			t.Errorf("%s: %v", name, err)
+		}
+		nc.Close()
+	}
+}
