@@ -17,16 +17,21 @@ import (
 // uninstallGrace is what a process has to end that says nothing of it.
 const uninstallGrace = 10 * time.Second
 
+// ErrForeign says that an agent is another deployment's.
+var ErrForeign = errors.New("it belongs to another deployment")
+
 // Uninstall leaves a machine as it was before Install: the agent does not start
 // any more, it and all that it has started have ended, its folder is gone. What
-// was interrupted is continued by the next call.
-func Uninstall(ctx context.Context, dir string, environ []string) error {
+// was interrupted is continued by the next call. With a deployment's id, an
+// agent of another one is left alone, and the error is ErrForeign.
+func Uninstall(ctx context.Context, dir, deploymentID string, environ []string) error {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
-	if err := machine(dir, environ).Remove(ctx); err != nil {
-		return fmt.Errorf("cannot uninstall the agent: %w", err)
+	id, err := loadIdentity(filepath.Join(dir, "agent.json"))
+	if err == nil && deploymentID != "" && id.DeploymentID != "" && id.DeploymentID != deploymentID {
+		return fmt.Errorf("cannot uninstall the agent in %s: %w (id %s)", dir, ErrForeign, id.DeploymentID)
 	}
 	// Anything could have been named by mistake, and all of it will be removed.
 	programs, err := filepath.Glob(filepath.Join(dir, "bin", "agent*"))
@@ -34,11 +39,15 @@ func Uninstall(ctx context.Context, dir string, environ []string) error {
 		return err
 	}
 	_, err = os.Stat(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil || len(programs) == 0 {
+	gone := errors.Is(err, fs.ErrNotExist)
+	if !gone && (err != nil || len(programs) == 0) {
 		return fmt.Errorf("cannot uninstall the agent: %s is not the folder of one, it has no bin/agent-*; nothing was removed", dir)
+	}
+	if err := machine(dir, environ).Remove(ctx); err != nil {
+		return fmt.Errorf("cannot uninstall the agent: %w", err)
+	}
+	if gone {
+		return nil
 	}
 	if inventory, err := ask(ctx, dir); err == nil { // one that nobody watches over
 		_ = syscall.Kill(inventory.Agent.PID, syscall.SIGTERM) // the lock tells the outcome

@@ -97,7 +97,13 @@ func (r *run) leaveMachines(ctx context.Context, ids []string, must bool) error 
 			e.Message = fmt.Sprintf("its machine cannot be reached and is left as it is: %v; should it come back, run there: %s/bin/agent uninstall --dir %s", err, vm.AgentDir, vm.AgentDir)
 			return nil
 		}
-		err = within(ctx, uninstallLimit, func(ctx context.Context) error { return bootstrap.Uninstall(ctx, conn, vm.AgentDir) })
+		err = within(ctx, uninstallLimit, func(ctx context.Context) error {
+			return bootstrap.Uninstall(ctx, conn, vm.AgentDir, r.state.DeploymentID)
+		})
+		if errors.Is(err, bootstrap.ErrForeign) { // it never became ours
+			e.Message = "its machine is left as it is: " + err.Error()
+			return nil
+		}
 		if err != nil {
 			err = fmt.Errorf("cannot remove the agent from the machine of %s: %w", id, err)
 			e.Done, e.Error = false, err.Error()

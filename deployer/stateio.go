@@ -133,6 +133,7 @@ func (r *run) refuseForeign(id string, inv *api.Inventory) error {
 		return nil
 	}
 	return fmt.Errorf("cannot use the VM of %s at %s: its agent belongs to another deployment (id %s), whose state is not in %s; "+
-		"use the folder that holds it (--state), bring it here (deploy state import), or make the machine anew",
+		"use the folder that holds it (--state), bring it here (deploy state import), or make the machine anew "+
+		"(on one of your own, run bin/agent uninstall there, in the agent's folder)",
 		id, r.fleet.vm(id).Address, inv.DeploymentID, r.store.Dir)
 }

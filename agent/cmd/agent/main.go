@@ -25,7 +25,9 @@ var version = "0.0.0-dev"
 const usage = `usage:
   agent run --dir DIR       run the agent of this folder
   agent install --dir DIR   start the agent with the VM and wait until it answers
-  agent uninstall --dir DIR end the agent and its processes, remove its folder
+  agent uninstall --dir DIR [--deployment ID]
+                            end the agent and its processes, remove its folder;
+                            with an id, status 4 if it is another deployment's
   agent keep --dir DIR      run the agent, and again when it ends, where no init does
   agent shim --dir DIR      parent of one process; started by the agent
   agent version`
@@ -44,6 +46,9 @@ func main() {
 	defer stop()
 	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "agent:", err)
+		if errors.Is(err, agent.ErrForeign) {
+			os.Exit(4)
+		}
 		os.Exit(1)
 	}
 }
@@ -54,6 +59,10 @@ func run(ctx context.Context, args []string) error {
 	}
 	flags := flag.NewFlagSet("agent "+args[0], flag.ContinueOnError)
 	dir := flags.String("dir", "", "the agent's folder")
+	var deployment string
+	if args[0] == "uninstall" {
+		flags.StringVar(&deployment, "deployment", "", "id of the deployment whose agent it must be")
+	}
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -76,7 +85,7 @@ func run(ctx context.Context, args []string) error {
 	case "uninstall":
 		ctx, cancel := context.WithTimeout(ctx, uninstallTimeout)
 		defer cancel()
-		return agent.Uninstall(ctx, *dir, os.Environ())
+		return agent.Uninstall(ctx, *dir, deployment, os.Environ())
 	case "keep":
 		return agent.Keep(ctx, *dir, executable, os.Environ(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 	}

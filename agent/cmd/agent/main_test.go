@@ -239,8 +239,14 @@ func TestUninstall(t *testing.T) {
 	if out, err := runAgentCommand(t, program, env, "uninstall", "--dir", elsewhere); err == nil || !strings.Contains(err.Error(), "not the folder of one") {
 		t.Errorf("a folder of something else: %q, %v", out, err)
 	}
+	if out, err := runAgentCommand(t, program, env, "uninstall", "--dir", dir, "--deployment", "other"); err == nil || !strings.Contains(err.Error(), "exit status 4") {
+		t.Errorf("an agent of another deployment: %q, %v", out, err)
+	}
+	if again, err := c.Inventory(ctx); err != nil || again.Agent.PID != inventory.Agent.PID {
+		t.Errorf("it was not left alone: %+v, %v", again.Agent, err)
+	}
 	for range 2 { // the second finds nothing
-		if out, err := runAgentCommand(t, executable(t), env, "uninstall", "--dir", dir); err != nil {
+		if out, err := runAgentCommand(t, executable(t), env, "uninstall", "--dir", dir, "--deployment", "d"); err != nil {
 			t.Fatalf("%q, %v", out, err)
 		}
 	}

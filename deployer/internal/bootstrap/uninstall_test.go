@@ -14,7 +14,7 @@ func TestUninstall(t *testing.T) {
 	dir := v.machine.AgentDir
 	gone := func(what string) {
 		t.Helper()
-		if err := Uninstall(contextTest(t), v.conn, dir); err != nil {
+		if err := Uninstall(contextTest(t), v.conn, dir, "d"); err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
 		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
@@ -37,11 +37,18 @@ func TestUninstall(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(dir, "photos"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := Uninstall(contextTest(t), v.conn, dir); err == nil || !strings.Contains(err.Error(), dir) {
+	if err := Uninstall(contextTest(t), v.conn, dir, "d"); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("somebody else's folder: %v", err)
 	}
 	if err := os.Remove(filepath.Join(dir, "photos")); err != nil {
 		t.Errorf("it was touched: %v", err)
 	}
 	gone("an empty folder")
+
+	if _, _, _, err := agentOn(t, v, script(t, `case "$*" in *"--deployment d") exit 4;; *) exit 1;; esac`)); err == nil {
+		t.Fatal("no error")
+	}
+	if err := Uninstall(contextTest(t), v.conn, dir, "d"); !errors.Is(err, ErrForeign) {
+		t.Errorf("an agent of another deployment: %v", err)
+	}
 }
