@@ -61,8 +61,9 @@ type Agent struct {
 
 	mu       sync.Mutex
 	identity identity
-	bus      *bus.Bus // nil as long as there is none
-	busError string   // why there is none although there are settings
+	bus      *bus.Bus       // nil as long as there is none
+	metrics  *metricsServer // nil if there is none
+	busError string         // why there is none although there are settings
 	ops      *operations
 }
 
@@ -136,6 +137,9 @@ func (a *Agent) open(ctx context.Context) error {
 	}
 	a.serve(listener)
 	a.resumeBus()
+	if address := metricsAddress(a.identity); address != "" {
+		a.metrics = a.serveMetrics(address, nil)
+	}
 	a.work.Go(a.heartbeats)
 	c.Log.Info("agent is up", "dir", c.Dir, "version", c.Version, "instance", a.identity.Instance)
 	return nil
@@ -170,9 +174,10 @@ func (a *Agent) Close() error {
 	}
 	a.work.Wait()
 	a.mu.Lock()
-	b := a.bus
-	a.bus = nil
+	b, metrics := a.bus, a.metrics
+	a.bus, a.metrics = nil, nil
 	a.mu.Unlock()
+	metrics.close()
 	if b != nil {
 		b.Close()
 	}
@@ -244,6 +249,7 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 		HealthySince: since,
 		Processes:    a.supervisor.Statuses(),
 		Running:      a.ops.runningNow(),
+		MetricsPort:  a.identity.MetricsPort,
 		Drift:        drift[:min(len(drift), api.MaxDrift)],
 		Now:          time.Now().UTC(),
 	}, nil

@@ -27,6 +27,7 @@ func (a *Agent) configure(ctx context.Context, s api.Submission, r report) error
 	err := a.changeIdentity(func(id *identity) {
 		id.DeploymentID, id.Instance = s.DeploymentID, s.Instance
 		id.Deployment, id.VMID, id.Address = c.Deployment, c.VMID, c.Address
+		id.MetricsPort = c.MetricsPort
 	})
 	now, current := a.identity, a.bus
 	a.mu.Unlock()
@@ -35,6 +36,9 @@ func (a *Agent) configure(ctx context.Context, s api.Submission, r report) error
 	}
 	r.Event("identity", fmt.Sprintf("%s of deployment %s", s.Instance, c.Deployment))
 
+	if err := a.configureMetrics(); err != nil {
+		return err
+	}
 	same := current != nil && c.Bus != nil && before.Bus != nil && before.Bus.Digest == c.Bus.Digest &&
 		before.Address == now.Address
 	if same || current == nil && c.Bus == nil {

@@ -26,8 +26,9 @@ type identity struct {
 	VMID         string `json:"vm_id,omitempty"`
 	Address      string `json:"address,omitempty"`
 	// Epoch is the highest that was seen.
-	Epoch uint64   `json:"epoch,omitempty"`
-	Bus   *api.Bus `json:"bus,omitempty"`
+	Epoch       uint64   `json:"epoch,omitempty"`
+	Bus         *api.Bus `json:"bus,omitempty"`
+	MetricsPort int      `json:"metrics_port,omitempty"`
 }
 
 func loadIdentity(name string) (identity, error) {

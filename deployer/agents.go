@@ -83,7 +83,9 @@ func (r *run) identifyVMs(ctx context.Context, ids []string) error {
 			return nil
 		}
 		vm := r.fleet.vm(id)
-		if inv.DeploymentID == r.state.DeploymentID && inv.Instance == id && inv.VMID == vm.ID {
+		// With a bus, connectAgents tells where metrics are served.
+		settled := inv.MetricsPort == r.manifest.Deployment.MetricsPort || len(r.busURLs()) > 0
+		if inv.DeploymentID == r.state.DeploymentID && inv.Instance == id && inv.VMID == vm.ID && settled {
 			return nil
 		}
 		if err := r.refuseForeign(id, inv); err != nil {
@@ -104,7 +106,8 @@ func (r *run) connectAgents(ctx context.Context) error {
 	var ids []string
 	for _, id := range r.vmIDs() {
 		if inv := r.fleet.inventory(id); inv != nil && r.has(id) {
-			if b := r.busFor(urls, id, inv); b != nil && b.Digest != inv.Bus.Digest {
+			if b := r.busFor(urls, id, inv); b != nil &&
+				(b.Digest != inv.Bus.Digest || inv.MetricsPort != r.manifest.Deployment.MetricsPort) {
 				owed[id] = b
 				ids = append(ids, id)
 			}
@@ -138,7 +141,10 @@ func (r *run) configure(ctx context.Context, id string, b *api.Bus) error {
 	opID := fmt.Sprintf("%.8s-%d.%s.%s", r.state.DeploymentID, r.state.Epoch, step, api.SubjectToken(id))
 	s := r.submission(id, opID)
 	s.Kind = api.KindConfigure
-	s.Configure = &api.Configure{Deployment: r.manifest.Deployment.Name, VMID: vm.ID, Address: vm.Address, Bus: b}
+	s.Configure = &api.Configure{
+		Deployment: r.manifest.Deployment.Name, VMID: vm.ID, Address: vm.Address, Bus: b,
+		MetricsPort: r.manifest.Deployment.MetricsPort,
+	}
 	err := within(ctx, 30*time.Second, func(ctx context.Context) error { return r.fleet.client(id).Do(ctx, s, nil) })
 	if err != nil {
 		return fmt.Errorf("cannot configure the agent of %s: %w", id, err)

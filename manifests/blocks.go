@@ -56,12 +56,15 @@ func (l *loader) decodeDeployment() {
 	l.ns["local"] = refused("The deployment block can use variables only: locals may refer to it.")
 	if b := l.only("deployment", `deployment "cf" { domain = "cf.localhost" }`); b != nil {
 		l.checkName(b)
-		content := l.content(b.Body, "domain")
+		content := l.content(b.Body, "domain", "metrics")
 		name := b.Labels[0]
 		l.m.Deployment = Deployment{
 			Name:   name,
 			Domain: l.text(content.Attributes, "domain", name+".localhost"),
 			Range:  b.DefRange,
+		}
+		if metrics := l.single(content.Blocks); metrics != nil {
+			l.m.Deployment.MetricsPort = l.whole(l.content(metrics.Body, "port!").Attributes, "port", 0, 1, 65535)
 		}
 		if attr := content.Attributes["domain"]; attr != nil && !domainPattern.MatchString(l.m.Deployment.Domain) {
 			l.report(problem("Invalid domain",

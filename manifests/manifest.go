@@ -48,7 +48,9 @@ func (m *Manifest) Group(name string) *Group {
 type Deployment struct {
 	Name   string
 	Domain string
-	Range  hcl.Range
+	// MetricsPort is where every agent serves its metrics, 0 for nowhere.
+	MetricsPort int
+	Range       hcl.Range
 }
 
 // Infrastructure names the template that makes the VMs.

@@ -34,6 +34,8 @@ type Inventory struct {
 	// Drift is what was changed by hand since it was installed, as far as times,
 	// sizes and inodes show it; at most MaxDrift. MethodDrift reads every byte.
 	Drift []Drift `json:"drift,omitempty"`
+	// MetricsPort is as configured, 0 for none.
+	MetricsPort int `json:"metrics_port,omitempty"`
 	// Now is the time by the VM's clock.
 	Now time.Time `json:"now,omitzero"`
 }
@@ -171,6 +173,8 @@ type ProcessStatus struct {
 	Reason     string  `json:"reason,omitempty"` // why failing or in backoff
 	RSSBytes   int64   `json:"rss_bytes,omitempty"`
 	CPUPercent float64 `json:"cpu_percent"`
+	// CPUSeconds is the time that it and its children have used since its start.
+	CPUSeconds float64 `json:"cpu_seconds,omitempty"`
 }
 
 // Exit is how a process ended.

@@ -21,6 +21,8 @@ const (
 	// MethodDrift reads everything that was installed and tells what differs: no
 	// request body, reply DriftReport.
 	MethodDrift Method = "drift"
+	// MethodMetrics tells figures for monitoring: no request body, reply Metrics.
+	MethodMetrics Method = "metrics"
 	// MethodSubmit accepts an operation: Submission, reply Operation.
 	MethodSubmit Method = "submit"
 	// MethodWait follows an operation: WaitRequest, reply Progress.
@@ -29,7 +31,7 @@ const (
 
 // Methods lists every method, in the order of the documentation.
 func Methods() []Method {
-	return []Method{MethodInventory, MethodSpec, MethodLog, MethodDrift, MethodSubmit, MethodWait}
+	return []Method{MethodInventory, MethodSpec, MethodLog, MethodDrift, MethodMetrics, MethodSubmit, MethodWait}
 }
 
 // ServiceName is the name under which agents appear as NATS micro services.

@@ -61,6 +61,9 @@ type Configure struct {
 	Address    string `json:"address"`
 	// Bus is nil as long as there is none.
 	Bus *Bus `json:"bus,omitempty"`
+	// MetricsPort is where the agent serves GET /metrics over HTTP, on Address, to
+	// whoever asks; 0 for nowhere.
+	MetricsPort int `json:"metrics_port,omitempty"`
 }
 
 // Bus is how an agent reaches the deployment's NATS servers.

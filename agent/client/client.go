@@ -79,6 +79,11 @@ func (c *Client) Drift(ctx context.Context) (api.DriftReport, error) {
 	return ask[api.DriftReport](ctx, c, api.MethodDrift, nil, driftTimeout)
 }
 
+// Metrics asks for figures for monitoring.
+func (c *Client) Metrics(ctx context.Context) (api.Metrics, error) {
+	return ask[api.Metrics](ctx, c, api.MethodMetrics, nil, requestTimeout)
+}
+
 // Submit asks the agent to accept an operation. After a failure of the
 // transport it may have been accepted; the same submission tells.
 func (c *Client) Submit(ctx context.Context, s api.Submission) (api.Operation, error) {

@@ -33,6 +33,9 @@ func (echo) Log(_ context.Context, r api.LogRequest) (api.LogChunk, error) {
 func (echo) Drift(context.Context) (api.DriftReport, error) {
 	return api.DriftReport{Drift: []api.Drift{{Path: "jobs/web"}}}, nil
 }
+func (echo) Metrics(context.Context) (api.Metrics, error) {
+	return api.Metrics{Families: []api.MetricFamily{{Name: "up"}}}, nil
+}
 func (echo) Submit(_ context.Context, s api.Submission) (api.Operation, error) {
 	if s.OpID == "" {
 		return api.Operation{}, &api.Error{Code: api.CodeBadRequest, Message: "no op_id"}

@@ -27,7 +27,7 @@ type sample struct {
 // meanwhile leaves zeroes.
 func (s *sample) take(status *api.ProcessStatus, now time.Time) {
 	cpu, rss := measure(status.PID)
-	status.RSSBytes = rss
+	status.RSSBytes, status.CPUSeconds = rss, cpu
 	if s.pid != status.PID {
 		*s = sample{pid: status.PID}
 		if status.StartedAt != nil {

@@ -1,5 +1,8 @@
 deployment "d" {
   domain = "Not A Domain" # error: Invalid domain
+  metrics {
+    port = 70000 # error: Number out of range
+  }
 }
 infrastructure "local" {
   password = secret.db.value # error: Reference not allowed here

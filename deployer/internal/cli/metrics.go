@@ -1,0 +1,37 @@
+package cli
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"deploy/deployer/internal/cli/views"
+)
+
+func (a *app) metrics() *cobra.Command {
+	return &cobra.Command{
+		Use:   "metrics MANIFEST",
+		Short: "Print the figures of all agents for Prometheus",
+		Long: `Prints the figures of all VMs, agents and processes in the text format of
+Prometheus, each with the label "instance". An agent that does not answer is
+deploy_agent_up 0. To have every agent serve its own figures to a Prometheus
+server, give the deployment a block: metrics { port = 9100 }.`,
+		Example: `  deploy metrics examples/cluster.hcl
+  deploy metrics cluster.hcl > /var/lib/prometheus/node-exporter/cluster.prom`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.deployer(args[0], nil)
+			if err != nil {
+				return err
+			}
+			m, err := d.Metrics(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return views.JSON(os.Stdout, m)
+			}
+			return m.WriteText(os.Stdout)
+		},
+	}
+}

@@ -1,0 +1,35 @@
+package deployer
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"deploy/agent/api"
+)
+
+// Families are told once, whoever has samples of them, and the silent are named.
+func TestMergeMetrics(t *testing.T) {
+	load := func(value float64) api.Metrics {
+		return api.Metrics{Families: []api.MetricFamily{{Name: "load", Help: "l", Type: api.MetricGauge, Samples: []api.MetricSample{
+			{Labels: []api.MetricLabel{{Name: "cpu", Value: "0"}}, Value: value},
+		}}}}
+	}
+	var out strings.Builder
+	err := mergeMetrics([]answer[api.Metrics]{
+		{id: "a/0", value: load(1)}, {id: "a/1", err: errors.New("silent")}, {id: "b/0", value: load(2)},
+	}).WriteText(&out)
+	const want = `# HELP deploy_agent_up 1 if the agent answers.
+# TYPE deploy_agent_up gauge
+deploy_agent_up{instance="a/0"} 1
+deploy_agent_up{instance="a/1"} 0
+deploy_agent_up{instance="b/0"} 1
+# HELP load l
+# TYPE load gauge
+load{instance="a/0",cpu="0"} 1
+load{instance="b/0",cpu="0"} 2
+`
+	if err != nil || out.String() != want {
+		t.Errorf("got %v\n%s\nwant\n%s", err, &out, want)
+	}
+}

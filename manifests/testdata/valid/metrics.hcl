@@ -1,0 +1,5 @@
+deployment "cf" {
+  metrics { port = 9100 }
+}
+
+infrastructure "local" {}
