@@ -10,6 +10,7 @@ output "instances" {
       ssh_user     = vm.ssh_user
       ssh_host_key = vm.ssh_host_key
       agent_dir    = vm.agent_dir
+      image_dir    = vm.image_dir
       os           = vm.os
       arch         = vm.arch
       disk         = vm.disk

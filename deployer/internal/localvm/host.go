@@ -35,6 +35,7 @@ const (
 	servicesFolder = "services"
 	agentFolder    = "agent"
 	logFolder      = "log" // of the boot services
+	imageFolder    = "image"
 )
 
 // Folders beside the VMs, whose names end in a number.
@@ -64,6 +65,7 @@ type machineConfig struct {
 	SSHPort       int64             `json:"ssh_port"`
 	AuthorizedKey string            `json:"authorized_key"`
 	Disk          string            `json:"disk,omitempty"`
+	Image         string            `json:"image,omitempty"` // that imageFolder is a copy of
 	Tags          map[string]string `json:"tags,omitempty"`
 }
 
@@ -163,6 +165,11 @@ func (h *host) fillMachine(ctx context.Context, dir string, c *machineConfig, wh
 	for _, folder := range []string{"", servicesFolder, agentFolder, logFolder} {
 		if err := os.MkdirAll(filepath.Join(dir, folder), 0o700); err != nil {
 			return err
+		}
+	}
+	if c.Image != "" {
+		if err := copyFolder(ctx, c.Image, filepath.Join(dir, imageFolder)); err != nil {
+			return fmt.Errorf("cannot copy the image %s: %w", c.Image, err)
 		}
 	}
 	_, key, err := ed25519.GenerateKey(rand.Reader)

@@ -2,7 +2,9 @@ package localvm
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
+	"path/filepath"
 	"runtime"
 
 	"github.com/hashicorp/terraform-plugin-framework/diag"
@@ -36,6 +38,7 @@ type machineModel struct {
 	Image         types.String `tfsdk:"image"`
 	Options       types.Map    `tfsdk:"options"`
 	Disk          types.String `tfsdk:"disk"`
+	ImageDir      types.String `tfsdk:"image_dir"`
 	Tags          types.Map    `tfsdk:"tags"`
 	Running       types.Bool   `tfsdk:"running"`
 	ID            types.String `tfsdk:"id"`
@@ -99,7 +102,7 @@ func (*machine) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.
 					}, changedKnown, "")},
 			},
 			"image": schema.StringAttribute{
-				Optional: true, Description: "Another one replaces the VM.",
+				Optional: true, Description: "Absolute path of a folder that is copied into the VM's when it is made. Another one replaces the VM.",
 				PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplaceIf(
 					func(_ context.Context, q planmodifier.StringRequest, r *stringplanmodifier.RequiresReplaceIfFuncResponse) {
 						r.RequiresReplace = !q.StateValue.IsNull()
@@ -126,6 +129,7 @@ func (*machine) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.
 			"ssh_user":     computed("Whom to log in as."),
 			"ssh_host_key": computed("In authorized_keys form."),
 			"agent_dir":    computed("Folder for the agent."),
+			"image_dir":    computed("Folder of the VM's copy of the image, \"\" if there is none."),
 			"os":           computed("As in Go."),
 			"arch":         computed("As in Go."),
 		},
@@ -171,6 +175,10 @@ func (*machine) ValidateConfig(ctx context.Context, q resource.ValidateConfigReq
 		if _, err := checkStatic(s); err != nil {
 			r.Diagnostics.AddAttributeError(path.Root("static_address"), "Wrong static address", err.Error())
 		}
+	}
+	if image := c.Image.ValueString(); image != "" && !filepath.IsAbs(image) {
+		r.Diagnostics.AddAttributeError(path.Root("image"), "Wrong image", fmt.Sprintf(
+			"The image of a local VM is a folder, but %q is no path of one: begin it with \"./\" to take it from the manifest's folder, or with \"/\".", image))
 	}
 	if port := c.SSHPort.ValueInt64(); !c.SSHPort.IsUnknown() && (port < 1 || port > 65535) {
 		r.Diagnostics.AddAttributeError(path.Root("ssh_port"), "Wrong ssh_port", "It must be between 1 and 65535.")
@@ -219,6 +227,7 @@ func (p *machineModel) config(ctx context.Context, diagnostics *diag.Diagnostics
 		SSHPort:       p.SSHPort.ValueInt64(),
 		AuthorizedKey: p.SSHPublicKey.ValueString(),
 		Disk:          p.Disk.ValueString(),
+		Image:         p.Image.ValueString(),
 	}
 	diagnostics.Append(p.Tags.ElementsAs(ctx, &c.Tags, false)...)
 	return c
@@ -235,6 +244,10 @@ func (p *machineModel) observe(ctx context.Context, h *host, s machineState, dia
 	p.SSHPort = types.Int64Value(s.SSHPort)
 	p.SSHPublicKey = types.StringValue(s.AuthorizedKey)
 	p.Disk = types.StringValue(s.Disk)
+	p.ImageDir = types.StringValue("")
+	if s.Image != "" {
+		p.ImageDir = types.StringValue(filepath.Join(h.machineDir(s.Group, s.Index), imageFolder))
+	}
 	p.Running = types.BoolValue(s.Running)
 	p.SSHUser = types.StringValue(user)
 	p.SSHHostKey = types.StringValue(s.HostKey)
