@@ -31,6 +31,8 @@ type Process struct {
 	ConfigFile string
 	// Control is the path of the control socket; "": none.
 	Control string
+	// Address is the instance's own; "": nobody has told.
+	Address string
 	// Hangup delivers SIGHUP: the configuration is read again. May be nil.
 	Hangup <-chan os.Signal
 	// Output is where the log goes unless the configuration names a file.
@@ -129,7 +131,7 @@ func Open(o Options) (_ *Component, err error) {
 		}
 		c.cleanup = append(c.cleanup, closePID)
 	}
-	ip, fixed, err := ownAddress(o.Config.LocalRoute)
+	ip, fixed, err := ownAddress(o.Config.route(o.Process.Address))
 	if err != nil {
 		return nil, err
 	}

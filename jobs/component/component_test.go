@@ -206,6 +206,22 @@ func TestConfig(t *testing.T) {
 	}
 }
 
+// TestToldAddress: clones of one image have the same file, and each the address
+// that its agent tells it.
+func TestToldAddress(t *testing.T) {
+	s := startBus(t, "", nil)
+	for text, want := range map[string]string{
+		"":                        "127.0.0.8",
+		"local_route: 127.0.0.1":  "127.0.0.8",
+		"local_route: 127.0.0.17": "127.0.0.17", // someone meant it
+	} {
+		c, _ := start(t, "mbus: "+s.ClientURL()+"\n"+text, func(o *Options) { o.Process.Address = "127.0.0.8" })
+		if c.Address() != want {
+			t.Errorf("%q: the address is %s, want %s", text, c.Address(), want)
+		}
+	}
+}
+
 // TestIdentity: the component announces itself once its status is served, from
 // its own address, and answers discover; varz shows no secret.
 func TestIdentity(t *testing.T) {

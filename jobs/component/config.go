@@ -23,7 +23,9 @@ type Config struct {
 	CA string `yaml:"ca"`
 	// LocalRoute is the address on which the component is reached and from which
 	// it connects; or, as in the original, any address: then the own address on
-	// the way there is taken.
+	// the way there is taken. Absent, or 127.0.0.1 as in a fresh devbox: the
+	// address that the agent tells (DEPLOY_ADDRESS), so that clones of one image
+	// can have the same file.
 	LocalRoute string `yaml:"local_route"`
 	// Index is the instance's number within its group; nil: it has none.
 	Index *int `yaml:"index"`
@@ -84,6 +86,14 @@ func Load(file string, into any) (raw map[string]any, err error) {
 		}
 	}
 	return raw, nil
+}
+
+// route is the local_route where the agent has told the instance's address.
+func (c Config) route(told string) string {
+	if told != "" && (c.LocalRoute == "" || c.LocalRoute == "127.0.0.1") {
+		return told
+	}
+	return c.LocalRoute
 }
 
 // validate checks what would otherwise fail late or without saying why.

@@ -38,6 +38,7 @@ func Main(name string, run func(context.Context, Process) error) int {
 	err := run(ctx, Process{
 		ConfigFile: *config,
 		Control:    os.Getenv("DEPLOY_CONTROL"),
+		Address:    os.Getenv("DEPLOY_ADDRESS"),
 		Hangup:     hangup,
 		Output:     os.Stderr,
 	})
