@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	mathrand "math/rand/v2"
 	"net"
 	"os"
@@ -47,7 +48,8 @@ func newNetwork(t *testing.T) *network {
 	}
 	// 198.18.0.0/15 is for tests of networks (RFC 2544): nobody routes it.
 	n := &network{t: t, bridge: fmt.Sprintf("dh%d", os.Getpid()), prefix: fmt.Sprintf("198.19.%d.", mathrand.IntN(256))}
-	guard := exec.Command("sh", "-c", `cat; ip link delete "$0"`, n.bridge) // cat ends with us
+	// cat ends with us; cards go with their machines too, but later.
+	guard := exec.Command("sh", "-c", `cat; for card in /sys/class/net/"$0".*; do ip link delete "${card##*/}" 2>/dev/null; done; ip link delete "$0"`, n.bridge)
 	guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	alive, err := guard.StdinPipe()
 	if err != nil {
@@ -154,8 +156,30 @@ func fingerprint(t *testing.T, public string) string {
 	return ssh.FingerprintSHA256(key)
 }
 
-// newHost starts a machine that lets the key in. It ends with the test, however
+// newHosts starts machines that let the key in. They end with the test, however
 // that ends; the calling goroutine must be locked to its thread.
+func (n *network) newHosts(count int, authorized string) []*host {
+	n.t.Helper()
+	var hosts []*host
+	for range count {
+		hosts = append(hosts, n.newHost(authorized))
+	}
+	for _, h := range hosts {
+		within(n.t, 30*time.Second, "an SSH server at "+h.address, func() bool {
+			conn, err := net.DialTimeout("tcp", h.address+":22", time.Second)
+			if err != nil {
+				return false
+			}
+			defer conn.Close()
+			banner := make([]byte, 7)
+			_, err = io.ReadFull(conn, banner)
+			return err == nil && string(banner) == "SSH-2.0"
+		})
+		h.before = h.files()
+	}
+	return hosts
+}
+
 func (n *network) newHost(authorized string) *host {
 	n.t.Helper()
 	n.next++
@@ -202,17 +226,6 @@ func (n *network) newHost(authorized string) *host {
 	if _, err := io.WriteString(ready, "go\n"); err != nil {
 		n.t.Fatal(err)
 	}
-	within(n.t, 30*time.Second, "an SSH server at "+h.address, func() bool {
-		conn, err := net.DialTimeout("tcp", h.address+":22", time.Second)
-		if err != nil {
-			return false
-		}
-		defer conn.Close()
-		banner := make([]byte, 7)
-		_, err = io.ReadFull(conn, banner)
-		return err == nil && string(banner) == "SSH-2.0"
-	})
-	h.before = h.files()
 	return h
 }
 
@@ -325,8 +338,8 @@ func TestHosts(t *testing.T) {
 	n := newNetwork(t)
 	hosts := map[string]*host{}
 	ids := []string{"nats/0", "router/0", "hello/0", "hello/1"}
-	for _, id := range ids {
-		hosts[id] = n.newHost(public)
+	for i, h := range n.newHosts(len(ids), public) {
+		hosts[ids[i]] = h
 	}
 	if out, err := exec.Command(deployBinary(t), "validate", "hosts.hcl").CombinedOutput(); err != nil {
 		t.Fatalf("the example is not valid: %v\n%s", err, out)
@@ -427,21 +440,22 @@ func TestLostMachines(t *testing.T) {
 	runtime.LockOSThread()
 	private, public := newKey(t)
 	n := newNetwork(t)
-	var hosts []*host
-	for range 3 {
-		hosts = append(hosts, n.newHost(public))
-	}
-	c := shellCluster(t, 2, waits)
-	if err := os.WriteFile(filepath.Join(filepath.Dir(c.manifest), "id"), private, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	c.edit(`infrastructure "local" { cidr = "127.41.0.0/24" }`, fmt.Sprintf(`infrastructure "hosts" {
+	hosts := n.newHosts(3, public)
+	onHosts := func(instances int) *cluster {
+		c := shellCluster(t, instances, waits)
+		if err := os.WriteFile(filepath.Join(filepath.Dir(c.manifest), "id"), private, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c.edit(`infrastructure "local" { cidr = "127.41.0.0/24" }`, fmt.Sprintf(`infrastructure "hosts" {
   private_key = "id" # beside the manifest
   instances = {
     "app/0" = { address = %q }
     "app/1" = { address = %q }
   }
 }`, hosts[0].address, hosts[1].address))
+		return c
+	}
+	c := onHosts(2)
 	out := c.mustApply()
 	for _, h := range hosts[:2] { // it is not in the manifest, so it is pinned
 		if want := "trusting host key " + h.hostKey + " at first contact"; !strings.Contains(out, want) {
@@ -449,6 +463,16 @@ func TestLostMachines(t *testing.T) {
 		}
 	}
 	before := c.mustAllRun(2).pids()
+
+	// Another deployment can have none of them, nor take them down with it.
+	other := onHosts(1)
+	out, code := other.run("apply", "--auto-approve")
+	mustTell(t, out, code, 1, "another deployment", "agent uninstall")
+	out, code = other.run("destroy", "--auto-approve")
+	mustTell(t, out, code, 0, "left as it is", "another deployment")
+	if now := c.mustAllRun(2).pids(); !maps.Equal(now, before) {
+		t.Errorf("another deployment changed what runs: %v, was %v", now, before)
+	}
 
 	hosts[1].stop()
 	c.edit(hosts[1].address, hosts[2].address)
@@ -460,7 +484,7 @@ func TestLostMachines(t *testing.T) {
 	}
 
 	hosts[2].stop()
-	out, code := c.run("destroy", "--auto-approve")
+	out, code = c.run("destroy", "--auto-approve")
 	mustTell(t, out, code, 1, "cannot remove the agent from the machine of app/1", hosts[2].address, "--forget-unreachable")
 	hosts[0].mustBeClean()
 	out, code = c.run("destroy", "--auto-approve", "--forget-unreachable")
