@@ -127,6 +127,7 @@ func (s Store) Import(r io.Reader, deployment string, force bool) (*State, error
 // unpack takes an export apart. Anything but the files of one is refused.
 func (s Store) unpack(data []byte) (map[string][]byte, error) {
 	files := map[string][]byte{}
+	left := int64(maxExport)
 	for archive := tar.NewReader(bytes.NewReader(data)); ; {
 		h, err := archive.Next()
 		if errors.Is(err, io.EOF) {
@@ -138,6 +139,10 @@ func (s Store) unpack(data []byte) (map[string][]byte, error) {
 		known := false
 		for _, name := range s.exported() {
 			known = known || h.Name == name && h.Typeflag == tar.TypeReg
+		}
+		// A sparse file can claim any size.
+		if left -= h.Size; left < 0 {
+			return nil, fmt.Errorf("cannot import: its files are larger than %d MiB, which no export's are", maxExport>>20)
 		}
 		if _, twice := files[h.Name]; !known || twice {
 			return nil, fmt.Errorf("cannot import: it holds %q, which no export does", h.Name)

@@ -139,6 +139,10 @@ type Secrets struct {
 	DigestKey []byte `json:"digest_key"`
 	// CA is the deployment's own authority: bus, agents, certificate blocks.
 	CA KeyPair `json:"ca"`
+	// NextCA is trusted everywhere before it signs anything, and OldCA, a
+	// certificate, as long as something that it signed is in use: see RotateCA.
+	NextCA *KeyPair `json:"next_ca,omitempty"`
+	OldCA  string   `json:"old_ca,omitempty"`
 	// SSH is the key that VMs let in.
 	SSH SSHKey `json:"ssh"`
 	// Values are the manifest's secrets by name and attribute.
