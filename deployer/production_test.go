@@ -11,9 +11,9 @@ import (
 	"deploy/deployer/internal/plan"
 )
 
-// programFolder packs small files under the names of the given programs: for
+// ProgramFolder packs small files under the names of the given programs: for
 // what is rendered and planned, only their digests count.
-func programFolder(t *testing.T, names ...string) string {
+func ProgramFolder(t *testing.T, names ...string) string {
 	t.Helper()
 	from, out := t.TempDir(), t.TempDir()
 	for _, name := range names {
@@ -43,7 +43,7 @@ func validator(t *testing.T, manifest string, jobs fs.FS, programs string) *Depl
 // The guide to the language validates, and its plan on an empty field makes
 // what it says.
 func TestProductionExample(t *testing.T) {
-	d := validator(t, "../examples/production.hcl", os.DirFS("../jobs"), programFolder(t, "agent", "nats", "router", "hello"))
+	d := validator(t, "../examples/production.hcl", os.DirFS("../jobs"), ProgramFolder(t, "agent", "nats", "router", "hello"))
 	s, err := d.Validate()
 	if err != nil {
 		t.Fatal(err)

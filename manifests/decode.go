@@ -41,6 +41,9 @@ func (d *decoder) content(body hcl.Body, attributes string, blocks ...string) *h
 		schema.Blocks = append(schema.Blocks, s)
 	}
 	content, diags := body.Content(schema)
+	for _, x := range diags {
+		explainSchema(x, schema)
+	}
 	d.report(diags...)
 	if content == nil {
 		content = &hcl.BodyContent{}

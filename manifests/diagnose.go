@@ -42,7 +42,8 @@ func suggest(name string, known []string, noun string) string {
 	return fmt.Sprintf("There is: %s.", strings.Join(known, ", "))
 }
 
-// nearest is the known name that is at most a slip or two away, "" if none is.
+// nearest is the known name that is at most a slip or two away, or of which one
+// is the beginning or the end of the other; "" if none is.
 func nearest(name string, known []string) string {
 	best, distance := "", 3
 	if len(name) < 4 {
@@ -53,6 +54,23 @@ func nearest(name string, known []string) string {
 			best, distance = k, d
 		}
 	}
+	if best != "" {
+		return best
+	}
+	// SIGHUP for HUP, size for size_gb; but nothing that several could be.
+	for _, k := range known {
+		long, short := strings.ToLower(name), strings.ToLower(k)
+		if len(long) < len(short) {
+			long, short = short, long
+		}
+		if len(short) < 3 || !strings.HasPrefix(long, short) && !strings.HasSuffix(long, short) {
+			continue
+		}
+		if best != "" {
+			return ""
+		}
+		best = k
+	}
 	return best
 }
 
@@ -61,7 +79,11 @@ func nearest(name string, known []string) string {
 func conversionProblem(err error) string {
 	var at cty.PathError
 	if !errors.As(err, &at) || len(at.Path) == 0 {
-		return err.Error()
+		text := err.Error()
+		if strings.HasPrefix(text, "list of") && (strings.HasSuffix(text, "have string") || strings.HasSuffix(text, "have number")) {
+			text += "; a list of one stands in brackets, [...]"
+		}
+		return text
 	}
 	var b strings.Builder
 	for _, step := range at.Path {
@@ -84,8 +106,12 @@ func conversionProblem(err error) string {
 	return "at " + b.String() + ": " + at.Error()
 }
 
-// tidy puts diagnostics in the order of the sources and says each thing once.
-func tidy(diags hcl.Diagnostics) hcl.Diagnostics {
+// tidy explains diagnostics, puts them in the order of the sources and says each
+// thing once.
+func tidy(diags hcl.Diagnostics, files map[string]*hcl.File) hcl.Diagnostics {
+	for _, d := range diags {
+		explain(d, files)
+	}
 	slices.SortStableFunc(diags, func(a, b *hcl.Diagnostic) int {
 		if a.Subject == nil || b.Subject == nil {
 			return boolInt(a.Subject != nil) - boolInt(b.Subject != nil)

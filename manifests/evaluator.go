@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/hashicorp/hcl/v2"
@@ -256,10 +257,14 @@ func (p *Property) evaluate(job *GroupJob, ctx *hcl.EvalContext) (cty.Value, hcl
 	if diags.HasErrors() {
 		return cty.UnknownVal(p.Type), redact(diags, attr.Expr, ctx)
 	}
+	given := v.Type()
 	v, err := p.typed.convert(v)
 	if err != nil {
-		return cty.UnknownVal(p.Type), hcl.Diagnostics{problem("Wrong type of property",
-			fmt.Sprintf("Property %q of job %q must be of type %s: %s.", p.Name, job.Spec.Name, typeName(p.Type), conversionProblem(err)), attr.Expr.Range(), attr.Range)}
+		detail := fmt.Sprintf("Property %q of job %q must be of type %s: %s.", p.Name, job.Spec.Name, typeName(p.Type), conversionProblem(err))
+		if given.IsObjectType() && p.Type.IsPrimitiveType() {
+			detail += fmt.Sprintf(" An attribute of it may be meant: %s.", strings.Join(sortedKeys(given.AttributeTypes()), ", "))
+		}
+		return cty.UnknownVal(p.Type), hcl.Diagnostics{problem("Wrong type of property", detail, attr.Expr.Range(), attr.Range)}
 	}
 	if v.IsNull() {
 		switch {

@@ -67,7 +67,7 @@ func loadJob(fsys fs.FS, name, prefix string) (*Job, hcl.Diagnostics) {
 		l.ns[first] = refused("This must be a constant.")
 	}
 	l.load(fsys)
-	return l.job, tidy(l.diags)
+	return l.job, tidy(l.diags, l.job.Files)
 }
 
 // jobLoader builds one job.

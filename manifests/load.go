@@ -65,7 +65,7 @@ func Load(path string, o Options) (*Manifest, hcl.Diagnostics) {
 	if l.read(path) {
 		l.load()
 	}
-	return m, tidy(l.diags)
+	return m, tidy(l.diags, m.Files)
 }
 
 // loader builds one manifest.

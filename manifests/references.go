@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
@@ -55,8 +56,12 @@ func (ns namespace) checkReference(t hcl.Traversal) *hcl.Diagnostic {
 				known = append(known, name)
 			}
 		}
+		hint := "Text must stand in quotes."
+		if first == strings.ToUpper(first) {
+			hint = fmt.Sprintf("For a variable of a shell script, write $${%s}.", first)
+		}
 		return problem("Unknown reference",
-			fmt.Sprintf("Nothing here is called %q. %s Text must stand in quotes.", first, suggest(first, known, "name to refer to")), where)
+			fmt.Sprintf("Nothing here is called %q. %s %s", first, suggest(first, known, "name to refer to"), hint), where)
 	}
 	name, named := "", false
 	if len(t) > 1 {

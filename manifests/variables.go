@@ -43,6 +43,9 @@ func (d *decoder) typed(attrs hcl.Attributes) typed {
 		return newTyped(cty.DynamicPseudoType, nil)
 	}
 	t, defaults, diags := typeexpr.TypeConstraintWithDefaults(attr.Expr)
+	if quoted := quotedType(attr.Expr); diags.HasErrors() && quoted != "" {
+		diags[0].Detail += fmt.Sprintf(" Write it without quotes: type = %s.", quoted)
+	}
 	d.report(diags...)
 	if diags.HasErrors() {
 		return newTyped(cty.DynamicPseudoType, nil)

@@ -1,0 +1,11 @@
+deployment "shop" {
+  domain = "shop.localhost"
+}
+
+infrastructure "local" {}
+
+group "db" {}
+
+group "web" {
+  depends_on = ["db"]
+}

@@ -1,0 +1,5 @@
+deployment "shop" {
+  domain = "http://shop.localhost/"
+}
+
+infrastructure "local" {}

@@ -1,0 +1,4 @@
+process "web" {
+  command  = ["/usr/bin/web"]
+  restarts = 5
+}

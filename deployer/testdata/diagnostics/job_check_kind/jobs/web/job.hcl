@@ -1,0 +1,7 @@
+process "web" {
+  command = ["/usr/bin/web"]
+
+  check "https" {
+    target = "https://${instance.address}/"
+  }
+}

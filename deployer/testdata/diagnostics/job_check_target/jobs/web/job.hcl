@@ -1,0 +1,7 @@
+process "web" {
+  command = ["/usr/bin/web"]
+
+  check "http" {
+    url = "http://${instance.address}/"
+  }
+}

@@ -1,0 +1,3 @@
+process "web" {
+  cmd = ["/usr/bin/web"]
+}

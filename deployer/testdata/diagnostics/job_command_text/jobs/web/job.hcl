@@ -1,0 +1,3 @@
+process "web" {
+  command = "/usr/bin/web -c /etc/web.conf"
+}

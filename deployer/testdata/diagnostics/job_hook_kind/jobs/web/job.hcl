@@ -1,0 +1,3 @@
+hook "prestart" {
+  command = ["/bin/true"]
+}

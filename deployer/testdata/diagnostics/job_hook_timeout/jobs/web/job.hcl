@@ -1,0 +1,4 @@
+hook "pre_start" {
+  command = ["/bin/true"]
+  timeout = 30
+}

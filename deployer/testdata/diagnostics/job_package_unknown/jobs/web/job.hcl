@@ -1,0 +1,7 @@
+package "web" {
+  program = "web"
+}
+
+process "web" {
+  command = ["${package.wep.path}/web"]
+}

@@ -1,0 +1,7 @@
+property "port" {
+  default = "http"
+}
+
+listen "http" {
+  port = property.port
+}

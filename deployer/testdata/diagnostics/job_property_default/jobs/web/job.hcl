@@ -1,0 +1,4 @@
+property "port" {
+  type    = number
+  default = "8080/tcp"
+}

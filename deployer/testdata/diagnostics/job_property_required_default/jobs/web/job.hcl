@@ -1,0 +1,5 @@
+property "port" {
+  type     = number
+  required = true
+  default  = 8080
+}

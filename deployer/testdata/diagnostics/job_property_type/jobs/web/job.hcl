@@ -1,0 +1,3 @@
+property "port" {
+  type = "number"
+}

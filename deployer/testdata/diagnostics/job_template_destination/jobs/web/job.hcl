@@ -1,0 +1,3 @@
+template "web.conf" {
+  destination = "/etc/web.conf"
+}

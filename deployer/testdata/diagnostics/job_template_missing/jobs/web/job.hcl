@@ -1,0 +1,5 @@
+template "web.conf" {}
+
+process "web" {
+  command = ["/usr/bin/web"]
+}

@@ -1,0 +1,3 @@
+template "web.conf" {
+  mode = "rw-r-----"
+}

@@ -1,0 +1,3 @@
+template "web.conf" {
+  on_change = "sighup"
+}

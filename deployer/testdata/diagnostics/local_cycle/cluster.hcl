@@ -1,0 +1,10 @@
+deployment "shop" {
+  domain = "shop.localhost"
+}
+
+infrastructure "local" {}
+
+locals {
+  url  = "http://${local.host}/"
+  host = trimprefix(local.url, "http://")
+}

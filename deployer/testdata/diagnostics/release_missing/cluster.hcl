@@ -1,0 +1,13 @@
+deployment "shop" {
+  domain = "shop.localhost"
+}
+
+infrastructure "local" {}
+
+release "mine" {
+  path = "./job"
+}
+
+group "web" {
+  job "web" {}
+}

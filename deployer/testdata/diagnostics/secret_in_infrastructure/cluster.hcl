@@ -1,0 +1,7 @@
+deployment "shop" {}
+
+secret "cloud" { type = "password" }
+
+infrastructure "local" {
+  token = secret.cloud.value
+}

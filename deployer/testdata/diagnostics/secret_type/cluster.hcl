@@ -1,0 +1,7 @@
+deployment "shop" {
+  domain = "shop.localhost"
+}
+
+infrastructure "local" {}
+
+secret "bus" { type = "passwd" }

@@ -1,0 +1,9 @@
+deployment "shop" {
+  domain = "shop.localhost"
+}
+
+infrastructure "local" {}
+
+group "web" {
+  instances: 3
+}

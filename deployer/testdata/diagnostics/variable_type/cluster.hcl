@@ -1,0 +1,10 @@
+deployment "shop" {
+  domain = "shop.localhost"
+}
+
+infrastructure "local" {}
+
+variable "instances" {
+  type    = number
+  default = "many"
+}

@@ -1,0 +1,13 @@
+deployment "shop" {
+  domain = "shop.localhost"
+}
+
+infrastructure "local" {}
+
+vm "small" {
+  memory_mb = 512
+}
+
+group "web" {
+  vm = vm.smal
+}
