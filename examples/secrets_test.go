@@ -141,7 +141,6 @@ var secretPlaces = []*regexp.Regexp{
 	regexp.MustCompile(`^vms/[^/]+/(root/)?ssh_host[^/]*$`),                   // the machine's SSH host key
 	regexp.MustCompile(`^vms/.*/key\.pem$`),                                   // the agent's own key
 	regexp.MustCompile(`^vms/.*/generations/[0-9a-f]+/(spec\.json|jobs/.+)$`), // what jobs need to run
-	regexp.MustCompile(`^vms/.*/ops/[^/]+$`),                                  // operations with such a spec
 }
 
 func TestSecretsAreNowhereElse(t *testing.T) {
