@@ -192,7 +192,7 @@ func (r *run) bootstrapOne(ctx context.Context, id string, agent packages.Blob) 
 	vm := r.fleet.vm(id)
 	conn, err := r.fleet.connect(ctx, id)
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot reach the VM of %s: %w", id, err)
 	}
 	if vm.HostKey == "" {
 		// The infrastructure cannot tell the key, so the first one seen is kept.

@@ -154,8 +154,10 @@ func Dial(ctx context.Context, t Target, o Options) (*Client, error) {
 	var wrongKey *HostKeyError
 	var refused *AuthError
 	switch {
-	case errors.As(err, &wrongKey), errors.As(err, &refused):
-		return nil, err
+	case errors.As(err, &wrongKey): // without what the handshake says before it
+		return nil, wrongKey
+	case errors.As(err, &refused):
+		return nil, refused
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("cannot connect to %s: %w (last attempt: %w)", t, context.Cause(ctx), reason(last))
 	case waiting.Err() != nil:

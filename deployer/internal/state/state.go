@@ -329,12 +329,12 @@ var ErrLocked = errors.New("another deploy works on this deployment")
 // Lock takes the folder's lock, or fails at once with ErrLocked naming the holder.
 func (s Store) Lock() (*Lock, error) {
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot make the state folder: %w", err)
+		return nil, fmt.Errorf("cannot make the state folder: %w; make it possible, or name another folder with --state", err)
 	}
 	path := filepath.Join(s.Dir, "lock")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the lock: %w", err)
+		return nil, fmt.Errorf("cannot write to the state folder, so nothing was begun: %w; make it writable", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		f.Close()
