@@ -39,7 +39,7 @@ property "tls" {
 }
 package "web" { program = "web" }
 template "web.yml" {
-  mode = "0640"
+  mode = "0664" # it holds a password: others get nothing all the same
 }
 template "level" {
   on_change = "reload"
@@ -157,7 +157,7 @@ func TestInstance(t *testing.T) {
 	if got := job.Listens[0].Address; got != "127.0.0.2:8080" {
 		t.Errorf("listens on %q", got)
 	}
-	if job.Files[0].Mode != 0o640 || job.Files[1].OnChange != api.OnChangeReload {
+	if job.Files[0].Mode != 0o640 || job.Files[1].Mode != 0o644 || job.Files[1].OnChange != api.OnChangeReload {
 		t.Errorf("files are %+v", job.Files)
 	}
 	data, err := json.Marshal(in.Spec)
