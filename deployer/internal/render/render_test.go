@@ -42,6 +42,7 @@ template "web.yml" {
   mode = "0664" # it holds a password: others get nothing all the same
 }
 template "level" {
+  mode      = "0644"
   on_change = "reload"
 }
 process "web" {

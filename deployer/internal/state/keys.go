@@ -139,7 +139,7 @@ func (e Encryption) Check() error {
 func parseRecipients(lines []string) ([]age.Recipient, error) {
 	r, err := age.ParseRecipients(strings.NewReader(strings.Join(lines, "\n")))
 	if err != nil {
-		return nil, fmt.Errorf("cannot use the recipients: %w; a recipient is what age-keygen prints as public key, age1...", err)
+		return nil, fmt.Errorf("cannot use the recipients: %w; a recipient begins with age1; age-keygen prints it as public key", err)
 	}
 	return r, nil
 }
