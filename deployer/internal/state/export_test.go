@@ -27,7 +27,7 @@ func newIdentity(t testing.TB) (file, recipient string) {
 }
 
 func passphrase(p string) *Keys {
-	return &Keys{Ask: func(bool) (string, error) { return p, nil }}
+	return &Keys{Ask: func(bool) (string, error) { return p, nil }, workFactor: 10}
 }
 
 func TestEncryptedSecrets(t *testing.T) {

@@ -32,6 +32,10 @@ type Keys struct {
 	// recipients; "" is none.
 	IdentityFile string
 
+	// workFactor is the logarithm of what trying a passphrase costs; 0 is age's
+	// own, about a second.
+	workFactor int
+
 	mu             sync.Mutex
 	passphrase     string
 	sealed, opened []byte // the last encrypted text and what it says
@@ -120,6 +124,9 @@ func (k *Keys) recipients(how Encryption) ([]age.Recipient, error) {
 	r, err := age.NewScryptRecipient(passphrase)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use the passphrase: %w", err)
+	}
+	if k.workFactor != 0 {
+		r.SetWorkFactor(k.workFactor)
 	}
 	return []age.Recipient{r}, nil
 }
