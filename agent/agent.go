@@ -225,6 +225,7 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 	snapshot := a.installer.Snapshot()
 	state, reasons, since := a.supervisor.Health()
 	drift := a.installer.Drift(false)
+	figures := vitals(a.config.Dir)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return api.Inventory{
@@ -251,6 +252,7 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 		Running:      a.ops.runningNow(),
 		MetricsPort:  a.identity.MetricsPort,
 		Drift:        drift[:min(len(drift), api.MaxDrift)],
+		Vitals:       &figures,
 		Now:          time.Now().UTC(),
 	}, nil
 }

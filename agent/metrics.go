@@ -42,7 +42,7 @@ func (a *Agent) Metrics(ctx context.Context) (api.Metrics, error) {
 	if err != nil {
 		return api.Metrics{}, err
 	}
-	return metricsOf(inventory, vitals(a.config.Dir)), nil
+	return metricsOf(inventory, *inventory.Vitals), nil
 }
 
 func metricsOf(in api.Inventory, v api.Vitals) api.Metrics {

@@ -36,6 +36,8 @@ type Inventory struct {
 	Drift []Drift `json:"drift,omitempty"`
 	// MetricsPort is as configured, 0 for none.
 	MetricsPort int `json:"metrics_port,omitempty"`
+	// Vitals are the VM's own figures.
+	Vitals *Vitals `json:"vitals,omitempty"`
 	// Now is the time by the VM's clock.
 	Now time.Time `json:"now,omitzero"`
 }

@@ -48,6 +48,9 @@ func builtEngine(ctx context.Context, o FindOptions) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("cannot build OpenTofu: %w", err)
 	}
+	if o.NoBuild {
+		return "", ErrNotBuilt
+	}
 	report := o.Report
 	if report == nil {
 		report = func(string) {}

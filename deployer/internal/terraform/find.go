@@ -30,9 +30,14 @@ type FindOptions struct {
 	// CacheDir keeps an engine that had to be built; "": deploy/engines in the
 	// user's cache folder.
 	CacheDir string
+	// NoBuild answers ErrNotBuilt where an engine would be built now.
+	NoBuild bool
 	// Report is called while something takes long; may be nil.
 	Report func(message string)
 }
+
+// ErrNotBuilt says that an engine would have to be built, and can be.
+var ErrNotBuilt = errors.New("no engine is built yet")
 
 // Find returns the engine that DEPLOY_ENGINE names; else tofu or terraform
 // (1.5 or later) on PATH; else an OpenTofu built earlier; else it builds
@@ -66,6 +71,9 @@ func Find(ctx context.Context, o FindOptions) (Engine, error) {
 		if engine, err = tryEngine(ctx, path); err == nil {
 			return engine, nil
 		}
+	}
+	if errors.Is(err, ErrNotBuilt) {
+		return Engine{}, ErrNotBuilt
 	}
 	return Engine{}, fmt.Errorf("cannot find an engine for Terraform modules: %w; install OpenTofu or Terraform (%s or later) so that it is on PATH, or Go, so that OpenTofu can be built",
 		errors.Join(append(tried, err)...), minEngine)

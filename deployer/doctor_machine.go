@@ -1,0 +1,174 @@
+package deployer
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/prometheus/procfs"
+	"github.com/zclconf/go-cty/cty"
+	"golang.org/x/sys/unix"
+)
+
+// localTemplate is the template whose VMs run on this machine.
+const localTemplate = "local"
+
+// What this machine should let one user have at least.
+const (
+	leastFiles     = 4096
+	leastProcesses = 1024
+	// processesUsed is the part of all process ids in use, in percent, from which
+	// on there may not be enough.
+	processesUsed = 80
+)
+
+// machine checks the kernel and the limits here: local VMs run under them.
+func (x *doctor) machine() {
+	number := func(name string) (int64, bool) {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			return 0, false
+		}
+		n, err := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+		return n, err == nil
+	}
+	cgroups := "no cgroups"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+		cgroups = "cgroups v2"
+	} else if _, err := os.Stat("/sys/fs/cgroup/memory"); err == nil {
+		cgroups = "cgroups v1"
+	}
+	namespaces, known := number("/proc/sys/user/max_user_namespaces")
+	allowed, restricted := number("/proc/sys/kernel/unprivileged_userns_clone") // Debian's kernels
+	if known && namespaces > 0 && (!restricted || allowed != 0 || os.Getuid() == 0) {
+		x.add(LevelOK, "kernel", "", "user namespaces, %s", cgroups)
+	} else {
+		x.add(LevelWarn, "kernel", "sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone",
+			"no user namespaces for this user: local VMs are plain processes; %s", cgroups)
+	}
+
+	most, known := number("/proc/sys/kernel/pid_max")
+	if all, err := procfs.AllProcs(); err == nil && known {
+		if used := int64(len(all)); used*100 > most*processesUsed {
+			x.add(LevelWarn, "processes", "sysctl kernel.pid_max", "%d of %d possible processes are there", used, most)
+		}
+	}
+	short := false
+	for _, l := range []struct {
+		name, flag string
+		resource   int
+		least      uint64
+	}{{"open files", "-n", unix.RLIMIT_NOFILE, leastFiles}, {"processes", "-u", unix.RLIMIT_NPROC, leastProcesses}} {
+		var limit unix.Rlimit
+		if err := unix.Getrlimit(l.resource, &limit); err == nil && limit.Max < l.least {
+			short = true
+			x.add(LevelWarn, "limits", fmt.Sprintf("raise the hard limit: ulimit -H %s, /etc/security/limits.conf", l.flag), "at most %d %s, %d are advisable", limit.Max, l.name, l.least)
+		}
+	}
+	if !short {
+		x.add(LevelOK, "limits", "", "open files and processes are not scarce")
+	}
+}
+
+// disk checks the room below a folder of this machine.
+func (x *doctor) disk(check, dir string) {
+	var fs syscall.Statfs_t
+	if err := syscall.Statfs(dir, &fs); err != nil {
+		x.add(LevelWarn, check, "", "cannot tell how much room is left below %s: %v", dir, err)
+		return
+	}
+	x.free(check, "the disk below "+dir, int64(fs.Bavail)*fs.Bsize)
+}
+
+// ports checks that the addresses to publish are free, or served by the
+// deployment itself.
+func (x *doctor) ports(r *run) {
+	publish, there := r.manifest.Infrastructure.Settings["publish"]
+	if r.manifest.Infrastructure.Template != localTemplate || !there || !publish.CanIterateElements() {
+		return
+	}
+	for it := publish.ElementIterator(); it.Next(); {
+		key, _ := it.Element()
+		if key.Type() != cty.String || key.IsNull() {
+			continue
+		}
+		x.port(r, key.AsString())
+	}
+}
+
+func (x *doctor) port(r *run, address string) {
+	check := "address " + address
+	l, err := net.Listen("tcp", address)
+	if err == nil {
+		if err := l.Close(); err != nil {
+			x.problem(check, err)
+			return
+		}
+		if len(r.state.VMs) > 0 {
+			x.add(LevelWarn, check, "deploy apply --refresh starts it", "nothing serves it although the deployment exists")
+			return
+		}
+		x.add(LevelOK, check, "", "free")
+		return
+	}
+	if !errors.Is(err, syscall.EADDRINUSE) {
+		x.add(LevelFail, check, "choose another address in the infrastructure's publish", "cannot be listened on: %v", err)
+		return
+	}
+	pid, command := listener(address)
+	switch {
+	case pid != 0 && strings.Contains(command, " local-publish ") && strings.Contains(command, r.store.Dir):
+		x.add(LevelOK, check, "", "served by this deployment")
+	case pid != 0:
+		x.add(LevelFail, check, "end it, or choose another address in the infrastructure's publish", "in use by process %d (%.80s)", pid, command)
+	default:
+		x.add(LevelFail, check, "find out by whom (ss -tlnp), or choose another address in the infrastructure's publish", "in use")
+	}
+}
+
+// listener finds the process that listens on an address, 0 if the kernel does
+// not tell this user.
+func listener(address string) (pid int, command string) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return 0, ""
+	}
+	proc, err := procfs.NewFS(procfs.DefaultMountPoint)
+	if err != nil {
+		return 0, ""
+	}
+	const listening = 0x0a // TCP_LISTEN, include/net/tcp_states.h
+	var sockets []string
+	take := func(all procfs.NetTCP, err error) {
+		if err != nil {
+			return
+		}
+		for _, s := range all {
+			if s.St == listening && strconv.FormatUint(s.LocalPort, 10) == port && (s.LocalAddr.IsUnspecified() || s.LocalAddr.Equal(net.ParseIP(host))) {
+				sockets = append(sockets, fmt.Sprintf("socket:[%d]", s.Inode))
+			}
+		}
+	}
+	take(proc.NetTCP())
+	take(proc.NetTCP6())
+	all, err := proc.AllProcs()
+	if err != nil || len(sockets) == 0 {
+		return 0, ""
+	}
+	for _, p := range all {
+		targets, err := p.FileDescriptorTargets()
+		if err != nil { // ended, or somebody else's
+			continue
+		}
+		if slices.ContainsFunc(targets, func(t string) bool { return slices.Contains(sockets, t) }) {
+			words, _ := p.CmdLine()
+			return p.PID, strings.Join(words, " ")
+		}
+	}
+	return 0, ""
+}

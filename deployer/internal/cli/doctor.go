@@ -1,0 +1,41 @@
+package cli
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"deploy/deployer/internal/cli/views"
+)
+
+func (a *app) doctor() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor MANIFEST",
+		Short: "Check all that an apply needs and all that runs, and say what to do",
+		Long: `Checks the engine, the built packages, the manifest, the state folder, addresses
+to publish, the kernel and its limits, disks, clocks, certificates, the bus and
+every agent, and changes nothing.
+Exit codes: 0 nothing fails (there may be warnings), 1 something does.`,
+		Example: `  deploy doctor examples/cluster.hcl
+  deploy doctor --json cluster.hcl | jq '.findings[] | select(.level != "ok")'`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.deployer(args[0], nil)
+			if err != nil {
+				return err
+			}
+			diagnosis := d.Doctor(cmd.Context())
+			if a.json {
+				if err := views.JSON(os.Stdout, diagnosis); err != nil {
+					return err
+				}
+			} else {
+				views.Diagnosis(os.Stdout, diagnosis, colorOn(os.Stdout))
+			}
+			if diagnosis.Failed() {
+				return exitCode(exitError)
+			}
+			return nil
+		},
+	}
+}
