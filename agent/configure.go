@@ -22,6 +22,9 @@ func (a *Agent) configure(ctx context.Context, s api.Submission, r report) error
 	if err := r.Proceed(); err != nil {
 		return err
 	}
+	if err := a.useDisk(c.Disk); err != nil {
+		return err
+	}
 	a.mu.Lock()
 	before := a.identity
 	err := a.changeIdentity(func(id *identity) {

@@ -142,7 +142,7 @@ func (r *run) configure(ctx context.Context, id string, b *api.Bus) error {
 	s := r.submission(id, opID)
 	s.Kind = api.KindConfigure
 	s.Configure = &api.Configure{
-		Deployment: r.manifest.Deployment.Name, VMID: vm.ID, Address: vm.Address, Bus: b,
+		Deployment: r.manifest.Deployment.Name, VMID: vm.ID, Address: vm.Address, Disk: vm.Disk, Bus: b,
 		MetricsPort: r.manifest.Deployment.MetricsPort,
 	}
 	err := within(ctx, 30*time.Second, func(ctx context.Context) error { return r.fleet.client(id).Do(ctx, s, nil) })

@@ -68,7 +68,9 @@ func (r *run) plan(ctx context.Context, vms []plan.VMChange, p patience) (*plan.
 	if err != nil {
 		return nil, nil, err
 	}
-	return plan.Make(r.manifest.Deployment.Name, wanted, existing, vms), inventories, nil
+	made := plan.Make(r.manifest.Deployment.Name, wanted, existing, vms)
+	made.Disks, err = r.diskChanges(func(id string) bool { return !r.has(id) })
+	return made, inventories, err
 }
 
 // existing is what there is of every instance with a VM.
@@ -177,6 +179,8 @@ type ApplyRequest struct {
 	// Refresh asks the engine also when everything seems to be as it was left:
 	// it sees what was done to VMs by hand.
 	Refresh bool
+	// DeleteDisks also deletes the persistent disks that no instance has any more.
+	DeleteDisks bool
 }
 
 // Apply makes the cluster what the manifest says. A Result is returned also
@@ -198,6 +202,7 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 		return nil, err
 	}
 	defer r.close()
+	r.deleteDisks = q.DeleteDisks
 
 	p, done, err := r.survey(ctx, q.Refresh)
 	if err != nil {

@@ -157,6 +157,8 @@ type run struct {
 	owedVMs    map[string][]string
 	movedVMs   map[string]bool
 	plannedVMs map[string]terraform.Instance
+	// deleteDisks: persistent disks that no instance has any more are not kept.
+	deleteDisks bool
 	// addressesChanged: others than the VMs' own instances have yet to learn it.
 	addressesChanged bool
 	// vmsAsWanted: the root module is what was last applied, and every agent

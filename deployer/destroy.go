@@ -20,6 +20,8 @@ type DestroyRequest struct {
 	// ForgetUnreachable leaves machines that outlive the deployment as they are if
 	// they cannot be reached; else one that cannot is an error.
 	ForgetUnreachable bool
+	// DeleteDisks also deletes the persistent disks, which are kept otherwise.
+	DeleteDisks bool
 }
 
 // Destroy stops everything, consumers before providers, removes the VMs and
@@ -40,6 +42,11 @@ func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (*Result, erro
 		return nil, err
 	}
 	defer lock.Unlock()
+	r.deleteDisks = q.DeleteDisks
+	if len(r.state.VMs) == 0 && len(r.state.Orphans) > 0 && !r.deleteDisks {
+		result.Summary = "nothing to destroy but " + r.keptSentence()
+		return result, nil
+	}
 	inventories := r.fleet.survey(ctx, patient)
 	existing := map[string]plan.Existing{}
 	for _, id := range r.vmIDs() {
@@ -47,6 +54,9 @@ func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (*Result, erro
 	}
 	p := plan.Make(r.manifest.Deployment.Name, nil, existing, nil)
 	if err := r.protected(p); err != nil {
+		return nil, err
+	}
+	if p.Disks, err = r.diskChanges(func(string) bool { return true }); err != nil {
 		return nil, err
 	}
 	if ok, err := q.Approve(p); err != nil {
@@ -62,10 +72,13 @@ func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (*Result, erro
 			return result, err
 		}
 	}
-	if err := r.store.Remove(); err != nil {
+	summary := "Destroyed"
+	if len(r.state.Orphans) > 0 && !r.deleteDisks {
+		summary += "; what is left is " + r.keptSentence()
+	} else if err := r.store.Remove(); err != nil {
 		return result, err
 	}
-	result.Summary, result.Duration, result.Counts = "Destroyed", time.Since(started), r.counts.snapshot()
+	result.Summary, result.Duration, result.Counts = summary, time.Since(started), r.counts.snapshot()
 	return result, nil
 }
 

@@ -23,7 +23,7 @@ type madeOf struct {
 
 func madeOfVM(in terraform.Input, id string) madeOf {
 	m := madeOf{VM: in.Instances[id]}
-	if d, ok := in.Disks[id]; ok {
+	if d := in.Disks[id]; d.Attached {
 		m.Disk = &d
 	}
 	return m
@@ -31,9 +31,11 @@ func madeOfVM(in terraform.Input, id string) madeOf {
 
 func (m madeOf) into(in *terraform.Input, id string) {
 	in.Instances[id] = m.VM
-	delete(in.Disks, id)
-	if m.Disk != nil {
+	if d, ok := in.Disks[id]; m.Disk != nil {
 		in.Disks[id] = *m.Disk
+	} else if ok {
+		d.Attached = false // it is there when the VM's turn comes
+		in.Disks[id] = d
 	}
 }
 
@@ -157,6 +159,8 @@ type scope struct {
 	what    string   // "replace the VMs of router/0"
 	replace []string // whose resources may be replaced, deleted, created
 	remove  []string // whose resources may be deleted
+	disks   []string // whose persistent disks may be deleted
+	left    bool     // machines that outlive their instances were left already
 	create  bool     // others that are missing may be created
 	update  bool     // others may be updated
 }
@@ -173,7 +177,7 @@ func (s scope) check(changes []terraform.Change, in terraform.Input, vms map[str
 		switch {
 		case c.Name == diskResource && c.Action == terraform.Replace:
 		case c.Name == diskResource && c.Action == terraform.Delete:
-			allowed = slices.Contains(s.remove, c.Key) && !disk
+			allowed = slices.Contains(s.disks, c.Key) && !disk
 		case c.Action == terraform.Delete || c.Action == terraform.Replace:
 			allowed = inTurn || c.Action == terraform.Delete && slices.Contains(s.remove, c.Key) || !ours && s.create
 		case c.Action == terraform.Create:

@@ -17,7 +17,7 @@ func TestScopeCheck(t *testing.T) {
 	vms := map[string]state.VM{"db/0": {}, "db/1": {}, "db/9": {}}
 	batch := scope{what: "replace the VMs of db/0", replace: []string{"db/0"}}
 	start := scope{what: "change the VMs", create: true, update: true}
-	remove := scope{what: "delete the VMs of db/9", remove: []string{"db/9"}, update: true}
+	remove := scope{what: "delete the VMs of db/9", remove: []string{"db/9"}, disks: []string{"db/9"}, update: true}
 	for _, test := range []struct {
 		name   string
 		scope  scope

@@ -33,6 +33,9 @@ func (r *run) vmInput(parted []string) (terraform.Input, error) {
 		SSHPublicKey: key,
 		Settings:     r.manifest.Infrastructure.Settings,
 	}
+	if err := r.keptDisks(in.Disks); err != nil {
+		return in, err
+	}
 	for _, g := range r.manifest.Groups {
 		for _, slot := range r.state.Groups[g.Name] {
 			id := api.InstanceID(g.Name, slot.Index)
@@ -42,7 +45,7 @@ func (r *run) vmInput(parted []string) (terraform.Input, error) {
 			}
 			in.Instances[id] = vm
 			if g.Disk != nil {
-				in.Disks[id] = terraform.DiskInput{Group: g.Name, Index: slot.Index, SizeGB: g.Disk.SizeGB}
+				in.Disks[id] = terraform.DiskInput{Group: g.Name, Index: slot.Index, SizeGB: g.Disk.SizeGB, Attached: true}
 			}
 		}
 	}
@@ -181,7 +184,7 @@ func (r *run) makeVMs(ctx context.Context) error {
 		return err
 	}
 	r.event(Event{Phase: PhaseVMs, Message: fmt.Sprintf("%d VMs from template %s", len(in.Instances), r.manifest.Infrastructure.Template)})
-	_, err = r.applyVMs(ctx, in, scope{what: "change the VMs", replace: slices.Collect(maps.Keys(r.movedVMs)), create: true, update: true})
+	_, err = r.applyVMs(ctx, in, scope{what: "change the VMs", replace: slices.Collect(maps.Keys(r.movedVMs)), create: true, update: true, disks: r.unwantedDisks()})
 	r.movedVMs, r.plannedVMs = nil, nil // from now on the addresses are those of the VMs there are
 	return err
 }
@@ -213,8 +216,10 @@ func (r *run) applyVMs(ctx context.Context, in terraform.Input, s scope) (applie
 		if err := s.check(p.Changes, in, r.state.VMs); err != nil {
 			return false, err
 		}
-		if err := r.leaveMachines(ctx, left, false); err != nil {
-			return true, err
+		if !s.left {
+			if err := r.leaveMachines(ctx, left, false); err != nil {
+				return true, err
+			}
 		}
 		r.counts.engine.Add(1)
 		if instances, err = engine.Apply(ctx); err != nil {
@@ -253,7 +258,11 @@ func (r *run) keepVMs(in terraform.Input, instances map[string]terraform.Instanc
 			r.fleet.forget(id)
 		}
 	}
-	r.state.VMs = vms
+	orphans, err := r.orphans(in)
+	if err != nil {
+		return err
+	}
+	r.state.VMs, r.state.Orphans = vms, orphans
 	return r.save()
 }
 
@@ -264,15 +273,30 @@ func (r *run) deleteVMs(ctx context.Context, ids []string) error {
 	if err != nil {
 		return err
 	}
-	_, err = r.applyVMs(ctx, in, scope{what: "delete the VMs of " + strings.Join(ids, ", "), remove: ids, update: true})
+	disks := r.unwantedDisks()
+	if r.deleteDisks {
+		disks = append(disks, ids...)
+	}
+	_, err = r.applyVMs(ctx, in, scope{what: "delete the VMs of " + strings.Join(ids, ", "), remove: ids, disks: disks, update: true})
 	return err
 }
 
-// destroyVMs removes everything that the engine has made.
+// destroyVMs removes everything that the engine has made, but for the
+// persistent disks unless they are to go too.
 func (r *run) destroyVMs(ctx context.Context) error {
 	in, err := r.vmInput(r.parted)
 	if err != nil {
 		return err
+	}
+	if !r.deleteDisks {
+		kept := map[string]terraform.DiskInput{}
+		if err := r.keptDisks(kept); err != nil {
+			return err
+		}
+		if len(kept) > 0 {
+			in.Instances, in.Disks = map[string]terraform.InstanceInput{}, kept
+			return r.destroyButDisks(ctx, in)
+		}
 	}
 	engine, err := r.engine(r.store.Terraform())
 	if err != nil {

@@ -59,6 +59,9 @@ type Configure struct {
 	Deployment string `json:"deployment"` // name, for people
 	VMID       string `json:"vm_id"`
 	Address    string `json:"address"`
+	// Disk is the folder of the VM's persistent disk, where the jobs' data goes;
+	// "" if it has none.
+	Disk string `json:"disk,omitempty"`
 	// Bus is nil as long as there is none.
 	Bus *Bus `json:"bus,omitempty"`
 	// MetricsPort is where the agent serves GET /metrics over HTTP, on Address, to

@@ -48,7 +48,7 @@ locals {
     for id, m in local.chosen : "${id} is to have ${var.instances[id].static_address} and its machine has ${m.address}"
     if var.instances[id].static_address != "" && m.address != var.instances[id].static_address
   ]
-  diskless = [for id, disk in var.disks : id if try(local.chosen[id].disk, "") == "" && !contains(local.missing, id)]
+  diskless = [for id, disk in var.disks : id if disk.attached && try(local.chosen[id].disk, "") == "" && !contains(local.missing, id)]
 }
 
 # Nothing is made: the machines are there. The resources are what the engine

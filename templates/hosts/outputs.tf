@@ -13,7 +13,7 @@ output "instances" {
       agent_dir            = m.agent_dir
       os                   = m.os
       arch                 = m.arch
-      disk                 = contains(keys(var.disks), id) ? m.disk : ""
+      disk                 = try(var.disks[id].attached, false) ? m.disk : ""
       running              = true # an agent that is silent is started over SSH, or the error says why not
       keep                 = true
     }

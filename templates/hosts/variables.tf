@@ -21,7 +21,7 @@ variable "instances" {
 }
 
 variable "disks" {
-  type = map(object({ group = string, index = number, size_gb = number }))
+  type = map(object({ group = string, index = number, size_gb = number, attached = bool }))
 }
 
 variable "ssh_public_key" {

@@ -12,7 +12,7 @@ locals {
   ssh_port = try(var.settings.ssh_port, 2222)
   publish = {
     for address, target in try(var.settings.publish, {}) :
-    address => { group = split(":", target)[0], port = split(":", target)[1] }
+    address => { group = split(":", target)[0], port = split(":", target)[1] } if length(var.instances) > 0 # else only disks are left
   }
 }
 
@@ -37,7 +37,7 @@ resource "localvm_machine" "vm" {
   memory_mb      = each.value.memory_mb
   image          = each.value.image
   options        = each.value.options
-  disk           = contains(keys(var.disks), each.key) ? localvm_disk.disk[each.key].path : ""
+  disk           = try(var.disks[each.key].attached, false) ? localvm_disk.disk[each.key].path : ""
   tags           = merge(each.value.tags, { deployment = var.deployment.name, deployment_id = var.deployment.id })
 }
 

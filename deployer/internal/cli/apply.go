@@ -16,7 +16,7 @@ import (
 )
 
 func (a *app) apply() *cobra.Command {
-	var autoApprove, refresh bool
+	var autoApprove, refresh, deleteDisks bool
 	cmd := &cobra.Command{
 		Use:   "apply MANIFEST",
 		Short: "Make the cluster what the manifest says",
@@ -37,7 +37,8 @@ apply continues from what is really there.`,
 				Approve: func(p *plan.Plan) (bool, error) {
 					return a.approve(progress, p, autoApprove, "Make these changes?")
 				},
-				Refresh: refresh,
+				Refresh:     refresh,
+				DeleteDisks: deleteDisks,
 			})
 			progress.Close()
 			if result != nil {
@@ -51,15 +52,19 @@ apply continues from what is really there.`,
 		},
 	}
 	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
+	cmd.Flags().BoolVar(&deleteDisks, "delete-disks", false, "delete persistent disks that no instance has any more, with all data on them")
 	cmd.Flags().BoolVar(&refresh, "refresh", false, "ask the engine about the VMs even if every agent answers")
 	return cmd
 }
 
 func (a *app) destroy() *cobra.Command {
-	var autoApprove, forget bool
+	var autoApprove, forget, deleteDisks bool
 	cmd := &cobra.Command{
 		Use:   "destroy MANIFEST",
 		Short: "Stop everything and remove the VMs and the state",
+		Long: `Stops everything and removes the VMs and the state. Persistent disks are kept, and
+the state with them: the next apply takes them again. With --delete-disks they
+go too, with all data on them.`,
 		Example: `  deploy destroy examples/cluster.hcl
   deploy destroy --auto-approve examples/cluster.hcl`,
 		Args: cobra.ExactArgs(1),
@@ -75,6 +80,7 @@ func (a *app) destroy() *cobra.Command {
 					return a.approve(progress, p, autoApprove, "Destroy all of this? It cannot be undone.")
 				},
 				ForgetUnreachable: forget,
+				DeleteDisks:       deleteDisks,
 			})
 			progress.Close()
 			if result != nil && err == nil {
@@ -87,6 +93,7 @@ func (a *app) destroy() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
+	cmd.Flags().BoolVar(&deleteDisks, "delete-disks", false, "delete persistent disks too, with all data on them")
 	cmd.Flags().BoolVar(&forget, "forget-unreachable", false, "leave machines of yours that cannot be reached as they are")
 	return cmd
 }
@@ -147,7 +154,12 @@ func (a *app) approve(progress views.Progress, p *plan.Plan, auto bool, question
 	if a.json || !term.IsTerminal(int(os.Stdin.Fd())) {
 		return false, fmt.Errorf("cannot ask for approval: standard input is not a terminal; use --auto-approve: %w", deployer.ErrNotApproved)
 	}
-	fmt.Printf("\n%s Only yes is accepted: ", question)
+	wanted := "yes"
+	if p.LosesData() {
+		wanted = p.Deployment
+		fmt.Printf("\n%s", views.DataLoss(p, colorOn(os.Stdout)))
+	}
+	fmt.Printf("\n%s Only %s is accepted: ", question, wanted)
 	answer := make(chan string, 1) // the reader ends with the process if nobody answers
 	go func() {
 		line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
@@ -155,7 +167,7 @@ func (a *app) approve(progress views.Progress, p *plan.Plan, auto bool, question
 	}()
 	select {
 	case line := <-answer:
-		return line == "yes", nil
+		return line == wanted, nil
 	case <-a.interrupt:
 		fmt.Println()
 		return false, nil

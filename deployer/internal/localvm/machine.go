@@ -117,7 +117,8 @@ func (*machine) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.
 			},
 			"disk": schema.StringAttribute{
 				Optional: true, Computed: true, Default: stringdefault.StaticString(""),
-				Description: "Folder of the persistent disk, \"\" if none.",
+				Description:   "Folder of the persistent disk, \"\" if none. A VM that gets or loses one is another VM.",
+				PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplace()},
 			},
 			"tags": schema.MapAttribute{Optional: true, ElementType: types.StringType},
 			"running": schema.BoolAttribute{

@@ -62,6 +62,9 @@ const (
 	Delete  Action = "delete"
 	Blocked Action = "blocked" // the agent is silent: neither there nor gone
 	None    Action = "none"
+
+	Keep  Action = "keep"  // a disk stays without its instance
+	Adopt Action = "adopt" // an instance takes the disk that was kept
 )
 
 // ProcessAction is what becomes of a process.
@@ -79,6 +82,21 @@ type Plan struct {
 	Deployment string           `json:"deployment"`
 	VMs        []VMChange       `json:"vms"`
 	Instances  []InstanceChange `json:"instances"`
+	// Disks are persistent disks that lose or find their instance.
+	Disks []DiskChange `json:"disks,omitempty"`
+}
+
+// DiskChange is what becomes of a persistent disk: Keep, Adopt or Delete.
+type DiskChange struct {
+	Instance string `json:"instance"`
+	Action   Action `json:"action"`
+	SizeGB   int    `json:"size_gb"`
+	Folder   string `json:"folder,omitempty"` // or device
+}
+
+// LosesData tells whether a disk is deleted with all that is on it.
+func (p *Plan) LosesData() bool {
+	return slices.ContainsFunc(p.Disks, func(d DiskChange) bool { return d.Action == Delete })
 }
 
 // VMChange is a resource that the engine creates, changes or deletes.
@@ -138,6 +156,9 @@ func (p *Plan) Changes() []InstanceChange {
 // Refines tells whether p does nothing that approved did not announce: p is
 // made after the VMs exist and knows more, but may not touch more.
 func (p *Plan) Refines(approved *Plan) bool {
+	if p.LosesData() && !approved.LosesData() {
+		return false
+	}
 	announced := map[string]InstanceChange{}
 	for _, c := range approved.Instances {
 		announced[c.Instance] = c

@@ -91,6 +91,23 @@ func TestInstance(t *testing.T) {
 			processes: []string{"restart router/router: message-bus URIs changed"},
 		},
 		{
+			name:   "another VM, and the same for it",
+			wanted: Wanted{Spec: old, Known: true, Shown: shown("a\n", "b\n")},
+			existing: Existing{
+				VM: true, Inventory: running(old), Active: &old, Shown: shown("a\n", "b\n"), Replace: []string{"VM: memory_mb 512 -> 1024"},
+			},
+			action:    Replace,
+			cause:     "VM: memory_mb 512 -> 1024",
+			processes: []string{"start router/router: first start on its new VM"},
+		},
+		{
+			name:     "another VM, and its agent is silent",
+			wanted:   Wanted{Spec: old, Known: true},
+			existing: Existing{VM: true, Replace: []string{"VM: memory_mb 512 -> 1024"}},
+			action:   Blocked,
+			cause:    "the agent does not answer",
+		},
+		{
 			name: "a restart-class file",
 			wanted: Wanted{Known: true, Shown: shown("a2\n", "b\n"), Spec: spec("g-new", func(s *api.Spec) {
 				s.Jobs[0].Files[0].Digest, s.Jobs[0].Processes[0].Digest = "f2", "d2"

@@ -33,6 +33,9 @@ type State struct {
 	Groups map[string][]Slot `json:"groups"`
 	// VMs by instance id: as the infrastructure last told.
 	VMs map[string]VM `json:"vms"`
+	// Orphans are persistent disks without an instance. One that returns takes its
+	// disk again.
+	Orphans []Orphan `json:"orphans,omitempty"`
 	// Bus is set once the bus has served: where agents are asked first.
 	Bus []string `json:"bus,omitempty"`
 	// Memory is what the rollout must know of earlier ones: groups that have
@@ -63,6 +66,17 @@ type Revision struct {
 type Slot struct {
 	Index int    `json:"index"`
 	AZ    string `json:"az,omitempty"`
+}
+
+// Orphan is a persistent disk whose instance is gone.
+type Orphan struct {
+	ID     string `json:"id"` // of the instance, "db/2"
+	Group  string `json:"group"`
+	Index  int    `json:"index"`
+	AZ     string `json:"az,omitempty"`
+	SizeGB int    `json:"size_gb"`
+	// Folder is where it was last seen: folder or device.
+	Folder string `json:"folder,omitempty"`
 }
 
 // VM is a machine as the infrastructure last told.
@@ -121,6 +135,12 @@ func (s *State) Assign(group string, n int, zones []string) []Slot {
 		for i, zone := range zones {
 			if i == 0 || inZone[zone] < inZone[az] {
 				az = zone
+			}
+		}
+		// A disk that waits for the instance cannot leave its zone.
+		for _, o := range s.Orphans {
+			if o.Group == group && o.Index == index && slices.Contains(zones, o.AZ) {
+				az = o.AZ
 			}
 		}
 		inZone[az]++

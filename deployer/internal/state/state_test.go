@@ -45,6 +45,15 @@ func TestAssignSpreadsOverZones(t *testing.T) {
 	}
 }
 
+func TestAssignGoesWhereTheDiskIs(t *testing.T) {
+	s := State{Orphans: []Orphan{{Group: "db", Index: 0, AZ: "z2"}, {Group: "db", Index: 1, AZ: "gone"}, {Group: "other", Index: 2, AZ: "z2"}}}
+	got := s.Assign("db", 3, []string{"z1", "z2"})
+	want := []Slot{{0, "z2"}, {1, "z1"}, {2, "z1"}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
 func TestSaveWritesOnlyWhatDiffers(t *testing.T) {
 	store := Store{Dir: filepath.Join(t.TempDir(), ".deploy", "cf")}
 	st, secrets := New("cf"), &Secrets{DigestKey: []byte("key"), Values: map[string]map[string]string{"nats": {"value": "x"}}}

@@ -48,6 +48,8 @@ type DiskInput struct {
 	Group  string `json:"group"`
 	Index  int    `json:"index"`
 	SizeGB int    `json:"size_gb"`
+	// Attached: the instance's VM has it. One that is not is kept.
+	Attached bool `json:"attached"`
 }
 
 // Instance is one VM as it is: the template's output.

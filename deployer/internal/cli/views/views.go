@@ -105,6 +105,13 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 		}
 		fmt.Fprintln(w)
 	}
+	if len(p.Disks) > 0 {
+		fmt.Fprintln(w, paint(color, bold, "Disks"))
+		for _, d := range p.Disks {
+			fmt.Fprintln(w, disk(d, color))
+		}
+		fmt.Fprintln(w)
+	}
 	if len(p.Changes()) > 0 {
 		fmt.Fprintln(w, paint(color, bold, "Instances"))
 	}
@@ -138,6 +145,32 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 		}
 	}
 	fmt.Fprintf(w, "\nPlan: %s.\n", summary(p, counts))
+}
+
+// disk says what becomes of a persistent disk.
+func disk(d plan.DiskChange, color bool) string {
+	what := fmt.Sprintf("disk of %s, %d GB", d.Instance, d.SizeGB)
+	if d.Folder != "" {
+		what += ", " + d.Folder
+	}
+	switch d.Action {
+	case plan.Delete:
+		return "  " + paint(color, red, "- "+what+": DELETED, all data on it is lost")
+	case plan.Adopt:
+		return "  " + paint(color, green, "+") + " " + what + ": " + d.Instance + " takes it again, with the data on it"
+	}
+	return "  = " + what + ": kept; " + d.Instance + " takes it again when it returns, --delete-disks removes it"
+}
+
+// DataLoss warns of a plan that deletes disks.
+func DataLoss(p *plan.Plan, color bool) string {
+	n := 0
+	for _, d := range p.Disks {
+		if d.Action == plan.Delete {
+			n++
+		}
+	}
+	return paint(color, red, fmt.Sprintf("THE DATA ON %d PERSISTENT DISKS WILL BE LOST. Type the deployment's name if that is meant.", n)) + "\n"
 }
 
 // alike puts together the instances of a group to which just the same happens,

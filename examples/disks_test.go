@@ -1,0 +1,155 @@
+//go:build e2e
+
+package examples
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// keeperJob notes on its disk when it first began, and each start.
+const keeperJob = `
+template "run.sh" { on_change = "restart" }
+process "main" {
+  command = ["/bin/sh", "${path.config}/run.sh"]
+}
+`
+
+const keeperScript = `
+[ -e ${path.data}/born ] || cat /proc/sys/kernel/random/uuid >${path.data}/born
+echo start >>${path.data}/starts
+exec sleep 1000
+`
+
+const keepers = `deployment "keepers" { domain = "keepers.localhost" }
+infrastructure "local" { cidr = "127.42.2.0/24" }
+variable "listen" { default = "" }
+release "test" { path = JOBS }
+vm "small" { memory_mb = 128 }
+disk "data" { size_gb = 1 }
+update {
+  min_healthy_time = "200ms"
+  watch_time       = "0s-20s"
+}
+group "db" {
+  instances = 3
+  vm        = vm.small
+  azs       = ["z1", "z2"]
+  disk      = disk.data
+  job "keeper" {}
+}
+`
+
+// TestDisks follows the data of a group through everything that becomes of its
+// VMs.
+func TestDisks(t *testing.T) {
+	dir := t.TempDir()
+	for path, content := range map[string]string{
+		"jobs/keeper/job.hcl":          keeperJob,
+		"jobs/keeper/templates/run.sh": keeperScript,
+		"keepers.hcl":                  strings.ReplaceAll(keepers, "JOBS", strconv.Quote(filepath.Join(dir, "jobs"))),
+	} {
+		path = filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := start(t, filepath.Join(dir, "keepers.hcl"))
+	vmsDir := filepath.Join(c.state, "keepers", "vms")
+	born := func(index string) string {
+		t.Helper()
+		data, err := os.ReadFile(filepath.Join(vmsDir, "disks", "db-"+index, "data", "keeper", "born"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	zones := func() string {
+		var out []string
+		for _, in := range c.status().Instances {
+			out = append(out, in.ID+" "+in.AZ)
+		}
+		return strings.Join(out, ", ")
+	}
+	c.mustApply()
+	c.mustAllRun(3)
+	births := []string{born("0"), born("1"), born("2")}
+	first, firstZones := c.vms("keepers"), zones()
+	mustStand := func(n int) {
+		t.Helper()
+		c.mustAllRun(n)
+		for i, was := range births[:n] {
+			if now := born(strconv.Itoa(i)); now != was {
+				t.Errorf("db/%d has lost its data: born %s, now %s", i, was, now)
+			}
+		}
+		if r := c.applyJSON(); r.Changed {
+			t.Errorf("another apply: %+v", r)
+		}
+	}
+
+	c.edit("memory_mb = 128", "memory_mb = 256")
+	c.mustApply()
+	mustStand(3)
+	replaced := c.vms("keepers")
+	for id, v := range first {
+		if replaced[id].ID == v.ID || replaced[id].Disk != v.Disk {
+			t.Errorf("%s is %+v, was %+v", id, replaced[id], v)
+		}
+	}
+
+	c.edit("instances = 3", "instances = 2")
+	out, code := c.run("plan")
+	mustTell(t, out, code, 2, "= disk of db/2, 1 GB", "kept; db/2 takes it again when it returns", "1 to delete")
+	c.mustApply()
+	mustStand(2)
+	if born("2") != births[2] {
+		t.Error("the disk of db/2 is not what it was")
+	}
+	// Other zones, and another one is the emptiest: the disk stays where it is.
+	c.edit("instances = 2", "instances = 3")
+	c.edit(`["z1", "z2"]`, `["z3", "z1", "z2"]`)
+	out, code = c.run("plan")
+	mustTell(t, out, code, 2, "+ disk of db/2, 1 GB", "db/2 takes it again, with the data on it")
+	c.mustApply()
+	mustStand(3)
+	if now := zones(); now != firstZones {
+		t.Errorf("zones are %s, were %s", now, firstZones)
+	}
+
+	out, code = c.run("destroy", "--auto-approve")
+	mustTell(t, out, code, 0, "= disk of db/0, 1 GB", "what is left is the disk of db/0 (1 GB, "+replaced["db/0"].Disk+")", "--delete-disks")
+	if left := processesUnder(c.state); len(left) > 0 {
+		t.Errorf("processes are left: %v", left)
+	}
+	if _, err := os.Stat(filepath.Join(vmsDir, "db-0")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the VM of db/0 is left: %v", err)
+	}
+	out, code = c.run("destroy", "--auto-approve")
+	mustTell(t, out, code, 0, "nothing to destroy but the disk of db/0")
+	c.mustApply()
+	mustStand(3)
+	if now := zones(); now != firstZones {
+		t.Errorf("zones are %s, were %s", now, firstZones)
+	}
+
+	c.edit("instances = 3", "instances = 1")
+	out, code = c.run("apply", "--auto-approve", "--delete-disks")
+	mustTell(t, out, code, 0, "- disk of db/1, 1 GB", "DELETED, all data on it is lost")
+	mustStand(1)
+	for _, name := range []string{"db-1", "db-2"} {
+		if _, err := os.Stat(filepath.Join(vmsDir, "disks", name)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the disk %s is left: %v", name, err)
+		}
+	}
+	out, code = c.run("destroy", "--auto-approve", "--delete-disks")
+	mustTell(t, out, code, 0, "- disk of db/0, 1 GB", "DELETED")
+	c.mustLeaveNothing()
+}
