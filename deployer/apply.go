@@ -37,6 +37,7 @@ func (d *Deployer) Plan(ctx context.Context) (*plan.Plan, error) {
 		return nil, err
 	}
 	defer r.close()
+	r.warnOfCertificates()
 	vms, err := r.planVMs(ctx)
 	if err != nil {
 		return nil, err

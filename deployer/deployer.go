@@ -303,7 +303,7 @@ func (r *run) facts() manifests.Facts {
 	for key, c := range r.secrets.Certificates {
 		if k, ok := parseCertificateKey(key); ok {
 			f.Certificates[k] = stringObject(map[string]string{
-				"ca": r.secrets.CA.Certificate, "certificate": c.Certificate, "private_key": c.PrivateKey,
+				"ca": r.trusted(), "certificate": c.Certificate, "private_key": c.PrivateKey,
 			})
 		}
 	}

@@ -26,13 +26,8 @@ import (
 	"deploy/manifests"
 )
 
-// How long certificates of the deployment's CA live. They are renewed when a
-// third of that is left.
-const (
-	caLife          = 10 * 365 * 24 * time.Hour
-	certificateLife = 365 * 24 * time.Hour
-	deployerLife    = 24 * time.Hour // the deployer's own, made anew each run
-)
+// deployerLife is that of the deployer's own certificate, made anew each run.
+const deployerLife = 24 * time.Hour
 
 // ensureSecrets makes, in memory, what the manifest wants and the state does
 // not have yet. Nothing is ever replaced here.
@@ -42,15 +37,10 @@ func (r *run) ensureSecrets() error {
 		rand.Read(r.secrets.DigestKey)
 	}
 	if r.secrets.CA.Certificate == "" {
-		ca, err := pki.NewCA(rand.Reader, "deploy "+r.manifest.Deployment.Name, r.now, caLife)
-		if err != nil {
-			return fmt.Errorf("cannot make the deployment's CA: %w", err)
-		}
-		pair, err := ca.Pair()
-		if err != nil {
+		var err error
+		if r.secrets.CA, err = r.newCA(); err != nil {
 			return err
 		}
-		r.secrets.CA = keyPair(pair)
 	}
 	if r.secrets.SSH.PrivateKey == "" {
 		pair, err := pki.NewSecret(rand.Reader, &manifests.Secret{Name: "ssh", Type: manifests.SecretSSH}, nil, r.now)
@@ -91,6 +81,29 @@ func keyPair(p pki.Pair) state.KeyPair {
 	return state.KeyPair{Certificate: string(p.Certificate), PrivateKey: string(p.PrivateKey)}
 }
 
+// newCA makes an authority for the deployment; its name tells it from an earlier one.
+func (r *run) newCA() (state.KeyPair, error) {
+	name := fmt.Sprintf("deploy %s, %s", r.manifest.Deployment.Name, r.now.UTC().Format(time.RFC3339))
+	ca, err := pki.NewCA(rand.Reader, name, r.now, r.manifest.PKI.CALife)
+	if err != nil {
+		return state.KeyPair{}, fmt.Errorf("cannot make the deployment's CA: %w", err)
+	}
+	pair, err := ca.Pair()
+	return keyPair(pair), err
+}
+
+// trusted are the CAs that everybody in the deployment trusts now, PEM: while it
+// gets another one, both. The order stays when the new one takes over, so that
+// this changes nobody's file.
+func (r *run) trusted() string {
+	text := r.secrets.OldCA + r.secrets.CA.Certificate
+	if r.secrets.NextCA != nil {
+		text += r.secrets.NextCA.Certificate
+	}
+	return text
+}
+
+// ca is the authority that signs.
 func (r *run) ca() (*pki.CA, error) {
 	ca, err := pki.ParseCA(pki.Pair{Certificate: []byte(r.secrets.CA.Certificate), PrivateKey: []byte(r.secrets.CA.PrivateKey)})
 	if err != nil {
@@ -101,7 +114,7 @@ func (r *run) ca() (*pki.CA, error) {
 
 // issueCertificates issues, in memory, the certificates that jobs ask for on
 // instances whose address is known: new ones, those whose names changed, and
-// those that end soon. Certificates of instances that are gone are dropped.
+// those that end soon or are of a CA that was replaced. Certificates of instances that are gone are dropped.
 func (r *run) issueCertificates() error {
 	ca, err := r.ca()
 	if err != nil {
@@ -143,7 +156,7 @@ func (r *run) issueCertificates() error {
 func (r *run) certificate(ca *pki.CA, id string, had state.Certificate, names []string) (state.Certificate, error) {
 	if had.KeyPair.Certificate != "" && slices.Equal(had.Names, names) {
 		old, err := pki.NeedsRenewal([]byte(had.KeyPair.Certificate), r.now)
-		if err != nil || !old {
+		if err != nil || !old && pki.SignedBy([]byte(had.KeyPair.Certificate), ca) {
 			return had, err
 		}
 	}
@@ -156,7 +169,7 @@ func (r *run) certificate(ca *pki.CA, id string, had state.Certificate, names []
 			dns = append(dns, n)
 		}
 	}
-	pair, err := ca.IssueServer(rand.Reader, id, dns, addresses, r.now, certificateLife)
+	pair, err := ca.IssueServer(rand.Reader, id, dns, addresses, r.now, r.manifest.PKI.CertificateLife)
 	if err != nil {
 		return state.Certificate{}, err
 	}
@@ -242,11 +255,16 @@ func numberText(object cty.Value, name string) (string, bool) {
 	return v.AsString(), true
 }
 
-// busFor are the bus settings that an agent shall have, given busURLs, nil as long as there is
-// no bus. A certificate is issued, in memory, when the agent has none for its
-// key or it ends soon.
+// busFor are the bus settings that an agent shall have, given busURLs, nil as
+// long as there is no bus. A certificate is issued, in memory, when the agent has
+// none for its key, or it ends soon or is of a CA that was replaced.
 func (r *run) busFor(urls []string, id string, inv *api.Inventory) *api.Bus {
 	if len(urls) == 0 || len(inv.PublicKey) == 0 {
+		return nil
+	}
+	ca, err := r.ca()
+	if err != nil {
+		r.config.Log.Warn("cannot issue an agent's certificate", "instance", id, "error", err)
 		return nil
 	}
 	had, ok := r.secrets.Agents[id]
@@ -254,12 +272,8 @@ func (r *run) busFor(urls []string, id string, inv *api.Inventory) *api.Bus {
 	if ok {
 		old, _ = pki.NeedsRenewal([]byte(had.Certificate), r.now) // unreadable is as good as none
 	}
-	if !ok || old || !slices.Equal(had.PublicKey, inv.PublicKey) {
-		ca, err := r.ca()
-		if err != nil {
-			return nil
-		}
-		certificate, err := ca.IssueClient(rand.Reader, api.AgentIdentity(r.state.DeploymentID, id), inv.PublicKey, r.now, certificateLife)
+	if !ok || old || !slices.Equal(had.PublicKey, inv.PublicKey) || !pki.SignedBy([]byte(had.Certificate), ca) {
+		certificate, err := ca.IssueClient(rand.Reader, api.AgentIdentity(r.state.DeploymentID, id), inv.PublicKey, r.now, r.manifest.PKI.CertificateLife)
 		if err != nil {
 			r.config.Log.Warn("cannot issue an agent's certificate", "instance", id, "error", err)
 			return nil
@@ -270,7 +284,7 @@ func (r *run) busFor(urls []string, id string, inv *api.Inventory) *api.Bus {
 		}
 		r.secrets.Agents[id] = had
 	}
-	b := &api.Bus{URLs: urls, CA: []byte(r.secrets.CA.Certificate), Certificate: []byte(had.Certificate)}
+	b := &api.Bus{URLs: urls, CA: []byte(r.trusted()), Certificate: []byte(had.Certificate)}
 	mac := hmac.New(sha256.New, r.secrets.DigestKey)
 	fmt.Fprintf(mac, "bus\n%s\n%s\n%s", strings.Join(urls, " "), b.CA, b.Certificate)
 	b.Digest = hex.EncodeToString(mac.Sum(nil))
@@ -287,7 +301,7 @@ func (r *run) busSettings(urls []string) (bus.Settings, error) {
 	if err != nil {
 		return bus.Settings{}, fmt.Errorf("cannot issue the deployer's certificate: %w", err)
 	}
-	return bus.Settings{URLs: urls, CA: []byte(r.secrets.CA.Certificate), Certificate: pair.Certificate, Key: pair.PrivateKey}, nil
+	return bus.Settings{URLs: urls, CA: []byte(r.trusted()), Certificate: pair.Certificate, Key: pair.PrivateKey}, nil
 }
 
 // publicKey is the SSH public key in authorized_keys form, checked.

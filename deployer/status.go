@@ -21,6 +21,8 @@ const (
 type Status struct {
 	Deployment string           `json:"deployment"`
 	Instances  []InstanceStatus `json:"instances"`
+	// Warnings are what will need attention: certificates that end.
+	Warnings []string `json:"warnings,omitempty"`
 }
 
 // InstanceStatus is one instance as it is.
@@ -65,7 +67,7 @@ func (d *Deployer) Status(ctx context.Context) (*Status, error) {
 }
 
 func (r *run) status(inventories map[string]*api.Inventory) *Status {
-	s := &Status{Deployment: r.manifest.Deployment.Name}
+	s := &Status{Deployment: r.manifest.Deployment.Name, Warnings: r.certificateWarnings()}
 	for _, id := range append(r.ids(), r.parted...) {
 		s.Instances = append(s.Instances, r.instanceStatus(id, inventories[id]))
 	}

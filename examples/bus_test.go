@@ -3,12 +3,18 @@
 package examples
 
 import (
+	"bufio"
+	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -166,7 +172,7 @@ func TestLostBusIsRepaired(t *testing.T) {
 }
 
 // credential is a way onto the bus.
-func credential(t *testing.T, urls string, ca, certificate, key []byte) (string, []nats.Option) {
+func credential(t testing.TB, urls string, ca, certificate, key []byte) (string, []nats.Option) {
 	t.Helper()
 	pair, err := tls.X509KeyPair(certificate, key)
 	if err != nil {
@@ -183,7 +189,7 @@ func credential(t *testing.T, urls string, ca, certificate, key []byte) (string,
 	}
 }
 
-func connectBus(t *testing.T, url string, options []nats.Option) *nats.Conn {
+func connectBus(t testing.TB, url string, options []nats.Option) *nats.Conn {
 	t.Helper()
 	nc, err := nats.Connect(url, options...)
 	if err != nil {
@@ -193,7 +199,7 @@ func connectBus(t *testing.T, url string, options []nats.Option) *nats.Conn {
 	return nc
 }
 
-func mustRead(t *testing.T, path string) []byte {
+func mustRead(t testing.TB, path string) []byte {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -205,16 +211,21 @@ func mustRead(t *testing.T, path string) []byte {
 // asDeployer connects with the credential that `deploy bus` lends.
 func (c *cluster) asDeployer() *nats.Conn {
 	c.t.Helper()
-	t := c.t.(*testing.T)
+	url, options := c.lentCredential()
+	return connectBus(c.t, url, options)
+}
+
+func (c *cluster) lentCredential() (string, []nats.Option) {
+	c.t.Helper()
+	t := c.t
 	dir := t.TempDir()
-	cmd := c.command(t.Context(), "bus")
+	cmd := c.command(context.Background(), "bus")
 	cmd.Args = append(cmd.Args, "--", "sh", "-c", `cp "$NATS_CA" "$NATS_CERT" "$NATS_KEY" "$0" && printf %s "$NATS_URL"`, dir)
 	urls, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("deploy bus: %v", err)
 	}
-	url, options := credential(t, string(urls), mustRead(t, dir+"/nats_ca.pem"), mustRead(t, dir+"/nats_cert.pem"), mustRead(t, dir+"/nats_key.pem"))
-	return connectBus(t, url, options)
+	return credential(t, string(urls), mustRead(t, dir+"/nats_ca.pem"), mustRead(t, dir+"/nats_cert.pem"), mustRead(t, dir+"/nats_key.pem"))
 }
 
 // mustBeOnBus counts the agents that answer there.
@@ -295,5 +306,136 @@ func mustBeRefused(t *testing.T, c *cluster) {
 			t.Errorf("%s: %v", name, err)
 		}
 		nc.Close()
+	}
+}
+
+// ends is when the bus certificate that an instance's agent holds ends.
+func (c *cluster) ends(instance string) time.Time {
+	c.t.Helper()
+	var agent struct {
+		Bus struct {
+			Certificate []byte `json:"certificate"`
+		} `json:"bus"`
+	}
+	dir := strings.ReplaceAll(instance, "/", "-")
+	if err := json.Unmarshal(mustRead(c.t, filepath.Join(c.state, "bus", "vms", dir, "agent", "agent.json")), &agent); err != nil {
+		c.t.Fatal(err)
+	}
+	return certificateOf(c.t, agent.Bus.Certificate).NotAfter
+}
+
+func certificateOf(t testing.TB, text []byte) *x509.Certificate {
+	t.Helper()
+	block, _ := pem.Decode(text)
+	if block == nil {
+		t.Fatal("no certificate")
+	}
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certificate
+}
+
+// serves is the certificate that a server of the bus shows.
+func (c *cluster) serves(address string) *x509.Certificate {
+	c.t.Helper()
+	nc, err := net.Dial("tcp", address)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer nc.Close()
+	if _, err := bufio.NewReader(io.LimitReader(nc, 1<<16)).ReadString('\n'); err != nil { // INFO comes in the clear
+		c.t.Fatal(err)
+	}
+	conn := tls.Client(nc, &tls.Config{InsecureSkipVerify: true}) // it is only looked at
+	if err := conn.Handshake(); err != nil {
+		c.t.Fatal(err)
+	}
+	return conn.ConnectionState().PeerCertificates[0]
+}
+
+// Certificates of a short life are renewed by an apply, and taken without a
+// restart of anything; when the first ones have ended, everybody is still there.
+func TestCertificatesAreRenewed(t *testing.T) {
+	c := helloCluster(t, "127.45.0.0/24")
+	c.edit(`secret "nats"`, "pki { certificate_life = \"20s\" }\nsecret \"nats\"")
+	c.mustApply()
+	pids := c.mustAllRun(4).pids()
+	first := c.ends("hello/0")
+	address := c.addressOf("nats/0") + ":4222"
+	// A third of their lives, which began 20 s before they were issued, is left.
+	within(t, 20*time.Second, "certificates are due", func() bool { return time.Until(first) < 13*time.Second })
+	within(t, 20*time.Second, "apply renews them", func() bool {
+		c.mustApply()
+		return c.ends("hello/0").After(first) && c.serves(address).NotAfter.After(first)
+	})
+	within(t, 30*time.Second, "the first ones have ended", func() bool { return time.Now().After(first) })
+	c.mustServe("with new certificates")
+	if now := time.Now(); c.ends("hello/0").Before(now) {
+		c.mustApply() // on a slow machine they may be due again
+	}
+	c.mustBeOnBus("with new certificates", 4)
+	c.mustKeepEveryProcess("renewal", pids)
+}
+
+// addressOf is where an instance is.
+func (c *cluster) addressOf(instance string) string {
+	c.t.Helper()
+	for _, in := range c.status().Instances {
+		if in.ID == instance {
+			return in.Address
+		}
+	}
+	c.t.Fatalf("there is no instance %s", instance)
+	return ""
+}
+
+func (c *cluster) mustKeepEveryProcess(when string, before map[string]int) {
+	c.t.Helper()
+	if after := c.status().pids(); !maps.Equal(before, after) {
+		c.t.Errorf("%s restarted processes: %v, before %v", when, after, before)
+	}
+}
+
+// The CA is replaced without the restart of a process: afterwards everything is
+// of the new one, and nothing of the old is trusted. A rotation that was not
+// finished is continued.
+func TestRotateCA(t *testing.T) {
+	c := helloCluster(t, "127.46.0.0/24")
+	c.mustApply()
+	pids := c.mustAllRun(4).pids()
+	address := c.addressOf("nats/0") + ":4222"
+	dir := filepath.Join(c.state, "bus", "vms", "hello-0", "agent")
+	old := c.serves(address)
+	_, stale := c.lentCredential()
+
+	// Nobody is asked, so that it ends before its first pass.
+	out, code := c.run("rotate-ca")
+	mustTell(t, out, code, 1, "--auto-approve")
+	out, code = c.run("status")
+	mustTell(t, out, code, 0, "rotate-ca")
+	c.mustApply() // the same pass, by another name
+	if trusted := mustRead(t, filepath.Join(dir, "jobs", "hello", "bus-ca.pem")); bytes.Count(trusted, []byte("BEGIN")) != 2 {
+		t.Errorf("hello trusts\n%s", trusted)
+	}
+
+	out, code = c.run("rotate-ca", "--auto-approve")
+	mustTell(t, out, code, 0, "The CA was replaced")
+	c.mustAllRun(4)
+	c.mustSpeak("with a new CA")
+	c.mustKeepEveryProcess("the rotation", pids)
+
+	trusted := mustRead(t, filepath.Join(dir, "jobs", "hello", "bus-ca.pem"))
+	if bytes.Count(trusted, []byte("BEGIN")) != 1 {
+		t.Errorf("hello trusts\n%s", trusted)
+	}
+	ca := certificateOf(t, trusted)
+	if now := c.serves(address); now.CheckSignatureFrom(ca) != nil || old.CheckSignatureFrom(ca) == nil {
+		t.Errorf("the bus serves a certificate of %s", now.Issuer)
+	}
+	if nc, err := nats.Connect("tls://"+address, stale...); err == nil {
+		nc.Close()
+		t.Error("a credential of the old CA is admitted")
 	}
 }

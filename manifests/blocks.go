@@ -97,6 +97,24 @@ func known(s string) cty.Value {
 	return cty.StringVal(s)
 }
 
+// leastLife is the shortest life of a certificate: an apply has to fit in.
+const leastLife = 10 * time.Second
+
+func (l *loader) decodePKI() {
+	l.m.PKI = DefaultPKI()
+	b := l.single(l.blocks["pki"])
+	if b == nil {
+		return
+	}
+	attrs := l.content(b.Body, "certificate_life ca_life").Attributes
+	l.m.PKI.CertificateLife = l.duration(attrs, "certificate_life", l.m.PKI.CertificateLife, leastLife)
+	l.m.PKI.CALife = l.duration(attrs, "ca_life", l.m.PKI.CALife, leastLife)
+	if l.m.PKI.CALife < l.m.PKI.CertificateLife {
+		l.report(problem("Certificates would outlive their CA",
+			fmt.Sprintf("ca_life is %s, certificate_life %s: nothing that a CA signs is good after its own end. Raise ca_life or lower certificate_life.", l.m.PKI.CALife, l.m.PKI.CertificateLife), b.DefRange))
+	}
+}
+
 func (l *loader) decodeInfrastructure() {
 	b := l.only("infrastructure", `infrastructure "local" {}`)
 	if b == nil {

@@ -250,7 +250,7 @@ func (l *loader) load() {
 	for _, body := range l.bodies {
 		content := l.content(body, "",
 			"deployment:name", "infrastructure:template", "variable:name", "locals", "secret:name", "vm:name",
-			"disk:name", "network:name", "update", "release:name", "group:name")
+			"disk:name", "network:name", "update", "pki", "release:name", "group:name")
 		for _, b := range content.Blocks {
 			l.blocks[b.Type] = append(l.blocks[b.Type], b)
 		}
@@ -264,6 +264,7 @@ func (l *loader) load() {
 	l.decodeDisks()
 	l.decodeNetworks()
 	l.decodeInfrastructure()
+	l.decodePKI()
 	l.findJobs()
 	l.decodeGroups()
 	l.checkNetworks()

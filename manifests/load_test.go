@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 )
@@ -18,6 +19,24 @@ import (
 var update = flag.Bool("update", false, "write the golden files of testdata/invalid")
 
 // loadFile loads a manifest of testdata with the jobs there.
+func TestPKI(t *testing.T) {
+	for text, want := range map[string]PKI{
+		"":                                 {CertificateLife: 365 * 24 * time.Hour, CALife: 10 * 365 * 24 * time.Hour},
+		"pki {}":                           DefaultPKI(),
+		`pki { certificate_life = "60s" }`: {CertificateLife: time.Minute, CALife: DefaultPKI().CALife},
+		"pki {\n  certificate_life = \"60s\"\n  ca_life = \"10m\"\n}": {CertificateLife: time.Minute, CALife: 10 * time.Minute},
+	} {
+		file := filepath.Join(t.TempDir(), "cluster.hcl")
+		if err := os.WriteFile(file, []byte("deployment \"d\" {}\ninfrastructure \"local\" {}\n"+text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m, diags := Load(file, Options{})
+		if diags.HasErrors() || m.PKI != want {
+			t.Errorf("%q gives %+v, %v", text, m.PKI, diags)
+		}
+	}
+}
+
 func loadFile(t testing.TB, path string) *Manifest {
 	t.Helper()
 	m, diags := Load(path, Options{Jobs: os.DirFS("testdata/jobs")})

@@ -21,6 +21,7 @@ import (
 type Manifest struct {
 	Deployment     Deployment
 	Infrastructure Infrastructure
+	PKI            PKI
 	Secrets        map[string]*Secret
 	Groups         []*Group // in the order of declaration
 	// Order is the groups' start order: every wave needs only earlier ones.
@@ -51,6 +52,20 @@ type Deployment struct {
 	// MetricsPort is where every agent serves its metrics, 0 for nowhere.
 	MetricsPort int
 	Range       hcl.Range
+}
+
+// PKI is the pki block: how long what the deployment's own CA signs is good (the
+// certificates of agents and of jobs' certificate blocks), and the CA itself.
+// Certificates are renewed by the first apply when less than a third is left.
+type PKI struct {
+	CertificateLife time.Duration // default: a year
+	CALife          time.Duration // default: ten years
+}
+
+// DefaultPKI is what holds without a pki block.
+func DefaultPKI() PKI {
+	const day = 24 * time.Hour
+	return PKI{CertificateLife: 365 * day, CALife: 10 * 365 * day}
 }
 
 // Infrastructure names the template that makes the VMs.

@@ -134,7 +134,7 @@ each, jobs installed, supervised and updated without losing a request.`,
 	root.PersistentFlags().StringArrayVar(&a.vars, "var", nil, "set a manifest variable, `name=value` (may be repeated)")
 	root.PersistentFlags().StringArrayVar(&a.varFiles, "var-file", nil, "`file` with values of manifest variables (may be repeated)")
 	root.AddCommand(a.apply(), a.plan(), a.destroy(), a.status(), a.metrics(), a.doctor(), a.logs(), a.ssh(), a.bus(), a.validate(), a.format(), a.simulate(), a.version(),
-		a.secret(), a.state(), a.release())
+		a.secret(), a.rotateCA(), a.state(), a.release())
 	explainArguments(root)
 	return root
 }

@@ -25,7 +25,8 @@ import (
 	"time"
 )
 
-// backdate is how far a VM's clock may be behind the deployer's.
+// backdate is how far a VM's clock may be behind the deployer's, as far as the
+// certificate lives so long.
 const backdate = time.Hour
 
 // Pair is a certificate with its key, both PEM; the key is PKCS #8.
@@ -153,6 +154,12 @@ func NeedsRenewal(certificatePEM []byte, now time.Time) (bool, error) {
 	return now.Before(certificate.NotBefore) || certificate.NotAfter.Sub(now) < life/3, nil
 }
 
+// SignedBy tells whether the certificate is from this CA.
+func SignedBy(certificatePEM []byte, ca *CA) bool {
+	certificate, err := ParseCertificate(certificatePEM)
+	return err == nil && certificate.CheckSignatureFrom(ca.Certificate) == nil
+}
+
 // ParseCertificate reads the first certificate of a PEM text.
 func ParseCertificate(text []byte) (*x509.Certificate, error) {
 	der, err := decode(text, "CERTIFICATE")
@@ -197,7 +204,7 @@ func newTemplate(random io.Reader, name string, now time.Time, life time.Duratio
 	return &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(serial),
 		Subject:      pkix.Name{CommonName: name},
-		NotBefore:    now.Add(-backdate),
+		NotBefore:    now.Add(-min(backdate, life)), // a third of it all is what renewal goes by
 		NotAfter:     now.Add(life),
 		KeyUsage:     x509.KeyUsageDigitalSignature,
 	}, nil

@@ -9,6 +9,12 @@ update {
   on_failure       = "panic" # error: Unknown on_failure
 }
 
+pki { # error: Certificates would outlive their CA
+  certificate_life = "48h"
+  ca_life          = "24h"
+  renew_at         = "8h"   # error: Unsupported argument
+}
+
 group "a" {
   update {
     max_in_flight = 0 # error: Invalid max_in_flight

@@ -280,6 +280,9 @@ func Status(w io.Writer, s *deployer.Status, color bool) {
 			fmt.Fprintf(w, "%s %s: drift: %s\n", paint(color, yellow, "!"), in.ID, d)
 		}
 	}
+	for _, text := range s.Warnings {
+		fmt.Fprintf(w, "%s %s\n", paint(color, yellow, "!"), text)
+	}
 }
 
 func orDash(s string) string {

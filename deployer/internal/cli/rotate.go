@@ -1,0 +1,51 @@
+package cli
+
+import (
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"deploy/deployer"
+	"deploy/deployer/internal/cli/views"
+	"deploy/deployer/internal/plan"
+)
+
+func (a *app) rotateCA() *cobra.Command {
+	var autoApprove bool
+	cmd := &cobra.Command{
+		Use:   "rotate-ca MANIFEST",
+		Short: "Replace the deployment's own CA, without restarting a process",
+		Long: `Replaces the CA that agents, the bus and jobs' certificate blocks rely on, in
+three passes that are each like an apply: the new CA is trusted everywhere, then
+everything gets certificates of it, then the old one is dropped. No process
+restarts. When it is stopped half-way, the same command continues.
+
+CAs of the manifest's own secrets are the matter of deploy secret rotate.`,
+		Example: "  deploy rotate-ca cluster.hcl",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			progress := a.progress()
+			defer progress.Close()
+			d, err := a.deployer(args[0], progress.Event)
+			if err != nil {
+				return err
+			}
+			result, err := d.RotateCA(cmd.Context(), deployer.RotateRequest{
+				Approve: func(pass string, p *plan.Plan) (bool, error) {
+					return a.approve(progress, p, autoApprove, "Pass "+pass+". Make these changes?")
+				},
+			})
+			progress.Close()
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return views.JSON(os.Stdout, result)
+			}
+			views.Result(os.Stdout, result)
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
+	return cmd
+}
