@@ -251,7 +251,8 @@ func (p *process) watch() {
 	p.unwatch()
 	checks := checksOf(p.wanted.Process)
 	if len(checks) == 0 {
-		p.settled.Reset(settled - time.Since(p.conn.Started.At))
+		// The start's time is a clock's, which may have been set back since.
+		p.settled.Reset(min(settled, settled-time.Since(p.conn.Started.At)))
 		return
 	}
 	var ctx context.Context

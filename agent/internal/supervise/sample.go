@@ -34,6 +34,9 @@ func (s *sample) take(status *api.ProcessStatus, now time.Time) {
 			s.at = *status.StartedAt
 		}
 	}
+	if s.at.After(now) { // the clock was set back
+		s.at, s.cpu = now, cpu
+	}
 	if span := now.Sub(s.at); span >= sampleEvery {
 		s.percent = max(0, 100*(cpu-s.cpu)/span.Seconds())
 		s.at, s.cpu = now, cpu
