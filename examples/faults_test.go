@@ -1,0 +1,705 @@
+//go:build e2e
+
+package examples
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Bad days, each with what the user is told and what becomes of the next apply:
+//
+//	fault                             test
+//	wrong manifest                    TestWrongManifest (failures_test.go)
+//	address in use                    TestAddressInUse (failures_test.go)
+//	program missing on the VM         TestMissingSystemProgram (failures_test.go)
+//	deployer killed                   TestKilledDeployerIsContinued (failures_test.go)
+//	job that exits at once            TestJobThatExitsAtOnce (failures_test.go)
+//	any part killed at random         TestKillMatrix (killmatrix_test.go)
+//	wrong host key                    TestWrongHostKey
+//	SSH refused                       TestSSHRefused
+//	upload cut                        TestUploadCut
+//	disk full while staging           TestDiskFullWhileStaging
+//	package digest wrong              TestWrongPackageDigest
+//	hook that hangs, hook that fails  TestHooks
+//	job that dies after 2 s           TestJobThatDiesAfterTwoSeconds
+//	template error on one instance    TestTemplateErrorOnTheThirdInstance
+//	engine fails half-way             TestEngineFailsHalfWay
+//	clock 10 minutes off              TestClockTenMinutesOff
+//	bus gone during an apply          TestBusGoneDuringApply
+//	two applies at once               TestTwoAppliesAtOnce
+//	state folder read-only            TestStateFolderReadOnly
+//	agent of another deployment       TestAgentOfAnotherDeployment
+//	agent older, newer than deployer  TestAgentOfAnotherVersion
+//	a VM that must not be deleted     TestPreventDestroy
+
+// vmDir is the folder of a local VM of a shellCluster.
+func (c *cluster) vmDir(vm string) string { return filepath.Join(c.state, "scripts", "vms", vm) }
+
+// initOf is the pid of a local VM's init.
+func (c *cluster) initOf(vm string) int {
+	c.t.Helper()
+	for _, p := range processesUnder(c.vmDir(vm)) {
+		if fields := strings.Fields(p); len(fields) > 2 && fields[2] == "local-init" {
+			pid, err := strconv.Atoi(fields[0])
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	c.t.Fatalf("no init runs for %s", vm)
+	return 0
+}
+
+// mustFail applies, and checks that it fails and what is told.
+func (c *cluster) mustFail(flags []string, wants ...string) string {
+	c.t.Helper()
+	out, code := c.run("apply", append([]string{"--auto-approve"}, flags...)...)
+	c.t.Logf("what is told:\n%s", out)
+	if code != 1 {
+		c.t.Errorf("exit code %d, want 1", code)
+	}
+	for _, want := range wants {
+		if !strings.Contains(out, want) {
+			c.t.Errorf("it does not tell %q", want)
+		}
+	}
+	return out
+}
+
+// mustMend checks that the next apply works, and that nothing is owed after it.
+func (c *cluster) mustMend(n int, flags ...string) status {
+	c.t.Helper()
+	if out, code := c.run("apply", append([]string{"--auto-approve"}, flags...)...); code != 0 {
+		c.t.Fatalf("the next apply exited with %d:\n%s", code, out)
+	}
+	if out, code := c.run("plan", flags...); code != 0 {
+		c.t.Errorf("a plan after it exited with %d:\n%s", code, out)
+	}
+	return c.mustAllRun(n)
+}
+
+// mustKeep checks that no process was touched.
+func (c *cluster) mustKeep(before status) {
+	c.t.Helper()
+	if after := c.status().pids(); !reflect.DeepEqual(before.pids(), after) {
+		c.t.Errorf("pids changed from %v to %v", before.pids(), after)
+	}
+}
+
+// job changes the job of a shellCluster: blocks are added to its job.hcl.
+func (c *cluster) job(blocks string) {
+	c.t.Helper()
+	if err := os.WriteFile(filepath.Join(c.jobs, "script", "job.hcl"), []byte(shellJob+blocks), 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+const changed = "--var=script=: changed; exec sleep 1000"
+
+// privatePackages are built packages of the test's own: the agent, passed
+// through change, programs as they were built, and one more, big, of random
+// bytes. deploy uses them from here on.
+func privatePackages(t *testing.T, size int, change func([]byte) []byte, programs ...string) string {
+	t.Helper()
+	platform := runtime.GOOS + "_" + runtime.GOARCH
+	from, out := t.TempDir(), t.TempDir()
+	programs = append(programs, "agent", "shim")
+	for _, name := range programs {
+		data, err := os.ReadFile(filepath.Join("../bin/programs", platform, name))
+		if err != nil {
+			t.Fatalf("the built programs are missing, run make build: %v", err)
+		}
+		if name == "agent" && change != nil {
+			data = change(data)
+		}
+		if err := os.WriteFile(filepath.Join(from, name), data, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	big := make([]byte, size)
+	rand.Read(big)
+	if err := os.WriteFile(filepath.Join(from, "big"), big, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	args := append([]string{from, filepath.Join(out, platform), runtime.GOOS + "/" + runtime.GOARCH, "big"}, programs...)
+	if out, err := exec.Command("../bin/pack", args...).CombinedOutput(); err != nil {
+		t.Fatalf("pack: %v\n%s", err, out)
+	}
+	t.Setenv("DEPLOY_PACKAGES", out)
+	return filepath.Join(out, platform)
+}
+
+const bigPackage = `
+package "big" { program = "big" }
+`
+
+// Another machine answers at the VM's address: not the key that state and
+// infrastructure tell. The local VM's init keeps its own in memory.
+func TestWrongHostKey(t *testing.T) {
+	c := shellCluster(t, 2, waits)
+	c.mustApply()
+	before := c.mustAllRun(2)
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(key, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.NewSignerFromSigner(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyFile, stateFile := filepath.Join(c.vmDir("app-0"), "ssh_host_ed25519_key"), filepath.Join(c.state, "scripts", "state.json")
+	read := func(file string) []byte {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	write := func(file string, content []byte) {
+		if err := os.WriteFile(file, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ownKey, ownState := read(keyFile), read(stateFile)
+	own, err := ssh.ParsePrivateKey(ownKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := func(key ssh.PublicKey) []byte { return bytes.TrimSpace(ssh.MarshalAuthorizedKey(key)) }
+	write(keyFile, pem.EncodeToMemory(block))
+	write(stateFile, bytes.ReplaceAll(ownState, line(own.PublicKey()), line(signer.PublicKey())))
+	c.mustFail([]string{changed}, "cannot reach the VM of app/0: cannot trust the host at", ssh.FingerprintSHA256(own.PublicKey()),
+		"expected was "+ssh.FingerprintSHA256(signer.PublicKey()), "another machine answers", "look at its host key")
+	write(keyFile, ownKey)
+	write(stateFile, bytes.ReplaceAll(read(stateFile), line(signer.PublicKey()), line(own.PublicKey())))
+	c.mustKeep(before)
+	c.mustMend(2, changed)
+}
+
+// The VM is down and its SSH port is held by something else.
+func TestSSHRefused(t *testing.T) {
+	c := shellCluster(t, 2, waits)
+	c.mustApply()
+	before := c.mustAllRun(2)
+	address := net.JoinHostPort(before.Instances[0].Address, "2222")
+	kill(t, c.initOf("app-0"))
+	var l net.Listener
+	within(t, 10*time.Second, "the port is free", func() (ok bool) {
+		var err error
+		l, err = net.Listen("tcp", address)
+		return err == nil
+	})
+	defer l.Close()
+	out, _ := c.run("status")
+	if !strings.Contains(out, "app/0") || !strings.Contains(out, "silent") {
+		t.Errorf("status does not tell that app/0 is silent:\n%s", out)
+	}
+	c.mustFail([]string{changed}, "app/0", address, "in use", "end what listens on "+address)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	c.mustMend(2, changed)
+}
+
+// The connection ends in the middle of an upload.
+func TestUploadCut(t *testing.T) {
+	c := shellCluster(t, 2, waits)
+	archives := privatePackages(t, 96<<20, nil)
+	c.mustApply()
+	c.job(bigPackage)
+	info, err := os.Stat(filepath.Join(archives, "big.tar.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	incoming, pid := filepath.Join(c.vmDir("app-0"), "agent", "incoming"), c.initOf("app-0")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cut := make(chan int64, 1)
+	go func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for ctx.Err() == nil {
+			entries, _ := os.ReadDir(incoming)
+			for _, e := range entries {
+				if part, err := e.Info(); err == nil && part.Size() > 0 {
+					_ = syscall.Kill(pid, syscall.SIGKILL) // the size tells whether it was in time
+					part, _ = e.Info()
+					cut <- part.Size()
+					return
+				}
+			}
+			<-tick.C
+		}
+		close(cut)
+	}()
+	c.mustFail(nil, "cannot bring package big.tar.gz to app/0", "cannot write", "connection", "apply again")
+	if got := <-cut; got == 0 || got >= info.Size() {
+		t.Fatalf("the upload was not cut: %d of %d bytes", got, info.Size())
+	}
+	entries, err := filepath.Glob(filepath.Join(incoming, "*.tar.gz"))
+	if err != nil || len(entries) > 0 {
+		t.Errorf("a part of an upload looks like a whole: %v, %v", entries, err)
+	}
+	c.mustMend(2)
+}
+
+// mount mounts something for the time of a test. It needs root, as CI has.
+func mount(t *testing.T, source, target, kind string, flags uintptr, data string) (unmount func()) {
+	t.Helper()
+	if err := syscall.Mount(source, target, kind, flags, data); err != nil {
+		t.Fatalf("this test must be allowed to mount file systems (root and CAP_SYS_ADMIN): cannot mount %s: %v", target, err)
+	}
+	done := false
+	unmount = func() {
+		if done {
+			return
+		}
+		done = true
+		if err := syscall.Unmount(target, syscall.MNT_DETACH); err != nil {
+			t.Errorf("cannot unmount %s: %v", target, err)
+		}
+	}
+	t.Cleanup(unmount)
+	return unmount
+}
+
+func TestDiskFullWhileStaging(t *testing.T) {
+	c := shellCluster(t, 3, waits)
+	privatePackages(t, 2<<20, nil)
+	c.mustApply()
+	before := c.mustAllRun(3)
+	c.job(bigPackage)
+	unmount := mount(t, "tmpfs", filepath.Join(c.vmDir("app-1"), "agent", "store"), "tmpfs", 0, "size=1m")
+	c.mustFail([]string{changed}, "app/1", "the disk is full", "package big", "no space left on device", "nothing was touched")
+	c.mustKeep(before)
+	unmount()
+	c.mustMend(3, changed)
+}
+
+func TestWrongPackageDigest(t *testing.T) {
+	c := shellCluster(t, 2, waits)
+	archives := privatePackages(t, 1<<20, nil)
+	c.mustApply()
+	before := c.mustAllRun(2)
+	c.job(bigPackage)
+	file := filepath.Join(archives, "big.tar.gz")
+	good, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := bytes.Clone(good)
+	bad[len(bad)/2] ^= 1
+	if err := os.WriteFile(file, bad, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.mustFail([]string{changed}, "big.tar.gz", "sha256", "make build")
+	c.mustKeep(before)
+	if err := os.WriteFile(file, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.mustMend(2, changed)
+}
+
+func TestHooks(t *testing.T) {
+	c := shellCluster(t, 3, waits)
+	c.mustApply()
+	before := c.mustAllRun(3)
+	hook := func(kind, script string) {
+		c.job(fmt.Sprintf(`
+hook %q {
+  command = ["/bin/sh", "-c", %q]
+  timeout = "1s"
+}
+`, kind, script))
+	}
+
+	// A check runs before anything is touched.
+	hook("check", "echo the answer is not 42 >&2; exit 3")
+	c.mustFail(nil, "check", "script", "status 3", "the answer is not 42", "nothing was touched")
+	c.mustKeep(before)
+	hook("check", "echo waiting for ever; exec sleep 1000")
+	c.mustFail(nil, "check", "script", "1s", "waiting for ever", "nothing was touched")
+	c.mustKeep(before)
+
+	// A hook of the update ends at the canary, which is put back.
+	for _, test := range []struct{ script, why string }{
+		{"echo no database here; exit 4", "status 4"},
+		{"echo no database here; exec sleep 1000", "1s"},
+	} {
+		hook("pre_start", test.script)
+		c.mustFail([]string{changed}, "pre_start", "script", test.why, "no database here", "put back")
+		different := 0
+		for name, pid := range c.mustAllRun(3).pids() {
+			if before.pids()[name] != pid {
+				different++
+			}
+		}
+		if different > 1 {
+			t.Errorf("%d instances were touched, want the canary alone", different)
+		}
+		before = c.status()
+	}
+	if left := processesUnder(c.vmDir("app-0")); strings.Contains(strings.Join(left, "\n"), "no database") {
+		t.Errorf("a hook still runs: %v", left)
+	}
+	hook("pre_start", "exit 0")
+	c.mustMend(3, changed)
+}
+
+// Healthy at first sight: min_healthy_time is there to see it.
+func TestJobThatDiesAfterTwoSeconds(t *testing.T) {
+	c := shellCluster(t, 3, waits)
+	c.edit(`"300ms"`, `"3s"`)
+	c.mustApply()
+	before := c.mustAllRun(3).pids()
+	c.mustFail([]string{"--var=script=sleep 2; echo lost the database; exit 5"},
+		"app/0", "status 5", "lost the database", "put back")
+	different := 0
+	for name, pid := range c.mustAllRun(3).pids() {
+		if before[name] != pid {
+			different++
+		}
+	}
+	if different > 1 {
+		t.Errorf("%d instances were touched, want the canary alone", different)
+	}
+	c.mustMend(3, changed)
+}
+
+func TestTemplateErrorOnTheThirdInstance(t *testing.T) {
+	c := shellCluster(t, 3, waits)
+	c.mustApply()
+	before := c.mustAllRun(3)
+	file := filepath.Join(c.jobs, "script", "templates", "script.sh")
+	write := func(content string) {
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("# ${[\"a\", \"b\"][instance.index]}\n${property.script}\n")
+	c.mustFail([]string{changed}, "script.sh line 1", "app/2")
+	out, code := c.run("validate")
+	mustTell(t, out, code, 1, "script.sh line 1", "app/2")
+	c.mustKeep(before)
+	write("# ${[\"a\", \"b\", \"c\"][instance.index]}\n${property.script}\n")
+	c.mustMend(3, changed)
+}
+
+// A template that makes some VMs and then fails for one.
+func TestEngineFailsHalfWay(t *testing.T) {
+	c := shellCluster(t, 2, waits)
+	dir := filepath.Join(t.TempDir(), "template")
+	if err := os.CopyFS(dir, os.DirFS("../templates/local")); err != nil {
+		t.Fatal(err)
+	}
+	rewrite := func(name, old, new string) {
+		path := filepath.Join(dir, name)
+		source, err := os.ReadFile(path)
+		if err != nil || !bytes.Contains(source, []byte(old)) {
+			t.Fatalf("%s has no %q (%v)", name, old, err)
+		}
+		if err := os.WriteFile(path, bytes.ReplaceAll(source, []byte(old), []byte(new)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const machine = `resource "localvm_machine" "vm" {`
+	condition := machine + `
+  lifecycle {
+    postcondition {
+      condition     = self.address != "" && each.key != "app/3"
+      error_message = "The quota of this project is 3 VMs."
+    }
+  }
+`
+	rewrite("main.tf", machine, condition)
+	c.edit(`infrastructure "local"`, fmt.Sprintf("infrastructure %q", dir))
+	c.mustApply()
+	before := c.mustAllRun(2)
+	c.edit("instances = 2", "instances = 5")
+	c.mustFail(nil, "The quota of this project is 3 VMs", "app/3")
+	for id, pid := range before.pids() {
+		if c.status().pids()[id] != pid {
+			t.Errorf("%s was touched", id)
+		}
+	}
+	rewrite("main.tf", condition, machine)
+	c.mustMend(5)
+}
+
+// busCluster is a shellCluster with a message bus.
+func busCluster(t *testing.T) *cluster {
+	c := shellCluster(t, 2, waits)
+	c.edit(`group "app" {`, `secret "bus" { type = "password" }
+group "nats" {
+  job "nats" {
+    properties { password = secret.bus.value }
+  }
+}
+group "app" {
+  depends_on = [group.nats]`)
+	return c
+}
+
+// onTheBus tells whether every agent answers on the bus: an apply with nothing
+// to do then makes no SSH connection.
+func (c *cluster) onTheBus(flags ...string) bool {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
+	defer cancel()
+	out, err := c.command(ctx, "apply", append([]string{"--auto-approve", "--json"}, flags...)...).Output()
+	return err == nil && bytes.Contains(out, []byte(`"ssh_dials": 0`))
+}
+
+// The wall clocks of the VMs are 10 minutes behind the deployer's and the
+// bus's: certificates made now are not valid there yet, by their own dates, and
+// what they tell of time is wrong. Their agent is the real one, built with a
+// time.Now that is late.
+func TestClockTenMinutesOff(t *testing.T) {
+	root, err := exec.Command("go", "env", "GOROOT").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(strings.TrimSpace(string(root)), "src", "time", "time.go")
+	source, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const now = "func Now() Time {\n\tsec, nsec, mono := runtimeNow()\n"
+	if !bytes.Contains(source, []byte(now)) {
+		t.Fatalf("%s has another Now than this test knows", file)
+	}
+	dir := t.TempDir()
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {file: filepath.Join(dir, "time.go")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string][]byte{
+		"time.go": bytes.Replace(source, []byte(now), []byte(now+"\tsec -= 600\n"), 1), "overlay.json": overlay,
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	late := filepath.Join(dir, "agent")
+	build := exec.Command("go", "build", "-overlay", filepath.Join(dir, "overlay.json"),
+		"-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", late, "../agent/cmd/agent")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build the late agent: %v\n%s", err, out)
+	}
+
+	c := busCluster(t)
+	privatePackages(t, 1, func([]byte) []byte {
+		data, err := os.ReadFile(late)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}, "nats")
+	c.mustApply()
+	within(t, 30*time.Second, "all agents are on the bus", func() bool { return c.onTheBus() })
+	before := c.mustAllRun(3).pids()
+	c.mustMend(3, changed)
+	for name, pid := range c.status().pids() {
+		if restarted := pid != before[name]; restarted != strings.HasPrefix(name, "app/") {
+			t.Errorf("%s: pid was %d and is %d", name, before[name], pid)
+		}
+	}
+	log, err := os.ReadFile(filepath.Join(c.vmDir("app-0"), "log", "agent.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, _, _ := strings.Cut(strings.TrimPrefix(string(log), "time="), " ")
+	at, err := time.Parse(time.RFC3339, first)
+	if err != nil || time.Since(at) < 9*time.Minute {
+		t.Errorf("the agent's clock was not late: its log begins at %q (%v)", first, err)
+	}
+}
+
+// startApply starts an apply and returns when it has told something.
+func (c *cluster) startApply(until string, flags ...string) (cmd *exec.Cmd, told func() string) {
+	c.t.Helper()
+	out, err := os.Create(filepath.Join(c.t.TempDir(), "output"))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer out.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	c.t.Cleanup(cancel)
+	cmd = c.command(ctx, "apply", append([]string{"--auto-approve"}, flags...)...)
+	cmd.Stdout, cmd.Stderr = out, out
+	if err := cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	told = func() string {
+		data, err := os.ReadFile(out.Name())
+		if err != nil {
+			c.t.Error(err)
+		}
+		return string(data)
+	}
+	within(c.t, time.Minute, fmt.Sprintf("apply tells %q", until), func() bool { return strings.Contains(told(), until) })
+	return cmd, told
+}
+
+// The bus dies in the middle of a rollout and stays away: the agents are
+// reached over SSH.
+func TestBusGoneDuringApply(t *testing.T) {
+	c := busCluster(t)
+	c.edit(`"300ms"`, `"2s"`)
+	c.mustApply()
+	within(t, 30*time.Second, "all agents are on the bus", func() bool { return c.onTheBus() })
+	bus, agent := c.status().pids()["nats/0 nats"], agentOf(t, c, "nats-0")
+	cmd, told := c.startApply("updated", changed)
+	if err := syscall.Kill(agent, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	kill(t, bus)
+	err := cmd.Wait()
+	t.Logf("what is told:\n%s", told())
+	if err != nil {
+		t.Errorf("an apply does not need the bus, but: %v", err)
+	}
+	if err := syscall.Kill(agent, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	c.mustMend(3, "--var=script=: again; exec sleep 1000")
+}
+
+func TestTwoAppliesAtOnce(t *testing.T) {
+	c := shellCluster(t, 2, waits)
+	c.mustApply()
+	cmd, told := c.startApply("prepared", changed)
+	if err := syscall.Kill(cmd.Process.Pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	c.mustFail([]string{"--var=script=: mine; exec sleep 1000"},
+		"another deploy works on this deployment", fmt.Sprintf("process %d", cmd.Process.Pid), "wait for it")
+	out, code := c.run("destroy", "--auto-approve")
+	mustTell(t, out, code, 1, "another deploy works on this deployment")
+	if err := syscall.Kill(cmd.Process.Pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the first one was disturbed: %v\n%s", err, told())
+	}
+	if out, code := c.run("plan", changed); code != 0 {
+		t.Errorf("the first one's change is not there: plan exited with %d:\n%s", code, out)
+	}
+	c.mustMend(2, "--var=script=: mine; exec sleep 1000")
+}
+
+func TestStateFolderReadOnly(t *testing.T) {
+	c := shellCluster(t, 2, waits)
+	if err := os.Mkdir(c.state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	readOnly := func(dir string) (unmount func()) {
+		unmount = mount(t, dir, dir, "", syscall.MS_BIND, "")
+		if err := syscall.Mount("", dir, "", syscall.MS_BIND|syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+			t.Fatalf("cannot make %s read-only: %v", dir, err)
+		}
+		return unmount
+	}
+	unmount := readOnly(c.state)
+	c.mustFail(nil, filepath.Join(c.state, "scripts"), "read-only file system", "--state")
+	unmount()
+	c.mustApply()
+	before := c.mustAllRun(2)
+
+	// The VMs' own folders, which are below it here, stay as they are.
+	dir, vms := filepath.Join(c.state, "scripts"), filepath.Join(c.state, "scripts", "vms")
+	unmount = readOnly(dir)
+	unmountVMs := mount(t, vms, vms, "", syscall.MS_BIND, "")
+	if err := syscall.Mount("", vms, "", syscall.MS_BIND|syscall.MS_REMOUNT, ""); err != nil {
+		t.Fatal(err)
+	}
+	c.mustFail([]string{changed}, dir, "read-only file system", "nothing was begun")
+	c.mustKeep(before)
+	unmountVMs()
+	unmount()
+	c.mustMend(2, changed)
+}
+
+// The state is another deployment's than the machines': one was lost and made
+// anew, or the folders were mixed up.
+func TestAgentOfAnotherDeployment(t *testing.T) {
+	c := shellCluster(t, 2, waits)
+	c.mustApply()
+	before := c.mustAllRun(2)
+	file := filepath.Join(c.state, "scripts", "state.json")
+	own, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var state struct {
+		ID string `json:"deployment_id"`
+	}
+	if err := json.Unmarshal(own, &state); err != nil {
+		t.Fatal(err)
+	}
+	other := strings.Repeat("ab", len(state.ID)/2)
+	if err := os.WriteFile(file, bytes.ReplaceAll(own, []byte(state.ID), []byte(other)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.mustFail([]string{changed}, "belongs to another deployment", state.ID, filepath.Join(c.state, "scripts"), "--state")
+	if err := os.WriteFile(file, own, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.mustKeep(before)
+	c.mustMend(2, changed)
+}
+
+// An agent that is not this deploy's is replaced, the other way round too, and
+// no process notices.
+func TestAgentOfAnotherVersion(t *testing.T) {
+	c := shellCluster(t, 2, waits)
+	c.mustApply()
+	before := c.mustAllRun(2)
+	privatePackages(t, 1, func(agent []byte) []byte { return append(agent, "newer"...) })
+	for range 2 {
+		out, code := c.run("plan")
+		mustTell(t, out, code, 2, "agent program", "app/0", "app/1")
+		c.mustMend(2)
+		c.mustKeep(before)
+		t.Setenv("DEPLOY_PACKAGES", "") // the one that was there first
+	}
+}
+
+func TestPreventDestroy(t *testing.T) {
+	c := shellCluster(t, 2, waits)
+	c.edit("instances = 2", "instances = 2\n  prevent_destroy = true")
+	c.mustApply()
+	before := c.mustAllRun(2)
+	out, code := c.run("destroy", "--auto-approve")
+	mustTell(t, out, code, 1, "app/0, app/1", "prevent_destroy", "nothing was touched")
+	c.edit("instances = 2", "instances = 1")
+	c.mustFail(nil, "app/1", "prevent_destroy", "nothing was touched")
+	c.mustKeep(before)
+	c.edit("prevent_destroy = true", "")
+	c.mustMend(1)
+}
