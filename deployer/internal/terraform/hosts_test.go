@@ -58,7 +58,7 @@ func TestHosts(t *testing.T) {
 		}),
 	}
 	r, in, ctx := hosts(t, 2, settings)
-	in.Disks = map[string]DiskInput{"web/1": {Group: "web", Index: 1, SizeGB: 1}}
+	in.Disks = map[string]DiskInput{"web/1": {Group: "web", Index: 1, SizeGB: 1, Attached: true}}
 	apply := func(in Input) (*Plan, map[string]Instance) {
 		t.Helper()
 		if _, err := r.Write(in); err != nil {
@@ -152,7 +152,9 @@ func TestHostsErrors(t *testing.T) {
 		{"another static address", machines(), func(in *Input) {
 			in.Instances["web/0"] = InstanceInput{Group: "web", StaticAddress: "10.0.0.9"}
 		}, []string{"10.0.0.9", "10.0.0.5"}},
-		{"a disk", machines(), func(in *Input) { in.Disks = map[string]DiskInput{"web/1": {Group: "web", Index: 1, SizeGB: 1}} }, []string{"no persistent disk for web/1"}},
+		{"a disk", machines(), func(in *Input) {
+			in.Disks = map[string]DiskInput{"web/1": {Group: "web", Index: 1, SizeGB: 1, Attached: true}}
+		}, []string{"no persistent disk for web/1"}},
 	}
 	r, _, ctx := hosts(t, 0, nil)
 	for _, test := range tests {

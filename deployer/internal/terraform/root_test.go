@@ -31,7 +31,7 @@ func TestRootModule(t *testing.T) {
 			"web/0": {Group: "web", Tags: map[string]string{"${a}": "%{ if true }"}},
 			"db/0":  {Group: "db", CPUs: 2, MemoryMB: 512, DiskGB: 8, AZ: "z1", Image: "i", Network: "n", StaticAddress: "10.0.0.9", Options: map[string]string{"flavor": "big"}},
 		},
-		Disks: map[string]DiskInput{"db/0": {Group: "db", SizeGB: 20}},
+		Disks: map[string]DiskInput{"db/0": {Group: "db", SizeGB: 20, Attached: true}},
 		Settings: map[string]cty.Value{
 			"publish": cty.ObjectVal(map[string]cty.Value{"127.0.0.1:8080": cty.StringVal("web:80")}),
 			"list":    cty.TupleVal([]cty.Value{cty.NumberFloatVal(1.5), cty.True, cty.NullVal(cty.String)}),

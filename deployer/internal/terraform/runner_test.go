@@ -22,7 +22,7 @@ import (
 func TestLifeOfThreeVMs(t *testing.T) {
 	t.Parallel()
 	d := newDeployment(t, 3)
-	d.input.Disks = map[string]DiskInput{"web/1": {Group: "web", Index: 1, SizeGB: 1}}
+	d.input.Disks = map[string]DiskInput{"web/1": {Group: "web", Index: 1, SizeGB: 1, Attached: true}}
 	made := d.apply()
 
 	addresses := map[string]bool{}
