@@ -59,12 +59,13 @@ type Agent struct {
 	http       *http.Server
 	beat       chan struct{} // asks for a heartbeat now
 
-	mu       sync.Mutex
-	identity identity
-	bus      *bus.Bus       // nil as long as there is none
-	metrics  *metricsServer // nil if there is none
-	busError string         // why there is none although there are settings
-	ops      *operations
+	mu        sync.Mutex
+	identity  identity
+	bus       *bus.Bus       // nil as long as there is none
+	metrics   *metricsServer // nil if there is none
+	forwarder *forwarder     // nil if there is none
+	busError  string         // why there is none although there are settings
+	ops       *operations
 }
 
 // errClosing is the cause of what Close ends.
@@ -135,11 +136,12 @@ func (a *Agent) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.serve(listener)
-	a.resumeBus()
 	if address := metricsAddress(a.identity); address != "" {
 		a.metrics = a.serveMetrics(address, nil)
 	}
+	a.configureSyslog()
+	a.serve(listener) // from here on operations may come
+	a.resumeBus()
 	a.work.Go(a.heartbeats)
 	c.Log.Info("agent is up", "dir", c.Dir, "version", c.Version, "instance", a.identity.Instance)
 	return nil
@@ -174,10 +176,11 @@ func (a *Agent) Close() error {
 	}
 	a.work.Wait()
 	a.mu.Lock()
-	b, metrics := a.bus, a.metrics
-	a.bus, a.metrics = nil, nil
+	b, metrics, forwarder := a.bus, a.metrics, a.forwarder
+	a.bus, a.metrics, a.forwarder = nil, nil, nil
 	a.mu.Unlock()
 	metrics.close()
+	forwarder.close()
 	if b != nil {
 		b.Close()
 	}
@@ -251,6 +254,7 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 		Processes:    a.supervisor.Statuses(),
 		Running:      a.ops.runningNow(),
 		MetricsPort:  a.identity.MetricsPort,
+		Syslog:       a.identity.Syslog,
 		Drift:        drift[:min(len(drift), api.MaxDrift)],
 		Vitals:       &figures,
 		Now:          time.Now().UTC(),

@@ -25,12 +25,17 @@ func (a *Agent) configure(ctx context.Context, s api.Submission, r report) error
 	if err := a.useDisk(c.Disk); err != nil {
 		return err
 	}
+	if c.Syslog != "" {
+		if _, _, err := parseSyslog(c.Syslog); err != nil {
+			return &api.Error{Code: api.CodeBadRequest, Message: err.Error()}
+		}
+	}
 	a.mu.Lock()
 	before := a.identity
 	err := a.changeIdentity(func(id *identity) {
 		id.DeploymentID, id.Instance = s.DeploymentID, s.Instance
 		id.Deployment, id.VMID, id.Address = c.Deployment, c.VMID, c.Address
-		id.MetricsPort = c.MetricsPort
+		id.MetricsPort, id.Syslog = c.MetricsPort, c.Syslog
 	})
 	now, current := a.identity, a.bus
 	a.mu.Unlock()
@@ -42,6 +47,7 @@ func (a *Agent) configure(ctx context.Context, s api.Submission, r report) error
 	if err := a.configureMetrics(); err != nil {
 		return err
 	}
+	a.configureSyslog()
 	same := current != nil && c.Bus != nil && before.Bus != nil && before.Bus.Digest == c.Bus.Digest &&
 		before.Address == now.Address
 	if same || current == nil && c.Bus == nil {

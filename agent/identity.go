@@ -29,6 +29,7 @@ type identity struct {
 	Epoch       uint64   `json:"epoch,omitempty"`
 	Bus         *api.Bus `json:"bus,omitempty"`
 	MetricsPort int      `json:"metrics_port,omitempty"`
+	Syslog      string   `json:"syslog,omitempty"`
 }
 
 func loadIdentity(name string) (identity, error) {

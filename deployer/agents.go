@@ -84,7 +84,7 @@ func (r *run) identifyVMs(ctx context.Context, ids []string) error {
 		}
 		vm := r.fleet.vm(id)
 		// With a bus, connectAgents tells where metrics are served.
-		settled := inv.MetricsPort == r.manifest.Deployment.MetricsPort || len(r.busURLs()) > 0
+		settled := r.outlets(inv) || len(r.busURLs()) > 0
 		if inv.DeploymentID == r.state.DeploymentID && inv.Instance == id && inv.VMID == vm.ID && settled {
 			return nil
 		}
@@ -93,6 +93,13 @@ func (r *run) identifyVMs(ctx context.Context, ids []string) error {
 		}
 		return r.configure(ctx, id, nil)
 	})
+}
+
+// outlets tells whether an agent serves metrics and sends logs where the manifest
+// says.
+func (r *run) outlets(inv *api.Inventory) bool {
+	d := r.manifest.Deployment
+	return inv.MetricsPort == d.MetricsPort && inv.Syslog == d.Syslog
 }
 
 // connectAgents tells agents where the bus is, once it serves.
@@ -107,7 +114,7 @@ func (r *run) connectAgents(ctx context.Context) error {
 	for _, id := range r.vmIDs() {
 		if inv := r.fleet.inventory(id); inv != nil && r.has(id) {
 			if b := r.busFor(urls, id, inv); b != nil &&
-				(b.Digest != inv.Bus.Digest || inv.MetricsPort != r.manifest.Deployment.MetricsPort) {
+				(b.Digest != inv.Bus.Digest || !r.outlets(inv)) {
 				owed[id] = b
 				ids = append(ids, id)
 			}
@@ -143,7 +150,7 @@ func (r *run) configure(ctx context.Context, id string, b *api.Bus) error {
 	s.Kind = api.KindConfigure
 	s.Configure = &api.Configure{
 		Deployment: r.manifest.Deployment.Name, VMID: vm.ID, Address: vm.Address, Disk: vm.Disk, Bus: b,
-		MetricsPort: r.manifest.Deployment.MetricsPort,
+		MetricsPort: r.manifest.Deployment.MetricsPort, Syslog: r.manifest.Deployment.Syslog,
 	}
 	err := within(ctx, 30*time.Second, func(ctx context.Context) error { return r.fleet.client(id).Do(ctx, s, nil) })
 	if err != nil {

@@ -168,8 +168,8 @@ func (r *run) agentOwed(urls []string, id string, inv *api.Inventory) []string {
 	if bus := r.busFor(urls, id, inv); bus != nil && inv.Bus.Digest != bus.Digest {
 		out = append(out, "bus settings of the agent")
 	}
-	if inv.MetricsPort != r.manifest.Deployment.MetricsPort {
-		out = append(out, "metrics of the agent")
+	if !r.outlets(inv) {
+		out = append(out, "where the agent's metrics and logs go")
 	}
 	return out
 }

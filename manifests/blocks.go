@@ -20,6 +20,9 @@ var namePattern = regexp.MustCompile(`^[a-z][a-z0-9_-]*$`)
 // domainPattern is what host names look like.
 var domainPattern = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$`)
 
+// syslogPattern is where logs can be sent.
+var syslogPattern = regexp.MustCompile(`^(udp|tcp)://([A-Za-z0-9.-]+|\[[0-9a-fA-F:.]+\]):[0-9]{1,5}$`)
+
 // checkName reports a label that is no name in the sense of namePattern.
 func (d *decoder) checkName(b *hcl.Block) {
 	if !namePattern.MatchString(b.Labels[0]) {
@@ -56,15 +59,23 @@ func (l *loader) decodeDeployment() {
 	l.ns["local"] = refused("The deployment block can use variables only: locals may refer to it.")
 	if b := l.only("deployment", `deployment "cf" { domain = "cf.localhost" }`); b != nil {
 		l.checkName(b)
-		content := l.content(b.Body, "domain", "metrics")
+		content := l.content(b.Body, "domain", "metrics", "logging")
 		name := b.Labels[0]
 		l.m.Deployment = Deployment{
 			Name:   name,
 			Domain: l.text(content.Attributes, "domain", name+".localhost"),
 			Range:  b.DefRange,
 		}
-		if metrics := l.single(content.Blocks); metrics != nil {
+		if metrics := l.single(content.Blocks.OfType("metrics")); metrics != nil {
 			l.m.Deployment.MetricsPort = l.whole(l.content(metrics.Body, "port!").Attributes, "port", 0, 1, 65535)
+		}
+		if logging := l.single(content.Blocks.OfType("logging")); logging != nil {
+			attrs := l.content(logging.Body, "syslog!").Attributes
+			l.m.Deployment.Syslog = l.text(attrs, "syslog", "")
+			if attr := attrs["syslog"]; attr != nil && l.m.Deployment.Syslog != "" && !syslogPattern.MatchString(l.m.Deployment.Syslog) {
+				l.report(problem("Invalid syslog server",
+					fmt.Sprintf("%q is not an address such as \"udp://10.0.0.5:514\" or \"tcp://logs.example.com:601\".", l.m.Deployment.Syslog), attr.Expr.Range(), attr.Range))
+			}
 		}
 		if attr := content.Attributes["domain"]; attr != nil && !domainPattern.MatchString(l.m.Deployment.Domain) {
 			l.report(problem("Invalid domain",

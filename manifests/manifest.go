@@ -51,7 +51,10 @@ type Deployment struct {
 	Domain string
 	// MetricsPort is where every agent serves its metrics, 0 for nowhere.
 	MetricsPort int
-	Range       hcl.Range
+	// Syslog is where processes' logs are sent as well, "udp://host:port" or
+	// "tcp://host:port"; "" for nowhere.
+	Syslog string
+	Range  hcl.Range
 }
 
 // PKI is the pki block: how long what the deployment's own CA signs is good (the

@@ -36,6 +36,8 @@ type Inventory struct {
 	Drift []Drift `json:"drift,omitempty"`
 	// MetricsPort is as configured, 0 for none.
 	MetricsPort int `json:"metrics_port,omitempty"`
+	// Syslog is as configured.
+	Syslog string `json:"syslog,omitempty"`
 	// Vitals are the VM's own figures.
 	Vitals *Vitals `json:"vitals,omitempty"`
 	// Now is the time by the VM's clock.

@@ -67,6 +67,9 @@ type Configure struct {
 	// MetricsPort is where the agent serves GET /metrics over HTTP, on Address, to
 	// whoever asks; 0 for nowhere.
 	MetricsPort int `json:"metrics_port,omitempty"`
+	// Syslog is where processes' logs are sent as well, "udp://host:port" or
+	// "tcp://host:port" (RFC 5424); "" for nowhere.
+	Syslog string `json:"syslog,omitempty"`
 }
 
 // Bus is how an agent reaches the deployment's NATS servers.

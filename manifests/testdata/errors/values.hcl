@@ -3,6 +3,9 @@ deployment "d" {
   metrics {
     port = 70000 # error: Number out of range
   }
+  logging {
+    syslog = "logs" # error: Invalid syslog server
+  }
 }
 infrastructure "local" {
   password = secret.db.value # error: Reference not allowed here
