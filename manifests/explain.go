@@ -38,10 +38,10 @@ func explainSchema(d *hcl.Diagnostic, schema *hcl.BodySchema) {
 		blocks = append(blocks, b.Type)
 	}
 	switch {
-	case len(arguments) == 0 && m[1] == "An argument named":
-		d.Detail += " Only blocks stand here, and arguments in them."
-	case len(arguments) == 0:
+	case m[1] == "Blocks of type":
 		d.Detail += " " + suggest(m[2], blocks, "block")
+	case len(arguments) == 0:
+		d.Detail += " Only blocks stand here, and arguments in them."
 	case len(blocks) == 0:
 		d.Detail += " " + suggest(m[2], arguments, "argument")
 	default:
