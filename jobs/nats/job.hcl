@@ -49,7 +49,7 @@ property "max_payload" {
 property "max_store_mb" {
   type        = number
   default     = 4096
-  description = "Disk that the cache of packages may take, MiB"
+  description = "Disk that the cache of packages may take, MiB; several servers share it"
 
   validation {
     condition     = property.max_store_mb >= 1

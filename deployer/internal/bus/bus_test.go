@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -46,6 +47,14 @@ type testServer struct {
 
 func startServer(t *testing.T, maxStore int64) *testServer {
 	t.Helper()
+	s := newServer(t, maxStore)
+	s.start(t)
+	t.Cleanup(s.stop)
+	return s
+}
+
+func newServer(t *testing.T, maxStore int64) *testServer {
+	t.Helper()
 	ca, err := pki.NewCA(rand.Reader, "test", time.Now(), time.Hour)
 	must(t, err)
 	pair, err := ca.IssueServer(rand.Reader, "nats", nil, []netip.Addr{netip.MustParseAddr("127.0.0.1")}, time.Now(), time.Hour)
@@ -62,8 +71,6 @@ func startServer(t *testing.T, maxStore int64) *testServer {
 	}
 	s := &testServer{ca: ca, options: options}
 	s.limit(t, maxStore)
-	s.start(t)
-	t.Cleanup(s.stop)
 	return s
 }
 
@@ -500,4 +507,80 @@ func TestConnect(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A bus of three servers keeps packages three times, as far as its servers are
+// there, and serves them without one.
+func TestPublishOnThreeServers(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	servers := startCluster(t)
+	s := servers[0].settings(t)
+	for _, other := range servers[1:] {
+		s.URLs = append(s.URLs, "tls://"+other.Addr().String())
+	}
+	s.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	b, err := Connect(ctx, s)
+	must(t, err)
+	t.Cleanup(b.Close)
+
+	replicas := func(size, want int) {
+		t.Helper()
+		var last error
+		for {
+			digest, err := publish(ctx, b, size)
+			if err == nil {
+				var stream jetstream.Stream
+				if stream, err = b.js.Stream(ctx, packageStream); err == nil && (want == 0 || stream.CachedInfo().Config.Replicas == want) {
+					checkMissing(t, ctx, b, []string{digest})
+					return
+				}
+				if err == nil {
+					err = fmt.Errorf("%d replicas", stream.CachedInfo().Config.Replicas)
+					size++ // the bucket is looked at only when something is to be put into it
+				}
+			}
+			last = err
+			select {
+			case <-ctx.Done():
+				t.Fatalf("%d bytes on %d replicas: %v", size, want, last)
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+	replicas(1000, 3)
+	connected := b.nc.ConnectedAddr()
+	gone := slices.IndexFunc(servers, func(s *testServer) bool { return s.Addr().String() != connected })
+	servers[gone].stop()
+	replicas(2000, 3)
+	must(t, b.js.DeleteObjectStore(ctx, api.PackageBucket))
+	replicas(3000, 0) // as many as there can be now
+	servers[gone].start(t)
+	replicas(4000, 3)
+}
+
+// startCluster runs three servers that know each other.
+func startCluster(t *testing.T) []*testServer {
+	t.Helper()
+	var servers []*testServer
+	var routes []string
+	for n := range 3 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		routes = append(routes, "nats://"+l.Addr().String())
+		s := newServer(t, 64<<20)
+		s.options.ServerName = fmt.Sprintf("nats-%d", n)
+		s.options.Cluster = natsserver.ClusterOpts{Name: "bus", Host: "127.0.0.1", Port: l.Addr().(*net.TCPAddr).Port}
+		if n > 0 {
+			s.ca, s.options.TLSConfig = servers[0].ca, servers[0].options.TLSConfig
+		}
+		servers = append(servers, s)
+		must(t, l.Close())
+	}
+	for _, s := range servers {
+		s.options.Routes = natsserver.RoutesFromStr(strings.Join(routes, ","))
+		s.start(t)
+		t.Cleanup(s.stop)
+	}
+	return servers
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -26,6 +27,8 @@ const (
 	// overhead is more than what the stream needs beside a package's bytes: a
 	// header for each chunk of 128 KiB, and the metadata.
 	overhead = 64 << 10
+	// answerTimeout bounds the questions before a package is sent.
+	answerTimeout = 10 * time.Second
 	// parallelLookups bounds the questions under way at once.
 	parallelLookups = 16
 )
@@ -54,15 +57,19 @@ func (b *Bus) Publish(ctx context.Context, digest string, size int64, r io.Reade
 }
 
 func (b *Bus) publish(ctx context.Context, digest string, size int64, r io.Reader) error {
-	missing, err := b.missing(ctx, []string{digest})
+	// Servers of a cluster that have no leader now, or not enough of each other,
+	// do not answer.
+	asking, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	missing, err := b.missing(asking, []string{digest})
 	if err != nil || len(missing) == 0 {
 		return err
 	}
-	store, err := b.bucket(ctx)
+	store, err := b.bucket(asking)
 	if err != nil {
 		return err
 	}
-	if err := b.makeRoom(ctx, size); err != nil {
+	if err := b.makeRoom(asking, size); err != nil {
 		return err
 	}
 	checked := &checkedReader{r: r, hash: sha256.New(), digest: digest, size: size}
@@ -134,7 +141,12 @@ func (b *Bus) bucket(ctx context.Context) (jetstream.ObjectStore, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Each copy counts; what is kept once only for now is no larger, so that it
+	// can become three.
 	bound := account.Limits.MaxStore
+	if bound > 0 {
+		bound /= int64(b.replicas())
+	}
 	stream, err := b.js.Stream(ctx, packageStream)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
