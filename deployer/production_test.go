@@ -48,7 +48,7 @@ func TestProductionExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if *s != (Summary{Deployment: "production", Groups: 4, Instances: 11, Jobs: 5}) {
+	if *s != (Summary{Deployment: "production", Groups: 4, Instances: 13, Jobs: 5}) {
 		t.Errorf("the summary is %+v", *s)
 	}
 
@@ -62,8 +62,8 @@ func TestProductionExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := plan.Make(s.Deployment, wanted, nil, r.firstVMs())
-	if len(p.VMs) != 11 || len(p.Changes()) != 11 {
-		t.Fatalf("%d VMs and %d changed instances, want 11 of each", len(p.VMs), len(p.Changes()))
+	if len(p.VMs) != 13 || len(p.Changes()) != 13 {
+		t.Fatalf("%d VMs and %d changed instances, want 13 of each", len(p.VMs), len(p.Changes()))
 	}
 	zones, position := map[string]int{}, map[string]int{}
 	for i, c := range p.Instances {
@@ -86,7 +86,7 @@ func TestProductionExample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(in.Disks) != 6 || in.Disks["app/4"].SizeGB != 50 {
+	if len(in.Disks) != 8 || in.Disks["app/4"].SizeGB != 50 {
 		t.Errorf("the disks are %+v", in.Disks)
 	}
 	if in.Instances["app/2"].MemoryMB != 65536 || in.Instances["app/1"].MemoryMB != 8192 {

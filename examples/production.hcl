@@ -126,7 +126,7 @@ network "front" {
 }
 
 network "bus" {
-  static = [cidrhost(var.cidr, 30)]
+  static = [for i in range(3) : cidrhost(var.cidr, 30 + i)]
 }
 
 # How changes reach running instances; a group may say otherwise below.
@@ -139,11 +139,12 @@ update {
 }
 
 # The message bus. Nothing works without it, so nobody removes it by mistake:
-# with prevent_destroy, deploy refuses.
+# with prevent_destroy, deploy refuses. Three of them are a cluster that goes on
+# without any one.
 group "nats" {
-  instances       = 1
+  instances       = 3
   vm              = vm.large
-  azs             = ["z1"]
+  azs             = local.zones
   disk            = disk.data
   network         = network.bus
   prevent_destroy = true
