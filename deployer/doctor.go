@@ -214,7 +214,7 @@ func (x *doctor) certificates(r *run) {
 		texts      map[string]string // PEM by name
 	}
 	groups := []group{
-		{"CA", "a new CA is a new trust: see README", map[string]string{"the deployment's CA": r.secrets.CA.Certificate}},
+		{"CA", "deploy rotate-ca makes a new one", map[string]string{"the deployment's CA": r.secrets.CA.Certificate}},
 		{"agents' certificates", "deploy apply renews it", map[string]string{}},
 		{"jobs' certificates", "deploy apply renews it", map[string]string{}},
 		{"secrets' certificates", "deploy secret rotate makes a new one", map[string]string{}},
