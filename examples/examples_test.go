@@ -30,6 +30,7 @@ type cluster struct {
 	state    string
 	listen   string
 	jobs     string // of its own, if any
+	as       *user  // who runs deploy; nil: who runs the test
 }
 
 // start prepares a cluster; whatever the test does, nothing of it stays.
@@ -106,6 +107,9 @@ func (c *cluster) command(ctx context.Context, name string, args ...string) *exe
 	cmd := exec.CommandContext(ctx, deployBinary(c.t), append(append(all, c.manifest), rest...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
+	if c.as != nil {
+		c.as.run(cmd)
+	}
 	return cmd
 }
 

@@ -8,8 +8,9 @@ terraform {
 }
 
 locals {
-  cidr     = try(var.settings.cidr, "127.40.0.0/16")
-  ssh_port = try(var.settings.ssh_port, 2222)
+  cidr      = try(var.settings.cidr, "127.40.0.0/16")
+  ssh_port  = try(var.settings.ssh_port, 2222)
+  isolation = try(var.settings.isolation, "none")
   publish = {
     for address, target in try(var.settings.publish, {}) :
     address => { group = split(":", target)[0], port = split(":", target)[1] } if length(var.instances) > 0 # else only disks are left
@@ -33,6 +34,7 @@ resource "localvm_machine" "vm" {
   static_address = each.value.static_address
   ssh_port       = local.ssh_port
   ssh_public_key = var.ssh_public_key
+  isolation      = local.isolation
   cpus           = each.value.cpus
   memory_mb      = each.value.memory_mb
   image          = each.value.image

@@ -30,14 +30,16 @@ variable "ssh_public_key" {
 
 # cidr:     where the VMs' addresses are taken from, "127.40.0.0/16"
 # ssh_port: of every VM, 2222
+# isolation: "none": plain processes of the user; "namespaces": each VM in PID, mount and, for an ordinary user, user namespaces
+#            of its own, so that all of it ends with its init; "auto": namespaces where the kernel lets us
 # publish:  { "127.0.0.1:8080" = "lb:8080" }: address here, group and port there
 variable "settings" {
   type    = any
   default = {}
 
   validation {
-    condition     = length(setsubtract(keys(var.settings), ["cidr", "publish", "ssh_port"])) == 0
-    error_message = "Infrastructure \"local\" has no setting ${join(", ", setsubtract(keys(var.settings), ["cidr", "publish", "ssh_port"]))}; it has cidr, publish and ssh_port."
+    condition     = length(setsubtract(keys(var.settings), ["cidr", "isolation", "publish", "ssh_port"])) == 0
+    error_message = "Infrastructure \"local\" has no setting ${join(", ", setsubtract(keys(var.settings), ["cidr", "isolation", "publish", "ssh_port"]))}; it has cidr, isolation, publish and ssh_port."
   }
 
   validation {
@@ -48,6 +50,11 @@ variable "settings" {
   validation {
     condition     = try(var.settings.ssh_port >= 1 && var.settings.ssh_port <= 65535 && floor(var.settings.ssh_port) == var.settings.ssh_port, !can(var.settings.ssh_port))
     error_message = "The setting ssh_port of infrastructure \"local\" must be a port number."
+  }
+
+  validation {
+    condition     = contains(["auto", "namespaces", "none"], try(tostring(var.settings.isolation), can(var.settings.isolation) ? "" : "none"))
+    error_message = "The setting isolation of infrastructure \"local\" must be \"none\", \"namespaces\" or \"auto\"."
   }
 
   validation {

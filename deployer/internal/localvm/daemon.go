@@ -59,6 +59,7 @@ const (
 type startReply struct {
 	Error        string `json:"error,omitempty"`
 	AddressInUse bool   `json:"address_in_use,omitempty"`
+	NoNamespaces bool   `json:"no_namespaces,omitempty"`
 }
 
 // errAddressInUse is the cause when a daemon could not listen.
@@ -72,6 +73,8 @@ type status struct {
 	BootID    string `json:"boot_id"`
 	Listen    string `json:"listen"`
 	Config    string `json:"config"` // digest of the configuration in use
+	// Isolation is the level that it runs at: isolationNone or isolationNamespaces.
+	Isolation string `json:"isolation,omitempty"`
 }
 
 // readStatus returns nil if there is none that can be read.
@@ -144,6 +147,12 @@ func readConfig(dir string, config any) (string, error) {
 // startDaemon starts a detached daemon for a folder and returns when it
 // serves. The error wraps errAddressInUse if it could not listen.
 func startDaemon(ctx context.Context, executable string, k kind, dir, id string) error {
+	return startDaemonIn(ctx, executable, k, dir, id, false)
+}
+
+// startDaemonIn is startDaemon, as the first process of namespaces of its own if
+// asked; the error wraps errNoNamespaces if the kernel does not let us.
+func startDaemonIn(ctx context.Context, executable string, k kind, dir, id string, namespaces bool) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	logPath := filepath.Join(dir, string(k)+".log")
@@ -164,8 +173,14 @@ func startDaemon(ctx context.Context, executable string, k kind, dir, id string)
 	cmd.Stdout, cmd.Stderr = logTo, logTo
 	cmd.ExtraFiles = []*os.File{write}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if namespaces {
+		isolate(cmd)
+	}
 	err = cmd.Start()
 	_ = write.Close()
+	if err != nil && namespaces {
+		return fmt.Errorf("cannot start the %s of %s: %w: %w", k, dir, errNoNamespaces, err)
+	}
 	if err != nil {
 		return fmt.Errorf("cannot start the %s of %s: %w", k, dir, err)
 	}
@@ -188,6 +203,8 @@ func startDaemon(ctx context.Context, executable string, k kind, dir, id string)
 	case err != nil:
 		_ = cmd.Process.Kill()
 		return fmt.Errorf("cannot start the %s of %s: it ended at once, its log %s ends with: %s", k, dir, logPath, lastLine(logPath))
+	case reply.NoNamespaces:
+		return fmt.Errorf("cannot start the %s of %s: %s: %w", k, dir, reply.Error, errNoNamespaces)
 	case reply.AddressInUse:
 		return fmt.Errorf("cannot start the %s of %s: %s: %w", k, dir, reply.Error, errAddressInUse)
 	case reply.Error != "":
@@ -274,6 +291,8 @@ func endDaemon(ctx context.Context, dir string, match func(vmID string) bool) er
 // daemon is the running side.
 type daemon struct {
 	kind  kind
+	self  process // as the processes outside its namespaces know it
+	level string  // of isolation
 	dir   string
 	id    string
 	log   *slog.Logger
@@ -295,13 +314,16 @@ func daemonMain(k kind, args []string, run func(*daemon) error) int {
 		unix.CloseOnExec(readyFD)
 		_ = os.Unsetenv(envReady)
 	}
-	err := d.take()
+	err := d.whoAmI()
+	if err == nil {
+		err = d.take()
+	}
 	if err == nil {
 		err = run(d)
 	}
 	if err != nil {
 		d.log.Error("ended", "error", err)
-		d.answer(startReply{Error: err.Error(), AddressInUse: errors.Is(err, syscall.EADDRINUSE)})
+		d.answer(startReply{Error: err.Error(), AddressInUse: errors.Is(err, syscall.EADDRINUSE), NoNamespaces: errors.Is(err, errNoNamespaces)})
 		return 1
 	}
 	return 0
@@ -328,12 +350,8 @@ func (d *daemon) take() error {
 // serving records that the daemon uses a configuration; the first time it also
 // tells whoever started it.
 func (d *daemon) serving(listen, config string) error {
-	self, found := findProcess(os.Getpid())
-	if !found {
-		return errors.New("cannot find the own process in /proc")
-	}
 	data, err := json.Marshal(status{
-		ID: d.id, PID: self.pid, StartTime: self.start, BootID: bootID(), Listen: listen, Config: config,
+		ID: d.id, PID: d.self.pid, StartTime: d.self.start, BootID: bootID(), Listen: listen, Config: config, Isolation: d.level,
 	})
 	if err != nil {
 		return err

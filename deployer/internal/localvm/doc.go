@@ -14,5 +14,7 @@
 //
 // Everything that a VM runs has DEPLOY_VM=<id> in its environment, so whatever
 // it left behind is found and ended with it. The processes are plain ones of
-// the current user: there is no isolation but the address and the folder.
+// the current user, with no isolation but the address and the folder, unless
+// namespaces are asked for (isolation.go): then the init is process 1 of its PID
+// namespace, with a /proc of its own, and everything ends with it.
 package localvm

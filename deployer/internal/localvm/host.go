@@ -65,7 +65,8 @@ type machineConfig struct {
 	SSHPort       int64             `json:"ssh_port"`
 	AuthorizedKey string            `json:"authorized_key"`
 	Disk          string            `json:"disk,omitempty"`
-	Image         string            `json:"image,omitempty"` // that imageFolder is a copy of
+	Isolation     string            `json:"isolation,omitempty"` // as asked for; "": none
+	Image         string            `json:"image,omitempty"`     // that imageFolder is a copy of
 	Tags          map[string]string `json:"tags,omitempty"`
 }
 
@@ -77,6 +78,7 @@ func (c machineConfig) sshAddress() string {
 type machineState struct {
 	machineConfig
 	HostKey string // authorized_keys form
+	Level   string // of isolation
 	Running bool
 }
 
@@ -198,7 +200,7 @@ func (h *host) bootNew(ctx context.Context, dir string, c *machineConfig, where 
 		if err != nil {
 			return err
 		}
-		err = startDaemon(ctx, h.executable, kindInit, dir, c.ID)
+		err = h.startInit(ctx, dir, *c)
 		if errors.Is(err, errAddressInUse) && !where.static.IsValid() {
 			lost[address] = true
 			continue
@@ -275,6 +277,7 @@ func (h *host) readMachine(group string, index int64) (machineState, error) {
 		return m, err
 	}
 	m.HostKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
+	m.Level = isolationOf(dir)
 	s, _, alive := daemonProcess(dir)
 	m.Running = alive && s.ID == m.ID && s.Listen == m.sshAddress() && s.Config == config
 	return m, nil
@@ -310,10 +313,10 @@ func (h *host) updateMachine(ctx context.Context, c machineConfig) (machineState
 			err = reloadDaemon(ctx, kindInit, dir, config)
 		case alive: // it serves what someone else wrote into its configuration: boot it anew
 			if err = endDaemon(ctx, dir, func(id string) bool { return id == s.ID || id == c.ID }); err == nil {
-				err = startDaemon(ctx, h.executable, kindInit, dir, c.ID)
+				err = h.startInit(ctx, dir, c)
 			}
 		default:
-			err = startDaemon(ctx, h.executable, kindInit, dir, c.ID)
+			err = h.startInit(ctx, dir, c)
 		}
 	}
 	if errors.Is(err, errAddressInUse) {

@@ -1,6 +1,7 @@
 package localvm
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/netip"
@@ -38,6 +39,8 @@ type machineModel struct {
 	Image         types.String `tfsdk:"image"`
 	Options       types.Map    `tfsdk:"options"`
 	Disk          types.String `tfsdk:"disk"`
+	Isolation     types.String `tfsdk:"isolation"`
+	Level         types.String `tfsdk:"isolation_level"`
 	ImageDir      types.String `tfsdk:"image_dir"`
 	Tags          types.Map    `tfsdk:"tags"`
 	Running       types.Bool   `tfsdk:"running"`
@@ -120,7 +123,12 @@ func (*machine) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.
 				Description:   "Folder of the persistent disk, \"\" if none. A VM that gets or loses one is another VM.",
 				PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplace()},
 			},
-			"tags": schema.MapAttribute{Optional: true, ElementType: types.StringType},
+			"isolation": schema.StringAttribute{
+				Optional: true, Computed: true, Default: stringdefault.StaticString(isolationNone),
+				Description: "none, namespaces, or auto: namespaces where the kernel lets us. A change takes effect when the VM is next started.",
+			},
+			"isolation_level": schema.StringAttribute{Computed: true, Description: "At which level the VM runs: none or namespaces."},
+			"tags":            schema.MapAttribute{Optional: true, ElementType: types.StringType},
 			"running": schema.BoolAttribute{
 				Optional: true, Computed: true, Default: booldefault.StaticBool(true),
 				Description: "False if the VM is there but its init does not run as configured. An apply starts it.",
@@ -181,6 +189,11 @@ func (*machine) ValidateConfig(ctx context.Context, q resource.ValidateConfigReq
 		r.Diagnostics.AddAttributeError(path.Root("image"), "Wrong image", fmt.Sprintf(
 			"The image of a local VM is a folder, but %q is no path of one: begin it with \"./\" to take it from the manifest's folder, or with \"/\".", image))
 	}
+	switch c.Isolation.ValueString() {
+	case "", isolationNone, isolationNamespaces, isolationAuto:
+	default:
+		r.Diagnostics.AddAttributeError(path.Root("isolation"), "Wrong isolation", "It is auto, none or namespaces.")
+	}
 	if port := c.SSHPort.ValueInt64(); !c.SSHPort.IsUnknown() && (port < 1 || port > 65535) {
 		r.Diagnostics.AddAttributeError(path.Root("ssh_port"), "Wrong ssh_port", "It must be between 1 and 65535.")
 	}
@@ -228,6 +241,7 @@ func (p *machineModel) config(ctx context.Context, diagnostics *diag.Diagnostics
 		SSHPort:       p.SSHPort.ValueInt64(),
 		AuthorizedKey: p.SSHPublicKey.ValueString(),
 		Disk:          p.Disk.ValueString(),
+		Isolation:     p.Isolation.ValueString(),
 		Image:         p.Image.ValueString(),
 	}
 	diagnostics.Append(p.Tags.ElementsAs(ctx, &c.Tags, false)...)
@@ -245,6 +259,8 @@ func (p *machineModel) observe(ctx context.Context, h *host, s machineState, dia
 	p.SSHPort = types.Int64Value(s.SSHPort)
 	p.SSHPublicKey = types.StringValue(s.AuthorizedKey)
 	p.Disk = types.StringValue(s.Disk)
+	p.Isolation = types.StringValue(cmp.Or(s.Isolation, isolationNone))
+	p.Level = types.StringValue(s.Level)
 	p.ImageDir = types.StringValue("")
 	if s.Image != "" {
 		p.ImageDir = types.StringValue(filepath.Join(h.machineDir(s.Group, s.Index), imageFolder))

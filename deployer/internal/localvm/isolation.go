@@ -1,0 +1,131 @@
+package localvm
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Levels of isolation of a VM, and what may be asked for.
+const (
+	isolationNone       = "none"
+	isolationNamespaces = "namespaces"
+	isolationAuto       = "auto" // namespaces where the kernel lets us
+)
+
+// errNoNamespaces is the cause when an init cannot have namespaces of its own.
+var errNoNamespaces = errors.New("this machine does not let us make namespaces (see user_namespaces(7)); use isolation = \"none\" or \"auto\"")
+
+// envStage tells an init that it is in new namespaces and has to prepare them;
+// envSelf then tells it who it is outside of them: "<pid> <start time>".
+const (
+	envStage = "DEPLOY_LOCAL_STAGE"
+	envSelf  = "DEPLOY_LOCAL_SELF"
+)
+
+// isolate makes cmd the first process of a PID and a mount namespace, and for
+// an ordinary user of a user namespace, which these need. The user stays the
+// same in it, so that files belong to whom they seem to.
+func isolate(cmd *exec.Cmd) {
+	cmd.Env = append(cmd.Env, envStage+"=1")
+	cmd.SysProcAttr.Cloneflags = unix.CLONE_NEWPID | unix.CLONE_NEWNS
+	if os.Geteuid() == 0 {
+		return
+	}
+	cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
+	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
+	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
+	cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN} // to mount /proc; dropped after that
+}
+
+// whoAmI finds out who this process is for those outside. In new namespaces it
+// gives them their /proc and starts its program again, without the capability
+// that this takes.
+func (d *daemon) whoAmI() error {
+	d.level = isolationNone
+	if text := os.Getenv(envSelf); text != "" {
+		_ = os.Unsetenv(envSelf)
+		d.level = isolationNamespaces
+		_, err := fmt.Sscanf(text, "%d %d", &d.self.pid, &d.self.start)
+		return err
+	}
+	// Until another is mounted, /proc is that of the namespace outside.
+	link, err := os.Readlink("/proc/self")
+	if err != nil {
+		return fmt.Errorf("cannot find the own process: %w", err)
+	}
+	pid, err := strconv.Atoi(link)
+	if err != nil {
+		return fmt.Errorf("cannot find the own process: %w", err)
+	}
+	self, found := findProcess(pid)
+	if !found {
+		return errors.New("cannot find the own process in /proc")
+	}
+	d.self = self
+	if os.Getenv(envStage) == "" {
+		return nil
+	}
+	executable, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	runtime.LockOSThread() // capabilities are a thread's; the one that calls exec stays
+	err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	if err == nil {
+		err = unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot mount /proc: %w: %w", errNoNamespaces, err)
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("cannot drop capabilities: %w", err)
+	}
+	var env []string
+	for _, e := range os.Environ() {
+		if !strings.HasPrefix(e, envStage+"=") {
+			env = append(env, e)
+		}
+	}
+	env = append(env, fmt.Sprintf("%s=%d %d", envSelf, self.pid, self.start))
+	if d.reply != nil {
+		env = append(env, envReady+"=1")
+		// What follows is told by the program that starts again.
+		if _, err := unix.FcntlInt(readyFD, unix.F_SETFD, 0); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("cannot start the program again: %w", syscall.Exec(executable, os.Args, env))
+}
+
+// startInit starts the init of a VM at the level of isolation that is asked for.
+func (h *host) startInit(ctx context.Context, dir string, c machineConfig) error {
+	start := func(namespaces bool) error {
+		return startDaemonIn(ctx, h.executable, kindInit, dir, c.ID, namespaces)
+	}
+	if c.Isolation != isolationNamespaces && c.Isolation != isolationAuto {
+		return start(false)
+	}
+	err := start(true)
+	if errors.Is(err, errNoNamespaces) && c.Isolation == isolationAuto {
+		return start(false)
+	}
+	return err
+}
+
+// isolationOf is the level at which a VM runs.
+func isolationOf(dir string) string {
+	if s := readStatus(dir); s != nil {
+		return cmp.Or(s.Isolation, isolationNone)
+	}
+	return isolationNone
+}
