@@ -4,6 +4,7 @@ package examples
 
 import (
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"syscall"
@@ -11,10 +12,10 @@ import (
 	"time"
 )
 
-// All figures come by the command, each VM's own by HTTP where the manifest
-// says so; changing that touches no process.
+// All figures come by the command, each VM's own by HTTP and its logs by syslog
+// where the manifest says so; changing that touches no process.
 func TestMetrics(t *testing.T) {
-	c := shellCluster(t, 2, waits)
+	c := shellCluster(t, 2, "echo hello syslog; exec sleep 1000")
 	c.edit("127.41.0.0/24", "127.46.0.0/24")
 	c.mustApply()
 	before := c.mustAllRun(2).pids()
@@ -35,8 +36,22 @@ func TestMetrics(t *testing.T) {
 		t.Error("metrics are served although nobody asked for it")
 	}
 
-	c.edit(`deployment "scripts" { domain = "scripts.localhost" }`, "deployment \"scripts\" {\n  metrics { port = 9100 }\n}")
+	logs, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer logs.Close()
+	c.edit(`deployment "scripts" { domain = "scripts.localhost" }`,
+		"deployment \"scripts\" {\n  metrics { port = 9100 }\n  logging { syslog = \"udp://"+logs.LocalAddr().String()+"\" }\n}")
 	c.mustApply()
+	packet := make([]byte, 64<<10)
+	if err := logs.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	n, _, err := logs.ReadFrom(packet)
+	if got := string(packet[:n]); err != nil || !strings.HasPrefix(got, "<30>1 ") || !strings.Contains(got, ".scripts script/main ") || !strings.HasSuffix(got, " - - hello syslog") {
+		t.Errorf("syslog got %q, %v", got, err)
+	}
 	if text, err := get(); err != nil || !strings.Contains(text, `deploy_instance_state{state="running"} 1`) {
 		t.Errorf("got %v\n%s", err, text)
 	}

@@ -1,8 +1,8 @@
 // Package shim is the parent of one process. A shim is a small process of its
 // own (agent/cmd/shim, or the agent's program started as "agent shim"; both with
-// "--dir DIR"), so that an agent
-// may crash or be replaced without touching what it supervises: the shim owns
-// the process, its log and the records of its start and its end.
+// "--dir DIR"), so that an agent may crash or be replaced without touching what
+// it supervises: the shim owns the process, its log and the records of its start
+// and its end.
 //
 // DIR holds
 //
