@@ -148,7 +148,12 @@ func (c *Client) session(ctx context.Context, command string, start func(*ssh.Se
 		if err := start(s); err != nil {
 			return struct{}{}, err
 		}
-		return struct{}{}, s.Wait()
+		err = s.Wait()
+		if errors.Is(err, io.EOF) {
+			// The command succeeded, and ended before it had read all of its input.
+			err = nil
+		}
+		return struct{}{}, err
 	})
 	if err == nil {
 		return nil

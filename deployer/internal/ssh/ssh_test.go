@@ -545,7 +545,7 @@ func TestDialErrors(t *testing.T) {
 		for name, l := range map[string]net.Listener{"refused": nobody, "silent": silent} {
 			to := target(h)
 			at(l)(&to)
-			ctx, cancel := context.WithTimeout(context60(t), 100*time.Millisecond)
+			ctx, cancel := context.WithTimeout(context60(t), 2*time.Second)
 			_, err := Dial(ctx, to, Options{})
 			cancel()
 			if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), to.String()) {

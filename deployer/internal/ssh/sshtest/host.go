@@ -302,6 +302,10 @@ func (h *Host) session(channel ssh.Channel, requests <-chan *ssh.Request) {
 				}
 				h.work.Go(func() { io.Copy(stdin, channel); stdin.Close() })
 			}
+			if r.WantReply { // before the end of a short command can overtake it
+				r.Reply(true, nil)
+				r.WantReply = false
+			}
 			ended.Go(func() { finish(channel, cmd) })
 		default:
 			ok = false
