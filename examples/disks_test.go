@@ -3,12 +3,16 @@
 package examples
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/creack/pty"
 )
 
 // keeperJob notes on its disk when it first began, and each start.
@@ -90,9 +94,6 @@ func TestDisks(t *testing.T) {
 				t.Errorf("db/%d has lost its data: born %s, now %s", i, was, now)
 			}
 		}
-		if r := c.applyJSON(); r.Changed {
-			t.Errorf("another apply: %+v", r)
-		}
 	}
 
 	c.edit("memory_mb = 128", "memory_mb = 256")
@@ -123,6 +124,9 @@ func TestDisks(t *testing.T) {
 	if now := zones(); now != firstZones {
 		t.Errorf("zones are %s, were %s", now, firstZones)
 	}
+	if r := c.applyJSON(); r.Changed {
+		t.Errorf("another apply: %+v", r)
+	}
 
 	out, code = c.run("destroy", "--auto-approve")
 	mustTell(t, out, code, 0, "= disk of db/0, 1 GB", "what is left is the disk of db/0 (1 GB, "+replaced["db/0"].Disk+")", "--delete-disks")
@@ -149,7 +153,42 @@ func TestDisks(t *testing.T) {
 			t.Errorf("the disk %s is left: %v", name, err)
 		}
 	}
-	out, code = c.run("destroy", "--auto-approve", "--delete-disks")
-	mustTell(t, out, code, 0, "- disk of db/0, 1 GB", "DELETED")
+	// At a terminal, yes is not enough for that.
+	out, code = c.answer("yes", "destroy", "--delete-disks")
+	mustTell(t, out, code, 1, "\x1b[31m- disk of db/0, 1 GB", "\x1b[31mTHE DATA ON 1 PERSISTENT DISK(S) WILL BE LOST", "Only keepers is accepted")
+	mustStand(1)
+	out, code = c.answer("keepers", "destroy", "--delete-disks")
+	mustTell(t, out, code, 0, "Destroyed")
 	c.mustLeaveNothing()
+}
+
+// answer runs deploy at a terminal and answers its question.
+func (c *cluster) answer(line, name string, args ...string) (string, int) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := c.command(ctx, name, args...)
+	terminal, err := pty.Start(cmd)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer terminal.Close()
+	var out strings.Builder
+	asked := false
+	buffer := make([]byte, 4096)
+	for {
+		n, err := terminal.Read(buffer)
+		out.Write(buffer[:n])
+		if !asked && strings.Contains(out.String(), "is accepted:") {
+			asked = true
+			if _, err := terminal.WriteString(line + "\n"); err != nil {
+				c.t.Fatal(err)
+			}
+		}
+		if err != nil {
+			break // at the end a terminal reads EIO
+		}
+	}
+	_ = cmd.Wait() // the exit code tells
+	return out.String(), cmd.ProcessState.ExitCode()
 }

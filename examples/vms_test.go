@@ -78,11 +78,13 @@ func TestVMsRoll(t *testing.T) {
 	apply := c.beginApply()
 	var mu sync.Mutex
 	polls, fewest := 0, 3
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
 	for running := true; running; {
 		select {
 		case <-apply.done:
 			running = false
-		default:
+		case <-tick.C:
 		}
 		if _, err := page(c.listen, "hello.cf.localhost"); err != nil {
 			t.Errorf("through the load balancer: %v", err)

@@ -170,7 +170,7 @@ func DataLoss(p *plan.Plan, color bool) string {
 			n++
 		}
 	}
-	return paint(color, red, fmt.Sprintf("THE DATA ON %d PERSISTENT DISKS WILL BE LOST. Type the deployment's name if that is meant.", n)) + "\n"
+	return paint(color, red, fmt.Sprintf("THE DATA ON %d PERSISTENT DISK(S) WILL BE LOST. Type the deployment's name if that is meant.", n)) + "\n"
 }
 
 // alike puts together the instances of a group to which just the same happens,
