@@ -115,7 +115,7 @@ func (r *run) instanceStatus(id string, inv *api.Inventory) InstanceStatus {
 			RSSBytes: p.RSSBytes, CPUPercent: p.CPUPercent, LastExit: p.LastExit, Reason: p.Reason,
 		}
 		if p.StartedAt != nil && p.PID != 0 {
-			ps.UptimeS = int64(time.Since(*p.StartedAt).Seconds())
+			ps.UptimeS = max(0, int64(time.Since(*p.StartedAt).Seconds())) // by the VM's clock, which may be ahead
 		}
 		out.Processes = append(out.Processes, ps)
 	}
