@@ -1,9 +1,11 @@
 package deployer
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"strconv"
@@ -134,29 +136,12 @@ func (x *doctor) port(r *run, address string) {
 // listener finds the process that listens on an address, 0 if the kernel does
 // not tell this user.
 func listener(address string) (pid int, command string) {
-	host, port, err := net.SplitHostPort(address)
+	addr, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return 0, ""
 	}
-	proc, err := procfs.NewFS(procfs.DefaultMountPoint)
-	if err != nil {
-		return 0, ""
-	}
-	const listening = 0x0a // TCP_LISTEN, include/net/tcp_states.h
-	var sockets []string
-	take := func(all procfs.NetTCP, err error) {
-		if err != nil {
-			return
-		}
-		for _, s := range all {
-			if s.St == listening && strconv.FormatUint(s.LocalPort, 10) == port && (s.LocalAddr.IsUnspecified() || s.LocalAddr.Equal(net.ParseIP(host))) {
-				sockets = append(sockets, fmt.Sprintf("socket:[%d]", s.Inode))
-			}
-		}
-	}
-	take(proc.NetTCP())
-	take(proc.NetTCP6())
-	all, err := proc.AllProcs()
+	sockets := listening(addr)
+	all, err := procfs.AllProcs()
 	if err != nil || len(sockets) == 0 {
 		return 0, ""
 	}
@@ -171,4 +156,41 @@ func listener(address string) (pid int, command string) {
 		}
 	}
 	return 0, ""
+}
+
+// listening are the sockets, as /proc/<pid>/fd names them, that listen on an
+// address or on all (proc_net_tcp, Documentation/networking of the kernel).
+func listening(addr netip.AddrPort) []string {
+	const state = "0A" // TCP_LISTEN, include/net/tcp_states.h
+	// Addresses are written as 32-bit words of the machine's own byte order.
+	text := func(ip []byte) string {
+		var out strings.Builder
+		for ; len(ip) >= 4; ip = ip[4:] {
+			fmt.Fprintf(&out, "%08X", binary.NativeEndian.Uint32(ip))
+		}
+		return out.String()
+	}
+	mapped := addr.Addr().As16()
+	wanted := []string{text(make([]byte, 4)), text(make([]byte, 16)), text(mapped[:])}
+	if addr.Addr().Is4() {
+		wanted = append(wanted, text(addr.Addr().AsSlice()))
+	}
+	var sockets []string
+	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(string(data)) {
+			fields := strings.Fields(line)
+			if len(fields) < 10 || fields[3] != state {
+				continue
+			}
+			ip, port, _ := strings.Cut(fields[1], ":")
+			if n, err := strconv.ParseUint(port, 16, 16); err == nil && uint16(n) == addr.Port() && slices.Contains(wanted, ip) {
+				sockets = append(sockets, "socket:["+fields[9]+"]")
+			}
+		}
+	}
+	return sockets
 }
