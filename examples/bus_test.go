@@ -112,7 +112,7 @@ func (c *cluster) mustKeepProcesses(when string, before map[string]int) map[stri
 // killVM ends everything of a VM at once.
 func (c *cluster) killVM(vm string) {
 	c.t.Helper()
-	dir := filepath.Join(c.state, "bus", "vms", vm) + "/"
+	dir := filepath.Join(c.state, "bus", "vms", vm) // its init is called by just that
 	within(c.t, 10*time.Second, vm+" is dead", func() bool {
 		left := processesUnder(dir)
 		for _, p := range left {
@@ -233,7 +233,12 @@ func (c *cluster) mustBeOnBus(when string, want int) {
 	c.t.Helper()
 	nc := c.asDeployer()
 	defer nc.Close()
-	answers := 0
+	var answers []string
+	defer func() {
+		if c.t.Failed() {
+			c.t.Logf("answers: %q", answers)
+		}
+	}()
 	within(c.t, 20*time.Second, fmt.Sprintf("%s: %d agents answer on the bus", when, want), func() bool {
 		inbox := nc.NewRespInbox()
 		sub, err := nc.SubscribeSync(inbox)
@@ -243,13 +248,15 @@ func (c *cluster) mustBeOnBus(when string, want int) {
 		if err := nc.PublishRequest("$SRV.PING.agent", inbox, nil); err != nil {
 			c.t.Fatal(err)
 		}
-		for answers = 0; ; answers++ {
-			if _, err := sub.NextMsg(500 * time.Millisecond); err != nil {
+		for answers = nil; ; {
+			msg, err := sub.NextMsg(500 * time.Millisecond)
+			if err != nil {
 				break
 			}
+			answers = append(answers, string(msg.Data))
 		}
 		_ = sub.Unsubscribe() // fails only without a connection
-		return answers == want
+		return len(answers) == want
 	})
 }
 
