@@ -5,6 +5,7 @@ package examples
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -48,9 +49,16 @@ group "db" {
 }
 `
 
-// TestDisks follows the data of a group through everything that becomes of its
-// VMs.
-func TestDisks(t *testing.T) {
+// keeperCluster is three instances with disks, and when their data began.
+type keeperCluster struct {
+	*cluster
+	vmsDir string
+	births []string
+	first  string // index and zone of each instance
+}
+
+func startKeepers(t *testing.T) *keeperCluster {
+	t.Helper()
 	dir := t.TempDir()
 	for path, content := range map[string]string{
 		"jobs/keeper/job.hcl":          keeperJob,
@@ -65,40 +73,58 @@ func TestDisks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c := start(t, filepath.Join(dir, "keepers.hcl"))
-	vmsDir := filepath.Join(c.state, "keepers", "vms")
-	born := func(index string) string {
-		t.Helper()
-		data, err := os.ReadFile(filepath.Join(vmsDir, "disks", "db-"+index, "data", "keeper", "born"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(data)
-	}
-	zones := func() string {
-		var out []string
-		for _, in := range c.status().Instances {
-			out = append(out, in.ID+" "+in.AZ)
-		}
-		return strings.Join(out, ", ")
-	}
-	c.mustApply()
-	c.mustAllRun(3)
-	births := []string{born("0"), born("1"), born("2")}
-	first, firstZones := c.vms("keepers"), zones()
-	mustStand := func(n int) {
-		t.Helper()
-		c.mustAllRun(n)
-		for i, was := range births[:n] {
-			if now := born(strconv.Itoa(i)); now != was {
-				t.Errorf("db/%d has lost its data: born %s, now %s", i, was, now)
-			}
-		}
-	}
+	k := &keeperCluster{cluster: start(t, filepath.Join(dir, "keepers.hcl"))}
+	k.vmsDir = filepath.Join(k.state, "keepers", "vms")
+	k.mustApply()
+	k.mustAllRun(3)
+	k.births = []string{k.born(0), k.born(1), k.born(2)}
+	k.first = k.zones()
+	return k
+}
 
+func (k *keeperCluster) born(index int) string {
+	k.t.Helper()
+	data, err := os.ReadFile(filepath.Join(k.vmsDir, "disks", fmt.Sprintf("db-%d", index), "data", "keeper", "born"))
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return string(data)
+}
+
+func (k *keeperCluster) zones() string {
+	k.t.Helper()
+	var out []string
+	for _, in := range k.status().Instances {
+		out = append(out, in.ID+" "+in.AZ)
+	}
+	return strings.Join(out, ", ")
+}
+
+// mustStand checks that n instances run with the data that they began with.
+func (k *keeperCluster) mustStand(n int) {
+	k.t.Helper()
+	k.mustAllRun(n)
+	for i, was := range k.births[:n] {
+		if now := k.born(i); now != was {
+			k.t.Errorf("db/%d has lost its data: born %s, now %s", i, was, now)
+		}
+	}
+}
+
+func (k *keeperCluster) mustHaveZones() {
+	k.t.Helper()
+	if now := k.zones(); now != k.first {
+		k.t.Errorf("zones are %s, were %s", now, k.first)
+	}
+}
+
+// TestDisksOutliveVMs replaces VMs, and removes one that returns.
+func TestDisksOutliveVMs(t *testing.T) {
+	c := startKeepers(t)
+	first := c.vms("keepers")
 	c.edit("memory_mb = 128", "memory_mb = 256")
 	c.mustApply()
-	mustStand(3)
+	c.mustStand(3)
 	replaced := c.vms("keepers")
 	for id, v := range first {
 		if replaced[id].ID == v.ID || replaced[id].Disk != v.Disk {
@@ -110,8 +136,8 @@ func TestDisks(t *testing.T) {
 	out, code := c.run("plan")
 	mustTell(t, out, code, 2, "= disk of db/2, 1 GB", "kept; db/2 takes it again when it returns", "1 to delete")
 	c.mustApply()
-	mustStand(2)
-	if born("2") != births[2] {
+	c.mustStand(2)
+	if c.born(2) != c.births[2] {
 		t.Error("the disk of db/2 is not what it was")
 	}
 	// Other zones, and another one is the emptiest: the disk stays where it is.
@@ -120,43 +146,48 @@ func TestDisks(t *testing.T) {
 	out, code = c.run("plan")
 	mustTell(t, out, code, 2, "+ disk of db/2, 1 GB", "db/2 takes it again, with the data on it")
 	c.mustApply()
-	mustStand(3)
-	if now := zones(); now != firstZones {
-		t.Errorf("zones are %s, were %s", now, firstZones)
-	}
+	c.mustStand(3)
+	c.mustHaveZones()
 	if r := c.applyJSON(); r.Changed {
 		t.Errorf("another apply: %+v", r)
 	}
+	if out, code = c.run("destroy", "--auto-approve", "--delete-disks"); code != 0 {
+		t.Error(out)
+	}
+}
 
-	out, code = c.run("destroy", "--auto-approve")
-	mustTell(t, out, code, 0, "= disk of db/0, 1 GB", "what is left is the disk of db/0 (1 GB, "+replaced["db/0"].Disk+")", "--delete-disks")
+// TestDisksOutliveTheDeployment destroys a deployment, which keeps its disks
+// unless it is told to delete them.
+func TestDisksOutliveTheDeployment(t *testing.T) {
+	c := startKeepers(t)
+	disk := c.vms("keepers")["db/0"].Disk
+	out, code := c.run("destroy", "--auto-approve")
+	mustTell(t, out, code, 0, "= disk of db/0, 1 GB", "what is left is the disk of db/0 (1 GB, "+disk+")", "--delete-disks")
 	if left := processesUnder(c.state); len(left) > 0 {
 		t.Errorf("processes are left: %v", left)
 	}
-	if _, err := os.Stat(filepath.Join(vmsDir, "db-0")); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(c.vmsDir, "db-0")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the VM of db/0 is left: %v", err)
 	}
 	out, code = c.run("destroy", "--auto-approve")
 	mustTell(t, out, code, 0, "nothing to destroy but the disk of db/0")
 	c.mustApply()
-	mustStand(3)
-	if now := zones(); now != firstZones {
-		t.Errorf("zones are %s, were %s", now, firstZones)
-	}
+	c.mustStand(3)
+	c.mustHaveZones()
 
 	c.edit("instances = 3", "instances = 1")
 	out, code = c.run("apply", "--auto-approve", "--delete-disks")
 	mustTell(t, out, code, 0, "- disk of db/1, 1 GB", "DELETED, all data on it is lost")
-	mustStand(1)
+	c.mustStand(1)
 	for _, name := range []string{"db-1", "db-2"} {
-		if _, err := os.Stat(filepath.Join(vmsDir, "disks", name)); !errors.Is(err, os.ErrNotExist) {
+		if _, err := os.Stat(filepath.Join(c.vmsDir, "disks", name)); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("the disk %s is left: %v", name, err)
 		}
 	}
 	// At a terminal, yes is not enough for that.
 	out, code = c.answer("yes", "destroy", "--delete-disks")
 	mustTell(t, out, code, 1, "\x1b[31m- disk of db/0, 1 GB", "\x1b[31mTHE DATA ON 1 PERSISTENT DISK(S) WILL BE LOST", "Only keepers is accepted")
-	mustStand(1)
+	c.mustStand(1)
 	out, code = c.answer("keepers", "destroy", "--delete-disks")
 	mustTell(t, out, code, 0, "Destroyed")
 	c.mustLeaveNothing()
