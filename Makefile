@@ -79,7 +79,7 @@ test: ## everything: format, build, vet, unit tests with the race detector, end-
 	stage vet-e2e go vet -tags e2e ./examples/...; \
 	stage lint $(MAKE) --no-print-directory lint; \
 	stage unit env CGO_ENABLED=1 go test -race -p 2 -timeout 10m ./...; \
-	stage e2e go test -tags e2e -p 1 -timeout 15m ./examples/...; \
+	stage e2e go test -tags e2e -p 1 -timeout 25m ./examples/...; \
 	stage demo $(MAKE) --no-print-directory demo-check; \
 	printf "=== stages\n$$times"; \
 	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; \
