@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -26,13 +27,125 @@ while :; do
   sleep 0.01
 done`
 
+// matrix is a cluster of three app instances and a bus whose parts are killed.
+type matrix struct {
+	*cluster
+	// processes are the command lines of the instance's VM by pid here.
+	processes func(instance string) map[int]string
+	// kinds are the parts: which processes of which instances they are.
+	kinds map[string]part
+	// logs are the log files of script/main on all app instances.
+	logs func() []string
+}
+
+type part struct {
+	instances []string
+	pattern   string
+}
+
+var (
+	apps = []string{"app/0", "app/1", "app/2"}
+	all  = append([]string{"nats/0"}, apps...)
+)
+
+// find are the pids of a kind on an instance.
+func (m *matrix) find(kind, instance string) []int {
+	pattern := regexp.MustCompile(m.kinds[kind].pattern)
+	var pids []int
+	for pid, command := range m.processes(instance) {
+		if pattern.MatchString(command) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
 // TestKillMatrix kills the deployer at 20 random moments of applies, and in
-// each of them another part of the cluster: agent, shim, job, init or bus.
+// most of them another part of the cluster: agent, shim, job, init or bus.
 // Every time the next apply converges; nothing runs twice or is left over, and
 // no process that ran on lost a line of its log.
 func TestKillMatrix(t *testing.T) {
-	c := shellCluster(t, 3, fmt.Sprintf(counts, 0))
+	c := matrixCluster(t)
 	c.edit(`cidr = "127.41.0.0/24"`, `cidr = "127.42.0.0/24"`)
+	m := &matrix{
+		cluster: c,
+		processes: func(instance string) map[int]string {
+			found := map[int]string{}
+			folder := "/vms/" + strings.ReplaceAll(instance, "/", "-")
+			for _, p := range processesUnder(c.state) {
+				pid, command, _ := strings.Cut(p, " ")
+				n, err := strconv.Atoi(pid)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if strings.Contains(command, folder+"/") || strings.HasSuffix(strings.TrimSpace(command), folder) {
+					found[n] = command
+				}
+			}
+			return found
+		},
+		kinds: map[string]part{
+			"agent": {all, `/bin/agent-\S+ run `},
+			"shim":  {apps, `/bin/shim-\S+ .*/run/script/`},
+			"job":   {apps, `^/bin/sh \S+/script.sh`},
+			"init":  {all, `local-init `},
+			"nats":  {all[:1], `/nats -c `},
+		},
+		logs: func() []string {
+			files, err := filepath.Glob(filepath.Join(c.state, "scripts", "vms", "app-*", "agent", "log", "script", "main.log*"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return files
+		},
+	}
+	m.run(t, 20)
+}
+
+// TestKillMatrixOnMachines is the same on machines with an SSH server, where
+// the agent's keeper is what an init is elsewhere.
+func TestKillMatrixOnMachines(t *testing.T) {
+	runtime.LockOSThread() // the machines end with the thread that started them
+	private, public := newKey(t)
+	keyFile := filepath.Join(t.TempDir(), "id")
+	if err := os.WriteFile(keyFile, private, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	hosts := map[string]*host{}
+	machines := ""
+	for i, h := range newNetwork(t).newHosts(len(all), public) {
+		hosts[all[i]] = h
+		machines += fmt.Sprintf("    %q = { address = %q, host_key = %q }\n", all[i], h.address, h.hostKey)
+	}
+	c := matrixCluster(t)
+	c.edit(`infrastructure "local" { cidr = "127.41.0.0/24" }`, fmt.Sprintf("infrastructure \"hosts\" {\n  private_key = %q\n  instances = {\n%s  }\n}", keyFile, machines))
+	m := &matrix{
+		cluster:   c,
+		processes: func(instance string) map[int]string { return hosts[instance].processes() },
+		kinds: map[string]part{
+			"agent": {all, ` run --dir `},
+			"shim":  {apps, `/bin/shim-\S+ .*/run/script/`},
+			"job":   {apps, `^/bin/sh \S+/script.sh`},
+			"init":  {all, ` keep --dir `},
+			"nats":  {all[:1], `/nats -c `},
+		},
+		logs: func() []string {
+			var files []string
+			for _, id := range apps {
+				found, err := filepath.Glob("/proc/" + hosts[id].pid() + "/root/var/lib/deploy/log/script/main.log*")
+				if err != nil {
+					t.Fatal(err)
+				}
+				files = append(files, found...)
+			}
+			return files
+		},
+	}
+	m.run(t, 12)
+}
+
+func matrixCluster(t *testing.T) *cluster {
+	c := shellCluster(t, 3, fmt.Sprintf(counts, 0))
 	c.edit("update {", `secret "nats" { type = "password" }
 group "nats" {
   job "nats" {
@@ -41,125 +154,96 @@ group "nats" {
 }
 update {
   max_in_flight = "67%"`)
-	c.mustApply()
+	return c
+}
+
+func (m *matrix) run(t *testing.T, rounds int) {
+	m.mustApply()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	victims := []string{"", "agent", "shim", "job", "init", "nats"}
-	for round := 1; round <= 20; round++ {
+	for round := 1; round <= rounds; round++ {
 		script := "--var=script=" + fmt.Sprintf(counts, round)
 		victim := victims[round%len(victims)]
+		when := fmt.Sprintf("round %d (%s)", round, victim)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		cmd := c.command(ctx, "apply", "--auto-approve", script)
+		cmd := m.command(ctx, "apply", "--auto-approve", script)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
 		// An apply takes about 2 s; the moment is anywhere in it.
 		<-time.After(time.Duration(random.IntN(1500)) * time.Millisecond)
 		if victim != "" {
-			killPart(t, c, victim, random)
+			m.kill(victim, random)
 		}
 		_ = cmd.Process.Kill() // it may have ended already
 		_ = cmd.Wait()
 		cancel()
 
-		var out string
-		within(t, 60*time.Second, fmt.Sprintf("round %d (%s): an apply succeeds", round, victim), func() bool {
-			var code int
-			out, code = c.run("apply", "--auto-approve", script)
+		within(t, 60*time.Second, when+": an apply succeeds", func() bool {
+			out, code := m.cluster.run("apply", "--auto-approve", script)
 			if code != 0 {
-				t.Logf("round %d (%s): apply exited with %d:\n%s", round, victim, code, out)
+				t.Logf("%s: apply exited with %d:\n%s", when, code, out)
 			}
 			return code == 0
 		})
-		if t.Failed() {
-			return
-		}
-		within(t, 30*time.Second, fmt.Sprintf("round %d (%s): everything runs", round, victim), func() bool {
-			for _, in := range c.status().Instances {
+		within(t, 30*time.Second, when+": everything runs", func() bool {
+			for _, in := range m.status().Instances {
 				if in.State != "running" || in.Agent != "alive" {
 					return false
 				}
 			}
 			return true
 		})
-		if out, code := c.run("plan", script); code == 1 {
-			t.Fatalf("round %d (%s): plan exited with %d:\n%s", round, victim, code, out)
+		if out, code := m.cluster.run("plan", script); code == 1 {
+			t.Fatalf("%s: plan exited with %d:\n%s", when, code, out)
 		}
-		mustRunOnce(t, c, fmt.Sprintf("round %d (%s)", round, victim))
+		m.mustRunOnce(t, when)
 	}
-	mustHaveWholeLogs(t, c)
+	mustHaveWholeLogs(t, m.logs())
 }
 
-// killPart kills one process of a kind, a random one.
-func killPart(t *testing.T, c *cluster, kind string, random *rand.Rand) {
-	t.Helper()
-	patterns := map[string]string{
-		"agent": `/bin/agent-\S+ run `,
-		"shim":  `app-\d/\S*shim\S* .*/run/script/`,
-		"job":   `^/bin/sh \S+/script.sh`,
-		"init":  `local-init .*/app-\d`,
-		"nats":  `/nats -c `,
-	}
-	pattern := regexp.MustCompile(patterns[kind])
-	var pids []int
-	for _, p := range processesUnder(c.state) {
-		pid, command, _ := strings.Cut(p, " ")
-		if pattern.MatchString(command) {
-			n, err := strconv.Atoi(pid)
-			if err != nil {
-				t.Fatal(err)
-			}
-			pids = append(pids, n)
+// kill kills one process of a kind, a random one. None may be there at the
+// moment, which is as good.
+func (m *matrix) kill(kind string, random *rand.Rand) {
+	instances := m.kinds[kind].instances
+	for _, pid := range m.find(kind, instances[random.IntN(len(instances))]) {
+		if p, err := os.FindProcess(pid); err == nil {
+			_ = p.Kill() // it may just have ended
 		}
-	}
-	if len(pids) == 0 {
-		return // it happens to be away, which is as good
-	}
-	if p, err := os.FindProcess(pids[random.IntN(len(pids))]); err == nil {
-		_ = p.Kill() // it may just have ended
+		return
 	}
 }
 
 // mustRunOnce checks that each VM has one agent and each process runs once.
-func mustRunOnce(t *testing.T, c *cluster, when string) {
+func (m *matrix) mustRunOnce(t *testing.T, when string) {
 	t.Helper()
-	var found map[string]int
-	healthy := func() bool {
-		found = map[string]int{}
-		for _, p := range processesUnder(c.state) {
-			for _, kind := range []struct{ name, pattern string }{
-				{"agent", `/vms/(\w+-\d)/agent/bin/agent-\S+ run `},
-				{"job", `^\d+ /bin/sh \S*/vms/(\w+-\d)/\S+/script.sh`},
-				{"nats", `/vms/(\w+-\d)/agent/store/\S+/nats -c `},
-			} {
-				if m := regexp.MustCompile(kind.pattern).FindStringSubmatch(p); m != nil {
-					found[m[1]+" "+kind.name]++
+	var wrong []string
+	defer func() {
+		if t.Failed() {
+			t.Logf("%s: %v", when, wrong)
+		}
+	}()
+	// An agent that was relieved may take a moment to go.
+	within(t, 20*time.Second, when+": every agent and process runs once", func() bool {
+		wrong = nil
+		for _, kind := range []string{"agent", "job", "nats"} {
+			for _, instance := range m.kinds[kind].instances {
+				if pids := m.find(kind, instance); len(pids) != 1 {
+					wrong = append(wrong, fmt.Sprintf("%s of %s: %v", kind, instance, pids))
 				}
 			}
 		}
-		for _, want := range []string{"app-0 agent", "app-1 agent", "app-2 agent", "nats-0 agent", "app-0 job", "app-1 job", "app-2 job", "nats-0 nats"} {
-			if found[want] != 1 {
-				return false
-			}
-		}
-		return true
-	}
-	// A standby agent waits for its predecessor's lock; it may take a moment to go.
-	defer func() {
-		if t.Failed() {
-			t.Logf("%s: running are %v", when, found)
-		}
-	}()
-	within(t, 20*time.Second, when+": every agent and process runs once", healthy)
+		return len(wrong) == 0
+	})
 }
 
 // mustHaveWholeLogs checks that each process's lines are numbered without a gap.
-func mustHaveWholeLogs(t *testing.T, c *cluster) {
+func mustHaveWholeLogs(t *testing.T, files []string) {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(c.state, "scripts", "vms", "app-*", "agent", "log", "script", "main.log*"))
-	if err != nil || len(files) < 3 {
-		t.Fatalf("log files: %v, %v", files, err)
+	if len(files) < 3 {
+		t.Fatalf("log files: %v", files)
 	}
 	lines := 0
 	for _, file := range files {
