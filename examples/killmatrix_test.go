@@ -208,11 +208,12 @@ func (m *matrix) run(t *testing.T, rounds int) {
 // moment, which is as good.
 func (m *matrix) kill(kind string, random *rand.Rand) {
 	instances := m.kinds[kind].instances
-	for _, pid := range m.find(kind, instances[random.IntN(len(instances))]) {
-		if p, err := os.FindProcess(pid); err == nil {
-			_ = p.Kill() // it may just have ended
-		}
+	pids := m.find(kind, instances[random.IntN(len(instances))])
+	if len(pids) == 0 {
 		return
+	}
+	if p, err := os.FindProcess(pids[0]); err == nil {
+		_ = p.Kill() // it may just have ended
 	}
 }
 
