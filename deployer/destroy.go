@@ -59,6 +59,12 @@ func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (*Result, erro
 	if p.Disks, err = r.diskChanges(func(string) bool { return true }); err != nil {
 		return nil, err
 	}
+	for i := range p.Instances { // the manifest has them; they go all the same
+		p.Instances[i].Causes = nil
+		for k := range p.Instances[i].Processes {
+			p.Instances[i].Processes[k].Cause = "the deployment is destroyed"
+		}
+	}
 	if ok, err := q.Approve(p); err != nil {
 		return nil, err
 	} else if !ok {
