@@ -150,8 +150,13 @@ func (f *fixture) pids() map[string]int {
 // until polls until the condition holds.
 func (f *fixture) until(what string, condition func() bool) {
 	f.Helper()
-	for deadline := time.Now().Add(patience); !condition(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(patience)
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-deadline:
 			f.Fatalf("not within %s: %s", patience, what)
 		}
 	}
