@@ -21,11 +21,29 @@ const maxConcurrent = 64
 // It is the transport that failed, so a client asks over another one.
 const TooLarge = "413"
 
+// closing is the Nats-Service-Error-Code for a request that came while the
+// service ended. It is the transport that failed, as above.
+const closing = "503"
+
 // Service is the API as a NATS micro service.
 type Service struct {
 	service micro.Service
 	cancel  context.CancelFunc
-	work    sync.WaitGroup
+
+	mu     sync.Mutex // a request may still be delivered while Close waits
+	closed bool
+	work   sync.WaitGroup
+}
+
+// begin runs work on a goroutine that Close waits for, or says that none is
+// taken any more.
+func (s *Service) begin(work func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.closed {
+		s.work.Go(work)
+	}
+	return !s.closed
 }
 
 // Identity is what a service says of itself.
@@ -68,11 +86,14 @@ func NATS(nc *nats.Conn, id Identity, handlers map[api.Method]Handler, log *slog
 				respond(nc, r.Reply(), nil, &api.Error{Code: api.CodeInternal, Message: fmt.Sprintf("cannot answer: %d requests are waiting already", maxConcurrent)}, log)
 				return
 			}
-			s.work.Go(func() {
+			if !s.begin(func() {
 				defer func() { <-slots }()
 				reply, refusal := handle(ctx, r.Data())
 				respond(nc, r.Reply(), reply, refusal, log)
-			})
+			}) {
+				<-slots
+				send(nc, failure(r.Reply(), closing, "the agent leaves this bus", nil), log)
+			}
 		})
 		if err := service.AddEndpoint(string(method), endpoint, micro.WithEndpointSubject(api.Subject(id.Instance, method))); err != nil {
 			s.Close()
@@ -86,6 +107,9 @@ func NATS(nc *nats.Conn, id Identity, handlers map[api.Method]Handler, log *slog
 // them.
 func (s *Service) Close() {
 	_ = s.service.Stop() // fails only when the connection is gone, and its subscriptions with it
+	s.mu.Lock()
+	s.closed = true
+	s.mu.Unlock()
 	s.cancel()
 	s.work.Wait()
 }
@@ -94,19 +118,26 @@ func (s *Service) Close() {
 // until the handler returns, and ours return before the work is done.
 func respond(nc *nats.Conn, to string, reply []byte, refusal *api.Error, log *slog.Logger) {
 	answer := &nats.Msg{Subject: to, Data: reply}
-	fail := func(code, text string, body []byte) {
-		answer.Header = nats.Header{micro.ErrorCodeHeader: {code}, micro.ErrorHeader: {headerText(text)}}
-		answer.Data = body
-	}
 	limit := nc.MaxPayload()
 	switch {
 	case refusal != nil:
 		body, _ := json.Marshal(refusal) // plain strings and numbers
-		fail(string(refusal.Code), refusal.Message, body)
+		answer = failure(to, string(refusal.Code), refusal.Message, body)
 	case limit > 0 && int64(len(reply)) > limit:
-		fail(TooLarge, fmt.Sprintf("the reply has %d bytes where the bus carries %d", len(reply), limit), nil)
+		answer = failure(to, TooLarge, fmt.Sprintf("the reply has %d bytes where the bus carries %d", len(reply), limit), nil)
 	}
-	if to == "" {
+	send(nc, answer, log)
+}
+
+func failure(to, code, text string, body []byte) *nats.Msg {
+	return &nats.Msg{
+		Subject: to, Data: body,
+		Header: nats.Header{micro.ErrorCodeHeader: {code}, micro.ErrorHeader: {headerText(text)}},
+	}
+}
+
+func send(nc *nats.Conn, answer *nats.Msg, log *slog.Logger) {
+	if answer.Subject == "" {
 		return // nobody waits
 	}
 	if err := nc.PublishMsg(answer); err != nil {
