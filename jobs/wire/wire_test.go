@@ -23,6 +23,16 @@ func TestGolden(t *testing.T) {
 		"router":   func(b []byte) (any, error) { return ParseRouterStart(b) },
 		"announce": func(b []byte) (any, error) { return ParseComponent(b) },
 		"discover": func(b []byte) (any, error) { return ParseComponent(b) },
+
+		"hmrequest":       func(b []byte) (any, error) { return ParseHealthManagerRequest(b) },
+		"healthrequest":   func(b []byte) (any, error) { return ParseHealthRequest(b) },
+		"health":          func(b []byte) (any, error) { return ParseHealth(b) },
+		"healthstatus":    func(b []byte) (any, error) { return ParseHealthStatusRequest(b) },
+		"flapping":        func(b []byte) (any, error) { return ParseFlappingIndices(b) },
+		"crashed":         func(b []byte) (any, error) { return ParseCrashedInstances(b) },
+		"bulkcredentials": func(b []byte) (any, error) { return ParseBulkCredentials(b) },
+		"bulkapps":        func(b []byte) (any, error) { return ParseBulkApps(b) },
+		"bulkcounts":      func(b []byte) (any, error) { return ParseBulkCounts(b) },
 	}
 	files, err := filepath.Glob("testdata/*.json")
 	if err != nil || len(files) == 0 {
