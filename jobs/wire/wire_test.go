@@ -3,6 +3,7 @@ package wire
 import (
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -34,6 +35,7 @@ func TestGolden(t *testing.T) {
 		"bulkapps":        func(b []byte) (any, error) { return ParseBulkApps(b) },
 		"bulkcounts":      func(b []byte) (any, error) { return ParseBulkCounts(b) },
 	}
+	maps.Copy(parsers, deaParsers)
 	files, err := filepath.Glob("testdata/*.json")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no golden files: %v", err)

@@ -1,0 +1,36 @@
+package wire
+
+import "encoding/json"
+
+// RuntimeInfo is how the later dialect describes a language runtime; the older
+// one sends its name only.
+type RuntimeInfo struct {
+	Name        string `json:"name"`
+	Version     string `json:"version,omitempty"`
+	Description string `json:"description,omitempty"`
+	Executable  string `json:"executable,omitempty"` // a path, or a name looked up in PATH
+	// VersionFlag makes Executable print its version; "": "-v".
+	VersionFlag string `json:"version_flag,omitempty"`
+	// VersionOutput is a regular expression that what is printed must match.
+	VersionOutput string `json:"version_output,omitempty"`
+	// AdditionalChecks are further arguments whose output must contain "true".
+	AdditionalChecks string              `json:"additional_checks,omitempty"`
+	Environment      Tags                `json:"environment,omitempty"`
+	DebugModes       []string            `json:"debug_modes,omitempty"`
+	DebugEnv         map[string][]string `json:"debug_env,omitempty"` // mode to "K=V"
+}
+
+// BoundService is a service instance that an app is bound to, with the
+// credentials of this binding. Credentials and Options pass as they are.
+type BoundService struct {
+	Name        string          `json:"name"`
+	Label       string          `json:"label"` // "redis-2.2"
+	Plan        string          `json:"plan"`
+	PlanOption  *string         `json:"plan_option"`
+	Tags        []string        `json:"tags"`
+	Type        string          `json:"type"`
+	Vendor      string          `json:"vendor"`
+	Version     string          `json:"version"`
+	Credentials json.RawMessage `json:"credentials"`
+	Options     json.RawMessage `json:"options"`
+}
