@@ -11,6 +11,10 @@ packages_of() {
 	sshd) echo openssh-server ;;
 	ip) echo iproute2 ;;
 	curl) echo curl ca-certificates ;;
+	# Runtimes of apps. On PATH there may be others that only one user can run.
+	/usr/bin/node) echo nodejs ;;
+	/usr/bin/python3) echo python3 ;;
+	/usr/bin/ruby) echo ruby ;;
 	*) echo "setup: no package is known for the program $1" >&2 && return 1 ;;
 	esac
 }

@@ -44,9 +44,10 @@ var importRules = []importRule{
 
 	{packages: `jobs/wire`, tests: `jobs/wire`, stdOnly: true},
 	{packages: `jobs/component(/.*)?`, may: `jobs/component(/.*)?|jobs/wire`, tests: `jobs/nats`},
-	{packages: `jobs`, tests: `jobs(/.*)?|manifests`}, // job.hcl files and templates: data
+	{packages: `jobs/runtimes`, may: `jobs/wire`, tests: `jobs/runtimes`}, // what stager, DEA and controller must agree on
+	{packages: `jobs`, tests: `jobs(/.*)?|manifests`},                     // job.hcl files and templates: data
 	// A job knows no other job, in tests apart, and not who deploys it.
-	{packages: `(jobs/[^/]+|examples/jobs/[^/]+)(/.*)?`, may: `$1(/.*)?|jobs/component(/.*)?|jobs/wire`, tests: `jobs(/.*)?|agent/(api|client|agenttest)|manifests`},
+	{packages: `(jobs/[^/]+|examples/jobs/[^/]+)(/.*)?`, may: `$1(/.*)?|jobs/component(/.*)?|jobs/runtimes|jobs/wire`, tests: `jobs(/.*)?|agent/(api|client|agenttest)|manifests`},
 
 	{packages: `templates`, tests: `.*`},
 	{packages: `examples(/.*)?`, tests: `.*`},
@@ -163,6 +164,8 @@ func TestImportRulesCatch(t *testing.T) {
 		{"jobs/router", "jobs/router/internal/table", false, false},
 		{"jobs/router", "jobs/nats", false, true},
 		{"jobs/router", "jobs/nats", true, false},
+		{"jobs/dea", "jobs/runtimes", false, false},
+		{"jobs/runtimes", "jobs/component", false, true},
 		{"jobs/router/cmd/router", "jobs/component", false, false},
 		{"jobs/router", "agent/api", false, true},
 		{"examples/jobs/hello", "examples/jobs/other", false, true},

@@ -1,0 +1,58 @@
+package runtimes
+
+import "deploy/jobs/wire"
+
+// Runtimes are the usual ones, by name, in the order of their names. Their
+// executables are looked for where a system has its programs, whatever their
+// version; a cloud controller may be configured with others.
+func Runtimes() []wire.RuntimeInfo {
+	return []wire.RuntimeInfo{
+		{Name: "binary", Version: "-", Description: "Programs that need nothing else"},
+		{Name: "java", Version: "17", Description: "Java", Executable: "java", VersionFlag: "-version", VersionOutput: `version "\d+`},
+		{Name: "node", Version: "20", Description: "Node.js", Executable: "node", VersionFlag: "--version", VersionOutput: `^v\d+\.`},
+		{Name: "python", Version: "3", Description: "Python 3", Executable: "python3", VersionFlag: "--version", VersionOutput: `^Python 3\.`},
+		{Name: "ruby", Version: "3", Description: "Ruby", Executable: "ruby", VersionFlag: "--version", VersionOutput: `^ruby \d+\.`},
+		{Name: "static", Version: "-", Description: "Files; the server comes with them"},
+	}
+}
+
+// Frameworks are those that the stager has plugins for, in the order in which a
+// client tries to recognize an app: the first whose detection fits is it.
+func Frameworks() []wire.FrameworkInfo {
+	one := func(runtime string) []map[string]wire.FrameworkRuntime {
+		return []map[string]wire.FrameworkRuntime{{runtime: {Default: true}}}
+	}
+	is := func(pairs ...any) []map[string]any {
+		var rules []map[string]any
+		for i := 0; i < len(pairs); i += 2 {
+			rules = append(rules, map[string]any{pairs[i].(string): pairs[i+1]})
+		}
+		return rules
+	}
+	var all []map[string]wire.FrameworkRuntime
+	for _, r := range Runtimes() {
+		if r.Name != "static" {
+			all = append(all, map[string]wire.FrameworkRuntime{r.Name: {}})
+		}
+	}
+	return []wire.FrameworkInfo{
+		{Name: "java_web", Runtimes: one("java"), Detection: is("*.war", true, "WEB-INF/web.xml", true)},
+		{Name: "rack", Runtimes: one("ruby"), Detection: is("config.ru", true)},
+		{Name: "sinatra", Runtimes: one("ruby"), Detection: is("*.rb", `^\s*require[\s(]*['"]sinatra(/base)?['"]`)},
+		{Name: "node", Runtimes: one("node"), Detection: is("package.json", true, "*.js", ".")},
+		{Name: "wsgi", Runtimes: one("python"), Detection: is("wsgi.py", true)},
+		{Name: "static", Runtimes: one("static"), Detection: is("index.html", true)},
+		{Name: "binary", Runtimes: one("binary")},
+		{Name: "standalone", Runtimes: all},
+	}
+}
+
+// Named finds one of the usual runtimes, for messages that give its name only.
+func Named(name string) (wire.RuntimeInfo, bool) {
+	for _, r := range Runtimes() {
+		if r.Name == name {
+			return r, true
+		}
+	}
+	return wire.RuntimeInfo{}, false
+}
