@@ -17,7 +17,7 @@ TOOLS := $(patsubst %/,./%,$(sort $(dir $(wildcard deployer/cmd/*/*.go))))
 EXAMPLE := examples/cluster.hcl
 DEMO_URL := http://hello.cf.localhost:8080/
 
-.PHONY: help build $(PLATFORMS) setup demo demo-down test check-format bench fmt lint clean
+.PHONY: help build $(PLATFORMS) setup demo demo-down test check-format bench soak fmt lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ check-format:
 
 bench: build ## how long applies take
 	go test -tags e2e -run '^$$' -bench . -benchtime 5x -timeout 15m ./examples/...
+
+soak: build ## 200,000 requests during rolling updates and reloads: none may fail
+	go test -tags e2e -v -run TestRollingUpdateUnderLoad -timeout 30m ./examples/ -soak 200000 -rate 2000
 
 fmt: ## format all Go code
 	gofmt -w .

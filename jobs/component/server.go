@@ -253,10 +253,15 @@ func (s *Server) track(conn net.Conn, state http.ConnState) {
 	}
 }
 
+// handshake is how long the queue of a listener must stay empty until no client
+// is taken to be in the middle of connecting any more: longer than a packet
+// takes to and fro.
+const handshake = 50 * time.Millisecond
+
 // stopAccepting closes a listener without resetting connections that clients
-// have made and nobody has accepted yet: first the kernel is told to drop new
-// ones unanswered (the client tries again a moment later and is refused), then
-// the server, which goes on accepting, empties the queue.
+// have made and nobody has accepted yet: first the kernel is told to drop
+// requests for new ones (the client asks again a moment later and is refused),
+// then the server, which goes on accepting, empties the queue.
 func stopAccepting(ctx context.Context, l net.Listener) error {
 	return errors.Join(emptyQueue(ctx, l.(syscall.Conn)), l.Close())
 }
@@ -266,15 +271,14 @@ func emptyQueue(ctx context.Context, l syscall.Conn) error {
 	if err != nil {
 		return err
 	}
-	dropAll := unix.SockFprog{Len: 1, Filter: &unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0}}
 	if err := raw.Control(func(fd uintptr) {
 		// Where the kernel refuses it, a connection made between the last look at
 		// the queue and the close is reset: rare, and no reason not to drain.
-		_ = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &dropAll)
+		_ = dropNew(int(fd))
 	}); err != nil {
 		return err
 	}
-	for {
+	for empty := time.Now(); ; {
 		waiting := 0
 		var failed error
 		err := raw.Control(func(fd uintptr) {
@@ -286,7 +290,9 @@ func emptyQueue(ctx context.Context, l syscall.Conn) error {
 		if err := errors.Join(err, failed); err != nil {
 			return err
 		}
-		if waiting == 0 {
+		if waiting > 0 {
+			empty = time.Now()
+		} else if time.Since(empty) > handshake {
 			return nil
 		}
 		select {
@@ -295,4 +301,19 @@ func emptyQueue(ctx context.Context, l syscall.Conn) error {
 		case <-time.After(time.Millisecond):
 		}
 	}
+}
+
+// dropNew makes a listening socket drop requests for connections. The third
+// packet of a handshake is let through: a client that has begun takes itself for
+// connected, and what it sends would be lost.
+func dropNew(fd int) error {
+	const flags, syn, synOrACK = 13, 0x02, 0x12 // of a TCP header: the byte, its bits
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: flags},
+		{Code: unix.BPF_ALU | unix.BPF_AND | unix.BPF_K, K: synOrACK},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: syn, Jt: 0, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},          // drop
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff}, // all of it
+	}
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 }

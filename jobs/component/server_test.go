@@ -180,6 +180,49 @@ func TestDrainLosesNothing(t *testing.T) {
 	}
 }
 
+// TestDropNew: a listener that is about to close leaves new clients without an
+// answer, so that they ask again, and takes those that are connected.
+func TestDropNew(t *testing.T) {
+	var plain net.ListenConfig
+	plain.SetMultipathTCP(false)
+	l, err := plain.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	early, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer early.Close()
+	raw, err := l.(*net.TCPListener).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) { err = dropNew(int(fd)) }); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatalf("the kernel takes no filter: %v", err)
+	}
+	late, err := net.DialTimeout("tcp", l.Addr().String(), 300*time.Millisecond)
+	var timeout net.Error
+	if !errors.As(err, &timeout) || !timeout.Timeout() {
+		t.Errorf("a new client gets %v, %v", late, err)
+	}
+	server, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer server.Close()
+	if _, err := io.WriteString(early, "x"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(server, make([]byte, 1)); err != nil {
+		t.Errorf("a client that was there is not heard: %v", err)
+	}
+}
+
 // TestDrainCutsUpgraded: a connection that was taken over is cut when the drain
 // time-out has passed, by its request's context.
 func TestDrainCutsUpgraded(t *testing.T) {

@@ -24,6 +24,17 @@ property "max_body_mb" {
   description = "Largest request body, MiB; 0: no limit"
 }
 
+property "drain_timeout_s" {
+  type        = number
+  default     = 30
+  description = "Seconds that a router which leaves waits for requests and WebSockets in progress, before it cuts them"
+
+  validation {
+    condition     = property.drain_timeout_s > 0 && property.drain_timeout_s <= 40
+    error_message = "Above 0 and at most 40: the agent does not wait for a drain much longer."
+  }
+}
+
 property "log_level" {
   type        = string
   default     = "info"
@@ -64,7 +75,7 @@ process "router" {
 
   # What a reload cannot change is repeated here, so that a change restarts.
   env = {
-    RESTART_ON = jsonencode([property.port])
+    RESTART_ON = jsonencode([property.port, property.drain_timeout_s])
   }
 
   control    = true # readiness, drain and reload on the control socket

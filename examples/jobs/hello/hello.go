@@ -7,10 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
 	"sync/atomic"
+
+	"github.com/coder/websocket"
 
 	"deploy/jobs/component"
 	"deploy/jobs/wire"
@@ -27,6 +30,9 @@ type Config struct {
 	Deployment string `yaml:"deployment"` // its name
 }
 
+// maxEcho bounds what /echo and a message of /socket may be.
+const maxEcho = 1 << 20
+
 // Hello is the running server.
 type Hello struct {
 	file   string
@@ -36,11 +42,15 @@ type Hello struct {
 	route  wire.Registration
 	server *component.Server
 	served atomic.Int64
+	// leaving ends when the drain begins: WebSockets are told to go elsewhere.
+	leaving context.Context
+	leave   context.CancelFunc
 }
 
 // New reads the configuration and takes the port. Run must follow.
 func New(p component.Process) (_ *Hello, err error) {
 	h := &Hello{file: p.ConfigFile}
+	h.leaving, h.leave = context.WithCancel(context.Background())
 	cfg, raw, err := load(p.ConfigFile)
 	if err != nil {
 		return nil, err
@@ -77,22 +87,67 @@ func New(p component.Process) (_ *Hello, err error) {
 // Run serves until ctx ends, then withdraws the route and leaves.
 func (h *Hello) Run(ctx context.Context) error {
 	defer h.base.Close()
+	defer h.leave()
 	if err := h.routes.Register(h.route); err != nil {
 		return errors.Join(err, h.server.Close())
 	}
 	return h.base.Run(ctx, h.server.Serve, h.routes.Run)
 }
 
-// ServeHTTP answers every request with who answers.
+// ServeHTTP answers with who answers; /echo with what was sent, and /socket is
+// a WebSocket that does so message by message.
 func (h *Hello) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.served.Add(1)
+	switch r.URL.Path {
+	case "/echo":
+		h.echo(w, r)
+	case "/socket":
+		h.socket(w, r)
+	default:
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = io.WriteString(w, h.page())
+	}
+}
+
+func (h *Hello) page() string {
 	cfg := h.config.Load()
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	fmt.Fprintf(w, "%s from %s of %s, at %s\n", cfg.Greeting, cfg.Instance, cfg.Deployment, h.base.Address())
+	return fmt.Sprintf("%s from %s of %s, at %s\n", cfg.Greeting, cfg.Instance, cfg.Deployment, h.base.Address())
+}
+
+func (h *Hello) echo(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxEcho))
+	if err != nil {
+		http.Error(w, fmt.Sprintf("cannot read what to echo: %v", err), http.StatusBadRequest)
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	_, _ = w.Write(body)
+}
+
+// socket says who answers, then repeats every message until the client leaves,
+// or this instance does: the client is told, and finds another one.
+func (h *Hello) socket(w http.ResponseWriter, r *http.Request) {
+	conn, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return // it has answered why
+	}
+	defer conn.CloseNow()
+	conn.SetReadLimit(maxEcho)
+	defer context.AfterFunc(h.leaving, func() { _ = conn.Close(websocket.StatusGoingAway, "this instance leaves") })()
+	message := []byte(h.page())
+	for kind := websocket.MessageText; ; {
+		if err := conn.Write(r.Context(), kind, message); err != nil {
+			return
+		}
+		if kind, message, err = conn.Read(r.Context()); err != nil {
+			return
+		}
+	}
 }
 
 // drain: first no router sends anything new, then what is there is finished.
 func (h *Hello) drain(ctx context.Context) error {
+	h.leave()
 	return errors.Join(h.routes.Close(ctx), h.server.Drain(ctx))
 }
 
