@@ -28,7 +28,7 @@ func TestCluster(t *testing.T) {
 
 	t.Run("a page through nginx, every router and every hello", func(t *testing.T) {
 		serves := map[string]bool{}
-		within(t, 20*time.Second, "all three hellos answer through the load balancer", func() bool {
+		within(t, 30*time.Second, "all three hellos answer through the load balancer", func() bool {
 			body, err := page(c.listen, "hello.cf.localhost")
 			if err != nil {
 				t.Fatalf("through the load balancer: %v", err)
@@ -72,7 +72,7 @@ func TestCluster(t *testing.T) {
 	t.Run("a killed process is back within a second", func(t *testing.T) {
 		pid := c.status().pids()["router/1 router"]
 		kill(t, pid)
-		took := within(t, 10*time.Second, "status shows the new process, and how the old one ended", func() bool {
+		took := within(t, 30*time.Second, "status shows the new process, and how the old one ended", func() bool {
 			for _, in := range c.status().Instances {
 				if in.ID == "router/1" && in.State == "running" {
 					p := in.Processes[0]
@@ -91,11 +91,11 @@ func TestCluster(t *testing.T) {
 		pids := c.status().pids()
 		agent := agentOf(t, c, "hello-0")
 		kill(t, agent)
-		within(t, 15*time.Second, "hello/0's agent is another process", func() bool {
+		within(t, 30*time.Second, "hello/0's agent is another process", func() bool {
 			pid, err := findAgent(c, "hello-0")
 			return err == nil && pid != agent
 		})
-		within(t, 15*time.Second, "all agents answer", func() bool {
+		within(t, 30*time.Second, "all agents answer", func() bool {
 			for _, in := range c.status().Instances {
 				if in.Agent != "alive" || in.State != "running" {
 					return false
@@ -173,7 +173,7 @@ func TestCluster(t *testing.T) {
 		}
 		kill(t, pid)
 		kill(t, agent)
-		within(t, 20*time.Second, "status tells how hello/2 ended", func() bool {
+		within(t, 30*time.Second, "status tells how hello/2 ended", func() bool {
 			for _, in := range c.status().Instances {
 				if in.ID == "hello/2" && in.State == "running" && len(in.Processes) == 1 {
 					p := in.Processes[0]

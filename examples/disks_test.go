@@ -31,7 +31,7 @@ exec sleep 1000
 `
 
 const keepers = `deployment "keepers" { domain = "keepers.localhost" }
-infrastructure "local" { cidr = "127.42.2.0/24" }
+infrastructure "local" {}
 variable "listen" { default = "" }
 release "test" { path = JOBS }
 vm "small" { memory_mb = 128 }
@@ -120,6 +120,7 @@ func (k *keeperCluster) mustHaveZones() {
 
 // TestDisksOutliveVMs replaces VMs, and removes one that returns.
 func TestDisksOutliveVMs(t *testing.T) {
+	t.Parallel()
 	c := startKeepers(t)
 	first := c.vms("keepers")
 	c.edit("memory_mb = 128", "memory_mb = 256")
@@ -159,6 +160,7 @@ func TestDisksOutliveVMs(t *testing.T) {
 // TestDisksOutliveTheDeployment destroys a deployment, which keeps its disks
 // unless it is told to delete them.
 func TestDisksOutliveTheDeployment(t *testing.T) {
+	t.Parallel()
 	c := startKeepers(t)
 	disk := c.vms("keepers")["db/0"].Disk
 	out, code := c.run("destroy", "--auto-approve")

@@ -14,6 +14,7 @@ import (
 // TestDocsNameRealCommands runs the help of every deploy command that a README
 // shows, with its flags: a command or flag that does not exist is an error.
 func TestDocsNameRealCommands(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("../*/README.md")
 	if err != nil {
 		t.Fatal(err)
@@ -44,6 +45,7 @@ func TestDocsNameRealCommands(t *testing.T) {
 
 // TestExamplesAreInOrder validates every manifest here, and how it is laid out.
 func TestExamplesAreInOrder(t *testing.T) {
+	t.Parallel()
 	manifests, err := filepath.Glob("*.hcl")
 	if err != nil || len(manifests) == 0 {
 		t.Fatalf("no manifests: %v", err)

@@ -15,8 +15,9 @@ import (
 // The doctor finds what is wrong before an apply and after it, and nothing where
 // nothing is.
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 2, waits)
-	c.edit(`cidr = "127.41.0.0/24"`, "\n  cidr    = \"127.47.0.0/24\"\n  publish = { (var.listen) = \"app:7000\" }\n")
+	c.edit(`infrastructure "local" {`, "infrastructure \"local\" {\n  publish = { (var.listen) = \"app:7000\" }")
 	out, code := c.run("doctor")
 	mustTell(t, out, code, 0, "ok    engine: ", "ok    packages: ", "ok    manifest: 1 groups, 2 instances", "address "+c.listen+": free", "nothing is deployed yet", "0 failures")
 	if _, err := os.Stat(c.state); err == nil {

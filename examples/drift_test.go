@@ -12,8 +12,8 @@ import (
 // What was changed by hand on a VM is shown as its own cause, is mended by the
 // next apply, and nothing else is touched.
 func TestDriftIsShownAndMended(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 2, waits)
-	c.edit("127.41.0.0/24", "127.45.0.0/24")
 	job := filepath.Join(c.jobs, "script", "job.hcl")
 	source, err := os.ReadFile(job)
 	if err != nil {

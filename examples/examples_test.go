@@ -15,23 +15,35 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// cluster is an example with a state folder and an address of its own.
+// cluster is an example with a state folder and addresses of its own, so that
+// tests run side by side.
 type cluster struct {
 	t        testing.TB
 	manifest string
 	state    string
-	listen   string
+	cidr     string // where its local VMs' addresses are from
+	listen   string // where it publishes
 	jobs     string // of its own, if any
 	as       *user  // who runs deploy; nil: who runs the test
+	env      []string
 }
+
+// clusters numbers the clusters of a run.
+var clusters atomic.Int32
+
+// localBlock is the infrastructure of a manifest, up to its range of addresses
+// if it says one.
+var localBlock = regexp.MustCompile(`infrastructure "local" \{(\s*cidr\s*=\s*"[^"]*"\s*)?`)
 
 // start prepares a cluster; whatever the test does, nothing of it stays.
 func start(t testing.TB, manifest string) *cluster {
@@ -39,10 +51,11 @@ func start(t testing.TB, manifest string) *cluster {
 	if _, err := os.Stat(deployBinary(t)); err != nil {
 		t.Fatalf("the built programs are missing, run make build: %v", err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	n := clusters.Add(1)
+	if n > 255 {
+		t.Fatal("there are more clusters than address ranges")
 	}
+	prefix := fmt.Sprintf("127.41.%d.", n)
 	source, err := os.ReadFile(manifest)
 	if err != nil {
 		t.Fatal(err)
@@ -54,13 +67,12 @@ func start(t testing.TB, manifest string) *cluster {
 	// A copy that the test may edit; the jobs stay where they are.
 	manifest = filepath.Join(t.TempDir(), filepath.Base(manifest))
 	source = bytes.ReplaceAll(source, []byte(`"./jobs"`), []byte(strconv.Quote(jobs)))
+	cidr := prefix + "0/24"
+	source = localBlock.ReplaceAll(source, fmt.Appendf(nil, "infrastructure \"local\" {\n  cidr = %q\n", cidr))
 	if err := os.WriteFile(manifest, source, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := &cluster{t: t, manifest: manifest, state: filepath.Join(t.TempDir(), "state"), listen: l.Addr().String()}
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	c := &cluster{t: t, manifest: manifest, state: filepath.Join(t.TempDir(), "state"), cidr: cidr, listen: prefix + "250:8080"}
 	t.Cleanup(func() {
 		if out, code := c.run("destroy", "--auto-approve"); code != 0 {
 			t.Errorf("destroy exited with %d:\n%s", code, out)
@@ -85,6 +97,9 @@ func (c *cluster) edit(old, new string) {
 	}
 }
 
+// setenv gives deploy a variable of its environment, or another value of it.
+func (c *cluster) setenv(name, value string) { c.env = append(c.env, name+"="+value) }
+
 func deployBinary(t testing.TB) string {
 	path, err := filepath.Abs("../bin/deploy")
 	if err != nil {
@@ -107,6 +122,7 @@ func (c *cluster) command(ctx context.Context, name string, args ...string) *exe
 	cmd := exec.CommandContext(ctx, deployBinary(c.t), append(append(all, c.manifest), rest...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.WaitDelay = 10 * time.Second
+	cmd.Env = append(os.Environ(), c.env...)
 	if c.as != nil {
 		c.as.run(cmd)
 	}

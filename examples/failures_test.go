@@ -44,7 +44,7 @@ func shellCluster(t *testing.T, n int, script string) *cluster {
 	write("jobs/script/job.hcl", shellJob)
 	write("jobs/script/templates/script.sh", "${property.script}\n")
 	write("scripts.hcl", fmt.Sprintf(`deployment "scripts" { domain = "scripts.localhost" }
-infrastructure "local" { cidr = "127.41.0.0/24" }
+infrastructure "local" {}
 variable "listen" { default = "" }
 variable "script" { default = %q }
 release "test" { path = %q }
@@ -82,6 +82,7 @@ func mustTell(t *testing.T, out string, code, wantCode int, wants ...string) {
 }
 
 func TestWrongManifest(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 1, waits)
 	c.edit("properties { script = var.script }", "properties { scirpt = var.script }")
 	out, code := c.run("apply", "--auto-approve")
@@ -92,6 +93,7 @@ func TestWrongManifest(t *testing.T) {
 }
 
 func TestJobThatExitsAtOnce(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 3, "echo cannot find the answer; exit 42")
 	out, code := c.run("apply", "--auto-approve")
 	mustTell(t, out, code, 1, "exited with status 42", "cannot find the answer", "script/main")
@@ -117,6 +119,7 @@ func TestJobThatExitsAtOnce(t *testing.T) {
 }
 
 func TestExitStatusWhileTheAgentIsAway(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 1, "trap 'exit 7' USR1; while :; do sleep 0.05; done")
 	c.mustApply()
 	pid, agent := c.status().pids()["app/0 main"], agentOf(t, c, "app-0")
@@ -126,9 +129,9 @@ func TestExitStatusWhileTheAgentIsAway(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGUSR1); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 10*time.Second, "the process has ended", func() bool { return syscall.Kill(pid, 0) != nil })
+	within(t, 30*time.Second, "the process has ended", func() bool { return syscall.Kill(pid, 0) != nil })
 	kill(t, agent)
-	within(t, 20*time.Second, "status tells status 7", func() bool {
+	within(t, 30*time.Second, "status tells status 7", func() bool {
 		for _, p := range c.status().Instances[0].Processes {
 			return p.PID != pid && p.LastExit != nil && p.LastExit.Status == 7
 		}
@@ -137,14 +140,16 @@ func TestExitStatusWhileTheAgentIsAway(t *testing.T) {
 }
 
 func TestAddressInUse(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 2, waits)
-	l, err := net.Listen("tcp", "127.41.0.1:7000")
+	address := strings.Replace(c.cidr, ".0/24", ".1:7000", 1)
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	out, code := c.run("apply", "--auto-approve")
-	mustTell(t, out, code, 1, "127.41.0.1:7000", "nothing was touched")
+	mustTell(t, out, code, 1, address, "nothing was touched")
 	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -153,6 +158,7 @@ func TestAddressInUse(t *testing.T) {
 }
 
 func TestMissingSystemProgram(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 1, waits)
 	job := filepath.Join(c.jobs, "script", "job.hcl")
 	write := func(content string) {
@@ -173,6 +179,7 @@ func TestMissingSystemProgram(t *testing.T) {
 }
 
 func TestKilledDeployerIsContinued(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 4, waits)
 	c.mustApply()
 	for i, after := range []string{"engine", "prepared", "update"} {

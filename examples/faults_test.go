@@ -119,7 +119,8 @@ const changed = "--var=script=: changed; exec sleep 1000"
 // privatePackages are built packages of the test's own: the agent, passed
 // through change, programs as they were built, and one more, big, of random
 // bytes. deploy uses them from here on.
-func privatePackages(t *testing.T, size int, change func([]byte) []byte, programs ...string) string {
+func (c *cluster) privatePackages(size int, change func([]byte) []byte, programs ...string) string {
+	t := c.t
 	t.Helper()
 	platform := runtime.GOOS + "_" + runtime.GOARCH
 	from, out := t.TempDir(), t.TempDir()
@@ -145,7 +146,7 @@ func privatePackages(t *testing.T, size int, change func([]byte) []byte, program
 	if out, err := exec.Command("../bin/pack", args...).CombinedOutput(); err != nil {
 		t.Fatalf("pack: %v\n%s", err, out)
 	}
-	t.Setenv("DEPLOY_PACKAGES", out)
+	c.setenv("DEPLOY_PACKAGES", out)
 	return filepath.Join(out, platform)
 }
 
@@ -156,6 +157,7 @@ package "big" { program = "big" }
 // Another machine answers at the VM's address: not the key that state and
 // infrastructure tell. The local VM's init keeps its own in memory.
 func TestWrongHostKey(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 2, waits)
 	c.mustApply()
 	before := c.mustAllRun(2)
@@ -202,13 +204,14 @@ func TestWrongHostKey(t *testing.T) {
 
 // The VM is down and its SSH port is held by something else.
 func TestSSHRefused(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 2, waits)
 	c.mustApply()
 	before := c.mustAllRun(2)
 	address := net.JoinHostPort(before.Instances[0].Address, "2222")
 	kill(t, c.initOf("app-0"))
 	var l net.Listener
-	within(t, 10*time.Second, "the port is free", func() (ok bool) {
+	within(t, 30*time.Second, "the port is free", func() (ok bool) {
 		var err error
 		l, err = net.Listen("tcp", address)
 		return err == nil
@@ -227,8 +230,9 @@ func TestSSHRefused(t *testing.T) {
 
 // The connection ends in the middle of an upload.
 func TestUploadCut(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 2, waits)
-	archives := privatePackages(t, 96<<20, nil)
+	archives := c.privatePackages(96<<20, nil)
 	c.mustApply()
 	c.job(bigPackage)
 	info, err := os.Stat(filepath.Join(archives, "big.tar.gz"))
@@ -288,8 +292,9 @@ func mount(t *testing.T, source, target, kind string, flags uintptr, data string
 }
 
 func TestDiskFullWhileStaging(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 3, waits)
-	privatePackages(t, 2<<20, nil)
+	c.privatePackages(2<<20, nil)
 	c.mustApply()
 	before := c.mustAllRun(3)
 	c.job(bigPackage)
@@ -301,8 +306,9 @@ func TestDiskFullWhileStaging(t *testing.T) {
 }
 
 func TestWrongPackageDigest(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 2, waits)
-	archives := privatePackages(t, 1<<20, nil)
+	archives := c.privatePackages(1<<20, nil)
 	c.mustApply()
 	before := c.mustAllRun(2)
 	c.job(bigPackage)
@@ -325,6 +331,7 @@ func TestWrongPackageDigest(t *testing.T) {
 }
 
 func TestHooks(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 3, waits)
 	c.mustApply()
 	before := c.mustAllRun(3)
@@ -372,6 +379,7 @@ hook %q {
 
 // Healthy at first sight: min_healthy_time is there to see it.
 func TestJobThatDiesAfterTwoSeconds(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 3, waits)
 	c.edit(`"300ms"`, `"3s"`)
 	c.mustApply()
@@ -391,6 +399,7 @@ func TestJobThatDiesAfterTwoSeconds(t *testing.T) {
 }
 
 func TestTemplateErrorOnTheThirdInstance(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 3, waits)
 	c.mustApply()
 	before := c.mustAllRun(3)
@@ -411,6 +420,7 @@ func TestTemplateErrorOnTheThirdInstance(t *testing.T) {
 
 // A template that makes some VMs and then fails for one.
 func TestEngineFailsHalfWay(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 2, waits)
 	dir := filepath.Join(t.TempDir(), "template")
 	if err := os.CopyFS(dir, os.DirFS("../templates/local")); err != nil {
@@ -479,6 +489,7 @@ func (c *cluster) onTheBus(flags ...string) bool {
 // what they tell of time is wrong. Their agent is the real one, built with a
 // time.Now that is late.
 func TestClockTenMinutesOff(t *testing.T) {
+	t.Parallel()
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
 		t.Fatal(err)
@@ -513,7 +524,7 @@ func TestClockTenMinutesOff(t *testing.T) {
 	}
 
 	c := busCluster(t)
-	privatePackages(t, 1, func([]byte) []byte {
+	c.privatePackages(1, func([]byte) []byte {
 		data, err := os.ReadFile(late)
 		if err != nil {
 			t.Fatal(err)
@@ -569,6 +580,7 @@ func (c *cluster) startApply(until string, flags ...string) (cmd *exec.Cmd, told
 // The bus dies in the middle of a rollout and stays away: the agents are
 // reached over SSH.
 func TestBusGoneDuringApply(t *testing.T) {
+	t.Parallel()
 	c := busCluster(t)
 	c.edit(`"300ms"`, `"2s"`)
 	c.mustApply()
@@ -591,6 +603,7 @@ func TestBusGoneDuringApply(t *testing.T) {
 }
 
 func TestTwoAppliesAtOnce(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 2, waits)
 	c.mustApply()
 	cmd, told := c.startApply("prepared", changed)
@@ -614,6 +627,7 @@ func TestTwoAppliesAtOnce(t *testing.T) {
 }
 
 func TestStateFolderReadOnly(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 2, waits)
 	if err := os.Mkdir(c.state, 0o700); err != nil {
 		t.Fatal(err)
@@ -648,6 +662,7 @@ func TestStateFolderReadOnly(t *testing.T) {
 // The state is another deployment's than the machines': one was lost and made
 // anew, or the folders were mixed up.
 func TestAgentOfAnotherDeployment(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 2, waits)
 	c.mustApply()
 	before := c.mustAllRun(2)
@@ -677,20 +692,22 @@ func TestAgentOfAnotherDeployment(t *testing.T) {
 // An agent that is not this deploy's is replaced, the other way round too, and
 // no process notices.
 func TestAgentOfAnotherVersion(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 2, waits)
 	c.mustApply()
 	before := c.mustAllRun(2)
-	privatePackages(t, 1, func(agent []byte) []byte { return append(agent, "newer"...) })
+	c.privatePackages(1, func(agent []byte) []byte { return append(agent, "newer"...) })
 	for range 2 {
 		out, code := c.run("plan")
 		mustTell(t, out, code, 2, "agent program", "app/0", "app/1")
 		c.mustMend(2)
 		c.mustKeep(before)
-		t.Setenv("DEPLOY_PACKAGES", "") // the one that was there first
+		c.setenv("DEPLOY_PACKAGES", "") // the one that was there first
 	}
 }
 
 func TestPreventDestroy(t *testing.T) {
+	t.Parallel()
 	c := shellCluster(t, 2, waits)
 	c.edit("instances = 2", "instances = 2\n  prevent_destroy = true")
 	c.mustApply()

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -35,6 +36,12 @@ type network struct {
 	next   int
 }
 
+// Networks of one run differ, those of runs side by side most likely.
+var (
+	networks     atomic.Int32
+	firstNetwork = mathrand.Int32N(256)
+)
+
 // newNetwork makes a bridge that goes when the test ends, however that ends.
 func newNetwork(t *testing.T) *network {
 	t.Helper()
@@ -47,7 +54,8 @@ func newNetwork(t *testing.T) *network {
 		}
 	}
 	// 198.18.0.0/15 is for tests of networks (RFC 2544): nobody routes it.
-	n := &network{t: t, bridge: fmt.Sprintf("dh%d", os.Getpid()), prefix: fmt.Sprintf("198.19.%d.", mathrand.IntN(256))}
+	number := networks.Add(1)
+	n := &network{t: t, bridge: fmt.Sprintf("dh%d-%d", os.Getpid(), number), prefix: fmt.Sprintf("198.19.%d.", (firstNetwork+number)%256)}
 	// cat ends with us; cards go with their machines too, but later.
 	guard := exec.Command("sh", "-c", `cat; for card in /sys/class/net/"$0".*; do ip link delete "${card##*/}" 2>/dev/null; done; ip link delete "$0"`, n.bridge)
 	guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -319,7 +327,7 @@ func (h *host) mustBeClean() {
 		}
 	}
 	var left map[int]string
-	within(h.t, 20*time.Second, "only the SSH server runs at "+h.address, func() bool { // sessions end a moment later
+	within(h.t, 30*time.Second, "only the SSH server runs at "+h.address, func() bool { // sessions end a moment later
 		left = h.processes()
 		return len(left) == 1
 	})
@@ -329,6 +337,7 @@ func (h *host) mustBeClean() {
 // but an SSH server is on them. systemd does not run there; the agent's keeper
 // does (systemd's way is tested in agent/internal/boot).
 func TestHosts(t *testing.T) {
+	t.Parallel()
 	runtime.LockOSThread() // the machines end with the thread that started them
 	private, public := newKey(t)
 	keyFile := filepath.Join(t.TempDir(), "id")
@@ -397,7 +406,7 @@ func TestHosts(t *testing.T) {
 		body, err := page(router, "hello.web.example")
 		return err == nil && strings.Contains(body, "Hello from hello/")
 	}
-	within(t, 20*time.Second, "a page through the router", greets)
+	within(t, 30*time.Second, "a page through the router", greets)
 	if r := c.applyJSON(); r.Changed || r.Counts.EngineRuns+r.Counts.SSHDials+r.Counts.StateWrites > 0 {
 		t.Errorf("the second apply did something: %+v", r)
 	}
@@ -405,8 +414,8 @@ func TestHosts(t *testing.T) {
 	// The keeper starts a killed agent again, and the processes run on.
 	agent := hosts["router/0"].agent()
 	kill(t, agent)
-	within(t, 20*time.Second, "another agent", func() bool { now := hosts["router/0"].agent(); return now != 0 && now != agent })
-	within(t, 20*time.Second, "the agent answers", func() bool {
+	within(t, 30*time.Second, "another agent", func() bool { now := hosts["router/0"].agent(); return now != 0 && now != agent })
+	within(t, 30*time.Second, "the agent answers", func() bool {
 		for _, i := range c.status().Instances {
 			if i.ID == "router/0" {
 				return i.Agent == "alive"
@@ -437,6 +446,7 @@ func TestHosts(t *testing.T) {
 // A machine that is lost does not hold its cluster up: another one takes its
 // place. It is only not forgotten by chance.
 func TestLostMachines(t *testing.T) {
+	t.Parallel()
 	runtime.LockOSThread()
 	private, public := newKey(t)
 	n := newNetwork(t)
@@ -446,7 +456,7 @@ func TestLostMachines(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(filepath.Dir(c.manifest), "id"), private, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		c.edit(`infrastructure "local" { cidr = "127.41.0.0/24" }`, fmt.Sprintf(`infrastructure "hosts" {
+		c.edit(fmt.Sprintf("infrastructure \"local\" {\n  cidr = %q\n}", c.cidr), fmt.Sprintf(`infrastructure "hosts" {
   private_key = "id" # beside the manifest
   instances = {
     "app/0" = { address = %q }

@@ -65,8 +65,8 @@ func (m *matrix) find(kind, instance string) []int {
 // Every time the next apply converges; nothing runs twice or is left over, and
 // no process that ran on lost a line of its log.
 func TestKillMatrix(t *testing.T) {
+	t.Parallel()
 	c := matrixCluster(t)
-	c.edit(`cidr = "127.41.0.0/24"`, `cidr = "127.42.0.0/24"`)
 	m := &matrix{
 		cluster: c,
 		processes: func(instance string) map[int]string {
@@ -105,6 +105,7 @@ func TestKillMatrix(t *testing.T) {
 // TestKillMatrixOnMachines is the same on machines with an SSH server, where
 // the agent's keeper is what an init is elsewhere.
 func TestKillMatrixOnMachines(t *testing.T) {
+	t.Parallel()
 	runtime.LockOSThread() // the machines end with the thread that started them
 	private, public := newKey(t)
 	keyFile := filepath.Join(t.TempDir(), "id")
@@ -118,7 +119,7 @@ func TestKillMatrixOnMachines(t *testing.T) {
 		machines += fmt.Sprintf("    %q = { address = %q, host_key = %q }\n", all[i], h.address, h.hostKey)
 	}
 	c := matrixCluster(t)
-	c.edit(`infrastructure "local" { cidr = "127.41.0.0/24" }`, fmt.Sprintf("infrastructure \"hosts\" {\n  private_key = %q\n  instances = {\n%s  }\n}", keyFile, machines))
+	c.edit(fmt.Sprintf("infrastructure \"local\" {\n  cidr = %q\n}", c.cidr), fmt.Sprintf("infrastructure \"hosts\" {\n  private_key = %q\n  instances = {\n%s  }\n}", keyFile, machines))
 	m := &matrix{
 		cluster:   c,
 		processes: func(instance string) map[int]string { return hosts[instance].processes() },
@@ -227,7 +228,7 @@ func (m *matrix) mustRunOnce(t *testing.T, when string) {
 		}
 	}()
 	// An agent that was relieved may take a moment to go.
-	within(t, 20*time.Second, when+": every agent and process runs once", func() bool {
+	within(t, 30*time.Second, when+": every agent and process runs once", func() bool {
 		wrong = nil
 		for _, kind := range []string{"agent", "job", "nats"} {
 			for _, instance := range m.kinds[kind].instances {

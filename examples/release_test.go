@@ -73,10 +73,12 @@ type release struct {
 	Jobs, Programs           []string
 }
 
-func createRelease(t *testing.T, jobs, version string) release {
+func createRelease(t *testing.T, packages, jobs, version string) release {
 	t.Helper()
 	var r release
-	out, err := exec.Command(deployBinary(t), "release", "create", jobs, "-o", filepath.Join(t.TempDir(), "r.tar.gz"), "--version", version, "--json").Output()
+	cmd := exec.Command(deployBinary(t), "release", "create", jobs, "-o", filepath.Join(t.TempDir(), "r.tar.gz"), "--version", version, "--json")
+	cmd.Env = append(os.Environ(), "DEPLOY_PACKAGES="+packages)
+	out, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("release create: %v", err)
 	}
@@ -87,8 +89,8 @@ func createRelease(t *testing.T, jobs, version string) release {
 }
 
 func TestReleaseIsPinned(t *testing.T) {
+	t.Parallel()
 	c := start(t, "cluster.hcl")
-	c.edit(`infrastructure "local" {`, "infrastructure \"local\" {\n  cidr = \"127.48.0.0/24\"")
 	c.edit(`"3s"`, `"300ms"`)
 	// Only the bus and one hello.
 	source, err := os.ReadFile(c.manifest)
@@ -103,14 +105,12 @@ func TestReleaseIsPinned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	first := createRelease(t, "jobs", "1.0")
-	if again := createRelease(t, "jobs", "1.0"); again.SHA256 != first.SHA256 {
+	first := createRelease(t, builtIn, "jobs", "1.0")
+	if again := createRelease(t, builtIn, "jobs", "1.0"); again.SHA256 != first.SHA256 {
 		t.Error("the same jobs and programs made another archive")
 	}
 	another := packagesWithAnother(t, "hello")
-	t.Setenv("DEPLOY_PACKAGES", another)
-	second := createRelease(t, "jobs", "2.0")
-	t.Setenv("DEPLOY_PACKAGES", builtIn) // what is built has nothing of it
+	second := createRelease(t, another, "jobs", "2.0") // what is built has nothing of it
 
 	pin := func(r release, version, sha256 string) {
 		t.Helper()
@@ -156,7 +156,7 @@ func TestReleaseIsPinned(t *testing.T) {
 	// Three revisions are kept, and what they need.
 	pin(first, "1.0", first.SHA256)
 	for _, greeting := range []string{"Good morning", "Good day", "Good night"} {
-		t.Setenv("DEPLOY_VAR_greeting", greeting)
+		c.setenv("DEPLOY_VAR_greeting", greeting)
 		mustRun(one)
 	}
 	var kept struct {

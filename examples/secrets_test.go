@@ -32,6 +32,7 @@ func (c *cluster) deploy(input string, words ...string) (string, string, int) {
 	defer cancel()
 	cmd := exec.CommandContext(ctx, deployBinary(c.t), append(words, "--state", c.state, "--var", "listen="+c.listen)...)
 	cmd.WaitDelay = 10 * time.Second
+	cmd.Env = append(os.Environ(), c.env...)
 	var out, errOut bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &out, &errOut
 	err := cmd.Run()
@@ -144,12 +145,11 @@ var secretPlaces = []*regexp.Regexp{
 }
 
 func TestSecretsAreNowhereElse(t *testing.T) {
+	t.Parallel()
 	// No process that deploy starts may inherit it.
 	const passphrase = "correct horse battery staple"
-	t.Setenv("DEPLOY_PASSPHRASE", passphrase)
 	c := start(t, "cluster.hcl")
-	c.edit(`infrastructure "local" {`, `infrastructure "local" {
-  cidr = "127.46.0.0/24"`)
+	c.setenv("DEPLOY_PASSPHRASE", passphrase)
 	c.edit(`"3s"`, `"300ms"`)
 	c.edit(`"34%"`, `"100%"`)
 	c.edit(`secret "nats" {`, `secret "ca" {
@@ -190,7 +190,7 @@ secret "nats" {`)
 		}
 	}
 	// A program that agents get through the bus, so that its store holds something.
-	t.Setenv("DEPLOY_PACKAGES", packagesWithAnother(t, "hello"))
+	c.setenv("DEPLOY_PACKAGES", packagesWithAnother(t, "hello"))
 	run("second apply", 0, "apply", "--json", "--auto-approve", c.manifest)
 	run("status", 0, "status", c.manifest)
 	run("status --json", 0, "status", "--json", c.manifest)
@@ -294,7 +294,6 @@ secret "nats" {`)
 func secretCluster(t *testing.T) *cluster {
 	t.Helper()
 	c := shellCluster(t, 1, waits)
-	c.edit("127.41.0.0/24", "127.47.0.0/24")
 	c.edit("properties { script = var.script }", "properties { script = \"# ${secret.pw.value}\\n${var.script}\" }")
 	c.edit(`variable "listen"`, `secret "pw" { type = "password" }
 secret "ca" { type = "ca" }
@@ -325,6 +324,7 @@ func (c *cluster) script() string {
 }
 
 func TestSecretCommands(t *testing.T) {
+	t.Parallel()
 	c := secretCluster(t)
 	// Before anything exists: a value of one's own.
 	c.mustDeploy("open sesame\n", "secret", "set", c.manifest, "pw")
@@ -386,13 +386,14 @@ func TestSecretCommands(t *testing.T) {
 }
 
 func TestEncryptedAndExportedState(t *testing.T) {
+	t.Parallel()
 	c := secretCluster(t)
 	c.mustApply()
 	value := c.mustDeploy("", "secret", "show", c.manifest, "pw")
 	_, errOut, code := c.deploy("", "state", "encrypt", c.manifest)
 	mustTell(t, errOut, code, 1, "--passphrase or --recipient")
 
-	t.Setenv("DEPLOY_PASSPHRASE", "correct horse")
+	c.setenv("DEPLOY_PASSPHRASE", "correct horse")
 	c.mustDeploy("", "state", "encrypt", c.manifest, "--passphrase")
 	secrets := filepath.Join(c.state, "scripts/secrets.json")
 	if data, err := os.ReadFile(secrets); err != nil || bytes.Contains(data, []byte(value)) || !bytes.HasPrefix(data, []byte("-----BEGIN AGE")) {
@@ -408,10 +409,10 @@ func TestEncryptedAndExportedState(t *testing.T) {
 			t.Errorf("%s was written", name)
 		}
 	}
-	t.Setenv("DEPLOY_PASSPHRASE", "battery staple")
+	c.setenv("DEPLOY_PASSPHRASE", "battery staple")
 	_, errOut, code = c.deploy("", "status", c.manifest)
 	mustTell(t, errOut, code, 1, "passphrase is wrong", "secrets.json")
-	t.Setenv("DEPLOY_PASSPHRASE", "correct horse")
+	c.setenv("DEPLOY_PASSPHRASE", "correct horse")
 
 	// For recipients instead: then an identity opens it.
 	identity, err := age.GenerateX25519Identity()
@@ -423,10 +424,10 @@ func TestEncryptedAndExportedState(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.mustDeploy("", "state", "encrypt", c.manifest, "--recipient", identity.Recipient().String())
-	t.Setenv("DEPLOY_PASSPHRASE", "")
+	c.setenv("DEPLOY_PASSPHRASE", "")
 	_, errOut, code = c.deploy("", "status", c.manifest)
 	mustTell(t, errOut, code, 1, "DEPLOY_IDENTITY")
-	t.Setenv("DEPLOY_IDENTITY", file)
+	c.setenv("DEPLOY_IDENTITY", file)
 
 	// An export is encrypted as the state is, and brings all of it back.
 	export := c.mustDeploy("", "state", "export", c.manifest)
@@ -442,7 +443,7 @@ func TestEncryptedAndExportedState(t *testing.T) {
 		t.Errorf("after export and import there is something to do: %+v", r)
 	}
 	// Elsewhere too, with nothing there before.
-	moved := &cluster{t: t, manifest: c.manifest, state: filepath.Join(t.TempDir(), "moved"), listen: c.listen}
+	moved := &cluster{t: t, manifest: c.manifest, state: filepath.Join(t.TempDir(), "moved"), listen: c.listen, env: c.env}
 	moved.mustDeploy(export, "state", "import", moved.manifest)
 	for name, content := range map[string]string{"state.json": "", "secrets.json": "", "terraform/terraform.tfstate": ""} {
 		was, err := os.ReadFile(filepath.Join(c.state, "scripts", name))
@@ -461,6 +462,7 @@ func TestEncryptedAndExportedState(t *testing.T) {
 }
 
 func TestMachinesOfAnotherDeployment(t *testing.T) {
+	t.Parallel()
 	c := secretCluster(t)
 	c.mustApply()
 	file := filepath.Join(c.state, "scripts/state.json")

@@ -15,6 +15,7 @@ import (
 // TestTemplateVM clones a VM that has every component, and does with it what
 // the article does by hand.
 func TestTemplateVM(t *testing.T) {
+	t.Parallel()
 	c := start(t, "template-vm/cluster.hcl")
 	folder := filepath.Dir(c.manifest)
 	for _, name := range []string{"components", "image"} {
@@ -94,7 +95,7 @@ func TestTemplateVM(t *testing.T) {
 	t.Run("pages through every router, from every clone", func(t *testing.T) {
 		for _, through := range []string{c.listen, net.JoinHostPort(address["router/0"], "8080"), net.JoinHostPort(address["router/1"], "8080"), net.JoinHostPort(address["both/0"], "8080")} {
 			seen := map[string]bool{}
-			within(t, 20*time.Second, "all three clones of hello answer through "+through, func() bool {
+			within(t, 30*time.Second, "all three clones of hello answer through "+through, func() bool {
 				body, err := page(through, "hello.devbox.localhost")
 				if err != nil {
 					return false // routes arrive over the bus

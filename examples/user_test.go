@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -21,6 +22,9 @@ type user struct {
 	name, home string
 	uid, gid   uint32
 }
+
+// users numbers the users of a run.
+var users atomic.Int32
 
 // newUser makes a user with an empty home; the test must be run by root. Both
 // go with the test.
@@ -35,7 +39,7 @@ func newUser(t *testing.T) *user {
 			t.Error(err)
 		}
 	})
-	u := &user{name: fmt.Sprintf("deploy%d", os.Getpid()), home: home}
+	u := &user{name: fmt.Sprintf("deploy%d-%d", os.Getpid(), users.Add(1)), home: home}
 	if out, err := exec.Command("useradd", "--no-create-home", "--home-dir", home, "--shell", "/bin/sh", u.name).CombinedOutput(); err != nil {
 		t.Fatalf("useradd: %v\n%s", err, out)
 	}
@@ -76,6 +80,7 @@ func (u *user) run(cmd *exec.Cmd) {
 // TestOrdinaryUser runs the example as an ordinary user, as plain processes and
 // in namespaces.
 func TestOrdinaryUser(t *testing.T) {
+	t.Parallel()
 	u := newUser(t)
 	for _, isolation := range []string{"none", "namespaces"} {
 		t.Run(isolation, func(t *testing.T) {
@@ -145,7 +150,7 @@ func (c *cluster) mustReviveVM(name string) {
 	if err := syscall.Kill(init.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	within(t, 10*time.Second, "everything on "+name+" has ended", func() bool { return len(processesUnder(dir)) == 0 })
+	within(t, 30*time.Second, "everything on "+name+" has ended", func() bool { return len(processesUnder(dir)) == 0 })
 	c.mustApply()
 	c.mustAllRun(8)
 }

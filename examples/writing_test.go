@@ -22,6 +22,7 @@ var (
 
 // The page on writing a job is typed as it stands there.
 func TestWritingPage(t *testing.T) {
+	t.Parallel()
 	const name = "../jobs/WRITING.md"
 	page, err := os.ReadFile(name)
 	if err != nil {
