@@ -85,7 +85,7 @@ func (r *run) identifyVMs(ctx context.Context, ids []string) error {
 		vm := r.fleet.vm(id)
 		// With a bus, connectAgents tells where metrics are served.
 		settled := r.outlets(inv) || len(r.busURLs()) > 0
-		if inv.DeploymentID == r.state.DeploymentID && inv.Instance == id && inv.VMID == vm.ID && settled {
+		if inv.DeploymentID == r.state.DeploymentID && inv.Instance == id && inv.VMID == vm.ID && settled && !r.tookOver {
 			return nil
 		}
 		if err := r.refuseForeign(id, inv); err != nil {

@@ -11,7 +11,6 @@ import (
 	"deploy/agent/api"
 	"deploy/deployer/internal/plan"
 	"deploy/deployer/internal/render"
-	"deploy/deployer/internal/state"
 	"deploy/deployer/internal/terraform"
 )
 
@@ -193,7 +192,7 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 		return nil, err
 	}
 	defer r.close()
-	lock, err := r.store.Lock()
+	lock, tookOver, err := d.hold(ctx, r.store)
 	if err != nil {
 		return nil, err
 	}
@@ -203,6 +202,7 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 		return nil, err
 	}
 	defer r.close()
+	r.tookOver = tookOver
 	r.deleteDisks = q.DeleteDisks
 
 	p, done, err := r.survey(ctx, q.Refresh)
@@ -223,6 +223,7 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 		return nil, r.cleanUp(ErrNotApproved)
 	}
 	err = r.apply(ctx, p, q.Approve)
+	r.ended(err)
 	result.Changed = true
 	result.Summary = "Applied"
 	if err != nil {
@@ -287,7 +288,7 @@ func (r *run) cleanUp(err error) error {
 func (r *run) apply(ctx context.Context, approved *plan.Plan, approve Approve) error {
 	var p *plan.Plan
 	steps := []func(context.Context) error{
-		r.beginEpoch,
+		func(context.Context) error { return r.begin("apply") },
 		r.settle,
 		r.makeVMs,
 		r.bootstrap,
@@ -311,20 +312,6 @@ func (r *run) apply(ctx context.Context, approved *plan.Plan, approve Approve) e
 		}
 	}
 	return r.save()
-}
-
-// beginEpoch takes the lease: a higher epoch than any agent has seen, saved
-// before it is used.
-func (r *run) beginEpoch(context.Context) error {
-	r.state.Epoch = max(r.state.Epoch, r.fleet.highestEpoch()) + 1
-	if err := r.save(); err != nil {
-		return err
-	}
-	return r.journal("apply")
-}
-
-func (r *run) journal(what string) error {
-	return r.store.Journal(state.Entry{At: time.Now().UTC(), Epoch: r.state.Epoch, What: what})
 }
 
 // refine plans again now that the VMs exist. A plan that touches more than was

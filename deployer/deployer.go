@@ -53,6 +53,10 @@ type Config struct {
 	Passphrase func(confirm bool) (string, error)
 	// Identity is a file of age identities that open an encrypted state; "" is none.
 	Identity string
+	// LockWait is how long to wait for another run on the same deployment;
+	// Takeover takes over from one that goes on.
+	LockWait time.Duration
+	Takeover bool
 	// Interrupt, once closed, ends a run gracefully: what is in flight finishes.
 	Interrupt <-chan struct{}
 	Log       *slog.Logger
@@ -166,7 +170,14 @@ type run struct {
 	vmsAsWanted bool
 	// parted are instances with a VM that the manifest no longer has.
 	parted []string
-	now    time.Time
+	// tookOver: an earlier run may go on one day, so every agent is told the new
+	// epoch.
+	tookOver bool
+	// began is the journal's entry of this run, nil before it has the lease;
+	// madeRevision the revision that it made.
+	began        *state.Entry
+	madeRevision int
+	now          time.Time
 }
 
 // locate reads the manifest and tells where its state is.

@@ -37,11 +37,19 @@ func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (*Result, erro
 	if r.fresh {
 		return result, nil
 	}
-	lock, err := r.store.Lock()
+	lock, tookOver, err := d.hold(ctx, r.store)
 	if err != nil {
 		return nil, err
 	}
 	defer lock.Unlock()
+	// What was read before the lock may be another run's past.
+	if r, err = d.load(); err != nil {
+		return nil, err
+	}
+	r.tookOver = tookOver
+	if r.fresh { // destroyed meanwhile
+		return result, r.cleanUp(nil)
+	}
 	r.deleteDisks = q.DeleteDisks
 	if len(r.state.VMs) == 0 && len(r.state.Orphans) > 0 && !r.deleteDisks {
 		result.Summary = "nothing to destroy but " + r.keptSentence()
@@ -72,15 +80,17 @@ func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (*Result, erro
 	}
 	result.Changed = true
 	leave := func(ctx context.Context) error { return r.leaveAll(ctx, !q.ForgetUnreachable) }
-	for _, step := range []func(context.Context) error{r.beginEpoch, r.stopAll, leave, r.destroyVMs} {
+	for _, step := range []func(context.Context) error{func(context.Context) error { return r.begin("destroy") }, r.stopAll, leave, r.destroyVMs} {
 		if err := step(ctx); err != nil {
 			result.Summary = "Failed"
+			r.ended(err)
 			return result, err
 		}
 	}
 	summary := "Destroyed"
 	if len(r.state.Orphans) > 0 && !r.deleteDisks {
 		summary += "; what is left is " + r.keptSentence()
+		r.ended(nil)
 	} else if err := r.store.Remove(); err != nil {
 		return result, err
 	}

@@ -180,8 +180,8 @@ func (x *doctor) state(r *run) {
 	if ok {
 		x.add(LevelOK, "state", "", "%s is writable and private", dir)
 	}
-	if pid := r.store.Holder(); pid != 0 {
-		x.add(LevelWarn, "lock", "wait for it, or end it if it hangs: the next apply continues", "process %d works on this deployment", pid)
+	if h := r.store.Holder(); h.PID != 0 {
+		x.add(LevelWarn, "lock", "wait for it, or end it if it hangs: the next apply continues", "%s works on this deployment", h)
 	}
 	x.disk("state", dir)
 }

@@ -230,6 +230,7 @@ func (r *run) keepRevision() error {
 	if n := len(r.state.Revisions); n > state.KeptRevisions {
 		r.state.Revisions = slices.Clone(r.state.Revisions[n-state.KeptRevisions:])
 	}
+	r.madeRevision = next.Number
 	// What no revision needs goes only when the state says so too.
 	if err := r.save(); err != nil {
 		return err

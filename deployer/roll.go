@@ -168,7 +168,7 @@ func rolloutError(s rollout.State) error {
 	case rollout.OutcomeInterrupted:
 		return ErrInterrupted
 	case rollout.OutcomeSuperseded:
-		return errors.New("another deploy has taken over: the agents obey it now, and this run did nothing more; look at its output, or apply again")
+		return ErrSuperseded
 	}
 	var errs []error
 	for _, f := range s.Failures() {

@@ -42,7 +42,7 @@ func (d *Deployer) RotateCA(ctx context.Context, q RotateRequest) (*Result, erro
 		return nil, fmt.Errorf("cannot replace the CA: %w", errNoState)
 	}
 	if r.secrets.NextCA == nil && r.secrets.OldCA == "" {
-		if err := d.changeCA("begin to rotate the CA", (*run).makeNextCA); err != nil {
+		if err := d.changeCA(ctx, "begin to rotate the CA", (*run).makeNextCA); err != nil {
 			return nil, err
 		}
 	}
@@ -63,7 +63,7 @@ func (d *Deployer) RotateCA(ctx context.Context, q RotateRequest) (*Result, erro
 		if err := d.pass(ctx, q, pass.name); err != nil {
 			return nil, err
 		}
-		if err := d.changeCA(pass.what, pass.after); err != nil {
+		if err := d.changeCA(ctx, pass.what, pass.after); err != nil {
 			return nil, err
 		}
 	}
@@ -106,12 +106,12 @@ func (d *Deployer) pass(ctx context.Context, q RotateRequest, name string) error
 }
 
 // changeCA changes the CAs in the state, under the lock.
-func (d *Deployer) changeCA(what string, change func(*run) error) error {
+func (d *Deployer) changeCA(ctx context.Context, what string, change func(*run) error) error {
 	r, err := d.open()
 	if err != nil {
 		return err
 	}
-	lock, err := r.store.Lock()
+	lock, _, err := d.hold(ctx, r.store)
 	if err != nil {
 		return err
 	}
@@ -125,10 +125,9 @@ func (d *Deployer) changeCA(what string, change func(*run) error) error {
 	if err := change(r); err != nil {
 		return err
 	}
-	if err := r.save(); err != nil {
-		return err
-	}
-	return r.journal(what)
+	err = r.begin(what)
+	r.ended(err)
+	return err
 }
 
 func (r *run) makeNextCA() error {

@@ -1,6 +1,7 @@
 package deployer
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -71,8 +72,8 @@ func (d *Deployer) Secret(name string) (string, error) {
 // all as a JSON object if the type has several and name names none. It returns
 // the secrets that changed: a CA's certificates are signed anew. The next apply
 // rolls them out.
-func (d *Deployer) SetSecret(name, value string) ([]string, error) {
-	return d.changeSecret("set secret", name, func(r *run, s *manifests.Secret, attribute string) (map[string]string, error) {
+func (d *Deployer) SetSecret(ctx context.Context, name, value string) ([]string, error) {
+	return d.changeSecret(ctx, "set secret", name, func(r *run, s *manifests.Secret, attribute string) (map[string]string, error) {
 		next := map[string]string{}
 		if attribute == "" {
 			if err := json.Unmarshal([]byte(value), &next); err != nil {
@@ -91,8 +92,8 @@ func (d *Deployer) SetSecret(name, value string) ([]string, error) {
 
 // RotateSecret makes a new value for a secret, all its attributes. It returns
 // the secrets that changed, as SetSecret does.
-func (d *Deployer) RotateSecret(name string) ([]string, error) {
-	return d.changeSecret("rotate secret", name, func(r *run, s *manifests.Secret, attribute string) (map[string]string, error) {
+func (d *Deployer) RotateSecret(ctx context.Context, name string) ([]string, error) {
+	return d.changeSecret(ctx, "rotate secret", name, func(r *run, s *manifests.Secret, attribute string) (map[string]string, error) {
 		if len(s.Type.Attributes()) > 1 && attribute != "" {
 			return nil, fmt.Errorf("its attributes belong together: name the secret only, %q", s.Name)
 		}
@@ -101,7 +102,7 @@ func (d *Deployer) RotateSecret(name string) ([]string, error) {
 }
 
 // changeSecret replaces the value of a secret in the state, under the lock.
-func (d *Deployer) changeSecret(what, name string, next func(*run, *manifests.Secret, string) (map[string]string, error)) ([]string, error) {
+func (d *Deployer) changeSecret(ctx context.Context, what, name string, next func(*run, *manifests.Secret, string) (map[string]string, error)) ([]string, error) {
 	r, err := d.open()
 	if err != nil {
 		return nil, err
@@ -110,7 +111,7 @@ func (d *Deployer) changeSecret(what, name string, next func(*run, *manifests.Se
 	if err != nil {
 		return nil, err
 	}
-	lock, err := r.store.Lock()
+	lock, _, err := d.hold(ctx, r.store)
 	if err != nil {
 		return nil, err
 	}
@@ -144,10 +145,9 @@ func (d *Deployer) changeSecret(what, name string, next func(*run, *manifests.Se
 		}
 		changed = append(changed, signed)
 	}
-	if err := r.save(); err != nil {
-		return nil, err
-	}
-	return changed, r.journal(what + " " + strings.Join(changed, ", "))
+	err = r.begin(what + " " + strings.Join(changed, ", "))
+	r.ended(err)
+	return changed, err
 }
 
 // secret finds a secret of the manifest by "NAME" or "NAME.ATTRIBUTE". The

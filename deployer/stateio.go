@@ -1,6 +1,7 @@
 package deployer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -19,7 +20,7 @@ type Revision = state.Revision
 var errNoState = errors.New("there is no state yet: apply first, or check --state")
 
 // EncryptState encrypts the secrets at rest from now on; nil decrypts them.
-func (d *Deployer) EncryptState(how *Encryption) error {
+func (d *Deployer) EncryptState(ctx context.Context, how *Encryption) error {
 	if how != nil {
 		if err := how.Check(); err != nil {
 			return err
@@ -32,7 +33,7 @@ func (d *Deployer) EncryptState(how *Encryption) error {
 	if r.state == nil {
 		return errNoState
 	}
-	lock, err := r.store.Lock()
+	lock, _, err := d.hold(ctx, r.store)
 	if err != nil {
 		return err
 	}
@@ -48,15 +49,14 @@ func (d *Deployer) EncryptState(how *Encryption) error {
 	if how == nil {
 		what = "decrypt state"
 	}
-	if err := r.save(); err != nil {
-		return err
-	}
-	return r.journal(what)
+	err = r.begin(what)
+	r.ended(err)
+	return err
 }
 
 // ExportState writes state, secrets and the engine's state as one archive. It is
 // encrypted as asked, or else as the state is.
-func (d *Deployer) ExportState(w io.Writer, how *Encryption) error {
+func (d *Deployer) ExportState(ctx context.Context, w io.Writer, how *Encryption) error {
 	if how != nil {
 		if err := how.Check(); err != nil {
 			return err
@@ -69,7 +69,7 @@ func (d *Deployer) ExportState(w io.Writer, how *Encryption) error {
 	if r.state == nil {
 		return errNoState
 	}
-	lock, err := r.store.Lock() // files of one moment
+	lock, _, err := d.hold(ctx, r.store) // files of one moment
 	if err != nil {
 		return err
 	}
@@ -85,12 +85,12 @@ func (d *Deployer) ExportState(w io.Writer, how *Encryption) error {
 
 // ImportState puts an export in place of the state. Unless forced, nothing is
 // lost by it.
-func (d *Deployer) ImportState(in io.Reader, force bool) (*StateSummary, error) {
+func (d *Deployer) ImportState(ctx context.Context, in io.Reader, force bool) (*StateSummary, error) {
 	r, err := d.locate()
 	if err != nil {
 		return nil, err
 	}
-	lock, err := r.store.Lock()
+	lock, _, err := d.hold(ctx, r.store)
 	if err != nil {
 		return nil, err
 	}

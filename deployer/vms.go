@@ -213,6 +213,11 @@ func (r *run) applyVMs(ctx context.Context, in terraform.Input, s scope) (applie
 		}
 	}
 	if p.Pending {
+		// The engine knows no epochs: this is the last moment to see that another
+		// run has begun.
+		if err := r.store.Check(r.state); err != nil {
+			return false, err
+		}
 		if err := s.check(p.Changes, in, r.state.VMs); err != nil {
 			return false, err
 		}
@@ -307,6 +312,9 @@ func (r *run) destroyVMs(ctx context.Context) error {
 		return err
 	}
 	r.event(Event{Phase: PhaseDestroy, Message: fmt.Sprintf("%d VMs", len(r.state.VMs))})
+	if err := r.store.Check(r.state); err != nil {
+		return err
+	}
 	r.counts.engine.Add(1)
 	return engine.Destroy(ctx)
 }

@@ -605,25 +605,36 @@ func TestBusGoneDuringApply(t *testing.T) {
 func TestTwoAppliesAtOnce(t *testing.T) {
 	t.Parallel()
 	c := shellCluster(t, 2, waits)
+	c.edit(`"300ms"`, `"3s"`)
 	c.mustApply()
-	cmd, told := c.startApply("prepared", changed)
-	if err := syscall.Kill(cmd.Process.Pid, syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
+	first, told := c.startApply("prepared", changed)
+	var agents []int
+	for _, vm := range []string{"app-0", "app-1"} { // so that the first one cannot end
+		agents = append(agents, agentOf(t, c, vm))
 	}
-	c.mustFail([]string{"--var=script=: mine; exec sleep 1000"},
-		"another deploy works on this deployment", fmt.Sprintf("process %d", cmd.Process.Pid), "wait for it")
+	for _, pid := range agents {
+		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const mine = "--var=script=: mine; exec sleep 1000"
+	holder := fmt.Sprintf("process %d (deploy apply", first.Process.Pid)
+	c.mustFail([]string{mine}, "another deploy works on this deployment", holder, "wait for it", "--lock-wait", "--takeover")
 	out, code := c.run("destroy", "--auto-approve")
 	mustTell(t, out, code, 1, "another deploy works on this deployment")
-	if err := syscall.Kill(cmd.Process.Pid, syscall.SIGCONT); err != nil {
-		t.Fatal(err)
+	second, toldSecond := c.startApply("waiting up to 2m0s for "+holder, "--lock-wait=2m", mine)
+	for _, pid := range agents {
+		if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := cmd.Wait(); err != nil {
+	if err := first.Wait(); err != nil {
 		t.Errorf("the first one was disturbed: %v\n%s", err, told())
 	}
-	if out, code := c.run("plan", changed); code != 0 {
-		t.Errorf("the first one's change is not there: plan exited with %d:\n%s", code, out)
+	if err := second.Wait(); err != nil {
+		t.Errorf("the second one, which waited: %v\n%s", err, toldSecond())
 	}
-	c.mustMend(2, "--var=script=: mine; exec sleep 1000")
+	c.mustMend(2, mine)
 }
 
 func TestStateFolderReadOnly(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -113,7 +114,20 @@ type app struct {
 	verbose  bool
 	vars     []string
 	varFiles []string
+	lockWait time.Duration
+	takeover bool
 }
+
+// changing gives a command that changes something the flags for when another one
+// does too.
+func (a *app) changing(cmd *cobra.Command) *cobra.Command {
+	cmd.Flags().DurationVar(&a.lockWait, "lock-wait", 0, "how long to wait while another deploy works on this deployment")
+	cmd.Flags().BoolVar(&a.takeover, "takeover", false, "take over from a deploy that works on this deployment: agents and state refuse it from then on")
+	return cmd
+}
+
+// aloud reports what a command without progress has to say beside its answer.
+func (a *app) aloud() func(deployer.Event) { return views.NewPlainProgress(os.Stderr).Event }
 
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
@@ -133,8 +147,8 @@ each, jobs installed, supervised and updated without losing a request.`,
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log what is done in detail to stderr")
 	root.PersistentFlags().StringArrayVar(&a.vars, "var", nil, "set a manifest variable, `name=value` (may be repeated)")
 	root.PersistentFlags().StringArrayVar(&a.varFiles, "var-file", nil, "`file` with values of manifest variables (may be repeated)")
-	root.AddCommand(a.apply(), a.plan(), a.destroy(), a.status(), a.metrics(), a.doctor(), a.logs(), a.ssh(), a.bus(), a.validate(), a.format(), a.simulate(), a.version(),
-		a.secret(), a.rotateCA(), a.state(), a.release())
+	root.AddCommand(a.changing(a.apply()), a.plan(), a.changing(a.destroy()), a.status(), a.metrics(), a.doctor(), a.logs(), a.ssh(), a.bus(), a.validate(), a.format(), a.simulate(), a.version(),
+		a.secret(), a.changing(a.rotateCA()), a.state(), a.release())
 	explainArguments(root)
 	return root
 }
@@ -188,6 +202,8 @@ func (a *app) deployer(manifest string, report func(deployer.Event)) (*deployer.
 		Executable: executable,
 		Report:     report,
 		Interrupt:  a.interrupt,
+		LockWait:   a.lockWait,
+		Takeover:   a.takeover,
 		Passphrase: a.passphrase,
 		Identity:   os.Getenv(identityVariable),
 		Log:        slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),

@@ -25,7 +25,7 @@ func (a *app) secret() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.secretList(), a.secretShow(), a.secretSet(), a.secretRotate())
+	cmd.AddCommand(a.secretList(), a.secretShow(), a.changing(a.secretSet()), a.changing(a.secretRotate()))
 	return cmd
 }
 
@@ -105,7 +105,7 @@ as a JSON object. The next apply rolls the value out.`,
     deploy secret set cluster.hcl tls`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := a.deployer(args[0], nil)
+			d, err := a.deployer(args[0], a.aloud())
 			if err != nil {
 				return err
 			}
@@ -113,7 +113,7 @@ as a JSON object. The next apply rolls the value out.`,
 			if err != nil {
 				return err
 			}
-			changed, err := d.SetSecret(args[1], value)
+			changed, err := d.SetSecret(cmd.Context(), args[1], value)
 			if err != nil {
 				return err
 			}
@@ -132,11 +132,11 @@ old value stays valid until that apply is done.`,
 		Example: `  deploy secret rotate cluster.hcl nats && deploy apply cluster.hcl`,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := a.deployer(args[0], nil)
+			d, err := a.deployer(args[0], a.aloud())
 			if err != nil {
 				return err
 			}
-			changed, err := d.RotateSecret(args[1])
+			changed, err := d.RotateSecret(cmd.Context(), args[1])
 			if err != nil {
 				return err
 			}

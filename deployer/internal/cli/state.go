@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -21,7 +22,7 @@ func (a *app) state() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.stateEncrypt(), a.stateDecrypt(), a.stateExport(), a.stateImport(), a.stateRevisions())
+	cmd.AddCommand(a.changing(a.stateEncrypt()), a.changing(a.stateDecrypt()), a.changing(a.stateExport()), a.changing(a.stateImport()), a.stateRevisions())
 	return cmd
 }
 
@@ -54,7 +55,7 @@ func (a *app) stateEncrypt() *cobra.Command {
 		if how() == nil {
 			return errors.New("cannot encrypt: give --passphrase or --recipient")
 		}
-		return a.encryptState(args[0], how())
+		return a.encryptState(cmd.Context(), args[0], how())
 	}
 	return cmd
 }
@@ -66,17 +67,17 @@ func (a *app) stateDecrypt() *cobra.Command {
 		Example: "  deploy state decrypt cluster.hcl",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.encryptState(args[0], nil)
+			return a.encryptState(cmd.Context(), args[0], nil)
 		},
 	}
 }
 
-func (a *app) encryptState(manifest string, how *deployer.Encryption) error {
-	d, err := a.deployer(manifest, nil)
+func (a *app) encryptState(ctx context.Context, manifest string, how *deployer.Encryption) error {
+	d, err := a.deployer(manifest, a.aloud())
 	if err != nil {
 		return err
 	}
-	if err := d.EncryptState(how); err != nil {
+	if err := d.EncryptState(ctx, how); err != nil {
 		return err
 	}
 	if a.json {
@@ -106,11 +107,11 @@ local VMs are not in it. Keep an unencrypted one as you keep a key: umask 077.`,
 		if term.IsTerminal(int(os.Stdout.Fd())) {
 			return errors.New("cannot export to a terminal: it holds secrets; redirect it to a file")
 		}
-		d, err := a.deployer(args[0], nil)
+		d, err := a.deployer(args[0], a.aloud())
 		if err != nil {
 			return err
 		}
-		return d.ExportState(os.Stdout, how())
+		return d.ExportState(cmd.Context(), os.Stdout, how())
 	}
 	return cmd
 }
@@ -125,11 +126,11 @@ another deployment, or a later one of the same, is overwritten only with --force
 		Example: "  deploy state import cluster.hcl < cf.backup",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := a.deployer(args[0], nil)
+			d, err := a.deployer(args[0], a.aloud())
 			if err != nil {
 				return err
 			}
-			s, err := d.ImportState(os.Stdin, force)
+			s, err := d.ImportState(cmd.Context(), os.Stdin, force)
 			if err != nil {
 				return err
 			}

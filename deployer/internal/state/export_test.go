@@ -107,9 +107,8 @@ func TestExportAndImport(t *testing.T) {
 	keys := func() *Keys { return &Keys{IdentityFile: identity} }
 	from := Store{Dir: t.TempDir(), Keys: keys()}
 	st := New("cf")
-	st.Epoch = 7
 	secrets := &Secrets{Values: map[string]map[string]string{"nats": {"value": "open sesame"}}}
-	if _, err := from.Save(st, secrets); err != nil {
+	if err := from.Begin(st, secrets, 7); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(from.Terraform(), 0o700); err != nil {
@@ -152,10 +151,22 @@ func TestExportAndImport(t *testing.T) {
 			}
 
 			// What would be lost is kept, unless forced.
-			later := *st
-			later.Epoch = 8
-			for what, in := range map[string]*State{"another deployment": New("cf"), "later state": &later} {
-				if _, err := to.Save(in, secrets); err != nil {
+			for what, put := range map[string]func() (*State, error){
+				"another deployment": func() (*State, error) {
+					if err := os.Remove(to.stateFile()); err != nil {
+						return nil, err
+					}
+					other := New("cf")
+					_, err := to.Save(other, secrets)
+					return other, err
+				},
+				"later state": func() (*State, error) {
+					later := *st
+					return &later, to.Begin(&later, secrets, 8)
+				},
+			} {
+				in, err := put()
+				if err != nil {
 					t.Fatal(err)
 				}
 				if _, err := to.Import(bytes.NewReader(export.Bytes()), "cf", false); err == nil || !strings.Contains(err.Error(), what) || !strings.Contains(err.Error(), "--force") {

@@ -15,7 +15,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -28,6 +27,9 @@ type State struct {
 	Deployment   string `json:"deployment"`
 	// Epoch is that of the last lease: it grows with every run that changes something.
 	Epoch uint64 `json:"epoch"`
+	// Lease is the name that the run which took Epoch gave itself. Who has another
+	// one is not the one who may write (Store.Begin).
+	Lease string `json:"lease,omitempty"`
 	// Groups are the instances by group, ascending by index; index and zone are
 	// stable for life.
 	Groups map[string][]Slot `json:"groups"`
@@ -38,6 +40,9 @@ type State struct {
 	Orphans []Orphan `json:"orphans,omitempty"`
 	// Bus is set once the bus has served: where agents are asked first.
 	Bus []string `json:"bus,omitempty"`
+	// Ignored are the instances that nothing touches until the operator says so,
+	// sorted.
+	Ignored []string `json:"ignored,omitempty"`
 	// Memory is what the rollout must know of earlier ones: groups that have
 	// served, canaries that passed, generations known bad (rollout.Memory).
 	Memory json.RawMessage `json:"memory,omitempty"`
@@ -270,43 +275,6 @@ func New(deployment string) *State {
 	return &State{Version: 1, DeploymentID: hex.EncodeToString(id), Deployment: deployment}
 }
 
-// Save writes what differs from the disk, atomically, and tells whether
-// anything did.
-func (s Store) Save(st *State, secrets *Secrets) (wrote bool, err error) {
-	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
-		return false, fmt.Errorf("cannot make the state folder: %w", err)
-	}
-	secretData, err := encode(secrets)
-	if err != nil {
-		return false, err
-	}
-	if secrets.Encryption != nil {
-		if secretData, err = s.Keys.Seal(secretData, *secrets.Encryption); err != nil {
-			return false, fmt.Errorf("cannot write %s: %w", s.secretsFile(), err)
-		}
-	}
-	stateData, err := encode(st)
-	if err != nil {
-		return false, err
-	}
-	for _, f := range []struct {
-		path string
-		data []byte
-	}{
-		{filepath.Join(s.Dir, ".gitignore"), []byte("*\n")},
-		// Secrets first: a state without its secrets would be of no use.
-		{s.secretsFile(), secretData},
-		{s.stateFile(), stateData},
-	} {
-		w, err := writeChanged(f.path, f.data)
-		wrote = wrote || w
-		if err != nil {
-			return wrote, err
-		}
-	}
-	return wrote, nil
-}
-
 // Remove deletes the folder, once nothing that it describes exists any more.
 func (s Store) Remove() error {
 	if err := os.RemoveAll(s.Dir); err != nil {
@@ -316,58 +284,6 @@ func (s Store) Remove() error {
 	_ = os.Remove(filepath.Dir(s.Dir))
 	return nil
 }
-
-// Entry is a line of the journal: history only, nothing reads it to decide.
-type Entry struct {
-	At    time.Time `json:"at"`
-	Epoch uint64    `json:"epoch"`
-	What  string    `json:"what"`
-	Who   string    `json:"who,omitempty"`
-}
-
-// Journal appends an entry to journal.jsonl.
-func (s Store) Journal(e Entry) error {
-	line, err := json.Marshal(e)
-	if err != nil {
-		return fmt.Errorf("cannot encode a journal entry: %w", err)
-	}
-	f, err := os.OpenFile(filepath.Join(s.Dir, "journal.jsonl"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("cannot open the journal: %w", err)
-	}
-	_, err = f.Write(append(line, '\n'))
-	return errors.Join(err, f.Close())
-}
-
-// Lock is held by the one process that changes a deployment. The kernel drops
-// it with the process, so it cannot be left behind.
-type Lock struct{ file *os.File }
-
-// ErrLocked is returned by Lock while another process holds it.
-var ErrLocked = errors.New("another deploy works on this deployment")
-
-// Lock takes the folder's lock, or fails at once with ErrLocked naming the holder.
-func (s Store) Lock() (*Lock, error) {
-	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("cannot make the state folder: %w; make it possible, or name another folder with --state", err)
-	}
-	path := filepath.Join(s.Dir, "lock")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("cannot write to the state folder, so nothing was begun: %w; make it writable", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w (process %d holds %s): wait for it to end, or end it", ErrLocked, s.Holder(), path)
-		}
-		return nil, fmt.Errorf("cannot lock %s: %w", path, err)
-	}
-	return &Lock{file: f}, nil
-}
-
-// Unlock gives the lock back.
-func (l *Lock) Unlock() error { return l.file.Close() }
 
 func encode(v any) ([]byte, error) {
 	data, err := json.MarshalIndent(v, "", "  ")
@@ -381,14 +297,18 @@ func writeChanged(path string, data []byte) (wrote bool, err error) {
 	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, data) {
 		return false, nil
 	}
-	if err := renameio.WriteFile(path, data, 0o600); err != nil {
+	if err := renameio.WriteFile(path, data, 0o600, renameio.WithTempDir(filepath.Dir(path))); err != nil {
 		return false, fmt.Errorf("cannot write the state: %w", err)
 	}
-	dir, err := os.Open(filepath.Dir(path))
+	return true, syncFolder(filepath.Dir(path))
+}
+
+func syncFolder(path string) error {
+	dir, err := os.Open(path)
 	if err != nil {
-		return true, fmt.Errorf("cannot sync the state folder: %w", err)
+		return fmt.Errorf("cannot sync the state folder: %w", err)
 	}
-	return true, errors.Join(dir.Sync(), dir.Close())
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 // RemoveUnused deletes the folder if it holds nothing but the lock: a first run

@@ -1,7 +1,6 @@
 package state
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -89,29 +88,5 @@ func TestLoadRefusesAnotherVersion(t *testing.T) {
 	}
 	if _, _, err := store.Load(); err == nil {
 		t.Error("a state of version 99 was accepted")
-	}
-}
-
-func TestLockNamesItsHolder(t *testing.T) {
-	store := Store{Dir: filepath.Join(t.TempDir(), "cf")}
-	first, err := store.Lock()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := store.Lock(); !errors.Is(err, ErrLocked) {
-		t.Errorf("second lock: got %v, want ErrLocked", err)
-	}
-	if got := store.Holder(); got != os.Getpid() {
-		t.Errorf("holder is %d, want %d", got, os.Getpid())
-	}
-	if err := first.Unlock(); err != nil {
-		t.Fatal(err)
-	}
-	again, err := store.Lock()
-	if err != nil {
-		t.Fatalf("after unlock: %v", err)
-	}
-	if err := again.Unlock(); err != nil {
-		t.Error(err)
 	}
 }
