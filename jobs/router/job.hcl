@@ -24,17 +24,6 @@ property "max_body_mb" {
   description = "Largest request body, MiB; 0: no limit"
 }
 
-property "drain_timeout_s" {
-  type        = number
-  default     = 30
-  description = "Seconds that a router which leaves waits for requests and WebSockets in progress, before it cuts them"
-
-  validation {
-    condition     = property.drain_timeout_s > 0 && property.drain_timeout_s <= 40
-    error_message = "Above 0 and at most 40: the agent does not wait for a drain much longer."
-  }
-}
-
 property "log_level" {
   type        = string
   default     = "info"
@@ -43,6 +32,17 @@ property "log_level" {
   validation {
     condition     = contains(["off", "error", "warn", "info", "debug"], property.log_level)
     error_message = "One of off, error, warn, info, debug."
+  }
+}
+
+property "drain_timeout_s" {
+  type        = number
+  default     = 30
+  description = "Seconds that a router which leaves waits for requests and WebSockets in progress, before it cuts them"
+
+  validation {
+    condition     = property.drain_timeout_s > 0 && property.drain_timeout_s <= 40
+    error_message = "Above 0 and at most 40: the agent does not wait for a drain much longer."
   }
 }
 
