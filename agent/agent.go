@@ -248,6 +248,7 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 		Active:       snapshot.Active,
 		Previous:     snapshot.Previous,
 		Interrupted:  snapshot.Interrupted,
+		Held:         snapshot.Held,
 		State:        state,
 		Reasons:      reasons,
 		HealthySince: since,

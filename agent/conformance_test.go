@@ -104,6 +104,14 @@ func (f *fixture) submission(body any) api.Submission {
 		s.Kind, s.Rollback = api.KindRollback, &b
 	case api.Stop:
 		s.Kind, s.Stop = api.KindStop, &b
+	case api.Start:
+		s.Kind, s.Start = api.KindStart, &b
+	case api.RestartProcesses:
+		s.Kind, s.Restart = api.KindRestart, &b
+	case api.PostDeploy:
+		s.Kind, s.PostDeploy = api.KindPostDeploy, &b
+	case api.Errand:
+		s.Kind, s.Errand = api.KindErrand, &b
 	default:
 		f.Fatalf("no operation %T", body)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,6 +19,8 @@ import (
 	"github.com/google/renameio/v2"
 
 	"deploy/agent/api"
+	"deploy/agent/internal/install"
+	"deploy/agent/internal/shim"
 )
 
 // keepOperations is how many operations are remembered.
@@ -26,9 +29,16 @@ const keepOperations = 50
 // maxWait bounds one long poll.
 const maxWait = 30 * time.Second
 
+// sweepTimeout bounds the end of what interrupted operations have started.
+const sweepTimeout = 10 * time.Second
+
+// keepOutputs is of how many operations the output is kept.
+const keepOutputs = 10
+
 // operations remembers what was accepted. An operation is ops/<op_id>.json;
 // while it runs its events are appended to ops/<op_id>.events, unsynced: they
-// are for people, and a crash of the agent alone loses none.
+// are for people, and a crash of the agent alone loses none. So is what its
+// hooks say, to ops/<op_id>.output, which stays.
 type operations struct {
 	dir string
 
@@ -41,7 +51,9 @@ type operations struct {
 type operation struct {
 	record
 	events  *os.File      // while it runs
+	output  output        // what its hooks say
 	changed chan struct{} // closed at the next change
+	cancel  context.CancelCauseFunc
 }
 
 // record is the content of ops/<op_id>.json.
@@ -75,8 +87,14 @@ func loadOperations(dir string, log *slog.Logger) (*operations, error) {
 			continue
 		}
 		o.byID[op.Operation.OpID] = op
+		op.output.path = o.outputFile(op.Operation.OpID)
+		op.output.measure()
 		if op.Operation.State != api.OperationRunning {
 			continue
+		}
+		// Hooks are children of the agent, so nobody awaits those of before.
+		if err := o.sweepHooks(op.Operation.OpID); err != nil {
+			log.Error("what an interrupted operation has started goes on", "op", op.Operation.OpID, "err", err)
 		}
 		op.Events = readEvents(o.eventsFile(op.Operation.OpID))
 		if err := o.end(op, interrupted()); err != nil {
@@ -84,6 +102,13 @@ func loadOperations(dir string, log *slog.Logger) (*operations, error) {
 		}
 	}
 	return o, nil
+}
+
+// sweepHooks ends what the hooks of an operation have left behind.
+func (o *operations) sweepHooks(opID string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), sweepTimeout)
+	defer cancel()
+	return shim.Sweep(ctx, install.HookProcess(filepath.Dir(o.dir), opID), nil)
 }
 
 func interrupted() *api.Error {
@@ -109,6 +134,7 @@ func readEvents(name string) []api.OperationEvent {
 
 func (o *operations) file(id string) string       { return filepath.Join(o.dir, id+".json") }
 func (o *operations) eventsFile(id string) string { return filepath.Join(o.dir, id+".events") }
+func (o *operations) outputFile(id string) string { return filepath.Join(o.dir, id+".output") }
 
 // save writes an operation to disk. o.mu is held, or nobody else knows it yet.
 func (o *operations) save(op *operation) error {
@@ -140,8 +166,8 @@ func (o *operations) runningNow() *api.Operation {
 	return &copied
 }
 
-// accept notes a new operation as the running one.
-func (o *operations) accept(s api.Submission) (*operation, error) {
+// accept notes a new operation as the running one; cancel ends it.
+func (o *operations) accept(s api.Submission, cancel context.CancelCauseFunc) (*operation, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	op := &operation{
@@ -149,6 +175,8 @@ func (o *operations) accept(s api.Submission) (*operation, error) {
 			OpID: s.OpID, Kind: s.Kind, Epoch: s.Epoch, State: api.OperationRunning, Started: time.Now().UTC(),
 		}},
 		changed: make(chan struct{}),
+		output:  output{path: o.outputFile(s.OpID)},
+		cancel:  cancel,
 	}
 	events, err := os.OpenFile(o.eventsFile(s.OpID), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -167,21 +195,31 @@ func (o *operations) accept(s api.Submission) (*operation, error) {
 
 // collect forgets all but the youngest operations. o.mu is held.
 func (o *operations) collect() {
-	if len(o.byID) <= keepOperations {
-		return
-	}
-	all := make([]*operation, 0, len(o.byID))
-	for _, op := range o.byID {
-		all = append(all, op)
-	}
+	all := slices.Collect(maps.Values(o.byID))
 	slices.SortFunc(all, func(a, b *operation) int { return b.Operation.Started.Compare(a.Operation.Started) })
-	for _, op := range all[keepOperations:] {
+	outputs := 0
+	for n, op := range all {
 		if op == o.running {
 			continue
 		}
-		delete(o.byID, op.Operation.OpID)
-		_ = os.Remove(o.file(op.Operation.OpID)) // if it stays, the next collection removes it
+		if op.output.size > 0 && !op.output.gone {
+			if outputs++; outputs > keepOutputs || n >= keepOperations {
+				op.output.remove()
+			}
+		}
+		if n >= keepOperations {
+			delete(o.byID, op.Operation.OpID)
+			_ = os.Remove(o.file(op.Operation.OpID)) // if it stays, the next collection removes it
+		}
 	}
+}
+
+// say adds to what an operation's hooks have said.
+func (o *operations) say(op *operation, stream api.Stream, data []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	op.output.write(stream, data)
+	op.tell()
 }
 
 // event adds one event. It may be called from several goroutines.
@@ -219,6 +257,10 @@ func (o *operations) end(op *operation, failure *api.Error) error {
 		op.events.Close()
 		op.events = nil
 	}
+	op.output.close()
+	if op.cancel != nil {
+		op.cancel(nil)
+	}
 	if o.running == op {
 		o.running = nil
 	}
@@ -229,16 +271,27 @@ func (o *operations) end(op *operation, failure *api.Error) error {
 	return os.RemoveAll(o.eventsFile(op.Operation.OpID))
 }
 
-// progress gives what happened after since, and a channel that closes when
-// there is more.
-func (o *operations) progress(op *operation, since uint64) (api.Progress, <-chan struct{}) {
+// progress gives what happened after since, and was said from a position on,
+// and a channel that closes when there is more.
+func (o *operations) progress(op *operation, since uint64, from *int64) (api.Progress, <-chan struct{}, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	p := api.Progress{Operation: op.Operation}
 	if since < uint64(len(op.Events)) {
 		p.Events = slices.Clone(op.Events[since:])
 	}
-	return p, op.changed
+	var err error
+	if from != nil {
+		p.Output, p.OutputNext, err = op.output.read(*from)
+	}
+	return p, op.changed, err
+}
+
+// current is how an operation stands.
+func (o *operations) current(op *operation) api.Operation {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return op.Operation
 }
 
 // Wait follows an operation.
@@ -250,8 +303,11 @@ func (a *Agent) Wait(ctx context.Context, r api.WaitRequest) (api.Progress, erro
 	timer := time.NewTimer(pollTime(r.MaxMS))
 	defer timer.Stop()
 	for {
-		p, changed := a.ops.progress(op, r.Since)
-		if len(p.Events) > 0 || p.Operation.State != api.OperationRunning {
+		p, changed, err := a.ops.progress(op, r.Since, r.Output)
+		if err != nil {
+			return api.Progress{}, err
+		}
+		if len(p.Events) > 0 || len(p.Output) > 0 || p.Operation.State != api.OperationRunning {
 			return p, nil
 		}
 		select {
@@ -280,11 +336,11 @@ func (a *Agent) Submit(_ context.Context, s api.Submission) (api.Operation, erro
 		return api.Operation{}, err
 	}
 	if op := a.ops.get(s.OpID); op != nil {
-		p, _ := a.ops.progress(op, 0)
-		if p.Operation.Kind != s.Kind {
-			return api.Operation{}, badRequest("op_id %s belongs to an operation of kind %s", s.OpID, p.Operation.Kind)
+		known := a.ops.current(op)
+		if known.Kind != s.Kind {
+			return api.Operation{}, badRequest("op_id %s belongs to an operation of kind %s", s.OpID, known.Kind)
 		}
-		return p.Operation, nil
+		return known, nil
 	}
 	if s.Epoch < a.identity.Epoch {
 		return api.Operation{}, staleEpoch(s.Epoch, a.identity.Epoch)
@@ -305,13 +361,44 @@ func (a *Agent) Submit(_ context.Context, s api.Submission) (api.Operation, erro
 	if err := context.Cause(a.ctx); err != nil {
 		return api.Operation{}, fmt.Errorf("cannot begin %s: %w", s.Kind, err)
 	}
-	op, err := a.ops.accept(s)
+	ctx, cancel := context.WithCancelCause(a.ctx)
+	op, err := a.ops.accept(s, cancel)
 	if err != nil {
+		cancel(nil)
 		return api.Operation{}, err
 	}
-	p, _ := a.ops.progress(op, 0)
-	a.work.Go(func() { a.run(op, s) })
-	return p.Operation, nil
+	accepted := a.ops.current(op)
+	a.work.Go(func() { a.run(ctx, op, s) })
+	return accepted, nil
+}
+
+// errCancelled is the cause of what Cancel ends.
+var errCancelled = errors.New("cancelled on request")
+
+// Cancel ends an operation that leaves nothing half done.
+func (a *Agent) Cancel(_ context.Context, r api.CancelRequest) (api.Operation, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if id := a.identity; id.DeploymentID != r.DeploymentID || id.Instance != r.Instance {
+		return api.Operation{}, otherDeployment(id, r.DeploymentID, r.Instance)
+	}
+	if r.Epoch < a.identity.Epoch {
+		return api.Operation{}, staleEpoch(r.Epoch, a.identity.Epoch)
+	}
+	op := a.ops.get(r.OpID)
+	if op == nil {
+		return api.Operation{}, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("cannot cancel operation %q: this agent has not accepted it", r.OpID)}
+	}
+	current := a.ops.current(op)
+	if current.State != api.OperationRunning {
+		return current, nil
+	}
+	if !current.Kind.Cancellable() {
+		return api.Operation{}, &api.Error{Code: api.CodeConflict,
+			Message: fmt.Sprintf("cannot cancel operation %s: an %s that is broken off leaves the instance half changed; wait for it", r.OpID, current.Kind)}
+	}
+	op.cancel(errCancelled)
+	return current, nil
 }
 
 func badRequest(format string, args ...any) *api.Error {
@@ -334,6 +421,11 @@ func checkSubmission(s api.Submission) error {
 		api.KindWatch:     s.Watch != nil,
 		api.KindRollback:  s.Rollback != nil,
 		api.KindStop:      s.Stop != nil,
+
+		api.KindStart:      s.Start != nil,
+		api.KindRestart:    s.Restart != nil,
+		api.KindPostDeploy: s.PostDeploy != nil,
+		api.KindErrand:     s.Errand != nil,
 	}
 	if _, known := bodies[s.Kind]; !known {
 		return badRequest("this agent does not know kind %q", s.Kind)
@@ -363,10 +455,14 @@ func (a *Agent) checkOwner(s api.Submission) error {
 		return &api.Error{Code: api.CodeOtherDeployment, Message: fmt.Sprintf("cannot begin %s: the agent belongs to no deployment yet; configure it", s.Kind)}
 	}
 	if id.DeploymentID != s.DeploymentID || id.Instance != s.Instance {
-		return &api.Error{Code: api.CodeOtherDeployment, Message: fmt.Sprintf(
-			"refused: this agent is %s of deployment %s (%s), not %s of %s", id.Instance, id.Deployment, id.DeploymentID, s.Instance, s.DeploymentID)}
+		return otherDeployment(id, s.DeploymentID, s.Instance)
 	}
 	return nil
+}
+
+func otherDeployment(id identity, deploymentID, instance string) *api.Error {
+	return &api.Error{Code: api.CodeOtherDeployment, Message: fmt.Sprintf(
+		"refused: this agent is %s of deployment %s (%s), not %s of %s", id.Instance, id.Deployment, id.DeploymentID, instance, deploymentID)}
 }
 
 // report is what a running operation tells and asks.
@@ -376,6 +472,10 @@ type report struct {
 }
 
 func (r report) Event(step, message string) { r.agent.ops.event(r.op, step, message) }
+
+func (r report) Output(stream api.Stream, data []byte) { r.agent.ops.say(r.op, stream, data) }
+
+func (r report) ID() string { return r.op.Operation.OpID }
 
 // Proceed ends an operation whose deployer has lost its lease.
 func (r report) Proceed() error {
@@ -387,11 +487,11 @@ func (r report) Proceed() error {
 	return nil
 }
 
-func (a *Agent) run(op *operation, s api.Submission) {
+func (a *Agent) run(ctx context.Context, op *operation, s api.Submission) {
 	r := report{a, op}
 	log := a.config.Log.With("op", s.OpID, "kind", s.Kind)
 	log.Info("operation begins", "epoch", s.Epoch)
-	err := a.perform(a.ctx, s, r)
+	err := a.perform(ctx, s, r)
 	var failure *api.Error
 	if err != nil {
 		failure = asFailure(err)
@@ -423,6 +523,14 @@ func (a *Agent) perform(ctx context.Context, s api.Submission, r report) error {
 		return a.installer.Rollback(ctx, *s.Rollback, r)
 	case api.KindStop:
 		return a.installer.Stop(ctx, *s.Stop, r)
+	case api.KindStart:
+		return a.installer.Start(ctx, *s.Start, r)
+	case api.KindRestart:
+		return a.installer.Restart(ctx, *s.Restart, r)
+	case api.KindPostDeploy:
+		return a.installer.PostDeploy(ctx, r)
+	case api.KindErrand:
+		return a.installer.Errand(ctx, *s.Errand, r)
 	}
 	return badRequest("this agent does not know kind %q", s.Kind)
 }
@@ -431,6 +539,9 @@ func (a *Agent) perform(ctx context.Context, s api.Submission, r report) error {
 func asFailure(err error) *api.Error {
 	if errors.Is(err, errClosing) {
 		return interrupted()
+	}
+	if errors.Is(err, errCancelled) {
+		return &api.Error{Code: api.CodeCancelled, Message: "the operation was " + errCancelled.Error()}
 	}
 	var known *api.Error
 	if errors.As(err, &known) {

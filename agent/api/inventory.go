@@ -25,6 +25,10 @@ type Inventory struct {
 	// instance is then owed work although Active may be the wanted generation.
 	Interrupted bool `json:"interrupted,omitempty"`
 
+	// Held: an operator has stopped the instance (Stop.Hold), and nothing but
+	// KindStart starts it. Active is then what would run.
+	Held bool `json:"held,omitempty"`
+
 	State        InstanceState   `json:"state"`
 	Reasons      []string        `json:"reasons,omitempty"` // why State is not running
 	HealthySince *time.Time      `json:"healthy_since,omitempty"`

@@ -27,11 +27,14 @@ const (
 	MethodSubmit Method = "submit"
 	// MethodWait follows an operation: WaitRequest, reply Progress.
 	MethodWait Method = "wait"
+	// MethodCancel ends an errand (or another operation that leaves nothing half
+	// done): CancelRequest, reply Operation.
+	MethodCancel Method = "cancel"
 )
 
 // Methods lists every method, in the order of the documentation.
 func Methods() []Method {
-	return []Method{MethodInventory, MethodSpec, MethodLog, MethodDrift, MethodMetrics, MethodSubmit, MethodWait}
+	return []Method{MethodInventory, MethodSpec, MethodLog, MethodDrift, MethodMetrics, MethodSubmit, MethodWait, MethodCancel}
 }
 
 // ServiceName is the name under which agents appear as NATS micro services.

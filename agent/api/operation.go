@@ -31,6 +31,11 @@ type Submission struct {
 	Watch     *Watch     `json:"watch,omitempty"`
 	Rollback  *Rollback  `json:"rollback,omitempty"`
 	Stop      *Stop      `json:"stop,omitempty"`
+
+	Start      *Start            `json:"start,omitempty"`
+	Restart    *RestartProcesses `json:"restart,omitempty"`
+	PostDeploy *PostDeploy       `json:"post_deploy,omitempty"`
+	Errand     *Errand           `json:"errand,omitempty"`
 }
 
 // OperationKind names what an operation does.
@@ -50,8 +55,45 @@ const (
 	KindWatch OperationKind = "watch"
 	// KindRollback is an update to the previous generation.
 	KindRollback OperationKind = "rollback"
-	// KindStop drains and stops every process, before the VM goes away.
+	// KindStop drains and stops every process: before the VM goes away, or
+	// because an operator wants so (Stop.Hold).
 	KindStop OperationKind = "stop"
+	// KindStart starts what the active generation wants and what does not run. It
+	// ends a hold.
+	KindStart OperationKind = "start"
+	// KindRestart ends processes of the active generation in order (pre_stop,
+	// drain, stop, post_stop) and starts them anew (pre_start, start, healthy,
+	// post_start). On an instance that is held it is refused with CodeConflict.
+	KindRestart OperationKind = "restart"
+	// KindPostDeploy runs the post_deploy hooks of the active generation, in the
+	// order of its jobs, once the whole deployment is updated. On an instance that
+	// is held there is nothing to run.
+	KindPostDeploy OperationKind = "post_deploy"
+	// KindErrand runs one errand of a job of the active generation. What it says
+	// is Progress.Output; how it ended, if not with status 0, is
+	// Error.Process.Exit.
+	KindErrand OperationKind = "errand"
+)
+
+// Cancellable tells whether MethodCancel ends operations of this kind: those
+// that leave nothing half done, or whose job must expect it (errands).
+func (k OperationKind) Cancellable() bool {
+	switch k {
+	case KindPrepare, KindWatch, KindPostDeploy, KindErrand:
+		return true
+	}
+	return false
+}
+
+// What follows a stop, for the pre_stop, drain and post_stop hooks of what
+// stops (DEPLOY_NEXT).
+const (
+	NextUpdate   = "update"   // another generation, on the same VM
+	NextRecreate = "recreate" // the same or another generation, on another VM
+	NextScaleIn  = "scale_in" // the instance goes, its group stays
+	NextDelete   = "delete"   // the group goes
+	NextRestart  = "restart"  // the same generation
+	NextStop     = "stop"     // nothing, until an operator starts it
 )
 
 // Configure is the identity of an agent and where its bus is.
@@ -93,9 +135,14 @@ type Update struct {
 	MinHealthyMS int64 `json:"min_healthy_ms"`
 	// DeadlineMS bounds the wait for health, from the start of the processes.
 	DeadlineMS int64 `json:"deadline_ms"`
-	// Next tells pre_stop and drain hooks what follows: "update", "recreate",
-	// "scale_in" or "delete".
+	// Next is NextUpdate (also if empty).
 	Next string `json:"next"`
+	// SkipDrain stops at once what must stop, without pre_stop and drain.
+	SkipDrain bool `json:"skip_drain,omitempty"`
+	// Hold activates the generation and starts nothing, as on an instance that an
+	// operator has stopped: a new VM has to be told. An agent that holds its
+	// instance goes on to do so without it.
+	Hold bool `json:"hold,omitempty"`
 }
 
 // Watch waits for health.
@@ -111,12 +158,51 @@ type Rollback struct {
 	DeadlineMS   int64 `json:"deadline_ms"`
 }
 
-// Stop drains and stops every process. Processes stay stopped until the next
-// update.
+// Stop drains and stops every process. They stay stopped, also after a reboot,
+// until the next update; with Hold until a KindStart.
 type Stop struct {
-	Next string `json:"next"` // as Update.Next
-	// SkipDrain stops at once.
+	// Next is one of the constants of that name.
+	Next string `json:"next"`
+	// SkipDrain stops at once, without pre_stop and drain.
 	SkipDrain bool `json:"skip_drain,omitempty"`
+	// Hold is the wish of an operator, which updates respect: they change what
+	// would run, and start nothing (Inventory.Held).
+	Hold bool `json:"hold,omitempty"`
+}
+
+// Start starts what does not run.
+type Start struct {
+	// MinHealthyMS and DeadlineMS are those of Update.
+	MinHealthyMS int64 `json:"min_healthy_ms"`
+	DeadlineMS   int64 `json:"deadline_ms"`
+}
+
+// RestartProcesses says what a KindRestart is about.
+type RestartProcesses struct {
+	// Job restricts it to the processes of one job, Process (with Job) to one
+	// process; both empty: all.
+	Job     string `json:"job,omitempty"`
+	Process string `json:"process,omitempty"`
+	// SkipDrain stops at once, without pre_stop and drain.
+	SkipDrain bool `json:"skip_drain,omitempty"`
+	// MinHealthyMS and DeadlineMS are those of Update.
+	MinHealthyMS int64 `json:"min_healthy_ms"`
+	DeadlineMS   int64 `json:"deadline_ms"`
+}
+
+// PostDeploy has nothing to say.
+type PostDeploy struct{}
+
+// Errand names one and says what it gets.
+type Errand struct {
+	Job  string `json:"job"`
+	Name string `json:"name"`
+	// Arguments follow those of the errand's command.
+	Arguments []string `json:"arguments,omitempty"`
+	// Env is added to the errand's own; names that begin with DEPLOY_ are refused.
+	Env map[string]string `json:"env,omitempty"`
+	// TimeoutMS takes the place of the errand's own if it is more than 0.
+	TimeoutMS int64 `json:"timeout_ms,omitempty"`
 }
 
 // OperationState is how an operation stands.
@@ -148,12 +234,51 @@ type WaitRequest struct {
 	OpID  string `json:"op_id"`
 	Since uint64 `json:"since"`
 	MaxMS int64  `json:"max_ms"` // at most 30,000
+	// Output, if not nil, asks for what hooks have said as well, from this
+	// position on: 0, then Progress.OutputNext. More of it ends the wait too.
+	Output *int64 `json:"output,omitempty"`
 }
 
 // Progress is the answer to WaitRequest.
 type Progress struct {
 	Operation Operation        `json:"operation"`
 	Events    []OperationEvent `json:"events,omitempty"`
+	// Output is what was said, at most about 256 KiB at a time, and OutputNext
+	// where the rest begins. The operation has ended and all was read when State
+	// says so and Output is empty.
+	Output     []Output `json:"output,omitempty"`
+	OutputNext int64    `json:"output_next,omitempty"`
+}
+
+// Stream is one of the two that a command writes to.
+type Stream string
+
+const (
+	Stdout Stream = "stdout"
+	Stderr Stream = "stderr"
+)
+
+// Output is a piece of what an errand or a post_deploy hook said. An agent
+// keeps MaxOutput bytes of it an operation; what is beyond is in the log of the
+// hook only, and a last piece on Stderr says so.
+type Output struct {
+	Stream Stream `json:"stream"`
+	Data   []byte `json:"data"`
+}
+
+// MaxOutput is how much of an operation's output is kept, bytes.
+const MaxOutput = 8 << 20
+
+// CancelRequest asks for the end of an operation that has not ended. The reply
+// is the operation as it then is: it fails with CodeCancelled a moment later,
+// if it does not end well before that. Operations that must not be broken off
+// (OperationKind.Cancellable) are refused with CodeConflict.
+type CancelRequest struct {
+	DeploymentID string `json:"deployment_id"`
+	Instance     string `json:"instance"`
+	// Epoch is refused if it is lower than the agent's, as with a Change.
+	Epoch uint64 `json:"epoch"`
+	OpID  string `json:"op_id"`
 }
 
 // OperationEvent is one step of an operation.
@@ -202,6 +327,7 @@ const (
 	CodePackageMissing  Code = "package_missing"  // Packages names the digests; upload and prepare again
 	CodeSystemPackage   Code = "system_package"   // a program of the VM's package manager is missing
 	CodeInterrupted     Code = "interrupted"      // the agent ended in mid-operation; submit again under a new OpID
+	CodeCancelled       Code = "cancelled"        // ended by MethodCancel
 	CodeFailed          Code = "failed"           // a step failed; Message and Process say which and why
 	CodeInternal        Code = "internal"
 )

@@ -123,36 +123,59 @@ func ask[Reply any](ctx context.Context, c *Client, method api.Method, request a
 	return reply, nil
 }
 
+// Cancel asks for the end of an operation; whoever follows it learns the rest.
+func (c *Client) Cancel(ctx context.Context, r api.CancelRequest) (api.Operation, error) {
+	return ask[api.Operation](ctx, c, api.MethodCancel, r, requestTimeout)
+}
+
 // Do submits an operation and follows it to its end, through any number of
 // broken connections, until ctx ends. Each event is told once, in order. The
 // error is an *api.Error when the agent refused the operation or the operation
 // failed.
 func (c *Client) Do(ctx context.Context, s api.Submission, onEvent func(api.OperationEvent)) error {
+	return c.Stream(ctx, s, onEvent, nil)
+}
+
+// Stream is Do, and tells as well what an errand or post_deploy hooks say, each
+// byte once and those of a stream in order.
+func (c *Client) Stream(ctx context.Context, s api.Submission, onEvent func(api.OperationEvent), onOutput func(api.Output)) error {
 	if err := retry(ctx, func() error {
 		_, err := c.Submit(ctx, s)
 		return err
 	}); err != nil {
 		return err
 	}
-	since := uint64(0)
+	r := api.WaitRequest{OpID: s.OpID, MaxMS: pollTime.Milliseconds()}
+	if onOutput != nil {
+		r.Output = new(int64)
+	}
 	for {
 		var progress api.Progress
 		err := retry(ctx, func() error {
 			var err error
-			progress, err = c.Wait(ctx, api.WaitRequest{OpID: s.OpID, Since: since, MaxMS: pollTime.Milliseconds()})
+			progress, err = c.Wait(ctx, r)
 			return err
 		})
 		if err != nil {
 			return err
 		}
 		for _, e := range progress.Events {
-			if e.Sequence <= since {
+			if e.Sequence <= r.Since {
 				continue
 			}
-			since = e.Sequence
+			r.Since = e.Sequence
 			if onEvent != nil {
 				onEvent(e)
 			}
+		}
+		for _, piece := range progress.Output {
+			onOutput(piece)
+		}
+		if r.Output != nil {
+			r.Output = &progress.OutputNext
+		}
+		if len(progress.Output) > 0 {
+			continue // there may be more, also of an operation that has ended
 		}
 		switch progress.Operation.State {
 		case api.OperationDone:

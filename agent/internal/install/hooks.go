@@ -5,18 +5,33 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"os"
 	"os/exec"
 	"sort"
+	"sync"
 	"syscall"
 	"time"
 
 	"deploy/agent/api"
+	"deploy/agent/internal/logfile"
+	"deploy/agent/internal/shim"
 )
 
-// hookLogBytes is the size at which a hook's log is put aside.
-const hookLogBytes = 1 << 20
+// A hook's log is put aside at hookLogBytes, and hookLogKeep old ones are kept.
+const (
+	hookLogBytes = 10 << 20
+	hookLogKeep  = 2
+)
+
+// After its time, or when it is cancelled, a hook has hookGrace from TERM to
+// KILL; that is also how long the output of one that has ended is awaited, which
+// something that it left running may keep open.
+const hookGrace = 2 * time.Second
+
+// sweepTimeout bounds the end of what a hook has left behind.
+const sweepTimeout = 10 * time.Second
 
 // drainPause lies between two runs of a drain hook, which is run until it
 // exits 0.
@@ -29,7 +44,7 @@ func (i *Installer) runHooks(ctx context.Context, report Report, spec api.Spec, 
 			continue
 		}
 		report.Event(string(kind), job.Name)
-		err := i.runHook(ctx, spec, job, hook, env)
+		err := i.runHook(ctx, report, spec, job, hook, env)
 		if err == nil {
 			continue
 		}
@@ -46,7 +61,7 @@ func (i *Installer) runHooks(ctx context.Context, report Report, spec api.Spec, 
 }
 
 // runHook runs one hook within its time.
-func (i *Installer) runHook(ctx context.Context, spec api.Spec, job api.Job, hook api.Hook, env map[string]string) error {
+func (i *Installer) runHook(ctx context.Context, report Report, spec api.Spec, job api.Job, hook api.Hook, env map[string]string) error {
 	limit := time.Duration(hook.TimeoutMS) * time.Millisecond
 	if limit <= 0 {
 		limit = time.Minute
@@ -54,7 +69,7 @@ func (i *Installer) runHook(ctx context.Context, spec api.Spec, job api.Job, hoo
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
-		tail, err := i.runOnce(limited, spec, job, hook, env)
+		tail, err := i.runOnce(limited, report, spec, job, hook, env)
 		if err == nil {
 			return nil
 		}
@@ -65,17 +80,17 @@ func (i *Installer) runHook(ctx context.Context, spec api.Spec, job api.Job, hoo
 			case <-limited.Done():
 			}
 		}
-		failure := &api.ProcessFailure{Job: job.Name, Name: string(hook.Kind), Log: tail, Exit: exitOf(err)}
+		failure := &api.ProcessFailure{Job: job.Name, Name: hookName(hook), Log: tail, Exit: exitOf(err)}
 		if ctx.Err() == nil && limited.Err() != nil {
 			return &hookError{
 				api.Error{Code: api.CodeFailed, Process: failure,
-					Message: fmt.Sprintf("hook %s of job %s did not end within %s", hook.Kind, job.Name, limit)},
+					Message: fmt.Sprintf("%s of job %s did not end within %s", called(hook), job.Name, limit)},
 				context.DeadlineExceeded,
 			}
 		}
-		message := fmt.Sprintf("hook %s of job %s failed", hook.Kind, job.Name)
+		message := fmt.Sprintf("%s of job %s failed", called(hook), job.Name)
 		if failure.Exit == nil {
-			message = fmt.Sprintf("cannot run hook %s of job %s: %v", hook.Kind, job.Name, err)
+			message = fmt.Sprintf("cannot run %s of job %s: %v", called(hook), job.Name, err)
 		}
 		return &hookError{api.Error{Code: api.CodeFailed, Process: failure, Message: message}, err}
 	}
@@ -90,49 +105,88 @@ type hookError struct {
 func (e *hookError) Error() string   { return e.api.Error() }
 func (e *hookError) Unwrap() []error { return []error{&e.api, e.cause} }
 
-func (i *Installer) runOnce(ctx context.Context, spec api.Spec, job api.Job, hook api.Hook, env map[string]string) (tail []string, err error) {
+// hookName names a hook's log: "pre_start", "errand-backup".
+func hookName(h api.Hook) string {
+	if h.Name == "" {
+		return string(h.Kind)
+	}
+	return string(h.Kind) + "-" + h.Name
+}
+
+// called is how people call a hook.
+func called(h api.Hook) string {
+	if h.Kind == api.HookErrand {
+		return "errand " + h.Name
+	}
+	return "hook " + string(h.Kind)
+}
+
+// HookProcess is the id (DEPLOY_PROCESS) of what an operation's hooks start, by
+// which it is found when the agent has ended in the middle. It is none of
+// another agent's on the same machine.
+func HookProcess(dir, opID string) string {
+	return fmt.Sprintf("hook-%08x-%s", crc32.ChecksumIEEE([]byte(dir)), opID)
+}
+
+func (i *Installer) runOnce(ctx context.Context, report Report, spec api.Spec, job api.Job, hook api.Hook, env map[string]string) (tail []string, err error) {
 	if len(hook.Command) == 0 {
 		return nil, errors.New("it has no command")
 	}
-	dirs := []string{i.path("data", job.Name), i.path("log", job.Name)}
-	for _, dir := range dirs {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
-		}
-	}
-	log, err := openHookLog(i.path("log", job.Name, string(hook.Kind)+".log"))
-	if err != nil {
+	data := i.path("data", job.Name)
+	if err := os.MkdirAll(data, 0o755); err != nil {
 		return nil, err
 	}
+	log := logfile.Open(i.path("log", job.Name, hookName(hook)+".log"), hookLogBytes, hookLogKeep)
 	defer log.Close()
-	fmt.Fprintf(log, "%s hook %s of %s begins\n", time.Now().UTC().Format(time.RFC3339), hook.Kind, spec.Instance)
+	fmt.Fprintf(log, "%s %s of %s begins\n", time.Now().UTC().Format(time.RFC3339), called(hook), spec.Instance)
 
-	recent := &tailBuffer{}
+	heard := &hookOutput{log: log, report: report}
 	cmd := exec.CommandContext(ctx, hook.Command[0], hook.Command[1:]...)
-	cmd.Dir = dirs[0]
+	cmd.Dir = data
 	cmd.Env = append([]string{}, i.Env...)
 	for _, add := range []map[string]string{
-		{"DEPLOY_INSTANCE": spec.Instance, "DEPLOY_ADDRESS": spec.Address, "DEPLOY_JOB": job.Name, "DEPLOY_HOOK": string(hook.Kind)},
 		hook.Env, env,
+		{
+			"DEPLOY_INSTANCE": spec.Instance, "DEPLOY_ADDRESS": spec.Address, "DEPLOY_JOB": job.Name, "DEPLOY_HOOK": string(hook.Kind),
+			"DEPLOY_PROCESS": HookProcess(i.Dir, report.ID()),
+		},
 	} {
 		cmd.Env = append(cmd.Env, environ(add)...)
 	}
-	cmd.Stdout = io.MultiWriter(log, recent)
+	cmd.Stdout = heard.stream("")
 	cmd.Stderr = cmd.Stdout
+	if hook.Kind == api.HookErrand || hook.Kind == api.HookPostDeploy {
+		cmd.Stdout, cmd.Stderr = heard.stream(api.Stdout), heard.stream(api.Stderr)
+	}
 	// A group of its own: at the end of its time the hook goes with all that it
 	// started.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	// A grandchild may keep the pipe open after the hook has ended.
-	cmd.WaitDelay = 2 * time.Second
+	cmd.Cancel = func() error {
+		if errors.Is(syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM), syscall.ESRCH) {
+			return os.ErrProcessDone
+		}
+		return nil
+	}
+	cmd.WaitDelay = hookGrace
 	err = cmd.Run()
 	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil
 	}
-	if err != nil {
-		fmt.Fprintf(log, "%s hook %s: %v\n", time.Now().UTC().Format(time.RFC3339), hook.Kind, err)
+	if ctx.Err() != nil && cmd.Process != nil {
+		err = errors.Join(err, i.endHook(ctx, report, cmd.Process.Pid))
 	}
-	return lastLines(recent.data, 30), err
+	if err != nil {
+		fmt.Fprintf(log, "%s %s: %v\n", time.Now().UTC().Format(time.RFC3339), called(hook), err)
+	}
+	return lastLines(heard.recent(), 30), err
+}
+
+// endHook kills what is left of a hook whose time is over.
+func (i *Installer) endHook(ctx context.Context, report Report, group int) error {
+	_ = syscall.Kill(-group, syscall.SIGKILL) // it may have ended, all of it
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sweepTimeout)
+	defer cancel()
+	return shim.Sweep(ctx, HookProcess(i.Dir, report.ID()), nil)
 }
 
 // exitOf is how a command ended, nil if it did not run.
@@ -157,23 +211,41 @@ func environ(m map[string]string) []string {
 	return out
 }
 
-func openHookLog(name string) (*os.File, error) {
-	if info, err := os.Stat(name); err == nil && info.Size() > hookLogBytes {
-		if err := os.Rename(name, name+".1"); err != nil {
-			return nil, err
-		}
-	}
-	return os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+// hookOutput is what a hook says, on one stream or two.
+type hookOutput struct {
+	report Report
+
+	mu   sync.Mutex
+	log  io.Writer
+	tail []byte // the last bytes
 }
 
-// tailBuffer keeps the last bytes that were written.
-type tailBuffer struct{ data []byte }
+// stream takes what is written to one of the streams; it is reported if it has
+// a name.
+func (o *hookOutput) stream(name api.Stream) io.Writer { return hookStream{o, name} }
 
-func (t *tailBuffer) Write(p []byte) (int, error) {
+type hookStream struct {
+	*hookOutput
+	name api.Stream
+}
+
+func (s hookStream) Write(p []byte) (int, error) {
 	const keep = 16 << 10
-	t.data = append(t.data, p...)
-	if len(t.data) > 2*keep {
-		t.data = bytes.Clone(t.data[len(t.data)-keep:])
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, _ = s.log.Write(p) // a full disk does not stop a hook
+	s.tail = append(s.tail, p...)
+	if len(s.tail) > 2*keep {
+		s.tail = bytes.Clone(s.tail[len(s.tail)-keep:])
+	}
+	if s.name != "" {
+		s.report.Output(s.name, p)
 	}
 	return len(p), nil
+}
+
+func (o *hookOutput) recent() []byte {
+	o.mu.Lock() // something that the hook left running may still write
+	defer o.mu.Unlock()
+	return bytes.Clone(o.tail)
 }

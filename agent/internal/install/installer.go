@@ -41,8 +41,12 @@ type Fetch func(ctx context.Context, digest string, w io.Writer) error
 type Report interface {
 	// Proceed is asked before each step; an error ends the operation.
 	Proceed() error
-	// Event tells of one step.
+	// Event tells of one step. It may be called from several goroutines.
 	Event(step, message string)
+	// Output tells what an errand or a post_deploy hook said.
+	Output(stream api.Stream, data []byte)
+	// ID is the operation's, by which what its hooks have started is found.
+	ID() string
 }
 
 // Config says where an installer works and with what.

@@ -31,8 +31,10 @@ type state struct {
 	// Mended is what was changed by hand and made whole again, and may still be
 	// loaded as it was: their digests do not tell what these processes owe.
 	Mended []api.Drift `json:"mended,omitempty"`
-	// Stopped: processes stay stopped until the next update.
+	// Stopped: processes stay stopped until the next update; if they are Held,
+	// until an operator starts them.
 	Stopped bool `json:"stopped,omitempty"`
+	Held    bool `json:"held,omitempty"`
 }
 
 type pending struct {
@@ -43,6 +45,7 @@ type pending struct {
 type Snapshot struct {
 	Active, Previous string
 	Interrupted      bool
+	Held             bool
 	Generations      []api.Generation
 	Store            []string
 }
@@ -90,7 +93,7 @@ func (i *Installer) snapshot() state {
 // Snapshot tells which generations and packages are there.
 func (i *Installer) Snapshot() Snapshot {
 	s := i.snapshot()
-	out := Snapshot{Active: s.Active, Previous: s.Previous, Interrupted: s.Pending != nil}
+	out := Snapshot{Active: s.Active, Previous: s.Previous, Interrupted: s.Pending != nil, Held: s.Held}
 	if s.Active != "" {
 		out.Generations = append(out.Generations, api.Generation{Digest: s.Active, State: api.GenerationActive})
 	}

@@ -16,35 +16,27 @@ import (
 const defaultDrain = 45 * time.Second
 
 // Stop drains and stops every process. They stay stopped until the next
-// update.
+// update, or, if they are held, until they are started.
 func (i *Installer) Stop(ctx context.Context, stop api.Stop, report Report) error {
-	t := i.plan(api.Spec{}, stop.Next, report)
-	steps := []step{{"begin", func(context.Context) error {
-		return i.change(func(s *state) { s.Stopped = true })
-	}}}
-	if !stop.SkipDrain {
-		steps = append(steps, step{"pre_stop", t.preStop}, step{"drain", t.drain})
-	}
-	return runSteps(ctx, report, append(steps,
-		step{"expect", func(context.Context) error { i.Supervisor.Expect(nil); return nil }},
-		step{"stop", func(ctx context.Context) error { return t.stopEach(ctx) }},
-		step{"post_stop", t.postStop},
-	))
+	t := i.plan(api.Spec{}, stop.Next, false, report)
+	t.skipDrain = stop.SkipDrain
+	t.forget = nil
+	hold := stop.Hold || i.snapshot().Held
+	steps := t.stopping()
+	expect := step{"expect", func(context.Context) error { i.Supervisor.Expect(nil); return nil }}
+	return runSteps(ctx, report, slices.Concat(
+		[]step{{"begin", func(context.Context) error {
+			return i.change(func(s *state) { s.Stopped, s.Held = true, hold })
+		}}},
+		steps[:len(steps)-2], []step{expect}, steps[len(steps)-2:]))
 }
 
 // remove takes everything away that a first update has begun.
 func (i *Installer) remove(ctx context.Context, report Report) error {
-	t := i.plan(api.Spec{}, "update", report)
+	t := i.plan(api.Spec{}, api.NextUpdate, false, report)
 	t.back = true
-	return runSteps(ctx, report, []step{
-		{"begin", t.begin},
-		{"pre_stop", t.preStop},
-		{"drain", t.drain},
-		{"stop", t.stopProcesses},
-		{"post_stop", t.postStop},
-		{"activate", t.activate},
-		{"end", t.end},
-	})
+	return runSteps(ctx, report, slices.Concat([]step{{"begin", t.begin}}, t.stopping(),
+		[]step{{"activate", t.activate}, {"end", t.end}}))
 }
 
 // drain lets all processes that will stop end their work, side by side. One

@@ -20,8 +20,16 @@ func (i *Installer) Update(ctx context.Context, u api.Update, report Report) err
 	if u.Generation == "" || !known {
 		return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("cannot update to generation %q: its preparation has not ended well; prepare it again", u.Generation)}
 	}
-	t := i.plan(target, u.Next, report)
+	t := i.plan(target, orUpdate(u.Next), u.Hold || s.Held, report)
+	t.skipDrain = u.SkipDrain
 	return t.run(ctx, milliseconds(u.MinHealthyMS), milliseconds(u.DeadlineMS))
+}
+
+func orUpdate(next string) string {
+	if next == "" {
+		return api.NextUpdate
+	}
+	return next
 }
 
 // Rollback returns to what was active before the update that is pending, or
@@ -37,7 +45,7 @@ func (i *Installer) Rollback(ctx context.Context, r api.Rollback, report Report)
 	if err != nil {
 		return err
 	}
-	t := i.plan(target, "update", report)
+	t := i.plan(target, api.NextUpdate, s.Held, report)
 	t.back = true
 	return t.run(ctx, milliseconds(r.MinHealthyMS), milliseconds(r.DeadlineMS))
 }
@@ -57,8 +65,14 @@ type transition struct {
 	report Report
 	// from is the spec that was active, to the target; either may be empty.
 	from, to api.Spec
-	jobs     []api.Job // of to, runnable
+	jobs     []api.Job // of to, runnable; none if it is held
 	next     string
+	// held: the target is activated and nothing of it started.
+	held      bool
+	skipDrain bool
+	// part: only some jobs are concerned (a restart), so those without a process
+	// are not.
+	part bool
 
 	stop   []ref // run and must end
 	forget []ref // are not in the target
@@ -78,32 +92,46 @@ type transition struct {
 
 // run is the update itself: only processes whose digests differ are touched.
 func (t *transition) run(ctx context.Context, minHealthy, deadline time.Duration) error {
-	healthy := step{"healthy", func(ctx context.Context) error { return t.waitHealthy(ctx, minHealthy, deadline, t.report) }}
+	healthy := step{"healthy", func(ctx context.Context) error {
+		if t.held {
+			return nil
+		}
+		return t.waitHealthy(ctx, minHealthy, deadline, t.report)
+	}}
 	if t.nothing() {
 		return runSteps(ctx, t.report, []step{healthy})
 	}
-	return runSteps(ctx, t.report, []step{
-		{"mbus", func(context.Context) error { return t.unreadable }},
-		{"begin", t.begin},
-		{"pre_stop", t.preStop},
-		{"drain", t.drain},
-		{"stop", t.stopProcesses},
-		{"post_stop", t.postStop},
-		{"activate", t.activate},
-		{"mbus", t.rewriteURIs},
-		{"pre_start", t.preStart},
-		{"start", t.startProcesses},
-		{"reload", t.reloadProcesses},
-		healthy,
-		{"post_start", t.postStart},
-		{"end", t.end},
-	})
+	return runSteps(ctx, t.report, slices.Concat(
+		[]step{{"mbus", func(context.Context) error { return t.unreadable }}, {"begin", t.begin}},
+		t.stopping(),
+		[]step{
+			{"activate", t.activate},
+			{"mbus", t.rewriteURIs},
+			{"pre_start", t.preStart},
+			{"start", t.startProcesses},
+			{"reload", t.reloadProcesses},
+			healthy,
+			{"post_start", t.postStart},
+			{"end", t.end},
+		}))
+}
+
+// stopping are the steps that end what must stop.
+func (t *transition) stopping() []step {
+	steps := []step{{"pre_stop", t.preStop}, {"drain", t.drain}, {"stop", t.stopProcesses}, {"post_stop", t.postStop}}
+	if t.skipDrain {
+		steps = steps[2:]
+	}
+	return steps
 }
 
 // plan compares the target with what runs.
-func (i *Installer) plan(to api.Spec, next string, report Report) *transition {
+func (i *Installer) plan(to api.Spec, next string, held bool, report Report) *transition {
 	s := i.snapshot()
-	t := &transition{Installer: i, report: report, to: to, jobs: runnable(to), next: next, resumed: s.Pending != nil}
+	t := &transition{Installer: i, report: report, to: to, jobs: runnable(to), next: next, held: held, resumed: s.Pending != nil}
+	if held {
+		t.jobs = nil
+	}
 	if s.Active != "" {
 		// What cannot be read has no hooks that could be run; the way forward
 		// stays open.
@@ -138,7 +166,9 @@ func (i *Installer) plan(to api.Spec, next string, report Report) *transition {
 		if wanted[r] {
 			continue
 		}
-		t.forget = append(t.forget, r)
+		if !held {
+			t.forget = append(t.forget, r)
+		}
 		if status.State != api.ProcessStopped {
 			t.stop = append(t.stop, r)
 		}
@@ -184,7 +214,7 @@ func (t *transition) planMending(there map[ref]api.ProcessStatus) {
 // nothing tells whether the target is what is active and runs.
 func (t *transition) nothing() bool {
 	s := t.snapshot()
-	return s.Active == t.to.Generation && s.Pending == nil && !s.Stopped &&
+	return s.Active == t.to.Generation && s.Pending == nil && s.Stopped == t.held && s.Held == t.held &&
 		len(t.stop)+len(t.forget)+len(t.start)+len(t.reload)+len(t.rewrite)+len(t.drift) == 0 && t.unreadable == nil
 }
 
@@ -194,8 +224,10 @@ func (t *transition) begin(context.Context) error {
 		if s.Pending == nil && !t.back && s.Active != t.to.Generation {
 			s.Previous = s.Active
 		}
-		s.Pending = &pending{Target: t.to.Generation}
-		s.Stopped = false
+		if s.Pending == nil || !t.part {
+			s.Pending = &pending{Target: t.to.Generation}
+		}
+		s.Stopped, s.Held = t.held, t.held
 	})
 }
 
@@ -245,7 +277,7 @@ func (t *transition) activate(context.Context) error {
 // for which this is the only moment.
 func (t *transition) preStart(ctx context.Context) error {
 	for _, job := range t.to.Jobs {
-		if len(job.Processes) > 0 && !touched(job.Name, t.start) {
+		if !t.starts(job) {
 			continue
 		}
 		if err := t.runHooks(ctx, t.report, t.to, job, api.HookPreStart, nil); err != nil {
@@ -255,9 +287,17 @@ func (t *transition) preStart(ctx context.Context) error {
 	return nil
 }
 
+// starts tells whether a job's start hooks are due.
+func (t *transition) starts(job api.Job) bool {
+	if t.held {
+		return false
+	}
+	return touched(job.Name, t.start) || len(job.Processes) == 0 && !t.part
+}
+
 func (t *transition) postStart(ctx context.Context) error {
 	for _, job := range t.to.Jobs {
-		if len(job.Processes) > 0 && !touched(job.Name, t.start) && !t.resumed {
+		if !t.starts(job) && (!t.resumed || t.part || t.held) {
 			continue
 		}
 		if err := t.runHooks(ctx, t.report, t.to, job, api.HookPostStart, nil); err != nil {
@@ -305,7 +345,12 @@ func (t *transition) eachWanted(listed []ref, f func(job string, p api.Process) 
 // end notes that nothing is owed and removes what is not kept.
 func (t *transition) end(context.Context) error {
 	err := t.change(func(s *state) {
-		s.Pending, s.Mended = nil, nil
+		if !t.part {
+			s.Mended = nil
+		}
+		if !t.part || !t.resumed {
+			s.Pending = nil
+		}
 		s.Staged = slices.DeleteFunc(s.Staged, func(g string) bool { return g == s.Active || g == s.Previous })
 	})
 	if err != nil {

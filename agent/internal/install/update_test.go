@@ -129,6 +129,14 @@ func (s *steps) Event(step, message string) {
 	s.events = append(s.events, step+" "+message)
 }
 
+func (s *steps) Output(stream api.Stream, data []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, string(stream)+" "+string(data))
+}
+
+func (s *steps) ID() string { return fmt.Sprintf("test-%d-%p", os.Getpid(), s) }
+
 func newInstaller(t testing.TB, dir string, r *recorder) *Installer {
 	t.Helper()
 	i, err := Open(Config{Dir: dir, Supervisor: r, Env: []string{"PATH=/usr/bin:/bin"}})

@@ -21,6 +21,7 @@ type Agent interface {
 	Metrics(context.Context) (api.Metrics, error)
 	Submit(context.Context, api.Submission) (api.Operation, error)
 	Wait(context.Context, api.WaitRequest) (api.Progress, error)
+	Cancel(context.Context, api.CancelRequest) (api.Operation, error)
 }
 
 // Handler answers one method.
@@ -36,6 +37,7 @@ func Handlers(a Agent) map[api.Method]Handler {
 		api.MethodMetrics:   handler(func(ctx context.Context, _ struct{}) (api.Metrics, error) { return a.Metrics(ctx) }),
 		api.MethodSubmit:    handler(a.Submit),
 		api.MethodWait:      handler(a.Wait),
+		api.MethodCancel:    handler(a.Cancel),
 	}
 }
 

@@ -54,7 +54,7 @@ func status(c api.Code) int {
 		return http.StatusNotFound
 	case api.CodeStaleEpoch, api.CodeConflict, api.CodeOtherDeployment:
 		return http.StatusConflict
-	case api.CodePackageMissing, api.CodeSystemPackage, api.CodeInterrupted, api.CodeFailed:
+	case api.CodePackageMissing, api.CodeSystemPackage, api.CodeInterrupted, api.CodeCancelled, api.CodeFailed:
 		return http.StatusUnprocessableEntity
 	}
 	return http.StatusInternalServerError

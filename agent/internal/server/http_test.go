@@ -45,6 +45,9 @@ func (echo) Submit(_ context.Context, s api.Submission) (api.Operation, error) {
 func (echo) Wait(context.Context, api.WaitRequest) (api.Progress, error) {
 	return api.Progress{}, errors.New("disk full")
 }
+func (echo) Cancel(_ context.Context, r api.CancelRequest) (api.Operation, error) {
+	return api.Operation{OpID: r.OpID}, nil
+}
 
 func TestHTTP(t *testing.T) {
 	handler := HTTP(Handlers(echo{}))

@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"deploy/agent/api"
+	"deploy/agent/internal/logfile"
 )
 
 const (
@@ -85,8 +86,7 @@ func run(dir string, self []string) error {
 		return err
 	}
 	s := &shim{dir: dir, spec: spec, running: make(chan struct{})}
-	log := &logFile{path: spec.Log, max: spec.LogBytes, keep: spec.LogKeep}
-	_ = log.open() // a write tries again, and counts what is lost
+	log := logfile.Open(spec.Log, spec.LogBytes, spec.LogKeep)
 	defer log.Close()
 
 	// Asked to end, by an init or a person, it ends its process first; a

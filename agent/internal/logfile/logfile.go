@@ -1,4 +1,5 @@
-package shim
+// Package logfile writes logs that are rotated, for processes and hooks.
+package logfile
 
 import (
 	"bytes"
@@ -8,10 +9,10 @@ import (
 	"strconv"
 )
 
-// logFile is a log that is rotated between lines: <path> is the current file,
+// File is a log that is rotated between lines: <path> is the current file,
 // <path>.1 the one before. It outlives a full disk: what could not be written is
 // counted, and the count is told by the first line that can be.
-type logFile struct {
+type File struct {
 	path string
 	max  int64
 	keep int
@@ -21,8 +22,17 @@ type logFile struct {
 	lost int64 // bytes
 }
 
+// Open begins to append to the log at path; its folder is made if it is
+// missing. From max bytes on the file is put aside, and keep old ones are kept.
+// What keeps it from being opened is tried again by each write.
+func Open(path string, max int64, keep int) *File {
+	l := &File{path: path, max: max, keep: keep}
+	_ = l.open() // the next write tries again, and counts what is lost
+	return l
+}
+
 // Write takes all of b, whatever becomes of it: the process must not stall.
-func (l *logFile) Write(b []byte) (int, error) {
+func (l *File) Write(b []byte) (int, error) {
 	n := len(b)
 	if l.size+int64(n) > l.max {
 		if end := bytes.LastIndexByte(b, '\n'); end >= 0 {
@@ -37,7 +47,7 @@ func (l *logFile) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-func (l *logFile) write(b []byte) {
+func (l *File) write(b []byte) {
 	if len(b) == 0 {
 		return
 	}
@@ -61,7 +71,7 @@ func (l *logFile) write(b []byte) {
 	}
 }
 
-func (l *logFile) open() error {
+func (l *File) open() error {
 	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
 		return err
 	}
@@ -78,7 +88,7 @@ func (l *logFile) open() error {
 	return nil
 }
 
-func (l *logFile) rotate() {
+func (l *File) rotate() {
 	if l.file == nil {
 		return
 	}
@@ -93,7 +103,8 @@ func (l *logFile) rotate() {
 	_ = l.open() // the next write tries again
 }
 
-func (l *logFile) Close() error {
+// Close ends the writing.
+func (l *File) Close() error {
 	if l.file == nil {
 		return nil
 	}
