@@ -237,7 +237,7 @@ func (r *run) packagesOwed(p *plan.Plan) (map[string][]string, error) {
 	}
 	changes := map[string]bool{}
 	for _, c := range p.Changes() {
-		changes[c.Instance] = c.Action != plan.Replace // the new VM gets its own
+		changes[c.Instance] = !c.Action.NewVM() // the new VM gets its own
 	}
 	owed := map[string][]string{}
 	for _, w := range wanted {

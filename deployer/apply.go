@@ -97,7 +97,7 @@ func (r *run) existing(ctx context.Context, wanted []plan.Wanted, inventories ma
 			e.VM = !slices.Contains(r.enginePlan[id], terraform.Create)
 			e.Stopped = slices.Contains(r.enginePlan[id], terraform.Update)
 		}
-		e.Replace = r.replaceCauses(id)
+		e.Replace, e.Moved = r.replaceCauses(id)
 		if inv != nil {
 			e.Agent = r.agentOwed(urls, id, inv)
 		}

@@ -153,6 +153,7 @@ type run struct {
 	fresh    bool
 	packages *packages.Index
 	fleet    *fleet
+	renderer *render.Renderer // of the last facts; keeps what it has rendered
 	// enginePlan is what the engine would do, by the resources' keys; disks apart.
 	enginePlan map[string][]terraform.Action
 	// owedVMs are the changed inputs of VMs that the rollout brings in batches;
@@ -336,33 +337,54 @@ func (r *run) wanted() ([]plan.Wanted, error) {
 		return nil, err
 	}
 	facts := r.facts()
-	renderer := render.New(r.manifest, facts, r.secrets.DigestKey, built)
-	var out []plan.Wanted
-	var diags hcl.Diagnostics
+	if r.renderer == nil {
+		r.renderer = render.New(r.manifest, facts, r.secrets.DigestKey, built)
+	} else {
+		r.renderer = r.renderer.With(facts, built)
+	}
+	var list []render.Wanted
 	for _, wave := range r.manifest.Order {
 		for _, g := range wave {
 			for _, in := range facts.Instances[g.Name] {
-				rendered, d := renderer.Instance(g, in)
-				for _, x := range d {
-					x := *x // the renderer may keep it
-					x.Detail += fmt.Sprintf(" This is for instance %s.", api.InstanceID(g.Name, in.Index))
-					diags = append(diags, &x)
-				}
-				if d.HasErrors() {
-					break // the same problem for every instance helps nobody
-				}
-				shown := map[string]string{}
-				for key, text := range rendered.Files {
-					shown[key.Job+"/"+key.Path] = text.String()
-				}
-				out = append(out, plan.Wanted{Group: g.Name, AZ: in.AZ, Spec: rendered.Spec, Known: rendered.Known, Shown: shown})
+				list = append(list, render.Wanted{Group: g, Instance: in})
 			}
 		}
+	}
+	rendered, problems := r.renderer.All(list)
+	out := make([]plan.Wanted, 0, len(list))
+	var diags hcl.Diagnostics
+	failed := map[string]bool{} // the same problem for every instance of a group helps nobody
+	for i, x := range rendered {
+		g := list[i].Group
+		if !failed[g.Name] {
+			for _, d := range problems[i] {
+				d := *d // the renderer may keep it
+				d.Detail += fmt.Sprintf(" This is for instance %s.", api.InstanceID(g.Name, list[i].Instance.Index))
+				diags = append(diags, &d)
+			}
+			failed[g.Name] = problems[i].HasErrors()
+		}
+		out = append(out, wantedInstance(g, list[i].Instance, x))
 	}
 	if diags.HasErrors() {
 		return nil, manifestError(r.manifest, diags)
 	}
 	return out, nil
+}
+
+// wantedInstance is a rendered instance as plans compare it.
+func wantedInstance(g *manifests.Group, in manifests.Instance, x *render.Instance) plan.Wanted {
+	w := plan.Wanted{
+		Group: g.Name, AZ: in.AZ, Spec: x.Spec, Known: x.Known,
+		Shown: make(map[string]string, len(x.Files)), Sources: make(map[plan.Part][]string, len(x.Sources)),
+	}
+	for key, text := range x.Files {
+		w.Shown[key.Job+"/"+key.Path] = text.String()
+	}
+	for part, names := range x.Sources {
+		w.Sources[plan.Part(part)] = names
+	}
+	return w
 }
 
 // memory is what the rollout remembers.

@@ -16,7 +16,7 @@ func (r *run) protected(p *plan.Plan) error {
 	var refused []string
 	for _, c := range p.Instances {
 		g := r.manifest.Group(c.Group)
-		deleted := c.Action == plan.Delete || c.Action == plan.Replace ||
+		deleted := c.Action == plan.Delete || c.Action.NewVM() ||
 			slices.Contains(r.enginePlan[c.Instance], terraform.Delete)
 		if g != nil && g.PreventDestroy && deleted {
 			refused = append(refused, c.Instance)

@@ -117,19 +117,24 @@ func (r *run) notePlannedVMs(in terraform.Input, p *terraform.Plan) error {
 	return nil
 }
 
-// replaceCauses says why an instance gets another VM, nil if it does not.
-func (r *run) replaceCauses(id string) []string {
+// replaceCauses says why an instance gets another VM, nil if it does not, and
+// whether that one is elsewhere.
+func (r *run) replaceCauses(id string) (out []string, moved bool) {
+	p, planned := r.plannedVMs[id]
+	moved = planned && p.Address != "" && p.Address != r.state.VMs[id].Address
 	if r.movedVMs[id] {
-		return []string{"VM: the infrastructure's settings ask for another one; what is due to them is not rolled but done at once"}
+		return []string{"VM: the infrastructure's settings ask for another one; what is due to them is not rolled but done at once"}, moved
 	}
-	var out []string
 	for _, c := range r.owedVMs[id] {
 		if !slices.Contains(r.enginePlan[id], terraform.Replace) {
 			c += " (the VM is changed in place)"
 		}
+		for _, place := range []string{"az ", "network ", "static_address "} {
+			moved = moved || strings.HasPrefix(c, place)
+		}
 		out = append(out, "VM: "+c)
 	}
-	return out
+	return out, moved
 }
 
 // nextInput is what the template gets while a rollout goes on: wanted inputs

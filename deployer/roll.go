@@ -127,7 +127,7 @@ func rolloutAction(c plan.InstanceChange) rollout.Action {
 	switch c.Action {
 	case plan.Create:
 		return rollout.ActionCreate
-	case plan.Replace:
+	case plan.Recreate, plan.Move:
 		return rollout.ActionRecreate
 	case plan.Update, plan.Reload, plan.Restart:
 		if c.Action == plan.Update && c.From == c.To && len(c.Processes) == 0 && len(c.Drift) == 0 {

@@ -74,7 +74,7 @@ func TestVMsRoll(t *testing.T) {
 	c.edit("vm        = vm.small\n\n  job \"router\" {}", "vm        = vm.wide\n\n  job \"router\" {}\n}\n\nvm \"wide\" {\n  cpus      = 1\n  memory_mb = 1024")
 
 	out, code := c.run("plan")
-	mustTell(t, out, code, 2, `± module.vms.localvm_machine.vm["router/0"]`, "± router/0 replace: VM: memory_mb 512 -> 1024 (likewise router/1, router/2)", "3 to replace, 5 unchanged")
+	mustTell(t, out, code, 2, `± module.vms.localvm_machine.vm["router/0"]`, "± router/0 recreate: VM: memory_mb 512 -> 1024 (likewise router/1, router/2)", "3 to recreate, 5 unchanged")
 
 	apply := c.beginApply()
 	var mu sync.Mutex

@@ -225,6 +225,9 @@ type GroupJob struct {
 	links       map[string]provider // by consumes block; absent: none, if optional
 }
 
+// PerInstance tells whether the job's properties may differ by instance.
+func (j *GroupJob) PerInstance() bool { return j.perInstance }
+
 // Facts are what the manifest does not hold: identities, addresses, secrets.
 type Facts struct {
 	DeploymentID string

@@ -50,6 +50,11 @@ type Job struct {
 	Hooks     []Hook    `json:"hooks,omitempty"`
 	Listens   []Listen  `json:"listens,omitempty"`
 	Mbus      *Mbus     `json:"mbus,omitempty"`
+	// Inputs are what the job was rendered from ("property.port",
+	// "link.bus.instances", "template.router.yml"), each with a keyed digest of its
+	// value, so that a later plan can tell which of them changed. The agent only
+	// keeps them; Generation does not cover them.
+	Inputs map[string]string `json:"inputs,omitempty"`
 }
 
 // Mbus asks for the message-bus URIs in files of the VM's image to be rewritten

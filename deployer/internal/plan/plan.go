@@ -5,7 +5,6 @@ package plan
 
 import (
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 
@@ -25,7 +24,18 @@ type Wanted struct {
 	// Shown are the files' texts by "job/path" with secrets and unknowns
 	// replaced, for diffs.
 	Shown map[string]string
+	// Sources are the inputs (api.Job.Inputs) that a part of a job is made of.
+	Sources map[Part][]string
 }
+
+// Part is a file or a process of a job.
+type Part struct{ Job, Kind, Name string }
+
+// The kinds of parts.
+const (
+	PartFile    = "file"
+	PartProcess = "process"
+)
 
 // Existing is one instance as it is.
 type Existing struct {
@@ -33,8 +43,10 @@ type Existing struct {
 	// not running.
 	VM      bool
 	Stopped bool
-	// Replace says why another VM takes this one's place, nil if none does.
+	// Replace says why another VM takes this one's place, nil if none does; Moved
+	// that it is elsewhere.
 	Replace []string
+	Moved   bool
 	// Inventory is nil if there is no agent or it does not answer.
 	Inventory *api.Inventory
 	// Active is the spec that the agent has activated, nil if none.
@@ -53,19 +65,25 @@ type Existing struct {
 type Action string
 
 const (
-	Create  Action = "create"  // nothing is installed there yet
-	Replace Action = "replace" // another VM takes its place
-	Update  Action = "update"  // files, packages or processes change
-	Reload  Action = "reload"  // processes take new files without ending
-	Restart Action = "restart" // same generation; processes that do not run as wanted are started
-	Start   Action = "start"   // a VM that is not running
-	Delete  Action = "delete"
-	Blocked Action = "blocked" // the agent is silent: neither there nor gone
-	None    Action = "none"
+	Create Action = "create" // nothing is installed there yet
+	// Recreate and Move: another VM takes its place; with Move it is elsewhere
+	// (another zone, network or address).
+	Recreate Action = "recreate"
+	Move     Action = "move"
+	Update   Action = "update"  // files, packages or processes change
+	Reload   Action = "reload"  // processes take new files without ending
+	Restart  Action = "restart" // same generation; processes that do not run as wanted are started
+	Start    Action = "start"   // a VM that is not running
+	Delete   Action = "delete"
+	Blocked  Action = "blocked" // the agent is silent: neither there nor gone
+	None     Action = "none"
 
 	Keep  Action = "keep"  // a disk stays without its instance
 	Adopt Action = "adopt" // an instance takes the disk that was kept
 )
+
+// NewVM tells whether another VM takes the instance's place.
+func (a Action) NewVM() bool { return a == Recreate || a == Move }
 
 // ProcessAction is what becomes of a process.
 type ProcessAction string
@@ -127,6 +145,9 @@ type FileChange struct {
 	Path     string       `json:"path"`
 	Diff     string       `json:"diff"`
 	OnChange api.OnChange `json:"on_change"`
+	// Inputs are what it is made of and what changed: "property.port",
+	// "link.bus.instances", "template.router.yml".
+	Inputs []string `json:"inputs,omitempty"`
 }
 
 // ProcessChange is what becomes of one process, and why.
@@ -168,7 +189,7 @@ func (p *Plan) Refines(approved *Plan) bool {
 		switch {
 		case !ok || a.Action == None:
 			return false
-		case a.Action == Create || a.Action == Replace || a.Action == Blocked || a.Action == c.Action:
+		case a.Action == Create || a.Action.NewVM() || a.Action == Blocked || a.Action == c.Action:
 		case a.Action == Update && (c.Action == Reload || c.Action == Restart):
 		default:
 			return false
@@ -224,7 +245,10 @@ func instance(w Wanted, e Existing) InstanceChange {
 	inv := e.Inventory
 	c.From = inv.Active
 	if len(e.Replace) > 0 {
-		c.Action, c.Causes, c.Files = Replace, slices.Clone(e.Replace), files(w, e)
+		c.Action, c.Causes, c.Files = Recreate, slices.Clone(e.Replace), files(w, e)
+		if e.Moved {
+			c.Action = Move
+		}
 		if inv.Active != "" && (!w.Known || inv.Active != w.Spec.Generation) {
 			c.Causes = append(c.Causes, causes(w, e, c.Files)...)
 		}
@@ -346,7 +370,10 @@ func files(w Wanted, e Existing) []FileChange {
 			default:
 				continue
 			}
-			out = append(out, FileChange{Job: j.Name, Path: f.Path, Diff: diff, OnChange: f.OnChange})
+			out = append(out, FileChange{
+				Job: j.Name, Path: f.Path, Diff: diff, OnChange: f.OnChange,
+				Inputs: changedInputs(w, e.Active, j, Part{j.Name, PartFile, f.Path}),
+			})
 		}
 	}
 	for key, f := range old {
@@ -388,11 +415,13 @@ func processes(w Wanted, e Existing) []ProcessChange {
 			case s.State == api.ProcessStopped:
 				c.Action, c.Cause = ProcessStart, "it is stopped"
 			case p.Digest == "":
-				c.Action, c.Cause = ProcessRestart, "depends on values known after apply"
+				c.Action, c.Cause = ProcessRestart, unknownCause(w, j, Part{j.Name, PartProcess, p.Name}, restartClass(p))
 			case s.Digest != p.Digest:
-				c.Action, c.Cause = ProcessRestart, restartCause(w.Spec, e.Active, j, p)
+				c.Action, c.Cause = ProcessRestart, restartCause(w, e.Active, j, p)
+			case p.ReloadDigest == "":
+				c.Action, c.Cause = ProcessReload, unknownCause(w, j, Part{}, reloadClass)
 			case s.ReloadDigest != p.ReloadDigest:
-				c.Action, c.Cause = ProcessReload, fileCause(e.Active, j, func(f api.File) bool { return f.OnChange == api.OnChangeReload })
+				c.Action, c.Cause = ProcessReload, fileCause(w, e.Active, j, reloadClass)
 			default:
 				continue
 			}
@@ -403,102 +432,6 @@ func processes(w Wanted, e Existing) []ProcessChange {
 		if _, left := running[s.Job+"/"+s.Name]; left && s.State != api.ProcessStopped {
 			out = append(out, ProcessChange{Job: s.Job, Name: s.Name, Action: ProcessStop, Cause: "not in the manifest"})
 		}
-	}
-	return out
-}
-
-func restartCause(spec api.Spec, active *api.Spec, j api.Job, p api.Process) string {
-	was := findProcess(active, j.Name, p.Name)
-	if was == nil {
-		return "it runs an unknown specification"
-	}
-	var out []string
-	if !slices.Equal(was.Command, p.Command) {
-		if changed := changedPackages(spec, active); len(changed) > 0 {
-			out = append(out, "package "+strings.Join(changed, ", "))
-		} else {
-			out = append(out, "command")
-		}
-	}
-	if !equalMaps(was.Env, p.Env) {
-		out = append(out, "environment")
-	}
-	if was.User != p.User || was.Dir != p.Dir || was.Limits != p.Limits || was.Control != p.Control {
-		out = append(out, "user, folder or limits")
-	}
-	if !reflect.DeepEqual(findJob(active, j.Name).Mbus, j.Mbus) {
-		out = append(out, "message-bus URIs")
-	}
-	if f := fileCause(active, j, func(f api.File) bool {
-		return f.OnChange == api.OnChangeRestart || f.OnChange == api.OnChangeReload && p.Reload == nil
-	}); f != "" {
-		out = append(out, f)
-	}
-	if len(out) == 0 {
-		return "it runs an earlier specification"
-	}
-	return strings.Join(out, "; ") + " changed"
-}
-
-// fileCause names the files of a class that differ from the active ones.
-func fileCause(active *api.Spec, j api.Job, class func(api.File) bool) string {
-	old := map[string]string{}
-	if active != nil {
-		for _, aj := range active.Jobs {
-			if aj.Name == j.Name {
-				for _, f := range aj.Files {
-					old[f.Path] = f.Digest
-				}
-			}
-		}
-	}
-	var out []string
-	for _, f := range j.Files {
-		if class(f) && old[f.Path] != f.Digest {
-			out = append(out, f.Path)
-		}
-	}
-	return strings.Join(out, ", ")
-}
-
-func changedPackages(spec api.Spec, active *api.Spec) []string {
-	old := map[string]string{}
-	for _, p := range active.Packages {
-		old[p.Name] = p.Digest
-	}
-	var out []string
-	for _, p := range spec.Packages {
-		if old[p.Name] != p.Digest {
-			out = append(out, p.Name)
-		}
-	}
-	return out
-}
-
-func causes(w Wanted, e Existing, changed []FileChange) []string {
-	var out []string
-	if e.Active == nil {
-		return []string{"the active generation is not readable"}
-	}
-	for _, name := range changedPackages(w.Spec, e.Active) {
-		out = append(out, "package "+name)
-	}
-	for _, f := range changed {
-		out = append(out, "file "+f.Job+"/"+f.Path)
-	}
-	for _, j := range w.Spec.Jobs {
-		for _, p := range j.Processes {
-			was := findProcess(e.Active, j.Name, p.Name)
-			switch {
-			case was == nil:
-				out = append(out, "new process "+j.Name+"/"+p.Name)
-			case was.Digest != p.Digest && len(out) == 0:
-				out = append(out, "process "+j.Name+"/"+p.Name)
-			}
-		}
-	}
-	if len(out) == 0 {
-		out = append(out, "settings of the agent (checks, hooks, limits)")
 	}
 	return out
 }

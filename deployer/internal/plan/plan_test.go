@@ -96,7 +96,7 @@ func TestInstance(t *testing.T) {
 			existing: Existing{
 				VM: true, Inventory: running(old), Active: &old, Shown: shown("a\n", "b\n"), Replace: []string{"VM: memory_mb 512 -> 1024"},
 			},
-			action:    Replace,
+			action:    Recreate,
 			cause:     "VM: memory_mb 512 -> 1024",
 			processes: []string{"start router/router: first start on its new VM"},
 		},

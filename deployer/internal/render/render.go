@@ -16,6 +16,7 @@ import (
 	"path"
 	"slices"
 	"strconv"
+	"sync"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -40,19 +41,25 @@ type Instance struct {
 	Known bool
 	// Files are the texts by job and path, for diffs.
 	Files map[FileKey]Text
+	// Sources are the inputs (as in api.Job.Inputs) that each part of a job refers
+	// to.
+	Sources map[Part][]string
 }
 
 // FileKey names a rendered file.
 type FileKey struct{ Job, Path string }
 
-// Renderer renders instances of one manifest. It caches parsed templates and
-// is not for concurrent use.
+// Renderer renders instances of one manifest against one set of facts. What it
+// has rendered it keeps, by a digest of all that went into it, also for the
+// renderers that With derives from it. It may be used from several goroutines.
 type Renderer struct {
 	manifest  *manifests.Manifest
+	facts     manifests.Facts
 	evaluator *manifests.Evaluator
 	key       []byte
 	packages  map[string]Package // by name, see manifests.FindPackage
-	templates map[templateKey]*parsedTemplate
+	inputs    *inputs
+	cache     *cache
 }
 
 type templateKey struct {
@@ -61,32 +68,73 @@ type templateKey struct {
 }
 
 type parsedTemplate struct {
-	expr  hclsyntax.Expression
-	diags hcl.Diagnostics
+	expr   hclsyntax.Expression
+	source []byte
+	diags  hcl.Diagnostics
+}
+
+// cache is what outlives facts.
+type cache struct {
+	mu         sync.Mutex
+	templates  map[templateKey]*parsedTemplate
+	references map[*manifests.Job]*references
+	jobs       map[jobKey]renderedJob
+}
+
+// jobKey is a job on an instance.
+type jobKey struct {
+	group string
+	index int
+	job   *manifests.Job
+}
+
+// renderedJob is what a job adds to its instance, and of what it was made. It is
+// shared and never changed.
+type renderedJob struct {
+	inputs string // digest of all that went in
+	job    api.Job
+	part   Instance
+	diags  hcl.Diagnostics
 }
 
 // New makes a renderer. key keys the digests; packages are the built programs
 // by name (see manifests.FindPackage).
 func New(m *manifests.Manifest, f manifests.Facts, key []byte, packages map[string]Package) *Renderer {
+	r := &Renderer{manifest: m, key: key, cache: newCache()}
+	return r.With(f, packages)
+}
+
+func newCache() *cache {
+	return &cache{
+		templates: map[templateKey]*parsedTemplate{}, references: map[*manifests.Job]*references{}, jobs: map[jobKey]renderedJob{},
+	}
+}
+
+// With is the renderer for other facts and packages of the same manifest.
+func (r *Renderer) With(f manifests.Facts, packages map[string]Package) *Renderer {
 	f.Packages = make(map[string]string, len(packages))
 	for name, p := range packages {
 		f.Packages[name] = p.Digest
 	}
-	return &Renderer{
-		manifest:  m,
-		evaluator: m.Evaluator(f),
-		key:       key,
-		packages:  packages,
-		templates: map[templateKey]*parsedTemplate{},
-	}
+	next := *r
+	next.facts, next.packages, next.evaluator = f, packages, r.manifest.Evaluator(f)
+	next.inputs = &inputs{shared: map[sharedInput]input{}}
+	return &next
 }
 
 // Instance renders one instance of a group. All problems are reported, not
 // just the first.
 func (r *Renderer) Instance(g *manifests.Group, in manifests.Instance) (*Instance, hcl.Diagnostics) {
-	out := &Instance{
-		Known: in.Address != "" && in.AgentDir != "",
-		Files: map[FileKey]Text{},
+	out, _, diags := r.instance(g, in)
+	return out, diags
+}
+
+// instance also tells whether anything was rendered that was not kept.
+func (r *Renderer) instance(g *manifests.Group, in manifests.Instance) (out *Instance, anew bool, diags hcl.Diagnostics) {
+	out = &Instance{
+		Known:   in.Address != "" && in.AgentDir != "",
+		Files:   map[FileKey]Text{},
+		Sources: map[Part][]string{},
 		Spec: api.Spec{
 			Deployment: r.manifest.Deployment.Name,
 			Instance:   api.InstanceID(g.Name, in.Index),
@@ -96,23 +144,73 @@ func (r *Renderer) Instance(g *manifests.Group, in manifests.Instance) (*Instanc
 			Address:    in.Address,
 		},
 	}
-	var diags hcl.Diagnostics
 	for _, job := range g.Jobs {
 		ctx, d := r.evaluator.JobContext(g.Name, in.Index, job)
 		diags = append(diags, d...)
 		if d.HasErrors() {
 			continue
 		}
-		jr := jobRenderer{Renderer: r, ctx: ctx, spec: job.Spec, out: out}
-		out.Spec.Jobs = append(out.Spec.Jobs, jr.job())
-		diags = append(diags, jr.diags...)
+		rendered, fresh := r.job(g, in, job, ctx)
+		anew = anew || fresh
+		diags = append(diags, rendered.diags...)
+		out.add(rendered)
 	}
 	slices.SortFunc(out.Spec.Packages, func(a, b api.Package) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(out.Spec.SystemPackages, func(a, b api.SystemPackage) int { return cmp.Compare(a.Name, b.Name) })
 	if out.Known {
-		out.Spec.Generation = r.digest("generation", out.Spec)
+		unnamed := out.Spec
+		unnamed.Jobs = slices.Clone(out.Spec.Jobs)
+		for i := range unnamed.Jobs {
+			unnamed.Jobs[i].Inputs = nil
+		}
+		out.Spec.Generation = r.digest("generation", unnamed)
 	}
-	return out, diags
+	return out, anew, diags
+}
+
+// add puts a job to its instance.
+func (out *Instance) add(j renderedJob) {
+	out.Spec.Jobs = append(out.Spec.Jobs, j.job)
+	out.Known = out.Known && j.part.Known
+	maps.Copy(out.Files, j.part.Files)
+	maps.Copy(out.Sources, j.part.Sources)
+	for _, p := range j.part.Spec.Packages {
+		if !slices.Contains(out.Spec.Packages, p) {
+			out.Spec.Packages = append(out.Spec.Packages, p)
+		}
+	}
+	for _, p := range j.part.Spec.SystemPackages {
+		if !slices.ContainsFunc(out.Spec.SystemPackages, func(x api.SystemPackage) bool { return x.Name == p.Name && x.Program == p.Program }) {
+			out.Spec.SystemPackages = append(out.Spec.SystemPackages, p)
+		}
+	}
+}
+
+// job renders a job of an instance, unless that was done from the same inputs.
+func (r *Renderer) job(g *manifests.Group, in manifests.Instance, job *manifests.GroupJob, ctx *hcl.EvalContext) (out renderedJob, anew bool) {
+	refs := r.references(job.Spec)
+	values, digest := r.inputsOf(in, job, ctx, refs)
+	key := jobKey{g.Name, in.Index, job.Spec}
+	r.cache.mu.Lock()
+	had, ok := r.cache.jobs[key]
+	r.cache.mu.Unlock()
+	if ok && had.inputs == digest {
+		return had, false
+	}
+	jr := jobRenderer{Renderer: r, ctx: ctx, spec: job.Spec, out: &Instance{
+		Known: true, Files: map[FileKey]Text{}, Sources: map[Part][]string{},
+		Spec: api.Spec{Index: in.Index, Address: in.Address},
+	}}
+	out = renderedJob{inputs: digest, job: jr.job()}
+	out.job.Inputs = values
+	for part, names := range refs.parts {
+		jr.out.Sources[part] = names
+	}
+	out.part, out.diags = *jr.out, jr.diags
+	r.cache.mu.Lock()
+	r.cache.jobs[key] = out
+	r.cache.mu.Unlock()
+	return out, true
 }
 
 // digest is the keyed digest of a value's canonical JSON.
@@ -154,15 +252,21 @@ func (r *jobRenderer) job() api.Job {
 		job.Files = append(job.Files, f)
 		owners[f.Path] = t.Process
 	}
+	known := r.out.Known
+	r.out.Known = true
 	if m := r.spec.Mbus; m != nil {
 		job.Mbus = &api.Mbus{
 			Folder: r.imageDir(), Files: m.Files, Servers: r.strings(m.Servers),
 			User: r.text(m.User), Password: r.text(m.Password), Scheme: r.text(m.Scheme), Choice: r.out.Spec.Index,
 		}
 	}
+	mbusKnown := r.out.Known
 	for _, p := range r.spec.Processes {
+		r.out.Known = mbusKnown
 		job.Processes = append(job.Processes, r.process(p, job, owners))
+		known = known && r.out.Known
 	}
+	r.out.Known = known && mbusKnown
 	for _, h := range r.spec.Hooks {
 		job.Hooks = append(job.Hooks, api.Hook{
 			Kind: api.HookKind(h.Kind), Name: h.Name,
@@ -206,7 +310,7 @@ func (r *jobRenderer) collectPackages() {
 }
 
 func (r *jobRenderer) file(t *manifests.Template) (api.File, bool) {
-	parsed := r.template(t)
+	parsed := r.template(r.spec, t)
 	if parsed.diags.HasErrors() {
 		r.diags = append(r.diags, parsed.diags...)
 		return api.File{}, false
@@ -236,27 +340,30 @@ func (r *jobRenderer) file(t *manifests.Template) (api.File, bool) {
 	return f, true
 }
 
-func (r *jobRenderer) template(t *manifests.Template) *parsedTemplate {
-	key := templateKey{r.spec, t.Source}
-	if p := r.templates[key]; p != nil {
+func (r *Renderer) template(job *manifests.Job, t *manifests.Template) *parsedTemplate {
+	r.cache.mu.Lock()
+	defer r.cache.mu.Unlock()
+	key := templateKey{job, t.Source}
+	if p := r.cache.templates[key]; p != nil {
 		return p
 	}
 	p := &parsedTemplate{}
-	r.templates[key] = p
+	r.cache.templates[key] = p
 	name := path.Join("templates", t.Source)
-	source, err := fs.ReadFile(r.spec.FS, name)
+	source, err := fs.ReadFile(job.FS, name)
 	if err != nil {
 		p.diags = hcl.Diagnostics{{
 			Severity: hcl.DiagError, Summary: "Cannot read template",
-			Detail: fmt.Sprintf("Job %q: %v.", r.spec.Name, err), Subject: t.Range.Ptr(),
+			Detail: fmt.Sprintf("Job %q: %v.", job.Name, err), Subject: t.Range.Ptr(),
 		}}
 		return p
 	}
-	filename := path.Join(path.Dir(r.spec.Range.Filename), name) // as manifests calls it
+	p.source = source
+	filename := path.Join(path.Dir(job.Range.Filename), name) // as manifests calls it
 	p.expr, p.diags = hclsyntax.ParseTemplate(source, filename, hcl.InitialPos)
 	// Remembered with the job's sources, so that diagnostics can show the line.
-	r.spec.Files[filename] = &hcl.File{Bytes: source}
-	r.manifest.Files[filename] = r.spec.Files[filename]
+	job.Files[filename] = &hcl.File{Bytes: source}
+	r.manifest.Files[filename] = job.Files[filename]
 	return p
 }
 
@@ -276,6 +383,7 @@ func (r *jobRenderer) process(p *manifests.Process, job api.Job, owners map[stri
 		KillMode: api.KillMode(p.KillMode), StopSignal: p.StopSignal, StopGrace: p.StopGrace.Milliseconds(),
 		Control: p.Control,
 	}
+	known := r.out.Known // its checks do not count: they touch no process
 	for _, c := range p.Checks {
 		out.Checks = append(out.Checks, api.Check{
 			Kind: api.CheckKind(c.Kind), Target: r.text(c.Target), Host: r.text(c.Host), Command: r.strings(c.Command),
@@ -295,26 +403,35 @@ func (r *jobRenderer) process(p *manifests.Process, job api.Job, owners map[stri
 			Subject: p.Range.Ptr(),
 		})
 	}
-	r.processDigests(&out, job, owners)
+	r.processDigests(&out, job, owners, known)
 	return out
 }
 
 // processDigests covers what a restart, and what a reload, would have to renew.
-func (r *jobRenderer) processDigests(p *api.Process, job api.Job, owners map[string]string) {
+// Either stays empty while something of it is unknown; known tells whether the
+// process itself is known.
+func (r *jobRenderer) processDigests(p *api.Process, job api.Job, owners map[string]string, known bool) {
 	var restart, reload []string
+	reloadKnown := true
 	for _, f := range job.Files {
 		if owner := owners[f.Path]; owner != "" && owner != p.Name {
 			continue
 		}
 		entry := f.Path + "=" + f.Digest
 		switch {
-		case f.Digest == "":
-			return // unknown: no digests yet
 		case f.OnChange == api.OnChangeRestart, f.OnChange == api.OnChangeReload && p.Reload == nil:
+			known = known && f.Digest != ""
 			restart = append(restart, entry)
 		case f.OnChange == api.OnChangeReload:
+			reloadKnown = reloadKnown && f.Digest != ""
 			reload = append(reload, entry)
 		}
+	}
+	if reloadKnown {
+		p.ReloadDigest = r.digest("reload", reload)
+	}
+	if !known {
+		return
 	}
 	// Checks, grace periods and the reload command are the agent's business and
 	// change without touching the process.
@@ -328,7 +445,6 @@ func (r *jobRenderer) processDigests(p *api.Process, job api.Job, owners map[str
 		Files   []string
 		Mbus    *api.Mbus `json:",omitempty"` // rewrites what the process reads when it starts
 	}{p.Command, p.Env, p.User, p.Dir, p.Limits, p.Control, restart, job.Mbus})
-	p.ReloadDigest = r.digest("reload", reload)
 }
 
 // eval evaluates an expression to a known, unmarked value. ok is false if it

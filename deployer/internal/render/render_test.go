@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 
 	"deploy/agent/api"
@@ -104,6 +105,29 @@ func (w *world) render(t *testing.T) *Instance {
 
 func (w *world) try(t *testing.T) (*Instance, string) {
 	t.Helper()
+	m, diags := w.load(t)
+	if diags.HasErrors() {
+		return nil, diags.Error()
+	}
+	r := New(m, w.facts, []byte(w.key), w.packages)
+	in, diags := r.Instance(m.Group("web"), w.facts.Instances["web"][0])
+	if diags.HasErrors() {
+		return nil, diags.Error()
+	}
+	return in, ""
+}
+
+func (w *world) renderer(t *testing.T) (*manifests.Manifest, *Renderer) {
+	t.Helper()
+	m, diags := w.load(t)
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	return m, New(m, w.facts, []byte(w.key), w.packages)
+}
+
+func (w *world) load(t *testing.T) (*manifests.Manifest, hcl.Diagnostics) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "cluster.hcl")
 	source := `deployment "cf" { domain = "cf.localhost" }
 infrastructure "local" {}
@@ -120,20 +144,11 @@ group "web" {
 	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m, diags := manifests.Load(file, manifests.Options{Jobs: fstest.MapFS{
+	return manifests.Load(file, manifests.Options{Jobs: fstest.MapFS{
 		"web/job.hcl":           {Data: []byte(jobHCL)},
 		"web/templates/web.yml": {Data: []byte(w.template)},
 		"web/templates/level":   {Data: []byte("${property.level}\n")},
 	}})
-	if diags.HasErrors() {
-		return nil, diags.Error()
-	}
-	r := New(m, w.facts, []byte(w.key), w.packages)
-	in, diags := r.Instance(m.Group("web"), w.facts.Instances["web"][0])
-	if diags.HasErrors() {
-		return nil, diags.Error()
-	}
-	return in, ""
 }
 
 func TestInstance(t *testing.T) {
@@ -264,5 +279,143 @@ func TestErrorsWithholdSecrets(t *testing.T) {
 	w.template = `${parseint(property.password, 10)}`
 	if _, err := w.try(t); err == "" || strings.Contains(err, "s3cret") {
 		t.Errorf("the error is %q", err)
+	}
+}
+
+func TestInputsNameWhatChanged(t *testing.T) {
+	before := newWorld().render(t)
+	changed := func(w *world) []string {
+		t.Helper()
+		after := w.render(t)
+		var names []string
+		for name, digest := range after.Spec.Jobs[0].Inputs {
+			if before.Spec.Jobs[0].Inputs[name] != digest {
+				names = append(names, name)
+			}
+		}
+		slices.Sort(names)
+		return names
+	}
+	if got := changed(newWorld()); got != nil {
+		t.Errorf("the same world: %v", got)
+	}
+	w := newWorld()
+	w.properties += "\nport = 9090"
+	if got := changed(w); !slices.Equal(got, []string{"property.port"}) {
+		t.Errorf("another port: %v", got)
+	}
+	w = newWorld()
+	w.template += "more\n"
+	if got := changed(w); !slices.Equal(got, []string{"template.web.yml"}) {
+		t.Errorf("another template: %v", got)
+	}
+	w = newWorld()
+	w.facts.Instances["web"][1].Address = "127.0.0.9"
+	if got := changed(w); !slices.Equal(got, []string{"property.peers"}) {
+		t.Errorf("another address of a peer: %v", got)
+	}
+	w = newWorld()
+	w.facts.Secrets["web"] = cty.ObjectVal(map[string]cty.Value{"value": cty.StringVal("other")})
+	if got := changed(w); !slices.Equal(got, []string{"property.password"}) {
+		t.Errorf("another password: %v", got)
+	}
+
+	want := map[Part][]string{
+		{"web", PartFile, "web.yml"}:   {"property.password", "property.peers", "property.port", "property.tls", "template.web.yml"},
+		{"web", PartFile, "level"}:     {"property.level", "template.level"},
+		{"web", PartProcess, "web"}:    {"package.web", "path.config", "property.port"},
+		{"web", PartProcess, "worker"}: {"package.web"},
+	}
+	for part, names := range want {
+		if got := before.Sources[part]; !slices.Equal(got, names) {
+			t.Errorf("%v is made of %v, want %v", part, got, names)
+		}
+	}
+
+	// They tell nothing to who does not have the key, and are not what is compared.
+	w = newWorld()
+	w.key = "another"
+	if got := w.render(t).Spec.Jobs[0].Inputs["property.password"]; got == before.Spec.Jobs[0].Inputs["property.password"] {
+		t.Error("the digest of a password does not depend on the key")
+	}
+	w = newWorld()
+	w.properties += "\nlevel = \"info\"" // as the default: nothing changes
+	if w.render(t).Spec.Generation != before.Spec.Generation {
+		t.Error("a property that changes nothing made another generation")
+	}
+}
+
+// What is not known yet concerns only what depends on it.
+func TestUnknownLeavesTheRestKnown(t *testing.T) {
+	w := newWorld()
+	w.properties = `password = secret.web.value
+      level = group.web.instances[1].address`
+	w.facts.Instances["web"][1].Address = ""
+	p := w.render(t).Spec.Jobs[0].Processes
+	if p[0].Digest == "" || p[0].ReloadDigest != "" {
+		t.Errorf("a reload-class file is unknown: got digests %q and %q of the process that reloads", p[0].Digest, p[0].ReloadDigest)
+	}
+	if p[1].Digest != "" {
+		t.Errorf("the process that must restart for it has the digest %q", p[1].Digest)
+	}
+	w = newWorld()
+	w.properties = `password = secret.web.value
+      port = length(group.web.instances[1].address)`
+	w.facts.Instances["web"][1].Address = ""
+	w.template = "nothing\n"
+	p = w.render(t).Spec.Jobs[0].Processes
+	if p[0].Digest != "" || p[0].ReloadDigest == "" || p[1].Digest == "" {
+		t.Errorf("the environment of web is unknown: got digests %+v", p)
+	}
+}
+
+func TestAllRendersOnlyWhatChanged(t *testing.T) {
+	w := newWorld()
+	m, r := w.renderer(t)
+	g := m.Group("web")
+	list := func() (out []Wanted) {
+		for _, in := range w.facts.Instances["web"] {
+			out = append(out, Wanted{g, in})
+		}
+		return out
+	}
+	first, diags := r.All(list())
+	if diags[0].HasErrors() || diags[1].HasErrors() {
+		t.Fatal(diags)
+	}
+	for i, in := range w.facts.Instances["web"] {
+		if one, _ := r.Instance(g, in); one.Spec.Generation != first[i].Spec.Generation {
+			t.Errorf("instance %d differs when it is rendered alone", i)
+		}
+	}
+	r = r.With(w.facts, w.packages)
+	for _, in := range w.facts.Instances["web"] {
+		if _, anew, _ := r.instance(g, in); anew {
+			t.Errorf("rendered %v again from the same facts", in)
+		}
+	}
+	w.facts.Instances = map[string][]manifests.Instance{"web": slices.Clone(w.facts.Instances["web"])}
+	w.facts.Instances["web"][0].AgentDir = "/elsewhere"
+	r = r.With(w.facts, w.packages)
+	for i, in := range w.facts.Instances["web"] {
+		if _, anew, _ := r.instance(g, in); anew != (i == 0) {
+			t.Errorf("instance %d rendered again: %v", i, anew)
+		}
+	}
+}
+
+func TestDifference(t *testing.T) {
+	a, b := newWorld().render(t), newWorld().render(t)
+	if got := difference(a, b); got != "" {
+		t.Errorf("the same differs: %s", got)
+	}
+	b.Files[FileKey{"web", "level"}] = Text{{Text: "other"}}
+	if got := difference(a, b); got != "web/level" {
+		t.Errorf("another file: got %q", got)
+	}
+	b = newWorld().render(t)
+	b.Spec.Jobs[0].Processes[0].Command[0] = "other"
+	if got := difference(a, b); got != "the specification" {
+		t.Errorf("another command: got %q", got)
 	}
 }

@@ -202,7 +202,7 @@ func symbol(a plan.Action, color bool) string {
 		return paint(color, green, "+")
 	case plan.Delete:
 		return paint(color, red, "-")
-	case plan.Replace:
+	case plan.Recreate, plan.Move:
 		return paint(color, red, "±")
 	case plan.Blocked:
 		return paint(color, red, "?")
@@ -229,7 +229,7 @@ func summary(p *plan.Plan, counts map[plan.Action]int) string {
 	if n := len(p.VMs); n > 0 && len(p.Changes()) == 0 {
 		parts = append(parts, fmt.Sprintf("%d to change at the VMs", n))
 	}
-	for _, a := range []plan.Action{plan.Create, plan.Start, plan.Replace, plan.Update, plan.Reload, plan.Restart, plan.Delete, plan.Blocked} {
+	for _, a := range []plan.Action{plan.Create, plan.Start, plan.Recreate, plan.Move, plan.Update, plan.Reload, plan.Restart, plan.Delete, plan.Blocked} {
 		if n := counts[a]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d to %s", n, a))
 		}

@@ -1,0 +1,95 @@
+package render
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"sync/atomic"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"deploy/manifests"
+)
+
+// Wanted is an instance to render.
+type Wanted struct {
+	Group    *manifests.Group
+	Instance manifests.Instance
+}
+
+// All renders instances side by side; the answers are in their order. What was
+// not kept from before is rendered a second time, by itself and in another order:
+// a difference is an error, since every digest relies on there being none.
+func (r *Renderer) All(wanted []Wanted) ([]*Instance, []hcl.Diagnostics) {
+	out := make([]*Instance, len(wanted))
+	diags := make([]hcl.Diagnostics, len(wanted))
+	fresh := make([]bool, len(wanted))
+	sideBySide(len(wanted), func(i int) {
+		out[i], fresh[i], diags[i] = r.instance(wanted[i].Group, wanted[i].Instance)
+	})
+	var again []int
+	for i := range wanted {
+		if fresh[i] && !diags[i].HasErrors() {
+			again = append(again, i)
+		}
+	}
+	if len(again) == 0 {
+		return out, diags
+	}
+	rand.Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
+	second := *r
+	second.cache = newCache()
+	r.cache.mu.Lock()
+	second.cache.templates = maps.Clone(r.cache.templates) // parsed by now
+	r.cache.mu.Unlock()
+	checker := second.With(r.facts, r.packages)
+	sideBySide(len(again), func(k int) {
+		i := again[k]
+		other, _ := checker.Instance(wanted[i].Group, wanted[i].Instance)
+		if what := difference(out[i], other); what != "" {
+			diags[i] = append(diags[i], &hcl.Diagnostic{
+				Severity: hcl.DiagError, Summary: "Rendering is not deterministic",
+				Detail:  fmt.Sprintf("Rendered twice from the same values, %s came out differently. Nothing can be compared that way; this is an error in deploy.", what),
+				Subject: wanted[i].Group.Range.Ptr(),
+			})
+		}
+	})
+	return out, diags
+}
+
+// difference names what differs, "" if nothing does.
+func difference(a, b *Instance) string {
+	for key, text := range a.Files {
+		if b.Files[key].String() != text.String() {
+			return key.Job + "/" + key.Path
+		}
+	}
+	x, errX := json.Marshal(a.Spec)
+	y, errY := json.Marshal(b.Spec)
+	if errX != nil || errY != nil || !bytes.Equal(x, y) {
+		return "the specification"
+	}
+	return ""
+}
+
+// sideBySide calls f for 0..n-1 on all processors.
+func sideBySide(n int, f func(int)) {
+	var next atomic.Int64
+	var group sync.WaitGroup
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		group.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= n {
+					return
+				}
+				f(i)
+			}
+		})
+	}
+	group.Wait()
+}
