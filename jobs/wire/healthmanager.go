@@ -16,6 +16,9 @@ const (
 	SubjectHealthManagerStatus  = "healthmanager.status"  // HealthStatusRequest -> FlappingIndices or CrashedInstances
 	SubjectHealthManagerHealth  = "healthmanager.health"  // HealthRequest -> one Health for each known app
 	SubjectHealthManagerDroplet = "healthmanager.droplet" // HealthRequest -> one HealthRecord for each known app
+	// SubjectHealthManagerPresence is ours: HealthManagerPresence, by which several
+	// health managers agree on who acts.
+	SubjectHealthManagerPresence = "healthmanager.presence"
 )
 
 // Subjects of the cloud controller that the health manager speaks to. The later
@@ -93,6 +96,24 @@ func ParseHealthManagerRequest(data []byte) (HealthManagerRequest, error) {
 		return HealthManagerRequest{}, fmt.Errorf("cannot use a health manager's request for app %s: an index is negative", r.Droplet)
 	}
 	return r, nil
+}
+
+// HealthManagerPresence is published again and again by every health manager.
+type HealthManagerPresence struct {
+	ID string `json:"id"`
+	// Since is when it began to hear the bus without a break, Unix milliseconds on
+	// its own clock.
+	Since   int64 `json:"since"`
+	Leaving bool  `json:"leaving,omitempty"` // the last one
+}
+
+// ParseHealthManagerPresence decodes a message of SubjectHealthManagerPresence.
+func ParseHealthManagerPresence(data []byte) (HealthManagerPresence, error) {
+	p, err := parse[HealthManagerPresence](data, "a health manager's presence")
+	if err == nil && p.ID == "" {
+		err = errors.New("cannot use a health manager's presence without id")
+	}
+	return p, err
 }
 
 // HealthRequest asks for the health of several apps.

@@ -77,6 +77,7 @@ func FuzzHealthManager(f *testing.F) {
 		"bulkcredentials": func(b []byte) (any, error) { return ParseBulkCredentials(b) },
 		"bulkapps":        func(b []byte) (any, error) { return ParseBulkApps(b) },
 		"bulkcounts":      func(b []byte) (any, error) { return ParseBulkCounts(b) },
+		"presence":        func(b []byte) (any, error) { return ParseHealthManagerPresence(b) },
 	}
 	for kind := range parsers {
 		files, err := filepath.Glob("testdata/" + kind + "*.json")

@@ -34,6 +34,7 @@ func TestGolden(t *testing.T) {
 		"bulkcredentials": func(b []byte) (any, error) { return ParseBulkCredentials(b) },
 		"bulkapps":        func(b []byte) (any, error) { return ParseBulkApps(b) },
 		"bulkcounts":      func(b []byte) (any, error) { return ParseBulkCounts(b) },
+		"presence":        func(b []byte) (any, error) { return ParseHealthManagerPresence(b) },
 		"staging":         func(b []byte) (any, error) { return ParseStagingRequest(b) },
 		"staged":          func(b []byte) (any, error) { return ParseStagingAnswer(b) },
 	}
