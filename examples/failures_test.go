@@ -177,37 +177,3 @@ func TestMissingSystemProgram(t *testing.T) {
 	c.mustApply()
 	c.mustAllRun(1)
 }
-
-func TestKilledDeployerIsContinued(t *testing.T) {
-	t.Parallel()
-	c := shellCluster(t, 4, waits)
-	c.mustApply()
-	for i, after := range []string{"engine", "prepared", "update"} {
-		cmd := c.command(t.Context(), "apply", "--auto-approve", "--json", fmt.Sprintf("--var=script=: %d; exec sleep 1000", i))
-		out, err := cmd.StdoutPipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		buf := make([]byte, 64<<10)
-		seen := ""
-		for !strings.Contains(seen, after) {
-			n, err := out.Read(buf)
-			seen += string(buf[:n])
-			if err != nil {
-				break
-			}
-		}
-		kill(t, cmd.Process.Pid)
-		_ = cmd.Wait() // it was killed
-		if out, code := c.run("apply", "--auto-approve", fmt.Sprintf("--var=script=: %d; exec sleep 1000", i)); code != 0 {
-			t.Fatalf("the next apply exited with %d:\n%s", code, out)
-		}
-		c.mustAllRun(4)
-		if out, code := c.run("plan", fmt.Sprintf("--var=script=: %d; exec sleep 1000", i)); code != 0 {
-			t.Errorf("a plan after it exited with %d:\n%s", code, out)
-		}
-	}
-}

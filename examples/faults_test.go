@@ -31,7 +31,7 @@ import (
 //	wrong manifest                    TestWrongManifest (failures_test.go)
 //	address in use                    TestAddressInUse (failures_test.go)
 //	program missing on the VM         TestMissingSystemProgram (failures_test.go)
-//	deployer killed                   TestKilledDeployerIsContinued (failures_test.go)
+//	deployer killed, suspended        interrupted_test.go
 //	job that exits at once            TestJobThatExitsAtOnce (failures_test.go)
 //	any part killed at random         TestKillMatrix (killmatrix_test.go)
 //	wrong host key                    TestWrongHostKey
