@@ -1,0 +1,546 @@
+package dea
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"encoding/json"
+
+	"deploy/jobs/dea/internal/bits"
+	"deploy/jobs/dea/internal/core"
+	"deploy/jobs/dea/internal/warden"
+	"deploy/jobs/wire"
+)
+
+// probeConnect bounds one attempt to connect to an app that starts, as in the
+// original.
+const probeConnect = 250 * time.Millisecond
+
+// killWait is how long the end of what got KILL is awaited before it is done
+// again without the warden's help.
+const killWait = 3 * time.Second
+
+// attendant goes with one instance from its start to its end. It lives in one
+// goroutine, and the instance's process lives on if the DEA ends.
+type attendant struct {
+	dea      *DEA
+	instance core.Instance
+
+	// orders has the strongest order to end that came: a later one takes the place
+	// of an earlier one that was not read yet.
+	orders chan order
+
+	mu     sync.Mutex
+	handle *warden.Handle // nil: not launched
+}
+
+// order is how an instance is to end.
+type order int
+
+const (
+	endKindly  order = iota // connections first, then TERM, then KILL
+	endQuickly              // TERM, and soon KILL
+	endNow                  // KILL
+)
+
+// quickGrace is between TERM and KILL where there is no time.
+const quickGrace = time.Second
+
+// tell gives an order. A weaker one than what is on its way is dropped.
+func (a *attendant) tell(o order) {
+	for {
+		select {
+		case a.orders <- o:
+			return
+		default:
+		}
+		select {
+		case earlier := <-a.orders:
+			o = max(o, earlier)
+		default:
+		}
+	}
+}
+
+// pid is the warden's, 0 if there is none.
+func (a *attendant) pid() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.handle == nil {
+		return 0
+	}
+	return a.handle.PID()
+}
+
+// run brings the instance up, unless it is attached to one that is, and tells
+// the machine what becomes of it. It ends with the instance, or with ctx, and
+// then leaves the instance as it is.
+func (a *attendant) run(ctx context.Context) {
+	d, i := a.dea, &a.instance
+	if a.handle == nil {
+		work, cancel := context.WithCancel(ctx)
+		result := make(chan error, 1)
+		go func() { result <- a.launch(work) }()
+		var err error
+		stopped := false
+		select {
+		case err = <-result:
+		case <-a.orders:
+			// Whatever is ordered: there is nothing yet that could end kindly.
+			stopped = true
+			cancel()
+			err = <-result
+		}
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			a.leave()
+			return
+		case stopped && err != nil:
+			d.event(core.Ended{ID: i.ID})
+			return
+		case err != nil:
+			d.base.Log().Warn("cannot launch an instance", "app", i.Start.Name, "index", i.Start.Index, "error", err)
+			d.event(core.Failed{ID: i.ID, Why: err.Error()})
+			return
+		case stopped:
+			a.tell(endNow)
+		}
+	}
+	handle := a.handle // nobody changes it any more
+
+	watch, stopProbe := context.WithCancel(ctx)
+	var probed chan error
+	if i.State == wire.StateStarting {
+		probed = make(chan error, 1)
+		go func() { probed <- a.probe(watch) }()
+	}
+	var why string
+	ending := false
+	for gone := false; !gone; {
+		select {
+		case err := <-probed:
+			probed = nil
+			switch {
+			case watch.Err() != nil:
+			case err == nil:
+				d.event(core.Ready{ID: i.ID})
+			default:
+				why = err.Error()
+				a.tell(endNow)
+			}
+		case o := <-a.orders:
+			ending = true
+			a.end(ctx, handle, o)
+			select {
+			case <-handle.Gone():
+				gone = true
+			case <-ctx.Done():
+				gone = true
+			default: // a stronger order came
+			}
+		case <-handle.Gone():
+			gone = true
+		case <-ctx.Done():
+			gone = true
+		}
+	}
+	stopProbe()
+	if probed != nil {
+		<-probed
+	}
+	if ctx.Err() != nil {
+		a.leave()
+		return
+	}
+	if said := a.bury(ctx); why == "" && !ending {
+		why = said
+	}
+	d.event(core.Ended{ID: i.ID, Why: why})
+}
+
+func (a *attendant) leave() {
+	if a.handle != nil {
+		a.handle.Leave()
+	}
+}
+
+// end carries an order out. It returns when the warden is gone, when a stronger
+// order is on its way, or with ctx.
+func (a *attendant) end(ctx context.Context, handle *warden.Handle, o order) {
+	d := a.dea
+	grace := d.config.Intervals.StopTimeout.duration()
+	switch o {
+	case endKindly:
+		a.finishRequests(ctx, handle)
+	case endQuickly:
+		grace = quickGrace
+	case endNow:
+		grace = 0
+	}
+	if err := handle.Stop(ctx, grace); err != nil && ctx.Err() == nil {
+		d.base.Log().Warn("a warden does not obey", "instance", a.instance.ID, "error", err)
+	}
+	deadline := time.NewTimer(grace + killWait)
+	defer deadline.Stop()
+	for {
+		select {
+		case <-handle.Gone():
+			return
+		case <-ctx.Done():
+			return
+		case stronger := <-a.orders:
+			if stronger > o {
+				a.tell(stronger)
+				return
+			}
+		case <-deadline.C:
+			if err := warden.Kill(ctx, d.records(a.instance.ID)); err != nil && ctx.Err() == nil {
+				d.base.Log().Error("cannot end an instance, trying again", "error", err)
+			}
+			deadline.Reset(killWait)
+		}
+	}
+}
+
+// finishRequests waits until nobody is connected to the app: it is withdrawn
+// from the routers, so that nothing new comes once they have heard of it.
+func (a *attendant) finishRequests(ctx context.Context, handle *warden.Handle) {
+	if a.instance.Port == 0 {
+		return
+	}
+	settle := a.dea.config.Intervals.SettleTime.duration()
+	deadline := time.NewTimer(a.dea.config.Intervals.ConnectionTimeout.duration())
+	defer deadline.Stop()
+	tick := time.NewTicker(max(settle/10, 10*time.Millisecond))
+	defer tick.Stop()
+	for quiet := time.Now(); time.Since(quiet) < settle; {
+		select {
+		case <-handle.Gone():
+			return
+		case <-ctx.Done():
+			return
+		case o := <-a.orders:
+			a.tell(o)
+			if o > endKindly {
+				return
+			}
+		case <-deadline.C:
+			return
+		case <-tick.C:
+			n, err := connected(a.instance.Port)
+			if err != nil {
+				a.dea.base.Log().Warn("cannot wait for requests in progress", "error", err)
+				return
+			}
+			if n > 0 {
+				quiet = time.Now()
+			}
+		}
+	}
+}
+
+// bury gives back what the instance had of the machine, and says how it ended.
+func (a *attendant) bury(ctx context.Context) string {
+	d, i := a.dea, a.instance
+	dir := d.records(i.ID)
+	// After a warden that was killed something may be left.
+	limited, cancel := context.WithTimeout(ctx, 2*killWait)
+	defer cancel()
+	if err := warden.Kill(limited, dir); err != nil {
+		d.base.Log().Error("cannot end what an instance has left", "error", err)
+	}
+	why := "The app's warden was killed, and the app with it."
+	if ended, err := warden.ReadEnded(dir); err == nil {
+		why = fmt.Sprintf("The app %v.", ended)
+	}
+	spec, err := warden.ReadSpec(dir)
+	if err != nil {
+		return why
+	}
+	if warden.OutOfMemory(spec.Cgroups) {
+		why = fmt.Sprintf("The app used more memory than its quota of %d MB and was ended.", i.Start.Limits.Mem)
+	}
+	if err := warden.Remove(spec.Cgroups); err != nil {
+		d.base.Log().Warn("an instance leaves something behind", "error", err)
+	}
+	if spec.UID != 0 {
+		d.users.release(spec.UID)
+	}
+	return why
+}
+
+// launch brings the droplet, makes the instance's folder of it and starts a
+// warden. On an error nothing of it is left but what core.Discard removes.
+func (a *attendant) launch(ctx context.Context) error {
+	d, i := a.dea, &a.instance
+	runtime, err := d.finder.Find(ctx, i.Start.RuntimeInfo)
+	if err != nil {
+		return err
+	}
+	file, release, err := d.cache.Get(ctx, bits.Source{SHA1: i.Start.SHA1, File: i.Start.ExecutableFile, URI: i.Start.ExecutableURI})
+	if err != nil {
+		return err
+	}
+	defer release()
+	spec := warden.Spec{
+		ID: i.ID, Dir: d.instanceFolder(i.Folder), Namespaces: d.isolation.namespaces,
+		Visible: append(warden.SystemPaths(), d.config.Visible...),
+		Limits: warden.Limits{
+			MemoryBytes: int64(i.Start.Limits.Mem) << 20, DiskBytes: int64(i.Start.Limits.Disk) << 20,
+			OpenFiles: i.Start.Limits.FDs, Processes: d.config.Processes,
+		},
+	}
+	spec.Home, spec.Output = spec.Dir, filepath.Join(spec.Dir, "logs", "err.log")
+	if spec.Namespaces {
+		spec.Home = warden.Home
+	}
+	if runtime.Path != "" && !warden.Covers(spec.Visible, runtime.Path) {
+		spec.Visible = append(spec.Visible, filepath.Dir(runtime.Path))
+	}
+	launched := false
+	if d.isolation.users {
+		uid, err := d.users.take()
+		if err != nil {
+			return err
+		}
+		spec.UID, spec.GID = uid, uid
+		defer func() {
+			if !launched {
+				d.users.release(uid)
+			}
+		}()
+	}
+	if err := unpack(ctx, file, spec, runtime.Path); err != nil {
+		return err
+	}
+
+	var locks []*os.File
+	defer func() {
+		for _, lock := range locks {
+			lock.Close() // the warden has its own
+		}
+	}()
+	for _, want := range []struct {
+		wanted bool
+		port   *int
+	}{
+		{len(i.Start.URIs) > 0, &i.Port},
+		{i.Start.Debug != nil && *i.Start.Debug != "", &i.DebugPort},
+		{i.Start.Console != nil && *i.Start.Console, &i.ConsolePort},
+	} {
+		if !want.wanted {
+			continue
+		}
+		port, lock, err := reservePort(d.config.Ports)
+		if err != nil {
+			return err
+		}
+		*want.port = port
+		locks = append(locks, lock)
+	}
+	if spec.Env, err = environment(*i, d.base.Address(), spec.Home); err != nil {
+		return err
+	}
+	spec.Command = []string{"./startup"}
+	if i.Port != 0 {
+		spec.Command = append(spec.Command, "-p", strconv.Itoa(i.Port))
+	}
+	if d.isolation.cgroups != nil {
+		if spec.Cgroups, err = d.isolation.cgroups.Make(i.ID, spec.Limits); err != nil {
+			return err
+		}
+	}
+	records := d.records(i.ID)
+	if err := os.MkdirAll(records, 0o700); err != nil {
+		return fmt.Errorf("cannot make the records of an instance: %w", err)
+	}
+	handle, err := warden.Launch(ctx, d.wardenCommand, records, spec, locks)
+	if err != nil {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), killWait)
+		defer cancel()
+		return errors.Join(err, warden.Kill(clean, records), warden.Remove(spec.Cgroups))
+	}
+	launched = true
+	a.mu.Lock()
+	a.handle = handle
+	a.mu.Unlock()
+	d.event(core.Launched{ID: i.ID, Port: i.Port, DebugPort: i.DebugPort, ConsolePort: i.ConsolePort})
+	return nil
+}
+
+// localRuntime stands in startup for the runtime's executable.
+const localRuntime = "%VCAP_LOCAL_RUNTIME%"
+
+// maxStartup is the size that no startup file has.
+const maxStartup = 1 << 20
+
+// unpack makes the instance's folder.
+func unpack(ctx context.Context, file string, spec warden.Spec, runtime string) error {
+	in, err := os.Open(file)
+	if err != nil {
+		return fmt.Errorf("cannot unpack a droplet: %w", err)
+	}
+	defer in.Close()
+	if err := os.MkdirAll(spec.Dir, 0o700); err != nil {
+		return fmt.Errorf("cannot make the folder of an instance: %w", err)
+	}
+	if err := bits.Unpack(ctx, in, spec.Dir, spec.Limits.DiskBytes, bits.Owner{UID: spec.UID, GID: spec.GID}); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(spec.Dir)
+	if err != nil {
+		return fmt.Errorf("cannot use the folder of an instance: %w", err)
+	}
+	defer root.Close()
+	give := func(name string) error {
+		if spec.UID == 0 {
+			return nil
+		}
+		return root.Lchown(name, spec.UID, spec.GID)
+	}
+	for _, name := range []string{"logs", "tmp"} {
+		if err := root.MkdirAll(name, 0o700); err != nil {
+			return fmt.Errorf("cannot use the folder of an instance: %w", err)
+		}
+		if err := give(name); err != nil {
+			return fmt.Errorf("cannot use the folder of an instance: %w", err)
+		}
+	}
+	f, err := root.Open("startup")
+	if err != nil {
+		return fmt.Errorf("cannot use a droplet: its file startup: %w", err)
+	}
+	text, err := io.ReadAll(io.LimitReader(f, maxStartup+1))
+	f.Close()
+	if err != nil || len(text) > maxStartup {
+		return fmt.Errorf("cannot use a droplet: its file startup is too large or unreadable: %w", err)
+	}
+	replaced := []byte(strings.ReplaceAll(string(text), localRuntime, runtime))
+	if err := root.Remove("startup"); err != nil {
+		return fmt.Errorf("cannot prepare startup: %w", err)
+	}
+	if err := root.WriteFile("startup", replaced, 0o500); err != nil {
+		return fmt.Errorf("cannot prepare startup: %w", err)
+	}
+	if err := give("startup"); err != nil {
+		return fmt.Errorf("cannot prepare startup: %w", err)
+	}
+	return give(".")
+}
+
+// probe waits until the app is ready: until its state file says so, if its
+// droplet names one, else until its port answers, if it has one.
+func (a *attendant) probe(ctx context.Context) error {
+	d, i := a.dea, a.instance
+	root, err := os.OpenRoot(d.instanceFolder(i.Folder))
+	if err != nil {
+		return fmt.Errorf("cannot see whether the app is ready: %w", err)
+	}
+	defer root.Close()
+	stateFile, err := stateFileOf(root)
+	if err != nil {
+		return err
+	}
+	ready := func() bool { return true }
+	timeout, what := d.config.Intervals.PortTimeout.duration(), ""
+	switch {
+	case stateFile != "":
+		ready = func() bool { return stateIsRunning(root, stateFile) }
+		timeout, what = d.config.Intervals.StateFileTimeout.duration(), "its state file "+stateFile+" did not say RUNNING"
+		if i.Start.Debug != nil && *i.Start.Debug == "suspend" {
+			timeout = 0 // it waits for a debugger, for as long as that takes
+		}
+	case i.Port != 0:
+		address := net.JoinHostPort(d.base.Address(), strconv.Itoa(i.Port))
+		what = "it did not listen on port " + strconv.Itoa(i.Port)
+		ready = func() bool {
+			dial, cancel := context.WithTimeout(ctx, probeConnect)
+			defer cancel()
+			conn, err := d.base.Dialer().DialContext(dial, "tcp", address)
+			if err == nil {
+				conn.Close()
+			}
+			return err == nil
+		}
+	}
+	var late <-chan time.Time
+	if timeout > 0 {
+		timer := time.NewTimer(timeout)
+		defer timer.Stop()
+		late = timer.C
+	}
+	// Quick at first, for those that are.
+	interval := d.config.Intervals.Probe.duration()
+	for wait := min(interval, 20*time.Millisecond); !ready(); wait = min(interval, 2*wait) {
+		pause := time.NewTimer(wait)
+		select {
+		case <-pause.C:
+		case <-late:
+			pause.Stop()
+			return fmt.Errorf("The app did not start: %s within %v.", what, timeout) //nolint:staticcheck // a line of the app's log
+		case <-ctx.Done():
+			pause.Stop()
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// maxState is the size that no droplet.yaml and no state file has.
+const maxState = 64 << 10
+
+// stateFileOf is what droplet.yaml names, "" if nothing.
+func stateFileOf(root *os.Root) (string, error) {
+	data, err := readSmall(root, "droplet.yaml")
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	var doc struct {
+		StateFile string `yaml:"state_file"`
+	}
+	if err == nil {
+		err = yaml.Unmarshal(data, &doc)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot read the droplet's droplet.yaml: %w", err)
+	}
+	return doc.StateFile, nil
+}
+
+func stateIsRunning(root *os.Root, name string) bool {
+	data, err := readSmall(root, name)
+	if err != nil {
+		return false
+	}
+	var doc struct {
+		State string `json:"state"`
+	}
+	return json.Unmarshal(data, &doc) == nil && doc.State == wire.StateRunning
+}
+
+// readSmall reads a file that an app may have put there.
+func readSmall(root *os.Root, name string) ([]byte, error) {
+	f, err := openRegular(root, name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxState+1))
+	if err == nil && len(data) > maxState {
+		err = fmt.Errorf("%s is larger than %d bytes", name, maxState)
+	}
+	return data, err
+}

@@ -1,0 +1,306 @@
+package dea
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"deploy/jobs/component"
+	"deploy/jobs/runtimes"
+	"deploy/jobs/wire"
+)
+
+// Levels of isolation, the weakest first.
+const (
+	// IsolationProcesses: resource limits, and everything that an app has started
+	// ends with it. Memory is measured, not bounded.
+	IsolationProcesses = "processes"
+	// IsolationNamespaces: an app sees its own processes and its own files only, and
+	// cannot leave anything behind.
+	IsolationNamespaces = "namespaces"
+	// IsolationFull: namespaces, and the kernel bounds memory and processes by
+	// control groups.
+	IsolationFull = "full"
+)
+
+// isolationLevels in their order.
+var isolationLevels = []string{IsolationProcesses, IsolationNamespaces, IsolationFull}
+
+// What an update of a DEA does when the other DEAs have no room for its apps.
+const (
+	WhenFullRefuse = "refuse" // it is refused before anything is touched
+	WhenFullWarn   = "warn"   // it is said, and those apps are down meanwhile
+)
+
+// Config is the DEA's file: the original's keys and our own. Times are seconds,
+// fractions allowed.
+type Config struct {
+	component.Config `yaml:",inline"`
+
+	// BaseDir holds all that the DEA keeps: droplets, instances, records.
+	BaseDir string `yaml:"base_dir"`
+	// FilerPort is the file server's, on the own address.
+	FilerPort int `yaml:"filer_port"`
+	// MaxMemory is what instances may use together, MB.
+	MaxMemory int `yaml:"max_memory"`
+	// MultiTenant false lets one instance run at a time; MaxClients bounds them.
+	MultiTenant bool `yaml:"multi_tenant"`
+	MaxClients  int  `yaml:"max_clients"`
+	// ForceHTTPSharing fetches droplets over HTTP although the start document names
+	// a file on a shared folder.
+	ForceHTTPSharing bool `yaml:"force_http_sharing"`
+	// Runtimes are those that are advertised: names, or as in the older dialect a
+	// map of names to descriptions. Which are really here is found out when one is
+	// asked for.
+	Runtimes Runtimes `yaml:"runtimes"`
+	// Prod true: production apps only.
+	Prod      *bool  `yaml:"prod"`
+	Partition string `yaml:"cc_partition"`
+
+	Intervals Intervals `yaml:"intervals"`
+	// EvacuationDelay is the original's place for the interval of that name.
+	EvacuationDelay *Seconds `yaml:"evacuation_delay"`
+	// WhenFull: see WhenFullRefuse and WhenFullWarn.
+	WhenFull string `yaml:"when_others_are_full"`
+
+	// DiskThreshold is how full the disk may be, percent, before nothing new is
+	// taken.
+	DiskThreshold float64 `yaml:"droplet_fs_percent_used_threshold"`
+	// CacheMB is how much of droplets that were used is kept, MaxDropletMB how large
+	// one may be.
+	CacheMB      int64 `yaml:"staged_cache_mb"`
+	MaxDropletMB int64 `yaml:"max_droplet_mb"`
+
+	// Isolation is the level that apps must have at least; they get the best that
+	// the machine offers.
+	Isolation string `yaml:"isolation"`
+	// Visible are folders of the machine that apps see, read only, beside the
+	// system's.
+	Visible []string `yaml:"visible"`
+	// Ports are those that apps may be given, "first-last", outside of those that
+	// the kernel gives to outgoing connections.
+	Ports PortRange `yaml:"ports"`
+	// Processes is how many an instance may have, threads included.
+	Processes int `yaml:"processes"`
+	// Warden is the program that is the parent of an app.
+	Warden string `yaml:"warden"`
+}
+
+// Intervals are the DEA's times; those that are how often must be above 0.
+type Intervals struct {
+	Heartbeat Seconds `yaml:"heartbeat"`
+	Advertise Seconds `yaml:"advertise"`
+	Monitor   Seconds `yaml:"monitor"`        // usage, quotas, the disk
+	Reap      Seconds `yaml:"crashes_reaper"` // what is left of crashed instances
+	Probe     Seconds `yaml:"probe"`          // of an app that starts
+
+	// CrashLifetime is how long what is left of a crashed instance is kept.
+	CrashLifetime Seconds `yaml:"crash_lifetime"`
+	// PortTimeout is how long an app may take to listen, StateFileTimeout to write
+	// the state file that its droplet names.
+	PortTimeout      Seconds `yaml:"port_timeout"`
+	StateFileTimeout Seconds `yaml:"state_file_timeout"`
+	// DownloadTimeout bounds the transfer of a droplet.
+	DownloadTimeout Seconds `yaml:"download_timeout"`
+	// An instance that is stopped is withdrawn from the routers; then its open
+	// connections are awaited for ConnectionTimeout; then it gets TERM, and after
+	// StopTimeout KILL.
+	ConnectionTimeout Seconds `yaml:"connection_timeout"`
+	StopTimeout       Seconds `yaml:"stop_timeout"`
+	// EvacuationDelay is how long a DEA that drains waits for its apps to run
+	// elsewhere. SettleTime is what routers have to hear of a change.
+	EvacuationDelay Seconds `yaml:"evacuation_delay"`
+	SettleTime      Seconds `yaml:"settle_time"`
+}
+
+// Seconds is a time that a file gives as a number of seconds, or as "1m30s".
+type Seconds time.Duration
+
+// UnmarshalYAML reads a number or a duration.
+func (s *Seconds) UnmarshalYAML(unmarshal func(any) error) error {
+	var n float64
+	if err := unmarshal(&n); err == nil {
+		if n < 0 || n > math.MaxInt32 || n != n {
+			return fmt.Errorf("a time of %v seconds cannot be", n)
+		}
+		*s = Seconds(n * float64(time.Second))
+		return nil
+	}
+	var text string
+	if err := unmarshal(&text); err != nil {
+		return errors.New("want a number of seconds")
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return fmt.Errorf("want a number of seconds, have %q", text)
+	}
+	*s = Seconds(d)
+	return nil
+}
+
+func (s Seconds) duration() time.Duration { return time.Duration(s) }
+
+// Runtimes are runtimes by name.
+type Runtimes map[string]wire.RuntimeInfo
+
+// UnmarshalYAML reads a list of names or a map.
+func (r *Runtimes) UnmarshalYAML(unmarshal func(any) error) error {
+	*r = Runtimes{}
+	var names []string
+	if err := unmarshal(&names); err == nil {
+		for _, name := range names {
+			info, known := runtimes.Named(name)
+			if !known {
+				info = wire.RuntimeInfo{Name: name}
+			}
+			(*r)[name] = info
+		}
+		return nil
+	}
+	var described map[string]struct {
+		Executable       string            `yaml:"executable"`
+		Version          string            `yaml:"version"`
+		VersionFlag      string            `yaml:"version_flag"`
+		VersionOutput    string            `yaml:"version_output"`
+		AdditionalChecks string            `yaml:"additional_checks"`
+		Environment      map[string]string `yaml:"environment"`
+	}
+	if err := unmarshal(&described); err != nil {
+		return errors.New("want a list of runtimes' names, or a map of them")
+	}
+	for name, d := range described {
+		info := wire.RuntimeInfo{
+			Name: name, Executable: d.Executable, Version: d.Version, VersionFlag: d.VersionFlag,
+			VersionOutput: d.VersionOutput, AdditionalChecks: d.AdditionalChecks, Environment: d.Environment,
+		}
+		if info.VersionOutput == "" {
+			info.VersionOutput = d.Version // the older dialect's name for it
+		}
+		(*r)[name] = info
+	}
+	return nil
+}
+
+// names in their order.
+func (r Runtimes) names() []string {
+	names := []string{}
+	for name := range r {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// PortRange is "first-last".
+type PortRange struct{ First, Last int }
+
+// UnmarshalYAML reads "20000-29999".
+func (p *PortRange) UnmarshalYAML(unmarshal func(any) error) error {
+	var text string
+	if err := unmarshal(&text); err != nil {
+		return errors.New(`want a range of ports, as "20000-29999"`)
+	}
+	if _, err := fmt.Sscanf(text, "%d-%d", &p.First, &p.Last); err != nil || p.First < 1 || p.Last > 65535 || p.First > p.Last {
+		return fmt.Errorf(`want a range of ports, as "20000-29999", have %q`, text)
+	}
+	return nil
+}
+
+// defaults are the values of the keys that a file leaves out; where the original
+// has them, its own.
+func defaults() Config {
+	c := Config{
+		FilerPort:     12345,
+		MaxMemory:     4096,
+		MultiTenant:   true,
+		MaxClients:    1024,
+		Partition:     wire.DefaultPartition,
+		WhenFull:      WhenFullRefuse,
+		DiskThreshold: 95,
+		CacheMB:       1024,
+		MaxDropletMB:  1024,
+		Isolation:     IsolationProcesses,
+		Ports:         PortRange{20000, 31999},
+		Processes:     512,
+	}
+	c.Intervals = Intervals{
+		Heartbeat:         Seconds(wire.DEAHeartbeatInterval),
+		Advertise:         Seconds(wire.DEAAdvertiseInterval),
+		Monitor:           Seconds(2 * time.Second),
+		Reap:              Seconds(30 * time.Second),
+		Probe:             Seconds(500 * time.Millisecond),
+		CrashLifetime:     Seconds(time.Hour),
+		PortTimeout:       Seconds(time.Minute),
+		StateFileTimeout:  Seconds(5 * time.Minute),
+		DownloadTimeout:   Seconds(5 * time.Minute),
+		ConnectionTimeout: Seconds(10 * time.Second),
+		StopTimeout:       Seconds(5 * time.Second),
+		EvacuationDelay:   Seconds(30 * time.Second),
+		SettleTime:        Seconds(500 * time.Millisecond),
+	}
+	c.Runtimes = Runtimes{}
+	for _, r := range runtimes.Runtimes() {
+		c.Runtimes[r.Name] = r
+	}
+	return c
+}
+
+// load reads a configuration file, with it as it stands.
+func load(file string) (Config, map[string]any, error) {
+	cfg := defaults()
+	raw, err := component.Load(file, &cfg)
+	if err != nil {
+		return Config{}, nil, err
+	}
+	if cfg.EvacuationDelay != nil {
+		cfg.Intervals.EvacuationDelay = *cfg.EvacuationDelay
+	}
+	if err := cfg.check(); err != nil {
+		return Config{}, nil, fmt.Errorf("cannot use the configuration %s: %w", file, err)
+	}
+	return cfg, raw, nil
+}
+
+func (c Config) check() error {
+	switch {
+	case !filepath.IsAbs(c.BaseDir):
+		return fmt.Errorf("base_dir %q is no absolute path", c.BaseDir)
+	case c.FilerPort < 0 || c.FilerPort > 65535:
+		return fmt.Errorf("filer_port %d is not within 0 and 65535", c.FilerPort)
+	case c.MaxMemory < 1:
+		return errors.New("max_memory is below 1 MB")
+	case c.MaxClients < 1 || c.Processes < 1 || c.CacheMB < 0 || c.MaxDropletMB < 1:
+		return errors.New("max_clients, processes and max_droplet_mb must be positive, staged_cache_mb not negative")
+	case c.DiskThreshold <= 0 || c.DiskThreshold > 100:
+		return fmt.Errorf("droplet_fs_percent_used_threshold %v is no percentage", c.DiskThreshold)
+	case !slices.Contains(isolationLevels, c.Isolation):
+		return fmt.Errorf("isolation %q is none of %s", c.Isolation, strings.Join(isolationLevels, ", "))
+	case c.WhenFull != WhenFullRefuse && c.WhenFull != WhenFullWarn:
+		return fmt.Errorf("when_others_are_full %q is neither %s nor %s", c.WhenFull, WhenFullRefuse, WhenFullWarn)
+	case !filepath.IsAbs(c.Warden):
+		return fmt.Errorf("warden %q is no absolute path of a program", c.Warden)
+	}
+	for _, interval := range []Seconds{c.Intervals.Heartbeat, c.Intervals.Advertise, c.Intervals.Monitor, c.Intervals.Reap, c.Intervals.Probe} {
+		if interval <= 0 {
+			return errors.New("intervals: heartbeat, advertise, monitor, crashes_reaper and probe must be above 0")
+		}
+	}
+	for _, path := range c.Visible {
+		if !filepath.IsAbs(path) || filepath.Clean(path) == "/" {
+			return fmt.Errorf("visible: %q is no folder that apps can see", path)
+		}
+	}
+	return nil
+}
+
+// clients is how many instances may start or run.
+func (c Config) clients() int {
+	if !c.MultiTenant {
+		return 1
+	}
+	return c.MaxClients
+}

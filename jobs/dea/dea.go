@@ -1,0 +1,598 @@
+package dea
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/nats-io/nats.go"
+
+	"deploy/jobs/component"
+	"deploy/jobs/dea/internal/bits"
+	"deploy/jobs/dea/internal/core"
+	"deploy/jobs/dea/internal/warden"
+	"deploy/jobs/runtimes"
+	"deploy/jobs/wire"
+)
+
+// maxKept is how many messages are kept for a bus that is away.
+const maxKept = 10_000
+
+// DEA is a running DEA.
+type DEA struct {
+	config        Config
+	base          *component.Component
+	routes        *component.Registrar
+	files         *fileServer
+	finder        *runtimes.Finder
+	cache         *bits.Cache
+	isolation     isolation
+	users         *users
+	wardenCommand []string
+	saved         []core.Instance
+
+	// inbox has what is to be done with the machine, which belongs to the loop.
+	inbox   chan func(*core.Machine) []core.Action
+	ended   chan struct{} // closed when the loop has ended
+	leaving chan struct{} // closed when the process is told to end
+	drained chan struct{} // closed when nothing runs any more and nothing will
+
+	attendants sync.WaitGroup
+
+	mu       sync.Mutex
+	attended map[string]*attendant
+	kept     []core.Publish // for when the bus is back
+}
+
+// New reads the configuration, finds out what the machine offers, and opens what
+// the DEA needs. Run must follow, which gives all of it back.
+func New(p component.Process) (_ *DEA, err error) {
+	cfg, raw, err := load(p.ConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	for _, folder := range []string{"staged", "apps", "db", "run"} {
+		if err := os.MkdirAll(filepath.Join(cfg.BaseDir, folder), 0o700); err != nil {
+			return nil, fmt.Errorf("cannot use base_dir: %w", err)
+		}
+	}
+	d := &DEA{
+		config:        cfg,
+		finder:        &runtimes.Finder{},
+		users:         newUsers(cfg.Index),
+		wardenCommand: []string{cfg.Warden},
+		inbox:         make(chan func(*core.Machine) []core.Action, 256),
+		ended:         make(chan struct{}),
+		leaving:       make(chan struct{}),
+		drained:       make(chan struct{}),
+		attended:      map[string]*attendant{},
+	}
+	if d.saved, err = readRecords(d.database()); err != nil {
+		return nil, err
+	}
+	if d.isolation, err = findIsolation(context.Background(), cfg, d.wardenCommand); err != nil {
+		return nil, err
+	}
+	d.base, err = component.Open(component.Options{
+		Type:    "DEA",
+		Process: p,
+		Config:  cfg.Config,
+		Raw:     raw,
+		Varz:    d.varz,
+		Drain:   d.drain,
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			d.base.Close()
+		}
+	}()
+	d.routes = d.base.NewRegistrar()
+	d.cache = &bits.Cache{
+		Dir:     filepath.Join(cfg.BaseDir, "staged"),
+		Timeout: cfg.Intervals.DownloadTimeout.duration(),
+		Client: &http.Client{Transport: &http.Transport{
+			DialContext: d.base.Dialer().DialContext, ResponseHeaderTimeout: 30 * time.Second,
+			IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
+		}},
+		MaxDroplet: cfg.MaxDropletMB << 20, MaxTotal: cfg.CacheMB << 20,
+		OnlyHTTP: cfg.ForceHTTPSharing,
+	}
+	if err := d.cache.Clean(); err != nil {
+		return nil, err
+	}
+	d.files = &fileServer{folder: filepath.Join(cfg.BaseDir, "apps"), credentials: [2]string{randomHex(), randomHex()}, log: d.base.Log()}
+	d.files.listener, err = net.Listen("tcp", net.JoinHostPort(d.base.Address(), strconv.Itoa(cfg.FilerPort)))
+	if err != nil {
+		return nil, fmt.Errorf("cannot serve files: %w", err)
+	}
+	d.base.Log().Info("isolation of apps", "level", d.isolation.level(), "lacks", d.isolation.lacks)
+	return d, nil
+}
+
+// Run runs instances until ctx ends. Those that run when it ends by an error, or
+// by being killed, run on, and the next DEA with the same folder has them.
+func (d *DEA) Run(ctx context.Context) error {
+	defer d.base.Close()
+	defer d.files.listener.Close()
+	defer d.isolation.close()
+	defer context.AfterFunc(ctx, func() { close(d.leaving) })()
+	m := core.New(core.Config{
+		DEA: d.base.UUID(), IP: d.base.Address(), FilePort: d.files.listener.Addr().(*net.TCPAddr).Port, Credentials: d.files.credentials,
+		Cores: runtime.NumCPU(), MaxMemory: d.config.MaxMemory, MaxClients: d.config.clients(), Prod: d.config.Prod,
+		Runtimes: d.config.Runtimes.names(), Partition: d.config.Partition, CrashedFor: d.config.Intervals.CrashLifetime.duration(),
+	}, d.saved)
+	return d.base.Run(ctx,
+		func(ctx context.Context) error { return d.loop(ctx, m) },
+		d.files.serve, d.routes.Run, d.monitor, d.ticks,
+	)
+}
+
+// loop owns the machine: it alone steps it, saves it and carries its actions
+// out.
+func (d *DEA) loop(ctx context.Context, m *core.Machine) error {
+	// What runs, runs on: the attendants only let go of it.
+	work, leave := context.WithCancel(ctx)
+	defer close(d.ended)
+	defer d.attendants.Wait()
+	defer leave()
+	d.carryOut(work, d.recover(work, m))
+	if err := d.subscribe(work); err != nil {
+		return err
+	}
+	drained := d.drained
+	for {
+		var actions []core.Action
+		select {
+		case <-ctx.Done():
+			return nil
+		case do := <-d.inbox:
+			actions = do(m)
+		}
+		for more := true; more; {
+			select {
+			case do := <-d.inbox:
+				actions = append(actions, do(m)...)
+			default:
+				more = false
+			}
+		}
+		// What is on the disk is never older than what is done.
+		if m.Changed() {
+			if err := writeRecords(d.database(), m.Instances()); err != nil {
+				d.base.Log().Error("a DEA that is killed now loses instances", "error", err)
+			}
+		}
+		d.carryOut(work, actions)
+		if drained != nil && m.Drained() {
+			close(drained)
+			drained = nil
+		}
+	}
+}
+
+// do has the loop call f. It gives up when the loop has ended.
+func (d *DEA) do(f func(*core.Machine) []core.Action) {
+	select {
+	case d.inbox <- f:
+	case <-d.ended:
+	}
+}
+
+// event has the loop step the machine.
+func (d *DEA) event(e core.Event) {
+	d.do(func(m *core.Machine) []core.Action { return m.Step(time.Now(), e) })
+}
+
+// ask has the loop answer a question about the machine; false if it has ended.
+func ask[T any](d *DEA, f func(*core.Machine) T) (T, bool) {
+	answer := make(chan T, 1)
+	d.do(func(m *core.Machine) []core.Action {
+		answer <- f(m)
+		return nil
+	})
+	select {
+	case v := <-answer:
+		return v, true
+	case <-d.ended:
+		var none T
+		return none, false
+	}
+}
+
+func (d *DEA) carryOut(ctx context.Context, actions []core.Action) {
+	for _, action := range actions {
+		switch a := action.(type) {
+		case core.Attend:
+			d.attend(ctx, &attendant{dea: d, instance: a.Instance, orders: make(chan order, 1)})
+		case core.End:
+			o := endKindly
+			if a.Quick {
+				o = endQuickly
+			}
+			d.order(a.ID, o)
+		case core.Kill:
+			d.order(a.ID, endNow)
+		case core.Log:
+			d.note(a.ID, a.Text)
+		case core.Discard:
+			if err := d.discard(ctx, a.ID, a.Folder); err != nil {
+				d.base.Log().Error("cannot remove what is left of an instance", "error", err)
+			}
+		case core.Register:
+			if err := d.routes.Register(a.Route); err != nil {
+				d.base.Log().Warn("cannot register an instance", "error", err)
+			}
+		case core.Unregister:
+			d.routes.Unregister(a.Route)
+		case core.Publish:
+			d.send(a)
+		case core.Refused:
+			d.base.Log().Info("a start is ignored", "app", a.Document.Name, "index", a.Document.Index, "why", a.Why)
+		}
+	}
+}
+
+// attend runs an attendant until its instance ends or ctx does.
+func (d *DEA) attend(ctx context.Context, a *attendant) {
+	d.mu.Lock()
+	d.attended[a.instance.ID] = a
+	d.mu.Unlock()
+	d.attendants.Go(func() {
+		defer func() {
+			d.mu.Lock()
+			delete(d.attended, a.instance.ID)
+			d.mu.Unlock()
+		}()
+		a.run(ctx)
+	})
+}
+
+func (d *DEA) order(id string, o order) {
+	d.mu.Lock()
+	a := d.attended[id]
+	d.mu.Unlock()
+	if a != nil {
+		a.tell(o)
+	}
+}
+
+// attendedNow are the present attendants.
+func (d *DEA) attendedNow() map[string]*attendant {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return maps.Clone(d.attended)
+}
+
+// note writes a line into the instance's own log, for the app's owner.
+func (d *DEA) note(id, text string) {
+	spec, err := warden.ReadSpec(d.records(id))
+	if err != nil {
+		return // it never had a log
+	}
+	f, err := warden.OpenLog(spec.Dir, spec.Output, spec.UID, spec.GID)
+	if err == nil {
+		_, err = fmt.Fprintf(f, "%s %s\n", time.Now().UTC().Format(time.RFC3339), text)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		d.base.Log().Warn("cannot write into an instance's log", "instance", id, "text", text, "error", err)
+	}
+}
+
+// discard removes an instance's folder and records. Nothing of it runs.
+func (d *DEA) discard(ctx context.Context, id, folder string) error {
+	if err := os.RemoveAll(d.records(id)); err != nil {
+		return err
+	}
+	return removeAll(d.instanceFolder(folder))
+}
+
+// send publishes a message.
+func (d *DEA) send(p core.Publish) {
+	if p.Kept && !d.base.Connected() {
+		d.mu.Lock()
+		if len(d.kept) < maxKept {
+			d.kept = append(d.kept, p)
+		}
+		d.mu.Unlock()
+		return
+	}
+	d.publish(p.Subject, p.Message)
+}
+
+// publish sends a message that is sent again in time, or that nobody must have.
+func (d *DEA) publish(subject string, message any) {
+	if !d.base.Connected() {
+		return
+	}
+	data, err := json.Marshal(message)
+	if err == nil {
+		err = d.base.Bus().Publish(subject, data)
+	}
+	if err != nil {
+		d.base.Log().Warn("cannot publish", "subject", subject, "error", err)
+	}
+}
+
+// subscribe takes the bus's messages from now on, and says that this DEA is
+// here.
+func (d *DEA) subscribe(ctx context.Context) error {
+	handlers := map[string]nats.MsgHandler{
+		wire.SubjectDEAStartOf(d.base.UUID()): handle(d, wire.ParseDEAStart, func(_ *nats.Msg, doc wire.DEAStart) { d.started(ctx, doc) }),
+		wire.SubjectDEADiscover:               handle(d, wire.ParseDEADiscover, func(m *nats.Msg, r wire.DEADiscover) { d.discovered(ctx, m, r) }),
+		wire.SubjectDEAStop:                   handle(d, wire.ParseDEAStop, func(_ *nats.Msg, s wire.DEAStop) { d.event(core.Stop{Filter: s}) }),
+		wire.SubjectDEAUpdate:                 handle(d, wire.ParseDEAUpdate, func(_ *nats.Msg, u wire.DEAUpdate) { d.event(core.Update{Update: u}) }),
+		wire.SubjectDEAFind:                   handle(d, wire.ParseDEAFind, d.found),
+		wire.SubjectDEAStatus:                 handle(d, anyObject, func(m *nats.Msg, _ struct{}) { d.status(m) }),
+		wire.SubjectDropletStatus:             handle(d, anyObject, func(m *nats.Msg, _ struct{}) { d.dropletStatus(m) }),
+		wire.SubjectDEALocate:                 func(*nats.Msg) { d.do(advertise) },
+		wire.SubjectHealthManagerStart:        func(*nats.Msg) { d.do(heartbeat) },
+	}
+	for subject, handler := range handlers {
+		if _, err := d.base.Bus().Subscribe(subject, handler); err != nil {
+			return fmt.Errorf("cannot subscribe %s: %w", subject, err)
+		}
+	}
+	d.base.OnConnect(func() {
+		d.mu.Lock()
+		kept := d.kept
+		d.kept = nil
+		d.mu.Unlock()
+		for _, p := range kept {
+			d.send(p)
+		}
+		d.do(func(m *core.Machine) []core.Action {
+			hello := core.Publish{Subject: wire.SubjectDEAStart, Message: m.Hello()}
+			return append(append([]core.Action{hello}, heartbeat(m)...), advertise(m)...)
+		})
+	})
+	return nil
+}
+
+// handle parses a message before it is taken. What cannot be read is logged and
+// changes nothing.
+func handle[T any](d *DEA, parse func([]byte) (T, error), take func(*nats.Msg, T)) nats.MsgHandler {
+	return func(m *nats.Msg) {
+		message, err := parse(m.Data)
+		if err != nil {
+			d.base.Log().Warn("ignoring a message", "subject", m.Subject, "error", err)
+			return
+		}
+		take(m, message)
+	}
+}
+
+// anyObject accepts JSON that says nothing.
+func anyObject(data []byte) (struct{}, error) {
+	var v any
+	return struct{}{}, json.Unmarshal(data, &v)
+}
+
+// started takes a start document, once the runtime is known to be here.
+func (d *DEA) started(ctx context.Context, doc wire.DEAStart) {
+	doc.RuntimeInfo = d.runtime(doc.RuntimeInfo)
+	d.attendants.Go(func() {
+		if _, err := d.finder.Find(ctx, doc.RuntimeInfo); err != nil {
+			if ctx.Err() == nil {
+				d.base.Log().Info("a start is ignored", "app", doc.Name, "index", doc.Index, "why", err)
+			}
+			return
+		}
+		d.event(core.Start{Document: doc, ID: randomHex(), PrivateID: randomHex() + randomHex()})
+	})
+}
+
+// runtime is a runtime's description: the message's, or the own for the older
+// dialect, which gives its name only.
+func (d *DEA) runtime(info wire.RuntimeInfo) wire.RuntimeInfo {
+	if own, known := d.config.Runtimes[info.Name]; known && info.Executable == "" {
+		return own
+	}
+	return info
+}
+
+// discovered answers if the instance could be run here, the later the more runs
+// already: whoever asks takes the first answer.
+func (d *DEA) discovered(ctx context.Context, m *nats.Msg, r wire.DEADiscover) {
+	if m.Reply == "" {
+		return
+	}
+	d.attendants.Go(func() {
+		if _, err := d.finder.Find(ctx, d.runtime(r.RuntimeInfo)); err != nil {
+			return
+		}
+		type offer struct {
+			fits  bool
+			delay time.Duration
+			hello wire.DEAHello
+		}
+		o, ok := ask(d, func(m *core.Machine) offer {
+			return offer{m.Fits(r.Limits, r.Prod) == nil, m.Taint(r.Droplet), m.Hello()}
+		})
+		if !ok || !o.fits {
+			return
+		}
+		select {
+		case <-time.After(o.delay):
+			d.publish(m.Reply, o.hello)
+		case <-ctx.Done():
+		}
+	})
+}
+
+func (d *DEA) found(m *nats.Msg, filter wire.DEAFind) {
+	if m.Reply == "" {
+		return
+	}
+	d.do(func(machine *core.Machine) []core.Action {
+		if machine.Draining() {
+			return nil
+		}
+		for _, f := range machine.Find(time.Now(), filter) {
+			d.publish(m.Reply, f)
+		}
+		return nil
+	})
+}
+
+func (d *DEA) status(m *nats.Msg) {
+	if m.Reply == "" {
+		return
+	}
+	d.do(func(machine *core.Machine) []core.Action {
+		d.publish(m.Reply, machine.Status())
+		return nil
+	})
+}
+
+func (d *DEA) dropletStatus(m *nats.Msg) {
+	if m.Reply == "" {
+		return
+	}
+	d.do(func(machine *core.Machine) []core.Action {
+		if machine.Draining() {
+			return nil
+		}
+		for _, s := range machine.Stats(time.Now()) {
+			d.publish(m.Reply, s)
+		}
+		return nil
+	})
+}
+
+func heartbeat(m *core.Machine) []core.Action {
+	if h, ok := m.Heartbeat(); ok {
+		return []core.Action{core.Publish{Subject: wire.SubjectDEAHeartbeat, Message: h}}
+	}
+	return nil
+}
+
+func advertise(m *core.Machine) []core.Action {
+	if a, ok := m.Advertisement(); ok {
+		return []core.Action{core.Publish{Subject: wire.SubjectDEAAdvertise, Message: a}}
+	}
+	return nil
+}
+
+// ticks does what is done again and again.
+func (d *DEA) ticks(ctx context.Context) error {
+	beat := time.NewTicker(d.config.Intervals.Heartbeat.duration())
+	advertisement := time.NewTicker(d.config.Intervals.Advertise.duration())
+	reap := time.NewTicker(d.config.Intervals.Reap.duration())
+	defer beat.Stop()
+	defer advertisement.Stop()
+	defer reap.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-beat.C:
+			d.do(heartbeat)
+		case <-advertisement.C:
+			d.do(advertise)
+		case <-reap.C:
+			d.event(core.Reap{})
+		}
+	}
+}
+
+// varz are the DEA's fields of /varz.
+func (d *DEA) varz() map[string]any {
+	doc, _ := ask(d, func(m *core.Machine) map[string]any { return m.Varz(time.Now()) })
+	if doc == nil {
+		doc = map[string]any{}
+	}
+	doc["isolation"] = d.isolation.varz()
+	return doc
+}
+
+func (d *DEA) database() string { return filepath.Join(d.config.BaseDir, "db", "applications.json") }
+func (d *DEA) instanceFolder(folder string) string {
+	return filepath.Join(d.config.BaseDir, "apps", folder)
+}
+func (d *DEA) records(id string) string { return recordsFolder(d.config, id) }
+
+// recordsFolder is an instance's warden's.
+func recordsFolder(c Config, id string) string { return filepath.Join(c.BaseDir, "run", id) }
+
+// readRecords reads db/applications.json: {app id: {instance id: record}}.
+func readRecords(file string) ([]core.Instance, error) {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read which instances there are: %w", err)
+	}
+	var records map[wire.ID]map[string]core.Instance
+	if err := json.Unmarshal(data, &records); err != nil {
+		return nil, fmt.Errorf("cannot read which instances there are from %s: %w", file, err)
+	}
+	var all []core.Instance
+	for _, app := range records {
+		for id, i := range app {
+			if i.ID != id || id == "" || filepath.Base(id) != id || i.Folder == "" || filepath.Base(i.Folder) != i.Folder {
+				return nil, fmt.Errorf("cannot use %s: the record of instance %q is no record of it", file, id)
+			}
+			all = append(all, i)
+		}
+	}
+	return all, nil
+}
+
+func writeRecords(file string, all []core.Instance) error {
+	records := map[wire.ID]map[string]core.Instance{}
+	for _, i := range all {
+		if records[i.Start.Droplet] == nil {
+			records[i.Start.Droplet] = map[string]core.Instance{}
+		}
+		records[i.Start.Droplet][i.ID] = i
+	}
+	data, err := json.Marshal(records)
+	if err == nil {
+		err = renameio.WriteFile(file, data, 0o600) // it has the apps' credentials
+	}
+	if err != nil {
+		return fmt.Errorf("cannot save which instances there are: %w", err)
+	}
+	return nil
+}
+
+// removeAll removes a folder that an app has filled, in which it may have taken
+// away our right to.
+func removeAll(dir string) error {
+	err := os.RemoveAll(dir)
+	if err == nil || !errors.Is(err, os.ErrPermission) {
+		return err
+	}
+	_ = filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+		if err == nil && e.IsDir() {
+			_ = os.Chmod(path, 0o700) // what stays locked fails below
+		}
+		return nil
+	})
+	return os.RemoveAll(dir)
+}
+
+// randomHex is 16 random bytes, as the original's instance ids.
+func randomHex() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}

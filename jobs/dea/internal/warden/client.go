@@ -1,0 +1,358 @@
+package warden
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// callTimeout bounds a request to a warden, which has nothing else to do.
+const callTimeout = 10 * time.Second
+
+// Handle is a warden as its DEA knows it.
+type Handle struct {
+	dir     string
+	id      string
+	started Started
+	conn    net.Conn
+	gone    chan struct{} // closed when the warden has ended
+	replies chan reply
+
+	mu sync.Mutex // one request at a time
+}
+
+// Launch starts a warden with the program self (and its first arguments) in dir,
+// which exists. The locks are held as long as it lives; the caller may close its
+// own. The warden outlives the caller.
+func Launch(ctx context.Context, self []string, dir string, spec Spec, locks []*os.File) (*Handle, error) {
+	fail := func(err error) (*Handle, error) { return nil, fmt.Errorf("cannot start a warden: %w", err) }
+	if len(locks) > maxLocks {
+		return fail(fmt.Errorf("%d locks are too many", len(locks)))
+	}
+	if err := write(dir, specFile, spec); err != nil {
+		return fail(err)
+	}
+	socket, err := listen(dir)
+	if err != nil {
+		return fail(err)
+	}
+	defer socket.Close()
+	goes, tell, err := os.Pipe()
+	if err != nil {
+		return fail(err)
+	}
+	defer goes.Close()
+	defer tell.Close()
+	stderr, err := os.OpenFile(filepath.Join(dir, stderrFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fail(err)
+	}
+	defer stderr.Close()
+
+	// Not bound to ctx: it shall live on.
+	cmd := exec.Command(self[0], append(self[1:len(self):len(self)], "-dir", dir)...)
+	cmd.Dir = dir
+	cmd.Env = environment()
+	cmd.Stderr = stderr
+	cmd.ExtraFiles = append([]*os.File{socket, goes}, locks...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if spec.Namespaces {
+		namespaces(cmd.SysProcAttr)
+	}
+	if err := cmd.Start(); err != nil {
+		return fail(err)
+	}
+	// Its end is seen on its socket; this only takes it from the table of
+	// processes.
+	go func() { _ = cmd.Wait() }()
+	h := &Handle{dir: dir, id: spec.ID, started: Started{PID: cmd.Process.Pid}}
+	err = h.record()
+	if err == nil {
+		_, err = tell.Write([]byte{'\n'})
+	}
+	if err == nil {
+		err = h.attach(ctx)
+	}
+	if err != nil {
+		_ = cmd.Process.Kill()
+		if said, readErr := os.ReadFile(filepath.Join(dir, stderrFile)); readErr == nil && len(said) > 0 {
+			err = fmt.Errorf("%w; it said: %.500s", err, said)
+		}
+		return fail(err)
+	}
+	return h, nil
+}
+
+// environment is the warden's own: not the DEA's, by which what the DEA has
+// started is found and ended. The machine's mark stays.
+func environment() []string {
+	if vm, ok := os.LookupEnv(vmVariable); ok {
+		return []string{vmVariable + "=" + vm}
+	}
+	return []string{}
+}
+
+// vmVariable marks what runs on a VM whose processes nothing else keeps apart.
+const vmVariable = "DEPLOY_VM"
+
+// namespaces makes a new process the first of a PID namespace, and for an
+// ordinary user of a user namespace, which that needs. The user stays the same
+// in it.
+func namespaces(a *syscall.SysProcAttr) {
+	a.Cloneflags = unix.CLONE_NEWPID
+	if os.Geteuid() == 0 {
+		return
+	}
+	a.Cloneflags |= unix.CLONE_NEWUSER
+	a.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
+	a.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
+	// To mount, and to give up what it takes to.
+	a.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
+}
+
+func (h *Handle) record() error {
+	s, err := readStat(h.started.PID)
+	if err != nil {
+		return err
+	}
+	h.started.Ticks = s.startTicks
+	if h.started.BootID, err = BootID(); err != nil {
+		return err
+	}
+	return write(h.dir, startFile, h.started)
+}
+
+// ErrGone says that there is no warden in a folder, or none any more.
+var ErrGone = errors.New("its warden is gone")
+
+// Attach finds the warden that an earlier DEA started in dir. If it is gone, the
+// error is ErrGone.
+func Attach(ctx context.Context, dir string) (*Handle, error) {
+	spec, err := ReadSpec(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrGone
+	}
+	if err != nil {
+		return nil, err
+	}
+	started, err := ReadStarted(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrGone // it ends by itself when nobody tells it to go
+	}
+	if err != nil {
+		return nil, err
+	}
+	boot, err := BootID()
+	if err != nil {
+		return nil, err
+	}
+	if started.BootID != boot {
+		return nil, ErrGone
+	}
+	h := &Handle{dir: dir, id: spec.ID, started: started}
+	if err := h.attach(ctx); err != nil {
+		if !started.alive() {
+			return nil, ErrGone
+		}
+		return nil, err
+	}
+	return h, nil
+}
+
+// attach connects, and watches the connection from then on.
+func (h *Handle) attach(ctx context.Context) error {
+	conn, err := dial(ctx, h.dir)
+	if err != nil {
+		return err
+	}
+	h.conn, h.gone, h.replies = conn, make(chan struct{}), make(chan reply, 1)
+	go func() {
+		defer close(h.gone)
+		defer conn.Close()
+		lines := bufio.NewReader(conn)
+		for {
+			line, err := lines.ReadBytes('\n')
+			if err != nil {
+				return
+			}
+			var r reply
+			if err := json.Unmarshal(line, &r); err != nil {
+				r.Error = err.Error()
+			}
+			select {
+			case h.replies <- r:
+			default: // nobody waits for it any more
+			}
+		}
+	}()
+	return nil
+}
+
+// PID is the warden's own.
+func (h *Handle) PID() int { return h.started.PID }
+
+// Gone is closed when the warden has ended; Leave closes it, too.
+func (h *Handle) Gone() <-chan struct{} { return h.gone }
+
+// Leave lets go of the warden, which lives on.
+func (h *Handle) Leave() {
+	h.conn.Close()
+	<-h.gone
+}
+
+// Stop asks the warden to end the app: TERM, and after grace KILL. It returns
+// when the warden knows; Gone tells of the end.
+func (h *Handle) Stop(ctx context.Context, grace time.Duration) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	data, err := json.Marshal(request{Op: "stop", GraceMS: max(grace, 0).Milliseconds()})
+	if err != nil {
+		return err
+	}
+	if _, err := h.conn.Write(append(data, '\n')); err != nil {
+		select {
+		case <-h.gone:
+			return nil
+		default:
+			return fmt.Errorf("cannot tell a warden to stop: %w", err)
+		}
+	}
+	select {
+	case r := <-h.replies:
+		if r.Error != "" {
+			return fmt.Errorf("cannot stop an app: %s", r.Error)
+		}
+		return nil
+	case <-h.gone:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("a warden does not answer: %w", context.Cause(ctx))
+	}
+}
+
+// Kill ends the warden and whatever is left of its app, without its help. It
+// returns when nothing is left, or with ctx.
+func Kill(ctx context.Context, dir string) error {
+	spec, err := ReadSpec(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing was started
+	}
+	if err != nil {
+		return err
+	}
+	started, err := ReadStarted(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if boot, err := BootID(); err != nil || boot != started.BootID {
+		return err
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left := strays(spec.ID, started)
+		if started.alive() {
+			left = append(left, started.PID)
+		}
+		if len(left) == 0 {
+			return nil
+		}
+		for _, pid := range left {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("cannot end process %d of instance %s: %w", pid, spec.ID, err)
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("processes %v of instance %s do not end: %w", left, spec.ID, context.Cause(ctx))
+		}
+	}
+}
+
+// Probe finds out whether this machine lets apps have namespaces and a file
+// system of their own, by running a program in them. dir is a folder for the
+// trial that does not exist.
+func Probe(ctx context.Context, self []string, dir string, spec Spec) error {
+	defer os.RemoveAll(dir)
+	home := filepath.Join(dir, "app")
+	for _, folder := range []string{home, filepath.Join(home, "tmp"), filepath.Join(home, "logs")} {
+		if err := os.MkdirAll(folder, 0o755); err != nil {
+			return err
+		}
+		if spec.UID != 0 {
+			if err := os.Chown(folder, spec.UID, spec.GID); err != nil {
+				return err
+			}
+		}
+	}
+	spec.ID, spec.Dir, spec.Output = "trial-"+filepath.Base(dir), home, filepath.Join(home, "logs", "err.log")
+	spec.Home = home
+	if spec.Namespaces {
+		spec.Home = Home
+	}
+	spec.Command = []string{"/bin/sh", "-c", "test -w . && test -e /proc/self/stat"}
+	spec.Env = []string{instanceVariable + "=" + spec.ID}
+	h, err := Launch(ctx, self, dir, spec, nil)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-h.Gone():
+	case <-ctx.Done():
+		return errors.Join(context.Cause(ctx), Kill(context.WithoutCancel(ctx), dir))
+	}
+	ended, err := ReadEnded(dir)
+	if err != nil {
+		return err
+	}
+	if ended.Status != 0 {
+		said, _ := os.ReadFile(spec.Output) // for people; without it there is the status
+		return fmt.Errorf("a trial %v: %.300s", ended, said)
+	}
+	return nil
+}
+
+// listen makes the warden's socket. The kernel takes 107 bytes of a path only, so
+// the folder is opened and the name is reached through it.
+func listen(dir string) (*os.File, error) {
+	folder, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	if err := os.Remove(filepath.Join(dir, socketFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), socketFile), Net: "unix"})
+	if err != nil {
+		return nil, err
+	}
+	defer l.Close()
+	l.SetUnlinkOnClose(false)
+	return l.File()
+}
+
+func dial(ctx context.Context, dir string) (net.Conn, error) {
+	folder, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close()
+	var d net.Dialer
+	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), socketFile))
+}

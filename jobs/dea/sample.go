@@ -1,0 +1,136 @@
+package dea
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"deploy/jobs/dea/internal/core"
+	"deploy/jobs/dea/internal/warden"
+	"deploy/jobs/wire"
+)
+
+// diskShare is how much of the time may be spent on adding up the files of one
+// instance: those with many are looked at less often.
+const diskShare = 0.1
+
+// sample is what is known of an instance from the last look.
+type sample struct {
+	at       time.Time
+	cpu      time.Duration
+	disk     int64
+	nextDisk time.Time
+	over     bool // it was said
+}
+
+// monitor looks at what instances use, and at the disk, again and again.
+func (d *DEA) monitor(ctx context.Context) error {
+	tick := time.NewTicker(d.config.Intervals.Monitor.duration())
+	defer tick.Stop()
+	samples := map[string]*sample{}
+	full := false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if used, err := percentUsed(d.config.BaseDir); err != nil {
+			d.base.Log().Warn("cannot see how full the disk is", "error", err)
+		} else if now := used > d.config.DiskThreshold; now != full {
+			full = now
+			d.base.Log().Warn("the disk's state changes", "full", full, "used_percent", used)
+			d.event(core.DiskFull{Full: full})
+		}
+		attended := d.attendedNow()
+		for id := range samples {
+			if attended[id] == nil {
+				delete(samples, id)
+			}
+		}
+		if len(attended) == 0 {
+			continue
+		}
+		snapshot, err := warden.Look()
+		if err != nil {
+			d.base.Log().Warn("cannot see what instances use", "error", err)
+			continue
+		}
+		for id, a := range attended {
+			if pid := a.pid(); pid != 0 && ctx.Err() == nil {
+				if samples[id] == nil {
+					samples[id] = &sample{}
+				}
+				d.look(a, samples[id], snapshot.Usage(pid), time.Now())
+			}
+		}
+	}
+}
+
+// look takes one sample of one instance.
+func (d *DEA) look(a *attendant, s *sample, used warden.Usage, now time.Time) {
+	cpu := 0.0
+	if !s.at.IsZero() && now.After(s.at) {
+		cpu = max(0, 100*float64(used.CPU-s.cpu)/float64(now.Sub(s.at)))
+	}
+	s.at, s.cpu = now, used.CPU
+	if !now.Before(s.nextDisk) {
+		s.disk = diskUsage(d.instanceFolder(a.instance.Folder))
+		s.nextDisk = now.Add(time.Duration(float64(time.Since(now)) / diskShare))
+	}
+	d.event(core.Used{ID: a.instance.ID, Usage: wire.Usage{
+		Time: wire.FormatTime(now.UTC()), CPU: cpu, Mem: float64(used.Memory) / 1024, Disk: s.disk,
+	}})
+	if s.over {
+		return
+	}
+	limits := a.instance.Start.Limits
+	why := ""
+	switch {
+	case s.disk > int64(limits.Disk)<<20:
+		why = fmt.Sprintf("The app used %d MB of disk, more than its quota of %d MB, and was ended.", s.disk>>20, limits.Disk)
+	// With control groups the kernel bounds these two, and counts better.
+	case d.isolation.cgroups == nil && used.Memory > int64(limits.Mem)<<20:
+		why = fmt.Sprintf("The app used %d MB of memory, more than its quota of %d MB, and was ended.", used.Memory>>20, limits.Mem)
+	case d.isolation.cgroups == nil && used.Processes > d.config.Processes:
+		why = fmt.Sprintf("The app had %d processes, more than %d, and was ended.", used.Processes, d.config.Processes)
+	}
+	if why != "" {
+		s.over = true
+		d.event(core.Over{ID: a.instance.ID, Why: why})
+	}
+}
+
+// diskUsage adds up what a folder's files take on the disk. A file with several
+// names counts once for each, what cannot be read does not.
+func diskUsage(dir string) int64 {
+	sum := int64(0)
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // it goes away while we look
+		}
+		if info, err := e.Info(); err == nil {
+			if s, ok := info.Sys().(*syscall.Stat_t); ok {
+				sum += s.Blocks * 512
+			}
+		}
+		return nil
+	})
+	return sum
+}
+
+// percentUsed is how full the file system of a folder is, as df shows it.
+func percentUsed(dir string) (float64, error) {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(dir, &s); err != nil {
+		return 0, err
+	}
+	used := s.Blocks - s.Bfree
+	if used+s.Bavail == 0 {
+		return 0, nil
+	}
+	return 100 * float64(used) / float64(used+s.Bavail), nil
+}

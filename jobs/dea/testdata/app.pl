@@ -1,0 +1,46 @@
+# An app that does what the tests ask of it: GET /<what>/<argument>. Options
+# come first: -p PORT.
+use strict; use warnings;
+use IO::Socket::INET;
+
+my %option = @ARGV;
+my $mode = $ENV{MODE} || "";
+$| = 1;
+print "begins\n";
+if ($mode eq "exit")   { sleep($ENV{AFTER} || 0); exit($ENV{STATUS} || 0) }
+if ($mode eq "deaf")   { $SIG{TERM} = "IGNORE" }
+if ($mode eq "polite") { $SIG{TERM} = sub { open(my $f, ">", "../logs/polite"); print $f "bye\n"; exit 0 } }
+if ($mode eq "silent") { sleep 1 while 1 }
+if ($mode eq "state")  {
+    sleep 1;
+    open(my $f, ">", "../app.state"); print $f '{"state": "RUNNING"}'; close $f;
+}
+if ($mode eq "bomb")   { fork while 1 }
+if ($mode eq "hungry") { my @all; push @all, "x" x (1 << 20) while 1 }
+if ($mode eq "filler") { open(my $f, ">", "fill"); print $f "x" x (1 << 20) while 1 }
+if ($mode eq "worker" or !$option{"-p"}) { sleep 1 while 1 }
+
+my $listen = IO::Socket::INET->new(LocalPort => $option{"-p"}, Listen => 128, ReuseAddr => 1) or die "cannot listen: $@\n";
+$SIG{CHLD} = "IGNORE";
+while (1) {
+    my $client = $listen->accept or next;
+    if (fork) { close $client; next }
+    $SIG{TERM} = "IGNORE" if $mode eq "polite";    # what was begun is finished
+    my ($what, $argument) = ("", "");
+    while (my $line = <$client>) {
+        ($what, $argument) = ($1, $2) if $line =~ m{^GET /([a-z]*)(?:/(\S*))?};
+        last if $line =~ /^\r?\n$/;
+    }
+    my $body = "hello from $ENV{VMC_APP_ID}\n";
+    if ($what eq "env")  { $body = join("\n", map { "$_=$ENV{$_}" } sort keys %ENV) . "\n" }
+    if ($what eq "slow") { select(undef, undef, undef, $argument) }
+    if ($what eq "read") { open(my $f, "<", "/$argument") or $body = "no: $!\n"; $body = join("", <$f>) if defined fileno($f) }
+    if ($what eq "list") { opendir(my $d, "/$argument") or $body = "no: $!\n"; $body = join("\n", readdir($d)) if $d and fileno($d) }
+    if ($what eq "pids") { opendir(my $d, "/proc"); $body = join("\n", grep { /^\d+$/ } readdir($d)) . "\n" }
+    if ($what eq "who")  { $body = "$< $(\n" }
+    if ($what eq "limits") { open(my $f, "<", "/proc/self/limits"); $body = join("", <$f>) }
+    print $client "HTTP/1.0 200 OK\r\nContent-Length: " . length($body) . "\r\n\r\n" . $body;
+    close $client;
+    kill("KILL", getppid) if $what eq "kill";
+    exit 0;
+}
