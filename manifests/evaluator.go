@@ -165,7 +165,7 @@ func (e *Evaluator) JobContext(group string, index int, job *GroupJob) (*hcl.Eva
 			diags = append(diags, e.localDiags[x.name]...)
 		}
 	}
-	properties := e.properties(job, in.value)
+	properties := e.properties(group, job, in.value)
 	diags = append(diags, properties.diags...)
 	ctx := &hcl.EvalContext{
 		Functions: e.root.Functions,
@@ -197,23 +197,23 @@ func (m *Manifest) JobContext(f Facts, group string, index int, job *GroupJob) (
 	return m.Evaluator(f).JobContext(group, index, job)
 }
 
-// properties evaluates the properties of a job. instance may be cty.NilVal for
-// jobs that do not differ by instance.
-func (e *Evaluator) properties(job *GroupJob, instance cty.Value) evaluatedProperties {
+// properties evaluates the properties of a group's job. instance may be
+// cty.NilVal for jobs that do not differ by instance.
+func (e *Evaluator) properties(group string, job *GroupJob, instance cty.Value) evaluatedProperties {
 	if job.perInstance {
-		return e.evaluateProperties(job, instance)
+		return e.evaluateProperties(group, job, instance)
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	p, done := e.shared[job]
 	if !done {
-		p = e.evaluateProperties(job, instance)
+		p = e.evaluateProperties(group, job, instance)
 		e.shared[job] = p
 	}
 	return p
 }
 
-func (e *Evaluator) evaluateProperties(job *GroupJob, instance cty.Value) evaluatedProperties {
+func (e *Evaluator) evaluateProperties(group string, job *GroupJob, instance cty.Value) evaluatedProperties {
 	ctx := e.root.NewChild()
 	ctx.Variables = map[string]cty.Value{"instance": instance}
 	p := evaluatedProperties{values: map[string]cty.Value{}}
@@ -229,7 +229,7 @@ func (e *Evaluator) evaluateProperties(job *GroupJob, instance cty.Value) evalua
 		return p
 	}
 	rules := &hcl.EvalContext{
-		Variables: map[string]cty.Value{"property": unmarked(cty.ObjectVal(p.values))},
+		Variables: map[string]cty.Value{"property": unmarked(cty.ObjectVal(p.values)), "group": e.ownGroup(group)},
 		Functions: e.root.Functions,
 	}
 	for _, spec := range job.Spec.Properties {
@@ -332,7 +332,7 @@ func (e *Evaluator) link(job *GroupJob) cty.Value {
 			continue
 		}
 		// Published properties do not refer to instance, so no instance is right.
-		all := e.properties(p.job, cty.UnknownVal(instanceType)).values
+		all := e.properties(p.group.Name, p.job, cty.UnknownVal(instanceType)).values
 		published := map[string]cty.Value{}
 		for _, name := range p.provide.Properties {
 			published[name] = all[name]

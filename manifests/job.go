@@ -77,7 +77,7 @@ type Property struct {
 	typed typed // Type, with the defaults of optional attributes
 }
 
-// Validation is a condition over property.<name> and what to say when it does not hold.
+// Validation is a condition over property.<name>, and group.instances, and what to say when it does not hold.
 type Validation struct {
 	Condition hcl.Expression
 	Message   string

@@ -199,7 +199,8 @@ func (l *jobLoader) property(b *hcl.Block, name string) {
 	p.Type = p.typed.Type
 	p.Validations = l.validations(content.Blocks, namespace{
 		"property": l.scope["property"],
-		"instance": refused("A validation can refer to properties only."),
+		"group":    l.scope["group"],
+		"instance": refused("A validation can refer to properties and group.instances only."),
 	})
 	if attr := attrs["default"]; attr != nil {
 		if diags := l.ns.check(attr.Expr); diags.HasErrors() {

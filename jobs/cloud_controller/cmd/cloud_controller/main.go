@@ -1,0 +1,20 @@
+// Command cloud_controller runs a cloud controller.
+package main
+
+import (
+	"context"
+	"os"
+
+	"deploy/jobs/cloud_controller"
+	"deploy/jobs/component"
+)
+
+func main() {
+	os.Exit(component.Main("cloud_controller", func(ctx context.Context, p component.Process) error {
+		r, err := cloudcontroller.New(p)
+		if err != nil {
+			return err
+		}
+		return r.Run(ctx)
+	}))
+}

@@ -1,0 +1,213 @@
+// Package auth hashes passwords, signs tokens and slows down who guesses.
+package auth
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/argon2"
+)
+
+// The cost of a hash: OWASP's second recommendation for argon2id, 19 MiB and two
+// passes. Raising it concerns new hashes only, since each says its own.
+const (
+	argonTime   = 2
+	argonMemory = 19 << 10 // KiB
+	argonLanes  = 1
+	argonKey    = 32
+	argonSalt   = 16
+)
+
+// maxPassword bounds what is hashed.
+const maxPassword = 1024
+
+// ErrPassword refuses a password that nobody may have.
+var ErrPassword = fmt.Errorf("a password has between 1 and %d bytes", maxPassword)
+
+var encoding = base64.RawStdEncoding
+
+// Hasher hashes passwords, a few at a time, so that many logins at once take
+// neither all memory nor all processors.
+type Hasher struct{ slots chan struct{} }
+
+// NewHasher hashes up to n passwords at once.
+func NewHasher(n int) *Hasher { return &Hasher{slots: make(chan struct{}, n)} }
+
+func (h *Hasher) argon(ctx context.Context, password string, salt []byte, passes, memory uint32, lanes uint8, length uint32) ([]byte, error) {
+	select {
+	case h.slots <- struct{}{}:
+		defer func() { <-h.slots }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("cannot hash a password: %w", context.Cause(ctx))
+	}
+	return argon2.IDKey([]byte(password), salt, passes, memory, lanes, length), nil
+}
+
+// Hash makes a hash in the usual text form, $argon2id$v=19$m=...,t=...,p=...$salt$hash.
+func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
+	if password == "" || len(password) > maxPassword {
+		return "", ErrPassword
+	}
+	salt := make([]byte, argonSalt)
+	_, _ = rand.Read(salt) // never fails
+	key, err := h.argon(ctx, password, salt, argonTime, argonMemory, argonLanes, argonKey)
+	if err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonLanes,
+		encoding.EncodeToString(salt), encoding.EncodeToString(key)), nil
+}
+
+// Check says whether the password is the one that was hashed. An empty hash, as
+// of a user that does not exist, takes as long and matches nothing.
+func (h *Hasher) Check(ctx context.Context, hash, password string) (bool, error) {
+	if len(password) > maxPassword {
+		return false, nil
+	}
+	if hash == "" {
+		_, err := h.argon(ctx, password, make([]byte, argonSalt), argonTime, argonMemory, argonLanes, argonKey)
+		return false, err
+	}
+	var version int
+	var memory, passes uint32
+	var lanes uint8
+	parts := strings.Split(hash, "$")
+	if len(parts) != 6 || parts[1] != "argon2id" {
+		return false, errors.New("cannot read a password hash: it is not argon2id")
+	}
+	if _, err := fmt.Sscanf(parts[2]+" "+parts[3], "v=%d m=%d,t=%d,p=%d", &version, &memory, &passes, &lanes); err != nil || version != argon2.Version || passes < 1 || lanes < 1 {
+		return false, errors.New("cannot read a password hash: its parameters are unknown")
+	}
+	salt, err1 := encoding.DecodeString(parts[4])
+	want, err2 := encoding.DecodeString(parts[5])
+	if err := errors.Join(err1, err2); err != nil || len(want) == 0 {
+		return false, errors.New("cannot read a password hash: its salt or key is damaged")
+	}
+	have, err := h.argon(ctx, password, salt, passes, memory, lanes, uint32(len(want)))
+	if err != nil {
+		return false, err
+	}
+	return subtle.ConstantTimeCompare(have, want) == 1, nil
+}
+
+// ErrToken refuses a token; why is nobody's business.
+var ErrToken = errors.New("the token is not valid")
+
+// Signer makes and checks tokens. Controllers with the same key know each
+// other's tokens.
+type Signer struct{ key []byte }
+
+// NewSigner signs with a secret.
+func NewSigner(key string) Signer { return Signer{key: []byte(key)} }
+
+// Sign makes a token for a user until a time. It holds as long as the password
+// hash is the same: a new password ends all tokens.
+func (s Signer) Sign(email, passwordHash string, until time.Time) string {
+	payload := binary.BigEndian.AppendUint64(nil, uint64(until.Unix()))
+	payload = append(payload, email...)
+	return base64.RawURLEncoding.EncodeToString(append(payload, s.mac(payload, passwordHash)...))
+}
+
+// Owner is who a token says it is for. It is not checked yet.
+func (s Signer) Owner(token string) (email string, err error) {
+	payload, _, err := split(token)
+	if err != nil {
+		return "", err
+	}
+	return string(payload[8:]), nil
+}
+
+// Check says whether a token is valid for its owner, whose present password hash
+// is given.
+func (s Signer) Check(token, passwordHash string, now time.Time) error {
+	payload, mac, err := split(token)
+	if err != nil {
+		return err
+	}
+	if !hmac.Equal(mac, s.mac(payload, passwordHash)) || uint64(now.Unix()) >= binary.BigEndian.Uint64(payload) {
+		return ErrToken
+	}
+	return nil
+}
+
+func split(token string) (payload, mac []byte, err error) {
+	data, err := base64.RawURLEncoding.DecodeString(token)
+	if err != nil || len(data) < 8+sha256.Size {
+		return nil, nil, ErrToken
+	}
+	n := len(data) - sha256.Size
+	return data[:n], data[n:], nil
+}
+
+func (s Signer) mac(payload []byte, passwordHash string) []byte {
+	mac := hmac.New(sha256.New, s.key)
+	mac.Write(binary.BigEndian.AppendUint64(nil, uint64(len(payload))))
+	mac.Write(payload)
+	mac.Write([]byte(passwordHash))
+	return mac.Sum(nil)
+}
+
+// Limiter bounds how often something may fail: burst times at once, then once
+// per interval, for each name.
+type Limiter struct {
+	burst    int
+	interval time.Duration
+
+	mu     sync.Mutex
+	spent  map[string]spending
+	pruned time.Time
+}
+
+type spending struct {
+	n  float64
+	at time.Time
+}
+
+// NewLimiter returns a Limiter for which nothing has failed.
+func NewLimiter(burst int, interval time.Duration) *Limiter {
+	return &Limiter{burst: burst, interval: interval, spent: map[string]spending{}}
+}
+
+// Try takes one attempt, or says how long to wait for the next. An attempt that
+// succeeds is given back with Succeeded.
+func (l *Limiter) Try(name string, now time.Time) (wait time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now.Sub(l.pruned) > time.Minute {
+		for name := range l.spent {
+			if l.now(name, now) <= 0 {
+				delete(l.spent, name)
+			}
+		}
+		l.pruned = now
+	}
+	n := l.now(name, now)
+	if n+1 > float64(l.burst) {
+		return time.Duration((n + 1 - float64(l.burst)) * float64(l.interval))
+	}
+	l.spent[name] = spending{n: n + 1, at: now}
+	return 0
+}
+
+// Succeeded forgets what failed before.
+func (l *Limiter) Succeeded(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.spent, name)
+}
+
+// now is how many failures still count.
+func (l *Limiter) now(name string, now time.Time) float64 {
+	s := l.spent[name]
+	return max(0, s.n-float64(max(0, now.Sub(s.at)))/float64(l.interval))
+}

@@ -1,0 +1,128 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+)
+
+// User is an account.
+type User struct {
+	ID           int64
+	Email        string // lower case
+	PasswordHash string
+}
+
+// Usage is what an account takes.
+type Usage struct {
+	Memory   int // MB, of all instances of started apps
+	Apps     int
+	Services int
+}
+
+const (
+	insertUser      = `INSERT INTO users (email, password_hash, created_at, updated_at) VALUES ($1, $2, $3, $3) RETURNING id`
+	selectUser      = `SELECT id, email, password_hash FROM users WHERE email = $1`
+	selectUserByID  = `SELECT id, email, password_hash FROM users WHERE id = $1`
+	selectUsers     = `SELECT id, email, password_hash FROM users ORDER BY email`
+	updatePassword  = `UPDATE users SET password_hash = $2, updated_at = $3 WHERE id = $1`
+	deleteUser      = `DELETE FROM users WHERE id = $1`
+	countUsers      = `SELECT count(*) FROM users`
+	selectAppsUsage = `SELECT count(*), CAST(coalesce(sum(CASE WHEN state = 'STARTED' THEN memory * instances ELSE 0 END), 0) AS BIGINT) FROM apps WHERE owner_id = $1`
+)
+
+// CreateUser adds an account; ErrExists if there is one with that email.
+func (s *Store) CreateUser(ctx context.Context, email, passwordHash string) (User, error) {
+	u := User{Email: strings.ToLower(email), PasswordHash: passwordHash}
+	err := s.db.QueryRowContext(ctx, insertUser, u.Email, passwordHash, s.now().Unix()).Scan(&u.ID)
+	if isDuplicate(err) {
+		return User{}, ErrExists
+	}
+	if err != nil {
+		return User{}, fmt.Errorf("cannot add the user: %w", err)
+	}
+	return u, nil
+}
+
+// User finds an account by its email; ErrNotFound if there is none.
+func (s *Store) User(ctx context.Context, email string) (User, error) {
+	return s.user(s.db.QueryRowContext(ctx, selectUser, strings.ToLower(email)))
+}
+
+// UserByID finds an account; ErrNotFound if there is none.
+func (s *Store) UserByID(ctx context.Context, id int64) (User, error) {
+	return s.user(s.db.QueryRowContext(ctx, selectUserByID, id))
+}
+
+func (s *Store) user(row *sql.Row) (User, error) {
+	var u User
+	if err := notFound(row.Scan(&u.ID, &u.Email, &u.PasswordHash)); err != nil {
+		return User{}, fmt.Errorf("cannot read the user: %w", err)
+	}
+	return u, nil
+}
+
+// Users are all accounts, by email.
+func (s *Store) Users(ctx context.Context) ([]User, error) {
+	users, err := collect(ctx, s.db, func(rows *sql.Rows) (u User, err error) {
+		err = rows.Scan(&u.ID, &u.Email, &u.PasswordHash)
+		return u, err
+	}, selectUsers)
+	if err != nil {
+		return nil, fmt.Errorf("cannot list the users: %w", err)
+	}
+	return users, nil
+}
+
+// SetPassword replaces a user's password hash.
+func (s *Store) SetPassword(ctx context.Context, userID int64, passwordHash string) error {
+	result, err := s.db.ExecContext(ctx, updatePassword, userID, passwordHash, s.now().Unix())
+	if err := changed(result, err, ErrNotFound); err != nil {
+		return fmt.Errorf("cannot set the password: %w", err)
+	}
+	return nil
+}
+
+// DeleteUser removes an account with everything that it owns.
+func (s *Store) DeleteUser(ctx context.Context, userID int64) error {
+	result, err := s.db.ExecContext(ctx, deleteUser, userID)
+	if err := changed(result, err, ErrNotFound); err != nil {
+		return fmt.Errorf("cannot delete the user: %w", err)
+	}
+	return nil
+}
+
+// CountUsers is how many accounts there are.
+func (s *Store) CountUsers(ctx context.Context) (n int, err error) {
+	if err := s.db.QueryRowContext(ctx, countUsers).Scan(&n); err != nil {
+		return 0, fmt.Errorf("cannot count the users: %w", err)
+	}
+	return n, nil
+}
+
+// Usage is what an account takes now.
+func (s *Store) Usage(ctx context.Context, userID int64) (Usage, error) {
+	return s.usage(ctx, s.db, userID)
+}
+
+func (s *Store) usage(ctx context.Context, q querier, userID int64) (u Usage, err error) {
+	if err := q.QueryRowContext(ctx, selectAppsUsage, userID).Scan(&u.Apps, &u.Memory); err != nil {
+		return Usage{}, fmt.Errorf("cannot compute the account's usage: %w", err)
+	}
+	return u, nil
+}
+
+// lockUser makes transactions that change what a user owns take turns, so that
+// two of them cannot exceed a limit together. SQLite's take turns anyway.
+func (s *Store) lockUser(ctx context.Context, q querier, userID int64) error {
+	query := selectUserByID
+	if s.postgres {
+		query += ` FOR UPDATE`
+	}
+	var u User
+	if err := notFound(q.QueryRowContext(ctx, query, userID).Scan(&u.ID, &u.Email, &u.PasswordHash)); err != nil {
+		return fmt.Errorf("cannot find the owner: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,221 @@
+description = "Cloud controller: the REST API that apps are pushed through, and the commands to DEAs and stagers that follow"
+
+property "external_uri" {
+  type        = string
+  required    = true
+  description = "The API's host name, \"api.<domain>\"; apps get names in the same domain"
+
+  validation {
+    condition     = can(regex("^[a-z0-9-]+(\\.[a-z0-9-]+)+$", property.external_uri))
+    error_message = "A host name with a domain, such as \"api.cf.localhost\"."
+  }
+}
+
+property "port" {
+  type        = number
+  default     = 9022
+  description = "Port for requests, on the instance's own address"
+}
+
+property "database" {
+  type        = string
+  default     = "sqlite"
+  description = "sqlite, a file of the only controller; or postgres, the link of that name, for any number of them"
+
+  validation {
+    condition     = contains(["sqlite", "postgres"], property.database)
+    error_message = "Either \"sqlite\" or \"postgres\"."
+  }
+
+  validation {
+    condition     = property.database != "sqlite" || length(group.instances) <= 1
+    error_message = "SQLite serves a single controller. Several need database = \"postgres\"."
+  }
+}
+
+property "secret" {
+  type        = string
+  required    = true
+  sensitive   = true
+  description = "Signs tokens; the passwords among the components follow from it. A new one ends all logins"
+
+  validation {
+    condition     = length(property.secret) >= 8
+    error_message = "At least 8 characters."
+  }
+}
+
+property "shared_directory" {
+  type        = string
+  default     = ""
+  description = "A folder that all controllers share, and better the DEAs too (NFS): packages and droplets are there. \"\": each controller has its own, and copies"
+}
+
+property "admins" {
+  type        = list(string)
+  default     = []
+  description = "E-mail addresses of the admins"
+}
+
+property "admin_password" {
+  type        = string
+  default     = ""
+  sensitive   = true
+  description = "The password with which the admins' accounts are made. \"\": they register like anyone, and whoever is first is it"
+}
+
+property "allow_registration" {
+  type        = bool
+  default     = true
+  description = "Anyone may register"
+}
+
+property "app_uris" {
+  type = object({
+    allow_external  = optional(bool, false)
+    reserved_list   = optional(list(string), ["www", "api"])
+    reserved_length = optional(number, 0)
+  })
+  default     = {}
+  description = "Host names that apps may have: outside of the domain, and which first labels nobody gets"
+}
+
+property "default_account_capacity" {
+  type = object({
+    memory   = optional(number, 2048)
+    app_uris = optional(number, 4)
+    services = optional(number, 16)
+    apps     = optional(number, 20)
+  })
+  default     = {}
+  description = "What an account may have; memory in MB"
+}
+
+property "builtin_services" {
+  type        = map(string)
+  default     = {}
+  sensitive   = true
+  description = "Services whose gateways may offer them, each with its gateway's token"
+}
+
+property "max_droplet_size_mb" {
+  type        = number
+  default     = 512
+  description = "Largest app, unpacked, and largest droplet, MiB"
+}
+
+property "resource_pool_mb" {
+  type        = number
+  default     = 2048
+  description = "Disk for files that need not be uploaded again, MiB"
+}
+
+property "max_staging_runtime_s" {
+  type        = number
+  default     = 120
+  description = "How long a stager may take, seconds"
+}
+
+property "new_initial_placement" {
+  type        = bool
+  default     = false
+  description = "Choose the DEA with the most memory by what DEAs advertise; else the first that offers to run an instance, which spreads an app's instances"
+}
+
+property "timeouts" {
+  type = object({
+    discover = optional(string, "2s")
+    find     = optional(string, "2s")
+    status   = optional(string, "2s")
+    health   = optional(string, "1s")
+    gateway  = optional(string, "10s")
+  })
+  default     = {}
+  description = "How long answers are waited for: of a DEA that offers, of the DEAs for an app's instances, of the health manager for one app and for many, of a service gateway"
+}
+
+property "cc_partition" {
+  type        = string
+  default     = "default"
+  description = "Tells the health manager's messages for these controllers from others'"
+}
+
+property "drain_timeout_s" {
+  type        = number
+  default     = 35
+  description = "How long a controller that leaves waits for requests in progress, seconds; a staging that takes longer is to be started again"
+
+  validation {
+    condition     = property.drain_timeout_s > 0 && property.drain_timeout_s <= 40
+    error_message = "Above 0 and at most 40: the agent does not wait for a drain much longer."
+  }
+}
+
+property "log_level" {
+  type        = string
+  default     = "info"
+  description = "off, error, warn, info or debug"
+
+  validation {
+    condition     = contains(["off", "error", "warn", "info", "debug"], property.log_level)
+    error_message = "One of off, error, warn, info, debug."
+  }
+}
+
+provides "cloud_controller" {
+  properties = ["external_uri", "port", "cc_partition"]
+}
+
+consumes "bus" {}
+
+consumes "postgres" {
+  optional = true
+}
+
+package "cloud_controller" {
+  program = "cloud_controller"
+}
+
+# The CA that the bus's own certificate is from.
+certificate "bus" {}
+
+template "cloud_controller.yml" {
+  destination = "cloud_controller.yml"
+  mode        = "0600" # holds passwords
+  on_change   = "reload"
+}
+
+template "bus-ca.pem" {
+  destination = "bus-ca.pem"
+  on_change   = "reload"
+}
+
+process "cloud_controller" {
+  command = ["${package.cloud_controller.path}/cloud_controller", "-c", "${path.config}/cloud_controller.yml"]
+
+  # What a reload cannot change is repeated here, so that a change restarts.
+  env = {
+    RESTART_ON = jsonencode([
+      property.external_uri, property.port, property.database, property.shared_directory, property.max_droplet_size_mb,
+      property.resource_pool_mb, property.max_staging_runtime_s, property.new_initial_placement, property.timeouts, property.cc_partition,
+      property.drain_timeout_s,
+    ])
+  }
+
+  control    = true # readiness, drain and reload on the control socket
+  stop_grace = "10s"
+
+  # Beside the control socket: the port itself answers.
+  check "http" {
+    target = "http://${instance.address}:${property.port}/info"
+  }
+
+  # The answer, unlike a signal, says that the new files are in use.
+  reload {
+    control = true
+  }
+}
+
+listen "http" {
+  port = property.port
+}
