@@ -115,6 +115,9 @@ func (r *run) existing(ctx context.Context, wanted []plan.Wanted, inventories ma
 		}
 		group, _, _ := api.SplitInstance(id)
 		if g, ok := memory.Group(group); ok {
+			if g.PostDeploy && inv != nil {
+				e.Agent = append(e.Agent, "post_deploy has not run since the last change")
+			}
 			for _, f := range g.Bad {
 				if f.Generation != "" && (f.Instance == id || f.Generation == want[id].Spec.Generation) {
 					e.FailedGeneration, e.FailedReason = f.Generation, f.Error.Error()

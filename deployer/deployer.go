@@ -171,6 +171,10 @@ type run struct {
 	vmsAsWanted bool
 	// parted are instances with a VM that the manifest no longer has.
 	parted []string
+	// only ("GROUP", "GROUP/INDEX") is all that a rollout touches; none: all.
+	only []string
+	// skipDrain stops what must stop without pre_stop and drain.
+	skipDrain bool
 	// tookOver: an earlier run may go on one day, so every agent is told the new
 	// epoch.
 	tookOver bool

@@ -17,60 +17,88 @@ import (
 // roll carries a plan's changes out, in the order and at the pace that the
 // manifest's policies say.
 func (r *run) roll(ctx context.Context, p *plan.Plan) error {
-	rp, err := r.rolloutPlan(p)
-	if err != nil || rp == nil {
-		return err
-	}
 	wanted, err := r.wanted()
 	if err != nil {
 		return err
 	}
-	x := &executor{run: r, specs: map[string]*api.Spec{}, from: map[string]string{}, replaced: map[string]bool{}, before: map[string]*api.Spec{}}
+	specs := map[string]*api.Spec{}
 	for _, w := range wanted {
 		if !w.Known {
 			return fmt.Errorf("cannot roll out %s: something of it is still unknown although its VM exists", w.Spec.Instance)
 		}
-		x.specs[w.Spec.Instance] = &w.Spec
+		specs[w.Spec.Instance] = &w.Spec
 	}
-	for _, c := range p.Instances {
-		x.from[c.Instance] = c.From
+	rp, err := r.rolloutPlan(p, specs)
+	if err != nil || rp == nil {
+		return err
+	}
+	return r.carryOut(ctx, *rp, specs)
+}
+
+// carryOut runs a rollout to its end. specs are what instances shall be.
+func (r *run) carryOut(ctx context.Context, rp rollout.Plan, specs map[string]*api.Spec) error {
+	x := &executor{run: r, specs: specs, from: map[string]string{}, replaced: map[string]bool{}, before: map[string]*api.Spec{}}
+	for _, g := range rp.Groups {
+		for _, in := range g.Instances {
+			x.from[in.ID] = in.Previous
+		}
 	}
 	memory, err := r.memory()
 	if err != nil {
 		return err
 	}
-	initial, err := rollout.New(*rp, memory)
+	initial, err := rollout.New(rp, memory)
 	if err != nil {
 		return err
 	}
-	r.event(Event{Phase: PhaseRollout, Message: describe(rp)})
+	r.event(Event{Phase: PhaseRollout, Message: describe(&rp)})
+	w := r.newWatcher(initial)
+	watching, end := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() { w.watch(watching) })
 	final, err := rollout.Driver{
 		Executor:  x,
 		Interrupt: r.config.Interrupt,
-		Save: func(s rollout.State) error {
-			data, err := json.Marshal(s.Memory())
-			if err != nil {
-				return fmt.Errorf("cannot encode the rollout's memory: %w", err)
-			}
-			r.vmsMu.Lock()
-			defer r.vmsMu.Unlock()
-			r.state.Memory = data
-			return r.save()
-		},
+		Events:    w.events,
+		Report:    func(_ rollout.Event, _ []rollout.Command, s rollout.State) { w.latest.Store(&s) },
+		Save:      r.saveMemory,
 	}.Run(ctx, initial)
+	end()
+	watch.Wait()
+	if resumeErr := r.store.Resume(); err == nil {
+		err = resumeErr // a pause is for this rollout
+	}
 	if err != nil {
 		return err
 	}
 	return rolloutError(final)
 }
 
+// saveMemory keeps of a rollout what the next one must know.
+func (r *run) saveMemory(s rollout.State) error {
+	data, err := json.Marshal(s.Memory())
+	if err != nil {
+		return fmt.Errorf("cannot encode the rollout's memory: %w", err)
+	}
+	r.vmsMu.Lock()
+	defer r.vmsMu.Unlock()
+	r.state.Memory = data
+	return r.save()
+}
+
 // rolloutPlan is a plan's changes as the rollout takes them, nil if there are none.
-func (r *run) rolloutPlan(p *plan.Plan) (*rollout.Plan, error) {
+func (r *run) rolloutPlan(p *plan.Plan, specs map[string]*api.Spec) (*rollout.Plan, error) {
 	memory, err := r.memory()
 	if err != nil {
 		return nil, err
 	}
 	rp := &rollout.Plan{ID: fmt.Sprintf("%.8s-%d", r.state.DeploymentID, r.state.Epoch), Parallel: r.config.Parallel}
+	changes := map[string][]plan.InstanceChange{}
+	for _, c := range p.Instances {
+		if c.Action != plan.Delete {
+			changes[c.Group] = append(changes[c.Group], c)
+		}
+	}
 	work := false
 	for _, wave := range r.manifest.Order {
 		for _, g := range wave {
@@ -79,31 +107,34 @@ func (r *run) rolloutPlan(p *plan.Plan) (*rollout.Plan, error) {
 				Name: g.Name, Requires: g.Requires, FirstDeploy: !known.Served,
 				Policy: rollout.PolicyFor(g.Update, g.Instances),
 			}
-			for _, c := range p.Instances {
-				if c.Group != g.Name || c.Action == plan.Delete {
-					continue
-				}
-				action := rolloutAction(c)
-				work = work || action != rollout.ActionNone
+			for _, c := range changes[g.Name] {
 				inv := r.fleet.inventory(c.Instance)
-				rg.Instances = append(rg.Instances, rollout.Instance{
-					ID: c.Instance, AZ: c.AZ, Action: action, Generation: c.To, Previous: c.From,
+				in := rollout.Instance{
+					ID: c.Instance, AZ: c.AZ, Action: rolloutAction(c), Generation: c.To, Previous: c.From,
 					Healthy: inv != nil && inv.State == api.InstanceRunning,
-				})
+					Held:    inv != nil && inv.Held,
+					Exempt:  r.exempt(c.Instance),
+				}
+				in.PostDeploy = specs[c.Instance] != nil && hasHook(specs[c.Instance], api.HookPostDeploy)
+				if in.Exempt {
+					in.Action = rollout.ActionNone
+				}
+				work = work || in.Action != rollout.ActionNone || known.PostDeploy && in.PostDeploy
+				rg.Instances = append(rg.Instances, in)
 			}
 			rp.Groups = append(rp.Groups, rg)
 		}
 	}
 	for _, c := range p.Instances {
-		if c.Action != plan.Delete {
+		if c.Action != plan.Delete || r.exempt(c.Instance) {
 			continue
 		}
 		work = true
 		i := slices.IndexFunc(rp.Removals, func(x rollout.Removal) bool { return x.Group == c.Group })
 		if i < 0 {
-			removal := rollout.Removal{Group: c.Group, MaxInFlight: 1, Next: "delete"}
+			removal := rollout.Removal{Group: c.Group, MaxInFlight: 1, Next: api.NextDelete}
 			if g := r.manifest.Group(c.Group); g != nil {
-				removal.Next = "scale_in"
+				removal.Next = api.NextScaleIn
 				removal.MaxInFlight = max(1, g.Update.MaxInFlight.Of(g.Instances+1))
 				// Only groups that also lose instances have an order among removals.
 				removal.Requires = slices.DeleteFunc(slices.Clone(g.Requires), func(name string) bool {
@@ -121,6 +152,20 @@ func (r *run) rolloutPlan(p *plan.Plan) (*rollout.Plan, error) {
 		return nil, nil
 	}
 	return rp, nil
+}
+
+func hasHook(s *api.Spec, kind api.HookKind) bool {
+	return slices.ContainsFunc(s.Jobs, func(j api.Job) bool {
+		return slices.ContainsFunc(j.Hooks, func(h api.Hook) bool { return h.Kind == kind })
+	})
+}
+
+// exempt tells whether an instance is not to be touched: the operator ignores
+// it, or it is no target of this run.
+func (r *run) exempt(id string) bool {
+	group, _, _ := strings.Cut(id, "/")
+	target := len(r.only) == 0 || slices.Contains(r.only, id) || slices.Contains(r.only, group)
+	return !target || slices.Contains(r.state.Ignored, id)
 }
 
 func rolloutAction(c plan.InstanceChange) rollout.Action {
@@ -247,8 +292,15 @@ func (x *executor) agentCommand(ctx context.Context, id string, c rollout.Comman
 			generation = spec.Generation
 		}
 		s.Kind, s.Update = api.KindUpdate, &api.Update{
-			Generation: generation, MinHealthyMS: health.min, DeadlineMS: health.deadline, Next: "update",
+			Generation: generation, MinHealthyMS: health.min, DeadlineMS: health.deadline, Next: api.NextUpdate,
+			Hold: c.Hold, SkipDrain: x.skipDrain,
 		}
+	case rollout.CommandRestart:
+		s.Kind, s.Restart = api.KindRestart, &api.RestartProcesses{
+			MinHealthyMS: health.min, DeadlineMS: health.deadline, SkipDrain: x.skipDrain,
+		}
+	case rollout.CommandPostDeploy:
+		s.Kind, s.PostDeploy = api.KindPostDeploy, &api.PostDeploy{}
 	case rollout.CommandWatch:
 		s.Kind, s.Watch = api.KindWatch, &api.Watch{MinHealthyMS: health.min, DeadlineMS: health.deadline}
 	case rollout.CommandRollback:
@@ -266,15 +318,16 @@ func (x *executor) agentCommand(ctx context.Context, id string, c rollout.Comman
 		// The agent's own idea of "previous" is another one if the update failed
 		// before it was activated; the generation says exactly what is meant.
 		s.Kind, s.Update = api.KindUpdate, &api.Update{
-			Generation: c.Generation, MinHealthyMS: health.min, DeadlineMS: health.deadline, Next: "update",
+			Generation: c.Generation, MinHealthyMS: health.min, DeadlineMS: health.deadline, Next: api.NextUpdate,
+			Back: true, Hold: c.Hold, SkipDrain: x.skipDrain,
 		}
 	case rollout.CommandStop:
-		if c.Next == "recreate" {
+		if c.Next == api.NextRecreate {
 			if err := x.rememberActive(ctx, id); err != nil {
 				return err
 			}
 		}
-		s.Kind, s.Stop = api.KindStop, &api.Stop{Next: c.Next}
+		s.Kind, s.Stop = api.KindStop, &api.Stop{Next: c.Next, SkipDrain: x.skipDrain}
 	default:
 		return fmt.Errorf("cannot %s %s: unknown command", c.Kind, id)
 	}

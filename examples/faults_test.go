@@ -335,13 +335,14 @@ func TestHooks(t *testing.T) {
 	c := shellCluster(t, 3, waits)
 	c.mustApply()
 	before := c.mustAllRun(3)
-	hook := func(kind, script string) {
+	hook := func(kind, script string, more ...string) {
 		c.job(fmt.Sprintf(`
 hook %q {
   command = ["/bin/sh", "-c", %q]
   timeout = "1s"
+  %s
 }
-`, kind, script))
+`, kind, script, strings.Join(more, "\n")))
 	}
 
 	// A check runs before anything is touched.
@@ -357,7 +358,7 @@ hook %q {
 		{"echo no database here; exit 4", "status 4"},
 		{"echo no database here; exec sleep 1000", "1s"},
 	} {
-		hook("pre_start", test.script)
+		hook("pre_start", test.script, `rollback = "compatible"`)
 		c.mustFail([]string{changed}, "pre_start", "script", test.why, "no database here", "put back")
 		different := 0
 		for name, pid := range c.mustAllRun(3).pids() {
@@ -372,6 +373,20 @@ hook %q {
 	}
 	if left := processesUnder(c.vmDir("app-0")); strings.Contains(strings.Join(left, "\n"), "no database") {
 		t.Errorf("a hook still runs: %v", left)
+	}
+
+	// Data is not put back, so what may have changed it is not either, unless the
+	// job says that it may.
+	hook("pre_start", "echo half migrated; exit 4")
+	c.mustFail([]string{changed}, "app/0", "half migrated", "status 4", "not put back", `rollback = "compatible"`)
+	different := 0
+	for name, pid := range c.status().pids() {
+		if before.pids()[name] != pid {
+			different++
+		}
+	}
+	if different > 1 {
+		t.Errorf("%d instances were touched, want the canary alone", different)
 	}
 	hook("pre_start", "exit 0")
 	c.mustMend(3, changed)

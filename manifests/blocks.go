@@ -367,11 +367,16 @@ func stringList(list []string) cty.Value {
 
 // update reads an update block over what it inherits.
 func (l *loader) update(b *hcl.Block, u Update) Update {
-	attrs := l.content(b.Body, "canaries max_in_flight watch_time min_healthy_time on_failure").Attributes
+	attrs := l.content(b.Body, "canaries max_in_flight min_available watch_time min_healthy_time on_failure").Attributes
 	u.Canaries = l.whole(attrs, "canaries", u.Canaries, 0, mostInstances)
 	if attr := attrs["max_in_flight"]; attr != nil {
-		if a, ok := l.amount(attr); ok {
+		if a, ok := l.amount(attr, 1); ok {
 			u.MaxInFlight = a
+		}
+	}
+	if attr := attrs["min_available"]; attr != nil {
+		if a, ok := l.amount(attr, 0); ok {
+			u.MinAvailable = &a
 		}
 	}
 	if attr := attrs["watch_time"]; attr != nil {
@@ -395,8 +400,20 @@ func (l *loader) update(b *hcl.Block, u Update) Update {
 	return u
 }
 
-// amount reads a number, or a percentage as text.
-func (l *loader) amount(attr *hcl.Attribute) (Amount, bool) {
+// checkMinAvailable refuses what a group cannot hold and be updated.
+func (l *loader) checkMinAvailable(g *Group, b *hcl.Block) {
+	attrs, _ := b.Body.JustAttributes() // what else is wrong was reported
+	attr, a := attrs["min_available"], g.Update.MinAvailable
+	if attr == nil || a == nil || a.Percent || g.Instances == 0 || a.Number < g.Instances {
+		return
+	}
+	l.report(problem("Group can never be updated",
+		fmt.Sprintf("min_available is %d and group %q has %d instances: not one of them could be updated. One less at the most.", a.Number, g.Name, g.Instances),
+		attr.Expr.Range(), attr.Range))
+}
+
+// amount reads a number from least on, or a percentage as text.
+func (l *loader) amount(attr *hcl.Attribute, least int) (Amount, bool) {
 	v, ok := l.eval(attr, cty.String)
 	if !ok {
 		return Amount{}, false
@@ -408,9 +425,9 @@ func (l *loader) amount(attr *hcl.Attribute) (Amount, bool) {
 	}
 	n := 0
 	_, err := fmt.Sscanf(text, "%d", &n)
-	if err != nil || n < 1 || n > most || fmt.Sprint(n) != text {
-		l.report(problem("Invalid max_in_flight",
-			fmt.Sprintf("%q is neither a number of instances, 1 or more, nor a percentage of the group from \"1%%\" to \"100%%\".", v.AsString()), attr.Expr.Range(), attr.Range))
+	if err != nil || n < least || n > most || fmt.Sprint(n) != text {
+		l.report(problem("Invalid "+attr.Name,
+			fmt.Sprintf("%q is neither a number of instances, %d or more, nor a percentage of the group from \"%d%%\" to \"100%%\".", v.AsString(), least, least), attr.Expr.Range(), attr.Range))
 		return Amount{}, false
 	}
 	return Amount{Number: n, Percent: percent}, true

@@ -68,6 +68,7 @@ func (l *loader) group(b *hcl.Block, update Update) *Group {
 	}
 	if u := l.single(byType["update"]); u != nil {
 		g.Update = l.update(u, update)
+		l.checkMinAvailable(g, u)
 	}
 	l.each(byType["instance"], func(b *hcl.Block, index string) { l.exception(g, b, index) })
 	l.each(byType["job"], func(b *hcl.Block, name string) {

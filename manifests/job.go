@@ -183,7 +183,10 @@ type Hook struct {
 	Env       hcl.Expression
 	Timeout   time.Duration
 	OnTimeout string
-	Range     hcl.Range
+	// RollbackCompatible, of pre_start: what it does to data can be used by what
+	// ran before.
+	RollbackCompatible bool
+	Range              hcl.Range
 }
 
 // Listen is a listen block: a port that the job opens on its instance's address.

@@ -430,8 +430,11 @@ func (l *jobLoader) hook(b *hcl.Block, seen map[string]hcl.Range) {
 		return
 	}
 	attributes := "command! env timeout on_timeout"
-	if kind == "errand" {
+	switch kind {
+	case "errand":
 		attributes += " name!"
+	case "pre_start":
+		attributes += " rollback"
 	}
 	attrs, title := l.content(b.Body, attributes).Attributes, blockTitle(b)
 	h := &Hook{
@@ -442,6 +445,8 @@ func (l *jobLoader) hook(b *hcl.Block, seen map[string]hcl.Range) {
 		Timeout:   l.duration(attrs, "timeout", defaultHookTimeout, time.Millisecond),
 		OnTimeout: l.choice(attrs, "on_timeout", "fail", "fail", "continue"),
 		Range:     b.DefRange,
+
+		RollbackCompatible: l.choice(attrs, "rollback", "incompatible", "incompatible", "compatible") == "compatible",
 	}
 	if attr := attrs["name"]; attr != nil && h.Name != "" && !namePattern.MatchString(h.Name) {
 		l.report(problem("Invalid name",

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
+	"pgregory.net/rapid"
 )
 
 var update = flag.Bool("update", false, "write the golden files of testdata/invalid")
@@ -231,6 +232,38 @@ func waves(m *Manifest) string {
 		all = append(all, strings.Join(names, " "))
 	}
 	return strings.Join(all, " | ")
+}
+
+// Of amounts, for every group: at least one instance may go, a percentage of
+// what may go is never more than that, one of what must stay never less.
+func TestAmounts(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		n := rapid.IntRange(1, 5000).Draw(t, "n")
+		percent := rapid.IntRange(1, 100).Draw(t, "percent")
+		number := rapid.IntRange(1, 6000).Draw(t, "number")
+		share, count := Amount{percent, true}, Amount{Number: number}
+		if got := share.Of(n); got < 1 || got > n || got > 1 && got*100 > percent*n || got < n && (got+1)*100 <= percent*n {
+			t.Fatalf("%d%% of %d is %d", percent, n, got)
+		}
+		if got := count.Of(n); got != min(number, n) {
+			t.Fatalf("%d of %d is %d", number, n, got)
+		}
+		u := Update{MaxInFlight: share}
+		if got := u.Available(n); got != n-share.Of(n) {
+			t.Fatalf("max_in_flight of %d%% leaves %d of %d", percent, got, n)
+		}
+		u.MinAvailable = &share
+		if got := u.Available(n); got < 0 || got > n-1 || got < n-1 && got*100 < percent*n || got > 0 && (got-1)*100 >= percent*n {
+			t.Fatalf("at least %d%% of %d is %d", percent, n, got)
+		}
+		u.MinAvailable = &count
+		if got := u.Available(n); got != min(number, n-1) {
+			t.Fatalf("at least %d of %d is %d", number, n, got)
+		}
+	})
+	if got := (Update{MinAvailable: &Amount{}}).Available(7); got != 0 {
+		t.Errorf("at least 0 of 7 is %d", got)
+	}
 }
 
 func TestLoadFolder(t *testing.T) {

@@ -144,6 +144,9 @@ const (
 type Update struct {
 	Canaries    int
 	MaxInFlight Amount
+	// MinAvailable is how many instances must serve at any time, see Available;
+	// nil: as many as MaxInFlight leaves.
+	MinAvailable *Amount
 	// WatchMin and WatchMax bound the wait for health after a start.
 	WatchMin, WatchMax time.Duration
 	MinHealthyTime     time.Duration
@@ -164,6 +167,20 @@ func (a Amount) Of(n int) int {
 		k = a.Number * n / 100
 	}
 	return min(max(k, 1), n)
+}
+
+// Available is how many of a group of n instances must serve while others are
+// updated: a percentage is rounded up. One instance at least may always go, or
+// nothing could ever be updated.
+func (u Update) Available(n int) int {
+	switch a := u.MinAvailable; {
+	case a == nil:
+		return n - u.MaxInFlight.Of(n)
+	case a.Percent:
+		return max(0, min((a.Number*n+99)/100, n-1))
+	default:
+		return max(0, min(a.Number, n-1))
+	}
 }
 
 // DefaultUpdate is the policy of a manifest without update blocks.

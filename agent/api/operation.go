@@ -137,6 +137,10 @@ type Update struct {
 	DeadlineMS int64 `json:"deadline_ms"`
 	// Next is NextUpdate (also if empty).
 	Next string `json:"next"`
+	// Back: this is an automatic return to what ran before. It is refused with
+	// CodeIrreversible if a pre_start hook that is not declared compatible
+	// (Hook.RollbackCompatible) has run since.
+	Back bool `json:"back,omitempty"`
 	// SkipDrain stops at once what must stop, without pre_stop and drain.
 	SkipDrain bool `json:"skip_drain,omitempty"`
 	// Hold activates the generation and starts nothing, as on an instance that an
@@ -327,6 +331,7 @@ const (
 	CodePackageMissing  Code = "package_missing"  // Packages names the digests; upload and prepare again
 	CodeSystemPackage   Code = "system_package"   // a program of the VM's package manager is missing
 	CodeInterrupted     Code = "interrupted"      // the agent ended in mid-operation; submit again under a new OpID
+	CodeIrreversible    Code = "irreversible"     // Update.Back after a pre_start hook that forbids it
 	CodeCancelled       Code = "cancelled"        // ended by MethodCancel
 	CodeFailed          Code = "failed"           // a step failed; Message and Process say which and why
 	CodeInternal        Code = "internal"

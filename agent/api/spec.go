@@ -218,6 +218,9 @@ type Hook struct {
 	TimeoutMS int64             `json:"timeout_ms"` // always > 0
 	// OnTimeout is "fail" (default) or "continue".
 	OnTimeout string `json:"on_timeout,omitempty"`
+	// RollbackCompatible, of pre_start: what it does to data does not hinder what
+	// ran before, so that Update.Back may follow.
+	RollbackCompatible bool `json:"rollback_compatible,omitempty"`
 }
 
 // Listen is a port that a job opens.

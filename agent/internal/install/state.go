@@ -28,6 +28,9 @@ type state struct {
 	Staged []string `json:"staged,omitempty"`
 	// Pending is the update that has begun and has not ended well.
 	Pending *pending `json:"pending,omitempty"`
+	// PreStarted are the jobs with a pre_start hook that is not compatible with a
+	// rollback and was begun since Previous was active.
+	PreStarted []string `json:"pre_started,omitempty"`
 	// Mended is what was changed by hand and made whole again, and may still be
 	// loaded as it was: their digests do not tell what these processes owe.
 	Mended []api.Drift `json:"mended,omitempty"`

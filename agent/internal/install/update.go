@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"deploy/agent/api"
@@ -20,9 +21,18 @@ func (i *Installer) Update(ctx context.Context, u api.Update, report Report) err
 	if u.Generation == "" || !known {
 		return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("cannot update to generation %q: its preparation has not ended well; prepare it again", u.Generation)}
 	}
+	if u.Back && len(s.PreStarted) > 0 {
+		return irreversible(s.PreStarted)
+	}
 	t := i.plan(target, orUpdate(u.Next), u.Hold || s.Held, report)
-	t.skipDrain = u.SkipDrain
+	t.skipDrain, t.returns = u.SkipDrain, u.Back
 	return t.run(ctx, milliseconds(u.MinHealthyMS), milliseconds(u.DeadlineMS))
+}
+
+func irreversible(jobs []string) *api.Error {
+	return &api.Error{Code: api.CodeIrreversible, Message: fmt.Sprintf(
+		"not put back to what ran before: pre_start of job %s has run, and what it did to data may not suit that (its hook does not say rollback = \"compatible\"); "+
+			"mend the new version and apply again, or, if you know that the data can be used, apply the earlier one", strings.Join(jobs, ", "))}
 }
 
 func orUpdate(next string) string {
@@ -84,6 +94,8 @@ type transition struct {
 	resumed bool
 	// back: this is a rollback, which leaves Previous as it is.
 	back bool
+	// returns: this is an update back to what ran before.
+	returns bool
 	// rewrite are the files of the image with other URIs of the bus than wanted,
 	// and unreadable says why that cannot be told.
 	rewrite    []rewriting
@@ -222,7 +234,7 @@ func (t *transition) nothing() bool {
 func (t *transition) begin(context.Context) error {
 	return t.change(func(s *state) {
 		if s.Pending == nil && !t.back && s.Active != t.to.Generation {
-			s.Previous = s.Active
+			s.Previous, s.PreStarted = s.Active, nil
 		}
 		if s.Pending == nil || !t.part {
 			s.Pending = &pending{Target: t.to.Generation}
@@ -280,11 +292,24 @@ func (t *transition) preStart(ctx context.Context) error {
 		if !t.starts(job) {
 			continue
 		}
+		if err := t.notePreStart(job); err != nil {
+			return err
+		}
 		if err := t.runHooks(ctx, t.report, t.to, job, api.HookPreStart, nil); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// notePreStart notes that a job's data may not be what its earlier version
+// left, before that is so.
+func (t *transition) notePreStart(job api.Job) error {
+	incompatible := slices.ContainsFunc(job.Hooks, func(h api.Hook) bool { return h.Kind == api.HookPreStart && !h.RollbackCompatible })
+	if !incompatible || t.returns || t.back || slices.Contains(t.snapshot().PreStarted, job.Name) {
+		return nil
+	}
+	return t.change(func(s *state) { s.PreStarted = append(slices.Clone(s.PreStarted), job.Name) })
 }
 
 // starts tells whether a job's start hooks are due.

@@ -259,6 +259,63 @@ func TestFailedUpdateRollsBackToWhatWasActive(t *testing.T) {
 	}
 }
 
+// Files and processes go back, data does not: after a pre_start hook only what
+// its job declares compatible.
+func TestNoWayBackAfterPreStart(t *testing.T) {
+	withPreStart := func(s api.Spec, compatible bool) api.Spec {
+		h := hook(api.HookPreStart, "true", time.Minute)
+		h.RollbackCompatible = compatible
+		s.Jobs[0].Hooks = []api.Hook{h}
+		return s
+	}
+	for name, tc := range map[string]struct {
+		next    api.Spec
+		cut     int // before this step, 0: the processes are not healthy
+		refused bool
+	}{
+		"incompatible":       {next: withPreStart(spec("g2", "a/one@2/1"), false), refused: true},
+		"compatible":         {next: withPreStart(spec("g2", "a/one@2/1"), true)},
+		"before the hook":    {next: withPreStart(spec("g2", "a/one@2/1"), false), cut: 8},
+		"does not start it":  {next: withPreStart(spec("g2", "a/one@1/1"), false)},
+		"of another job":     {next: spec("g2", "a/one@2/1")},
+		"begun and cut":      {next: withPreStart(spec("g2", "a/one@2/1"), false), cut: 10, refused: true},
+		"none, one had been": {next: spec("g2", "a/one@2/1")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := &recorder{running: map[ref]api.ProcessStatus{}}
+			dir := t.TempDir()
+			i := newInstaller(t, dir, r)
+			must(t, prepareAndUpdate(t, i, withPreStart(spec("g1", "a/one@1/1"), false)))
+			must(t, i.Prepare(t.Context(), tc.next, &steps{}))
+			if tc.cut == 0 {
+				r.sick = errors.New("check fails")
+			}
+			if err := i.Update(t.Context(), api.Update{Generation: "g2"}, &steps{left: tc.cut}); err == nil {
+				t.Fatal("the update must fail")
+			}
+			r.sick = nil
+			i = newInstaller(t, dir, r) // the agent starts anew
+			err := i.Update(t.Context(), api.Update{Generation: "g1", Back: true}, &steps{})
+			var refused *api.Error
+			if tc.refused != (errors.As(err, &refused) && refused.Code == api.CodeIrreversible && strings.Contains(err.Error(), "pre_start of job a")) {
+				t.Fatalf("got %v", err)
+			}
+			if !tc.refused {
+				must(t, err)
+				if s := i.Snapshot(); s.Active != "g1" || s.Interrupted {
+					t.Errorf("got %+v", s)
+				}
+				return
+			}
+			if s := i.Snapshot(); s.Active != "g2" || s.Previous != "g1" || !s.Interrupted {
+				t.Errorf("got %+v", s)
+			}
+			// Forward, and back on an operator's wish, are open.
+			must(t, i.Update(t.Context(), api.Update{Generation: "g1"}, &steps{}))
+		})
+	}
+}
+
 func TestRollbackOfTheFirstUpdateRemovesEverything(t *testing.T) {
 	r := &recorder{running: map[ref]api.ProcessStatus{}, sick: errors.New("check fails")}
 	i := newInstaller(t, t.TempDir(), r)

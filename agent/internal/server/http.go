@@ -52,7 +52,7 @@ func status(c api.Code) int {
 		return http.StatusBadRequest
 	case api.CodeNotFound:
 		return http.StatusNotFound
-	case api.CodeStaleEpoch, api.CodeConflict, api.CodeOtherDeployment:
+	case api.CodeStaleEpoch, api.CodeConflict, api.CodeOtherDeployment, api.CodeIrreversible:
 		return http.StatusConflict
 	case api.CodePackageMissing, api.CodeSystemPackage, api.CodeInterrupted, api.CodeCancelled, api.CodeFailed:
 		return http.StatusUnprocessableEntity

@@ -271,7 +271,7 @@ func (r *jobRenderer) job() api.Job {
 		job.Hooks = append(job.Hooks, api.Hook{
 			Kind: api.HookKind(h.Kind), Name: h.Name,
 			Command: r.strings(h.Command), Env: r.stringMap(h.Env),
-			TimeoutMS: h.Timeout.Milliseconds(), OnTimeout: h.OnTimeout,
+			TimeoutMS: h.Timeout.Milliseconds(), OnTimeout: h.OnTimeout, RollbackCompatible: h.RollbackCompatible,
 		})
 	}
 	for _, l := range r.spec.Listens {

@@ -33,8 +33,9 @@ type Driver struct {
 	Found map[string]bool
 	// Interrupt, once closed, asks to finish what is in flight and stop.
 	Interrupt <-chan struct{}
-	// Health, if set, delivers EventHealthy, EventSick and EventLost.
-	Health <-chan Event
+	// Events, if set, delivers what happens outside of commands: EventHealthy,
+	// EventSick, EventLost; EventPause and EventResume.
+	Events <-chan Event
 }
 
 // Run starts a rollout, or continues one, and returns the state in which it
@@ -67,7 +68,7 @@ func (d Driver) Run(ctx context.Context, s State) (State, error) {
 		})
 	}
 
-	interrupt, health := d.Interrupt, d.Health
+	interrupt, outside := d.Interrupt, d.Events
 	events := []Event{{Kind: EventStart, Found: d.Found}}
 	for {
 		next, commands := s, []Command(nil)
@@ -108,9 +109,9 @@ func (d Driver) Run(ctx context.Context, s State) (State, error) {
 			return s, fmt.Errorf("the rollout was left in mid-work: %w", context.Cause(ctx))
 		case e := <-answers:
 			events = []Event{e}
-		case e, open := <-health:
+		case e, open := <-outside:
 			if !open {
-				health, events = nil, nil
+				outside, events = nil, nil
 				break
 			}
 			events = []Event{e}
@@ -125,6 +126,12 @@ func (d Driver) Run(ctx context.Context, s State) (State, error) {
 			select {
 			case e := <-answers:
 				events = append(events, e)
+			case e, open := <-outside:
+				if open {
+					events = append(events, e)
+				} else {
+					outside = nil
+				}
 			default:
 				more = false
 			}

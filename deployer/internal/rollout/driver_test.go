@@ -193,7 +193,7 @@ func TestDriverHearsOfHealth(t *testing.T) {
 		r := &recorder{do: takes(time.Second)}
 		health <- Event{Kind: EventLost, Instance: "a/0"}
 		close(health) // its end is not the rollout's
-		s, err := Driver{Executor: r, Save: r.save, Health: health}.Run(t.Context(), newState(t, plan(running("a", 2))))
+		s, err := Driver{Executor: r, Save: r.save, Events: health}.Run(t.Context(), newState(t, plan(running("a", 2))))
 		if f := s.Failures(); err != nil || s.Outcome != OutcomeFailed || len(f) != 1 || f[0].Instance != "a/0" {
 			t.Errorf("Run ended with %q, %v, failures %+v", s.Outcome, err, f)
 		}

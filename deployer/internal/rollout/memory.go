@@ -22,6 +22,8 @@ type GroupMemory struct {
 	Digest   string   `json:"digest,omitempty"`
 	Canaries []string `json:"canaries,omitempty"`
 	Updated  []string `json:"updated,omitempty"`
+	// PostDeploy: it changed, and its post_deploy hooks have not all run since.
+	PostDeploy bool `json:"post_deploy,omitempty"`
 	// Bad are the last failures by digest, the latest last.
 	Bad []Failure `json:"bad,omitempty"`
 }
@@ -58,22 +60,34 @@ func (s State) Memory() Memory {
 			m.Groups = append(m.Groups, g) // not part of this rollout
 		}
 	}
-	for i, spec := range s.Plan.Groups {
-		m.Groups = append(m.Groups, s.groupMemory(spec, s.Groups[i]))
+	for i := range s.Plan.Groups {
+		m.Groups = append(m.Groups, s.groupMemory(i))
 	}
 	slices.SortFunc(m.Groups, func(a, b GroupMemory) int { return strings.Compare(a.Name, b.Name) })
 	return m
 }
 
-func (s State) groupMemory(spec Group, progress GroupProgress) GroupMemory {
+func (s State) groupMemory(at int) GroupMemory {
+	spec, progress := s.Plan.Groups[at], s.Groups[at]
 	known, _ := s.Remembered.Group(spec.Name)
-	g := GroupMemory{Name: spec.Name, Served: known.Served, Digest: spec.Digest}
-	served := true
+	g := GroupMemory{Name: spec.Name, Served: known.Served, Digest: spec.Digest, PostDeploy: s.postDeployOwed(at)}
+	all, some, left := true, false, false
 	var failure *Failure
-	for _, p := range progress.Instances {
+	for i, p := range progress.Instances {
+		x := spec.Instances[i]
+		if x.Exempt {
+			// Its turn comes, perhaps; what the others showed is not forgotten till then.
+			left = left || x.owes()
+			if p.Canary {
+				g.Canaries = append(g.Canaries, p.ID)
+			}
+			continue
+		}
 		stands := isUpdated(p)
-		if !stands || spec.FirstDeploy && !p.Watched {
-			served = false
+		if stands && (!spec.FirstDeploy || p.Watched || x.Held) {
+			some = true
+		} else {
+			all = false
 		}
 		if stands && p.Canary {
 			g.Canaries = append(g.Canaries, p.ID)
@@ -85,10 +99,11 @@ func (s State) groupMemory(spec Group, progress GroupProgress) GroupMemory {
 			failure = f
 		}
 	}
+	served := all && (some || len(progress.Instances) == 0)
 	g.Served = g.Served || served
 	for _, f := range known.Bad {
 		// The digest is forgiven when it stands everywhere.
-		if f.Digest != spec.Digest || failure == nil && !served {
+		if f.Digest != spec.Digest || failure == nil && (!served || left) {
 			g.Bad = append(g.Bad, f)
 		}
 	}
@@ -97,8 +112,24 @@ func (s State) groupMemory(spec Group, progress GroupProgress) GroupMemory {
 		g.Canaries = nil // they did not show what was wrong: again from the start
 	}
 	g.Bad = g.Bad[max(0, len(g.Bad)-badKept):]
-	if s.Outcome == OutcomeDone {
+	if !left && failure == nil && (s.Outcome == OutcomeDone || s.Phase == PhasePostDeploy) {
 		g.Digest, g.Canaries, g.Updated = "", nil, nil
 	}
 	return g
 }
+
+// postDeployOwed tells whether a group has changed, in this rollout or an
+// earlier one, and has post_deploy hooks that have not run since.
+func (s State) postDeployOwed(g int) bool {
+	known, _ := s.Remembered.Group(s.Plan.Groups[g].Name)
+	changed, owed := known.PostDeploy, false
+	for i, p := range s.Groups[g].Instances {
+		x := s.Plan.Groups[g].Instances[i]
+		changed = changed || p.Status == StatusUpdated && x.Action != ActionRestart
+		owed = owed || x.runsPostDeploy() && !p.PostDeployed
+	}
+	return changed && owed
+}
+
+// runsPostDeploy tells whether its post_deploy hooks are run when its group changes.
+func (x Instance) runsPostDeploy() bool { return x.PostDeploy && !x.Held && !x.Exempt }

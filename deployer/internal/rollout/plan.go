@@ -16,6 +16,7 @@
 //	watch    all instances of groups that had never served, once, together
 //	remove   stop instances that are no longer wanted, dependents first, and
 //	         delete their VMs
+//	post_deploy  run these hooks on all instances of groups that changed
 //	revert   only after a failure under on_failure = rollback_all: everything
 //	         that was touched goes back, dependents first
 package rollout
@@ -83,6 +84,10 @@ type Policy struct {
 	Canaries int `json:"canaries"`
 	// MaxInFlight is how many instances may be away at a time, at least 1.
 	MaxInFlight int `json:"max_in_flight"`
+	// MinAvailable is how many must serve at any time, as far as the rollout has a
+	// say: no instance that serves is touched when fewer would be left. Whatever
+	// does not serve counts as away: sick, held, on its way.
+	MinAvailable int `json:"min_available"`
 	// MinHealthy is how long an instance must be healthy without a break.
 	MinHealthy time.Duration `json:"min_healthy"`
 	// WatchMin and WatchMax bound the wait for health after a start: an instance
@@ -96,11 +101,11 @@ type Policy struct {
 func PolicyFor(u manifests.Update, n int) Policy {
 	return Policy{
 		Canaries:    min(u.Canaries, n),
-		MaxInFlight: max(u.MaxInFlight.Of(n), 1),
-		MinHealthy:  u.MinHealthyTime,
-		WatchMin:    u.WatchMin,
-		WatchMax:    u.WatchMax,
-		OnFailure:   u.OnFailure,
+		MaxInFlight: max(u.MaxInFlight.Of(n), 1), MinAvailable: u.Available(n),
+		MinHealthy: u.MinHealthyTime,
+		WatchMin:   u.WatchMin,
+		WatchMax:   u.WatchMax,
+		OnFailure:  u.OnFailure,
 	}
 }
 
@@ -123,6 +128,9 @@ const (
 	ActionUpdate Action = "update"
 	// ActionRecreate replaces the VM: stop, new VM, prepare, update.
 	ActionRecreate Action = "recreate"
+	// ActionRestart ends all processes and starts them anew. It stages nothing and
+	// there is nothing to go back to.
+	ActionRestart Action = "restart"
 )
 
 // Instance is one instance of a group and what it needs.
@@ -136,7 +144,19 @@ type Instance struct {
 	Previous   string `json:"previous,omitempty"`
 	// Healthy: it serves now, as the plan was made.
 	Healthy bool `json:"healthy,omitempty"`
+	// Held: an operator has stopped it. It is changed like the others and not
+	// started, so it costs nothing, shows nothing (it is no canary), and serves
+	// nobody.
+	Held bool `json:"held,omitempty"`
+	// Exempt: it is ignored, or no target of this rollout, and is not touched,
+	// whatever it may need; Action is none. It counts as it is.
+	Exempt bool `json:"exempt,omitempty"`
+	// PostDeploy: it has post_deploy hooks.
+	PostDeploy bool `json:"post_deploy,omitempty"`
 }
+
+// owes tells whether it is not what it shall be.
+func (x Instance) owes() bool { return x.Action != ActionNone || x.Generation != x.Previous }
 
 // Removal is instances of one group that are no longer wanted.
 type Removal struct {
@@ -194,8 +214,8 @@ func New(p Plan, remembered Memory) (State, error) {
 				// interrupted: then it goes back with the others, and if it was a
 				// canary and still stands, it need not be repeated.
 				ip.Status = StatusUnchanged
-				ip.Touched = slices.Contains(known.Updated, x.ID)
-				ip.Canary = slices.Contains(known.Canaries, x.ID)
+				ip.Touched = slices.Contains(known.Updated, x.ID) && !x.Exempt
+				ip.Canary = slices.Contains(known.Canaries, x.ID) && (!x.Exempt || !x.owes())
 			}
 			progress.Instances[i] = ip
 		}
@@ -261,9 +281,12 @@ func (p Plan) validate() error {
 		for _, x := range g.Instances {
 			instance(x.ID)
 			switch x.Action {
-			case ActionNone, ActionCreate, ActionUpdate, ActionRecreate:
+			case ActionNone, ActionCreate, ActionUpdate, ActionRecreate, ActionRestart:
 			default:
 				wrong("instance %s: unknown action %q", x.ID, x.Action)
+			}
+			if x.Exempt && x.Action != ActionNone || x.Held && x.Action == ActionRestart {
+				wrong("instance %s is not to be touched, and its action is %s", x.ID, x.Action)
 			}
 		}
 	}

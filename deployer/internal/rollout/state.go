@@ -21,6 +21,8 @@ type State struct {
 	Failing bool `json:"failing,omitempty"`
 	// Interrupted: an operator asked to finish what is in flight and stop.
 	Interrupted bool `json:"interrupted,omitempty"`
+	// Paused: an operator asked to begin nothing new until told to go on.
+	Paused bool `json:"paused,omitempty"`
 	// RevertAll: a group with on_failure = rollback_all has failed.
 	RevertAll bool `json:"revert_all,omitempty"`
 	// VMRuns counts the batches of VMs so far, for their operation ids.
@@ -35,11 +37,12 @@ type State struct {
 type Phase string
 
 const (
-	PhasePrepare Phase = "prepare"
-	PhaseUpdate  Phase = "update"
-	PhaseWatch   Phase = "watch"
-	PhaseRemove  Phase = "remove"
-	PhaseRevert  Phase = "revert"
+	PhasePrepare    Phase = "prepare"
+	PhaseUpdate     Phase = "update"
+	PhaseWatch      Phase = "watch"
+	PhaseRemove     Phase = "remove"
+	PhasePostDeploy Phase = "post_deploy"
+	PhaseRevert     Phase = "revert"
 )
 
 // Outcome is how a rollout ended.
@@ -81,6 +84,8 @@ type InstanceProgress struct {
 	OwesRollback bool `json:"owes_rollback,omitempty"`
 	// Watched: it passed the one watch of a first deploy.
 	Watched bool `json:"watched,omitempty"`
+	// PostDeployed: its post_deploy hooks have run.
+	PostDeployed bool `json:"post_deployed,omitempty"`
 	// Running is the command that was issued and not answered.
 	Running Running `json:"running,omitzero"`
 	// Failure is why the instance failed; RollbackFailure why it could not be
@@ -127,13 +132,15 @@ type Failure struct {
 type CommandKind string
 
 const (
-	CommandPrepare   CommandKind = "prepare"
-	CommandUpdate    CommandKind = "update"
-	CommandWatch     CommandKind = "watch"
-	CommandRollback  CommandKind = "rollback"
-	CommandStop      CommandKind = "stop"
-	CommandReplaceVM CommandKind = "replace_vm"
-	CommandDeleteVM  CommandKind = "delete_vm"
+	CommandPrepare    CommandKind = "prepare"
+	CommandUpdate     CommandKind = "update"
+	CommandRestart    CommandKind = "restart"
+	CommandWatch      CommandKind = "watch"
+	CommandRollback   CommandKind = "rollback"
+	CommandStop       CommandKind = "stop"
+	CommandReplaceVM  CommandKind = "replace_vm"
+	CommandDeleteVM   CommandKind = "delete_vm"
+	CommandPostDeploy CommandKind = "post_deploy"
 )
 
 // Command is something to be carried out. The answer is EventDone or
@@ -154,6 +161,8 @@ type Command struct {
 	Deadline   time.Duration `json:"deadline,omitempty"`
 	// Next tells hooks what follows a stop, as api.Update.Next.
 	Next string `json:"next,omitempty"`
+	// Hold: nothing is started (api.Update.Hold).
+	Hold bool `json:"hold,omitempty"`
 	// Timeout is when the machine gives up waiting for the answer.
 	Timeout time.Duration `json:"timeout"`
 }
@@ -177,6 +186,10 @@ const (
 	EventLost EventKind = "lost"
 	// EventInterrupt asks to finish what is in flight and begin nothing new.
 	EventInterrupt EventKind = "interrupt"
+	// EventPause asks to finish what is in flight, put back what fails, and begin
+	// nothing new until EventResume.
+	EventPause  EventKind = "pause"
+	EventResume EventKind = "resume"
 )
 
 // Event is something that happened.

@@ -53,6 +53,11 @@ func (m *machine) handle(e Event) {
 		}
 	case EventInterrupt:
 		m.Interrupted = true
+	case EventPause, EventResume:
+		m.Paused = e.Kind == EventPause
+		for g := range m.Groups {
+			m.Groups[g].BlockedUntil = time.Time{} // nobody waits for health now, or anew
+		}
 	case EventDone:
 		for at, p := range m.instances() {
 			if p.Running.OpID == e.OpID && e.OpID != "" {
@@ -118,7 +123,7 @@ func (m *machine) failBlocked(g int) {
 	group.Failure = &Failure{Group: spec.Name, Digest: spec.Digest, At: m.now, Error: &api.Error{
 		Code: api.CodeFailed,
 		Message: fmt.Sprintf("cannot go on updating %s: at least %d of its %d instances must stay healthy, and %d are (not: %s); bring them back, then apply again",
-			spec.Name, m.minAvailable(g), len(spec.Instances), m.available(g), m.sick(g))}}
+			spec.Name, spec.Policy.MinAvailable, len(spec.Instances), m.available(g), m.sick(g))}}
 	m.stop(spec.Policy)
 }
 
@@ -134,13 +139,15 @@ func (m *machine) done(at place, p *InstanceProgress) {
 		p.InFlight = !at.removal
 	case CommandReplaceVM:
 		p.Status = StatusReplaced
-	case CommandUpdate:
-		p.Status, p.Healthy, p.InFlight = StatusUpdated, true, false
+	case CommandUpdate, CommandRestart:
+		p.Status, p.Healthy, p.InFlight = StatusUpdated, !m.instance(at).Held, false
+	case CommandPostDeploy:
+		p.PostDeployed = true
 	case CommandWatch:
 		p.Healthy, p.Watched = true, true
 	case CommandRollback:
 		p.Status, p.InFlight = StatusRolledBack, false
-		p.Healthy = m.instance(at).Previous != ""
+		p.Healthy = m.instance(at).Previous != "" && !m.instance(at).Held
 	case CommandDeleteVM:
 		p.Status = StatusDeleted
 	}
@@ -186,6 +193,10 @@ func (m *machine) fail(at place, p *InstanceProgress, kind CommandKind, err *api
 		g := m.Plan.Groups[at.group]
 		f.Group, f.Digest, f.Generation = g.Name, g.Digest, g.Instances[at.index].Generation
 		policy = g.Policy
+	}
+	if kind == CommandPostDeploy {
+		p.Failure = f // it is as it shall be all the same, and the others go on
+		return
 	}
 	p.Status = StatusFailed
 	if kind == CommandRollback {
@@ -241,6 +252,8 @@ func (m *machine) advance() {
 			next = m.watch()
 		case PhaseRemove:
 			next = m.remove()
+		case PhasePostDeploy:
+			next = m.postDeploy()
 		case PhaseRevert:
 			next = m.revert()
 		}
@@ -257,8 +270,8 @@ func (m *machine) end(o Outcome) Phase {
 	return m.Phase
 }
 
-// halted: nothing new may begin.
-func (m *machine) halted() bool { return m.Failing || m.Interrupted }
+// halted: nothing new may begin, now or, if it is paused, until it goes on.
+func (m *machine) halted() bool { return m.Failing || m.Interrupted || m.Paused }
 
 // endFailed leaves the phase in which something failed.
 func (m *machine) endFailed() Phase {
@@ -278,10 +291,10 @@ func (m *machine) prepare() Phase {
 	}
 	left := false
 	for at, p := range m.instances() {
-		if at.removal || p.Status != StatusPending || p.Running.Kind != "" || m.instance(at).Action == ActionRecreate {
-			continue // a VM that goes away need not be prepared
+		if at.removal || p.Status != StatusPending || p.Running.Kind != "" || !m.instance(at).prepares() {
+			continue
 		}
-		if m.Interrupted || running >= m.Plan.Parallel {
+		if m.Interrupted || m.Paused || running >= m.Plan.Parallel {
 			left = true
 			continue
 		}
@@ -293,11 +306,17 @@ func (m *machine) prepare() Phase {
 		return PhasePrepare
 	case failed:
 		return m.end(OutcomeFailed)
-	case left:
+	case left && m.Interrupted:
 		return m.end(OutcomeInterrupted)
+	case left: // paused
+		return PhasePrepare
 	}
 	return PhaseUpdate
 }
+
+// prepares: it is staged before anything is touched. A VM that goes away need
+// not be, and a restart has nothing to stage.
+func (x Instance) prepares() bool { return x.Action == ActionCreate || x.Action == ActionUpdate }
 
 func (m *machine) update() Phase {
 	if !m.halted() {
@@ -322,7 +341,7 @@ func (m *machine) update() Phase {
 	case owed && m.Interrupted:
 		return m.end(OutcomeInterrupted)
 	case owed:
-		return PhaseUpdate // blocked until health returns or BlockedUntil
+		return PhaseUpdate // paused, or blocked until health returns or BlockedUntil
 	}
 	return PhaseWatch
 }
@@ -353,11 +372,14 @@ func (m *machine) startInstances(g int) (started bool) {
 		started = true
 		p := &group.Instances[next]
 		p.Canary = canary
-		if spec.Instances[next].Action == ActionRecreate {
-			m.begin(CommandStop, 1, place{group: g, index: next})
-		} else {
-			m.begin(CommandUpdate, 1, place{group: g, index: next})
+		kind := CommandUpdate
+		switch spec.Instances[next].Action {
+		case ActionRecreate:
+			kind = CommandStop
+		case ActionRestart:
+			kind = CommandRestart
 		}
+		m.begin(kind, 1, place{group: g, index: next})
 	}
 }
 
@@ -392,9 +414,24 @@ func (m *machine) candidate(g int) (index int, canary bool) {
 	// One that passed and fell sick is not made up for by another: it holds the
 	// rest until it recovers.
 	canary = m.count(g, func(p InstanceProgress) bool { return p.Canary && isUpdated(p) && p.Healthy }) < spec.Policy.Canaries
-	if canary && m.count(g, func(p InstanceProgress) bool { return p.Canary && (p.InFlight || isUpdated(p)) }) >= spec.Policy.Canaries {
-		return -1, false
+	if canary {
+		waiting := m.count(g, func(p InstanceProgress) bool { return p.Canary && (p.InFlight || isUpdated(p) && !p.Healthy) })
+		passed := m.count(g, func(p InstanceProgress) bool { return p.Canary && isUpdated(p) && p.Healthy })
+		if waiting+passed >= spec.Policy.Canaries {
+			return -1, false
+		}
+		shows := false
+		for i, p := range group.Instances {
+			shows = shows || isOwed(p) && !spec.Instances[i].Held
+		}
+		switch {
+		case !shows && waiting > 0:
+			return -1, false
+		case !shows: // what is left will not run, so it cannot show anything
+			canary = false
+		}
 	}
+	may := func(i int) bool { return isOwed(group.Instances[i]) && !(canary && spec.Instances[i].Held) }
 	var zones []string
 	for _, x := range spec.Instances {
 		if !slices.Contains(zones, x.AZ) {
@@ -403,12 +440,12 @@ func (m *machine) candidate(g int) (index int, canary bool) {
 	}
 	for _, zone := range zones {
 		for i, p := range group.Instances {
-			if spec.Instances[i].AZ == zone && isOwed(p) && !p.Healthy {
+			if spec.Instances[i].AZ == zone && may(i) && !p.Healthy {
 				return i, canary
 			}
 		}
 	}
-	if m.available(g)-1 < m.minAvailable(g) {
+	if m.available(g)-1 < spec.Policy.MinAvailable {
 		return -1, false
 	}
 	for _, zone := range zones {
@@ -417,7 +454,7 @@ func (m *machine) candidate(g int) (index int, canary bool) {
 			if spec.Instances[i].AZ != zone {
 				continue
 			}
-			if isOwed(p) {
+			if may(i) {
 				return i, canary
 			}
 			busy = busy || p.InFlight
@@ -464,7 +501,8 @@ func (m *machine) watch() Phase {
 		if at.removal {
 			continue
 		}
-		owed := m.Plan.Groups[at.group].FirstDeploy && !p.Watched && isUpdated(*p)
+		x := m.instance(at)
+		owed := m.Plan.Groups[at.group].FirstDeploy && !p.Watched && isUpdated(*p) && !x.Exempt && !x.Held
 		if owed && p.Running.Kind == "" && !m.halted() {
 			m.begin(CommandWatch, 1, at)
 		}
@@ -476,8 +514,10 @@ func (m *machine) watch() Phase {
 		return PhaseWatch
 	case m.Failing:
 		return m.endFailed()
-	case unwatched:
+	case unwatched && m.Interrupted:
 		return m.end(OutcomeInterrupted)
+	case unwatched: // paused
+		return PhaseWatch
 	}
 	return PhaseRemove
 }
@@ -514,12 +554,53 @@ func (m *machine) remove() Phase {
 	case m.Failing:
 		return m.end(OutcomeFailed)
 	case !owed:
-		return m.end(OutcomeDone)
+		return PhasePostDeploy
 	case m.Interrupted:
 		return m.end(OutcomeInterrupted)
+	case m.Paused:
+		return PhaseRemove
 	}
 	m.beginVMs(CommandDeleteVM, stopped)
 	return PhaseRemove
+}
+
+// postDeploy runs the hooks of all instances of groups that changed, side by
+// side. One that fails is reported; there is nothing to go back to.
+func (m *machine) postDeploy() Phase {
+	running, failed, owed := 0, false, false
+	for _, p := range m.instances() {
+		if p.Running.Kind != "" {
+			running++
+		}
+		failed = failed || p.Failure != nil
+	}
+	for g := range m.Groups {
+		if !m.postDeployOwed(g) {
+			continue
+		}
+		for i, p := range m.Groups[g].Instances {
+			if !m.Plan.Groups[g].Instances[i].runsPostDeploy() || p.PostDeployed || p.Failure != nil || p.Running.Kind != "" {
+				continue
+			}
+			if m.Interrupted || m.Paused || running >= m.Plan.Parallel {
+				owed = true
+				continue
+			}
+			m.begin(CommandPostDeploy, 1, place{group: g, index: i})
+			running++
+		}
+	}
+	switch {
+	case running > 0:
+		return PhasePostDeploy
+	case owed && m.Interrupted:
+		return m.end(OutcomeInterrupted)
+	case owed: // paused
+		return PhasePostDeploy
+	case failed:
+		return m.end(OutcomeFailed)
+	}
+	return m.end(OutcomeDone)
 }
 
 // needed: instances that are to be removed and run still require the removal group g.
@@ -546,8 +627,8 @@ func (m *machine) revert() Phase {
 				continue
 			}
 			full := m.count(g, inFlight) >= spec.Policy.MaxInFlight
-			short := p.Healthy && m.available(g)-1 < m.minAvailable(g)
-			if m.Interrupted || m.dependentsTouched(g) || !spec.FirstDeploy && (full || short) {
+			short := p.Healthy && m.available(g)-1 < spec.Policy.MinAvailable
+			if m.Interrupted || m.Paused || m.dependentsTouched(g) || !spec.FirstDeploy && (full || short) {
 				left = true
 				continue
 			}
@@ -559,6 +640,9 @@ func (m *machine) revert() Phase {
 		return PhaseRevert
 	}
 	if left && !m.Interrupted {
+		if m.Paused {
+			return PhaseRevert
+		}
 		m.noteLeft()
 	}
 	return m.end(OutcomeFailed)
@@ -618,16 +702,17 @@ func (m *machine) available(g int) int {
 	return m.count(g, func(p InstanceProgress) bool { return p.Healthy && !p.InFlight })
 }
 
-// minAvailable is how many must, as far as the rollout has a say.
-func (m *machine) minAvailable(g int) int {
-	return len(m.Plan.Groups[g].Instances) - m.Plan.Groups[g].Policy.MaxInFlight
-}
-
 // sick names the instances of a group that do not serve.
 func (m *machine) sick(g int) string {
 	var ids []string
-	for _, p := range m.Groups[g].Instances {
-		if !p.Healthy {
+	for i, p := range m.Groups[g].Instances {
+		switch x := m.Plan.Groups[g].Instances[i]; {
+		case p.Healthy:
+		case x.Held:
+			ids = append(ids, p.ID+" (stopped by an operator)")
+		case x.Exempt:
+			ids = append(ids, p.ID+" (not touched by this run)")
+		default:
 			ids = append(ids, p.ID)
 		}
 	}
@@ -651,6 +736,8 @@ func (m *machine) begin(kind CommandKind, attempt int, at ...place) {
 		switch kind {
 		case CommandStop, CommandUpdate, CommandRollback:
 			p.InFlight, p.Touched = true, true
+		case CommandRestart:
+			p.InFlight = true
 		}
 		m.issue(kind, id, attempt, a)
 	}
@@ -685,10 +772,11 @@ func (m *machine) issue(kind CommandKind, opID string, attempt int, at place) {
 		c.Next = "recreate"
 	case kind == CommandPrepare:
 		c.Generation = m.instance(at).Generation
-	case kind == CommandUpdate, kind == CommandWatch, kind == CommandRollback:
+	case kind == CommandUpdate, kind == CommandRestart, kind == CommandWatch, kind == CommandRollback:
 		g := m.Plan.Groups[at.group]
 		c.Generation = g.Instances[at.index].Generation
 		c.MinHealthy, c.Deadline = g.Policy.minHealthy(), g.Policy.deadline()
+		c.Hold = g.Instances[at.index].Held
 		if kind == CommandUpdate && g.FirstDeploy {
 			c.MinHealthy = 0 // the watch at the end is for all
 		}
@@ -705,7 +793,7 @@ func (m *machine) timeout(kind CommandKind, at place) time.Duration {
 	switch kind {
 	case CommandPrepare:
 		return t.Prepare
-	case CommandStop:
+	case CommandStop, CommandPostDeploy:
 		return t.Change + t.Answer
 	case CommandReplaceVM, CommandDeleteVM:
 		return t.VM

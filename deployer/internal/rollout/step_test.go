@@ -138,6 +138,9 @@ func running(name string, n int, change ...func(*Group)) Group {
 	for _, c := range change {
 		c(&g)
 	}
+	if g.Policy.MinAvailable == 0 {
+		g.Policy.MinAvailable = max(0, n-g.Policy.MaxInFlight)
+	}
 	return g
 }
 

@@ -85,7 +85,7 @@ func (w *world) checkLimits(op *operation, x *instance) {
 		w.broken("%s of %s makes %d in flight, more than %d", op.command.Kind, x.id, away, g.Policy.MaxInFlight)
 	}
 	left := others(func(other *instance) bool { return other.told && !other.changing })
-	if least := len(g.Instances) - g.Policy.MaxInFlight; x.told && left < least {
+	if least := g.Policy.MinAvailable; x.told && left < least {
 		w.broken("%s of %s leaves %d of %s available, fewer than %d", op.command.Kind, x.id, left, g.Name, least)
 	}
 }

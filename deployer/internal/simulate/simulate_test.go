@@ -23,6 +23,7 @@ func policy(canaries, maxInFlight int, f manifests.OnFailure) rollout.Policy {
 // group has n healthy instances that need an update.
 func group(name string, n int, p rollout.Policy, requires ...string) rollout.Group {
 	g := rollout.Group{Name: name, Requires: requires, Policy: p}
+	g.Policy.MinAvailable = max(0, n-p.MaxInFlight)
 	for i := range n {
 		g.Instances = append(g.Instances, rollout.Instance{
 			ID: api.InstanceID(name, i), AZ: fmt.Sprint("z", i%2), Action: rollout.ActionUpdate,

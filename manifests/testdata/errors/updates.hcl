@@ -22,6 +22,17 @@ group "a" {
   }
 }
 
+group "d" {
+  instances = 2
+  update {
+    min_available = 2 # error: Group can never be updated
+  }
+}
+
+group "e" {
+  update { min_available = "101%" } # error: Invalid min_available
+}
+
 group "b" {
   update { max_in_flight = "many" } # error: Invalid max_in_flight
 }
