@@ -52,7 +52,7 @@ func (r *run) plan(ctx context.Context, vms []plan.VMChange, p patience) (*plan.
 	inventories := r.fleet.survey(ctx, p)
 	for _, id := range r.vmIDs() {
 		if inv := inventories[id]; inv != nil {
-			if err := r.refuseForeign(id, inv); err != nil {
+			if err := r.refuse(id, inv); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -93,6 +93,7 @@ func (r *run) existing(ctx context.Context, wanted []plan.Wanted, inventories ma
 		inv := inventories[id]
 		e := plan.Existing{VM: true, Inventory: inv}
 		if inv == nil {
+			e.Silent = r.fleet.reason(id)
 			// Silent: the engine knows whether the VM is gone or just not running.
 			e.VM = !slices.Contains(r.enginePlan[id], terraform.Create)
 			e.Stopped = slices.Contains(r.enginePlan[id], terraform.Update)
@@ -134,7 +135,7 @@ func (r *run) existing(ctx context.Context, wanted []plan.Wanted, inventories ma
 func (r *run) activeSpecs(ctx context.Context, want map[string]plan.Wanted, inventories map[string]*api.Inventory) (map[string]*api.Spec, error) {
 	var ids []string
 	for id, inv := range inventories {
-		if w, ok := want[id]; ok && inv != nil && inv.Active != "" && (!w.Known || inv.Active != w.Spec.Generation) {
+		if w, ok := want[id]; ok && inv != nil && !older(inv) && inv.Active != "" && (!w.Known || inv.Active != w.Spec.Generation) {
 			ids = append(ids, id)
 		}
 	}
@@ -166,6 +167,9 @@ func (r *run) agentOwed(urls []string, id string, inv *api.Inventory) []string {
 	var out []string
 	if want, err := r.agentBlob(); err == nil && inv.Agent.Digest != want.Digest {
 		out = append(out, "agent program")
+	}
+	if inv.Agent.Unkept {
+		out = append(out, "nothing would start the agent again: its init or keeper has ended")
 	}
 	if bus := r.busFor(urls, id, inv); bus != nil && inv.Bus.Digest != bus.Digest {
 		out = append(out, "bus settings of the agent")
@@ -271,7 +275,7 @@ func (r *run) survey(ctx context.Context, refresh bool) (p *plan.Plan, done bool
 func (r *run) allExpected(inventories map[string]*api.Inventory) bool {
 	for id, vm := range r.state.VMs {
 		inv := inventories[id]
-		if inv == nil || inv.VMID != vm.ID || inv.Instance != id {
+		if inv == nil || inv.VMID != vm.ID || inv.Instance != id || inv.Agent.Unkept {
 			return false
 		}
 	}

@@ -49,6 +49,8 @@ type Existing struct {
 	Moved   bool
 	// Inventory is nil if there is no agent or it does not answer.
 	Inventory *api.Inventory
+	// Silent is why it does not answer, as far as it is known.
+	Silent string
 	// Active is the spec that the agent has activated, nil if none.
 	Active *api.Spec
 	// Shown is as Wanted.Shown, of Active.
@@ -239,7 +241,11 @@ func instance(w Wanted, e Existing) InstanceChange {
 		c.Action, c.Causes = Start, []string{"the VM is not running"}
 		return c
 	case e.Inventory == nil:
-		c.Action, c.Causes = Blocked, []string{"the agent does not answer: apply contacts the VM over SSH, and plans again"}
+		silent := "the agent does not answer"
+		if e.Silent != "" {
+			silent += " (" + e.Silent + ")"
+		}
+		c.Action, c.Causes = Blocked, []string{silent + ": apply contacts the VM over SSH, and plans again"}
 		return c
 	}
 	inv := e.Inventory
