@@ -249,7 +249,7 @@ func (r *run) survey(ctx context.Context, refresh bool) (p *plan.Plan, done bool
 	if err != nil {
 		return nil, false, err
 	}
-	if same && !refresh {
+	if same && !refresh && len(r.recreate) == 0 {
 		p, inventories, err := r.plan(ctx, nil, quick)
 		if err != nil {
 			return nil, false, err

@@ -169,6 +169,9 @@ type run struct {
 	// vmsAsWanted: the root module is what was last applied, and every agent
 	// answers from the expected VM, so that the engine need not be asked.
 	vmsAsWanted bool
+	// recreate are the instances that get another VM because an operator asks for
+	// it, until they have.
+	recreate []string
 	// parted are instances with a VM that the manifest no longer has.
 	parted []string
 	// only ("GROUP", "GROUP/INDEX") is all that a rollout touches; none: all.
