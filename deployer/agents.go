@@ -79,7 +79,7 @@ func (r *run) identifyVMs(ctx context.Context, ids []string) error {
 	return r.parallel(ctx, len(ids), func(ctx context.Context, i int) error {
 		id := ids[i]
 		inv := r.fleet.inventory(id)
-		if inv == nil || !r.has(id) {
+		if inv == nil || !r.has(id) || r.exempt(id) != "" && !r.tookOver {
 			return nil
 		}
 		vm := r.fleet.vm(id)
@@ -112,7 +112,7 @@ func (r *run) connectAgents(ctx context.Context) error {
 	owed := map[string]*api.Bus{}
 	var ids []string
 	for _, id := range r.vmIDs() {
-		if inv := r.fleet.inventory(id); inv != nil && r.has(id) {
+		if inv := r.fleet.inventory(id); inv != nil && r.touches(id) {
 			if b := r.busFor(urls, id, inv); b != nil &&
 				(b.Digest != inv.Bus.Digest || !r.outlets(inv)) {
 				owed[id] = b
@@ -174,7 +174,7 @@ func (r *run) bootstrapVMs(ctx context.Context, of []string) error {
 	var ids []string
 	for _, id := range of {
 		inv := r.fleet.inventory(id)
-		if r.has(id) && (inv == nil || inv.Agent.Digest != agent.Digest || inv.Agent.Unkept) {
+		if r.touches(id) && (inv == nil || inv.Agent.Digest != agent.Digest || inv.Agent.Unkept) {
 			ids = append(ids, id)
 		}
 	}

@@ -69,6 +69,9 @@ func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (*Result, erro
 	if err := r.protected(p); err != nil {
 		return nil, err
 	}
+	if err := r.refuseIgnored(); err != nil {
+		return nil, err
+	}
 	if p.Disks, err = r.diskChanges(func(string) bool { return true }); err != nil {
 		return nil, err
 	}

@@ -39,6 +39,9 @@ type InstanceStatus struct {
 	State      string          `json:"state"` // api.InstanceState
 	Reasons    []string        `json:"reasons,omitempty"`
 	Processes  []ProcessStatus `json:"processes"`
+	// Held: an operator has stopped it. Ignored: no run touches it.
+	Held    bool `json:"held,omitempty"`
+	Ignored bool `json:"ignored,omitempty"`
 	// Drift is what was changed by hand, if it was asked for.
 	Drift []api.Drift `json:"drift,omitempty"`
 }
@@ -93,7 +96,7 @@ func (r *run) instanceStatus(id string, inv *api.Inventory) InstanceStatus {
 	out := InstanceStatus{
 		ID: id, Group: group, Index: index,
 		VM: VMMissing, Agent: AgentSilent, State: string(api.InstanceStopped),
-		Processes: []ProcessStatus{},
+		Processes: []ProcessStatus{}, Ignored: slices.Contains(r.state.Ignored, id),
 	}
 	for _, slot := range r.state.Groups[group] {
 		if slot.Index == index {
@@ -120,6 +123,7 @@ func (r *run) instanceStatus(id string, inv *api.Inventory) InstanceStatus {
 	if inv.Agent.Unkept {
 		out.Reasons = append(slices.Clone(out.Reasons), "nothing would start its agent again, the init or keeper that did has ended: apply mends it")
 	}
+	out.Held = inv.Held
 	for _, p := range inv.Processes {
 		ps := ProcessStatus{
 			Job: p.Job, Name: p.Name, State: string(p.State), PID: p.PID, Restarts: p.Restarts,
