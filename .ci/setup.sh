@@ -15,6 +15,10 @@ packages_of() {
 	/usr/bin/node) echo nodejs ;;
 	/usr/bin/python3) echo python3 ;;
 	/usr/bin/ruby) echo ruby ;;
+	/usr/bin/rackup) echo ruby-rack ruby-sinatra ruby-webrick ;;
+	/usr/bin/bundle) echo bundler ;;
+	/usr/bin/java | /usr/bin/javac) echo openjdk-17-jdk-headless ;;
+	/usr/share/tomcat10/bin/catalina.sh) echo tomcat10-common ;;
 	*) echo "setup: no package is known for the program $1" >&2 && return 1 ;;
 	esac
 }

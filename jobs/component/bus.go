@@ -34,7 +34,7 @@ type bus struct {
 // connect starts connecting and returns at the latest when each server was
 // tried once; it fails for settings that cannot work only.
 func connect(name string, cfg Config, dial *net.Dialer, log *slog.Logger) (*bus, error) {
-	b := &bus{log: log, done: make(chan struct{}), servers: slices.Clone(cfg.Mbus)}
+	b := &bus{log: log, done: make(chan struct{}), servers: slices.Clone(cfg.servers())}
 	options := []nats.Option{
 		nats.Name(name),
 		nats.RetryOnFailedConnect(true),
@@ -75,7 +75,7 @@ func connect(name string, cfg Config, dial *net.Dialer, log *slog.Logger) (*bus,
 	if cfg.CA != "" {
 		options = append(options, nats.RootCAs(cfg.CA))
 	}
-	conn, err := nats.Connect(strings.Join(cfg.Mbus, ","), options...)
+	conn, err := nats.Connect(strings.Join(cfg.servers(), ","), options...)
 	if err != nil {
 		return nil, fmt.Errorf("cannot use the bus settings: %w", err)
 	}

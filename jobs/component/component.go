@@ -124,8 +124,8 @@ func Open(o Options) (_ *Component, err error) {
 	}
 	c.log = slog.New(slog.NewTextHandler(output, &slog.HandlerOptions{Level: c.level}))
 
-	if o.Config.PID != "" {
-		closePID, err := writePID(o.Config.PID)
+	if file := o.Config.pidFile(); file != "" {
+		closePID, err := writePID(file)
 		if err != nil {
 			return nil, err
 		}
@@ -255,7 +255,7 @@ func (c *Component) Reload() error {
 			return err
 		}
 	}
-	if err := c.bus.use(cfg.Mbus); err != nil {
+	if err := c.bus.use(cfg.servers()); err != nil {
 		return err
 	}
 	c.level.Set(level)

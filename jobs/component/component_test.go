@@ -181,6 +181,7 @@ func TestConfig(t *testing.T) {
 		{"mbus: nats://a:1, nats://b:2\nport: 7", "nats://a:1 nats://b:2", ""},
 		{"port: 7\nmbus: [nats://a:1, 'nats://b:2']", "nats://a:1 nats://b:2", ""},
 		{"port: 7\nmbus:\n  - nats://a:1\n", "nats://a:1", ""},
+		{"port: 7\nnats_uri: nats://a:1", "nats://a:1", ""},
 		{"port: 7\nmbus: {a: b}", "", "want a URI"},
 		{"port: 7", "", "mbus is missing"},
 		{"port: 7\nmbus: '10.0.0.1'", "", "no URI"},
@@ -200,8 +201,8 @@ func TestConfig(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || strings.Join(c.Mbus, " ") != tc.servers || c.Port != 7 {
-			t.Errorf("%q reads as %q, port %d, %v", tc.text, c.Mbus, c.Port, err)
+		if err != nil || strings.Join(c.servers(), " ") != tc.servers || c.Port != 7 {
+			t.Errorf("%q reads as %q, port %d, %v", tc.text, c.servers(), c.Port, err)
 		}
 	}
 }

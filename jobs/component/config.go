@@ -17,6 +17,8 @@ import (
 type Config struct {
 	// Mbus is where the message bus is: one URI, or a list for a cluster.
 	Mbus Servers `yaml:"mbus"`
+	// NATSURI is what stagers' files call Mbus.
+	NATSURI Servers `yaml:"nats_uri"`
 	// CA is the PEM file that the bus's certificate is verified with. If it is
 	// set, the connection is TLS, whatever the URI's scheme says; without it tls://
 	// is verified with the system's authorities.
@@ -30,9 +32,11 @@ type Config struct {
 	// Index is the instance's number within its group; nil: it has none.
 	Index *int `yaml:"index"`
 	// PID is the file that the process's id is written to; "": none.
-	PID     string  `yaml:"pid"`
-	Logging Logging `yaml:"logging"`
-	Status  Status  `yaml:"status"`
+	PID string `yaml:"pid"`
+	// PIDFilename is what stagers' files call PID.
+	PIDFilename string  `yaml:"pid_filename"`
+	Logging     Logging `yaml:"logging"`
+	Status      Status  `yaml:"status"`
 }
 
 // Logging says what is logged and where.
@@ -88,6 +92,22 @@ func Load(file string, into any) (raw map[string]any, err error) {
 	return raw, nil
 }
 
+// servers are the bus's, whatever the file calls them.
+func (c Config) servers() Servers {
+	if len(c.Mbus) == 0 {
+		return c.NATSURI
+	}
+	return c.Mbus
+}
+
+// pidFile is where the process's id goes, "": nowhere.
+func (c Config) pidFile() string {
+	if c.PID == "" {
+		return c.PIDFilename
+	}
+	return c.PID
+}
+
 // route is the local_route where the agent has told the instance's address.
 func (c Config) route(told string) string {
 	if told != "" && (c.LocalRoute == "" || c.LocalRoute == "127.0.0.1") {
@@ -98,10 +118,10 @@ func (c Config) route(told string) string {
 
 // validate checks what would otherwise fail late or without saying why.
 func (c Config) validate() error {
-	if len(c.Mbus) == 0 {
+	if len(c.servers()) == 0 {
 		return errors.New("cannot use the configuration: mbus is missing, want nats://user:password@address:port")
 	}
-	for _, uri := range c.Mbus {
+	for _, uri := range c.servers() {
 		u, err := url.Parse(uri)
 		if err != nil || u.Host == "" {
 			return errors.New("cannot use the configuration: an mbus entry is no URI, want nats://user:password@address:port")
@@ -134,12 +154,12 @@ func (l Logging) level() (slog.Level, error) {
 }
 
 // redact returns the configuration without the keys that varz has never shown,
-// at every depth of maps.
+// and nats_uri, which is the stagers' mbus, at every depth of maps.
 func redact(raw map[string]any) map[string]any {
 	shown := maps.Clone(raw)
 	for key, value := range raw {
 		switch key {
-		case "mbus", "service_mbus", "keys", "database_environment", "password", "pass":
+		case "mbus", "service_mbus", "nats_uri", "keys", "database_environment", "password", "pass":
 			delete(shown, key)
 			continue
 		}

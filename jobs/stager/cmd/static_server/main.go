@@ -1,0 +1,10 @@
+// Command static_server serves files: it goes into the droplets of static apps.
+package main
+
+import (
+	"os"
+
+	"deploy/jobs/stager/staticserver"
+)
+
+func main() { os.Exit(staticserver.Main()) }

@@ -1,0 +1,109 @@
+package stager
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"deploy/jobs/component"
+	"deploy/jobs/wire"
+)
+
+// Config is the stager's file: the original's keys, without those of its Ruby
+// plugins, and our own.
+type Config struct {
+	component.Config `yaml:",inline"`
+
+	// Queues are the subjects of requests; on each one stager of all takes one.
+	Queues []string `yaml:"queues"`
+	// MaxStagingDuration bounds a staging, in seconds; fractions are allowed.
+	MaxStagingDuration float64 `yaml:"max_staging_duration"`
+	// MaxActiveTasks is how many apps are staged side by side; others wait.
+	MaxActiveTasks int `yaml:"max_active_tasks"`
+	// Secure runs each plugin as another user than the stager, which must be root
+	// for that: uid and gid are SecureUID plus the number of the task's place.
+	Secure    bool   `yaml:"secure"`
+	SecureUID uint32 `yaml:"secure_uid"`
+	Dirs      Dirs   `yaml:"dirs"`
+
+	// Plugins are programs by the framework that they stage; see README.md.
+	Plugins map[string]string `yaml:"plugins"`
+	// StaticServer is the program that goes into the droplets of static apps.
+	StaticServer string `yaml:"static_server"`
+	// Tomcat is a Tomcat's home; "": Debian's, if it is there.
+	Tomcat string `yaml:"tomcat"`
+	// FetchDependencies allows plugins to fetch modules that an app does not bring.
+	FetchDependencies bool `yaml:"fetch_dependencies"`
+	// MaxAppMB bounds an app as it is fetched, MaxDropletMB what it unpacks to and
+	// the files of its droplet.
+	MaxAppMB     int64 `yaml:"max_app_mb"`
+	MaxDropletMB int64 `yaml:"max_droplet_mb"`
+}
+
+// Dirs are the stager's folders.
+type Dirs struct {
+	// Tmp is where apps are staged; "": the system's folder for temporary files.
+	Tmp string `yaml:"tmp"`
+}
+
+// tomcats are where Debian has one, the newest first.
+var tomcats = []string{"/usr/share/tomcat11", "/usr/share/tomcat10", "/usr/share/tomcat9"}
+
+func defaults() Config {
+	return Config{
+		Queues:             []string{wire.SubjectStaging},
+		MaxStagingDuration: wire.StagingTimeout.Seconds(),
+		MaxActiveTasks:     4,
+		SecureUID:          22100, // above the DEA's pool, which begins at 22000 and has 32
+		MaxAppMB:           512,   // what the original controller takes
+		MaxDropletMB:       1024,
+	}
+}
+
+// load reads a configuration file, with it as it stands.
+func load(file string) (Config, map[string]any, error) {
+	cfg := defaults()
+	raw, err := component.Load(file, &cfg)
+	if err != nil {
+		return Config{}, nil, err
+	}
+	switch {
+	case len(cfg.Queues) == 0 || slices.Contains(cfg.Queues, ""):
+		err = errors.New("queues must name at least one subject")
+	case !(cfg.MaxStagingDuration > 0 && cfg.MaxStagingDuration <= 24*3600):
+		err = errors.New("max_staging_duration must be a number of seconds, within a day")
+	case cfg.MaxActiveTasks < 1 || cfg.MaxActiveTasks > 1000:
+		err = errors.New("max_active_tasks is not within 1 and 1000")
+	case cfg.MaxAppMB < 1 || cfg.MaxDropletMB < 1 || cfg.MaxDropletMB > 1<<20:
+		err = errors.New("max_app_mb and max_droplet_mb must be at least 1")
+	case cfg.Secure && os.Geteuid() != 0:
+		err = errors.New("secure needs root: only root can run plugins as other users")
+	}
+	for framework, program := range cfg.Plugins {
+		if err == nil && !filepath.IsAbs(program) {
+			err = fmt.Errorf("the plugin of %s must be an absolute path, not %q", framework, program)
+		}
+	}
+	if err != nil {
+		return Config{}, nil, fmt.Errorf("cannot use the configuration %s: %w", file, err)
+	}
+	if cfg.Tomcat == "" {
+		for _, folder := range tomcats {
+			if _, err := os.Stat(filepath.Join(folder, "bin", "catalina.sh")); err == nil {
+				cfg.Tomcat = folder
+				break
+			}
+		}
+	}
+	if cfg.Dirs.Tmp == "" {
+		cfg.Dirs.Tmp = os.TempDir()
+	}
+	return cfg, raw, nil
+}
+
+func (c Config) stagingTime() time.Duration {
+	return time.Duration(c.MaxStagingDuration * float64(time.Second))
+}

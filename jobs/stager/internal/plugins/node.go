@@ -1,0 +1,117 @@
+package plugins
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+)
+
+// packageJSON is what matters of a Node.js app's package.json.
+type packageJSON struct {
+	Main         string            `json:"main"`
+	Scripts      map[string]string `json:"scripts"`
+	Dependencies map[string]string `json:"dependencies"`
+}
+
+func node(s *staging) (start, error) {
+	app, err := s.moveApp("app")
+	if err != nil {
+		return start{}, err
+	}
+	var about packageJSON
+	if err := readJSON(filepath.Join(app, "package.json"), &about); err != nil {
+		return start{}, err
+	}
+	how := start{}
+	command := strings.TrimSpace(about.Scripts["start"])
+	script, isNode := strings.CutPrefix(command, "node ")
+	first, _, _ := strings.Cut(command, " ")
+	switch {
+	case isNode:
+	case command == "":
+		if script, err = nodeMain(app, about); err != nil {
+			return start{}, err
+		}
+	case there(app, first):
+		script = command
+	default: // a program of one of its modules, most likely
+		how.env = map[string]string{"PATH": "$PWD/app/node_modules/.bin:$PATH"}
+		how.command = commandLine(command)
+	}
+	if how.command == "" {
+		how.command = localRuntime + " $NODE_ARGS " + strings.TrimSpace(script) + ` "$@"`
+	}
+	return how, s.npm(app, about)
+}
+
+// nodeMain is the script to run when the package does not say how to start: the
+// only one in the root, else the last of the usual names.
+func nodeMain(app string, about packageJSON) (string, error) {
+	scripts, err := filepath.Glob(filepath.Join(app, "*.js"))
+	if err != nil {
+		return "", err
+	}
+	if len(scripts) == 1 {
+		return quote(filepath.Base(scripts[0])), nil
+	}
+	for _, name := range []string{"application.js", "main.js", "index.js", "app.js", "server.js"} {
+		if there(app, name) {
+			return name, nil
+		}
+	}
+	if about.Main != "" && there(app, about.Main) {
+		return quote(about.Main), nil
+	}
+	return "", errors.New("cannot tell what starts this Node.js app: name it in package.json as scripts.start, or call it server.js")
+}
+
+// npm installs the modules that the app names and does not bring.
+func (s *staging) npm(app string, about packageJSON) error {
+	var settings struct {
+		IgnoreNodeModules bool `json:"ignoreNodeModules"`
+	}
+	if err := readJSON(filepath.Join(app, "cloudfoundry.json"), &settings); err != nil {
+		return err
+	}
+	if len(about.Dependencies) == 0 || there(app, "node_modules") && !settings.IgnoreNodeModules {
+		return nil
+	}
+	if !s.FetchDependencies {
+		s.say("package.json names dependencies and there is no node_modules: this stager fetches none, so push it along if the app needs it")
+		return nil
+	}
+	npm, err := exec.LookPath("npm")
+	if err != nil {
+		return fmt.Errorf("cannot install the app's modules: npm is not on the stager's machine; push node_modules along: %w", err)
+	}
+	if settings.IgnoreNodeModules {
+		if err := os.RemoveAll(filepath.Join(app, "node_modules")); err != nil {
+			return err
+		}
+	}
+	install := "install"
+	if there(app, "package-lock.json") || there(app, "npm-shrinkwrap.json") {
+		install = "ci"
+	}
+	return s.command(app, nil, npm, install, "--omit=dev", "--no-audit", "--no-fund")
+}
+
+// readJSON reads a file of the app; one that is not there leaves v as it is.
+func readJSON(file string, v any) error {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, v)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot read the app's %s: %w", filepath.Base(file), err)
+	}
+	return nil
+}

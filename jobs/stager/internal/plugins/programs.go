@@ -1,0 +1,141 @@
+package plugins
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// standalone starts whatever the app's owner says.
+func standalone(s *staging) (start, error) {
+	app, err := s.moveApp("app")
+	if err != nil {
+		return start{}, err
+	}
+	command := strings.TrimSpace(s.Environment.Meta.Command)
+	if command == "" {
+		return start{}, errors.New("a standalone app needs a command to start it")
+	}
+	if err := makeExecutable(app); err != nil {
+		return start{}, err
+	}
+	how := start{command: commandLine(command)}
+	switch runtime := s.Environment.Runtime; {
+	case strings.HasPrefix(runtime, "ruby"):
+		how.env, _, err = s.ruby(app)
+	case strings.HasPrefix(runtime, "python"):
+		how.env, err = s.python(app)
+	case strings.HasPrefix(runtime, "java"):
+		how.env = map[string]string{"JAVA_OPTS": heap(s.Environment) + " -Djava.io.tmpdir=$PWD/tmp $JAVA_OPTS"}
+	}
+	return how, err
+}
+
+// binary starts a program that needs nothing else: the command, if there is one,
+// else the only program in the root.
+func binary(s *staging) (start, error) {
+	app, err := s.moveApp("app")
+	if err != nil {
+		return start{}, err
+	}
+	if command := strings.TrimSpace(s.Environment.Meta.Command); command != "" {
+		if err := makeExecutable(app); err != nil {
+			return start{}, err
+		}
+		return start{command: commandLine(command)}, nil
+	}
+	entries, err := os.ReadDir(app)
+	if err != nil {
+		return start{}, err
+	}
+	var found []string
+	for _, entry := range entries {
+		is, err := isProgram(filepath.Join(app, entry.Name()))
+		if err != nil {
+			return start{}, err
+		}
+		if is {
+			found = append(found, entry.Name())
+		}
+	}
+	if len(found) != 1 {
+		return start{}, fmt.Errorf("cannot tell what starts this app: its root has %d programs (%s); give it a command", len(found), strings.Join(found, ", "))
+	}
+	// The bit may be lost on the way here.
+	if err := os.Chmod(filepath.Join(app, found[0]), 0o755); err != nil {
+		return start{}, err
+	}
+	return start{command: quote("./" + found[0])}, nil
+}
+
+// isProgram says whether a file is an ELF program or a script that names its
+// interpreter and may be executed.
+func isProgram(file string) (bool, error) {
+	info, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !info.Mode().IsRegular() {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	magic := make([]byte, 4)
+	n, err := io.ReadFull(f, magic)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return false, err
+	}
+	magic = magic[:n]
+	return bytes.Equal(magic, []byte("\x7fELF")) || bytes.HasPrefix(magic, []byte("#!")) && info.Mode().Perm()&0o111 != 0, nil
+}
+
+// commandLine is an owner's command as one simple command: bash becomes the
+// program if that is all there is to run.
+func commandLine(command string) string {
+	return "/bin/bash -c " + quote(command)
+}
+
+// makeExecutable gives all files of an app the mode 0744, and folders 0755.
+func makeExecutable(app string) error {
+	return filepath.WalkDir(app, func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir():
+			return os.Chmod(name, 0o755)
+		case entry.Type().IsRegular():
+			return os.Chmod(name, 0o744)
+		}
+		return nil
+	})
+}
+
+// static serves the app's files with a server that goes with them.
+func static(s *staging) (start, error) {
+	if s.StaticServer == "" {
+		return start{}, errors.New("the stager has no program that serves static files: set static_server in its configuration")
+	}
+	if _, err := s.moveApp("app"); err != nil {
+		return start{}, err
+	}
+	resources := filepath.Join(s.DestDir, "resources")
+	if err := os.MkdirAll(resources, 0o755); err != nil {
+		return start{}, err
+	}
+	server := filepath.Join(resources, "static_server")
+	if err := copyFile(s.StaticServer, server); err != nil {
+		return start{}, fmt.Errorf("cannot copy the program that serves static files: %w", err)
+	}
+	if err := os.Chmod(server, 0o755); err != nil {
+		return start{}, err
+	}
+	return start{command: `../resources/static_server "$@" .`}, nil
+}
