@@ -1,0 +1,291 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"deploy/jobs/cloud_controller/internal/postgrestest"
+)
+
+var update = flag.Bool("update", false, "write what the scenario asks of the database into testdata")
+
+var server *postgrestest.Server
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	var err error
+	if server, err = postgrestest.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	status := m.Run()
+	server.Stop()
+	os.Exit(status)
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func wantError(t testing.TB, err, want error) {
+	t.Helper()
+	if !errors.Is(err, want) {
+		t.Fatalf("error %v, want %v", err, want)
+	}
+}
+
+func fixed(uri string) func() (string, error) { return func() (string, error) { return uri, nil } }
+
+// each runs a test on both databases.
+func each(t *testing.T, test func(t *testing.T, uri string)) {
+	t.Parallel()
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		test(t, "sqlite://"+filepath.Join(t.TempDir(), "a b%c?.db"))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		_, uri := server.Database(t)
+		test(t, uri)
+	})
+}
+
+func open(t testing.TB, uri string) *Store {
+	t.Helper()
+	s, err := Open(t.Context(), fixed(uri), nil)
+	must(t, err)
+	t.Cleanup(s.Close)
+	s.now = func() time.Time { return time.Unix(1343815200, 0) }
+	return s
+}
+
+func newApp(owner User, name string, hosts ...string) App {
+	return App{
+		OwnerID: owner.ID, Name: name, Framework: "node", Runtime: "node", State: Stopped, Instances: 2, Memory: 64, Disk: 2048, FDs: 256,
+		Environment: []string{"A=b"}, Command: "run", URIs: hosts,
+	}
+}
+
+// TestScenario goes through what the controllers do with users and apps.
+func TestScenario(t *testing.T) {
+	each(t, func(t *testing.T, uri string) { scenario(t, open(t, uri)) })
+}
+
+func scenario(t testing.TB, s *Store) {
+	ctx := t.Context()
+	must(t, s.Ping(ctx))
+	dev, err := s.CreateUser(ctx, "Dev@example.com", "hash")
+	must(t, err)
+	_, err = s.CreateUser(ctx, "dev@EXAMPLE.com", "hash")
+	wantError(t, err, ErrExists)
+	ops, err := s.CreateUser(ctx, "ops@example.com", "hash")
+	must(t, err)
+	must(t, s.SetPassword(ctx, dev.ID, "other"))
+	wantError(t, s.SetPassword(ctx, 999, "other"), ErrNotFound)
+	found, err := s.User(ctx, "DEV@example.com")
+	must(t, err)
+	if found != (User{dev.ID, "dev@example.com", "other"}) {
+		t.Errorf("user is %+v", found)
+	}
+	_, err = s.User(ctx, "nobody@example.com")
+	wantError(t, err, ErrNotFound)
+	_, err = s.UserByID(ctx, ops.ID)
+	must(t, err)
+	users, err := s.Users(ctx)
+	must(t, err)
+	if n, err := s.CountUsers(ctx); err != nil || n != 2 || len(users) != 2 || users[1].Email != "ops@example.com" {
+		t.Errorf("%d users, %v, %v", n, users, err)
+	}
+
+	hello := newApp(dev, "hello", "hello.cf", "www.hello.cf")
+	must(t, s.CreateApp(ctx, &hello, nil))
+	again := newApp(dev, "hello")
+	wantError(t, s.CreateApp(ctx, &again, nil), ErrExists)
+	other := newApp(ops, "hello", "hello.cf")
+	var taken *HostTakenError
+	if err := s.CreateApp(ctx, &other, nil); !errors.As(err, &taken) || taken.Host != "hello.cf" {
+		t.Errorf("another user's host: %v", err)
+	}
+	// One user's apps may share a host: the new version beside the old one.
+	blue := newApp(dev, "blue", "hello.cf")
+	must(t, s.CreateApp(ctx, &blue, nil))
+
+	tooMany := errors.New("too many")
+	limit := func(before, after Usage) error {
+		if after.Memory > 128 && after.Memory > before.Memory {
+			return tooMany
+		}
+		return nil
+	}
+	hello.State, hello.RunCount, hello.Debug, hello.Console = Started, 1, "run", true
+	must(t, s.UpdateApp(ctx, &hello, limit))
+	blue.State = Started
+	wantError(t, s.UpdateApp(ctx, &blue, limit), tooMany)
+	if usage, err := s.Usage(ctx, dev.ID); err != nil || usage.Apps != 2 || usage.Memory != 128 {
+		t.Errorf("usage %+v, %v", usage, err)
+	}
+	stale := hello
+	stale.LockVersion--
+	wantError(t, s.UpdateApp(ctx, &stale, nil), ErrStale)
+
+	must(t, s.SetPackage(ctx, hello.ID, "aaaa"))
+	wantError(t, s.SetPackage(ctx, 999, "aaaa"), ErrNotFound)
+	hello, err = s.App(ctx, dev.ID, "hello")
+	must(t, err)
+	hello.DropletHash, hello.PackageState = "dddd", Staged
+	must(t, s.UpdateApp(ctx, &hello, nil))
+	must(t, s.SetPackage(ctx, hello.ID, "aaaa"))
+	if same, err := s.AppByID(ctx, hello.ID); err != nil || same.PackageState != Staged || same.LockVersion != hello.LockVersion+1 ||
+		same.OwnerEmail != "dev@example.com" || !slices.Equal(same.URIs, []string{"hello.cf", "www.hello.cf"}) || same.Environment[0] != "A=b" ||
+		same.Debug != "run" || !same.Console || same.Command != "run" || same.CreatedAt != 1343815200 {
+		t.Errorf("the same package: %+v, %v", same, err)
+	}
+	must(t, s.SetPackage(ctx, hello.ID, "bbbb"))
+	wantError(t, s.SetStagingFailed(ctx, hello.ID, "aaaa"), ErrStale)
+	must(t, s.SetStagingFailed(ctx, hello.ID, "bbbb"))
+	for _, log := range []string{"first", "second"} {
+		must(t, s.SetStagingLog(ctx, hello.ID, log))
+	}
+	if log, err := s.StagingLog(ctx, hello.ID); err != nil || log != "second" {
+		t.Errorf("log %q, %v", log, err)
+	}
+	_, err = s.StagingLog(ctx, blue.ID)
+	wantError(t, err, ErrNotFound)
+
+	apps, err := s.Apps(ctx, dev.ID)
+	must(t, err)
+	if len(apps) != 2 || apps[0].Name != "blue" || apps[1].PackageState != Failed || apps[0].URIs[0] != "hello.cf" {
+		t.Errorf("apps: %+v", apps)
+	}
+	batch, err := s.AppsAfter(ctx, hello.ID, 10)
+	must(t, err)
+	if len(batch) != 1 || batch[0].Name != "blue" || len(batch[0].URIs) != 1 {
+		t.Errorf("after the first: %+v", batch)
+	}
+	blobs, err := s.Blobs(ctx)
+	must(t, err)
+	if len(blobs) != 2 || blobs[0] != (AppBlobs{hello.ID, "bbbb", "dddd"}) {
+		t.Errorf("blobs: %+v", blobs)
+	}
+
+	// A host is free when the last app with it is gone.
+	must(t, s.DeleteApp(ctx, blue))
+	wantError(t, s.DeleteApp(ctx, blue), ErrNotFound)
+	if err := s.CreateApp(ctx, &other, nil); !errors.As(err, &taken) {
+		t.Errorf("a host that one app still has: %v", err)
+	}
+	hello, err = s.AppByID(ctx, hello.ID)
+	must(t, err)
+	hello.URIs = []string{"www.hello.cf"}
+	must(t, s.UpdateApp(ctx, &hello, nil))
+	must(t, s.CreateApp(ctx, &other, nil))
+	must(t, s.DeleteUser(ctx, dev.ID))
+	wantError(t, s.DeleteUser(ctx, dev.ID), ErrNotFound)
+	if n, err := s.CountApps(ctx); err != nil || n != 1 {
+		t.Errorf("%d apps, %v", n, err)
+	}
+	wantError(t, s.CreateApp(ctx, &again, nil), ErrNotFound)
+}
+
+// TestRaces: of changes at the same moment, made through two connections, each
+// name and host goes to one, each app's version to one, and limits hold.
+func TestRaces(t *testing.T) {
+	each(t, func(t *testing.T, uri string) {
+		ctx := t.Context()
+		first := open(t, uri)
+		stores := []*Store{first, first}
+		if first.postgres {
+			stores[1] = open(t, uri)
+		}
+		dev, err := first.CreateUser(ctx, "dev@example.com", "hash")
+		must(t, err)
+		ops, err := first.CreateUser(ctx, "ops@example.com", "hash")
+		must(t, err)
+		const n = 8
+		race := func(f func(s *Store, i int) error) (succeeded int) {
+			var mu sync.Mutex
+			var group sync.WaitGroup
+			for i := range n {
+				group.Go(func() {
+					if err := f(stores[i%2], i); err == nil {
+						mu.Lock()
+						succeeded++
+						mu.Unlock()
+					}
+				})
+			}
+			group.Wait()
+			return succeeded
+		}
+		if got := race(func(s *Store, i int) error {
+			a := newApp([]User{dev, ops}[i%2], fmt.Sprint("app", i), fmt.Sprint(i, ".cf"), "z.cf", "a.cf")
+			return s.CreateApp(ctx, &a, nil)
+		}); got != n/2 {
+			t.Errorf("%d apps got another's host, want those of one user: %d", got, n/2)
+		}
+		if got := race(func(s *Store, _ int) error { a := newApp(dev, "one"); return s.CreateApp(ctx, &a, nil) }); got != 1 {
+			t.Errorf("%d apps have one name", got)
+		}
+		one, err := first.App(ctx, dev.ID, "one")
+		must(t, err)
+		if got := race(func(s *Store, i int) error { a := one; a.Memory = i + 1; return s.UpdateApp(ctx, &a, nil) }); got != 1 {
+			t.Errorf("%d changes were made of one version", got)
+		}
+		before, err := first.Usage(ctx, ops.ID)
+		must(t, err)
+		if got := race(func(s *Store, i int) error {
+			a := newApp(ops, fmt.Sprint("limited", i))
+			return s.CreateApp(ctx, &a, func(_, after Usage) error {
+				if after.Apps > before.Apps+3 {
+					return errors.New("too many apps")
+				}
+				return nil
+			})
+		}); got != 3 {
+			t.Errorf("%d apps were made within a limit of 3", got)
+		}
+	})
+}
+
+// TestMigrateTogether: several controllers start at once on an empty database.
+func TestMigrateTogether(t *testing.T) {
+	t.Parallel()
+	_, uri := server.Database(t)
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			s, err := Open(context.Background(), fixed(uri), nil)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			s.Close()
+		})
+	}
+	group.Wait()
+	open(t, uri)
+}
+
+func TestBadURIs(t *testing.T) {
+	t.Parallel()
+	for _, uri := range []string{"", "mysql://x", "sqlite://relative", "postgres://u:secretword@h:notaport/d"} {
+		_, err := Open(t.Context(), fixed(uri), nil)
+		if err == nil {
+			t.Errorf("%q is opened", uri)
+		} else if strings.Contains(err.Error(), "secretword") {
+			t.Errorf("the password is in %q", err)
+		}
+	}
+}
