@@ -117,10 +117,17 @@ type appMeta struct {
 	Created int64   `json:"created"`
 }
 
-// documents describes apps; the health manager is asked once for all of them.
+// documents describes a user's apps; the health manager is asked once for all of them.
 func (c *Controller) documents(ctx context.Context, apps []store.App) ([]appDocument, error) {
-	running := c.runningInstances(ctx, apps)
 	docs := []appDocument{}
+	if len(apps) == 0 {
+		return docs, nil
+	}
+	services, err := c.store.BoundAliases(ctx, apps[0].OwnerID)
+	if err != nil {
+		return nil, err
+	}
+	running := c.runningInstances(ctx, apps)
 	for _, a := range apps {
 		doc := appDocument{
 			Name:      a.Name,
@@ -129,7 +136,7 @@ func (c *Controller) documents(ctx context.Context, apps []store.App) ([]appDocu
 			Instances: a.Instances,
 			Resources: map[string]int{"memory": a.Memory, "disk": a.Disk, "fds": a.FDs},
 			State:     a.State,
-			Services:  []string{},
+			Services:  notNil(services[a.ID]),
 			Version:   version(a),
 			Env:       notNil(a.Environment),
 			Meta:      appMeta{Debug: debugMode(a), Console: console(a), Command: a.Command, Version: a.LockVersion, Created: a.CreatedAt},

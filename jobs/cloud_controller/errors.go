@@ -18,31 +18,30 @@ type apiError struct {
 func (e *apiError) Error() string { return fmt.Sprintf("%s (code %d)", e.Description, e.Code) }
 
 var (
-	errBadRequest       = &apiError{http.StatusBadRequest, 100, "Bad request"}
-	errDatabase         = &apiError{http.StatusInternalServerError, 101, "Error talking with the database"}
-	errLocking          = &apiError{http.StatusBadRequest, 102, "Optimistic locking failure"}
-	errSystem           = &apiError{http.StatusInternalServerError, 111, "System Exception Encountered"}
-	errForbidden        = &apiError{http.StatusForbidden, 200, "Operation not permitted"}
-	errUserNotFound     = &apiError{http.StatusForbidden, 201, "User not found"}
-	errInvalidApp       = &apiError{http.StatusBadRequest, 300, "Invalid application description"}
-	errAppNotFound      = &apiError{http.StatusNotFound, 301, "Application not found"}
-	errFileNotFound     = &apiError{http.StatusNotFound, 303, "Could not find the file"}
-	errAppStopped       = &apiError{http.StatusBadRequest, 305, "Operation not permitted on a stopped app"}
-	errDebugDisallowed  = &apiError{http.StatusBadRequest, 309, "Debugging is not permitted"}
-	errServiceNotFound  = &apiError{http.StatusNotFound, 500, "Service not found"}
-	errBindingNotFound  = &apiError{http.StatusNotFound, 501, "Binding not found"}
-	errTokenNotFound    = &apiError{http.StatusNotFound, 502, "Token not found"}
-	errGateway          = &apiError{http.StatusBadGateway, 503, "Unexpected response from service gateway"}
-	errExtension        = &apiError{http.StatusNotImplemented, 505, "Service extension is not implemented"}
-	errServiceVersion   = &apiError{http.StatusNotFound, 506, "Unsupported service version"}
-	errTooManyApps      = &apiError{http.StatusForbidden, 601, "Too many applications"}
-	errTooManyURIs      = &apiError{http.StatusForbidden, 602, "Too many URIs"}
-	errInvalidURI       = &apiError{http.StatusBadRequest, 700, "Invalid URI"}
-	errURITaken         = &apiError{http.StatusBadRequest, 701, "The URI has already been taken or reserved"}
-	errExternalURI      = &apiError{http.StatusForbidden, 702, "External URIs are not enabled for this account"}
-	errStagingTimedOut  = &apiError{http.StatusInternalServerError, 800, "Staging timed out"}
-	errNoSuchRoute      = &apiError{Status: http.StatusNotFound}
-	errServicesDisabled = &apiError{http.StatusNotImplemented, 505, "Snapshots and jobs of services are not configured"}
+	errBadRequest      = &apiError{http.StatusBadRequest, 100, "Bad request"}
+	errDatabase        = &apiError{http.StatusInternalServerError, 101, "Error talking with the database"}
+	errLocking         = &apiError{http.StatusBadRequest, 102, "Optimistic locking failure"}
+	errSystem          = &apiError{http.StatusInternalServerError, 111, "System Exception Encountered"}
+	errForbidden       = &apiError{http.StatusForbidden, 200, "Operation not permitted"}
+	errUserNotFound    = &apiError{http.StatusForbidden, 201, "User not found"}
+	errInvalidApp      = &apiError{http.StatusBadRequest, 300, "Invalid application description"}
+	errAppNotFound     = &apiError{http.StatusNotFound, 301, "Application not found"}
+	errFileNotFound    = &apiError{http.StatusNotFound, 303, "Could not find the file"}
+	errAppStopped      = &apiError{http.StatusBadRequest, 305, "Operation not permitted on a stopped app"}
+	errDebugDisallowed = &apiError{http.StatusBadRequest, 309, "Debugging is not permitted"}
+	errServiceNotFound = &apiError{http.StatusNotFound, 500, "Service not found"}
+	errBindingNotFound = &apiError{http.StatusNotFound, 501, "Binding not found"}
+	errTokenNotFound   = &apiError{http.StatusNotFound, 502, "Token not found"}
+	errGateway         = &apiError{http.StatusBadGateway, 503, "Unexpected response from service gateway"}
+	errExtension       = &apiError{http.StatusNotImplemented, 505, "Service extension is not implemented"}
+	errServiceVersion  = &apiError{http.StatusNotFound, 506, "Unsupported service version"}
+	errTooManyApps     = &apiError{http.StatusForbidden, 601, "Too many applications"}
+	errTooManyURIs     = &apiError{http.StatusForbidden, 602, "Too many URIs"}
+	errInvalidURI      = &apiError{http.StatusBadRequest, 700, "Invalid URI"}
+	errURITaken        = &apiError{http.StatusBadRequest, 701, "The URI has already been taken or reserved"}
+	errExternalURI     = &apiError{http.StatusForbidden, 702, "External URIs are not enabled for this account"}
+	errStagingTimedOut = &apiError{http.StatusInternalServerError, 800, "Staging timed out"}
+	errNoSuchRoute     = &apiError{Status: http.StatusNotFound}
 )
 
 // because is an error of the API with what exactly is wrong added.

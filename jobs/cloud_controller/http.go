@@ -86,6 +86,7 @@ func (c *Controller) routes() http.Handler {
 	handle("GET /bulk/apps", c.basic(bulk, c.bulkApps))
 	handle("GET /bulk/counts", c.basic(bulk, c.bulkCounts))
 	c.peerRoutes(handle)
+	c.serviceRoutes(handle, user)
 
 	handle("/", func(http.ResponseWriter, *http.Request) error { return errNoSuchRoute })
 	return mux
@@ -103,6 +104,9 @@ func (c *Controller) answer(h handler) http.Handler {
 		var told *apiError
 		if !errors.As(err, &told) {
 			told = errSystem
+			if store.IsFailure(err) {
+				told = errDatabase
+			}
 			if r.Context().Err() == nil {
 				c.base.Log().Error("cannot answer", "method", r.Method, "path", r.URL.EscapedPath(), "error", err)
 			}

@@ -200,6 +200,15 @@ func (c *Controller) deleteUser(w http.ResponseWriter, r *http.Request, a accoun
 			return err
 		}
 	}
+	services, err := c.store.ServiceInstances(ctx, u.ID)
+	if err != nil {
+		return err
+	}
+	for _, i := range services {
+		if err := c.unprovision(ctx, i); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+	}
 	if err := c.store.DeleteUser(ctx, u.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}

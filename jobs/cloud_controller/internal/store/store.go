@@ -6,6 +6,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"embed"
 	"errors"
 	"fmt"
@@ -229,6 +230,14 @@ func isDuplicate(err error) bool {
 		return lite.Code() == sqlite3.SQLITE_CONSTRAINT_UNIQUE || lite.Code() == sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY
 	}
 	return false
+}
+
+// IsFailure says whether an error is the database's, and no answer of it.
+func IsFailure(err error) bool {
+	var pg *pgconn.PgError
+	var connect *pgconn.ConnectError
+	var lite *sqlite.Error
+	return errors.As(err, &pg) || errors.As(err, &connect) || errors.As(err, &lite) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
 }
 
 func notFound(err error) error {

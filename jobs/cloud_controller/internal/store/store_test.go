@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -180,6 +181,8 @@ func scenario(t testing.TB, s *Store) {
 		t.Errorf("blobs: %+v", blobs)
 	}
 
+	services(t, s, hello, blue)
+
 	// A host is free when the last app with it is gone.
 	must(t, s.DeleteApp(ctx, blue))
 	wantError(t, s.DeleteApp(ctx, blue), ErrNotFound)
@@ -197,6 +200,109 @@ func scenario(t testing.TB, s *Store) {
 		t.Errorf("%d apps, %v", n, err)
 	}
 	wantError(t, s.CreateApp(ctx, &again, nil), ErrNotFound)
+}
+
+// services goes through what the controllers do with services; both apps are one
+// user's.
+func services(t testing.TB, s *Store, hello, blue App) {
+	ctx := t.Context()
+	mysql := Offering{Label: "mysql-5.1", Document: json.RawMessage(`{"url":"http://a"}`), Active: true}
+	must(t, s.PutOffering(ctx, mysql))
+	mysql.Document = json.RawMessage(`{"url":"http://b","n":"\u0000"}`)
+	must(t, s.PutOffering(ctx, mysql))
+	must(t, s.PutOffering(ctx, Offering{Label: "mysql-5.1", Provider: "other", Document: json.RawMessage(`{}`)}))
+	offerings, err := s.Offerings(ctx)
+	must(t, err)
+	if len(offerings) != 2 || string(offerings[0].Document) != string(mysql.Document) || !offerings[0].Active || offerings[1].Active {
+		t.Errorf("offerings: %+v", offerings)
+	}
+	mysql, err = s.Offering(ctx, "mysql-5.1", "")
+	must(t, err)
+	_, err = s.Offering(ctx, "redis-2.2", "")
+	wantError(t, err, ErrNotFound)
+
+	db := ServiceInstance{OwnerID: hello.OwnerID, Offering: mysql, Alias: "db", Plan: "free", Version: "5.1"}
+	tooMany := errors.New("too many")
+	wantError(t, s.CreateServiceInstance(ctx, &db, func(_, after Usage) error {
+		if after.Services > 0 {
+			return tooMany
+		}
+		return nil
+	}), tooMany)
+	must(t, s.CreateServiceInstance(ctx, &db, nil))
+	again := db
+	wantError(t, s.CreateServiceInstance(ctx, &again, nil), ErrExists)
+	if pending, err := s.ServiceInstancesOf(ctx, mysql.ID); err != nil || len(pending) != 0 {
+		t.Errorf("being provisioned: %+v, %v", pending, err)
+	}
+	db.GatewayID, db.Configuration, db.Credentials = "d1", json.RawMessage(`{"plan":"free"}`), json.RawMessage(`{"password":"p"}`)
+	must(t, s.SetProvisioned(ctx, db))
+	wantError(t, s.SetProvisioned(ctx, ServiceInstance{ID: 999}), ErrNotFound)
+	wantError(t, s.DeleteOffering(ctx, mysql.ID), ErrExists)
+	found, err := s.ServiceInstance(ctx, hello.OwnerID, "db")
+	must(t, err)
+	if found.GatewayID != "d1" || found.Offering.Label != "mysql-5.1" || string(found.Credentials) != `{"password":"p"}` || found.CreatedAt != 1343815200 {
+		t.Errorf("instance: %+v", found)
+	}
+	_, err = s.ServiceInstance(ctx, hello.OwnerID, "other")
+	wantError(t, err, ErrNotFound)
+	if list, err := s.ServiceInstances(ctx, hello.OwnerID); err != nil || len(list) != 1 {
+		t.Errorf("instances: %+v, %v", list, err)
+	}
+
+	binding := Binding{AppID: hello.ID, Instance: found, GatewayID: "b1", Token: "t1", Options: json.RawMessage(`{}`), Credentials: json.RawMessage(`{"user":"u"}`)}
+	must(t, s.CreateBinding(ctx, binding))
+	wantError(t, s.CreateBinding(ctx, binding), ErrExists)
+	must(t, s.CreateBinding(ctx, Binding{AppID: blue.ID, Instance: found, GatewayID: "b2", Token: "t2"}))
+	if bound, err := s.AppByID(ctx, hello.ID); err != nil || bound.PackageState != Pending || bound.LockVersion <= hello.LockVersion {
+		t.Errorf("bound app: %+v, %v", bound, err)
+	}
+	bindings, err := s.Bindings(ctx, hello.ID)
+	must(t, err)
+	if len(bindings) != 1 || bindings[0].Instance.Alias != "db" || string(bindings[0].Credentials) != `{"user":"u"}` || bindings[0].GatewayID != "b1" {
+		t.Errorf("bindings: %+v", bindings)
+	}
+	aliases, err := s.BoundAliases(ctx, hello.OwnerID)
+	must(t, err)
+	if len(aliases) != 2 || aliases[blue.ID][0] != "db" {
+		t.Errorf("aliases: %v", aliases)
+	}
+	for _, id := range []string{"d1", "b2"} {
+		must(t, s.UpdateHandle(ctx, mysql.ID, id, json.RawMessage(`{}`), json.RawMessage(`{"new":true}`)))
+	}
+	wantError(t, s.UpdateHandle(ctx, mysql.ID, "b9", nil, nil), ErrNotFound)
+	second, err := s.Binding(ctx, "t2")
+	must(t, err)
+	if string(second.Credentials) != `{"new":true}` || string(second.Instance.Credentials) != `{"new":true}` {
+		t.Errorf("after the handles: %+v", second)
+	}
+	must(t, s.DeleteBinding(ctx, second))
+	wantError(t, s.DeleteBinding(ctx, second), ErrNotFound)
+	if list, err := s.BindingsTo(ctx, found.ID); err != nil || len(list) != 1 {
+		t.Errorf("bindings to db: %+v, %v", list, err)
+	}
+	if list, err := s.BindingsOf(ctx, mysql.ID); err != nil || len(list) != 1 || list[0].Token != "t1" {
+		t.Errorf("bindings of mysql: %+v, %v", list, err)
+	}
+	must(t, s.CreateBindingToken(ctx, BindingToken{Token: "open", Instance: found, Options: json.RawMessage(`{"ro":true}`)}))
+	token, err := s.BindingToken(ctx, "open")
+	must(t, err)
+	if string(token.Options) != `{"ro":true}` || token.Instance.ID != found.ID {
+		t.Errorf("binding token: %+v", token)
+	}
+	must(t, s.DeleteBindingToken(ctx, "open"))
+	_, err = s.BindingToken(ctx, "open")
+	wantError(t, err, ErrNotFound)
+	if usage, err := s.Usage(ctx, hello.OwnerID); err != nil || usage.Services != 1 {
+		t.Errorf("usage: %+v, %v", usage, err)
+	}
+	must(t, s.DeleteServiceInstance(ctx, found.ID))
+	wantError(t, s.DeleteServiceInstance(ctx, found.ID), ErrNotFound)
+	_, err = s.Binding(ctx, "t1")
+	wantError(t, err, ErrNotFound)
+	must(t, s.DeleteOffering(ctx, mysql.ID))
+	left := ServiceInstance{OwnerID: hello.OwnerID, Offering: offerings[1], Alias: "left", Plan: "free", Version: "5.1"}
+	must(t, s.CreateServiceInstance(ctx, &left, nil))
 }
 
 // TestRaces: of changes at the same moment, made through two connections, each

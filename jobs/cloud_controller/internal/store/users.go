@@ -110,6 +110,9 @@ func (s *Store) usage(ctx context.Context, q querier, userID int64) (u Usage, er
 	if err := q.QueryRowContext(ctx, selectAppsUsage, userID).Scan(&u.Apps, &u.Memory); err != nil {
 		return Usage{}, fmt.Errorf("cannot compute the account's usage: %w", err)
 	}
+	if err := q.QueryRowContext(ctx, countInstances, userID).Scan(&u.Services); err != nil {
+		return Usage{}, fmt.Errorf("cannot compute the account's usage: %w", err)
+	}
 	return u, nil
 }
 
