@@ -39,7 +39,7 @@ func (i *Installer) processError(message string, r ref, cause error) error {
 		return cause
 	}
 	failure := &api.ProcessFailure{Job: r.job, Name: r.name, Log: i.Supervisor.LogTail(r.job, r.name, 30)}
-	if s, ok := byProcess(i.Supervisor.Statuses())[r]; ok && s.LastExit != nil && !s.LastExit.Expected {
+	if s, ok := byProcess(i.Supervisor.Statuses())[r]; ok && s.PID == 0 && s.LastExit != nil && !s.LastExit.Expected {
 		failure.Exit = s.LastExit
 	}
 	return &api.Error{Code: api.CodeFailed, Message: message, Process: failure}

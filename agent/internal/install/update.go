@@ -263,7 +263,14 @@ func (t *transition) oldHooks(ctx context.Context, kind api.HookKind) error {
 		if !touched(job.Name, t.stop) {
 			continue
 		}
-		if err := t.runHooks(ctx, t.report, t.from, job, kind, map[string]string{"DEPLOY_NEXT": t.next}); err != nil {
+		err := t.runHooks(ctx, t.report, t.from, job, kind, map[string]string{"DEPLOY_NEXT": t.next})
+		if err != nil && (t.back || t.returns) && ctx.Err() == nil {
+			// What is bad about a version does not keep it from being replaced by the
+			// one that served.
+			t.report.Event(string(kind), fmt.Sprintf("%s is put back all the same: %v", job.Name, err))
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -332,9 +339,22 @@ func (t *transition) postStart(ctx context.Context) error {
 	return nil
 }
 
+// startProcesses starts what does not run. What runs on is given its spec all
+// the same: its checks may be others now, and one that was drained by an update
+// that failed must start anew.
 func (t *transition) startProcesses(ctx context.Context) error {
-	return t.eachWanted(t.start, func(job string, p api.Process) error {
-		t.report.Event("start", job+"/"+p.Name)
+	var all []ref
+	for _, job := range t.jobs {
+		for _, p := range job.Processes {
+			all = append(all, ref{job.Name, p.Name})
+		}
+	}
+	return t.eachWanted(all, func(job string, p api.Process) error {
+		if slices.Contains(t.start, ref{job, p.Name}) {
+			t.report.Event("start", job+"/"+p.Name)
+		} else if t.part {
+			return nil
+		}
 		if err := t.Supervisor.Start(ctx, job, p, t.to.Generation); err != nil {
 			return t.processError(err.Error(), ref{job, p.Name}, err)
 		}

@@ -38,6 +38,9 @@ func (r *recorder) note(format string, args ...any) {
 func (r *recorder) Start(_ context.Context, job string, p api.Process, generation string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if s := r.running[ref{job, p.Name}]; s.State == api.ProcessRunning && s.Digest == p.Digest {
+		return nil // left alone
+	}
 	r.note("start %s/%s", job, p.Name)
 	r.running[ref{job, p.Name}] = api.ProcessStatus{Job: job, Name: p.Name, State: api.ProcessRunning, PID: 1 << 30,
 		Digest: p.Digest, ReloadDigest: p.ReloadDigest, Generation: generation}
@@ -313,6 +316,30 @@ func TestNoWayBackAfterPreStart(t *testing.T) {
 			// Forward, and back on an operator's wish, are open.
 			must(t, i.Update(t.Context(), api.Update{Generation: "g1"}, &steps{}))
 		})
+	}
+}
+
+// TestBadHooksDoNotKeepAnUpdateFromGoingBack: an update ends at a hook that
+// fails, but what is bad about a version cannot keep it from being put back.
+func TestBadHooksDoNotKeepAnUpdateFromGoingBack(t *testing.T) {
+	for _, kind := range []api.HookKind{api.HookPreStop, api.HookDrain, api.HookPostStop} {
+		r := &recorder{running: map[ref]api.ProcessStatus{}}
+		i := newInstaller(t, t.TempDir(), r)
+		must(t, prepareAndUpdate(t, i, spec("g1", "a/one@1/1")))
+		bad := spec("g2", "a/one@2/1")
+		bad.Jobs[0].Hooks = []api.Hook{hook(kind, "exec sleep 1000", 50*time.Millisecond)}
+		r.sick = errors.New("check fails")
+		if err := prepareAndUpdate(t, i, bad); err == nil {
+			t.Fatal("an unhealthy update must fail")
+		}
+		if err := prepareAndUpdate(t, i, spec("g3", "a/one@3/1")); err == nil || !strings.Contains(err.Error(), string(kind)) {
+			t.Errorf("%s: going on from it gives %v", kind, err)
+		}
+		r.sick = nil
+		must(t, i.Update(t.Context(), api.Update{Generation: "g1", Back: true}, &steps{}))
+		if s := i.Snapshot(); s.Active != "g1" || s.Interrupted {
+			t.Errorf("%s: got %+v", kind, s)
+		}
 	}
 }
 

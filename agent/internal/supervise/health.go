@@ -66,7 +66,7 @@ func (s *Supervisor) WaitHealthy(ctx context.Context, minHealthy time.Duration) 
 	for {
 		now := time.Now()
 		s.mu.Lock()
-		state, reasons := s.judgement()
+		state, _ := s.judgement()
 		at, crashed := s.crash(began, now)
 		healthy, wake := s.healthy, s.wake
 		s.mu.Unlock()
@@ -87,7 +87,7 @@ func (s *Supervisor) WaitHealthy(ctx context.Context, minHealthy time.Duration) 
 		case <-s.ctx.Done():
 			return errClosed
 		case <-ctx.Done():
-			return s.late(ctx, state, reasons)
+			return s.late(ctx)
 		}
 	}
 }
@@ -104,11 +104,12 @@ func (s *Supervisor) crash(began, now time.Time) (key, bool) {
 }
 
 // late is the error of a wait that has ended without health.
-func (s *Supervisor) late(ctx context.Context, state api.InstanceState, reasons []string) error {
+func (s *Supervisor) late(ctx context.Context) error {
 	cause := context.Cause(ctx)
 	if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("cannot wait for health: %w", cause)
 	}
+	state, reasons, _ := s.Health() // reasons change without a wake
 	if state == api.InstanceRunning {
 		return &api.Error{Code: api.CodeFailed, Message: "the instance is healthy, but not for long enough yet"}
 	}
@@ -137,7 +138,10 @@ func (s *Supervisor) late(ctx context.Context, state api.InstanceState, reasons 
 func (s *Supervisor) failure(k key, what string) error {
 	v := s.view(k)
 	failure := &api.ProcessFailure{Job: k.job, Name: k.name, Log: s.LogTail(k.job, k.name, failureLines)}
-	if v.status.LastExit != nil && !v.status.LastExit.Expected {
+	s.mu.Lock()
+	now := v.crashes.last.After(s.expectAt) // an earlier end has nothing to do with it
+	s.mu.Unlock()
+	if v.status.LastExit != nil && !v.status.LastExit.Expected && now {
 		failure.Exit = v.status.LastExit
 	}
 	return &api.Error{Code: api.CodeFailed, Message: k.String() + " " + what, Process: failure}

@@ -470,7 +470,11 @@ func (p *process) adjust(to api.Process) error {
 	p.wanted = w
 	p.policy = newRestarts(to.Restart, p.policy.row)
 	if !reflect.DeepEqual(checksOf(was), checksOf(to)) {
+		// Whether it is healthy is another question now, and has no answer yet.
+		p.state = api.ProcessStarting
+		p.target = p.aim()
 		p.watch()
+		p.publish()
 	}
 	return nil
 }

@@ -531,6 +531,33 @@ func TestChecksOfEachKind(t *testing.T) {
 	}
 }
 
+// TestOtherChecks: checks that change under a running process are asked, and
+// what was healthy is so again only when they pass.
+func TestOtherChecks(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	p := sleeper()
+	b.start("job", p)
+	pid := b.status("job", "main").PID
+	exec := func(script string) {
+		p.Checks = []api.Check{{Kind: api.CheckExec, Command: []string{"/bin/sh", "-c", script}, TimeoutMS: patience.Milliseconds()}}
+		b.check(b.Start(b.context(), "job", p, "g2"))
+	}
+	exec("echo out of order; exit 1")
+	if state := b.status("job", "main").State; state != api.ProcessStarting {
+		t.Errorf("with another check it is %s at once", state)
+	}
+	b.eventually("the new check is asked", func() bool { return strings.Contains(b.status("job", "main").Reason, "out of order") })
+	exec("exit 0")
+	b.await("job", api.ProcessRunning)
+	p.Checks = nil
+	b.check(b.Start(b.context(), "job", p, "g3"))
+	b.await("job", api.ProcessRunning)
+	if now := b.status("job", "main").PID; now != pid {
+		t.Errorf("its pid was %d and is %d", pid, now)
+	}
+}
+
 func TestWaitHealthy(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -19,8 +19,6 @@ import (
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sync/errgroup"
-
-	"deploy/agent/api"
 )
 
 const (
@@ -87,7 +85,7 @@ func Pack(from, out, goos, goarch string, programs []string) (PackResult, error)
 	keep := map[string]bool{indexName: true}
 	for i, name := range programs {
 		if name == AgentProgram {
-			index.Agent, index.API = entries[i], api.Version
+			index.Agent = entries[i]
 		} else {
 			index.Packages[name] = entries[i]
 		}
