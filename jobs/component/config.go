@@ -51,6 +51,8 @@ type Status struct {
 	Port     int    `yaml:"port"`
 	User     string `yaml:"user"`
 	Password string `yaml:"password"`
+	// ExposeAllApps is the router's: varz has the request rates of all apps.
+	ExposeAllApps bool `yaml:"expose_all_apps"`
 }
 
 // Servers is a list of URIs that may be written as a single string.

@@ -122,23 +122,7 @@ func (b *bulkAPI) users(ctx context.Context) (int, error) {
 // get asks one cloud controller after the other. Credentials that are refused
 // are asked for once more: they are new after a controller's restart.
 func (b *bulkAPI) get(ctx context.Context, path string) ([]byte, error) {
-	var problems []error
-	for range len(b.controllers) {
-		data, err := b.getFrom(ctx, b.controllers[0], path)
-		if err == nil {
-			return data, nil
-		}
-		problems = append(problems, err)
-		if ctx.Err() != nil {
-			break
-		}
-		b.controllers = append(b.controllers[1:], b.controllers[0])
-	}
-	return nil, fmt.Errorf("cannot read the bulk API: %w", errors.Join(problems...))
-}
-
-func (b *bulkAPI) getFrom(ctx context.Context, controller *http.Client, path string) ([]byte, error) {
-	for again := range 2 {
+	for again := false; ; again = true {
 		if b.credentials == nil {
 			credentials, err := b.ask(ctx)
 			if err != nil {
@@ -146,15 +130,24 @@ func (b *bulkAPI) getFrom(ctx context.Context, controller *http.Client, path str
 			}
 			b.credentials = &credentials
 		}
-		data, err := b.try(ctx, controller, path)
-		if !errors.Is(err, errCredentials) {
-			return data, err
+		var problems []error
+		for range len(b.controllers) {
+			data, err := b.try(ctx, b.controllers[0], path)
+			if err == nil {
+				return data, nil
+			}
+			problems = append(problems, err)
+			if ctx.Err() != nil {
+				break
+			}
+			b.controllers = append(b.controllers[1:], b.controllers[0])
 		}
-		if b.credentials = nil; again > 0 {
+		err := fmt.Errorf("cannot read the bulk API: %w", errors.Join(problems...))
+		if !errors.Is(err, errCredentials) || again {
 			return nil, err
 		}
+		b.credentials = nil
 	}
-	return nil, errCredentials
 }
 
 func (b *bulkAPI) try(ctx context.Context, controller *http.Client, path string) ([]byte, error) {

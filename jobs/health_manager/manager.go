@@ -336,6 +336,7 @@ func (m *Manager) push(start Start) {
 func (m *Manager) keepDesired(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	said := "" // which problem
 	for {
 		select {
 		case <-ctx.Done():
@@ -363,8 +364,14 @@ func (m *Manager) keepDesired(ctx context.Context) error {
 		} else {
 			err = m.readChanged(ctx, changed)
 		}
-		if err != nil && ctx.Err() == nil {
-			m.base.Log().Warn("what is wanted is not known, trying again", "error", err)
+		switch {
+		case err == nil:
+			said = ""
+		case ctx.Err() == nil:
+			if err.Error() != said {
+				said = err.Error()
+				m.base.Log().Warn("what is wanted is not known, trying again and again", "error", err)
+			}
 			timer.Reset(min(readAgain, every))
 		}
 	}

@@ -20,6 +20,11 @@ type Config struct {
 	// NotFoundRedirect, if set, is where requests for unknown hosts are sent.
 	NotFoundRedirect string `yaml:"404_redirect"`
 
+	// EnableNonprodApps makes the router tell on the bus, every FlushAppsInterval
+	// seconds, which apps were asked for.
+	EnableNonprodApps bool    `yaml:"enable_nonprod_apps"`
+	FlushAppsInterval float64 `yaml:"flush_apps_interval"`
+
 	// MaxBodyMB bounds a request's body in MiB; 0: no bound.
 	MaxBodyMB int `yaml:"max_body_mb"`
 	// BackendKeepalive is how long an idle connection to a backend is kept: less
@@ -35,12 +40,13 @@ type Config struct {
 // defaults are the values of the keys that a file leaves out.
 func defaults() Config {
 	return Config{
-		Port:             8081,
-		TraceKey:         "22",
-		MaxBodyMB:        256,
-		BackendKeepalive: 2 * time.Second,
-		PeerKeepalive:    3 * time.Second,
-		DrainTimeout:     30 * time.Second,
+		Port:              8081,
+		TraceKey:          "22",
+		FlushAppsInterval: 30,
+		MaxBodyMB:         256,
+		BackendKeepalive:  2 * time.Second,
+		PeerKeepalive:     3 * time.Second,
+		DrainTimeout:      30 * time.Second,
 	}
 }
 
@@ -54,6 +60,8 @@ func load(file string) (Config, map[string]any, error) {
 	switch {
 	case cfg.Port < 0 || cfg.Port > 65535:
 		err = fmt.Errorf("port %d is not within 0 and 65535", cfg.Port)
+	case !(cfg.FlushAppsInterval >= 0.01 && cfg.FlushAppsInterval <= 1e9):
+		err = fmt.Errorf("flush_apps_interval %g is no number of seconds", cfg.FlushAppsInterval)
 	case cfg.MaxBodyMB < 0:
 		err = errors.New("max_body_mb is below 0")
 	case cfg.BackendKeepalive <= 0 || cfg.PeerKeepalive < 0 || cfg.DrainTimeout <= 0:

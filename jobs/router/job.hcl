@@ -24,6 +24,23 @@ property "max_body_mb" {
   description = "Largest request body, MiB; 0: no limit"
 }
 
+property "active_apps_every_s" {
+  type        = number
+  default     = 0
+  description = "Seconds between two messages router.active_apps, which say which apps were asked for; 0: none"
+
+  validation {
+    condition     = property.active_apps_every_s >= 0
+    error_message = "0 or more seconds."
+  }
+}
+
+property "expose_all_apps" {
+  type        = bool
+  default     = false
+  description = "Let varz have the request rates of all host names, not just of the ten that are asked for most"
+}
+
 property "log_level" {
   type        = string
   default     = "info"

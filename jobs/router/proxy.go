@@ -138,6 +138,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		var tags wire.Tags
 		if x.backend != nil {
 			tags = x.backend.Tags
+			r.traffic.add(hostKey(x.host), wire.ID(x.backend.App), client(req), time.Now())
 		}
 		r.metrics.done(x.status, tags, time.Since(start), time.Now())
 	}()

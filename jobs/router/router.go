@@ -33,6 +33,7 @@ type Router struct {
 	base     *component.Component
 	proxy    *httputil.ReverseProxy
 	metrics  metrics
+	traffic  *traffic
 	added    chan struct{} // a route came
 
 	mu    sync.RWMutex
@@ -57,6 +58,7 @@ func New(p component.Process) (*Router, error) {
 		config:        cfg,
 		file:          p.ConfigFile,
 		table:         newTable(),
+		traffic:       newTraffic(cfg.EnableNonprodApps),
 		added:         make(chan struct{}, 1),
 		startInterval: wire.RouterStartInterval,
 		pruneInterval: wire.RouterPruneInterval,
@@ -109,6 +111,7 @@ func (r *Router) Run(ctx context.Context) error {
 	return r.base.Run(ctx,
 		func(ctx context.Context) error { return r.listen(ctx, connected) },
 		r.keepFresh,
+		r.tellActive,
 	)
 }
 
@@ -205,6 +208,33 @@ func (r *Router) publishStart(subject string) {
 	}
 }
 
+// tellActive publishes again and again which apps were asked for, if that is
+// asked for: whoever puts idle apps to sleep listens.
+func (r *Router) tellActive(ctx context.Context) error {
+	if !r.config.EnableNonprodApps {
+		return nil
+	}
+	flush := time.NewTicker(time.Duration(r.config.FlushAppsInterval * float64(time.Second)))
+	defer flush.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-flush.C:
+		}
+		if !r.base.Connected() {
+			continue // they are told when the bus is back
+		}
+		message, err := wire.EncodeActiveApps(r.traffic.activeApps())
+		if err == nil {
+			err = r.base.Bus().Publish(wire.SubjectRouterActiveApps, message)
+		}
+		if err != nil {
+			r.base.Log().Warn("cannot tell which apps are active", "error", err)
+		}
+	}
+}
+
 func (r *Router) registration(m *nats.Msg, take func(wire.Registration)) {
 	message, err := wire.ParseRegistration(m.Data)
 	if err != nil {
@@ -262,7 +292,13 @@ func (r *Router) touch() {
 }
 
 func (r *Router) varz() map[string]any {
-	doc := r.metrics.varz(time.Now())
+	now := time.Now()
+	doc := r.metrics.varz(now)
+	rates := r.traffic.rates(now)
+	doc["top10_app_requests"] = rates[:min(len(rates), topURLs)]
+	if r.config.Status.ExposeAllApps {
+		doc["top_app_requests"] = rates
+	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	doc["urls"], doc["droplets"] = r.table.size()

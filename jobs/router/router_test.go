@@ -605,10 +605,11 @@ func TestBusAway(t *testing.T) {
 func TestConfigProblems(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "router.yml")
 	for text, want := range map[string]string{
-		"port: 70000":           "port 70000",
-		"max_body_mb: -1":       "max_body_mb",
-		"backend_keepalive: 0s": "backend_keepalive",
-		"drain_timeout: soon":   "soon",
+		"port: 70000":            "port 70000",
+		"max_body_mb: -1":        "max_body_mb",
+		"flush_apps_interval: 0": "flush_apps_interval",
+		"backend_keepalive: 0s":  "backend_keepalive",
+		"drain_timeout: soon":    "soon",
 	} {
 		if err := os.WriteFile(file, []byte("mbus: nats://127.0.0.1:1\n"+text), 0o600); err != nil {
 			t.Fatal(err)

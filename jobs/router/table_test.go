@@ -247,7 +247,7 @@ func TestMetrics(t *testing.T) {
 	doc := m.varz(epoch.Add(59 * time.Second))
 	want := "map[bad_requests:1 latency:map[samples:4 value:15] requests:5 requests_per_sec:0.06666666666666667 " +
 		"responses_2xx:1 responses_3xx:1 responses_4xx:0 responses_5xx:1 responses_xxx:1 " +
-		"tags:map[framework:map[node:map[requests:1 responses_2xx:1 responses_3xx:0 responses_4xx:0 responses_5xx:0 responses_xxx:0]]]]"
+		"tags:map[framework:map[node:map[latency:map[samples:1 value:10] requests:1 responses_2xx:1 responses_3xx:0 responses_4xx:0 responses_5xx:0 responses_xxx:0]]]]"
 	if got := fmt.Sprint(doc); got != want {
 		t.Errorf("varz\n%s, want\n%s", got, want)
 	}
