@@ -45,6 +45,7 @@ type Config struct {
 type Agent struct {
 	config  Config
 	started time.Time
+	parent  int // who started this process
 	bootID  string
 	key     *key
 
@@ -91,7 +92,7 @@ func Open(ctx context.Context, c Config) (*Agent, error) {
 			return nil, fmt.Errorf("cannot make the agent's folder: %w", err)
 		}
 	}
-	a := &Agent{config: c, started: time.Now().UTC(), beat: make(chan struct{}, 1)}
+	a := &Agent{config: c, started: time.Now().UTC(), parent: os.Getppid(), beat: make(chan struct{}, 1)}
 	a.ctx, a.cancel = context.WithCancelCause(context.Background())
 	if err := a.open(ctx); err != nil {
 		return nil, errors.Join(err, a.Close())
@@ -234,7 +235,8 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 	return api.Inventory{
 		Agent: api.AgentInfo{
 			Version: a.config.Version, Digest: a.config.Digest, PID: os.Getpid(), StartedAt: a.started,
-			OS: runtime.GOOS, Arch: runtime.GOARCH, Dir: a.config.Dir,
+			API: api.Version, OS: runtime.GOOS, Arch: runtime.GOARCH, Dir: a.config.Dir,
+			Unkept: os.Getppid() != a.parent,
 		},
 		DeploymentID: a.identity.DeploymentID,
 		Instance:     a.identity.Instance,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"deploy/agent/api"
 	"deploy/agent/client"
@@ -25,6 +28,9 @@ const (
 	// rivalLimit is how long an agent of another program may go on once it was to
 	// be replaced; then it is one that nobody watches over any more.
 	rivalLimit = 2 * time.Second
+	// hungLimit is how long an agent may accept connections and not answer; then it
+	// hangs. What it supervises does not end with it.
+	hungLimit = 6 * time.Second
 )
 
 // Install makes the executable start with the VM as the agent of dir, and
@@ -51,7 +57,11 @@ func Install(ctx context.Context, dir, executable string, environ []string) (not
 	if err != nil {
 		return "", fmt.Errorf("cannot install the agent: %w", err)
 	}
-	return note, waitAnswer(ctx, dir, digest)
+	hung, err := waitAnswer(ctx, dir, digest)
+	if hung != 0 {
+		note = strings.TrimSpace(fmt.Sprintf("the agent (process %d) did not answer for %s and was started anew; what it supervises ran on %s", hung, hungLimit, note))
+	}
+	return note, err
 }
 
 // machine is where the agent of dir is to start.
@@ -88,18 +98,30 @@ func ask(ctx context.Context, dir string) (api.Inventory, error) {
 }
 
 // waitAnswer waits until the agent with this digest answers; the one before it
-// may still do so for a moment.
-func waitAnswer(ctx context.Context, dir, digest string) error {
+// may still do so for a moment. An agent that would not be started again, or that
+// hangs, is ended, so that another takes its place: hung is the process of one
+// that did.
+func waitAnswer(ctx context.Context, dir, digest string) (hung int, err error) {
 	ticker := time.NewTicker(bootPoll)
 	defer ticker.Stop()
 	began := time.Now()
+	var silent struct {
+		pid   int
+		since time.Time
+	}
 	for {
+		asked := time.Now()
+		pid := listener(ctx, dir)
 		inventory, err := ask(ctx, dir)
-		if err == nil && inventory.Agent.Digest == digest {
-			return nil
+		if err == nil && inventory.Agent.Digest == digest && !inventory.Agent.Unkept {
+			return hung, nil
 		}
-		if err == nil {
+		switch {
+		case err == nil:
 			err = fmt.Errorf("an agent with another digest answers (%.12s)", inventory.Agent.Digest)
+			if inventory.Agent.Digest == digest {
+				err = errors.New("the agent that answers was started by an init or keeper that has ended")
+			}
 			if time.Since(began) > rivalLimit {
 				// It holds the folder, and its processes outlive it.
 				if killErr := syscall.Kill(inventory.Agent.PID, syscall.SIGTERM); killErr != nil {
@@ -107,13 +129,48 @@ func waitAnswer(ctx context.Context, dir, digest string) error {
 				}
 				began = time.Now()
 			}
+		case pid == 0 || pid != silent.pid:
+			silent.pid, silent.since = pid, asked
+		case time.Since(silent.since) > hungLimit:
+			if killErr := syscall.Kill(pid, syscall.SIGKILL); killErr != nil {
+				err = fmt.Errorf("%w; process %d hangs and cannot be ended: %w", err, pid, killErr)
+			} else {
+				hung, silent.pid = pid, 0
+			}
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("cannot reach the installed agent in %s: %w", dir, err)
+			return hung, fmt.Errorf("cannot reach the installed agent in %s: %w", dir, err)
 		case <-ticker.C:
 		}
 	}
+}
+
+// listener is the process that listens on the agent's socket, 0 if none does.
+func listener(ctx context.Context, dir string) int {
+	conn, err := client.DialSocket(ctx, filepath.Join(dir, "run", "agent.sock"))
+	if err != nil {
+		return 0
+	}
+	defer conn.Close()
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return 0
+	}
+	raw, err := socket.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	pid := 0
+	err = raw.Control(func(fd uintptr) {
+		if peer, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			pid = int(peer.Pid)
+		}
+	})
+	if err != nil {
+		return 0
+	}
+	return pid
 }
 
 // FileDigest is the sha256 of a file, hex.

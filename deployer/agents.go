@@ -42,7 +42,7 @@ func (r *run) settle(ctx context.Context) error {
 	return r.parallel(ctx, len(ids), func(ctx context.Context, i int) error {
 		id := ids[i]
 		inv := r.fleet.inventory(id)
-		if inv == nil || inv.Running == nil {
+		if inv == nil || inv.Running == nil || older(inv) { // a replaced agent gives up what it does
 			return nil
 		}
 		r.event(Event{Phase: PhaseSurvey, Instance: id, Step: "settle", Message: "waiting for the " + string(inv.Running.Kind) + " that an earlier run began"})
@@ -79,7 +79,7 @@ func (r *run) identifyVMs(ctx context.Context, ids []string) error {
 	return r.parallel(ctx, len(ids), func(ctx context.Context, i int) error {
 		id := ids[i]
 		inv := r.fleet.inventory(id)
-		if inv == nil || !r.has(id) {
+		if inv == nil || !r.has(id) || r.exempt(id) != "" && !r.tookOver {
 			return nil
 		}
 		vm := r.fleet.vm(id)
@@ -112,7 +112,7 @@ func (r *run) connectAgents(ctx context.Context) error {
 	owed := map[string]*api.Bus{}
 	var ids []string
 	for _, id := range r.vmIDs() {
-		if inv := r.fleet.inventory(id); inv != nil && r.has(id) {
+		if inv := r.fleet.inventory(id); inv != nil && r.touches(id) {
 			if b := r.busFor(urls, id, inv); b != nil &&
 				(b.Digest != inv.Bus.Digest || !r.outlets(inv)) {
 				owed[id] = b
@@ -174,7 +174,7 @@ func (r *run) bootstrapVMs(ctx context.Context, of []string) error {
 	var ids []string
 	for _, id := range of {
 		inv := r.fleet.inventory(id)
-		if r.has(id) && (inv == nil || inv.Agent.Digest != agent.Digest) {
+		if r.touches(id) && (inv == nil || inv.Agent.Digest != agent.Digest || inv.Agent.Unkept) {
 			ids = append(ids, id)
 		}
 	}
@@ -213,7 +213,7 @@ func (r *run) bootstrapOne(ctx context.Context, id string, agent packages.Blob) 
 	// machine without one answers with an error at once.
 	var there api.Inventory
 	if within(ctx, sshAsk, func(ctx context.Context) (err error) { there, err = r.fleet.client(id).Inventory(ctx); return err }) == nil {
-		if err := r.refuseForeign(id, &there); err != nil {
+		if err := r.refuse(id, &there); err != nil {
 			return err
 		}
 	}
@@ -224,6 +224,10 @@ func (r *run) bootstrapOne(ctx context.Context, id string, agent packages.Blob) 
 	})
 	if err != nil {
 		return fmt.Errorf("cannot put the agent on %s: %w", id, err)
+	}
+	if inv.Agent.API != api.Version {
+		return fmt.Errorf("cannot use the agent that was put on %s: it speaks version %d of the agents' API, this deploy version %d; the built packages in %s are not this deploy's, type `make build`",
+			id, inv.Agent.API, api.Version, r.config.Packages)
 	}
 	r.fleet.setInventory(id, &inv)
 	return nil

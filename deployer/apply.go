@@ -28,21 +28,45 @@ type Result struct {
 	Error      string        `json:"error,omitempty"`
 }
 
+// PlanRequest says of what to plan.
+type PlanRequest struct {
+	// Targets are groups and instances; empty: all.
+	Targets []string
+}
+
 // Plan computes every consequence of an apply and changes nothing, neither
 // there nor here.
-func (d *Deployer) Plan(ctx context.Context) (*plan.Plan, error) {
+func (d *Deployer) Plan(ctx context.Context, q PlanRequest) (*plan.Plan, error) {
+	r, p, err := d.planned(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	r.close()
+	return p, nil
+}
+
+func (d *Deployer) planned(ctx context.Context, q PlanRequest) (*run, *plan.Plan, error) {
 	r, err := d.load()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	defer r.close()
-	r.warnOfCertificates()
-	vms, err := r.planVMs(ctx)
+	p, err := func() (*plan.Plan, error) {
+		if err := r.target(q.Targets); err != nil {
+			return nil, err
+		}
+		r.warnOfCertificates()
+		vms, err := r.planVMs(ctx)
+		if err != nil {
+			return nil, err
+		}
+		p, _, err := r.plan(ctx, vms, patient)
+		return p, err
+	}()
 	if err != nil {
-		return nil, err
+		r.close()
+		return nil, nil, err
 	}
-	p, _, err := r.plan(ctx, vms, patient)
-	return p, err
+	return r, p, nil
 }
 
 // plan asks the agents and compares. The inventories are returned for what
@@ -52,7 +76,7 @@ func (r *run) plan(ctx context.Context, vms []plan.VMChange, p patience) (*plan.
 	inventories := r.fleet.survey(ctx, p)
 	for _, id := range r.vmIDs() {
 		if inv := inventories[id]; inv != nil {
-			if err := r.refuseForeign(id, inv); err != nil {
+			if err := r.refuse(id, inv); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -69,6 +93,7 @@ func (r *run) plan(ctx context.Context, vms []plan.VMChange, p patience) (*plan.
 		return nil, nil, err
 	}
 	made := plan.Make(r.manifest.Deployment.Name, wanted, existing, vms)
+	made.Exempt(r.exempt)
 	made.Disks, err = r.diskChanges(func(id string) bool { return !r.has(id) })
 	return made, inventories, err
 }
@@ -93,6 +118,7 @@ func (r *run) existing(ctx context.Context, wanted []plan.Wanted, inventories ma
 		inv := inventories[id]
 		e := plan.Existing{VM: true, Inventory: inv}
 		if inv == nil {
+			e.Silent = r.fleet.reason(id)
 			// Silent: the engine knows whether the VM is gone or just not running.
 			e.VM = !slices.Contains(r.enginePlan[id], terraform.Create)
 			e.Stopped = slices.Contains(r.enginePlan[id], terraform.Update)
@@ -134,7 +160,7 @@ func (r *run) existing(ctx context.Context, wanted []plan.Wanted, inventories ma
 func (r *run) activeSpecs(ctx context.Context, want map[string]plan.Wanted, inventories map[string]*api.Inventory) (map[string]*api.Spec, error) {
 	var ids []string
 	for id, inv := range inventories {
-		if w, ok := want[id]; ok && inv != nil && inv.Active != "" && (!w.Known || inv.Active != w.Spec.Generation) {
+		if w, ok := want[id]; ok && inv != nil && !older(inv) && inv.Active != "" && (!w.Known || inv.Active != w.Spec.Generation) {
 			ids = append(ids, id)
 		}
 	}
@@ -167,6 +193,9 @@ func (r *run) agentOwed(urls []string, id string, inv *api.Inventory) []string {
 	if want, err := r.agentBlob(); err == nil && inv.Agent.Digest != want.Digest {
 		out = append(out, "agent program")
 	}
+	if inv.Agent.Unkept {
+		out = append(out, "nothing would start the agent again: its init or keeper has ended")
+	}
 	if bus := r.busFor(urls, id, inv); bus != nil && inv.Bus.Digest != bus.Digest {
 		out = append(out, "bus settings of the agent")
 	}
@@ -184,6 +213,11 @@ type ApplyRequest struct {
 	Refresh bool
 	// DeleteDisks also deletes the persistent disks that no instance has any more.
 	DeleteDisks bool
+	// Targets are groups and instances that are to be changed, the others are left
+	// as they are; empty: all.
+	Targets []string
+	// Saved is a plan to do just that, or nothing (ErrMoved).
+	Saved *SavedPlan
 }
 
 // Apply makes the cluster what the manifest says. A Result is returned also
@@ -208,7 +242,13 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 	r.tookOver = tookOver
 	r.deleteDisks = q.DeleteDisks
 
-	p, done, err := r.survey(ctx, q.Refresh)
+	if err := r.target(q.Targets); err != nil {
+		return nil, r.cleanUp(err)
+	}
+	p, done, err := r.survey(ctx, q.Refresh, q.Saved != nil)
+	if err == nil && q.Saved != nil {
+		err = r.moved(q.Saved, p)
+	}
 	if err != nil {
 		return nil, r.cleanUp(err)
 	}
@@ -237,15 +277,27 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 	return result, err
 }
 
+// what is done, for the journal.
+func (r *run) what() string {
+	what := "apply"
+	if r.revision != nil {
+		what = fmt.Sprintf("rollback to revision %d", r.revision.revision.Number)
+	}
+	if len(r.targets) > 0 {
+		what += " " + strings.Join(r.targets, ", ")
+	}
+	return what
+}
+
 // survey plans, and tells whether there is nothing at all to do. The engine is
 // left out when its root module is what was last applied and every agent
-// answers from the VM that is expected there.
-func (r *run) survey(ctx context.Context, refresh bool) (p *plan.Plan, done bool, err error) {
+// answers from the VM that is expected there. exact plans just as Plan does.
+func (r *run) survey(ctx context.Context, refresh, exact bool) (p *plan.Plan, done bool, err error) {
 	same, err := r.rootUnchanged()
 	if err != nil {
 		return nil, false, err
 	}
-	if same && !refresh {
+	if same && !refresh && !exact {
 		p, inventories, err := r.plan(ctx, nil, quick)
 		if err != nil {
 			return nil, false, err
@@ -255,7 +307,7 @@ func (r *run) survey(ctx context.Context, refresh bool) (p *plan.Plan, done bool
 		}
 	}
 	vms := r.firstVMs()
-	if len(r.state.VMs) > 0 {
+	if len(r.state.VMs) > 0 || exact {
 		if vms, err = r.planVMs(ctx); err != nil {
 			return nil, false, err
 		}
@@ -269,13 +321,17 @@ func (r *run) survey(ctx context.Context, refresh bool) (p *plan.Plan, done bool
 
 // allExpected tells whether every agent answers from the expected VM.
 func (r *run) allExpected(inventories map[string]*api.Inventory) bool {
-	for id, vm := range r.state.VMs {
-		inv := inventories[id]
-		if inv == nil || inv.VMID != vm.ID || inv.Instance != id {
+	leave, _ := r.split()
+	for _, id := range r.ids() {
+		if r.exempt(id) != "" {
+			continue
+		}
+		inv, vm := inventories[id], r.state.VMs[id]
+		if inv == nil || inv.VMID != vm.ID || inv.Instance != id || inv.Agent.Unkept {
 			return false
 		}
 	}
-	return len(r.state.VMs) == len(r.ids())
+	return len(leave) == 0
 }
 
 // cleanUp removes a state folder in which a first run has left nothing.
@@ -291,7 +347,7 @@ func (r *run) cleanUp(err error) error {
 func (r *run) apply(ctx context.Context, approved *plan.Plan, approve Approve) error {
 	var p *plan.Plan
 	steps := []func(context.Context) error{
-		func(context.Context) error { return r.begin("apply") },
+		func(context.Context) error { return r.begin(r.what()) },
 		r.settle,
 		r.makeVMs,
 		r.bootstrap,

@@ -34,10 +34,12 @@ import (
 
 // Config is what a Deployer needs; all fields are required unless it says otherwise.
 type Config struct {
-	Manifest  string            // file or folder
-	StateDir  string            // default: .deploy beside the manifest
-	Vars      map[string]string // values of variables by name
-	VarFiles  []string
+	Manifest string            // file or folder
+	StateDir string            // default: .deploy beside the manifest
+	Vars     map[string]string // values of variables by name
+	VarFiles []string
+	// Values are values of variables that come last of all, before the defaults.
+	Values    map[string]cty.Value
 	Environ   []string // where DEPLOY_VAR_name is looked up
 	Jobs      fs.FS    // built-in jobs
 	Templates fs.FS    // built-in templates
@@ -70,6 +72,9 @@ type Deployer struct {
 	keys   *state.Keys
 	// archives are the releases that the manifest pins.
 	archives archives
+	// revision, if not nil, is the manifest's stand-in, of the deployment named.
+	revision   *revisionSources
+	deployment string
 }
 
 // counters are Counts as they grow.
@@ -169,10 +174,10 @@ type run struct {
 	// vmsAsWanted: the root module is what was last applied, and every agent
 	// answers from the expected VM, so that the engine need not be asked.
 	vmsAsWanted bool
+	// targets restrict the run to some groups or instances; empty: all.
+	targets []string
 	// parted are instances with a VM that the manifest no longer has.
 	parted []string
-	// only ("GROUP", "GROUP/INDEX") is all that a rollout touches; none: all.
-	only []string
 	// skipDrain stops what must stop without pre_stop and drain.
 	skipDrain bool
 	// tookOver: an earlier run may go on one day, so every agent is told the new
@@ -186,14 +191,28 @@ type run struct {
 }
 
 // locate reads the manifest and tells where its state is.
+// With a manifest that is wrong, the run is returned too if its state can be told.
 func (d *Deployer) locate() (*run, error) {
 	r := &run{Deployer: d, now: time.Now(), enginePlan: map[string][]terraform.Action{}}
+	if d.revision != nil {
+		r.store = state.Store{Dir: filepath.Join(d.config.StateDir, d.deployment), Keys: d.keys}
+		_, secrets, err := r.store.Load()
+		if err != nil {
+			return nil, err
+		}
+		r.manifest, err = d.revision.load(secrets)
+		return r, err
+	}
 	m, diags := manifests.Load(d.config.Manifest, manifests.Options{
-		Vars: d.config.Vars, VarFiles: d.config.VarFiles, Environ: d.config.Environ, Jobs: d.config.Jobs,
+		Vars: d.config.Vars, VarFiles: d.config.VarFiles, Environ: d.config.Environ, Values: d.config.Values, Jobs: d.config.Jobs,
 		OpenRelease: d.openRelease,
 	})
 	if diags.HasErrors() {
-		return nil, manifestError(m, diags)
+		if m.Deployment.Name == "" {
+			return nil, manifestError(m, diags)
+		}
+		r.store = state.Store{Dir: filepath.Join(d.config.StateDir, m.Deployment.Name), Keys: d.keys}
+		return r, manifestError(m, diags)
 	}
 	if len(diags) > 0 { // warnings
 		d.warn.Do(func() { r.event(Event{Phase: PhaseLoad, Message: manifestError(m, diags).Error()}) })
@@ -225,16 +244,26 @@ func (d *Deployer) load() (*run, error) {
 	if r.packages, err = packages.Open(d.config.Packages); err != nil {
 		return nil, fmt.Errorf("cannot find the packages for VMs: %w", err)
 	}
-	m := r.manifest
 	if r.state == nil {
 		r.fresh = true
-		r.state = state.New(m.Deployment.Name)
+		r.state = state.New(r.manifest.Deployment.Name)
 	}
 	if r.secrets == nil {
 		r.secrets = &state.Secrets{}
 	}
+	r.assign()
+	if err := r.ensureSecrets(); err != nil {
+		return nil, err
+	}
+	r.fleet = newFleet(r)
+	return r, nil
+}
+
+// assign gives the manifest's instances their places, and finds those that it no
+// longer has.
+func (r *run) assign() {
 	slots := map[string][]state.Slot{}
-	for _, g := range m.Groups {
+	for _, g := range r.manifest.Groups {
 		slots[g.Name] = r.state.Assign(g.Name, g.Instances, g.AZs)
 	}
 	r.state.Groups = slots
@@ -243,11 +272,6 @@ func (d *Deployer) load() (*run, error) {
 			r.parted = append(r.parted, id)
 		}
 	}
-	if err := r.ensureSecrets(); err != nil {
-		return nil, err
-	}
-	r.fleet = newFleet(r)
-	return r, nil
 }
 
 func manifestError(m *manifests.Manifest, diags hcl.Diagnostics) error {
@@ -305,9 +329,13 @@ func (r *run) facts() manifests.Facts {
 		f.Secrets[name] = stringObject(attributes)
 	}
 	for group, slots := range r.state.Groups {
+		f.Instances[group] = []manifests.Instance{}
 		for _, s := range slots {
 			id := api.InstanceID(group, s.Index)
-			vm := r.state.VMs[id]
+			vm, made := r.state.VMs[id]
+			if !made && r.exempt(id) != "" {
+				continue // it does not come in this run
+			}
 			if p, replaced := r.plannedVMs[id]; replaced {
 				vm.Address, vm.AgentDir = p.Address, p.AgentDir
 			}

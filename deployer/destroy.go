@@ -58,10 +58,18 @@ func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (*Result, erro
 	inventories := r.fleet.survey(ctx, patient)
 	existing := map[string]plan.Existing{}
 	for _, id := range r.vmIDs() {
+		if inv := inventories[id]; inv != nil && inv.DeploymentID == r.state.DeploymentID {
+			if err := r.refuse(id, inv); err != nil {
+				return nil, err
+			}
+		}
 		existing[id] = plan.Existing{VM: true, Inventory: inventories[id]}
 	}
 	p := plan.Make(r.manifest.Deployment.Name, nil, existing, nil)
 	if err := r.protected(p); err != nil {
+		return nil, err
+	}
+	if err := r.refuseIgnored(); err != nil {
 		return nil, err
 	}
 	if p.Disks, err = r.diskChanges(func(string) bool { return true }); err != nil {

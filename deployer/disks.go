@@ -77,6 +77,9 @@ func (r *run) diskChanges(gone func(id string) bool) ([]plan.DiskChange, error) 
 	}
 	var out []plan.DiskChange
 	for _, o := range r.state.Orphans {
+		if r.exempt(o.ID) != "" {
+			continue
+		}
 		c := plan.DiskChange{Instance: o.ID, SizeGB: o.SizeGB, Folder: o.Folder}
 		switch {
 		case wants(o.ID, o.Group):
@@ -93,7 +96,7 @@ func (r *run) diskChanges(gone func(id string) bool) ([]plan.DiskChange, error) 
 		if err != nil {
 			return nil, err
 		}
-		if was.Disk == nil || wants(id, was.Disk.Group) {
+		if was.Disk == nil || wants(id, was.Disk.Group) || r.exempt(id) != "" {
 			continue
 		}
 		c := plan.DiskChange{Instance: id, Action: plan.Keep, SizeGB: was.Disk.SizeGB, Folder: r.state.VMs[id].Disk}

@@ -34,7 +34,8 @@ type fleet struct {
 	patience    time.Duration             // with machines that refuse SSH
 }
 
-// sshConn is a connection being made or made.
+// sshConn is a connection being made or made. What once sets is read after it, or
+// under the fleet's lock.
 type sshConn struct {
 	once   sync.Once
 	client *ssh.Client
@@ -164,23 +165,41 @@ func (f *fleet) connect(ctx context.Context, id string) (*ssh.Client, error) {
 	}
 	f.mu.Unlock()
 	c.once.Do(func() {
-		var target ssh.Target
-		if target, c.err = f.run.sshTarget(f.vm(id)); c.err != nil {
-			return
-		}
-		if f.vm(id).Keep {
-			patience = min(patience, keptPatience)
-		}
-		c.client, c.err = ssh.Dial(ctx, target, ssh.Options{Patience: patience, OnDial: func() { f.run.counts.ssh.Add(1) }})
-	})
-	if c.err != nil {
+		dialled, err := f.dial(ctx, id, patience)
 		f.mu.Lock()
-		if f.ssh[id] == c {
+		defer f.mu.Unlock()
+		c.client, c.err = dialled, err
+		switch {
+		case f.ssh[id] != c && err == nil:
+			// The run has ended, or the machine is gone: a dial goes on for a while when
+			// whoever asked for it has given up.
+			_ = dialled.Close()
+			c.client, c.err = nil, fmt.Errorf("cannot use the connection to %s: it came too late", dialled)
+		case f.ssh[id] == c && err != nil:
 			delete(f.ssh, id) // the next use tries again
 		}
-		f.mu.Unlock()
-	}
+	})
 	return c.client, c.err
+}
+
+func (f *fleet) dial(ctx context.Context, id string, patience time.Duration) (*ssh.Client, error) {
+	vm := f.vm(id)
+	target, err := f.run.sshTarget(vm)
+	if err != nil {
+		return nil, err
+	}
+	if vm.Keep {
+		patience = min(patience, keptPatience)
+	}
+	return ssh.Dial(ctx, target, ssh.Options{Patience: patience, OnDial: func() { f.run.counts.ssh.Add(1) }})
+}
+
+// connected tells whether there is an SSH connection to an instance's VM.
+func (f *fleet) connected(id string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c := f.ssh[id]
+	return c != nil && c.client != nil
 }
 
 // survey asks all agents side by side. Silent ones are absent from the answer;
@@ -221,6 +240,9 @@ func (f *fleet) survey(ctx context.Context, p patience) map[string]*api.Inventor
 		inv, err := f.client(id).Inventory(ctx)
 		mu.Lock()
 		defer mu.Unlock()
+		if errors.Is(err, context.DeadlineExceeded) && f.connected(id) {
+			err = fmt.Errorf("its machine does, so it hangs: apply starts it anew, what it supervises runs on (%w)", err)
+		}
 		if err != nil {
 			reasons[id] = err
 			return nil

@@ -37,7 +37,7 @@ func (d *Deployer) Logs(ctx context.Context, q LogsRequest, out func(LogLine) er
 		return err
 	}
 	defer r.close()
-	ids, err := r.targets(q.Target)
+	ids, err := r.withVM(q.Target)
 	if err != nil {
 		return err
 	}
@@ -78,16 +78,13 @@ func (d *Deployer) Logs(ctx context.Context, q LogsRequest, out func(LogLine) er
 	return errors.Join(append(silent, err)...)
 }
 
-// targets are the instances that "router/0", "router" or "" means.
-func (r *run) targets(target string) ([]string, error) {
+// withVM are the instances with a VM that "router/0", "router" or "" means.
+func (r *run) withVM(target string) ([]string, error) {
 	ids := r.vmIDs()
 	if target == "" {
 		return ids, nil
 	}
-	ids = slices.DeleteFunc(ids, func(id string) bool {
-		group, _, _ := api.SplitInstance(id)
-		return id != target && group != target
-	})
+	ids = slices.DeleteFunc(ids, func(id string) bool { return !matches(target, id) })
 	if len(ids) == 0 {
 		return nil, fmt.Errorf("cannot find %q: there is no such instance or group with a VM; see deploy status", target)
 	}

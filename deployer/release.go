@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/google/renameio/v2"
 	"github.com/hashicorp/hcl/v2"
@@ -20,7 +19,6 @@ import (
 	"deploy/deployer/internal/packages"
 	"deploy/deployer/internal/release"
 	"deploy/deployer/internal/render"
-	"deploy/deployer/internal/state"
 	"deploy/manifests"
 )
 
@@ -136,6 +134,9 @@ func (d *Deployer) openRelease(a manifests.ReleaseArchive) (fs.FS, error) {
 // "<release>/<program>". All VMs of a deployment share a platform, which is
 // that of the VMs there are, or this machine's.
 func (r *run) builtPackages() (map[string]render.Package, error) {
+	if r.revision != nil {
+		return r.revision.content.Programs, nil
+	}
 	goos, goarch := r.platform()
 	p, err := r.packages.For(goos, goarch)
 	if err != nil {
@@ -193,49 +194,6 @@ func (r *run) blob(digest string) (packages.Blob, error) {
 
 func (r *run) keptPackage(digest string) string {
 	return filepath.Join(r.store.Packages(), digest+".tar.gz")
-}
-
-// keepRevision notes what an apply has made of the deployment, if that differs
-// from the last one, and keeps its packages, so that it can be returned to.
-func (r *run) keepRevision() error {
-	wanted, err := r.wanted()
-	if err != nil {
-		return err
-	}
-	next := state.Revision{Number: 1, At: r.now.UTC().Truncate(time.Second), Manifest: r.manifestDigest(), Generations: map[string]string{}, Packages: []string{}}
-	for _, w := range wanted {
-		next.Generations[w.Spec.Instance] = w.Spec.Generation
-		for _, p := range w.Spec.Packages {
-			next.Packages = append(next.Packages, p.Digest)
-		}
-	}
-	slices.Sort(next.Packages)
-	next.Packages = slices.Compact(next.Packages)
-	if n := len(r.state.Revisions); n > 0 {
-		last := r.state.Revisions[n-1]
-		if maps.Equal(last.Generations, next.Generations) && slices.Equal(last.Packages, next.Packages) {
-			return nil
-		}
-		next.Number = last.Number + 1
-	}
-	if err := os.MkdirAll(r.store.Packages(), 0o700); err != nil {
-		return fmt.Errorf("cannot make the folder for packages: %w", err)
-	}
-	for _, digest := range next.Packages {
-		if err := r.keepPackage(digest); err != nil {
-			return err
-		}
-	}
-	r.state.Revisions = append(r.state.Revisions, next)
-	if n := len(r.state.Revisions); n > state.KeptRevisions {
-		r.state.Revisions = slices.Clone(r.state.Revisions[n-state.KeptRevisions:])
-	}
-	r.madeRevision = next.Number
-	// What no revision needs goes only when the state says so too.
-	if err := r.save(); err != nil {
-		return err
-	}
-	return r.dropPackages()
 }
 
 // keepPackage puts a package into the state folder: a link where that can be,

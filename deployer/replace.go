@@ -94,7 +94,7 @@ func (r *run) notePlannedVMs(in terraform.Input, p *terraform.Plan) error {
 	}
 	r.owedVMs, r.movedVMs, r.plannedVMs = map[string][]string{}, map[string]bool{}, map[string]terraform.Instance{}
 	for id := range r.state.VMs {
-		if !r.has(id) {
+		if !r.touches(id) {
 			continue
 		}
 		was, err := r.lastRolled(id)

@@ -23,6 +23,9 @@ func (r *run) roll(ctx context.Context, p *plan.Plan) error {
 	}
 	specs := map[string]*api.Spec{}
 	for _, w := range wanted {
+		if !w.Known && r.exempt(w.Spec.Instance) != "" {
+			continue
+		}
 		if !w.Known {
 			return fmt.Errorf("cannot roll out %s: something of it is still unknown although its VM exists", w.Spec.Instance)
 		}
@@ -113,7 +116,7 @@ func (r *run) rolloutPlan(p *plan.Plan, specs map[string]*api.Spec) (*rollout.Pl
 					ID: c.Instance, AZ: c.AZ, Action: rolloutAction(c), Generation: c.To, Previous: c.From,
 					Healthy: inv != nil && inv.State == api.InstanceRunning,
 					Held:    inv != nil && inv.Held,
-					Exempt:  r.exempt(c.Instance),
+					Exempt:  r.exempt(c.Instance) != "",
 				}
 				in.PostDeploy = specs[c.Instance] != nil && hasHook(specs[c.Instance], api.HookPostDeploy)
 				if in.Exempt {
@@ -126,7 +129,7 @@ func (r *run) rolloutPlan(p *plan.Plan, specs map[string]*api.Spec) (*rollout.Pl
 		}
 	}
 	for _, c := range p.Instances {
-		if c.Action != plan.Delete || r.exempt(c.Instance) {
+		if c.Action != plan.Delete {
 			continue
 		}
 		work = true
@@ -158,14 +161,6 @@ func hasHook(s *api.Spec, kind api.HookKind) bool {
 	return slices.ContainsFunc(s.Jobs, func(j api.Job) bool {
 		return slices.ContainsFunc(j.Hooks, func(h api.Hook) bool { return h.Kind == kind })
 	})
-}
-
-// exempt tells whether an instance is not to be touched: the operator ignores
-// it, or it is no target of this run.
-func (r *run) exempt(id string) bool {
-	group, _, _ := strings.Cut(id, "/")
-	target := len(r.only) == 0 || slices.Contains(r.only, id) || slices.Contains(r.only, group)
-	return !target || slices.Contains(r.state.Ignored, id)
 }
 
 func rolloutAction(c plan.InstanceChange) rollout.Action {

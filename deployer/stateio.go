@@ -126,6 +126,22 @@ func (d *Deployer) Revisions() ([]Revision, error) {
 	return st.Revisions, nil
 }
 
+// refuse is an error if an agent is not this deploy's to change.
+func (r *run) refuse(id string, inv *api.Inventory) error {
+	if err := r.refuseForeign(id, inv); err != nil {
+		return err
+	}
+	if inv.Agent.API > api.Version {
+		return fmt.Errorf("cannot use the agent of %s: it is newer (version %s, program %.12s) and speaks version %d of the agents' API, this deploy up to version %d; "+
+			"use the deploy that has put it there, or a newer one", id, inv.Agent.Version, inv.Agent.Digest, inv.Agent.API, api.Version)
+	}
+	return nil
+}
+
+// older tells whether an agent speaks an API of before this deploy's: then only
+// what it says of itself is believed until it has been replaced.
+func older(inv *api.Inventory) bool { return inv.Agent.API < api.Version }
+
 // refuseForeign is an error if a machine obeys another deployment than this
 // state's: two states would fight over it.
 func (r *run) refuseForeign(id string, inv *api.Inventory) error {

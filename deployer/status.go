@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"deploy/agent/api"
+	"deploy/deployer/internal/localvm"
 )
 
 // How Status calls the state of VMs and agents.
@@ -38,6 +39,9 @@ type InstanceStatus struct {
 	State      string          `json:"state"` // api.InstanceState
 	Reasons    []string        `json:"reasons,omitempty"`
 	Processes  []ProcessStatus `json:"processes"`
+	// Held: an operator has stopped it. Ignored: no run touches it.
+	Held    bool `json:"held,omitempty"`
+	Ignored bool `json:"ignored,omitempty"`
 	// Drift is what was changed by hand, if it was asked for.
 	Drift []api.Drift `json:"drift,omitempty"`
 }
@@ -47,7 +51,7 @@ type ProcessStatus struct {
 	Job        string    `json:"job"`
 	Name       string    `json:"name"`
 	State      string    `json:"state"` // api.ProcessState
-	PID        int       `json:"pid"`
+	PID        int       `json:"pid"`   // on its VM; of a local VM, on this machine
 	UptimeS    int64     `json:"uptime_s"`
 	Restarts   int       `json:"restarts"`
 	RSSBytes   int64     `json:"rss_bytes"`
@@ -68,8 +72,15 @@ func (d *Deployer) Status(ctx context.Context) (*Status, error) {
 
 func (r *run) status(inventories map[string]*api.Inventory) *Status {
 	s := &Status{Deployment: r.manifest.Deployment.Name, Warnings: r.certificateWarnings()}
+	pids := localvm.HostPIDs(r.store.VMs())
 	for _, id := range append(r.ids(), r.parted...) {
-		s.Instances = append(s.Instances, r.instanceStatus(id, inventories[id]))
+		in := r.instanceStatus(id, inventories[id])
+		if here, ok := pids[id]; ok {
+			for i := range in.Processes {
+				in.Processes[i].PID = here[in.Processes[i].PID]
+			}
+		}
+		s.Instances = append(s.Instances, in)
 	}
 	slices.SortStableFunc(s.Instances, func(a, b InstanceStatus) int {
 		if a.Group != b.Group {
@@ -85,7 +96,7 @@ func (r *run) instanceStatus(id string, inv *api.Inventory) InstanceStatus {
 	out := InstanceStatus{
 		ID: id, Group: group, Index: index,
 		VM: VMMissing, Agent: AgentSilent, State: string(api.InstanceStopped),
-		Processes: []ProcessStatus{},
+		Processes: []ProcessStatus{}, Ignored: slices.Contains(r.state.Ignored, id),
 	}
 	for _, slot := range r.state.Groups[group] {
 		if slot.Index == index {
@@ -109,6 +120,10 @@ func (r *run) instanceStatus(id string, inv *api.Inventory) InstanceStatus {
 		return out
 	}
 	out.Agent, out.Generation, out.State, out.Reasons = AgentAlive, inv.Active, string(inv.State), inv.Reasons
+	if inv.Agent.Unkept {
+		out.Reasons = append(slices.Clone(out.Reasons), "nothing would start its agent again, the init or keeper that did has ended: apply mends it")
+	}
+	out.Held = inv.Held
 	for _, p := range inv.Processes {
 		ps := ProcessStatus{
 			Job: p.Job, Name: p.Name, State: string(p.State), PID: p.PID, Restarts: p.Restarts,

@@ -20,7 +20,7 @@ import (
 )
 
 // vmInput is what the template gets for the wanted instances and those parted
-// ones that are named.
+// ones that are named. Those that are exempt stay as they were last rolled.
 func (r *run) vmInput(parted []string) (terraform.Input, error) {
 	key, err := r.publicKey()
 	if err != nil {
@@ -39,6 +39,12 @@ func (r *run) vmInput(parted []string) (terraform.Input, error) {
 	for _, g := range r.manifest.Groups {
 		for _, slot := range r.state.Groups[g.Name] {
 			id := api.InstanceID(g.Name, slot.Index)
+			if r.exempt(id) != "" {
+				if _, made := r.state.VMs[id]; made {
+					parted = append(slices.Clone(parted), id) // as it was last rolled
+				}
+				continue
+			}
 			vm := instanceInput(g, slot)
 			if vm.Image, err = r.image(vm.Image); err != nil {
 				return in, err
@@ -99,10 +105,11 @@ func (r *run) engine(dir string) (*terraform.Runner, error) {
 // rootUnchanged tells whether the root module is what the engine last applied
 // in full.
 func (r *run) rootUnchanged() (bool, error) {
-	if len(r.state.VMs) == 0 || len(r.parted) > 0 {
+	leave, stay := r.split()
+	if len(r.state.VMs) == 0 || len(leave) > 0 {
 		return false, nil
 	}
-	in, err := r.vmInput(nil)
+	in, err := r.vmInput(stay)
 	if err != nil {
 		return false, err
 	}
@@ -124,7 +131,8 @@ func (r *run) rootUnchanged() (bool, error) {
 // nothing.
 func (r *run) planVMs(ctx context.Context) ([]plan.VMChange, error) {
 	r.event(Event{Phase: PhaseVMs, Step: "engine", Message: "planning the VMs"})
-	in, err := r.vmInput(nil)
+	_, stay := r.split()
+	in, err := r.vmInput(stay)
 	if err != nil {
 		return nil, err
 	}
@@ -166,6 +174,9 @@ func (r *run) planVMs(ctx context.Context) ([]plan.VMChange, error) {
 func (r *run) firstVMs() []plan.VMChange {
 	var out []plan.VMChange
 	for _, id := range r.ids() {
+		if r.exempt(id) != "" {
+			continue
+		}
 		out = append(out, plan.VMChange{Resource: "VM " + id, Action: plan.Create})
 	}
 	return out

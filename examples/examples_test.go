@@ -97,6 +97,12 @@ func (c *cluster) edit(old, new string) {
 	}
 }
 
+// isolate says how local VMs are kept apart: "auto", "namespaces" or "none".
+func (c *cluster) isolate(how string) {
+	c.t.Helper()
+	c.edit(`infrastructure "local" {`, fmt.Sprintf("infrastructure \"local\" {\n  isolation = %q", how))
+}
+
 // setenv gives deploy a variable of its environment, or another value of it.
 func (c *cluster) setenv(name, value string) { c.env = append(c.env, name+"="+value) }
 

@@ -7,6 +7,8 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -15,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -48,7 +51,9 @@ import (
 //	two applies at once               TestTwoAppliesAtOnce
 //	state folder read-only            TestStateFolderReadOnly
 //	agent of another deployment       TestAgentOfAnotherDeployment
-//	agent older, newer than deployer  TestAgentOfAnotherVersion
+//	agent older, newer than deployer  TestAgentOfAnotherVersion, TestAgentOfAnotherAPI
+//	agent that hangs                  TestAgentThatHangs
+//	init that dies alone              TestInitDiesAlone
 //	a VM that must not be deleted     TestPreventDestroy
 
 // vmDir is the folder of a local VM of a shellCluster.
@@ -101,8 +106,13 @@ func (c *cluster) mustMend(n int, flags ...string) status {
 // mustKeep checks that no process was touched.
 func (c *cluster) mustKeep(before status) {
 	c.t.Helper()
-	if after := c.status().pids(); !reflect.DeepEqual(before.pids(), after) {
-		c.t.Errorf("pids changed from %v to %v", before.pids(), after)
+	c.mustHavePids(before.pids())
+}
+
+func (c *cluster) mustHavePids(before map[string]int) {
+	c.t.Helper()
+	if after := c.status().pids(); !reflect.DeepEqual(before, after) {
+		c.t.Errorf("pids changed from %v to %v", before, after)
 	}
 }
 
@@ -294,6 +304,7 @@ func mount(t *testing.T, source, target, kind string, flags uintptr, data string
 func TestDiskFullWhileStaging(t *testing.T) {
 	t.Parallel()
 	c := shellCluster(t, 3, waits)
+	c.isolate("none") // what is mounted here is not seen in namespaces that were there first
 	c.privatePackages(2<<20, nil)
 	c.mustApply()
 	before := c.mustAllRun(3)
@@ -499,55 +510,86 @@ func (c *cluster) onTheBus(flags ...string) bool {
 	return err == nil && bytes.Contains(out, []byte(`"ssh_dials": 0`))
 }
 
-// The wall clocks of the VMs are 10 minutes behind the deployer's and the
-// bus's: certificates made now are not valid there yet, by their own dates, and
-// what they tell of time is wrong. Their agent is the real one, built with a
-// time.Now that is late.
+// builtAgent is the real agent, built with other sources: change is given each
+// file by its path.
+func builtAgent(t *testing.T, change map[string]func(source string) string) []byte {
+	t.Helper()
+	dir := t.TempDir()
+	replace := map[string]string{}
+	for path, f := range change {
+		source, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := f(string(source))
+		if changed == string(source) {
+			t.Fatalf("%s is not what this test knows", path)
+		}
+		replace[path] = filepath.Join(dir, fmt.Sprintf("%d.go", len(replace)))
+		if err := os.WriteFile(replace[path], []byte(changed), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	build := exec.Command("go", "build", "-overlay", filepath.Join(dir, "overlay.json"),
+		"-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", filepath.Join(dir, "agent"), "../agent/cmd/agent")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build another agent: %v\n%s", err, out)
+	}
+	agent, err := os.ReadFile(filepath.Join(dir, "agent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return agent
+}
+
+// The wall clocks of the VMs are 10 minutes behind the deployer's and the bus's,
+// then 10 ahead: certificates made now are not valid there yet, or are older than
+// they seem, and what they tell of time is wrong. Their agent is the real one,
+// built with a time.Now that is off.
 func TestClockTenMinutesOff(t *testing.T) {
 	t.Parallel()
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(strings.TrimSpace(string(root)), "src", "time", "time.go")
-	source, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
+	const now, off = "func Now() Time {\n\tsec, nsec, mono := runtimeNow()\n", "by seconds: -0600"
+	// One build for both: what is off is a text in the program.
+	late := builtAgent(t, map[string]func(string) string{
+		filepath.Join(strings.TrimSpace(string(root)), "src", "time", "time.go"): func(source string) string {
+			return strings.Replace(source, now, now+"\tsec += clockOff\n", 1) + `
+var clockOffText = "` + off + `"
+
+var clockOff = func() int64 {
+	n := int64(0)
+	for _, digit := range clockOffText[len(clockOffText)-4:] {
+		n = 10*n + int64(digit-'0')
 	}
-	const now = "func Now() Time {\n\tsec, nsec, mono := runtimeNow()\n"
-	if !bytes.Contains(source, []byte(now)) {
-		t.Fatalf("%s has another Now than this test knows", file)
+	if clockOffText[len(clockOffText)-5] == '-' {
+		n = -n
 	}
-	dir := t.TempDir()
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {file: filepath.Join(dir, "time.go")}})
-	if err != nil {
-		t.Fatal(err)
+	return n
+}()
+`
+		},
+	})
+	if n := bytes.Count(late, []byte(off)); n != 1 {
+		t.Fatalf("the agent's program holds %q %d times", off, n)
 	}
-	for name, content := range map[string][]byte{
-		"time.go": bytes.Replace(source, []byte(now), []byte(now+"\tsec -= 600\n"), 1), "overlay.json": overlay,
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	late := filepath.Join(dir, "agent")
-	build := exec.Command("go", "build", "-overlay", filepath.Join(dir, "overlay.json"),
-		"-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", late, "../agent/cmd/agent")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("cannot build the late agent: %v\n%s", err, out)
-	}
+	ahead := bytes.Replace(late, []byte(off), []byte("by seconds: +0600"), 1)
 
 	c := busCluster(t)
-	c.privatePackages(1, func([]byte) []byte {
-		data, err := os.ReadFile(late)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return data
-	}, "nats")
+	packages := func(agent []byte) { c.privatePackages(1, func([]byte) []byte { return agent }, "nats") }
+	packages(late)
 	c.mustApply()
-	within(t, 30*time.Second, "all agents are on the bus", func() bool { return c.onTheBus() })
+	within(t, 60*time.Second, "all agents are on the bus", func() bool { return c.onTheBus() })
 	before := c.mustAllRun(3).pids()
 	c.mustMend(3, changed)
 	for name, pid := range c.status().pids() {
@@ -555,15 +597,29 @@ func TestClockTenMinutesOff(t *testing.T) {
 			t.Errorf("%s: pid was %d and is %d", name, before[name], pid)
 		}
 	}
-	log, err := os.ReadFile(filepath.Join(c.vmDir("app-0"), "log", "agent.log"))
-	if err != nil {
-		t.Fatal(err)
+	mustBeOff := func(by time.Duration) {
+		t.Helper()
+		log, err := os.ReadFile(filepath.Join(c.vmDir("app-0"), "log", "agent.log"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines := strings.Split(strings.TrimSpace(string(log)), "\n")
+		last, _, _ := strings.Cut(strings.TrimPrefix(lines[len(lines)-1], "time="), " ")
+		at, err := time.Parse(time.RFC3339, last)
+		if is := time.Until(at); err != nil || is < by-time.Minute || is > by+time.Minute {
+			t.Errorf("the agent's clock is off by %v, want %v: its log ends at %q (%v)", is, by, last, err)
+		}
 	}
-	first, _, _ := strings.Cut(strings.TrimPrefix(string(log), "time="), " ")
-	at, err := time.Parse(time.RFC3339, first)
-	if err != nil || time.Since(at) < 9*time.Minute {
-		t.Errorf("the agent's clock was not late: its log begins at %q (%v)", first, err)
-	}
+	mustBeOff(-10 * time.Minute)
+
+	// 20 minutes pass at once; no process notices.
+	before = c.status().pids()
+	packages(ahead)
+	c.mustMend(3, changed)
+	within(t, 60*time.Second, "all agents are on the bus", func() bool { return c.onTheBus(changed) })
+	c.mustHavePids(before)
+	c.mustMend(3, "--var=script=: again; exec sleep 1000")
+	mustBeOff(10 * time.Minute)
 }
 
 // startApply starts an apply and returns when it has told something.
@@ -655,6 +711,7 @@ func TestTwoAppliesAtOnce(t *testing.T) {
 func TestStateFolderReadOnly(t *testing.T) {
 	t.Parallel()
 	c := shellCluster(t, 2, waits)
+	c.isolate("none")
 	if err := os.Mkdir(c.state, 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -730,6 +787,135 @@ func TestAgentOfAnotherVersion(t *testing.T) {
 		c.mustKeep(before)
 		c.setenv("DEPLOY_PACKAGES", "") // the one that was there first
 	}
+}
+
+// An agent may speak another version of the API than deploy does: an older one
+// is replaced before it is asked for anything, and a newer one is left alone,
+// since a newer deploy has put it there.
+func TestAgentOfAnotherAPI(t *testing.T) {
+	t.Parallel()
+	c := shellCluster(t, 2, waits)
+	c.mustApply()
+	before := c.mustAllRun(2)
+	dir := filepath.Join(c.vmDir("app-0"), "agent")
+	install := func(agent []byte) {
+		t.Helper()
+		program := filepath.Join(dir, "bin", "agent-by-hand")
+		if err := os.WriteFile(program+".new", agent, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(program+".new", program); err != nil {
+			t.Fatal(err)
+		}
+		// The init starts another program only under another name.
+		sum := sha256.Sum256(agent)
+		named := program + "-" + hex.EncodeToString(sum[:4])
+		if err := os.Rename(program, named); err != nil {
+			t.Fatal(err)
+		}
+		cmd := c.command(t.Context(), "ssh")
+		cmd.Args = append(cmd.Args, "app/0", "--", named+" install --dir "+dir)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("cannot install another agent: %v\n%s", err, out)
+		}
+	}
+	speaks := func(version int) []byte {
+		path, err := filepath.Abs("../agent/api/version.go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		const mine = "const Version = "
+		return builtAgent(t, map[string]func(string) string{path: func(source string) string {
+			return regexp.MustCompile(mine+`\d+`).ReplaceAllString(source, mine+strconv.Itoa(version))
+		}})
+	}
+
+	install(speaks(0))
+	out, code := c.run("plan")
+	mustTell(t, out, code, 2, "app/0", "agent program")
+	c.mustMend(2)
+	c.mustKeep(before)
+
+	install(speaks(1000))
+	for _, command := range [][]string{{"plan"}, {"apply", "--auto-approve", changed}, {"destroy", "--auto-approve"}} {
+		out, code := c.run(command[0], command[1:]...)
+		mustTell(t, out, code, 1, "agent of app/0", "is newer", "speaks version 1000 of the agents' API", "use the deploy that has put it there")
+	}
+	c.mustKeep(before)
+	own, err := os.ReadFile(filepath.Join("../bin/packages", runtime.GOOS+"_"+runtime.GOARCH, "agent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	install(own) // as the newer deploy would, when it is told to go back
+	c.mustKeep(before)
+	c.mustMend(2, changed)
+}
+
+// An agent that is there and does not answer is named at once, by everything that
+// asks it, and started anew by an apply. What it supervises notices nothing.
+func TestAgentThatHangs(t *testing.T) {
+	t.Parallel()
+	c := busCluster(t)
+	c.mustApply()
+	within(t, 60*time.Second, "all agents are on the bus", func() bool { return c.onTheBus() })
+	before := c.mustAllRun(3)
+	agent := agentOf(t, c, "app-0")
+	if err := syscall.Kill(agent, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []struct {
+		name string
+		code int
+	}{{"status", 0}, {"plan", 2}} {
+		began := time.Now()
+		out, code := c.run(command.name)
+		mustTell(t, out, code, command.code, "app/0", "hangs", "apply starts it anew")
+		if took := time.Since(began); took > 30*time.Second { // 6 s on a machine that is not busy
+			t.Errorf("%s took %v", command.name, took)
+		}
+	}
+	out := c.mustApply()
+	if want := "the agent (process "; !strings.Contains(out, want) || !strings.Contains(out, "started anew") {
+		t.Errorf("it does not tell that the agent was started anew:\n%s", out)
+	}
+	if now := agentOf(t, c, "app-0"); now == agent {
+		t.Errorf("the agent is process %d still", now)
+	}
+	c.mustKeep(before)
+	c.mustMend(3)
+}
+
+// The init of a VM is killed and nothing else: agents answer on the bus and all
+// is served, but nobody can log in, and nothing would start the agent again.
+func TestInitDiesAlone(t *testing.T) {
+	t.Parallel()
+	c := busCluster(t)
+	c.isolate("none") // in namespaces everything ends with its init
+	c.mustApply()
+	within(t, 60*time.Second, "all agents are on the bus", func() bool { return c.onTheBus() })
+	before := c.mustAllRun(3)
+	kill(t, c.initOf("app-0"))
+	within(t, 60*time.Second, "status tells", func() bool {
+		out, code := c.run("status")
+		return code == 0 && strings.Contains(out, "app/0: nothing would start its agent again")
+	})
+	if r := c.applyJSON(); !r.Changed {
+		t.Error("an apply has nothing to do")
+	}
+	c.initOf("app-0")
+	c.mustKeep(before)
+	if out, _ := c.run("status"); strings.Contains(out, "nothing would start") {
+		t.Errorf("status tells still:\n%s", out)
+	}
+	cmd := c.command(t.Context(), "ssh")
+	cmd.Args = append(cmd.Args, "app/0", "--", "true")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("ssh: %v\n%s", err, out)
+	}
+	within(t, 60*time.Second, "nothing is to be done, and the fast way is taken again", func() bool {
+		r := c.applyJSON()
+		return !r.Changed && r.Counts.SSHDials+r.Counts.EngineRuns+r.Counts.StateWrites == 0
+	})
 }
 
 func TestPreventDestroy(t *testing.T) {

@@ -60,13 +60,23 @@ func (m *matrix) find(kind, instance string) []int {
 	return pids
 }
 
-// TestKillMatrix kills the deployer at 20 random moments of applies, and in
-// most of them another part of the cluster: agent, shim, job, init or bus.
-// Every time the next apply converges; nothing runs twice or is left over, and
-// no process that ran on lost a line of its log.
+// TestKillMatrix kills the deployer at random moments of applies, and in most of
+// them another part of the cluster: agent, shim, job, init or bus. Every time the
+// next apply converges; nothing runs twice or is left over, and no process that
+// ran on lost a line of its log.
 func TestKillMatrix(t *testing.T) {
 	t.Parallel()
+	for _, isolation := range []string{"none", "namespaces"} {
+		t.Run(isolation, func(t *testing.T) {
+			t.Parallel()
+			killLocal(t, isolation)
+		})
+	}
+}
+
+func killLocal(t *testing.T, isolation string) {
 	c := matrixCluster(t)
+	c.isolate(isolation)
 	m := &matrix{
 		cluster: c,
 		processes: func(instance string) map[int]string {
@@ -99,7 +109,7 @@ func TestKillMatrix(t *testing.T) {
 			return files
 		},
 	}
-	m.run(t, 20)
+	m.run(t, 12)
 }
 
 // TestKillMatrixOnMachines is the same on machines with an SSH server, where

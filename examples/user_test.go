@@ -85,7 +85,7 @@ func TestOrdinaryUser(t *testing.T) {
 	for _, isolation := range []string{"none", "namespaces"} {
 		t.Run(isolation, func(t *testing.T) {
 			c := start(t, "cluster.hcl")
-			c.edit(`infrastructure "local" {`, fmt.Sprintf("infrastructure \"local\" {\n  isolation = %q", isolation))
+			c.isolate(isolation)
 			source, err := os.ReadFile(c.manifest)
 			if err != nil {
 				t.Fatal(err)

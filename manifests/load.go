@@ -27,8 +27,14 @@ type Options struct {
 	VarFiles []string
 	// Environ has the form of os.Environ; DEPLOY_VAR_<name>=<value> is read.
 	Environ []string
+	// Values are values of variables by name that come last of all, before the
+	// defaults: those of an earlier load (Manifest.Variables).
+	Values map[string]cty.Value
 	// Jobs are the built-in jobs: a folder each, with job.hcl and templates/.
 	Jobs fs.FS
+	// Releases are the jobs of releases by name, in place of what the manifest
+	// leads to: those of an earlier load.
+	Releases map[string]fs.FS
 	// OpenRelease verifies the archive of a release and returns its jobs, a
 	// folder each. Nil: manifests with archives are refused.
 	OpenRelease func(ReleaseArchive) (fs.FS, error)
@@ -349,7 +355,9 @@ func (l *loader) decodeRelease(b *hcl.Block, name string) {
 		path = filepath.Join(l.dir, path)
 	}
 	r := release{name: name, path: filepath.ToSlash(path)}
-	if archive != nil {
+	if had, ok := l.options.Releases[name]; ok {
+		r.fsys = had
+	} else if archive != nil {
 		r.fsys = l.openRelease(attrs, ReleaseArchive{
 			Name: name, Path: path, Version: l.text(attrs, "version", ""), SHA256: strings.ToLower(l.text(attrs, "sha256", "")),
 		}, attr)

@@ -137,6 +137,11 @@ func (l *loader) decodeVariables() {
 	})
 	l.setScope()
 
+	for name, value := range l.options.Values {
+		if v := variables[name]; v != nil {
+			l.set(name, v, value, v.defRange)
+		}
+	}
 	l.variablesFromEnviron(variables)
 	l.variablesFromFiles(variables)
 	l.variablesFromOptions(variables)
@@ -160,6 +165,26 @@ func (l *loader) decodeVariables() {
 		}
 	}
 	l.ctx.Variables["var"] = cty.ObjectVal(values)
+}
+
+// Variable is a variable of the manifest with the value that it was loaded with.
+type Variable struct {
+	Value     cty.Value // without marks
+	Sensitive bool
+}
+
+// Variables are all variables, by name.
+func (m *Manifest) Variables() map[string]Variable {
+	out := map[string]Variable{}
+	all, ok := m.base.Variables["var"]
+	if !ok || !all.Type().IsObjectType() {
+		return out
+	}
+	for name := range all.Type().AttributeTypes() {
+		v, marks := all.GetAttr(name).UnmarkDeep()
+		out[name] = Variable{Value: v, Sensitive: len(marks) > 0}
+	}
+	return out
 }
 
 func unmarked(v cty.Value) cty.Value {

@@ -104,13 +104,19 @@ type DriftReport struct {
 
 // AgentInfo describes the agent program.
 type AgentInfo struct {
-	Version   string    `json:"version"`
-	Digest    string    `json:"digest"` // sha256 of the executable
+	Version string `json:"version"`
+	Digest  string `json:"digest"` // sha256 of the executable
+	// API is the Version of this API that the agent speaks; 0 from before it was
+	// told.
+	API       int       `json:"api"`
 	PID       int       `json:"pid"`
 	StartedAt time.Time `json:"started_at"`
 	OS        string    `json:"os"`
 	Arch      string    `json:"arch"`
 	Dir       string    `json:"dir"`
+	// Unkept: what has started this agent, its machine's init or a keeper, has ended,
+	// so that nothing would start it again. Another install mends that.
+	Unkept bool `json:"unkept,omitempty"`
 }
 
 // BusStatus is the agent's view of its connection.

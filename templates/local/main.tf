@@ -10,7 +10,7 @@ terraform {
 locals {
   cidr      = try(var.settings.cidr, "127.40.0.0/16")
   ssh_port  = try(var.settings.ssh_port, 2222)
-  isolation = try(var.settings.isolation, "none")
+  isolation = try(var.settings.isolation, "auto")
   publish = {
     for address, target in try(var.settings.publish, {}) :
     address => { group = split(":", target)[0], port = split(":", target)[1] } if length(var.instances) > 0 # else only disks are left

@@ -30,8 +30,8 @@ variable "ssh_public_key" {
 
 # cidr:     where the VMs' addresses are taken from, "127.40.0.0/16"
 # ssh_port: of every VM, 2222
-# isolation: "none": plain processes of the user; "namespaces": each VM in PID, mount and, for an ordinary user, user namespaces
-#            of its own, so that all of it ends with its init; "auto": namespaces where the kernel lets us
+# isolation: "auto": each VM in PID, mount and, for an ordinary user, user namespaces of its own where the kernel lets us, so that all
+#            of it ends with its init; "namespaces": or fail; "none": plain processes of the user
 # publish:  { "127.0.0.1:8080" = "lb:8080" }: address here, group and port there
 variable "settings" {
   type    = any
@@ -53,7 +53,7 @@ variable "settings" {
   }
 
   validation {
-    condition     = contains(["auto", "namespaces", "none"], try(tostring(var.settings.isolation), can(var.settings.isolation) ? "" : "none"))
+    condition     = contains(["auto", "namespaces", "none"], try(tostring(var.settings.isolation), can(var.settings.isolation) ? "" : "auto"))
     error_message = "The setting isolation of infrastructure \"local\" must be \"none\", \"namespaces\" or \"auto\"."
   }
 

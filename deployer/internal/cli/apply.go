@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -16,45 +17,101 @@ import (
 )
 
 func (a *app) apply() *cobra.Command {
-	var autoApprove, refresh, deleteDisks bool
+	var autoApprove bool
+	var q deployer.ApplyRequest
 	cmd := &cobra.Command{
-		Use:   "apply MANIFEST",
-		Short: "Make the cluster what the manifest says",
+		Use:   "apply MANIFEST|PLAN",
+		Short: "Make the cluster what the manifest says, or do just what a saved plan says",
 		Long: `Makes the cluster what the manifest says. Shows the plan and asks first. Interrupt
 once to finish the running step, save and leave; twice to leave now. The next
-apply continues from what is really there.`,
+apply continues from what is really there.
+
+With --target, only these groups and instances are changed: order and limits hold
+as if the others were of the same apply, which leaves them as they are.
+
+A file that plan --out has made is applied without asking: just that is done, or
+nothing, if the world has moved since. Sensitive variables must be given again.`,
 		Example: `  deploy apply examples/cluster.hcl
-  deploy apply --auto-approve --var version=2 cluster.hcl`,
+  deploy apply --auto-approve --var version=2 cluster.hcl
+  deploy apply --target router/0 cluster.hcl        one instance first
+  deploy apply --lock-wait 10m cluster.hcl          after the deploy that runs now
+  deploy plan --out next.plan cluster.hcl && deploy apply next.plan`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			progress := a.progress()
 			defer progress.Close()
-			d, err := a.deployer(args[0], progress.Event)
+			manifest := args[0]
+			if deployer.IsPlan(manifest) {
+				var err error
+				if manifest, err = a.openPlan(cmd, manifest, &q); err != nil {
+					return err
+				}
+				autoApprove = true
+			}
+			d, err := a.deployer(manifest, progress.Event)
 			if err != nil {
 				return err
 			}
-			result, err := d.Apply(cmd.Context(), deployer.ApplyRequest{
-				Approve: func(p *plan.Plan) (bool, error) {
-					return a.approve(progress, p, autoApprove, "Make these changes?")
-				},
-				Refresh:     refresh,
-				DeleteDisks: deleteDisks,
-			})
-			progress.Close()
-			if result != nil {
-				if a.json {
-					err = errors.Join(err, views.JSON(os.Stdout, result))
-				} else if err == nil {
-					views.Result(os.Stdout, result)
+			first := true
+			q.Approve = func(p *plan.Plan) (bool, error) {
+				if !first && q.Saved != nil {
+					return false, fmt.Errorf("cannot go on: now that the VMs exist, the saved plan leads to more than it says; plan again: %w", deployer.ErrNotApproved)
 				}
+				first = false
+				return a.approve(progress, p, autoApprove, "Make these changes?")
 			}
-			return err
+			result, err := d.Apply(cmd.Context(), q)
+			progress.Close()
+			return a.result(result, err)
 		},
+		ValidArgsFunction: completeFiles,
 	}
 	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
-	cmd.Flags().BoolVar(&deleteDisks, "delete-disks", false, "delete persistent disks that no instance has any more, with all data on them")
-	cmd.Flags().BoolVar(&refresh, "refresh", false, "ask the engine about the VMs even if every agent answers")
+	cmd.Flags().BoolVar(&q.DeleteDisks, "delete-disks", false, "delete persistent disks that no instance has any more, with all data on them")
+	cmd.Flags().BoolVar(&q.Refresh, "refresh", false, "ask the engine about the VMs even if every agent answers")
+	a.targetFlag(cmd, &q.Targets)
 	return cmd
+}
+
+// targetFlag is --target, with completion.
+func (a *app) targetFlag(cmd *cobra.Command, targets *[]string) {
+	cmd.Flags().StringArrayVar(targets, "target", nil, "change only `GROUP[/INDEX]` (may be repeated)")
+	_ = cmd.RegisterFlagCompletionFunc("target", a.completeInstances(true)) // the flag exists
+}
+
+// openPlan makes the request of a saved plan and returns its manifest.
+func (a *app) openPlan(cmd *cobra.Command, path string, q *deployer.ApplyRequest) (string, error) {
+	for _, flag := range []string{"target", "delete-disks", "var-file"} {
+		if cmd.Flags().Changed(flag) {
+			return "", fmt.Errorf("cannot use --%s with a saved plan: it says already what is done; plan again with it", flag)
+		}
+	}
+	saved, err := deployer.OpenPlan(path)
+	if err != nil {
+		return "", err
+	}
+	if a.stateDir == "" {
+		a.stateDir = saved.StateDir
+	}
+	if a.values, err = saved.Values(); err != nil {
+		return "", err
+	}
+	q.Saved, q.Targets = saved, saved.Targets
+	return saved.Manifest, nil
+}
+
+// result prints how a run ended.
+func (a *app) result(r *deployer.Result, err error) error {
+	if r == nil {
+		return err
+	}
+	if a.json {
+		return errors.Join(err, views.JSON(os.Stdout, r))
+	}
+	if err == nil {
+		views.Result(os.Stdout, r)
+	}
+	return err
 }
 
 func (a *app) destroy() *cobra.Command {
@@ -99,21 +156,45 @@ go too, with all data on them.`,
 }
 
 func (a *app) plan() *cobra.Command {
-	return &cobra.Command{
+	var out string
+	var q deployer.PlanRequest
+	cmd := &cobra.Command{
 		Use:   "plan MANIFEST",
 		Short: "Show every consequence of an apply, and change nothing",
-		Long:  "Shows every consequence of an apply and changes nothing.\nExit codes: 0 nothing to do, 2 there are changes, 1 error.",
+		Long: `Shows every consequence of an apply and changes nothing.
+Exit codes: 0 nothing to do, 2 there are changes, 1 error.
+
+With --out the plan is saved as well. deploy apply FILE does just that, and
+refuses when manifest, state or cluster have moved since. The file holds no
+secrets: they are redacted, and sensitive variables must be given again.`,
 		Example: `  deploy plan examples/cluster.hcl
-  deploy plan --json cluster.hcl | jq '.instances[] | select(.action != "none")'`,
+  deploy plan --target router cluster.hcl
+  deploy plan --out next.plan cluster.hcl && deploy apply next.plan
+  deploy plan --json cluster.hcl | jq '.instances[] | select(.action != "none")' `,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			progress := a.quiet()
 			defer progress.Close()
-			d, err := a.deployer(args[0], progress.Event)
+			manifest := args[0]
+			if out != "" { // whoever applies it may be elsewhere
+				var err error
+				if manifest, err = filepath.Abs(manifest); err != nil {
+					return fmt.Errorf("cannot find the manifest: %w", err)
+				}
+			}
+			d, err := a.deployer(manifest, progress.Event)
 			if err != nil {
 				return err
 			}
-			p, err := d.Plan(cmd.Context())
+			var p *plan.Plan
+			if out == "" {
+				p, err = d.Plan(cmd.Context(), q)
+			} else {
+				var saved *deployer.SavedPlan
+				if saved, err = d.SavePlan(cmd.Context(), q); err == nil {
+					p, err = saved.Plan, saved.Write(out)
+				}
+			}
 			progress.Close()
 			if err != nil {
 				return err
@@ -124,13 +205,20 @@ func (a *app) plan() *cobra.Command {
 				}
 			} else {
 				views.Plan(os.Stdout, p, colorOn(os.Stdout))
+				if out != "" {
+					fmt.Printf("Saved. To do just this: deploy apply %s\n", out)
+				}
 			}
 			if !p.Empty() {
 				return exitCode(exitChanges)
 			}
 			return nil
 		},
+		ValidArgsFunction: completeFiles,
 	}
+	cmd.Flags().StringVarP(&out, "out", "o", "", "save the plan as `FILE`, for deploy apply FILE")
+	a.targetFlag(cmd, &q.Targets)
+	return cmd
 }
 
 // quiet is progress for commands whose standard output is their answer.

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/zclconf/go-cty/cty"
 	"golang.org/x/term"
 
 	"deploy/deployer"
@@ -114,6 +115,7 @@ type app struct {
 	verbose  bool
 	vars     []string
 	varFiles []string
+	values   map[string]cty.Value // of variables, from a saved plan
 	lockWait time.Duration
 	takeover bool
 }
@@ -147,7 +149,7 @@ each, jobs installed, supervised and updated without losing a request.`,
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log what is done in detail to stderr")
 	root.PersistentFlags().StringArrayVar(&a.vars, "var", nil, "set a manifest variable, `name=value` (may be repeated)")
 	root.PersistentFlags().StringArrayVar(&a.varFiles, "var-file", nil, "`file` with values of manifest variables (may be repeated)")
-	root.AddCommand(a.changing(a.apply()), a.plan(), a.changing(a.destroy()), a.status(), a.metrics(), a.doctor(), a.logs(), a.ssh(), a.bus(), a.validate(), a.format(), a.simulate(), a.version(),
+	root.AddCommand(a.changing(a.apply()), a.plan(), a.changing(a.destroy()), a.status(), a.metrics(), a.doctor(), a.logs(), a.ssh(), a.bus(), a.rollback(), a.history(), a.diff(), a.ignore(), a.unignore(), a.validate(), a.format(), a.simulate(), a.version(),
 		a.secret(), a.changing(a.rotateCA()), a.state(), a.release())
 	explainArguments(root)
 	return root
@@ -195,6 +197,7 @@ func (a *app) deployer(manifest string, report func(deployer.Event)) (*deployer.
 		StateDir:   a.stateDir,
 		Vars:       vars,
 		VarFiles:   a.varFiles,
+		Values:     a.values,
 		Environ:    os.Environ(),
 		Jobs:       a.builtin.Jobs,
 		Templates:  a.builtin.Templates,

@@ -13,8 +13,8 @@
 //	publish.go     PublishMain: forwards a TCP port to VMs
 //
 // Everything that a VM runs has DEPLOY_VM=<id> in its environment, so whatever
-// it left behind is found and ended with it. The processes are plain ones of
-// the current user, with no isolation but the address and the folder, unless
-// namespaces are asked for (isolation.go): then the init is process 1 of its PID
-// namespace, with a /proc of its own, and everything ends with it.
+// it left behind is found and ended with it. Where the kernel lets us, the init
+// is process 1 of a PID namespace, with a /proc of its own, and everything ends
+// with it (isolation.go); else, or if that is asked for, all are plain processes
+// of the current user, with no isolation but the address and the folder.
 package localvm

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 )
 
@@ -80,7 +82,9 @@ func (d *daemon) whoAmI() error {
 		return err
 	}
 	runtime.LockOSThread() // capabilities are a thread's; the one that calls exec stays
-	err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "")
+	// What is mounted here shall not be seen outside, but what is mounted outside
+	// later shall be seen here.
+	err = unix.Mount("", "/", "", unix.MS_REC|unix.MS_SLAVE, "")
 	if err == nil {
 		err = unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	}
@@ -128,4 +132,54 @@ func isolationOf(dir string) string {
 		return cmp.Or(s.Isolation, isolationNone)
 	}
 	return isolationNone
+}
+
+// HostPIDs tells what this machine calls the processes of the VMs in a folder
+// that have a PID namespace of their own: by the VM's instance ("router/0") and
+// the pid there. VMs whose pids are this machine's are not in it. It is nil if no
+// VM has a namespace.
+func HostPIDs(vms string) map[string]map[int]int {
+	dirs, err := filepath.Glob(filepath.Join(vms, "*", configFile))
+	if err != nil {
+		return nil
+	}
+	spaces := map[string]map[int]int{}
+	var out map[string]map[int]int
+	for _, path := range dirs {
+		dir := filepath.Dir(path)
+		var c machineConfig
+		s, init, alive := daemonProcess(dir)
+		if _, err := readConfig(dir, &c); err != nil || !alive || s.Isolation != isolationNamespaces {
+			continue
+		}
+		space, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", init.pid))
+		if err != nil {
+			continue // it has just ended
+		}
+		if out == nil {
+			out = map[string]map[int]int{}
+		}
+		spaces[space] = map[int]int{}
+		out[fmt.Sprintf("%s/%d", c.Group, c.Index)] = spaces[space]
+	}
+	if out == nil {
+		return nil
+	}
+	all, err := procfs.AllProcs()
+	if err != nil {
+		return out
+	}
+	for _, p := range all {
+		// Both fail for processes that have just ended, and the link for other users'.
+		space, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", p.PID))
+		if err != nil || spaces[space] == nil {
+			continue
+		}
+		status, err := p.NewStatus()
+		if err != nil || len(status.NSpids) == 0 {
+			continue
+		}
+		spaces[space][int(status.NSpids[len(status.NSpids)-1])] = p.PID
+	}
+	return out
 }

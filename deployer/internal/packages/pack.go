@@ -19,6 +19,8 @@ import (
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sync/errgroup"
+
+	"deploy/agent/api"
 )
 
 const (
@@ -85,7 +87,7 @@ func Pack(from, out, goos, goarch string, programs []string) (PackResult, error)
 	keep := map[string]bool{indexName: true}
 	for i, name := range programs {
 		if name == AgentProgram {
-			index.Agent = entries[i]
+			index.Agent, index.API = entries[i], api.Version
 		} else {
 			index.Packages[name] = entries[i]
 		}

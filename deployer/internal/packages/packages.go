@@ -19,6 +19,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"deploy/agent/api"
 )
 
 // EnvDir names the environment variable that says where the packages are.
@@ -70,8 +72,10 @@ func (b Blob) Verify() error { return b.verify() }
 
 // indexFile is index.json.
 type indexFile struct {
-	OS       string                 `json:"os"`
-	Arch     string                 `json:"arch"`
+	OS   string `json:"os"`
+	Arch string `json:"arch"`
+	// API is the version of the agents' API that the agent speaks.
+	API      int                    `json:"api,omitempty"`
 	Agent    *indexEntry            `json:"agent,omitempty"`
 	Packages map[string]*indexEntry `json:"packages"`
 }
@@ -124,6 +128,9 @@ func openPlatform(file string) (*Platform, error) {
 	f, err := parseIndex(content)
 	if err != nil {
 		return nil, err
+	}
+	if f.Agent != nil && f.API != api.Version {
+		return nil, fmt.Errorf("its agent speaks version %d of the agents' API, this deploy version %d", f.API, api.Version)
 	}
 	p := &Platform{OS: f.OS, Arch: f.Arch, dir: filepath.Dir(file), programs: map[string]Blob{}}
 	if f.Agent != nil {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -13,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"deploy/agent/api"
 )
 
 // programs writes a folder of programs as the compiler would leave it.
@@ -262,6 +265,19 @@ func TestErrorsSayWhatToType(t *testing.T) {
 		t.Fatal(err)
 	}
 	writeFile(t, filepath.Join(broken, "linux_amd64", "index.json"), `{"os": "linux", "arch": "amd64", "packages": {"router": {"file": "../x", "digest": "", "size": 1}}}`)
+	// As a deploy of another version has built it.
+	other := t.TempDir()
+	pack(t, programs(t, map[string]string{"agent": "agent"}), other, "agent")
+	index := filepath.Join(other, "linux_amd64", "index.json")
+	content, err := os.ReadFile(index)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mine, theirs := fmt.Sprintf(`"api": %d`, api.Version), fmt.Sprintf(`"api": %d`, api.Version+1)
+	if !strings.Contains(string(content), mine) {
+		t.Fatalf("the index is %s", content)
+	}
+	writeFile(t, index, strings.Replace(string(content), mine, theirs, 1))
 	missing := filepath.Join(t.TempDir(), "bin [1]*", "packages")
 
 	tests := []struct {
@@ -271,6 +287,8 @@ func TestErrorsSayWhatToType(t *testing.T) {
 	}{
 		{"nothing built", func() error { _, err := Open(missing); return err }, []string{missing, "make build", EnvDir}},
 		{"broken index", func() error { _, err := Open(broken); return err }, []string{"index.json", `"../x"`, "make build"}},
+		{"other version", func() error { _, err := Open(other); return err }, []string{
+			"index.json", fmt.Sprintf("version %d of the agents' API, this deploy version %d", api.Version+1, api.Version), "make build"}},
 		{"other platform", func() error {
 			x, err := Open(built)
 			if err != nil {

@@ -49,6 +49,8 @@ type Existing struct {
 	Moved   bool
 	// Inventory is nil if there is no agent or it does not answer.
 	Inventory *api.Inventory
+	// Silent is why it does not answer, as far as it is known.
+	Silent string
 	// Active is the spec that the agent has activated, nil if none.
 	Active *api.Spec
 	// Shown is as Wanted.Shown, of Active.
@@ -137,7 +139,19 @@ type InstanceChange struct {
 	Drift []api.Drift `json:"drift,omitempty"`
 	From  string      `json:"from,omitempty"` // generation
 	To    string      `json:"to,omitempty"`   // "" if not known yet
+	// Exempt says why the instance is left as it is, whatever it is owed:
+	// ExemptIgnored, or ExemptTarget. Action is None then.
+	Exempt string `json:"exempt,omitempty"`
+	Owed   Action `json:"owed,omitempty"`
+	// Held: an operator has stopped it. It is changed, and not started.
+	Held bool `json:"held,omitempty"`
 }
+
+// Why an instance is left as it is.
+const (
+	ExemptIgnored = "ignored"
+	ExemptTarget  = "not a target" // of this run
+)
 
 // FileChange is the diff of one rendered file, secrets redacted.
 type FileChange struct {
@@ -172,6 +186,21 @@ func (p *Plan) Changes() []InstanceChange {
 		}
 	}
 	return out
+}
+
+// Exempt leaves the instances as they are for which why gives a reason, and
+// notes what they are owed.
+func (p *Plan) Exempt(why func(instance string) string) {
+	for i := range p.Instances {
+		c := &p.Instances[i]
+		if c.Exempt = why(c.Instance); c.Exempt == "" {
+			continue
+		}
+		if c.Action != None {
+			c.Owed = c.Action
+		}
+		c.Action, c.Files, c.Processes, c.Drift = None, nil, nil, nil
+	}
 }
 
 // Refines tells whether p does nothing that approved did not announce: p is
@@ -239,11 +268,15 @@ func instance(w Wanted, e Existing) InstanceChange {
 		c.Action, c.Causes = Start, []string{"the VM is not running"}
 		return c
 	case e.Inventory == nil:
-		c.Action, c.Causes = Blocked, []string{"the agent does not answer: apply contacts the VM over SSH, and plans again"}
+		silent := "the agent does not answer"
+		if e.Silent != "" {
+			silent += " (" + e.Silent + ")"
+		}
+		c.Action, c.Causes = Blocked, []string{silent + ": apply contacts the VM over SSH, and plans again"}
 		return c
 	}
 	inv := e.Inventory
-	c.From = inv.Active
+	c.From, c.Held = inv.Active, inv.Held
 	if len(e.Replace) > 0 {
 		c.Action, c.Causes, c.Files = Recreate, slices.Clone(e.Replace), files(w, e)
 		if e.Moved {
@@ -252,7 +285,9 @@ func instance(w Wanted, e Existing) InstanceChange {
 		if inv.Active != "" && (!w.Known || inv.Active != w.Spec.Generation) {
 			c.Causes = append(c.Causes, causes(w, e, c.Files)...)
 		}
-		c.Processes = starts(w.Spec, "first start on its new VM")
+		if !c.Held {
+			c.Processes = starts(w.Spec, "first start on its new VM")
+		}
 		return c
 	}
 	if inv.Active == "" {
@@ -309,6 +344,9 @@ func mend(c *InstanceChange, w Wanted, inv *api.Inventory) {
 			continue
 		}
 		c.Drift = append(c.Drift, d)
+		if inv.Held {
+			continue
+		}
 		for _, j := range w.Spec.Jobs {
 			for _, p := range j.Processes {
 				name := j.Name + "/" + p.Name
@@ -399,6 +437,9 @@ func unified(name, from, to string, existed, exists bool) string {
 
 // processes are the processes that must be touched: wanted compared with running.
 func processes(w Wanted, e Existing) []ProcessChange {
+	if e.Inventory.Held {
+		return nil // what it shall be changes, and nothing runs
+	}
 	running := map[string]api.ProcessStatus{}
 	for _, s := range e.Inventory.Processes {
 		running[s.Job+"/"+s.Name] = s

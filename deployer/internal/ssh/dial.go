@@ -134,8 +134,12 @@ func Dial(ctx context.Context, t Target, o Options) (*Client, error) {
 	var last error
 	attempt := func() (*Client, error) {
 		o.OnDial()
+		began := time.Now()
 		c, err := dialOnce(waiting, t, o, keys, pinned)
-		if err != nil && waiting.Err() == nil {
+		// Patience may end a dial a moment before waiting is told: that the time was
+		// over says less than what the attempt before it met.
+		cut := isTimeout(err) && time.Since(began) < o.Attempt
+		if err != nil && waiting.Err() == nil && !cut {
 			last = err
 			if !passes(err) {
 				err = backoff.Permanent(err)
@@ -181,8 +185,7 @@ func reason(last error) error {
 // passes tells errors of a host that boots, or of a network in trouble, from
 // those that another attempt cannot heal.
 func passes(err error) bool {
-	var network net.Error
-	if errors.As(err, &network) && network.Timeout() {
+	if isTimeout(err) {
 		return true
 	}
 	// The connection ends in mid-handshake while sshd comes up.
@@ -193,6 +196,11 @@ func passes(err error) bool {
 		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.ECONNABORTED, syscall.EPIPE, syscall.ETIMEDOUT,
 		syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EADDRNOTAVAIL,
 	}, func(e error) bool { return errors.Is(err, e) })
+}
+
+func isTimeout(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) && network.Timeout()
 }
 
 func dialOnce(ctx context.Context, t Target, o Options, keys []ssh.Signer, pinned ssh.PublicKey) (*Client, error) {

@@ -499,8 +499,8 @@ func TestDialErrors(t *testing.T) {
 		{"wrong user", func(t *Target) { t.User = "other" }, []string{"other@", "check the user"}, new(*AuthError)},
 		{"unusable private key", func(t *Target) { t.PrivateKey = []byte("x") }, []string{"private key"}, nil},
 		{"unusable host key", func(t *Target) { t.HostKey = "x" }, []string{`"x"`, "authorized_keys"}, nil},
-		{"refused", at(nobody), []string{"within 300ms", "connection refused", "check that the VM runs"}, nil},
-		{"silent", at(silent), []string{"within 300ms", "timeout", "check that the VM runs"}, nil},
+		{"refused", at(nobody), []string{"within 2s", "connection refused", "check that the VM runs"}, nil},
+		{"silent", at(silent), []string{"within 2s", "timeout", "check that the VM runs"}, nil},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -509,7 +509,7 @@ func TestDialErrors(t *testing.T) {
 			dials := 0
 			o := Options{OnDial: func() { dials++ }}
 			if test.as == nil {
-				o.Patience, o.Attempt = 300*time.Millisecond, 100*time.Millisecond
+				o.Patience, o.Attempt = 2*time.Second, 500*time.Millisecond
 			}
 			c, err := Dial(context60(t), to, o)
 			if err == nil {

@@ -65,6 +65,8 @@ type Revision struct {
 	// Packages are the digests of the packages that they use, sorted; each is
 	// kept as packages/<digest>.tar.gz.
 	Packages []string `json:"packages"`
+	// VMs is a digest over what the VMs were made of.
+	VMs string `json:"vms,omitempty"`
 }
 
 // Slot is the place of one instance in its group.
@@ -174,6 +176,9 @@ type Secrets struct {
 	Values map[string]map[string]string `json:"values,omitempty"`
 	// Certificates by "group/index/job/name".
 	Certificates map[string]Certificate `json:"certificates,omitempty"`
+	// Variables are the sensitive variables of kept revisions, by
+	// "revision/name": cty's JSON with the type.
+	Variables map[string]json.RawMessage `json:"variables,omitempty"`
 	// Agents are the agents' own certificates by instance id.
 	Agents map[string]AgentCertificate `json:"agents,omitempty"`
 }

@@ -95,7 +95,12 @@ func failures(err error) []*api.ProcessFailure {
 // Plan prints every consequence.
 func Plan(w io.Writer, p *plan.Plan, color bool) {
 	if p.Empty() {
-		fmt.Fprintf(w, "%s: nothing to do, everything is as the manifest says.\n", p.Deployment)
+		exempt(w, p, color)
+		what := "everything is as the manifest says"
+		if n := owed(p); n > 0 {
+			what = fmt.Sprintf("but for %d left as they are, everything is as the manifest says", n)
+		}
+		fmt.Fprintf(w, "%s: nothing to do, %s.\n", p.Deployment, what)
 		return
 	}
 	if len(p.VMs) > 0 {
@@ -115,13 +120,32 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 	if len(p.Changes()) > 0 {
 		fmt.Fprintln(w, paint(color, bold, "Instances"))
 	}
-	counts := map[plan.Action]int{}
-	for _, c := range p.Instances {
-		counts[c.Action]++
+	changes(w, p, color)
+	exempt(w, p, color)
+	fmt.Fprintf(w, "\nPlan: %s.\n", summary(p))
+}
+
+// Diff prints what lies between two revisions.
+func Diff(w io.Writer, d *deployer.Diff, color bool) {
+	if d.Plan.Empty() {
+		fmt.Fprintf(w, "%s and %s lead to the same.\n", capital(d.From), d.To)
+		return
 	}
+	fmt.Fprintf(w, "From %s to %s:\n", d.From, d.To)
+	changes(w, d.Plan, color)
+	fmt.Fprintf(w, "\n%s.\n", capital(summary(d.Plan)))
+}
+
+func capital(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+// changes prints what becomes of instances, those alike together.
+func changes(w io.Writer, p *plan.Plan, color bool) {
 	for _, alike := range alike(p.Changes()) {
 		c := alike[0]
 		fmt.Fprintf(w, "  %s %s %s", symbol(c.Action, color), c.Instance, c.Action)
+		if c.Held {
+			fmt.Fprint(w, " (stopped by an operator: it is not started)")
+		}
 		if len(c.Causes) > 0 {
 			fmt.Fprintf(w, ": %s", strings.Join(c.Causes, "; "))
 		}
@@ -144,7 +168,27 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 			printDiff(w, f.Diff, color)
 		}
 	}
-	fmt.Fprintf(w, "\nPlan: %s.\n", summary(p, counts))
+}
+
+// owed is how many instances are left as they are although something is owed.
+func owed(p *plan.Plan) int {
+	n := 0
+	for _, c := range p.Instances {
+		if c.Owed != "" {
+			n++
+		}
+	}
+	return n
+}
+
+// exempt says what is owed to instances that are ignored. Of those that are no
+// target only their number is told, by summary.
+func exempt(w io.Writer, p *plan.Plan, color bool) {
+	for _, c := range p.Instances {
+		if c.Exempt == plan.ExemptIgnored && c.Owed != "" {
+			fmt.Fprintf(w, "  = %s %s\n", c.Instance, paint(color, faint, "is ignored: it would "+string(c.Owed)+": "+strings.Join(c.Causes, "; ")))
+		}
+	}
 }
 
 // disk says what becomes of a persistent disk.
@@ -224,7 +268,11 @@ func printDiff(w io.Writer, diff string, color bool) {
 	}
 }
 
-func summary(p *plan.Plan, counts map[plan.Action]int) string {
+func summary(p *plan.Plan) string {
+	counts := map[plan.Action]int{}
+	for _, c := range p.Instances {
+		counts[c.Action]++
+	}
 	var parts []string
 	if n := len(p.VMs); n > 0 && len(p.Changes()) == 0 {
 		parts = append(parts, fmt.Sprintf("%d to change at the VMs", n))
@@ -234,7 +282,12 @@ func summary(p *plan.Plan, counts map[plan.Action]int) string {
 			parts = append(parts, fmt.Sprintf("%d to %s", n, a))
 		}
 	}
-	return strings.Join(append(parts, fmt.Sprintf("%d unchanged", counts[plan.None])), ", ")
+	left := owed(p)
+	parts = append(parts, fmt.Sprintf("%d unchanged", counts[plan.None]-left))
+	if left > 0 {
+		parts = append(parts, fmt.Sprintf("%d left as they are", left))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // Result prints how a run ended.
@@ -257,6 +310,12 @@ func Status(w io.Writer, s *deployer.Status, color bool) {
 		}
 		if in.VM == deployer.VMMissing {
 			state = "no vm"
+		}
+		if in.Held && state == string(api.InstanceStopped) {
+			state = "stopped (by an operator)"
+		}
+		if in.Ignored {
+			state += ", ignored"
 		}
 		first := fmt.Sprintf("%s\t%s\t%s\t%s", in.ID, state, in.Address, orDash(in.AZ))
 		if len(in.Processes) == 0 {

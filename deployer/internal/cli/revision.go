@@ -1,0 +1,140 @@
+package cli
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"deploy/deployer"
+	"deploy/deployer/internal/cli/views"
+	"deploy/deployer/internal/plan"
+)
+
+func (a *app) rollback() *cobra.Command {
+	var autoApprove bool
+	cmd := &cobra.Command{
+		Use:   "rollback MANIFEST [REVISION]",
+		Short: "Return to what an earlier apply made of the deployment",
+		Long: `Applies the manifest, jobs and programs of an earlier revision: those of the last
+apply that succeeded if what runs is something else, else of the one before; or of
+the revision named. It rolls at the pace of that manifest's own policies, and is a
+new revision itself. Data on disks, secrets and addresses stay as they are today.
+
+The manifest file is not touched: mend it before the next apply, or that does
+again what was rolled back.`,
+		Example: `  deploy rollback cluster.hcl
+  deploy history cluster.hcl && deploy diff cluster.hcl 3 && deploy rollback cluster.hcl 3`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			progress := a.progress()
+			defer progress.Close()
+			d, err := a.deployer(args[0], progress.Event)
+			if err != nil {
+				return err
+			}
+			var q deployer.RollbackRequest
+			if len(args) > 1 {
+				if q.Revision, err = revisionNumber(args[1]); err != nil {
+					return err
+				}
+			}
+			q.Approve = func(p *plan.Plan) (bool, error) {
+				return a.approve(progress, p, autoApprove, "Roll back like this?")
+			}
+			result, err := d.Rollback(cmd.Context(), q)
+			progress.Close()
+			err = a.result(result, err)
+			if err == nil && !a.json && result != nil && result.Changed {
+				fmt.Printf("%s still says what was rolled back: mend it before the next apply.\n", args[0])
+			}
+			return err
+		},
+		ValidArgsFunction: a.completeRevisions(1),
+	}
+	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
+	return a.changing(cmd)
+}
+
+func revisionNumber(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		return 0, fmt.Errorf("cannot read revision %q: want a number as deploy history shows it", text)
+	}
+	return n, nil
+}
+
+func (a *app) history() *cobra.Command {
+	return &cobra.Command{
+		Use:   "history MANIFEST",
+		Short: "Show what was done to the deployment, by whom and how it ended",
+		Long: `Shows what was done to the deployment, by whom and how it ended. Revisions with a
+star can be returned to (deploy rollback) and compared with (deploy diff).`,
+		Example: `  deploy history cluster.hcl
+  deploy history --json cluster.hcl | jq '.entries[] | select(.result != "done")'`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.deployer(args[0], nil)
+			if err != nil {
+				return err
+			}
+			h, err := d.History()
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return views.JSON(os.Stdout, h)
+			}
+			return views.History(os.Stdout, h)
+		},
+		ValidArgsFunction: completeFiles,
+	}
+}
+
+func (a *app) diff() *cobra.Command {
+	return &cobra.Command{
+		Use:   "diff MANIFEST REVISION [REVISION]",
+		Short: "Show what changed from a revision to the manifest, or to another revision",
+		Long: `Shows what changed from a revision to what the manifest says now, or to another
+revision: instances, files as diffs, processes. Both are rendered with the
+addresses, secrets and certificates of today, and no agent is asked; what really
+runs is compared by deploy plan. Exit codes: 0 the same, 2 there are differences,
+1 error.`,
+		Example: `  deploy diff cluster.hcl 3
+  deploy diff cluster.hcl 3 4`,
+		Args: cobra.RangeArgs(2, 3),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.deployer(args[0], nil)
+			if err != nil {
+				return err
+			}
+			from, err := revisionNumber(args[1])
+			if err != nil {
+				return err
+			}
+			to := 0
+			if len(args) > 2 {
+				if to, err = revisionNumber(args[2]); err != nil {
+					return err
+				}
+			}
+			diff, err := d.Diff(from, to)
+			if err != nil {
+				return err
+			}
+			if a.json {
+				if err := views.JSON(os.Stdout, diff); err != nil {
+					return err
+				}
+			} else {
+				views.Diff(os.Stdout, diff, colorOn(os.Stdout))
+			}
+			if !diff.Plan.Empty() {
+				return exitCode(exitChanges)
+			}
+			return nil
+		},
+		ValidArgsFunction: a.completeRevisions(2),
+	}
+}
