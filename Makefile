@@ -37,7 +37,7 @@ ifneq ($(PROGRAMS),)
 endif
 
 setup: ## install what the demo and the tests run and this machine lacks (apt)
-	@.ci/setup.sh nginx curl gcc sshd ip /usr/bin/node /usr/bin/python3 /usr/bin/ruby /usr/bin/rackup /usr/bin/bundle /usr/bin/javac /usr/share/tomcat10/bin/catalina.sh
+	@.ci/setup.sh nginx curl gcc sshd ip pg_ctlcluster /usr/bin/node /usr/bin/python3 /usr/bin/ruby /usr/bin/rackup /usr/bin/bundle /usr/bin/javac /usr/share/tomcat10/bin/catalina.sh
 
 demo: ## build, stand the example cluster up and fetch a page from it
 	@.ci/setup.sh nginx curl

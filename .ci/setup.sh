@@ -10,6 +10,7 @@ packages_of() {
 	gcc) echo gcc libc6-dev ;; # the race detector needs cgo
 	sshd) echo openssh-server ;;
 	ip) echo iproute2 ;;
+	pg_ctlcluster) echo postgresql ;;
 	curl) echo curl ca-certificates ;;
 	# Runtimes of apps. On PATH there may be others that only one user can run.
 	/usr/bin/node) echo nodejs ;;
@@ -43,6 +44,16 @@ if [ "$(id -u)" != 0 ]; then
 	root=sudo
 fi
 
+# Debian makes and starts a database at the installation. Nobody asked for that.
+case $wanted in
+*postgresql*)
+	[ -e /etc/postgresql-common/createcluster.conf ] || {
+		$root mkdir -p /etc/postgresql-common
+		echo "create_main_cluster = false" | $root tee /etc/postgresql-common/createcluster.conf >/dev/null
+	}
+	;;
+esac
+
 echo "setup: installing$wanted"
 install() {
 	# shellcheck disable=SC2086 # a list of words
@@ -55,7 +66,7 @@ install >/dev/null 2>&1 || {
 	install
 }
 
-# Debian starts these at once, on ports 80 and 22. Nobody asked for that.
+# These as well are started at once, on ports 80 and 22.
 if [ -d /run/systemd/system ]; then
 	case $wanted in *nginx*) $root systemctl disable --now nginx || true ;; esac
 	case $wanted in *openssh-server*) $root systemctl disable --now ssh || true ;; esac
