@@ -297,7 +297,7 @@ func (r *run) survey(ctx context.Context, refresh, exact bool) (p *plan.Plan, do
 	if err != nil {
 		return nil, false, err
 	}
-	if same && !refresh && !exact {
+	if same && !refresh && !exact && len(r.recreate) == 0 {
 		p, inventories, err := r.plan(ctx, nil, quick)
 		if err != nil {
 			return nil, false, err

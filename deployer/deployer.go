@@ -176,6 +176,9 @@ type run struct {
 	vmsAsWanted bool
 	// targets restrict the run to some groups or instances; empty: all.
 	targets []string
+	// recreate are the instances that get another VM because an operator asks for
+	// it, until they have.
+	recreate []string
 	// parted are instances with a VM that the manifest no longer has.
 	parted []string
 	// skipDrain stops what must stop without pre_stop and drain.

@@ -79,16 +79,12 @@ func (m madeOf) changes(wanted madeOf) []string {
 
 func quoted(s string) string { return fmt.Sprintf("%q", s) }
 
-// diskResource is what a template calls the resources that are its persistent
-// disks, see templates/CONTRACT.md.
-const diskResource = "disk"
-
 // notePlannedVMs remembers what the engine would do to the VMs if all wanted
 // inputs took effect at once: which inputs are for the rollout to bring, batch
 // by batch, and what of the VMs' addresses is known before.
 func (r *run) notePlannedVMs(in terraform.Input, p *terraform.Plan) error {
 	for _, c := range p.Changes {
-		if c.Name != diskResource {
+		if c.Name != terraform.DiskResource {
 			r.enginePlan[c.Key] = append(r.enginePlan[c.Key], c.Action)
 		}
 	}
@@ -102,6 +98,9 @@ func (r *run) notePlannedVMs(in terraform.Input, p *terraform.Plan) error {
 			return err
 		}
 		changes := was.changes(madeOfVM(in, id))
+		if slices.Contains(r.recreate, id) {
+			changes = append(changes, "another one is asked for")
+		}
 		actions := r.enginePlan[id]
 		replaced := slices.Contains(actions, terraform.Replace)
 		switch {
@@ -180,8 +179,8 @@ func (s scope) check(changes []terraform.Change, in terraform.Input, vms map[str
 		inTurn := slices.Contains(s.replace, c.Key)
 		var allowed bool
 		switch {
-		case c.Name == diskResource && c.Action == terraform.Replace:
-		case c.Name == diskResource && c.Action == terraform.Delete:
+		case c.Name == terraform.DiskResource && c.Action == terraform.Replace:
+		case c.Name == terraform.DiskResource && c.Action == terraform.Delete:
 			allowed = slices.Contains(s.disks, c.Key) && !disk
 		case c.Action == terraform.Delete || c.Action == terraform.Replace:
 			allowed = inTurn || c.Action == terraform.Delete && slices.Contains(s.remove, c.Key) || !ours && s.create
@@ -216,6 +215,14 @@ func (x *executor) replaceVMs(ctx context.Context, c rollout.Command) error {
 		}
 		return err
 	}
+	x.mu.Lock()
+	for _, id := range ids {
+		if i := slices.Index(x.recreate, id); i >= 0 {
+			x.recreate = slices.Delete(x.recreate, i, i+1)
+			x.fleet.forget(id) // a machine that stays has the same id, and another agent
+		}
+	}
+	x.mu.Unlock()
 	for _, id := range ids {
 		delete(x.owedVMs, id)
 		x.addressesChanged = x.addressesChanged || x.fleet.vm(id).Address != before[id].Address

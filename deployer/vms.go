@@ -158,7 +158,7 @@ func (r *run) planVMs(ctx context.Context) ([]plan.VMChange, error) {
 		return nil, err
 	}
 	r.counts.engine.Add(1)
-	p, err := engine.Plan(ctx)
+	p, err := engine.Plan(ctx, r.recreate...)
 	if err != nil {
 		return nil, err
 	}
@@ -212,7 +212,8 @@ func (r *run) applyVMs(ctx context.Context, in terraform.Input, s scope) (applie
 		return false, err
 	}
 	r.counts.engine.Add(1)
-	p, err := engine.Plan(ctx)
+	recreate := slices.DeleteFunc(slices.Clone(r.recreate), func(id string) bool { return !slices.Contains(s.replace, id) })
+	p, err := engine.Plan(ctx, recreate...)
 	if err != nil {
 		return false, err
 	}

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -166,14 +167,23 @@ type Plan struct {
 }
 
 // Plan compares the written root module with the world and saves what an Apply
-// would do. A plan without changes counts as an apply.
-func (r *Runner) Plan(ctx context.Context) (*Plan, error) {
+// would do. A plan without changes counts as an apply. The VMs of the instances
+// in replace are replaced, whatever their inputs; their persistent disks are not.
+func (r *Runner) Plan(ctx context.Context, replace ...string) (*Plan, error) {
 	if err := r.ready(ctx); err != nil {
 		return nil, err
 	}
 	saved := filepath.Join(r.options.Dir, planFile)
 	log := newEventLog(r.options.Report)
-	pending, err := r.tf.PlanJSON(ctx, log, tfexec.Out(saved), tfexec.LockTimeout(lockTimeout), tfexec.Reattach(r.reattach))
+	options := []tfexec.PlanOption{tfexec.Out(saved), tfexec.LockTimeout(lockTimeout), tfexec.Reattach(r.reattach)}
+	addresses, err := r.addresses(ctx, replace)
+	if err != nil {
+		return nil, err
+	}
+	for _, address := range addresses {
+		options = append(options, tfexec.Replace(address))
+	}
+	pending, err := r.tf.PlanJSON(ctx, log, options...)
 	if err != nil {
 		return nil, r.failed(ctx, "plan the VMs", log, err)
 	}
@@ -203,6 +213,41 @@ func (r *Runner) Plan(ctx context.Context) (*Plan, error) {
 		return nil, err
 	}
 	return plan, r.setApplied(plan.Instances)
+}
+
+// DiskResource is what a template calls the resources that are its persistent
+// disks, see templates/CONTRACT.md.
+const DiskResource = "disk"
+
+// addresses are those of the resources with these keys, disks apart.
+func (r *Runner) addresses(ctx context.Context, keys []string) ([]string, error) {
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	r.tf.SetStdout(io.Discard)
+	shown, err := r.tf.Show(ctx, tfexec.Reattach(r.reattach))
+	if err != nil {
+		return nil, r.failed(ctx, "read what VMs there are", nil, err)
+	}
+	var found []string
+	var walk func(*tfjson.StateModule)
+	walk = func(m *tfjson.StateModule) {
+		if m == nil {
+			return
+		}
+		for _, x := range m.Resources {
+			if key, _ := x.Index.(string); x.Mode == tfjson.ManagedResourceMode && x.Name != DiskResource && slices.Contains(keys, key) {
+				found = append(found, x.Address)
+			}
+		}
+		for _, child := range m.ChildModules {
+			walk(child)
+		}
+	}
+	if shown.Values != nil {
+		walk(shown.Values.RootModule)
+	}
+	return found, nil
 }
 
 // plannedInstances is what of the VMs is known before an apply.

@@ -116,6 +116,28 @@ func TestLifeOfThreeVMs(t *testing.T) {
 		must(d.run(repaired["web/2"], "true"))(t)
 	})
 
+	t.Run("one is asked for", func(t *testing.T) {
+		before, err := d.Outputs(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.write()
+		p, err := d.Plan(t.Context(), "web/1", "web/7") // the latter does not exist
+		if err != nil {
+			t.Fatal(err)
+		}
+		if actions := d.actions(p); len(actions) != 1 || actions["localvm_machine web/1"] != Replace {
+			t.Errorf("changes are %+v", p.Changes)
+		}
+		after, err := d.Apply(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, b := after["web/1"], before["web/1"]; a.ID == b.ID || a.Disk != b.Disk || after["web/0"] != before["web/0"] {
+			t.Errorf("it was %+v, is %+v", before, after)
+		}
+	})
+
 	t.Run("another size replaces the VM, which keeps its address", func(t *testing.T) {
 		before, err := d.Outputs(t.Context())
 		if err != nil {
