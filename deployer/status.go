@@ -124,13 +124,17 @@ func (r *run) instanceStatus(id string, inv *api.Inventory) InstanceStatus {
 		out.Reasons = append(slices.Clone(out.Reasons), "nothing would start its agent again, the init or keeper that did has ended: apply mends it")
 	}
 	out.Held = inv.Held
+	now := inv.Now // by the VM's clock, as its processes' starts: it may be another than ours
+	if now.IsZero() {
+		now = time.Now()
+	}
 	for _, p := range inv.Processes {
 		ps := ProcessStatus{
 			Job: p.Job, Name: p.Name, State: string(p.State), PID: p.PID, Restarts: p.Restarts,
 			RSSBytes: p.RSSBytes, CPUPercent: p.CPUPercent, LastExit: p.LastExit, Reason: p.Reason,
 		}
 		if p.StartedAt != nil && p.PID != 0 {
-			ps.UptimeS = max(0, int64(time.Since(*p.StartedAt).Seconds())) // by the VM's clock, which may be ahead
+			ps.UptimeS = max(0, int64(now.Sub(*p.StartedAt).Seconds()))
 		}
 		out.Processes = append(out.Processes, ps)
 	}

@@ -3,14 +3,18 @@
 package examples
 
 import (
+	"archive/tar"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -126,23 +130,26 @@ func (c *cluster) job(blocks string) {
 
 const changed = "--var=script=: changed; exec sleep 1000"
 
-// privatePackages are built packages of the test's own: the agent, passed
-// through change, programs as they were built, and one more, big, of random
-// bytes. deploy uses them from here on.
-func (c *cluster) privatePackages(size int, change func([]byte) []byte, programs ...string) string {
+// privatePackages are built packages of the test's own: agent and shim, passed
+// through change (nil leaves one out), programs as they were built, and one more,
+// big, of random bytes. deploy uses them from here on.
+func (c *cluster) privatePackages(size int, change func(name string, program []byte) []byte, programs ...string) string {
 	t := c.t
 	t.Helper()
 	platform := runtime.GOOS + "_" + runtime.GOARCH
 	from, out := t.TempDir(), t.TempDir()
-	programs = append(programs, "agent", "shim")
-	for _, name := range programs {
+	pack := []string{"big"}
+	for _, name := range append(programs, "agent", "shim") {
 		data, err := os.ReadFile(filepath.Join("../bin/programs", platform, name))
 		if err != nil {
 			t.Fatalf("the built programs are missing, run make build: %v", err)
 		}
-		if name == "agent" && change != nil {
-			data = change(data)
+		if change != nil && (name == "agent" || name == "shim") {
+			if data = change(name, data); data == nil {
+				continue
+			}
 		}
+		pack = append(pack, name)
 		if err := os.WriteFile(filepath.Join(from, name), data, 0o700); err != nil {
 			t.Fatal(err)
 		}
@@ -152,7 +159,7 @@ func (c *cluster) privatePackages(size int, change func([]byte) []byte, programs
 	if err := os.WriteFile(filepath.Join(from, "big"), big, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	args := append([]string{from, filepath.Join(out, platform), runtime.GOOS + "/" + runtime.GOARCH, "big"}, programs...)
+	args := append([]string{from, filepath.Join(out, platform), runtime.GOOS + "/" + runtime.GOARCH}, pack...)
 	if out, err := exec.Command("../bin/pack", args...).CombinedOutput(); err != nil {
 		t.Fatalf("pack: %v\n%s", err, out)
 	}
@@ -338,7 +345,71 @@ func TestWrongPackageDigest(t *testing.T) {
 	if err := os.WriteFile(file, good, 0o600); err != nil {
 		t.Fatal(err)
 	}
+
+	// What lies on a VM under the package's name, and is as long, is another whole
+	// archive: the agent looks at every byte.
+	wrong := archiveOf(t, "big", []byte("something else"), len(good))
+	digest := digestOf(t, filepath.Dir(archives), "big")
+	incoming := filepath.Join(c.vmDir("app-0"), "agent", "incoming")
+	if err := os.MkdirAll(incoming, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(incoming, digest+".tar.gz"), wrong, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	c.mustMend(2, changed)
+	installed := func(vm string) []byte {
+		t.Helper()
+		program, err := os.ReadFile(filepath.Join(c.vmDir(vm), "agent", "store", digest, "big"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return program
+	}
+	if !bytes.Equal(installed("app-0"), installed("app-1")) {
+		t.Error("another program than the digest says was installed on app/0")
+	}
+}
+
+// archiveOf is a package of one program, padded to a size.
+func archiveOf(t *testing.T, name string, program []byte, size int) []byte {
+	t.Helper()
+	pack := func(padding int) []byte {
+		var out bytes.Buffer
+		compressed, err := gzip.NewWriterLevel(&out, gzip.NoCompression)
+		if err != nil {
+			t.Fatal(err)
+		}
+		compressed.Extra = make([]byte, 1000)
+		archive := tar.NewWriter(compressed)
+		for _, file := range []struct {
+			name    string
+			content []byte
+		}{{name, program}, {"padding", make([]byte, padding)}} {
+			err := archive.WriteHeader(&tar.Header{Name: "./" + file.name, Mode: 0o755, Size: int64(len(file.content)), Format: tar.FormatUSTAR})
+			if err == nil {
+				_, err = archive.Write(file.content)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(archive.Close(), compressed.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
+	}
+	// Most of it as a file, whose length counts in blocks, the rest in the header.
+	whole := pack(size - size%512 - 8<<10)
+	missing := size - len(whole)
+	if missing < 0 || missing > 60_000 {
+		t.Fatalf("cannot pad: %d bytes are missing", missing)
+	}
+	const extraAt = 10 // of its length, in a gzip header
+	length := binary.LittleEndian.Uint16(whole[extraAt:]) + uint16(missing)
+	out := binary.LittleEndian.AppendUint16(bytes.Clone(whole[:extraAt]), length)
+	out = append(out, make([]byte, length)...)
+	return append(out, whole[extraAt+2+1000:]...)
 }
 
 func TestHooks(t *testing.T) {
@@ -586,7 +657,12 @@ var clockOff = func() int64 {
 	ahead := bytes.Replace(late, []byte(off), []byte("by seconds: +0600"), 1)
 
 	c := busCluster(t)
-	packages := func(agent []byte) { c.privatePackages(1, func([]byte) []byte { return agent }, "nats") }
+	began := time.Now()
+	packages := func(agent []byte) {
+		c.privatePackages(1, func(name string, _ []byte) []byte {
+			return map[string][]byte{"agent": agent}[name] // which is its own shim, by the same clock
+		}, "nats")
+	}
 	packages(late)
 	c.mustApply()
 	within(t, 60*time.Second, "all agents are on the bus", func() bool { return c.onTheBus() })
@@ -597,8 +673,16 @@ var clockOff = func() int64 {
 			t.Errorf("%s: pid was %d and is %d", name, before[name], pid)
 		}
 	}
-	mustBeOff := func(by time.Duration) {
+	// started are those that were started by this clock.
+	mustBeOff := func(by time.Duration, started string) {
 		t.Helper()
+		for _, in := range c.mustAllRun(3).Instances {
+			for _, p := range in.Processes {
+				if most := time.Since(began); in.Group == started && p.UptimeS > int64(most.Seconds())+60 {
+					t.Errorf("%s runs for %d s, %v after the first apply", in.ID, p.UptimeS, most)
+				}
+			}
+		}
 		log, err := os.ReadFile(filepath.Join(c.vmDir("app-0"), "log", "agent.log"))
 		if err != nil {
 			t.Fatal(err)
@@ -610,7 +694,7 @@ var clockOff = func() int64 {
 			t.Errorf("the agent's clock is off by %v, want %v: its log ends at %q (%v)", is, by, last, err)
 		}
 	}
-	mustBeOff(-10 * time.Minute)
+	mustBeOff(-10*time.Minute, "nats")
 
 	// 20 minutes pass at once; no process notices.
 	before = c.status().pids()
@@ -619,7 +703,7 @@ var clockOff = func() int64 {
 	within(t, 60*time.Second, "all agents are on the bus", func() bool { return c.onTheBus(changed) })
 	c.mustHavePids(before)
 	c.mustMend(3, "--var=script=: again; exec sleep 1000")
-	mustBeOff(10 * time.Minute)
+	mustBeOff(10*time.Minute, "app")
 }
 
 // startApply starts an apply and returns when it has told something.
@@ -779,7 +863,7 @@ func TestAgentOfAnotherVersion(t *testing.T) {
 	c := shellCluster(t, 2, waits)
 	c.mustApply()
 	before := c.mustAllRun(2)
-	c.privatePackages(1, func(agent []byte) []byte { return append(agent, "newer"...) })
+	c.privatePackages(1, func(_ string, program []byte) []byte { return append(program, "newer"...) })
 	for range 2 {
 		out, code := c.run("plan")
 		mustTell(t, out, code, 2, "agent program", "app/0", "app/1")
