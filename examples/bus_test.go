@@ -450,3 +450,85 @@ func TestRotateCA(t *testing.T) {
 		t.Error("a credential of the old CA is admitted")
 	}
 }
+
+// On a bus of three servers, with the deployer killed inside each pass, when the
+// first server has taken it and the others have not: every next run goes on, no
+// process restarts, and everybody stays on the bus.
+func TestRotateCAOfThree(t *testing.T) {
+	t.Parallel()
+	c := helloCluster(t)
+	c.edit("instances = 1", "instances = 3")
+	c.mustApply()
+	pids := c.mustAllRun(6).pids()
+	c.mustSpeak("before")
+	address := func(server int) string { return c.addressOf(fmt.Sprintf("nats/%d", server)) + ":4222" }
+	servers := []string{address(0), address(1), address(2)}
+	old := c.serves(servers[0])
+	_, stale := c.lentCredential()
+	file := func(vm string, path ...string) []byte {
+		return mustRead(t, filepath.Join(append([]string{c.state, "bus", "vms", vm, "agent", "jobs"}, path...)...))
+	}
+	trusted := func() int { return bytes.Count(file("nats-0", "nats", "ca.pem"), []byte("BEGIN")) }
+	first := file("nats-0", "nats", "server.pem")
+
+	// killAt runs a rotation until it has come to a point.
+	killAt := func(when string, reached func() bool) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		defer cancel()
+		cmd := c.command(ctx, "rotate-ca", "--auto-approve")
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_ = cmd.Wait() // it is killed
+		}()
+		within(t, 2*time.Minute, when, func() bool {
+			select {
+			case <-ended:
+				t.Fatalf("%s: it has ended before:\n%s", when, out.String())
+			default:
+			}
+			return reached()
+		})
+		_ = cmd.Process.Kill()
+		<-ended
+		c.mustServe(when)
+		c.mustBeOnBus(when, 6)
+		c.mustKeepEveryProcess(when, pids)
+	}
+	killAt("the new CA is trusted by one server", func() bool { return trusted() == 2 })
+	killAt("one server has a certificate of the new CA", func() bool { return !bytes.Equal(first, file("nats-0", "nats", "server.pem")) })
+	killAt("one server trusts the old CA no more", func() bool { return trusted() == 1 })
+	c.mustApply() // what is left of the last pass is owed like any change
+
+	c.mustAllRun(6)
+	c.mustSpeak("with a new CA")
+	c.mustKeepEveryProcess("the rotation", pids)
+	ca := certificateOf(t, file("hello-1", "hello", "bus-ca.pem"))
+	if old.CheckSignatureFrom(ca) == nil {
+		t.Error("the CA is the old one")
+	}
+	for i, server := range servers {
+		if now := c.serves(server); now.CheckSignatureFrom(ca) != nil {
+			t.Errorf("nats/%d serves a certificate of %s", i, now.Issuer)
+		}
+		if trusted := file(fmt.Sprintf("nats-%d", i), "nats", "ca.pem"); bytes.Count(trusted, []byte("BEGIN")) != 1 {
+			t.Errorf("nats/%d trusts\n%s", i, trusted)
+		}
+		if nc, err := nats.Connect("tls://"+server, stale...); err == nil {
+			nc.Close()
+			t.Errorf("nats/%d admits a credential of the old CA", i)
+		}
+	}
+	// The servers have kept each other: what is said to one is heard on another.
+	c.mustBeOnBus("at the end", 6)
+	out, code := c.run("rotate-ca", "--auto-approve")
+	mustTell(t, out, code, 0, "The CA was replaced")
+	c.mustKeepEveryProcess("another rotation", pids)
+	c.mustSpeak("after another rotation")
+}
