@@ -166,7 +166,9 @@ func (a *Agent) serve(listener net.Listener) {
 // Close ends operations, transports and supervision and leaves the processes
 // running. An operation in progress fails with CodeInterrupted.
 func (a *Agent) Close() error {
+	a.mu.Lock() // no operation begins from here on: the bus may still bring some
 	a.cancel(errClosing)
+	a.mu.Unlock()
 	var problems []error
 	if a.http != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
