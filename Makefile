@@ -14,7 +14,7 @@ PROGRAMS := $(patsubst %/,./%,$(sort $(dir $(wildcard \
 # The programs that stay here. pack is a step of the build.
 TOOLS := $(patsubst %/,./%,$(sort $(dir $(wildcard deployer/cmd/*/*.go))))
 
-EXAMPLE := examples/cluster.hcl
+EXAMPLE := examples/hello.hcl
 DEMO_URL := http://hello.cf.localhost:8080/
 
 .PHONY: help build $(PLATFORMS) setup demo demo-down test check-format bench soak fmt lint clean

@@ -106,8 +106,9 @@ func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (*Result, erro
 	return result, nil
 }
 
-// stopAll drains and stops instances wave by wave, last started first. What
-// cannot be stopped is reported and does not keep the VM from going.
+// stopAll stops instances wave by wave, last started first, without a drain:
+// nobody stays who could take over what they do. What cannot be stopped is
+// reported and does not keep the VM from going.
 func (r *run) stopAll(ctx context.Context) error {
 	waves := [][]string{r.parted}
 	for i := len(r.manifest.Order) - 1; i >= 0; i-- {
@@ -127,7 +128,7 @@ func (r *run) stopAll(ctx context.Context) error {
 			}
 			r.event(Event{Phase: PhaseDestroy, Instance: id, Step: "stop"})
 			s := r.submission(id, fmt.Sprintf("%.8s-%d.stop.%s", r.state.DeploymentID, r.state.Epoch, api.SubjectToken(id)))
-			s.Kind, s.Stop = api.KindStop, &api.Stop{Next: "delete"}
+			s.Kind, s.Stop = api.KindStop, &api.Stop{Next: "delete", SkipDrain: true}
 			err := within(ctx, stopLimit, func(ctx context.Context) error { return r.submit(ctx, id, s) })
 			var refused *api.Error
 			if errors.As(err, &refused) && refused.Code == api.CodeStaleEpoch {

@@ -19,7 +19,7 @@ const (
 // BenchmarkApply measures the cold apply of the example, then applies with
 // nothing to do, beside what the engine alone takes to find that out.
 func BenchmarkApply(b *testing.B) {
-	c := start(b, "cluster.hcl")
+	c := start(b, "hello.hcl")
 	begin := time.Now()
 	c.mustApply()
 	cold := time.Since(begin)
@@ -30,7 +30,7 @@ func BenchmarkApply(b *testing.B) {
 
 // BenchmarkApply58 is the same with 50 more instances.
 func BenchmarkApply58(b *testing.B) {
-	c := start(b, "cluster.hcl")
+	c := start(b, "hello.hcl")
 	c.edit("default     = 3\n  description = \"How many instances of hello there are\"", "default     = 53\n  description = \"How many instances of hello there are\"")
 	begin := time.Now()
 	c.mustApply()

@@ -1,73 +1,64 @@
-# A whole small cluster on this machine: a message bus, a load balancer, three
-# routers and three copies of a web server that answers at hello.cf.localhost.
+# A whole Cloud Foundry of the first generation on this machine: a message bus,
+# a load balancer, three routers, two cloud controllers with health managers
+# beside them, PostgreSQL, a stager and three DEAs that run the apps.
 #
-#   bin/deploy plan    examples/cluster.hcl     what would be done
-#   bin/deploy apply   examples/cluster.hcl     do it
-#   bin/deploy status  examples/cluster.hcl     how it is
-#   curl http://hello.cf.localhost:8080/        who answers
-#   bin/deploy destroy examples/cluster.hcl     remove every trace
+#   bin/deploy apply   examples/cluster.hcl      make it so
+#   bin/deploy status  examples/cluster.hcl      how it is
+#   bin/vmc target http://api.cf.localhost:8080  and then: register, push, ...
+#   bin/deploy destroy examples/cluster.hcl      remove every trace
 #
-# Change anything below and apply again: only what is concerned moves.
+# cluster-small.hcl has one of each; hello.hcl is the place to begin with the
+# language.
 
 deployment "cf" {
-  # Names of the cluster's web servers are below this domain. Browsers and curl
-  # take *.localhost for this machine, so no DNS is needed.
+  # Apps and the API are below this domain. Browsers and curl take *.localhost
+  # for this machine, so no DNS is needed.
   domain = "cf.localhost"
 }
 
-# Where the VMs come from. "local" needs nothing installed and no root: a VM is
-# a folder, an address of its own (127.40.x.y) and an SSH server. The rest of
-# this file would be the same on real machines.
 infrastructure "local" {
   # This address of this machine leads to port 8080 of the group lb.
   publish = { (var.listen) = "lb:8080" }
 }
 
-# Set with --var greeting=Welcome, a file (--var-file) or DEPLOY_VAR_greeting.
 variable "listen" {
   type        = string
   default     = "127.0.0.1:8080"
   description = "Where the cluster's pages are found"
 }
 
-variable "greeting" {
-  type        = string
-  default     = "Hello"
-  description = "What hello's page begins with"
-}
-
-variable "hellos" {
+variable "deas" {
   type        = number
   default     = 3
-  description = "How many instances of hello there are"
-}
-
-# Jobs that are not built in: a folder with one folder a job. hello is there.
-release "examples" {
-  path = "./jobs"
+  description = "How many DEAs run the apps"
 }
 
 # Made once, kept in the deployment's state, shown nowhere.
-secret "nats" {
-  type = "password"
-}
+secret "nats" { type = "password" }
+secret "database" { type = "password" }
+secret "cloud_controller" { type = "password" }
 
 vm "small" {
   cpus      = 1
   memory_mb = 512
 }
 
-# How running groups take a change.
-update {
-  canaries         = 1          # first one instance, watched; a bad change ends here
-  max_in_flight    = "34%"      # then so many at a time: of three, one
-  watch_time       = "0s-60s"   # to become healthy
-  min_healthy_time = "3s"       # without a break
-  on_failure       = "rollback" # the failed instance returns to what it was
+vm "large" {
+  cpus      = 2
+  memory_mb = 2048
 }
 
-# The message bus. Routers learn over it who serves what, and the agents on the
-# VMs report over it.
+# What is on a disk outlives its VM.
+disk "data" { size_gb = 10 }
+
+update {
+  canaries         = 1
+  max_in_flight    = "34%"
+  watch_time       = "0s-60s"
+  min_healthy_time = "3s"
+  on_failure       = "rollback"
+}
+
 group "nats" {
   instances = 1
   vm        = vm.small
@@ -79,8 +70,6 @@ group "nats" {
   }
 }
 
-# The load balancer: nginx. It refers to the routers, so it is started after
-# them, with their addresses.
 group "lb" {
   instances = 1
   vm        = vm.small
@@ -93,9 +82,6 @@ group "lb" {
   }
 }
 
-# The routers pass each request on to an instance that has registered its host
-# name. They find the bus by themselves: job router consumes the link "bus" that
-# job nats provides.
 group "router" {
   instances = 3
   vm        = vm.small
@@ -103,16 +89,75 @@ group "router" {
   job "router" {}
 }
 
-# The web server (examples/jobs/hello). Ask a few times: another instance
-# answers. Change the greeting and apply: the plan shows the line that changes
-# on each instance, and the servers take it without a restart.
-group "hello" {
-  instances = var.hellos
+group "postgres" {
+  instances = 1
   vm        = vm.small
+  disk      = disk.data
 
-  job "hello" {
+  job "postgres" {
     properties {
-      greeting = var.greeting
+      password = secret.database.value
+    }
+  }
+}
+
+# The API at api.cf.localhost. Both controllers serve it; what is pushed to one
+# is copied to the other.
+group "cloud_controller" {
+  instances = 2
+  vm        = vm.small
+  disk      = disk.data
+
+  job "cloud_controller" {
+    properties {
+      external_uri = "api.${deployment.domain}"
+      database     = "postgres"
+      secret       = secret.cloud_controller.value
+    }
+  }
+
+  # One of them acts, the other one is ready to. The times are short ones, for a
+  # machine that is looked at; jobs/health_manager/README.md has the usual ones.
+  job "health_manager" {
+    properties {
+      intervals = {
+        desired_state_update = 5
+        droplet_lost         = 5
+        droplets_analysis    = 1
+        restart_timeout      = 4
+        flapping_death       = 3
+        min_restart_delay    = 2
+        max_restart_delay    = 60
+        delay_time_noise     = 0.5
+      }
+    }
+  }
+}
+
+# Turns what is pushed into what a DEA can run.
+group "stager" {
+  instances = 1
+  vm        = vm.large
+
+  job "stager" {}
+}
+
+# Runs the apps. Each DEA waits a little before it offers to run an instance, the
+# longer the more it has: so an app's instances spread over all of them.
+group "dea" {
+  instances = var.deas
+  vm        = vm.large
+
+  # A DEA that is updated has its apps started elsewhere first.
+  update { max_in_flight = 1 }
+
+  job "dea" {
+    properties {
+      max_memory_mb = 1024
+      intervals = {
+        heartbeat = 1
+        advertise = 1
+      }
     }
   }
 }

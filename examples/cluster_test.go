@@ -20,7 +20,7 @@ import (
 // TestCluster walks the example through a day: first light, nothing to do,
 // crashes, a change, the ways in, the end.
 func TestCluster(t *testing.T) {
-	c := start(t, "cluster.hcl")
+	c := start(t, "hello.hcl")
 	begin := time.Now()
 	c.mustApply()
 	t.Logf("cold apply: %.1f s", time.Since(begin).Seconds())

@@ -90,7 +90,7 @@ func createRelease(t *testing.T, packages, jobs, version string) release {
 
 func TestReleaseIsPinned(t *testing.T) {
 	t.Parallel()
-	c := start(t, "cluster.hcl")
+	c := start(t, "hello.hcl")
 	c.edit(`"3s"`, `"300ms"`)
 	// Only the bus and one hello.
 	source, err := os.ReadFile(c.manifest)

@@ -148,7 +148,7 @@ func TestSecretsAreNowhereElse(t *testing.T) {
 	t.Parallel()
 	// No process that deploy starts may inherit it.
 	const passphrase = "correct horse battery staple"
-	c := start(t, "cluster.hcl")
+	c := start(t, "hello.hcl")
 	c.setenv("DEPLOY_PASSPHRASE", passphrase)
 	c.edit(`"3s"`, `"300ms"`)
 	c.edit(`"34%"`, `"100%"`)

@@ -84,7 +84,7 @@ func TestOrdinaryUser(t *testing.T) {
 	u := newUser(t)
 	for _, isolation := range []string{"none", "namespaces"} {
 		t.Run(isolation, func(t *testing.T) {
-			c := start(t, "cluster.hcl")
+			c := start(t, "hello.hcl")
 			c.isolate(isolation)
 			source, err := os.ReadFile(c.manifest)
 			if err != nil {

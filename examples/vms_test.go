@@ -67,7 +67,7 @@ func (c *cluster) beginApply() *applying {
 // a time: two answer at every moment, and the load balancer always does.
 func TestVMsRoll(t *testing.T) {
 	t.Parallel()
-	c := start(t, "cluster.hcl")
+	c := start(t, "hello.hcl")
 	c.edit("min_healthy_time = \"3s\"", "min_healthy_time = \"500ms\"")
 	c.mustApply()
 	before, old := c.mustAllRun(8), c.vms("cf")

@@ -65,7 +65,7 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	m, diags := manifests.Load("../../cluster.hcl", manifests.Options{Jobs: jobs.FS})
+	m, diags := manifests.Load("../../hello.hcl", manifests.Options{Jobs: jobs.FS})
 	mustBeFine(t, diags)
 	c := &cluster{t: t, manifest: m, facts: manifests.Facts{
 		DeploymentID: "test",

@@ -1,0 +1,90 @@
+# A Cloud Foundry with one of each: the platform of cluster.hcl for a laptop that
+# has other things to do. The cloud controller keeps its data in SQLite.
+#
+#   bin/deploy apply   examples/cluster-small.hcl
+#   bin/deploy destroy examples/cluster-small.hcl
+
+deployment "cf" {
+  domain = "cf.localhost"
+}
+
+infrastructure "local" {
+  publish = { (var.listen) = "lb:8080" }
+}
+
+variable "listen" {
+  type        = string
+  default     = "127.0.0.1:8080"
+  description = "Where the cluster's pages are found"
+}
+
+secret "nats" { type = "password" }
+secret "cloud_controller" { type = "password" }
+
+vm "default" {
+  cpus      = 1
+  memory_mb = 512
+}
+
+vm "large" {
+  cpus      = 2
+  memory_mb = 2048
+}
+
+disk "data" { size_gb = 10 }
+
+group "nats" {
+  job "nats" {
+    properties { password = secret.nats.value }
+  }
+}
+
+group "lb" {
+  job "nginx" {
+    properties {
+      domains = ["*.${deployment.domain}"]
+      routers = group.router.instances[*].address
+    }
+  }
+}
+
+group "router" {
+  job "router" {}
+}
+
+group "cloud_controller" {
+  disk = disk.data
+
+  job "cloud_controller" {
+    properties {
+      external_uri = "api.${deployment.domain}"
+      secret       = secret.cloud_controller.value
+    }
+  }
+}
+
+group "health_manager" {
+  job "health_manager" {
+    properties {
+      intervals = { desired_state_update = 5, droplet_lost = 5, droplets_analysis = 1, restart_timeout = 4, min_restart_delay = 2, delay_time_noise = 0.5 }
+    }
+  }
+}
+
+group "stager" {
+  vm = vm.large
+  job "stager" {}
+}
+
+group "dea" {
+  vm = vm.large
+
+  job "dea" {
+    properties {
+      max_memory_mb = 1024
+      intervals     = { heartbeat = 1, advertise = 1 }
+      # With no other DEA its apps cannot move: an update takes them down.
+      when_others_are_full = "warn"
+    }
+  }
+}
