@@ -12,7 +12,7 @@ import (
 )
 
 // visitTimeout bounds the way to the bus of a visit.
-const visitTimeout = 10 * time.Second
+const visitTimeout = 5 * time.Second
 
 // Visit connects to the bus as the component with this configuration does, to
 // ask something, without being one; address is where that component is reached.

@@ -240,7 +240,7 @@ func defaults() Config {
 		ConnectionTimeout: Seconds(10 * time.Second),
 		StopTimeout:       Seconds(5 * time.Second),
 		EvacuationDelay:   Seconds(30 * time.Second),
-		SettleTime:        Seconds(500 * time.Millisecond),
+		SettleTime:        Seconds(time.Second),
 	}
 	c.Runtimes = Runtimes{}
 	for _, r := range runtimes.Runtimes() {

@@ -31,6 +31,10 @@ import (
 // maxKept is how many messages are kept for a bus that is away.
 const maxKept = 10_000
 
+// othersBack is what others have to find a bus again that was away, before what
+// was kept for them is sent.
+const othersBack = 2 * time.Second
+
 // DEA is a running DEA.
 type DEA struct {
 	config        Config
@@ -46,13 +50,15 @@ type DEA struct {
 
 	// inbox has what is to be done with the machine, which belongs to the loop.
 	inbox   chan func(*core.Machine) []core.Action
-	ended   chan struct{} // closed when the loop has ended
-	leaving chan struct{} // closed when the process is told to end
-	drained chan struct{} // closed when nothing runs any more and nothing will
+	ended   chan struct{}   // closed when the loop has ended
+	leaving <-chan struct{} // closed when the process is told to end
+	drained chan struct{}   // closed when nothing runs any more and nothing will
 
-	attendants sync.WaitGroup
+	// aside has the goroutines of instances and messages; see begin.
+	aside sync.WaitGroup
 
 	mu       sync.Mutex
+	closing  bool // nothing is begun any more
 	attended map[string]*attendant
 	kept     []core.Publish // for when the bus is back
 }
@@ -76,7 +82,6 @@ func New(p component.Process) (_ *DEA, err error) {
 		wardenCommand: []string{cfg.Warden},
 		inbox:         make(chan func(*core.Machine) []core.Action, 256),
 		ended:         make(chan struct{}),
-		leaving:       make(chan struct{}),
 		drained:       make(chan struct{}),
 		attended:      map[string]*attendant{},
 	}
@@ -131,7 +136,7 @@ func (d *DEA) Run(ctx context.Context) error {
 	defer d.base.Close()
 	defer d.files.listener.Close()
 	defer d.isolation.close()
-	defer context.AfterFunc(ctx, func() { close(d.leaving) })()
+	d.leaving = ctx.Done()
 	m := core.New(core.Config{
 		DEA: d.base.UUID(), IP: d.base.Address(), FilePort: d.files.listener.Addr().(*net.TCPAddr).Port, Credentials: d.files.credentials,
 		Cores: runtime.NumCPU(), MaxMemory: d.config.MaxMemory, MaxClients: d.config.clients(), Prod: d.config.Prod,
@@ -149,8 +154,13 @@ func (d *DEA) loop(ctx context.Context, m *core.Machine) error {
 	// What runs, runs on: the attendants only let go of it.
 	work, leave := context.WithCancel(ctx)
 	defer close(d.ended)
-	defer d.attendants.Wait()
-	defer leave()
+	defer func() {
+		leave()
+		d.mu.Lock()
+		d.closing = true
+		d.mu.Unlock()
+		d.aside.Wait()
+	}()
 	d.carryOut(work, d.recover(work, m))
 	if err := d.subscribe(work); err != nil {
 		return err
@@ -253,7 +263,7 @@ func (d *DEA) attend(ctx context.Context, a *attendant) {
 	d.mu.Lock()
 	d.attended[a.instance.ID] = a
 	d.mu.Unlock()
-	d.attendants.Go(func() {
+	d.begin(func() {
 		defer func() {
 			d.mu.Lock()
 			delete(d.attended, a.instance.ID)
@@ -261,6 +271,16 @@ func (d *DEA) attend(ctx context.Context, a *attendant) {
 		}()
 		a.run(ctx)
 	})
+}
+
+// begin runs f beside the loop, which waits for it at its end; f must end with
+// the context that it has. Nothing is begun when the loop has ended.
+func (d *DEA) begin(f func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.closing {
+		d.aside.Go(f)
+	}
 }
 
 func (d *DEA) order(id string, o order) {
@@ -350,19 +370,29 @@ func (d *DEA) subscribe(ctx context.Context) error {
 		}
 	}
 	d.base.OnConnect(func() {
-		d.mu.Lock()
-		kept := d.kept
-		d.kept = nil
-		d.mu.Unlock()
-		for _, p := range kept {
-			d.send(p)
-		}
+		d.begin(func() { d.catchUp(ctx) })
 		d.do(func(m *core.Machine) []core.Action {
 			hello := core.Publish{Subject: wire.SubjectDEAStart, Message: m.Hello()}
 			return append(append([]core.Action{hello}, heartbeat(m)...), advertise(m)...)
 		})
 	})
 	return nil
+}
+
+// catchUp sends what was kept while the bus was away.
+func (d *DEA) catchUp(ctx context.Context) {
+	select {
+	case <-time.After(othersBack):
+	case <-ctx.Done():
+		return
+	}
+	d.mu.Lock()
+	kept := d.kept
+	d.kept = nil
+	d.mu.Unlock()
+	for _, p := range kept {
+		d.send(p)
+	}
 }
 
 // handle parses a message before it is taken. What cannot be read is logged and
@@ -387,7 +417,7 @@ func anyObject(data []byte) (struct{}, error) {
 // started takes a start document, once the runtime is known to be here.
 func (d *DEA) started(ctx context.Context, doc wire.DEAStart) {
 	doc.RuntimeInfo = d.runtime(doc.RuntimeInfo)
-	d.attendants.Go(func() {
+	d.begin(func() {
 		if _, err := d.finder.Find(ctx, doc.RuntimeInfo); err != nil {
 			if ctx.Err() == nil {
 				d.base.Log().Info("a start is ignored", "app", doc.Name, "index", doc.Index, "why", err)
@@ -413,7 +443,7 @@ func (d *DEA) discovered(ctx context.Context, m *nats.Msg, r wire.DEADiscover) {
 	if m.Reply == "" {
 		return
 	}
-	d.attendants.Go(func() {
+	d.begin(func() {
 		if _, err := d.finder.Find(ctx, d.runtime(r.RuntimeInfo)); err != nil {
 			return
 		}

@@ -1,20 +1,674 @@
 package dea
 
 import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"deploy/jobs/wire"
 )
 
-func TestAppRuns(t *testing.T) {
-	a := newCell(t).start("")
-	doc := a.document("7", a.droplet(), "GREETING=hi", "SECOND=$GREETING there", "THIRD='$GREETING'")
+// TestLife is an app's life as the bus sees it, in the original's order.
+func TestLife(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	a := c.start("")
+	doc := a.document("7", a.droplet(), "GREETING=hi", "SECOND=$GREETING there", "THIRD='$GREETING'", `QUOTE="it's"`)
+	doc.Users = []string{"o'neill@cf.test"}
 	found := a.launch(doc)
-	if got := get(t, found, "/"); !strings.Contains(got, found.Instance) {
+	if got := get(t, found, "/"); got != "hello from "+found.Instance+"\n" {
 		t.Errorf("it says %q", got)
 	}
-	t.Log(get(t, found, "/env"))
+	env := "\n" + get(t, found, "/env")
+	port := strconv.Itoa(*found.Stats.Port)
+	for _, want := range []string{
+		"GREETING=hi", "SECOND=hi there", "THIRD=$GREETING", "QUOTE=it's", "VCAP_APP_PORT=" + port, "VCAP_APP_HOST=127.0.0.1",
+		"VMC_APP_ID=" + found.Instance, "VMC_APP_NAME=app7", "VCAP_SERVICES={}", "VMC_SERVICES=[]",
+	} {
+		if !strings.Contains(env, "\n"+want+"\n") {
+			t.Errorf("the environment lacks %s:%s", want, env)
+		}
+	}
+	if strings.Contains(env, "nats://") || strings.Contains(env, configVariable) {
+		t.Errorf("the environment has something of the DEA's: %s", env)
+	}
+	_, text, _ := strings.Cut(env, "VCAP_APPLICATION=")
+	text, _, _ = strings.Cut(text, "\n")
+	var about struct {
+		Limits map[string]int64 `json:"limits"`
+		Users  []string         `json:"users"`
+		Port   int              `json:"port"`
+	}
+	if err := json.Unmarshal([]byte(text), &about); err != nil || about.Limits["mem"] != 64<<20 || about.Limits["disk"] != 64<<20 || about.Limits["fds"] != 256 ||
+		!slices.Equal(about.Users, doc.Users) || strconv.Itoa(about.Port) != port {
+		t.Errorf("VCAP_APPLICATION is %s, %v", text, err)
+	}
+
+	registered := messages(c, wire.SubjectRouterRegister, wire.ParseRegistration)
+	if len(registered) == 0 || registered[0].Port != *found.Stats.Port || !slices.Equal(registered[0].URIs, doc.URIs) ||
+		registered[0].App != "7" || len(registered[0].PrivateInstanceID) != 64 || registered[0].Tags["framework"] != "test" {
+		t.Errorf("registered: %+v", registered)
+	}
+	eventually(t, "usage is measured", func() bool {
+		all := a.find("7", true)
+		if len(all) != 1 {
+			return false
+		}
+		found = all[0]
+		return found.Stats.Usage != nil && found.Stats.Usage.Mem > 0 && found.Stats.Usage.Disk > 0
+	})
+	if len(found.Instance) != 32 || found.Stats.Cores == 0 || found.Stats.MemQuota != 64<<20 {
+		t.Errorf("found %+v %+v", found, found.Stats)
+	}
+
+	eventually(t, "its memory is reserved", func() bool {
+		s := a.status()
+		return len(s) == 1 && s[0].ReservedMemory == 64 && s[0].NumClients == 1
+	})
+	a.publish(wire.SubjectDEAUpdate, map[string]any{"droplet": 7, "uris": []string{"app7.cf.test", "other.cf.test"}})
+	eventually(t, "the new name is registered", func() bool {
+		all := messages(c, wire.SubjectRouterRegister, wire.ParseRegistration)
+		return slices.Equal(all[len(all)-1].URIs, []string{"app7.cf.test", "other.cf.test"})
+	})
+	a.publish(wire.SubjectDEAStop, map[string]any{"droplet": 7})
+	eventually(t, "it is gone", func() bool { return len(a.find("7", false)) == 0 && len(instanceProcesses(t, found.Instance)) == 0 })
+	exits := c.exits("7")[found.Instance]
+	if len(exits) != 1 || exits[0].Reason != wire.ReasonStopped || exits[0].CCPartition != "default" || exits[0].CrashTimestamp != 0 {
+		t.Errorf("exits %+v", exits)
+	}
+	gone := messages(c, wire.SubjectRouterUnregister, wire.ParseRegistration)
+	if len(gone) != 1 || gone[0].Port != *found.Stats.Port || len(gone[0].URIs) != 2 {
+		t.Errorf("unregistered: %+v", gone)
+	}
+	eventually(t, "nothing of it is left on the disk", func() bool {
+		apps, errApps := os.ReadDir(filepath.Join(a.base, "apps"))
+		run, errRun := os.ReadDir(filepath.Join(a.base, "run"))
+		return errApps == nil && errRun == nil && len(apps) == 0 && len(run) == 0
+	})
+	var order []string
+	c.mu.Lock()
+	for _, m := range c.seen {
+		if m.subject == wire.SubjectDEAHeartbeat {
+			h, err := wire.ParseDEAHeartbeat(m.data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			order = append(order, h.Droplets[0].State)
+		}
+	}
+	c.mu.Unlock()
+	if order = slices.Compact(order); !slices.Equal(order, []string{"RUNNING"}) && !slices.Equal(order, []string{"STARTING", "RUNNING"}) {
+		t.Errorf("heartbeats say %v", order)
+	}
+}
+
+// TestCrash: whatever the status, a process that ends by itself is a crash, and
+// what it left can be read.
+func TestCrash(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	a := c.start("")
+	sha := a.droplet()
+	for i, tc := range []struct {
+		env  []string
+		want string
+	}{
+		{[]string{"MODE=exit", "STATUS=0"}, "ended with status 0"},
+		{[]string{"MODE=exit", "STATUS=3"}, "ended with status 3"},
+	} {
+		id := wire.ID(strconv.Itoa(i))
+		a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), a.document(id, sha, tc.env...))
+		found := a.state(id, wire.StateCrashed)
+		if got := file(t, found, "/logs/err.log"); !strings.Contains(got, tc.want) {
+			t.Errorf("err.log: %q, want %q", got, tc.want)
+		}
+		if got := file(t, found, "/logs/stdout.log"); got != "begins\n" {
+			t.Errorf("stdout.log: %q", got)
+		}
+		exits := c.exits(id)[found.Instance]
+		if len(exits) != 1 || exits[0].Reason != wire.ReasonCrashed || exits[0].CrashTimestamp == 0 {
+			t.Errorf("exits %+v", exits)
+		}
+		eventually(t, "its memory is free", func() bool { s := a.status(); return len(s) == 1 && s[0].ReservedMemory == 0 })
+		a.publish(wire.SubjectDEAStop, wire.DEAStop{Droplet: id})
+		eventually(t, "its record is gone", func() bool { return len(a.find(id, false)) == 0 })
+	}
+}
+
+// TestKilled: the app's process is killed from outside.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	a := c.start("")
+	found := a.launch(a.document("7", a.droplet()))
+	pids := instanceProcesses(t, found.Instance)
+	if len(pids) == 0 {
+		t.Fatal("it has no processes")
+	}
+	for _, pid := range pids {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // one ends with the other
+	}
+	begin := time.Now()
+	eventually(t, "the exit is told", func() bool { return len(c.exits("7")[found.Instance]) == 1 })
+	t.Logf("told %v after the kill", time.Since(begin).Round(time.Millisecond))
+	if e := c.exits("7")[found.Instance][0]; e.Reason != wire.ReasonCrashed {
+		t.Errorf("exit %+v", e)
+	}
+	if gone := messages(c, wire.SubjectRouterUnregister, wire.ParseRegistration); len(gone) != 1 {
+		t.Errorf("unregistered %+v", gone)
+	}
+}
+
+// TestReadiness: an app is RUNNING when its state file says so, not before; and
+// one that never is ready is CRASHED.
+func TestReadiness(t *testing.T) {
+	t.Parallel()
+	a := newCell(t).start("", "port_timeout: 1", "state_file_timeout: 20")
+	text, err := os.ReadFile("testdata/app.pl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	startup, err := os.ReadFile("testdata/startup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sha := a.droplet(entry{name: "startup", text: string(startup), mode: 0o500}, entry{name: "app/app.pl", text: string(text), mode: 0o600},
+		entry{name: "droplet.yaml", text: "---\nstate_file: app.state\n", mode: 0o600})
+	found := a.launch(a.document("1", sha, "MODE=state"))
+	if got := file(t, found, "/app.state"); !strings.Contains(got, "RUNNING") {
+		t.Errorf("running with the state %q", got)
+	}
+	a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), a.document("2", a.droplet(), "MODE=silent"))
+	found = a.state("2", wire.StateCrashed)
+	if got := file(t, found, "/logs/err.log"); !strings.Contains(got, "did not listen on port") {
+		t.Errorf("err.log: %q", got)
+	}
+	worker := a.document("3", a.droplet(), "MODE=worker")
+	worker.URIs = nil
+	if found := a.launch(worker); found.Stats.Port != nil {
+		t.Errorf("a worker has port %d", *found.Stats.Port)
+	}
+}
+
+// TestContained: whatever an app does, it is ended, the reason is told, and
+// neither the DEA nor another app is harmed.
+func TestContained(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	a := c.start("processes: 64", "connection_timeout: 1")
+	sha := a.droplet()
+	neighbour := a.launch(a.document("1", sha))
+	for _, tc := range []struct {
+		id, mode, want string
+		disk           int
+	}{
+		{"2", "hungry", "more memory than its quota of 64 MB", 64},
+		{"3", "filler", "more than its quota of 4 MB", 4},
+	} {
+		t.Run(tc.mode, func(t *testing.T) {
+			doc := a.document(wire.ID(tc.id), sha, "MODE="+tc.mode)
+			doc.Limits.Disk = tc.disk
+			a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), doc)
+			found := a.state(wire.ID(tc.id), wire.StateCrashed)
+			if tc.mode == "filler" {
+				// The size of a file is limited as well; either ends it.
+				got := file(t, found, "/logs/err.log")
+				if !strings.Contains(got, tc.want) && !strings.Contains(got, "ended") {
+					t.Errorf("err.log: %q", got)
+				}
+			} else if got := file(t, found, "/logs/err.log"); !strings.Contains(got, "memory") || !strings.Contains(got, "64 MB") {
+				t.Errorf("err.log: %q, want %q", got, tc.want)
+			}
+			if left := instanceProcesses(t, found.Instance); len(left) != 0 {
+				t.Errorf("processes %v are left", left)
+			}
+		})
+	}
+	t.Run("many files", func(t *testing.T) {
+		startup := "#!/bin/bash\nfor i in $(seq 20); do head -c 1000000 /dev/zero > app/f$i; done; sleep 1000\n"
+		doc := a.document("4", a.droplet(entry{name: "startup", text: startup, mode: 0o500}, entry{name: "app/x", text: "x"}))
+		doc.Limits.Disk, doc.URIs = 4, nil
+		a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), doc)
+		found := a.state("4", wire.StateCrashed)
+		if got := file(t, found, "/logs/err.log"); !strings.Contains(got, "more than its quota of 4 MB") {
+			t.Errorf("err.log: %q", got)
+		}
+	})
+	t.Run("fork bomb", func(t *testing.T) {
+		doc := a.document("5", sha, "MODE=bomb")
+		a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), doc)
+		var found []wire.DEAFound
+		eventually(t, "it begins", func() bool { found = a.find("5", false); return len(found) == 1 && found[0].Staged != nil })
+		if got := get(t, neighbour, "/"); !strings.Contains(got, neighbour.Instance) {
+			t.Errorf("the neighbour says %q", got)
+		}
+		a.publish(wire.SubjectDEAStop, wire.DEAStop{Droplet: "5"})
+		eventually(t, "nothing of it is left", func() bool {
+			return len(a.find("5", false)) == 0 && len(instanceProcesses(t, found[0].Instance)) == 0
+		})
+	})
+	t.Run("ignores TERM", func(t *testing.T) {
+		found := a.launch(a.document("6", sha, "MODE=deaf"))
+		a.publish(wire.SubjectDEAStop, wire.DEAStop{Droplet: "6"})
+		eventually(t, "nothing of it is left", func() bool {
+			return len(a.find("6", false)) == 0 && len(instanceProcesses(t, found.Instance)) == 0
+		})
+	})
+	if got := get(t, neighbour, "/"); !strings.Contains(got, neighbour.Instance) {
+		t.Errorf("the neighbour says %q", got)
+	}
+	if exits := c.exits("1"); len(exits) != 0 {
+		t.Errorf("the neighbour has exits: %+v", exits)
+	}
+}
+
+// TestKind: an app that handles TERM has its time, although the shell that
+// started it ends at once; requests in progress are finished before.
+func TestKind(t *testing.T) {
+	t.Parallel()
+	a := newCell(t).start("")
+	found := a.launch(a.document("7", a.droplet(), "MODE=polite"))
+	answer := make(chan string, 1)
+	go func() { answer <- get(t, found, "/slow/1") }()
+	eventually(t, "the request is in progress", func() bool { n, err := connected(*found.Stats.Port); return err == nil && n > 0 })
+	folder := filepath.Join(a.base, "apps", *found.Staged)
+	// The folder goes with the instance: a link to the file that it writes last.
+	logs := filepath.Join(t.TempDir(), "logs")
+	_ = os.MkdirAll(logs, 0o755)
+	said := filepath.Join(logs, "polite")
+	stop := make(chan struct{})
+	go func() {
+		defer close(stop)
+		for end := time.Now().Add(deadline); time.Now().Before(end); <-time.After(time.Millisecond) {
+			if os.Link(filepath.Join(folder, "logs", "polite"), said) == nil {
+				return
+			}
+		}
+	}()
 	a.publish(wire.SubjectDEAStop, wire.DEAStop{Droplet: "7"})
+	if got := <-answer; !strings.Contains(got, found.Instance) {
+		t.Errorf("a request in progress gets %q", got)
+	}
+	<-stop
+	if _, err := os.Stat(said); err != nil {
+		t.Errorf("it had no time to end: %v", err)
+	}
 	eventually(t, "it is gone", func() bool { return len(a.find("7", false)) == 0 })
+}
+
+// TestBadDroplets: they are told of, and nothing is left of them.
+func TestBadDroplets(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	a := c.start("")
+	good := a.droplet()
+	for i, tc := range []struct {
+		name string
+		doc  func(wire.ID) wire.DEAStart
+	}{
+		{"no startup", func(id wire.ID) wire.DEAStart { return a.document(id, a.droplet(entry{name: "app/x", text: "x"})) }},
+		{"leaves its folder", func(id wire.ID) wire.DEAStart {
+			return a.document(id, a.droplet(entry{name: "../../../x", text: "x"}))
+		}},
+		{"wrong sha1", func(id wire.ID) wire.DEAStart {
+			d := a.document(id, strings.Repeat("0", 40))
+			d.ExecutableFile = filepath.Join(a.droplets, good)
+			return d
+		}},
+		{"too large", func(id wire.ID) wire.DEAStart {
+			d := a.document(id, a.droplet(entry{name: "startup", text: strings.Repeat("x", 2<<20)}))
+			d.Limits.Disk = 1
+			return d
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			id := wire.ID(strconv.Itoa(i))
+			a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), tc.doc(id))
+			eventually(t, "its exit is told", func() bool { return len(c.exits(id)) == 1 })
+			for _, exits := range c.exits(id) {
+				if exits[0].Reason != wire.ReasonCrashed {
+					t.Errorf("exit %+v", exits[0])
+				}
+			}
+			eventually(t, "nothing is left", func() bool {
+				apps, err := os.ReadDir(filepath.Join(a.base, "apps"))
+				return err == nil && len(apps) == 0 && len(a.find(id, false)) == 0
+			})
+		})
+	}
+}
+
+// TestPlacement: who has fewer instances of an app, and more memory, answers
+// first; who cannot run it does not answer.
+func TestPlacement(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	one, two := c.start("max_memory: 128"), c.start("max_memory: 128")
+	sha := c.droplet()
+	discover := func(d wire.DEADiscover) []wire.DEAHello {
+		return request(c, wire.SubjectDEADiscover, d, wire.ParseDEAHello)
+	}
+	ask := wire.DEADiscover{Droplet: "7", Limits: wire.Limits{Mem: 64}, Runtime: "perl", RuntimeInfo: wire.RuntimeInfo{Name: "perl"}}
+	eventually(t, "both answer", func() bool { return len(discover(ask)) == 2 })
+	one.launch(one.document("7", sha))
+	// On a machine that is busy with other things it may be late once.
+	eventually(t, "the empty one answers first", func() bool {
+		all := discover(ask)
+		return len(all) == 2 && all[0].ID == two.dea.base.UUID() && all[1].Port != 0
+	})
+	ask.Limits.Mem = 65
+	eventually(t, "one answers for 65 MB", func() bool { return len(discover(ask)) == 1 })
+	if all := discover(ask); len(all) > 1 || len(all) == 1 && all[0].ID != two.dea.base.UUID() {
+		t.Errorf("answers for 65 MB: %+v", all)
+	}
+	ask.Limits.Mem, ask.Runtime, ask.RuntimeInfo = 64, "cobol", wire.RuntimeInfo{Name: "cobol", Executable: "cobol-85"}
+	if all := discover(ask); len(all) != 0 {
+		t.Errorf("answers for a runtime that is not there: %+v", all)
+	}
+	// The same tests hold for a start: it is ignored.
+	doc := c.document("8", sha)
+	doc.Limits.Mem = 65
+	c.publish(wire.SubjectDEAStartOf(one.dea.base.UUID()), doc)
+	for _, s := range one.status() {
+		if s.NumClients > 1 {
+			t.Errorf("status %+v", s)
+		}
+	}
+}
+
+// TestBrokenMessages: every subject gets what cannot be read, and the DEA lives.
+func TestBrokenMessages(t *testing.T) {
+	t.Parallel()
+	a := newCell(t).start("")
+	found := a.launch(a.document("7", a.droplet()))
+	for _, subject := range []string{
+		wire.SubjectDEAStartOf(a.dea.base.UUID()), wire.SubjectDEADiscover, wire.SubjectDEAStop, wire.SubjectDEAUpdate, wire.SubjectDEAFind,
+		wire.SubjectDEAStatus, wire.SubjectDropletStatus, wire.SubjectDEALocate, wire.SubjectHealthManagerStart, wire.SubjectRouterStart, wire.SubjectDEAHeartbeat,
+	} {
+		for _, text := range []string{"", "{", "null", "[]", "7", `{"droplet":{}}`, `{"droplet":99,"limits":{"mem":-1}}`, "\xff\x00", `{"droplet":"99","index":"x"}`, strings.Repeat("[", 10000)} {
+			if err := a.conn.PublishRequest(subject, "nowhere", []byte(text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got := get(t, found, "/"); !strings.Contains(got, found.Instance) {
+		t.Errorf("the app says %q", got)
+	}
+	if now := a.state("7", wire.StateRunning); now.Instance != found.Instance {
+		t.Errorf("another instance runs: %+v", now)
+	}
+}
+
+func TestFiles(t *testing.T) {
+	t.Parallel()
+	a := newCell(t).start("")
+	startup := "#!/bin/bash\nln -s /etc/passwd logs/out; ln -s ../app/x logs/in; mkfifo logs/fifo; echo 0123456789 > logs/stdout.log; sleep 1000\n"
+	doc := a.document("7", a.droplet(entry{name: "startup", text: startup, mode: 0o500}, entry{name: "app/x", text: "an x", mode: 0o600}, entry{name: "secret", text: "s", mode: 0o600}))
+	doc.URIs = nil
+	found := a.launch(doc)
+	eventually(t, "it has written", func() bool {
+		body, status := fetch(t, found.FileURI+*found.Staged+"/logs/stdout.log", found.Credentials)
+		return status == http.StatusOK && body == "0123456789\n"
+	})
+	url := found.FileURI + *found.Staged
+	for _, tc := range []struct {
+		path   string
+		status int
+		body   string
+	}{
+		{"/", 200, fmt.Sprintf("%-35s %10s\n%-35s %10s\n", "app/", "-", "logs/", "-")},
+		{"", 200, fmt.Sprintf("%-35s %10s\n%-35s %10s\n", "app/", "-", "logs/", "-")},
+		{"/app", 200, fmt.Sprintf("%-35s %10s\n", "x", "4B")},
+		{"/app/x", 200, "an x"},
+		{"/logs/in", 200, "an x"},
+		{"/logs/out", 403, "forbidden\n"},
+		{"/logs/fifo", 403, "forbidden\n"},
+		{"/startup", 403, "forbidden\n"},
+		{"/stop", 403, "forbidden\n"},
+		{"/app/%2e%2e/startup", 403, "forbidden\n"},
+		{"/nothing", 404, "Entity not found.\n"},
+		{"/app/x/y", 404, "Entity not found.\n"},
+	} {
+		body, status := fetch(t, url+tc.path, found.Credentials)
+		if status != tc.status || body != tc.body {
+			t.Errorf("%q: %d %q, want %d %q", tc.path, status, body, tc.status, tc.body)
+		}
+	}
+	if _, status := fetch(t, found.FileURI+"../db/applications.json", found.Credentials); status == 200 {
+		t.Error("the DEA's own files are served")
+	}
+	if _, status := fetch(t, url+"/app/x", [2]string{"u", "p"}); status != http.StatusUnauthorized {
+		t.Errorf("with wrong credentials: %d", status)
+	}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/logs/stdout.log", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.SetBasicAuth(found.Credentials[0], found.Credentials[1])
+	request.Header.Set("Range", "bytes=-4")
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusPartialContent || response.ContentLength != 4 {
+		t.Errorf("the end of a file: %s, %d bytes", response.Status, response.ContentLength)
+	}
+}
+
+// TestIsolation: an app sees neither another's files nor its environment nor the
+// DEA's, where the machine offers that.
+func TestIsolation(t *testing.T) {
+	t.Parallel()
+	a := newCell(t).start("")
+	level := a.dea.isolation
+	t.Logf("isolation %+v", level.varz())
+	if !level.namespaces {
+		t.Skipf("this machine offers no namespaces: %v", level.lacks)
+	}
+	sha := a.droplet()
+	victim := a.launch(a.document("1", sha, "SECRET=sesame"))
+	spy := a.launch(a.document("2", sha))
+	for _, path := range []string{a.config, filepath.Join(a.base, "db", "applications.json"), filepath.Join(a.base, "apps", *victim.Staged, "startup"), filepath.Join(a.base, "run", victim.Instance, "spec.json")} {
+		if _, err := os.Stat(path); err != nil {
+			t.Fatal(err)
+		}
+		if got := get(t, spy, "/read"+path); !strings.HasPrefix(got, "no: ") {
+			t.Errorf("%s can be read: %.40q", path, got)
+		}
+	}
+	pids := strings.Fields(get(t, spy, "/pids"))
+	if len(pids) > 6 {
+		t.Errorf("it sees processes %v", pids)
+	}
+	for _, pid := range pids {
+		if got := get(t, spy, "/read/proc/"+pid+"/environ"); strings.Contains(got, "sesame") || strings.Contains(got, configVariable) {
+			t.Errorf("it reads the environment of %s: %q", pid, got)
+		}
+	}
+	// The warden sees all of the machine; an app must not see through it.
+	for _, path := range []string{"/proc/1/root" + a.config, "/proc/1/cwd/spec.json", "/proc/1/environ"} {
+		if got := get(t, spy, "/read"+path); !strings.HasPrefix(got, "no: ") && got != "" {
+			t.Errorf("%s can be read: %.40q", path, got)
+		}
+	}
+	// A warden that an app could end would be an app's end, and nothing else's.
+	if got := get(t, spy, "/list/home/vcap"); !strings.Contains(got, "startup") {
+		t.Errorf("its own folder has %q", got)
+	}
+	if level.users {
+		if one, two := get(t, spy, "/who"), get(t, victim, "/who"); one == two || strings.HasPrefix(one, "0 ") {
+			t.Errorf("users are %q and %q", one, two)
+		}
+	}
+	if limits := get(t, spy, "/limits"); !strings.Contains(strings.Join(strings.Fields(limits), " "), "Max open files 256 256") {
+		t.Errorf("limits are %s", limits)
+	}
+}
+
+// TestDemandedIsolation: less than what the manifest demands is refused, and said.
+func TestDemandedIsolation(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	config := defaults()
+	config.BaseDir, config.Isolation = t.TempDir(), IsolationFull
+	// A warden that cannot do anything offers nothing.
+	_, err := findIsolation(t.Context(), config, []string{"/bin/false"})
+	if err == nil || !strings.Contains(err.Error(), "cannot run apps") {
+		t.Errorf("with a broken warden: %v", err)
+	}
+	a := c.start("")
+	want := IsolationFull
+	found := a.dea.isolation
+	found.cgroups = nil
+	if got := found.level(); found.namespaces && got != IsolationNamespaces {
+		t.Errorf("namespaces without control groups are %q, not %q", got, want)
+	}
+}
+
+// TestRecovery: the DEA is killed (-9) and started again; no app is touched, and
+// how one ended meanwhile is known.
+func TestRecovery(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	base := t.TempDir()
+	config := c.configure(base, "")
+	start := func() *exec.Cmd {
+		self, err := os.Executable()
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := len(messages(c, wire.SubjectDEAStart, wire.ParseDEAHello))
+		cmd := exec.Command(self)
+		cmd.Env = append(os.Environ(), configVariable+"="+config)
+		cmd.Stderr = t.Output()
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = cmd.Process.Signal(syscall.SIGTERM) // or it ended before
+			_ = cmd.Wait()
+		})
+		eventually(t, "the DEA says hello", func() bool { return len(messages(c, wire.SubjectDEAStart, wire.ParseDEAHello)) > before })
+		return cmd
+	}
+	dea := start()
+	uuid := func() string { all := messages(c, wire.SubjectDEAStart, wire.ParseDEAHello); return all[len(all)-1].ID }
+	sha := c.droplet()
+	for _, id := range []wire.ID{"1", "2", "3"} {
+		c.publish(wire.SubjectDEAStartOf(uuid()), c.document(id, sha))
+	}
+	worker := c.document("4", sha, "MODE=patient")
+	worker.URIs = nil
+	before := map[wire.ID]wire.DEAFound{}
+	pids := map[wire.ID][]int{}
+	for _, id := range []wire.ID{"1", "2", "3"} {
+		before[id] = c.state(id, wire.StateRunning)
+		pids[id] = instanceProcesses(t, before[id].Instance)
+	}
+	c.publish(wire.SubjectDEAStartOf(uuid()), worker)
+	before["4"] = c.state("4", wire.StateRunning)
+
+	if err := dea.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = dea.Wait()
+	if got := get(t, before["1"], "/"); !strings.Contains(got, before["1"].Instance) {
+		t.Errorf("without a DEA an app says %q", got)
+	}
+	for _, pid := range instanceProcesses(t, before["4"].Instance) {
+		if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.Contains(string(line), "app.pl") {
+			_ = syscall.Kill(pid, syscall.SIGUSR1)
+		}
+	}
+	eventually(t, "the one that ends has ended", func() bool { return len(instanceProcesses(t, before["4"].Instance)) == 0 })
+	registered := len(messages(c, wire.SubjectRouterRegister, wire.ParseRegistration))
+	start()
+
+	for _, id := range []wire.ID{"1", "2", "3"} {
+		now := c.state(id, wire.StateRunning)
+		if now.Instance != before[id].Instance || *now.Stats.Port != *before[id].Stats.Port || now.StateTimestamp != before[id].StateTimestamp {
+			t.Errorf("app %s was %+v, is %+v", id, before[id], now)
+		}
+		if got := instanceProcesses(t, now.Instance); !slices.Equal(got, pids[id]) {
+			t.Errorf("app %s had processes %v, has %v", id, pids[id], got)
+		}
+		if exits := c.exits(id); len(exits) != 0 {
+			t.Errorf("app %s has exits %+v", id, exits)
+		}
+	}
+	eventually(t, "its routes are registered again", func() bool {
+		return len(messages(c, wire.SubjectRouterRegister, wire.ParseRegistration)) >= registered+3
+	})
+	crashed := c.state("4", wire.StateCrashed)
+	if got := file(t, crashed, "/logs/err.log"); !strings.Contains(got, "ended with status 9") {
+		t.Errorf("err.log: %q", got)
+	}
+	if exits := c.exits("4")[crashed.Instance]; len(exits) != 1 || exits[0].Reason != wire.ReasonCrashed {
+		t.Errorf("exits %+v", exits)
+	}
+	// They obey the new DEA.
+	c.publish(wire.SubjectDEAStop, wire.DEAStop{Droplet: "1"})
+	eventually(t, "app 1 is stopped", func() bool {
+		return len(c.find("1", false)) == 0 && len(instanceProcesses(t, before["1"].Instance)) == 0
+	})
+}
+
+// TestStrays: what nobody has a record of is ended and removed.
+func TestStrays(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	a := c.start("")
+	found := a.launch(a.document("7", a.droplet()))
+	records, err := os.ReadFile(filepath.Join(a.base, "db", "applications.json"))
+	if err != nil || !strings.Contains(string(records), found.Instance) {
+		t.Fatalf("records %s, %v", records, err)
+	}
+	b := &agent{cell: c, base: a.base, config: a.config}
+	// The first is not stopped: it is as if it had been killed, without its records.
+	if err := os.Remove(filepath.Join(a.base, "db", "applications.json")); err != nil {
+		t.Fatal(err)
+	}
+	b.run()
+	eventually(t, "the instance is ended", func() bool { return len(instanceProcesses(t, found.Instance)) == 0 })
+	eventually(t, "its folder is removed", func() bool {
+		_, err := os.Stat(filepath.Join(a.base, "apps", *found.Staged))
+		return os.IsNotExist(err)
+	})
+}
+
+// TestBusAway: exits of the time when the bus was away are told when it is back.
+func TestBusAway(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	a := c.start("")
+	found := a.launch(a.document("7", a.droplet()))
+	address := c.bus.Addr().String()
+	_, text, _ := strings.Cut(address, ":")
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.bus.Shutdown()
+	c.bus.WaitForShutdown()
+	eventually(t, "the DEA sees that the bus is away", func() bool { return !a.dea.base.Connected() })
+	for _, pid := range instanceProcesses(t, found.Instance) {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // one ends with the other
+	}
+	eventually(t, "the DEA has seen the end", func() bool {
+		a.dea.mu.Lock()
+		defer a.dea.mu.Unlock()
+		return len(a.dea.kept) > 0
+	})
+	c.restartBus(port)
+	eventually(t, "the exit is told", func() bool { return len(c.exits("7")[found.Instance]) == 1 })
 }

@@ -29,7 +29,7 @@ func (d *DEA) drain(ctx context.Context) error {
 	// Fails only with the connection, and then there is nothing to undo.
 	defer func() { _ = sub.Unsubscribe() }()
 	d.event(core.Evacuate{})
-	if others := d.others(ctx); len(others) == 0 {
+	if !d.hasOthers(ctx) {
 		d.base.Log().Warn("there is no other DEA: apps are stopped without a replacement")
 		d.event(core.GiveUp{})
 	}
@@ -57,7 +57,7 @@ func (d *DEA) heard(ctx context.Context, h wire.DEAHeartbeat) {
 	if h.DEA == d.base.UUID() {
 		return
 	}
-	d.attendants.Go(func() {
+	d.begin(func() {
 		select {
 		case <-time.After(d.config.Intervals.SettleTime.duration()):
 		case <-ctx.Done():
@@ -71,19 +71,21 @@ func (d *DEA) heard(ctx context.Context, h wire.DEAHeartbeat) {
 	})
 }
 
-// others are the DEAs beside this one that take apps.
-func (d *DEA) others(ctx context.Context) []wire.DEAStatus {
-	all, err := askAll(ctx, d.base.Bus(), wire.SubjectDEAStatus, wire.ParseDEAStatus)
-	if err != nil {
-		d.base.Log().Warn("cannot ask other DEAs", "error", err)
-	}
-	var others []wire.DEAStatus
-	for _, s := range all {
-		if s.ID != d.base.UUID() && s.State == "" {
-			others = append(others, s)
+// hasOthers says whether there are DEAs beside this one that take apps. That
+// there are none is believed when nobody has answered several times.
+func (d *DEA) hasOthers(ctx context.Context) bool {
+	for range 3 {
+		all, err := askAll(ctx, d.base.Bus(), wire.SubjectDEAStatus, wire.ParseDEAStatus)
+		if err != nil {
+			d.base.Log().Warn("cannot ask other DEAs", "error", err)
+		}
+		for _, s := range all {
+			if s.ID != d.base.UUID() && s.State == "" {
+				return true
+			}
 		}
 	}
-	return others
+	return false
 }
 
 // shutdown ends everything at once.

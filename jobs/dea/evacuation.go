@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
 
 	"deploy/jobs/component"
 	"deploy/jobs/wire"
@@ -19,8 +20,8 @@ import (
 // Answers to a question that everybody may answer are awaited for askMax, and no
 // longer when none has come for askQuiet.
 const (
-	askMax   = 2 * time.Second
-	askQuiet = 500 * time.Millisecond
+	askMax   = 5 * time.Second
+	askQuiet = time.Second
 )
 
 // askAll publishes a request and collects the answers of all.
@@ -130,7 +131,7 @@ func judge(address string, deas []wire.DEAStatus, running []wire.InstanceStats) 
 		apps = append(apps, fmt.Sprintf("%s (%d)", app, n))
 	}
 	slices.Sort(apps)
-	return fmt.Sprintf("the other DEAs have no room for the apps of the DEA at %s: it runs %d instances that need %d MB, and the %d others have %d MB free; "+
+	return fmt.Sprintf("the other DEAs have no room for the apps of the DEA at %s: it runs %d instances that need %d MB, and the others (%d) have %d MB free; "+
 		"%d of its instances would be down from its stop until it runs again: %s",
 		address, len(own), needed, len(free), room, len(left), strings.Join(apps, ", "))
 }
@@ -152,12 +153,18 @@ func CheckEvacuation(ctx context.Context, p component.Process, out io.Writer) er
 		return nil
 	}
 	defer bus.Close()
-	running, err := askAll(ctx, bus, wire.SubjectDropletStatus, wire.ParseInstanceStats)
-	if err != nil {
+	var running []wire.InstanceStats
+	var deas []wire.DEAStatus
+	var both errgroup.Group
+	both.Go(func() (err error) {
+		running, err = askAll(ctx, bus, wire.SubjectDropletStatus, wire.ParseInstanceStats)
 		return err
-	}
-	deas, err := askAll(ctx, bus, wire.SubjectDEAStatus, wire.ParseDEAStatus)
-	if err != nil {
+	})
+	both.Go(func() (err error) {
+		deas, err = askAll(ctx, bus, wire.SubjectDEAStatus, wire.ParseDEAStatus)
+		return err
+	})
+	if err := both.Wait(); err != nil {
 		return err
 	}
 	meaning := judge(address, deas, running)

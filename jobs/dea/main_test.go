@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -54,6 +55,11 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	flag.Parse()
+	// They wait more than they work.
+	if err := flag.Set("test.parallel", "8"); err != nil {
+		panic(err)
+	}
 	os.Exit(m.Run())
 }
 
@@ -86,17 +92,10 @@ type message struct {
 
 func newCell(t *testing.T) *cell {
 	t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(deadline) {
-		t.Fatal("the bus does not start")
-	}
-	c := &cell{t: t, bus: s, droplets: t.TempDir()}
-	if c.conn, err = nats.Connect(s.ClientURL()); err != nil {
+	c := &cell{t: t, droplets: t.TempDir()}
+	c.restartBus(server.RANDOM_PORT)
+	var err error
+	if c.conn, err = nats.Connect(c.bus.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.conn.Close)
@@ -113,6 +112,21 @@ func newCell(t *testing.T) *cell {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// restartBus starts a bus, the first or after the end of another.
+func (c *cell) restartBus(port int) {
+	c.t.Helper()
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	s.Start()
+	c.t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(deadline) {
+		c.t.Fatal("the bus does not start")
+	}
+	c.bus = s
 }
 
 // messages are those of a subject that have come so far, parsed.
@@ -174,14 +188,19 @@ func (c *cell) configure(base, settings string, intervals ...string) string {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	if !strings.Contains(strings.Join(intervals, ""), "settle_time") {
+		intervals = append(intervals, "settle_time: 0.2")
+	}
+	if !strings.Contains(settings, "local_route") {
+		settings += "\nlocal_route: 127.0.0.1"
+	}
 	text := fmt.Sprintf(`
 mbus: %s
-local_route: 127.0.0.1
 base_dir: %s
 filer_port: 0
 warden: %s
 runtimes: {perl: {executable: perl, version_output: 'This is perl'}, binary: {}}
-intervals: {heartbeat: 0.2, advertise: 0.2, monitor: 0.2, crashes_reaper: 0.2, probe: 0.05, settle_time: 0.2, stop_timeout: 2%s}
+intervals: {heartbeat: 0.2, advertise: 0.2, monitor: 0.2, crashes_reaper: 0.2, probe: 0.05, stop_timeout: 2%s}
 %s
 `, c.bus.ClientURL(), base, self, strings.Join(append([]string{""}, intervals...), ", "), settings)
 	file := filepath.Join(c.t.TempDir(), "dea.yml")
@@ -216,31 +235,18 @@ func (a *agent) run() {
 			a.t.Errorf("the DEA ends with %v", err)
 		}
 	})
-	eventually(a.t, "the DEA answers", func() bool {
-		return len(a.status()) > 0 && a.has(a.dea.base.UUID())
+	eventually(a.t, "the DEA says hello", func() bool {
+		for _, h := range messages(a.cell, wire.SubjectDEAStart, wire.ParseDEAHello) {
+			if h.ID == d.base.UUID() {
+				return true
+			}
+		}
+		return false
 	})
 }
 
-func (a *agent) has(id string) bool {
-	for _, s := range a.status() {
-		if s.ID == id {
-			return true
-		}
-	}
-	return false
-}
-
-func (c *cell) status() []wire.DEAStatus {
-	c.t.Helper()
-	all, err := askAll(c.t.Context(), c.conn, wire.SubjectDEAStatus, wire.ParseDEAStatus)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	return all
-}
-
-// find asks for the instances of an app.
-func (c *cell) find(droplet wire.ID, stats bool) []wire.DEAFound {
+// request collects the answers of all who answer soon.
+func request[T any](c *cell, subject string, question any, parse func([]byte) (T, error)) []T {
 	c.t.Helper()
 	inbox := nats.NewInbox()
 	sub, err := c.conn.SubscribeSync(inbox)
@@ -248,25 +254,36 @@ func (c *cell) find(droplet wire.ID, stats bool) []wire.DEAFound {
 		c.t.Fatal(err)
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	data, err := json.Marshal(wire.DEAFind{Droplet: droplet, IncludeStats: stats})
+	data, err := json.Marshal(question)
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	if err := c.conn.PublishRequest(wire.SubjectDEAFind, inbox, data); err != nil {
+	if err := c.conn.PublishRequest(subject, inbox, data); err != nil {
 		c.t.Fatal(err)
 	}
-	var found []wire.DEAFound
+	var all []T
 	for {
-		m, err := sub.NextMsg(200 * time.Millisecond)
+		m, err := sub.NextMsg(300 * time.Millisecond)
 		if err != nil || len(m.Data) == 0 {
-			return found
+			return all
 		}
-		f, err := wire.ParseDEAFound(m.Data)
+		answer, err := parse(m.Data)
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		found = append(found, f)
+		all = append(all, answer)
 	}
+}
+
+func (c *cell) status() []wire.DEAStatus {
+	c.t.Helper()
+	return request(c, wire.SubjectDEAStatus, map[string]any{}, wire.ParseDEAStatus)
+}
+
+// find asks for the instances of an app.
+func (c *cell) find(droplet wire.ID, stats bool) []wire.DEAFound {
+	c.t.Helper()
+	return request(c, wire.SubjectDEAFind, wire.DEAFind{Droplet: droplet, IncludeStats: stats}, wire.ParseDEAFound)
 }
 
 // state waits until the app has exactly one instance, in this state.

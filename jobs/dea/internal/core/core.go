@@ -205,6 +205,8 @@ type Machine struct {
 func New(c Config, saved []Instance) *Machine {
 	m := &Machine{config: c, instances: map[string]*Instance{}}
 	for _, i := range saved {
+		// An evacuation ends with the run that began it.
+		i.Told = i.Told && !i.live()
 		m.instances[i.ID] = &i
 	}
 	return m
