@@ -9,10 +9,10 @@ BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w"
 PLATFORMS ?= $(shell go env GOHOSTOS)/$(shell go env GOHOSTARCH)
 
 # Every program that goes to VMs.
-PROGRAMS := $(patsubst %/,./%,$(sort $(dir $(wildcard \
-	agent/cmd/*/*.go jobs/*/cmd/*/*.go examples/jobs/*/cmd/*/*.go))))
-# The programs that stay here. pack is a step of the build.
-TOOLS := $(patsubst %/,./%,$(sort $(dir $(wildcard deployer/cmd/*/*.go))))
+PROGRAMS := $(filter-out %/vmc,$(patsubst %/,./%,$(sort $(dir $(wildcard \
+	agent/cmd/*/*.go jobs/*/cmd/*/*.go examples/jobs/*/cmd/*/*.go)))))
+# The programs that stay here. pack is a step of the build; vmc is the users'.
+TOOLS := $(patsubst %/,./%,$(sort $(dir $(wildcard deployer/cmd/*/*.go jobs/cloud_controller/cmd/vmc/*.go))))
 
 EXAMPLE := examples/hello.hcl
 DEMO_URL := http://hello.cf.localhost:8080/
@@ -22,7 +22,7 @@ DEMO_URL := http://hello.cf.localhost:8080/
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: $(PLATFORMS) ## bin/deploy, and bin/packages/<os>_<arch> for each of PLATFORMS ("linux/amd64 linux/arm64")
+build: $(PLATFORMS) ## bin/deploy, bin/vmc, and bin/packages/<os>_<arch> for each of PLATFORMS ("linux/amd64 linux/arm64")
 
 bin/tools: # always: go's own cache knows best what is up to date
 	@mkdir -p bin

@@ -1,0 +1,348 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// States of an app and of instances.
+const (
+	Started  = "STARTED"
+	Stopped  = "STOPPED"
+	Starting = "STARTING"
+	Running  = "RUNNING"
+	Down     = "DOWN"
+	Flapping = "FLAPPING"
+)
+
+// App is an app as the controller describes it.
+type App struct {
+	Name             string    `json:"name"`
+	Staging          Staging   `json:"staging"`
+	URIs             []string  `json:"uris"`
+	Instances        int       `json:"instances"`
+	RunningInstances *int      `json:"runningInstances,omitempty"` // nil: unknown
+	Resources        Resources `json:"resources"`
+	State            string    `json:"state"`
+	Services         []string  `json:"services"`
+	Version          string    `json:"version,omitempty"`
+	Env              []string  `json:"env"` // "K=V"
+	Meta             Meta      `json:"meta"`
+}
+
+// Staging is an app's kind: framework and runtime, in the names that come back.
+type Staging struct {
+	Framework string `json:"model"`
+	Runtime   string `json:"stack"`
+}
+
+// Resources are an instance's limits; 0: the controller's default.
+type Resources struct {
+	Memory int `json:"memory,omitempty"` // MB
+	Disk   int `json:"disk,omitempty"`   // MB
+	FDs    int `json:"fds,omitempty"`
+}
+
+// Meta is what else is known of an app.
+type Meta struct {
+	Debug   *string `json:"debug"`
+	Console *bool   `json:"console"`
+	Command string  `json:"command,omitempty"`
+	// Version is the optimistic lock.
+	Version int   `json:"version,omitempty"`
+	Created int64 `json:"created,omitempty"` // Unix seconds
+}
+
+// Apps lists the user's.
+func (c *Client) Apps(ctx context.Context) ([]App, error) {
+	var apps []App
+	err := c.get(ctx, &apps, "apps")
+	return apps, err
+}
+
+// App describes one.
+func (c *Client) App(ctx context.Context, name string) (App, error) {
+	var app App
+	err := c.get(ctx, &app, "apps", name)
+	return app, named(err, name)
+}
+
+// named says which app is not there.
+func named(err error, app string) error {
+	if Is(err, CodeAppNotFound) {
+		return fmt.Errorf("app %q: %w", app, err)
+	}
+	return err
+}
+
+// NewApp describes an app that is to be made.
+type NewApp struct {
+	Name      string
+	Framework string
+	Runtime   string // "": the framework's default
+	Command   string
+	URIs      []string
+	Instances int
+	Resources Resources
+}
+
+// CreateApp makes an app without files, stopped.
+func (c *Client) CreateApp(ctx context.Context, app NewApp) error {
+	type staging struct {
+		Framework string  `json:"framework"`
+		Runtime   *string `json:"runtime"`
+		Command   string  `json:"command,omitempty"`
+	}
+	body := struct {
+		Name      string    `json:"name"`
+		Staging   staging   `json:"staging"`
+		URIs      []string  `json:"uris"`
+		Instances int       `json:"instances"`
+		Resources Resources `json:"resources"`
+	}{app.Name, staging{app.Framework, nil, app.Command}, app.URIs, app.Instances, app.Resources}
+	if app.Runtime != "" {
+		body.Staging.Runtime = &app.Runtime
+	}
+	if body.URIs == nil {
+		body.URIs = []string{}
+	}
+	return c.call(ctx, true, http.MethodPost, body, nil, "apps")
+}
+
+// changeTries is how often a change is made again that met another one.
+const changeTries = 5
+
+// ChangeApp changes an app's description. If someone else changes it at the same
+// time, change is applied to what that one left. Starting an app returns when it
+// is staged.
+func (c *Client) ChangeApp(ctx context.Context, name string, change func(*App) error) error {
+	for try := 1; ; try++ {
+		app, err := c.App(ctx, name)
+		if err != nil {
+			return err
+		}
+		if err := change(&app); err != nil {
+			return err
+		}
+		app.RunningInstances = nil
+		// Not again by itself: after a cut answer the lock would be another one.
+		err = c.call(ctx, true, http.MethodPut, app, nil, "apps", name)
+		if err == nil || try == changeTries || ctx.Err() != nil {
+			return err
+		}
+		if !Is(err, CodeLocked) && !again(request{}, err) {
+			return err
+		}
+		if c.Retrying != nil {
+			c.Retrying(err)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Duration(try) * 200 * time.Millisecond):
+		}
+	}
+}
+
+// DeleteApp removes an app.
+func (c *Client) DeleteApp(ctx context.Context, name string) error {
+	made := 0
+	res, err := c.do(ctx, request{method: http.MethodDelete, path: []string{"apps", name}, made: &made})
+	if err == nil {
+		return res.Body.Close()
+	}
+	if made > 1 && Is(err, CodeAppNotFound) {
+		return nil // an earlier try did it, though its answer was lost
+	}
+	return named(err, name)
+}
+
+// UpdateApp has a started app staged and started anew with its present files.
+func (c *Client) UpdateApp(ctx context.Context, name string) error {
+	return named(c.call(ctx, false, http.MethodPut, nil, nil, "apps", name, "update"), name)
+}
+
+// Resource is a file of an app.
+type Resource struct {
+	Size int64  `json:"size"`
+	SHA1 string `json:"sha1"`
+	Name string `json:"fn"` // relative path
+}
+
+// MatchResources returns those whose content the controller has.
+func (c *Client) MatchResources(ctx context.Context, resources []Resource) ([]Resource, error) {
+	var known []Resource
+	err := c.call(ctx, false, http.MethodPost, resources, &known, "resources")
+	return known, err
+}
+
+// Upload gives an app its files: those of a zip archive ("": none) and known ones
+// of MatchResources. progress, if set, is told how many bytes of the archive are
+// on their way.
+func (c *Client) Upload(ctx context.Context, app, archive string, known []Resource, progress func(sent int64)) error {
+	if known == nil {
+		known = []Resource{}
+	}
+	list, err := json.Marshal(known)
+	if err != nil {
+		return err
+	}
+	var head strings.Builder
+	form := multipart.NewWriter(&head)
+	err = errors.Join(form.WriteField("_method", "put"), form.WriteField("resources", string(list)))
+	var file *os.File
+	var size int64
+	tail := "\r\n--" + form.Boundary() + "--\r\n"
+	if archive != "" {
+		if file, err = os.Open(archive); err != nil {
+			return err
+		}
+		defer file.Close()
+		info, statErr := file.Stat()
+		if statErr != nil {
+			return statErr
+		}
+		size = info.Size()
+		_, err = form.CreateFormFile("application", "application.zip")
+	}
+	if err != nil {
+		return err
+	}
+	res, err := c.do(ctx, request{
+		method: http.MethodPost, path: []string{"apps", app, "application"},
+		header: http.Header{"Content-Type": {form.FormDataContentType()}},
+		body: func() (io.Reader, int64) {
+			parts := []io.Reader{strings.NewReader(head.String())}
+			if file != nil {
+				parts = append(parts, &counter{in: io.NewSectionReader(file, 0, size), progress: progress})
+			}
+			return io.MultiReader(append(parts, strings.NewReader(tail))...), int64(head.Len()) + size + int64(len(tail))
+		},
+	})
+	if err != nil {
+		return named(err, app)
+	}
+	defer res.Body.Close()
+	_, err = io.Copy(io.Discard, res.Body)
+	return err
+}
+
+// counter tells how much was read.
+type counter struct {
+	in       io.Reader
+	read     int64
+	progress func(int64)
+}
+
+func (c *counter) Read(p []byte) (int, error) {
+	n, err := c.in.Read(p)
+	c.read += int64(n)
+	if c.progress != nil {
+		c.progress(c.read)
+	}
+	return n, err
+}
+
+// Instance is one index of an app.
+type Instance struct {
+	Index int    `json:"index"`
+	State string `json:"state"`
+	Since int64  `json:"since"` // Unix seconds
+}
+
+// Instances describes all indices of a started app.
+func (c *Client) Instances(ctx context.Context, app string) ([]Instance, error) {
+	var answer struct {
+		Instances []Instance `json:"instances"`
+	}
+	err := c.get(ctx, &answer, "apps", app, "instances")
+	slices.SortFunc(answer.Instances, func(a, b Instance) int { return a.Index - b.Index })
+	return answer.Instances, named(err, app)
+}
+
+// InstanceStats is what an instance uses.
+type InstanceStats struct {
+	Index int    `json:"index"`
+	State string `json:"state"`
+	Stats *struct {
+		Host      string  `json:"host"`
+		Port      int     `json:"port"`
+		Uptime    float64 `json:"uptime"` // s
+		MemQuota  int64   `json:"mem_quota"`
+		DiskQuota int64   `json:"disk_quota"`
+		Cores     int     `json:"cores"`
+		Usage     *struct {
+			CPU  float64 `json:"cpu"`  // %
+			Mem  float64 `json:"mem"`  // KiB
+			Disk float64 `json:"disk"` // bytes
+		} `json:"usage"`
+	} `json:"stats,omitempty"`
+}
+
+// Stats describes what the instances of a started app use.
+func (c *Client) Stats(ctx context.Context, app string) ([]InstanceStats, error) {
+	var answer map[string]InstanceStats
+	if err := c.get(ctx, &answer, "apps", app, "stats"); err != nil {
+		return nil, named(err, app)
+	}
+	stats := []InstanceStats{}
+	for index, one := range answer {
+		var err error
+		if one.Index, err = strconv.Atoi(index); err != nil {
+			return nil, fmt.Errorf("the controller knows an instance %q", index)
+		}
+		stats = append(stats, one)
+	}
+	slices.SortFunc(stats, func(a, b InstanceStats) int { return a.Index - b.Index })
+	return stats, nil
+}
+
+// Crash is an instance that ended by itself.
+type Crash struct {
+	Instance string `json:"instance"` // its id
+	Since    int64  `json:"since"`    // Unix seconds
+}
+
+// Crashes lists them, the latest last.
+func (c *Client) Crashes(ctx context.Context, app string) ([]Crash, error) {
+	var answer struct {
+		Crashes []Crash `json:"crashes"`
+	}
+	err := c.get(ctx, &answer, "apps", app, "crashes")
+	slices.SortStableFunc(answer.Crashes, func(a, b Crash) int { return int(a.Since - b.Since) })
+	return answer.Crashes, named(err, app)
+}
+
+// File opens a file of an instance (an index or an id of Crashes), or the list of
+// a folder, from offset on. The caller closes it.
+func (c *Client) File(ctx context.Context, app, instance, path string, offset int64) (io.ReadCloser, error) {
+	r := request{method: http.MethodGet, path: []string{"apps", app, "instances", instance, "files"}, header: http.Header{"Accept": {"*/*"}}}
+	if path = strings.TrimPrefix(path, "/"); path != "" {
+		r.path = append(r.path, "/"+path)
+	}
+	if offset > 0 {
+		r.header.Set("Range", fmt.Sprintf("bytes=%d-", offset))
+	}
+	res, err := c.do(ctx, r)
+	if err != nil {
+		return nil, named(err, app)
+	}
+	if offset > 0 && res.StatusCode != http.StatusPartialContent {
+		// Not every DEA knows parts of files.
+		if _, err := io.CopyN(io.Discard, res.Body, offset); err != nil && !errors.Is(err, io.EOF) {
+			res.Body.Close()
+			return nil, err
+		}
+	}
+	return res.Body, nil
+}

@@ -1,0 +1,10 @@
+// Command vmc pushes apps to a cloud controller and looks after them.
+package main
+
+import (
+	"os"
+
+	"deploy/jobs/cloud_controller/internal/vmc"
+)
+
+func main() { os.Exit(vmc.Main(os.Args[1:])) }

@@ -1,0 +1,323 @@
+package vmc
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"deploy/jobs/cloud_controller/client"
+)
+
+func (v *vmc) targetCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:               "target [HOST]",
+		Short:             "Say where the cloud is, or show it",
+		Example:           "  vmc target api.cf.localhost:8080\n  vmc target https://api.example.com\n  vmc target",
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				v.target = args[0]
+			}
+			c, err := v.client()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			info, err := c.Info(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				if err := changeSettings(func(s *settings) { s.Target = c.Target() }); err != nil {
+					return err
+				}
+			}
+			if v.json {
+				return v.printJSON(map[string]string{"target": c.Target(), "user": info.User})
+			}
+			fmt.Fprintln(v.out, c.Target())
+			return nil
+		},
+	}
+}
+
+// password asks for one: VMC_PASSWORD, the terminal, or a line of standard input.
+func (v *vmc) password(prompt string) (string, error) {
+	if p := os.Getenv("VMC_PASSWORD"); p != "" {
+		return p, nil
+	}
+	if f, ok := terminal(v.in); ok {
+		fmt.Fprint(v.err, prompt+": ")
+		p, err := term.ReadPassword(int(f.Fd()))
+		fmt.Fprintln(v.err)
+		return string(p), err
+	}
+	line, err := bufio.NewReader(v.in).ReadString('\n')
+	if line = strings.TrimRight(line, "\r\n"); line == "" {
+		if err == nil || errors.Is(err, io.EOF) {
+			err = errors.New("there is no password: type it at a terminal, or give it as a line of standard input or in VMC_PASSWORD")
+		}
+		return "", err
+	}
+	return line, nil
+}
+
+// login logs in and remembers it.
+func (v *vmc) login(ctx context.Context, c *client.Client, email, password string) error {
+	c.Token = "" // an old one may be no good any more
+	token, err := c.Login(ctx, email, password)
+	if err != nil {
+		if client.Is(err, client.CodeForbidden) {
+			return fmt.Errorf("cannot log in as %s at %s: %v", email, c.Target(), err)
+		}
+		return err
+	}
+	c.Token = token
+	return changeSettings(func(s *settings) {
+		s.Tokens[c.Target()] = token
+		if s.Target == "" {
+			s.Target = c.Target()
+		}
+	})
+}
+
+func (v *vmc) loginCommand() *cobra.Command {
+	return v.command(&cobra.Command{
+		Use:     "login EMAIL",
+		Short:   "Log in; the password is asked for, or taken from VMC_PASSWORD or standard input",
+		Example: "  vmc login me@example.com",
+		Args:    cobra.ExactArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		password, err := v.password("Password of " + args[0])
+		if err != nil {
+			return err
+		}
+		if err := v.login(ctx, c, args[0], password); err != nil {
+			return err
+		}
+		v.say("Logged in as %s at %s.", args[0], c.Target())
+		return nil
+	})
+}
+
+func (v *vmc) logoutCommand() *cobra.Command {
+	return v.command(&cobra.Command{
+		Use:   "logout",
+		Short: "Forget who you are at this target",
+		Args:  cobra.NoArgs,
+	}, func(_ context.Context, c *client.Client, _ []string) error {
+		return changeSettings(func(s *settings) { delete(s.Tokens, c.Target()) })
+	})
+}
+
+func (v *vmc) registerCommand() *cobra.Command {
+	return v.command(&cobra.Command{
+		Use:     "register EMAIL",
+		Short:   "Make an account and log in",
+		Example: "  vmc register me@example.com",
+		Args:    cobra.ExactArgs(1),
+		Aliases: []string{"add-user"},
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		password, err := v.password("New password of " + args[0])
+		if err != nil {
+			return err
+		}
+		if _, ok := terminal(v.in); ok && os.Getenv("VMC_PASSWORD") == "" {
+			again, err := v.password("Once more")
+			if err != nil {
+				return err
+			}
+			if again != password {
+				return errors.New("these are two different passwords")
+			}
+		}
+		loggedIn := c.Token != ""
+		if err := c.Register(ctx, args[0], password); err != nil {
+			return err
+		}
+		if loggedIn {
+			v.say("Made the account %s; you are still logged in as before.", args[0])
+			return nil
+		}
+		if err := v.login(ctx, c, args[0], password); err != nil {
+			return err
+		}
+		v.say("Made the account %s and logged in.", args[0])
+		return nil
+	})
+}
+
+func (v *vmc) passwdCommand() *cobra.Command {
+	return v.command(&cobra.Command{
+		Use:   "passwd",
+		Short: "Change your password",
+		Args:  cobra.NoArgs,
+	}, func(ctx context.Context, c *client.Client, _ []string) error {
+		info, err := c.Info(ctx)
+		if err != nil {
+			return err
+		}
+		if info.User == "" {
+			return errors.New("you are not logged in")
+		}
+		password, err := v.password("New password of " + info.User)
+		if err != nil {
+			return err
+		}
+		if err := c.ChangePassword(ctx, info.User, password); err != nil {
+			return err
+		}
+		return v.login(ctx, c, info.User, password)
+	})
+}
+
+func (v *vmc) infoCommand() *cobra.Command {
+	return v.command(&cobra.Command{
+		Use:   "info",
+		Short: "Show what the cloud is, who you are and what you use",
+		Args:  cobra.NoArgs,
+	}, func(ctx context.Context, c *client.Client, _ []string) error {
+		info, err := c.Info(ctx)
+		if err != nil {
+			return err
+		}
+		if v.json {
+			return v.printJSON(info)
+		}
+		fmt.Fprintf(v.out, "%s\n%s, version %v (build %v), support: %s\n", info.Description, info.Name, info.Version, info.Build, info.Support)
+		fmt.Fprintf(v.out, "Target:    %s\n", c.Target())
+		if info.User == "" {
+			fmt.Fprintln(v.out, "User:      not logged in")
+			return nil
+		}
+		fmt.Fprintf(v.out, "User:      %s\n", info.User)
+		if u, l := info.Usage, info.Limits; u != nil && l != nil {
+			fmt.Fprintf(v.out, "Memory:    %s of %s\n", megabytes(u.Memory), megabytes(l.Memory))
+			fmt.Fprintf(v.out, "Apps:      %d of %d\n", u.Apps, l.Apps)
+			fmt.Fprintf(v.out, "Services:  %d of %d\n", u.Services, l.Services)
+		}
+		return nil
+	})
+}
+
+func (v *vmc) runtimesCommand() *cobra.Command {
+	return v.command(&cobra.Command{
+		Use:   "runtimes",
+		Short: "List what apps can run with",
+		Args:  cobra.NoArgs,
+	}, func(ctx context.Context, c *client.Client, _ []string) error {
+		runtimes, err := c.Runtimes(ctx)
+		if err != nil {
+			return err
+		}
+		if v.json {
+			return v.printJSON(runtimes)
+		}
+		t := newTable("NAME", "VERSION", "DESCRIPTION")
+		for _, name := range slices.Sorted(maps.Keys(runtimes)) {
+			t.row(name, runtimes[name].Version, runtimes[name].Description)
+		}
+		return t.print(v.out)
+	})
+}
+
+func (v *vmc) frameworksCommand() *cobra.Command {
+	return v.command(&cobra.Command{
+		Use:   "frameworks",
+		Short: "List the kinds of apps",
+		Args:  cobra.NoArgs,
+	}, func(ctx context.Context, c *client.Client, _ []string) error {
+		info, err := c.Info(ctx)
+		if err != nil {
+			return err
+		}
+		if v.json {
+			return v.printJSON(info.Frameworks)
+		}
+		t := newTable("NAME", "RUNTIMES")
+		for _, name := range slices.Sorted(maps.Keys(info.Frameworks)) {
+			var runtimes []string
+			for _, r := range info.Frameworks[name].Runtimes {
+				runtimes = append(runtimes, r.Name)
+			}
+			t.row(name, strings.Join(runtimes, ", "))
+		}
+		return t.print(v.out)
+	})
+}
+
+func (v *vmc) usersCommand() *cobra.Command {
+	return v.command(&cobra.Command{
+		Use:   "users",
+		Short: "List all accounts; for administrators",
+		Args:  cobra.NoArgs,
+	}, func(ctx context.Context, c *client.Client, _ []string) error {
+		users, err := c.Users(ctx)
+		if err != nil {
+			return err
+		}
+		if v.json {
+			return v.printJSON(users)
+		}
+		t := newTable("EMAIL", "ADMIN", "APPS")
+		for _, u := range users {
+			var apps []string
+			for _, app := range u.Apps {
+				apps = append(apps, app.Name)
+			}
+			admin := ""
+			if u.Admin {
+				admin = "yes"
+			}
+			t.row(u.Email, admin, strings.Join(apps, ", "))
+		}
+		return t.print(v.out)
+	})
+}
+
+func (v *vmc) deleteUserCommand() *cobra.Command {
+	var force bool
+	c := v.command(&cobra.Command{
+		Use:   "delete-user EMAIL",
+		Short: "Remove an account with its apps and services; for administrators",
+		Args:  cobra.ExactArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		if err := v.confirm(force, "Remove the account %s with all its apps and services?", args[0]); err != nil {
+			return err
+		}
+		return c.DeleteUser(ctx, args[0])
+	})
+	c.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	return c
+}
+
+// confirm asks before what cannot be undone. Who is no terminal says so with
+// --force.
+func (v *vmc) confirm(force bool, format string, args ...any) error {
+	if force {
+		return nil
+	}
+	question := fmt.Sprintf(format, args...)
+	if _, ok := terminal(v.in); !ok {
+		return fmt.Errorf("%s Nobody is there to answer: say --force", question)
+	}
+	fmt.Fprintf(v.err, "%s [y/N] ", question)
+	line, err := bufio.NewReader(v.in).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if answer := strings.ToLower(strings.TrimSpace(line)); answer != "y" && answer != "yes" {
+		return errors.New("nothing was done")
+	}
+	return nil
+}

@@ -1,0 +1,435 @@
+package vmc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"deploy/jobs/cloud_controller/client"
+)
+
+// appsOf makes the command's arguments names of apps, completed.
+func (v *vmc) appsOf(c *cobra.Command, run func(ctx context.Context, c *client.Client, args []string) error) *cobra.Command {
+	c.ValidArgsFunction = v.completeApps
+	return v.command(c, run)
+}
+
+func (v *vmc) appsCommand() *cobra.Command {
+	return v.appsOf(&cobra.Command{
+		Use:     "apps [APP...]",
+		Short:   "List your apps",
+		Example: "  vmc apps\n  vmc apps hello --json",
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		var apps []client.App
+		var err error
+		if len(args) == 0 {
+			apps, err = c.Apps(ctx)
+		}
+		for _, name := range args {
+			var app client.App
+			if app, err = c.App(ctx, name); err != nil {
+				break
+			}
+			apps = append(apps, app)
+		}
+		if err != nil {
+			return err
+		}
+		if v.json {
+			if apps == nil {
+				apps = []client.App{}
+			}
+			return v.printJSON(apps)
+		}
+		if len(apps) == 0 {
+			v.say("You have no apps yet: vmc push makes one.")
+			return nil
+		}
+		t := newTable("NAME", "STATE", "RUNNING", "MEMORY", "KIND", "URLS", "SERVICES")
+		for _, a := range apps {
+			running := "?"
+			if a.RunningInstances != nil {
+				running = strconv.Itoa(*a.RunningInstances)
+			}
+			if a.State != client.Started {
+				running = "0"
+			}
+			var urls []string
+			for _, host := range a.URIs {
+				urls = append(urls, c.AppURL(host))
+			}
+			t.row(a.Name, strings.ToLower(a.State), fmt.Sprintf("%s/%d", running, a.Instances), megabytes(a.Resources.Memory),
+				a.Staging.Framework+"/"+a.Staging.Runtime, strings.Join(urls, ", "), strings.Join(a.Services, ", "))
+		}
+		return t.print(v.out)
+	})
+}
+
+// timeoutFlag is how long to wait for instances to run.
+func timeoutFlag(c *cobra.Command, timeout *time.Duration) {
+	c.Flags().DurationVar(timeout, "timeout", 2*time.Minute, "how long the instances may take to run")
+}
+
+func (v *vmc) startCommand() *cobra.Command {
+	var timeout time.Duration
+	c := v.appsOf(&cobra.Command{
+		Use:   "start APP...",
+		Short: "Start apps, and wait until they run",
+		Args:  cobra.MinimumNArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		for _, name := range args {
+			app, err := c.App(ctx, name)
+			if err != nil {
+				return err
+			}
+			if app.State == client.Started {
+				v.say("%s is started already.", name)
+			}
+			if err := v.start(ctx, c, name, timeout); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	timeoutFlag(c, &timeout)
+	return c
+}
+
+func (v *vmc) stopCommand() *cobra.Command {
+	return v.appsOf(&cobra.Command{
+		Use:   "stop APP...",
+		Short: "Stop apps",
+		Args:  cobra.MinimumNArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		for _, name := range args {
+			if err := stop(ctx, c, name); err != nil {
+				return err
+			}
+			v.say("Stopped %s.", name)
+		}
+		return nil
+	})
+}
+
+func stop(ctx context.Context, c *client.Client, name string) error {
+	return c.ChangeApp(ctx, name, func(app *client.App) error {
+		app.State = client.Stopped
+		return nil
+	})
+}
+
+func (v *vmc) restartCommand() *cobra.Command {
+	var timeout time.Duration
+	c := v.appsOf(&cobra.Command{
+		Use:   "restart APP...",
+		Short: "Stop and start apps",
+		Args:  cobra.MinimumNArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		for _, name := range args {
+			if err := stop(ctx, c, name); err != nil {
+				return err
+			}
+			if err := v.start(ctx, c, name, timeout); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	timeoutFlag(c, &timeout)
+	return c
+}
+
+func (v *vmc) deleteCommand() *cobra.Command {
+	var force bool
+	c := v.appsOf(&cobra.Command{
+		Use:     "delete APP...",
+		Short:   "Remove apps; their services stay",
+		Example: "  vmc delete hello --force",
+		Args:    cobra.MinimumNArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		if err := v.confirm(force, "Remove %s?", strings.Join(args, ", ")); err != nil {
+			return err
+		}
+		for _, name := range args {
+			if err := c.DeleteApp(ctx, name); err != nil {
+				return err
+			}
+			v.say("Removed %s.", name)
+		}
+		return nil
+	})
+	c.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	return c
+}
+
+var countText = regexp.MustCompile(`^([+-]?)([0-9]{1,5})$`)
+
+// newCount applies "3", "+1" or "-1" to a number of instances.
+func newCount(now int, text string) (int, error) {
+	parts := countText.FindStringSubmatch(text)
+	if parts == nil {
+		return 0, fmt.Errorf("%q is no number of instances: want one such as 3, +1 or -1", text)
+	}
+	n, err := strconv.Atoi(parts[2])
+	if err != nil {
+		return 0, err
+	}
+	switch parts[1] {
+	case "+":
+		n = now + n
+	case "-":
+		n = now - n
+	}
+	if n < 0 {
+		return 0, fmt.Errorf("an app cannot have %d instances", n)
+	}
+	return n, nil
+}
+
+// scale changes how many instances an app has and waits for new ones.
+func (v *vmc) scale(ctx context.Context, c *client.Client, name, count string, timeout time.Duration) error {
+	var before, after int
+	started := false
+	err := c.ChangeApp(ctx, name, func(app *client.App) (err error) {
+		before, started = app.Instances, app.State == client.Started
+		app.Instances, err = newCount(before, count)
+		after = app.Instances
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	v.say("%s has %d instances, %d before.", name, after, before)
+	if started && after > before {
+		return v.waitRunning(ctx, c, name, timeout)
+	}
+	return nil
+}
+
+func (v *vmc) scaleCommand() *cobra.Command {
+	var timeout time.Duration
+	c := v.appsOf(&cobra.Command{
+		Use:     "scale APP [+|-]N",
+		Short:   "Change how many instances an app has",
+		Example: "  vmc scale hello 6\n  vmc scale hello +1",
+		Args:    cobra.ExactArgs(2),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		return v.scale(ctx, c, args[0], args[1], timeout)
+	})
+	timeoutFlag(c, &timeout)
+	return c
+}
+
+func (v *vmc) memCommand() *cobra.Command {
+	var timeout time.Duration
+	c := v.appsOf(&cobra.Command{
+		Use:     "mem APP [SIZE]",
+		Short:   "Show or change an instance's memory; a started app is restarted",
+		Example: "  vmc mem hello\n  vmc mem hello 256M",
+		Args:    cobra.RangeArgs(1, 2),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		app, err := c.App(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if len(args) == 1 {
+			if v.json {
+				return v.printJSON(map[string]int{"memory": app.Resources.Memory})
+			}
+			fmt.Fprintln(v.out, megabytes(app.Resources.Memory))
+			return nil
+		}
+		memory, err := parseMegabytes(args[1])
+		if err != nil {
+			return err
+		}
+		return v.changeAndRestart(ctx, c, args[0], timeout, func(app *client.App) error {
+			app.Resources.Memory = memory
+			return nil
+		})
+	})
+	timeoutFlag(c, &timeout)
+	return c
+}
+
+// changeAndRestart changes what only a new start brings into use.
+func (v *vmc) changeAndRestart(ctx context.Context, c *client.Client, name string, timeout time.Duration, change func(*client.App) error) error {
+	started := false
+	err := c.ChangeApp(ctx, name, func(app *client.App) error {
+		started = started || app.State == client.Started
+		return change(app)
+	})
+	if err != nil || !started {
+		return err
+	}
+	v.say("Restarting %s.", name)
+	if err := stop(ctx, c, name); err != nil {
+		return err
+	}
+	return v.start(ctx, c, name, timeout)
+}
+
+func (v *vmc) envCommand() *cobra.Command {
+	show := func(ctx context.Context, c *client.Client, name string) error {
+		app, err := c.App(ctx, name)
+		if err != nil {
+			return err
+		}
+		if v.json {
+			variables := map[string]string{}
+			for _, one := range app.Env {
+				key, value, _ := strings.Cut(one, "=")
+				variables[key] = value
+			}
+			return v.printJSON(variables)
+		}
+		for _, one := range app.Env {
+			fmt.Fprintln(v.out, one)
+		}
+		return nil
+	}
+	env := v.appsOf(&cobra.Command{
+		Use:     "env APP",
+		Short:   "Show, set or unset an app's variables",
+		Example: "  vmc env hello\n  vmc env set hello GREETING=Hi COLOR=blue\n  vmc env unset hello COLOR",
+		Args:    cobra.ExactArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error { return show(ctx, c, args[0]) })
+
+	var timeout time.Duration
+	set := v.appsOf(&cobra.Command{
+		Use:   "set APP NAME=VALUE...",
+		Short: "Set variables; a started app is restarted",
+		Args:  cobra.MinimumNArgs(2),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		for _, one := range args[1:] {
+			if name, _, ok := strings.Cut(one, "="); !ok || name == "" {
+				return fmt.Errorf("%q is no variable: want NAME=VALUE", one)
+			}
+		}
+		return v.changeAndRestart(ctx, c, args[0], timeout, func(app *client.App) error {
+			for _, one := range args[1:] {
+				name, _, _ := strings.Cut(one, "=")
+				app.Env = append(without(app.Env, name), one)
+			}
+			return nil
+		})
+	})
+	unset := v.appsOf(&cobra.Command{
+		Use:   "unset APP NAME...",
+		Short: "Unset variables; a started app is restarted",
+		Args:  cobra.MinimumNArgs(2),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		return v.changeAndRestart(ctx, c, args[0], timeout, func(app *client.App) error {
+			for _, name := range args[1:] {
+				left := without(app.Env, name)
+				if len(left) == len(app.Env) {
+					return fmt.Errorf("%s has no variable %s", app.Name, name)
+				}
+				app.Env = left
+			}
+			return nil
+		})
+	})
+	timeoutFlag(set, &timeout)
+	timeoutFlag(unset, &timeout)
+	env.AddCommand(set, unset)
+	return env
+}
+
+// without leaves out a variable.
+func without(env []string, name string) []string {
+	left := []string{}
+	for _, one := range env {
+		if key, _, _ := strings.Cut(one, "="); key != name {
+			left = append(left, one)
+		}
+	}
+	return left
+}
+
+// hostOf takes the host name from a URL as users write it.
+func hostOf(text string) (string, error) {
+	host := text
+	if _, after, ok := strings.Cut(host, "://"); ok {
+		host = after
+	}
+	host = strings.ToLower(strings.TrimSuffix(host, "/"))
+	host, _, _ = strings.Cut(host, ":")
+	if host == "" || strings.ContainsAny(host, "/ ") {
+		return "", fmt.Errorf("%q is no URL of an app: want a host name, such as hello.cf.localhost", text)
+	}
+	return host, nil
+}
+
+func (v *vmc) mapCommand() *cobra.Command {
+	return v.appsOf(&cobra.Command{
+		Use:     "map APP URL",
+		Short:   "Give an app one more URL",
+		Example: "  vmc map hello www.cf.localhost",
+		Args:    cobra.ExactArgs(2),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		host, err := hostOf(args[1])
+		if err != nil {
+			return err
+		}
+		if err := c.ChangeApp(ctx, args[0], func(app *client.App) error {
+			if !slices.Contains(app.URIs, host) {
+				app.URIs = append(app.URIs, host)
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		v.say("%s is %s.", c.AppURL(host), args[0])
+		return nil
+	})
+}
+
+func (v *vmc) unmapCommand() *cobra.Command {
+	return v.appsOf(&cobra.Command{
+		Use:   "unmap APP URL",
+		Short: "Take a URL from an app",
+		Args:  cobra.ExactArgs(2),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		host, err := hostOf(args[1])
+		if err != nil {
+			return err
+		}
+		return c.ChangeApp(ctx, args[0], func(app *client.App) error {
+			i := slices.Index(app.URIs, host)
+			if i < 0 {
+				return fmt.Errorf("%s has no URL %s; it has %s", app.Name, host, strings.Join(app.URIs, ", "))
+			}
+			app.URIs = slices.Delete(app.URIs, i, i+1)
+			return nil
+		})
+	})
+}
+
+var sizeText = regexp.MustCompile(`^(?i)([0-9]{1,7})\s*(M|MB|G|GB)?$`)
+
+// parseMegabytes reads 64, 64M or 1G.
+func parseMegabytes(text string) (int, error) {
+	parts := sizeText.FindStringSubmatch(strings.TrimSpace(text))
+	if parts == nil {
+		return 0, fmt.Errorf("%q is no size: want one such as 64M or 1G", text)
+	}
+	n, err := strconv.Atoi(parts[1])
+	if err != nil {
+		return 0, err
+	}
+	if strings.HasPrefix(strings.ToUpper(parts[2]), "G") {
+		n *= 1024
+	}
+	if n == 0 {
+		return 0, errors.New("a size of 0 is of no use")
+	}
+	return n, nil
+}

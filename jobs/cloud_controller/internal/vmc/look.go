@@ -1,0 +1,266 @@
+package vmc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"deploy/jobs/cloud_controller/client"
+)
+
+func (v *vmc) instancesCommand() *cobra.Command {
+	var timeout time.Duration
+	c := v.appsOf(&cobra.Command{
+		Use:     "instances APP [[+|-]N]",
+		Short:   "Show an app's instances; with a number, change how many there are",
+		Example: "  vmc instances hello\n  vmc instances hello 3",
+		Args:    cobra.RangeArgs(1, 2),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		if len(args) == 2 {
+			return v.scale(ctx, c, args[0], args[1], timeout)
+		}
+		instances, err := c.Instances(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if v.json {
+			if instances == nil {
+				instances = []client.Instance{}
+			}
+			return v.printJSON(instances)
+		}
+		if len(instances) == 0 {
+			v.say("%s has no instances that run: it is stopped, or has none at all.", args[0])
+			return nil
+		}
+		t := newTable("INDEX", "STATE", "SINCE")
+		for _, i := range instances {
+			t.row(strconv.Itoa(i.Index), strings.ToLower(i.State), time.Unix(i.Since, 0).Format(time.DateTime))
+		}
+		return t.print(v.out)
+	})
+	timeoutFlag(c, &timeout)
+	return c
+}
+
+func (v *vmc) statsCommand() *cobra.Command {
+	return v.appsOf(&cobra.Command{
+		Use:   "stats APP",
+		Short: "Show what an app's instances use",
+		Args:  cobra.ExactArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		stats, err := c.Stats(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if v.json {
+			return v.printJSON(stats)
+		}
+		if len(stats) == 0 {
+			v.say("%s is stopped.", args[0])
+			return nil
+		}
+		t := newTable("INDEX", "STATE", "CPU", "MEMORY", "DISK", "UPTIME", "ADDRESS")
+		for _, s := range stats {
+			cells := []string{strconv.Itoa(s.Index), strings.ToLower(s.State), "", "", "", "", ""}
+			if s.Stats != nil {
+				if u := s.Stats.Usage; u != nil {
+					cells[2] = fmt.Sprintf("%.1f%%", u.CPU)
+					cells[3] = fmt.Sprintf("%s of %s", size(int64(u.Mem*1024)), size(s.Stats.MemQuota))
+					cells[4] = fmt.Sprintf("%s of %s", size(int64(u.Disk)), size(s.Stats.DiskQuota))
+				}
+				cells[5] = age(time.Duration(s.Stats.Uptime * float64(time.Second)))
+				if s.Stats.Port > 0 {
+					cells[6] = fmt.Sprintf("%s:%d", s.Stats.Host, s.Stats.Port)
+				}
+			}
+			t.row(cells...)
+		}
+		return t.print(v.out)
+	})
+}
+
+func (v *vmc) crashesCommand() *cobra.Command {
+	return v.appsOf(&cobra.Command{
+		Use:   "crashes APP",
+		Short: "List instances that ended by themselves",
+		Args:  cobra.ExactArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		crashes, err := c.Crashes(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if v.json {
+			if crashes == nil {
+				crashes = []client.Crash{}
+			}
+			return v.printJSON(crashes)
+		}
+		if len(crashes) == 0 {
+			v.say("%s has not crashed lately.", args[0])
+			return nil
+		}
+		t := newTable("INSTANCE", "AT")
+		for _, crash := range crashes {
+			t.row(crash.Instance, time.Unix(crash.Since, 0).Format(time.DateTime))
+		}
+		return t.print(v.out)
+	})
+}
+
+func (v *vmc) crashlogsCommand() *cobra.Command {
+	return v.appsOf(&cobra.Command{
+		Use:   "crashlogs APP",
+		Short: "Show the log of the instance that crashed last",
+		Args:  cobra.ExactArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		crashes, err := c.Crashes(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if len(crashes) == 0 {
+			return fmt.Errorf("%s has not crashed lately", args[0])
+		}
+		return v.printLogs(ctx, c, args[0], crashes[len(crashes)-1].Instance, crashLogs)
+	})
+}
+
+// printLogs prints files of an instance that are there and have something in
+// them; it is an error if none could be read at all.
+func (v *vmc) printLogs(ctx context.Context, c *client.Client, app, instance string, files []string) error {
+	var failed error
+	read := 0
+	for _, file := range files {
+		text, err := c.File(ctx, app, instance, file, 0)
+		if err != nil {
+			failed = errors.Join(failed, err)
+			continue
+		}
+		read++
+		head := &heading{w: v.out, title: fmt.Sprintf("==> %s <==\n", file)}
+		_, err = io.Copy(head, text)
+		if err = errors.Join(err, text.Close()); err != nil {
+			return err
+		}
+	}
+	if read == 0 {
+		return failed
+	}
+	return nil
+}
+
+// heading prints a title before the first byte.
+type heading struct {
+	w     io.Writer
+	title string
+}
+
+func (h *heading) Write(p []byte) (int, error) {
+	if h.title != "" && len(p) > 0 {
+		if _, err := io.WriteString(h.w, h.title); err != nil {
+			return 0, err
+		}
+		h.title = ""
+	}
+	return h.w.Write(p)
+}
+
+func (v *vmc) logsCommand() *cobra.Command {
+	var instance string
+	var follow, staging bool
+	c := v.appsOf(&cobra.Command{
+		Use:     "logs APP",
+		Short:   "Show what an app's instance prints",
+		Example: "  vmc logs hello\n  vmc logs -f hello --instance 2\n  vmc logs hello --staging",
+		Args:    cobra.ExactArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		if _, err := c.App(ctx, args[0]); err != nil {
+			return err
+		}
+		switch {
+		case staging:
+			return v.printLogs(ctx, c, args[0], instance, []string{"logs/staging.log"})
+		case follow:
+			return v.follow(ctx, c, args[0], instance, []string{"logs/stdout.log", "logs/stderr.log"})
+		}
+		return v.printLogs(ctx, c, args[0], instance, []string{"logs/stderr.log", "logs/stdout.log", "logs/err.log"})
+	})
+	c.Flags().StringVar(&instance, "instance", "0", "`index` of the instance, or the id of a crashed one")
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes")
+	c.Flags().BoolVar(&staging, "staging", false, "show how the app was staged instead")
+	return c
+}
+
+// followEvery is how often new lines are asked for.
+const followEvery = time.Second
+
+// follow prints what is added to files until it is interrupted.
+func (v *vmc) follow(ctx context.Context, c *client.Client, app, instance string, files []string) error {
+	at := make([]int64, len(files))
+	for {
+		for i, file := range files {
+			n, err := v.more(ctx, c, app, instance, file, at[i])
+			switch {
+			case ctx.Err() != nil:
+				return nil // that is how it ends
+			case client.Is(err, client.CodeAppNotFound) || client.Is(err, client.CodeForbidden) || client.Is(err, client.CodeAppStopped):
+				return err
+			case err != nil:
+				n = 0 // a new instance, perhaps, whose files begin anew
+			}
+			at[i] = n
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(followEvery):
+		}
+	}
+}
+
+// more prints a file from an offset on and returns where it ends. The last byte
+// is asked for once more, since asking for nothing is an error.
+func (v *vmc) more(ctx context.Context, c *client.Client, app, instance, file string, at int64) (int64, error) {
+	from := max(at-1, 0)
+	text, err := c.File(ctx, app, instance, file, from)
+	if err != nil {
+		return 0, err
+	}
+	defer text.Close()
+	if at > 0 {
+		if _, err := io.CopyN(io.Discard, text, 1); err != nil {
+			return 0, err
+		}
+	}
+	n, err := io.Copy(v.out, text)
+	return at + n, err
+}
+
+func (v *vmc) filesCommand() *cobra.Command {
+	var instance string
+	c := v.appsOf(&cobra.Command{
+		Use:     "files APP [PATH]",
+		Short:   "List a folder of an instance, or print a file",
+		Example: "  vmc files hello\n  vmc files hello app/\n  vmc files hello logs/stderr.log",
+		Args:    cobra.RangeArgs(1, 2),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		path := ""
+		if len(args) == 2 {
+			path = args[1]
+		}
+		text, err := c.File(ctx, args[0], instance, path, 0)
+		if err != nil {
+			return err
+		}
+		_, err = io.Copy(v.out, text)
+		return errors.Join(err, text.Close())
+	})
+	c.Flags().StringVar(&instance, "instance", "0", "`index` of the instance, or the id of a crashed one")
+	return c
+}

@@ -1,0 +1,383 @@
+package vmc
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	cloudcontroller "deploy/jobs/cloud_controller"
+	"deploy/jobs/cloud_controller/client"
+	"deploy/jobs/component"
+	"deploy/jobs/dea"
+	healthmanager "deploy/jobs/health_manager"
+	"deploy/jobs/router"
+	"deploy/jobs/stager"
+)
+
+const deadline = 2 * time.Minute
+
+// TestMain is the stager's plugins as well: a stager starts its own program.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == stager.RunPlugin {
+		os.Exit(stager.PluginMain(os.Args[2:]))
+	}
+	os.Exit(m.Run())
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	for end := time.Now().Add(deadline); !condition(); {
+		if time.Now().After(end) {
+			t.Fatalf("never: %s", what)
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+// platform is a whole one in this process: bus, router, cloud controller, health
+// manager, stager and DEA.
+type platform struct {
+	t      *testing.T
+	target string // of the API, by way of the router
+}
+
+// runnable is what all of them are.
+type runnable interface{ Run(context.Context) error }
+
+func (p *platform) run(name, config string, open func(component.Process) (runnable, error)) {
+	t := p.t
+	t.Helper()
+	file := filepath.Join(t.TempDir(), name+".yml")
+	must(t, os.WriteFile(file, []byte(config), 0o600))
+	c, err := open(component.Process{ConfigFile: file, Output: t.Output()})
+	must(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- c.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("%s ends with %v", name, err)
+		}
+	})
+}
+
+func newPlatform(t *testing.T) *platform {
+	t.Helper()
+	p := &platform{t: t}
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	for _, name := range []string{"VMC_TARGET", "VMC_TOKEN", "VMC_PASSWORD"} {
+		t.Setenv(name, "")
+	}
+	warden := filepath.Join(t.TempDir(), "warden")
+	build := exec.Command("go", "build", "-o", warden, "deploy/jobs/dea/cmd/warden")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("cannot build the warden: %v\n%s", err, out)
+	}
+	bus, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true})
+	must(t, err)
+	bus.Start()
+	t.Cleanup(func() { bus.Shutdown(); bus.WaitForShutdown() })
+	if !bus.ReadyForConnections(deadline) {
+		t.Fatal("the bus does not start")
+	}
+	common := fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\n", bus.ClientURL())
+
+	var front *router.Router
+	p.run("router", common+"inet: 127.0.0.1\nport: 0\npeer_keepalive: 100ms\n", func(process component.Process) (_ runnable, err error) {
+		front, err = router.New(process)
+		return front, err
+	})
+	eventually(t, "the router listens", func() bool { return front.Address() != "" })
+	_, port, _ := strings.Cut(front.Address(), ":")
+	p.target = "api.cf.localhost:" + port
+
+	dir := t.TempDir()
+	p.run("cloud_controller", common+fmt.Sprintf(`
+external_uri: api.cf.localhost
+external_port: 0
+keys: {token: a-long-secret}
+admins: [root@example.com]
+default_account_capacity: {memory: 4096, app_uris: 16, services: 16, apps: 40}
+peer_keepalive: 100ms
+timeouts: {discover: 2s, find: 500ms, status: 500ms, health: 500ms}
+database_environment: {production: {adapter: sqlite3, database: %[1]s/cc.db}}
+directories: {droplets: %[1]s/droplets, resources: %[1]s/resources, tmpdir: %[1]s/tmp}
+`, dir), func(process component.Process) (runnable, error) { return cloudcontroller.New(process) })
+	p.run("health_manager", common+`
+bulk_api: {host: "http://`+p.target+`", addresses: ["`+front.Address()+`"]}
+intervals: {desired_state_update: 1, droplet_lost: 2, droplets_analysis: 0.5, min_restart_delay: 1, max_restart_delay: 2, delay_time_noise: 0, giveup_crash_number: 2, request_queue: 0.1}
+`, func(process component.Process) (runnable, error) { return healthmanager.New(process) })
+	p.run("stager", common+"dirs: {tmp: "+t.TempDir()+"}\n", func(process component.Process) (runnable, error) { return stager.New(process) })
+	p.run("dea", common+fmt.Sprintf(`
+base_dir: %s
+filer_port: 0
+max_memory: 4096
+warden: %s
+runtimes: [node, python, ruby, java, binary, static]
+intervals: {heartbeat: 0.5, advertise: 0.5, monitor: 0.5, probe: 0.05, settle_time: 0.1, stop_timeout: 1}
+`, t.TempDir(), warden), func(process component.Process) (runnable, error) { return dea.New(process) })
+	eventually(t, "the API answers by way of the router", func() bool {
+		status, _, _ := p.vmc("target", p.target)
+		return status == 0
+	})
+	return p
+}
+
+// vmc runs a command line with a password on its standard input.
+func (p *platform) vmc(args ...string) (status int, out, errOut string) {
+	p.t.Helper()
+	ctx, cancel := context.WithTimeout(p.t.Context(), deadline)
+	defer cancel()
+	var stdout, stderr bytes.Buffer
+	status = Run(ctx, args, strings.NewReader("a password\n"), &stdout, &stderr)
+	return status, stdout.String(), stderr.String()
+}
+
+// ok runs a command that has to succeed.
+func (p *platform) ok(args ...string) string {
+	p.t.Helper()
+	status, out, errOut := p.vmc(args...)
+	if status != 0 {
+		p.t.Fatalf("vmc %s: status %d\n%s%s", strings.Join(args, " "), status, out, errOut)
+	}
+	return out + errOut
+}
+
+// fails runs a command that has to fail and say why.
+func (p *platform) fails(want string, args ...string) {
+	p.t.Helper()
+	status, out, errOut := p.vmc(args...)
+	if status != 1 || !strings.Contains(errOut, want) {
+		p.t.Errorf("vmc %s: status %d, want 1 and %q\n%s%s", strings.Join(args, " "), status, want, out, errOut)
+	}
+}
+
+// page gets a page of an app.
+func (p *platform) page(url string) (string, error) {
+	c := &http.Client{Timeout: deadline, Transport: &http.Transport{DialContext: (&client.Dialer{}).DialContext, DisableKeepAlives: true}}
+	res, err := c.Get(url)
+	if err != nil {
+		return "", err
+	}
+	defer res.Body.Close()
+	text, err := io.ReadAll(res.Body)
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", res.Status, text)
+	}
+	return string(text), err
+}
+
+func (p *platform) write(folder string, files map[string]string) string {
+	p.t.Helper()
+	for name, text := range files {
+		file := filepath.Join(folder, name)
+		must(p.t, os.MkdirAll(filepath.Dir(file), 0o755))
+		must(p.t, os.WriteFile(file, []byte(text), 0o644))
+	}
+	return folder
+}
+
+const serverJS = `
+const http = require('http');
+console.log('started', process.env.GREETING);
+http.createServer((req, res) => {
+  if (req.url == '/crash') process.exit(3);
+  res.end((process.env.GREETING || 'Hello') + ' from ' + JSON.parse(process.env.VCAP_APPLICATION).instance_index);
+}).listen(process.env.VCAP_APP_PORT);
+`
+
+// TestCommands is a user's day: an account, an app, and everything that can be
+// done with it, over the real components.
+func TestCommands(t *testing.T) {
+	p := newPlatform(t)
+	p.fails("not logged in", "push", "hello", "--path", t.TempDir())
+	p.fails("Operation not permitted", "apps")
+	p.ok("register", "me@example.com")
+	if out := p.ok("info"); !strings.Contains(out, "User:      me@example.com") || !strings.Contains(out, "0M of 4G") {
+		t.Errorf("info: %s", out)
+	}
+	p.ok("logout")
+	p.fails("log in", "login", "nobody@example.com")
+	p.ok("login", "me@example.com")
+	if out := p.ok("runtimes"); !regexp.MustCompile(`(?m)^node +\d+ +Node\.js$`).MatchString(out) {
+		t.Errorf("runtimes: %s", out)
+	}
+	if out := p.ok("frameworks"); !regexp.MustCompile(`(?m)^wsgi +python$`).MatchString(out) {
+		t.Errorf("frameworks: %s", out)
+	}
+
+	app := p.write(t.TempDir(), map[string]string{
+		"server.js":    serverJS,
+		"large.txt":    strings.Repeat("all work and no play\n", 5000),
+		"secret.pem":   "not to be pushed",
+		".vmcignore":   "*.pem\n",
+		"manifest.yml": "applications:\n- name: hello\n  url: ${name}.${target-base}\n  memory: 64M\n  env: {GREETING: Good day}\n",
+	})
+	out := p.ok("push", "--path", app)
+	for _, want := range []string{"hello is a node app, by its files.", "Made hello.", "Uploading hello, 2 files", "Staging hello: done", "Starting hello: done"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("push does not say %q:\n%s", want, out)
+		}
+	}
+	url := "http://hello." + strings.TrimPrefix(p.target, "api.") + "/"
+	if !strings.Contains(out, "hello runs, 1 of 1: "+url) {
+		t.Errorf("push does not end with the URL %s:\n%s", url, out)
+	}
+	page, err := p.page(url)
+	if err != nil || page != "Good day from 0" {
+		t.Errorf("page %q, %v", page, err)
+	}
+
+	// What the controller has is not uploaded again.
+	if out := p.ok("push", "--path", app); !strings.Contains(out, "hello is there already") || !strings.Contains(out, "2 files, 2 known already: 0 B") {
+		t.Errorf("the second push: %s", out)
+	}
+	if out := p.ok("files", "hello", "app/"); !strings.Contains(out, "server.js") || !strings.Contains(out, "large.txt") || strings.Contains(out, "secret.pem") {
+		t.Errorf("files: %s", out)
+	}
+	if out := p.ok("files", "hello", "app/server.js"); out != serverJS {
+		t.Errorf("files of a file: %s", out)
+	}
+	if out := p.ok("logs", "hello"); !strings.Contains(out, "==> logs/stdout.log <==\nstarted Good day\n") {
+		t.Errorf("logs: %s", out)
+	}
+	if out := p.ok("logs", "hello", "--staging"); !strings.Contains(out, "Staging with framework node") {
+		t.Errorf("logs of the staging: %s", out)
+	}
+
+	p.ok("scale", "hello", "3")
+	if out := p.ok("scale", "hello", "-1"); !strings.Contains(out, "hello has 2 instances, 3 before") {
+		t.Errorf("scale: %s", out)
+	}
+	eventually(t, "two instances", func() bool {
+		return len(regexp.MustCompile(`(?m)^\d +running`).FindAllString(p.ok("instances", "hello"), -1)) == 2
+	})
+	eventually(t, "stats", func() bool {
+		return regexp.MustCompile(`(?m)^1 +running +[\d.]+% +[\d.]+ [KM]B of 64\.0 MB +[\d.]+ [KM]B of 2\.0 GB +\ds? `).MatchString(p.ok("stats", "hello"))
+	})
+	var apps []client.App
+	eventually(t, "both are counted", func() bool {
+		_, out, _ := p.vmc("apps", "--json")
+		must(t, json.Unmarshal([]byte(out), &apps))
+		return len(apps) == 1 && apps[0].RunningInstances != nil && *apps[0].RunningInstances == 2
+	})
+	if out := p.ok("apps"); !regexp.MustCompile(`(?m)^hello +started +2/2 +64M +node/node +` + regexp.QuoteMeta(url) + `$`).MatchString(out) {
+		t.Errorf("apps: %s", out)
+	}
+
+	p.ok("map", "hello", "http://Other.cf.localhost")
+	other := strings.Replace(url, "hello", "other", 1)
+	eventually(t, "the other URL answers", func() bool { _, err := p.page(other); return err == nil })
+	p.ok("unmap", "hello", "other.cf.localhost")
+	eventually(t, "the other URL is gone", func() bool { _, err := p.page(other); return err != nil })
+	p.fails("has no URL other.cf.localhost", "unmap", "hello", "other.cf.localhost")
+
+	if out := p.ok("env", "set", "hello", "GREETING=Hi", "MORE=a=b"); !strings.Contains(out, "Restarting hello") {
+		t.Errorf("env set: %s", out)
+	}
+	if out := p.ok("env", "hello"); out != "GREETING=Hi\nMORE=a=b\n" {
+		t.Errorf("env: %q", out)
+	}
+	p.ok("env", "unset", "hello", "MORE")
+	p.fails("has no variable MORE", "env", "unset", "hello", "MORE")
+	p.ok("mem", "hello", "96M")
+	if out := p.ok("mem", "hello"); out != "96M\n" {
+		t.Errorf("mem: %q", out)
+	}
+	eventually(t, "a page with the new variable", func() bool { page, err := p.page(url); return err == nil && strings.HasPrefix(page, "Hi from ") })
+
+	// New files of a running app.
+	p.write(app, map[string]string{"server.js": strings.Replace(serverJS, "' from '", "' anew from '", 1)})
+	p.ok("update", "hello", "--path", app)
+	eventually(t, "the new files serve", func() bool { page, err := p.page(url); return err == nil && strings.HasPrefix(page, "Hi anew") })
+
+	p.ok("stop", "hello")
+	if out := p.ok("instances", "hello"); !strings.Contains(out, "it is stopped") {
+		t.Errorf("instances: %s", out)
+	}
+	p.fails("stopped app", "files", "hello")
+	p.ok("start", "hello")
+	p.ok("restart", "hello")
+
+	p.fails("say --force", "delete", "hello")
+	p.ok("delete", "hello", "--force")
+	p.fails(`app "hello": Application not found`, "stats", "hello")
+	if out := p.ok("apps"); !strings.Contains(out, "no apps yet") {
+		t.Errorf("apps: %s", out)
+	}
+	if out := p.ok("services"); !strings.Contains(out, "no services") {
+		t.Errorf("services: %s", out)
+	}
+	p.fails("offers no services", "create-service", "redis")
+	p.fails("Operation not permitted", "users")
+}
+
+// TestFailedPushes: what is wrong with an app is said, with the log that tells
+// why, and the exit status says so, too.
+func TestFailedPushes(t *testing.T) {
+	p := newPlatform(t)
+	p.ok("register", "me@example.com")
+
+	p.fails("cannot tell what starts this Node.js app", "push", "nostart", "--framework", "node",
+		"--path", p.write(t.TempDir(), map[string]string{"a.js": "", "b.js": ""}))
+	p.fails("cannot tell what kind of app", "push", "unknown", "--path", p.write(t.TempDir(), map[string]string{"x.txt": "x"}))
+	p.fails("Invalid framework", "push", "cobol", "--framework", "cobol", "--path", p.write(t.TempDir(), map[string]string{"x.cob": "x"}))
+	p.fails("there are no files in it", "push", "empty", "--framework", "node", "--path", t.TempDir())
+
+	// It crashes at its start.
+	status, _, errOut := p.vmc("push", "crasher", "--no-url", "--framework", "node",
+		"--path", p.write(t.TempDir(), map[string]string{"server.js": "console.error('no such luck'); process.exit(3)"}))
+	if status != 1 || !strings.Contains(errOut, "crasher does not stay up") || !strings.Contains(errOut, "no such luck") {
+		t.Errorf("a push of an app that crashes: status %d\n%s", status, errOut)
+	}
+	eventually(t, "crashes", func() bool {
+		return regexp.MustCompile(`(?m)^[0-9a-f]{32} +\d{4}-`).MatchString(p.ok("crashes", "crasher"))
+	})
+	if out := p.ok("crashlogs", "crasher"); !strings.Contains(out, "no such luck") {
+		t.Errorf("crashlogs: %s", out)
+	}
+	p.ok("delete", "crasher", "--force")
+
+	// It never opens its port.
+	status, _, errOut = p.vmc("push", "deaf", "--timeout", "2s", "--framework", "node",
+		"--path", p.write(t.TempDir(), map[string]string{"server.js": "console.error('hard of hearing'); setInterval(() => {}, 1000)"}))
+	if status != 1 || !strings.Contains(errOut, "deaf does not run after 2s") || !strings.Contains(errOut, "1 STARTING") {
+		t.Errorf("a push of an app that does not listen: status %d\n%s", status, errOut)
+	}
+}
+
+// TestNoCloud: a target that is none is told apart from one that is away.
+func TestNoCloud(t *testing.T) {
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	t.Setenv("VMC_TARGET", "")
+	p := &platform{t: t}
+	p.fails("there is no target yet", "apps")
+	p.fails("is no target", "target", "ftp://x")
+	other := &http.Server{Handler: http.NotFoundHandler()}
+	t.Cleanup(func() { other.Close() })
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	go func() { _ = other.Serve(listener) }() // until it is closed
+	p.fails("the answer was 404 Not Found", "target", listener.Addr().String())
+}

@@ -1,0 +1,417 @@
+package vmc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"deploy/jobs/cloud_controller/client"
+)
+
+// pushFlags are what the command line says instead of the manifest.
+type pushFlags struct {
+	path, manifest     string
+	urls               []string
+	framework, runtime string
+	command            string
+	memory, disk       string
+	instances          int
+	env, services      []string
+	noStart, noURL     bool
+	timeout            time.Duration
+}
+
+func (v *vmc) pushCommand() *cobra.Command {
+	var flags pushFlags
+	var cmd *cobra.Command
+	cmd = v.command(&cobra.Command{
+		Use:   "push [NAME]",
+		Short: "Push an app and start it: a new one, or new files for one that is there",
+		Long: `push makes an app of a folder (or of a .war, .zip or a single program) and starts
+it. What the app is like comes from manifest.yml in the folder, from the flags,
+which win, and from a look at its files. An app that is there already gets the
+new files and settings.
+
+A manifest:
+
+  applications:
+  - name: hello
+    url: hello.${target-base}     the target's domain; ${name} is the name
+    framework: node
+    memory: 64M
+    instances: 2
+    env: { GREETING: Hi }
+    services: [cache]
+
+.vmcignore (or .cfignore) names files that are not pushed, as .gitignore does.`,
+		Example: `  vmc push
+  vmc push hello --path target/hello.war --memory 256M
+  vmc push worker --framework standalone --runtime python --command "python3 worker.py"`,
+		Args: cobra.MaximumNArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		apps, err := pushed(args, flags, cmd.Flags().Changed)
+		if err != nil {
+			return err
+		}
+		info, err := c.Info(ctx)
+		if err != nil {
+			return err
+		}
+		if info.User == "" {
+			return errors.New("you are not logged in: vmc login EMAIL, or vmc register EMAIL to make an account")
+		}
+		for _, app := range apps {
+			if err := v.push(ctx, c, info, app, flags); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	f := cmd.Flags()
+	f.StringVarP(&flags.path, "path", "p", ".", "folder, .war, .zip or program to push")
+	f.StringVar(&flags.manifest, "manifest", "", "the manifest `file`; by default manifest.yml in the folder")
+	f.StringSliceVar(&flags.urls, "url", nil, "`host` name; may be repeated. By default NAME and the target's domain")
+	f.BoolVar(&flags.noURL, "no-url", false, "give it no URL")
+	f.StringVar(&flags.framework, "framework", "", "kind of app (vmc frameworks); by default found out")
+	f.StringVar(&flags.runtime, "runtime", "", "what it runs with (vmc runtimes); by default the framework's")
+	f.StringVar(&flags.command, "command", "", "how a standalone app or a program is started")
+	f.StringVarP(&flags.memory, "memory", "m", "", "memory of an instance, such as 64M or 1G")
+	f.StringVar(&flags.disk, "disk", "", "disk of an instance")
+	f.IntVarP(&flags.instances, "instances", "i", 1, "number of instances")
+	f.StringArrayVar(&flags.env, "env", nil, "variable `NAME=VALUE`; may be repeated")
+	f.StringSliceVar(&flags.services, "service", nil, "`name` of a service of yours to bind; may be repeated")
+	f.BoolVar(&flags.noStart, "no-start", false, "push only")
+	timeoutFlag(cmd, &flags.timeout)
+	return cmd
+}
+
+// pushed are the apps that are meant: the manifest's, or those of them that are
+// named, with what the flags say.
+func pushed(args []string, flags pushFlags, changed func(string) bool) ([]described, error) {
+	at := flags.manifest
+	if at == "" {
+		if at = flags.path; !isFolder(at) {
+			at = filepath.Dir(at)
+		}
+	}
+	apps, err := readManifest(at)
+	if err != nil {
+		return nil, err
+	}
+	if len(args) == 1 {
+		i := slices.IndexFunc(apps, func(a described) bool { return a.Name == args[0] })
+		switch {
+		case i >= 0:
+			apps = apps[i : i+1]
+		case len(apps) == 1 && flags.manifest == "":
+			apps[0].Name = args[0] // the same app under another name
+			if !changed("url") {
+				apps[0].URL, apps[0].URLs = withName(apps[0])
+			}
+		case len(apps) > 1:
+			return nil, fmt.Errorf("the manifest has no application %s", args[0])
+		default:
+			apps = []described{{Name: args[0], Path: flags.path}}
+		}
+	}
+	if len(apps) == 0 {
+		return nil, fmt.Errorf("what is the app's name? There is no %s in %s: vmc push NAME", manifestFile, at)
+	}
+	if len(apps) > 1 {
+		for _, flag := range []string{"url", "no-url", "command", "framework", "runtime"} {
+			if changed(flag) {
+				return nil, fmt.Errorf("--%s is for one app, and the manifest has %d: name one", flag, len(apps))
+			}
+		}
+	}
+	for i := range apps {
+		a := &apps[i]
+		if len(apps) == 1 && !isFolder(flags.path) {
+			a.Path = flags.path
+		}
+		if changed("url") {
+			a.URL, a.URLs = "", flags.urls
+		}
+		if flags.framework != "" {
+			a.Framework = frameworkName(flags.framework)
+		}
+		if flags.runtime != "" {
+			a.Runtime = flags.runtime
+		}
+		if flags.command != "" {
+			a.Command = flags.command
+		}
+		if flags.memory != "" {
+			a.Memory = scalar(flags.memory)
+		}
+		if flags.disk != "" {
+			a.Disk = scalar(flags.disk)
+		}
+		if changed("instances") {
+			a.Instances = &flags.instances
+		}
+		for _, one := range flags.env {
+			name, _, ok := strings.Cut(one, "=")
+			if !ok || name == "" {
+				return nil, fmt.Errorf("%q is no variable: want NAME=VALUE", one)
+			}
+			a.Env = append(without(a.Env, name), one)
+		}
+		for _, one := range flags.services {
+			if !slices.Contains(a.Services, one) {
+				a.Services = append(a.Services, one)
+			}
+		}
+	}
+	return apps, nil
+}
+
+// withName are an app's URLs when it is pushed under another name: those that do
+// not depend on it are the first app's.
+func withName(app described) (url string, urls []string) {
+	all := app.URLs
+	if app.URL != "" {
+		all = append([]string{app.URL}, all...)
+	}
+	for _, one := range all {
+		if strings.Contains(one, "${name}") {
+			urls = append(urls, one)
+		}
+	}
+	return "", urls
+}
+
+func isFolder(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.IsDir()
+}
+
+// hosts are the names that a described app gets.
+func hosts(app described, domain string, none bool) ([]string, error) {
+	if none {
+		return []string{}, nil
+	}
+	all := app.URLs
+	if app.URL != "" {
+		all = append([]string{app.URL}, all...)
+	}
+	found := []string{}
+	for _, one := range all {
+		host, err := hostOf(strings.NewReplacer("${name}", app.Name, "${target-base}", domain).Replace(one))
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(found, host) {
+			found = append(found, host)
+		}
+	}
+	return found, nil
+}
+
+// push makes or changes one app, gives it its files and starts it.
+func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app described, flags pushFlags) error {
+	if app.Path == "" {
+		app.Path = "."
+	}
+	uris, err := hosts(app, c.Domain(), flags.noURL)
+	if err != nil {
+		return err
+	}
+	resources := client.Resources{}
+	if app.Memory == "" {
+		app.Memory = app.Mem
+	}
+	for _, one := range []struct {
+		text scalar
+		into *int
+	}{{app.Memory, &resources.Memory}, {app.Disk, &resources.Disk}} {
+		if one.text == "" {
+			continue
+		}
+		if *one.into, err = parseMegabytes(string(one.text)); err != nil {
+			return err
+		}
+	}
+	present, err := c.App(ctx, app.Name)
+	switch {
+	case client.Is(err, client.CodeAppNotFound):
+		if err := v.create(ctx, c, info, app, uris, resources, flags.noURL); err != nil {
+			return err
+		}
+		if err := v.configure(ctx, c, app, nil, client.Resources{}); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	default:
+		v.say("%s is there already: it gets new files.", app.Name)
+		if len(uris) == 0 && !flags.noURL {
+			uris = nil // as they are
+		}
+		if app.Framework != "" && string(app.Framework) != present.Staging.Framework {
+			return fmt.Errorf("%s is a %s app and cannot become a %s one: delete it first", app.Name, present.Staging.Framework, app.Framework)
+		}
+		if err := v.configure(ctx, c, app, uris, resources); err != nil {
+			return err
+		}
+	}
+	if err := v.upload(ctx, c, app.Name, app.Path); err != nil {
+		return err
+	}
+	switch {
+	case present.State == client.Started && flags.noStart:
+		v.say("%s runs on with its old files until vmc restart %s.", app.Name, app.Name)
+		return nil
+	case present.State == client.Started:
+		return v.renew(ctx, c, app.Name, flags.timeout)
+	case flags.noStart:
+		v.say("Pushed %s; vmc start %s starts it.", app.Name, app.Name)
+		return nil
+	}
+	return v.start(ctx, c, app.Name, flags.timeout)
+}
+
+// create makes an app that is not there.
+func (v *vmc) create(ctx context.Context, c *client.Client, info client.Info, app described, uris []string, resources client.Resources, noURL bool) error {
+	framework := string(app.Framework)
+	if framework == "" {
+		found, err := detect(app.Path, info.Frameworks)
+		if err != nil {
+			return fmt.Errorf("cannot push %s: %w", app.Path, err)
+		}
+		switch {
+		case app.Command != "" && (found == "" || found == "binary"):
+			framework = "standalone"
+		case found == "":
+			return fmt.Errorf("cannot tell what kind of app %s is: say --framework (vmc frameworks lists them), or --command for a standalone one", app.Path)
+		default:
+			framework = found
+		}
+		v.say("%s is a %s app, by its files.", app.Name, framework)
+	}
+	if resources.Memory == 0 {
+		resources.Memory = 64
+		if framework == "java_web" {
+			resources.Memory = 512
+		}
+	}
+	// Who says nothing of URLs gets one, unless there is nothing to serve, most
+	// likely.
+	if len(uris) == 0 && !noURL && framework != "standalone" {
+		uris = []string{strings.ToLower(app.Name) + "." + c.Domain()}
+	}
+	instances := 1
+	if app.Instances != nil {
+		instances = *app.Instances
+	}
+	err := c.CreateApp(ctx, client.NewApp{Name: app.Name, Framework: framework, Runtime: app.Runtime, Command: app.Command,
+		URIs: uris, Instances: instances, Resources: resources})
+	if err != nil {
+		// Perhaps it was made, and only the answer is lost.
+		if made, lookErr := c.App(ctx, app.Name); lookErr == nil && made.Staging.Framework == framework && !answered(err) {
+			err = nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot make %s: %w", app.Name, err)
+	}
+	v.say("Made %s.", app.Name)
+	return nil
+}
+
+// answered says whether the controller itself refused.
+func answered(err error) bool {
+	var e *client.Error
+	return errors.As(err, &e) && e.Code != 0
+}
+
+// configure gives an app what it is described with; nil and zero leave it as it
+// is.
+func (v *vmc) configure(ctx context.Context, c *client.Client, app described, uris []string, resources client.Resources) error {
+	if app.Env == nil && app.Services == nil && app.Instances == nil && app.Command == "" && uris == nil && resources == (client.Resources{}) {
+		return nil
+	}
+	err := c.ChangeApp(ctx, app.Name, func(a *client.App) error {
+		for _, one := range app.Env {
+			name, _, _ := strings.Cut(one, "=")
+			a.Env = append(without(a.Env, name), one)
+		}
+		for _, one := range app.Services {
+			if !slices.Contains(a.Services, one) {
+				a.Services = append(a.Services, one)
+			}
+		}
+		if app.Instances != nil {
+			a.Instances = *app.Instances
+		}
+		if app.Command != "" {
+			a.Meta.Command = app.Command
+		}
+		if uris != nil {
+			a.URIs = uris
+		}
+		if resources.Memory != 0 {
+			a.Resources.Memory = resources.Memory
+		}
+		if resources.Disk != 0 {
+			a.Resources.Disk = resources.Disk
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("cannot configure %s: %w", app.Name, err)
+	}
+	return nil
+}
+
+// renew brings a started app's new files into use.
+func (v *vmc) renew(ctx context.Context, c *client.Client, name string, timeout time.Duration) error {
+	seen, err := crashIDs(ctx, c, name)
+	if err != nil {
+		return err
+	}
+	done := v.progress("Staging " + name)
+	err = c.UpdateApp(ctx, name)
+	done(err)
+	if err != nil {
+		if client.Is(err, client.CodeStaging) {
+			v.showTail(ctx, c, name, "0", "logs/staging.log")
+		}
+		return fmt.Errorf("cannot update %s: %w", name, err)
+	}
+	return v.waitFor(ctx, c, name, timeout, seen)
+}
+
+func (v *vmc) updateCommand() *cobra.Command {
+	var path string
+	var timeout time.Duration
+	c := v.appsOf(&cobra.Command{
+		Use:     "update APP",
+		Short:   "Give an app new files, and start it anew if it runs",
+		Example: "  vmc update hello --path target",
+		Args:    cobra.ExactArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		app, err := c.App(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if err := v.upload(ctx, c, app.Name, path); err != nil {
+			return err
+		}
+		if app.State != client.Started {
+			v.say("%s is stopped; vmc start %s starts it.", app.Name, app.Name)
+			return nil
+		}
+		return v.renew(ctx, c, app.Name, timeout)
+	})
+	c.Flags().StringVarP(&path, "path", "p", ".", "folder, .war, .zip or program to push")
+	timeoutFlag(c, &timeout)
+	return c
+}

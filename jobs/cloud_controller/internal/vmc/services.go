@@ -1,0 +1,177 @@
+package vmc
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"deploy/jobs/cloud_controller/client"
+)
+
+func (v *vmc) servicesCommand() *cobra.Command {
+	return v.command(&cobra.Command{
+		Use:   "services",
+		Short: "List the services that can be had and those that you have",
+		Args:  cobra.NoArgs,
+	}, func(ctx context.Context, c *client.Client, _ []string) error {
+		offers, err := c.ServiceOffers(ctx)
+		if err != nil {
+			return err
+		}
+		mine, err := c.Services(ctx)
+		if err != nil {
+			return err
+		}
+		if v.json {
+			return v.printJSON(map[string]any{"offered": append([]client.ServiceOffer{}, offers...), "yours": append([]client.Service{}, mine...)})
+		}
+		if len(offers) == 0 {
+			v.say("This cloud offers no services.")
+		} else {
+			t := newTable("SERVICE", "VERSION", "PLANS", "DESCRIPTION")
+			for _, o := range offers {
+				t.row(o.Vendor, o.Version, strings.Join(slices.Sorted(maps.Keys(o.Tiers)), ", "), o.Description)
+			}
+			if err := t.print(v.out); err != nil {
+				return err
+			}
+		}
+		if len(mine) == 0 {
+			v.say("You have no services.")
+			return nil
+		}
+		if len(offers) > 0 {
+			fmt.Fprintln(v.out)
+		}
+		t := newTable("NAME", "SERVICE", "VERSION", "PLAN")
+		for _, s := range mine {
+			t.row(s.Name, s.Vendor, s.Version, s.Tier)
+		}
+		return t.print(v.out)
+	})
+}
+
+// offer finds what a user calls a service.
+func offer(offers []client.ServiceOffer, vendor, version string) (client.ServiceOffer, error) {
+	var found *client.ServiceOffer
+	var names []string
+	for i, o := range offers {
+		names = append(names, o.Vendor)
+		if o.Vendor == vendor && (version == "" || o.Version == version) {
+			found = &offers[i] // the highest version, by the list's order
+		}
+	}
+	if found == nil {
+		if len(names) == 0 {
+			return client.ServiceOffer{}, fmt.Errorf("this cloud offers no services")
+		}
+		return client.ServiceOffer{}, fmt.Errorf("this cloud offers no %s %s; it offers %s", vendor, version, strings.Join(slices.Compact(names), ", "))
+	}
+	return *found, nil
+}
+
+func (v *vmc) createServiceCommand() *cobra.Command {
+	var plan, version, bind string
+	var timeout time.Duration
+	c := v.command(&cobra.Command{
+		Use:     "create-service SERVICE [NAME]",
+		Short:   "Make a service for yourself, and bind an app to it if you say so",
+		Example: "  vmc create-service redis cache --bind hello",
+		Args:    cobra.RangeArgs(1, 2),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		offers, err := c.ServiceOffers(ctx)
+		if err != nil {
+			return err
+		}
+		o, err := offer(offers, args[0], version)
+		if err != nil {
+			return err
+		}
+		name := args[0]
+		if len(args) == 2 {
+			name = args[1]
+		}
+		if err := c.CreateService(ctx, client.Service{Name: name, Type: o.Type, Vendor: o.Vendor, Version: o.Version, Tier: plan}); err != nil {
+			return err
+		}
+		v.say("Made %s, a %s %s.", name, o.Vendor, o.Version)
+		if bind == "" {
+			return nil
+		}
+		return v.bind(ctx, c, name, bind, timeout)
+	})
+	c.Flags().StringVar(&plan, "plan", "free", "the plan")
+	c.Flags().StringVar(&version, "version", "", "the version; by default the highest")
+	c.Flags().StringVar(&bind, "bind", "", "the `app` to bind to it")
+	timeoutFlag(c, &timeout)
+	return c
+}
+
+func (v *vmc) deleteServiceCommand() *cobra.Command {
+	var force bool
+	c := v.command(&cobra.Command{
+		Use:   "delete-service NAME...",
+		Short: "Remove services and what is in them",
+		Args:  cobra.MinimumNArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		if err := v.confirm(force, "Remove %s and all that is in there?", strings.Join(args, ", ")); err != nil {
+			return err
+		}
+		for _, name := range args {
+			if err := c.DeleteService(ctx, name); err != nil {
+				return err
+			}
+			v.say("Removed %s.", name)
+		}
+		return nil
+	})
+	c.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
+	return c
+}
+
+func (v *vmc) bind(ctx context.Context, c *client.Client, service, app string, timeout time.Duration) error {
+	return v.changeAndRestart(ctx, c, app, timeout, func(a *client.App) error {
+		if !slices.Contains(a.Services, service) {
+			a.Services = append(a.Services, service)
+		}
+		return nil
+	})
+}
+
+func (v *vmc) bindServiceCommand() *cobra.Command {
+	var timeout time.Duration
+	c := v.command(&cobra.Command{
+		Use:   "bind-service NAME APP",
+		Short: "Give an app a service; a started app is restarted",
+		Args:  cobra.ExactArgs(2),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		return v.bind(ctx, c, args[0], args[1], timeout)
+	})
+	timeoutFlag(c, &timeout)
+	return c
+}
+
+func (v *vmc) unbindServiceCommand() *cobra.Command {
+	var timeout time.Duration
+	c := v.command(&cobra.Command{
+		Use:   "unbind-service NAME APP",
+		Short: "Take a service from an app; a started app is restarted",
+		Args:  cobra.ExactArgs(2),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		return v.changeAndRestart(ctx, c, args[1], timeout, func(a *client.App) error {
+			i := slices.Index(a.Services, args[0])
+			if i < 0 {
+				return fmt.Errorf("%s is not bound to %s", a.Name, args[0])
+			}
+			a.Services = slices.Delete(a.Services, i, i+1)
+			return nil
+		})
+	})
+	timeoutFlag(c, &timeout)
+	return c
+}

@@ -1,0 +1,75 @@
+package vmc
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+)
+
+// settings are what is remembered between commands. They hold tokens, so the file
+// is the user's alone.
+type settings struct {
+	Target string            `json:"target"` // URL
+	Tokens map[string]string `json:"tokens"` // by target
+}
+
+// settingsFile is vmc/settings.json in the user's folder for configuration
+// (XDG_CONFIG_HOME, else ~/.config).
+func settingsFile() (string, error) {
+	folder, err := os.UserConfigDir()
+	if err != nil {
+		return "", fmt.Errorf("cannot tell where settings are kept: %w", err)
+	}
+	return filepath.Join(folder, "vmc", "settings.json"), nil
+}
+
+func loadSettings() (settings, error) {
+	s := settings{Tokens: map[string]string{}}
+	file, err := settingsFile()
+	if err != nil {
+		return s, err
+	}
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &s)
+	}
+	if err != nil {
+		return s, fmt.Errorf("cannot read the settings (%s; without the file you start anew): %w", file, err)
+	}
+	if s.Tokens == nil {
+		s.Tokens = map[string]string{}
+	}
+	return s, nil
+}
+
+// changeSettings reads, changes and writes them.
+func changeSettings(change func(*settings)) error {
+	s, err := loadSettings()
+	if err != nil {
+		return err
+	}
+	change(&s)
+	file, err := settingsFile()
+	if err != nil {
+		return err
+	}
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(file), 0o700)
+	}
+	if err == nil {
+		err = renameio.WriteFile(file, append(data, '\n'), 0o600)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot save the settings: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,258 @@
+package vmc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"deploy/jobs/cloud_controller/client"
+)
+
+// pollEvery is how often instances are asked for while they start, and
+// stagingAside how often a long staging is told of where nothing moves.
+const (
+	pollEvery    = 400 * time.Millisecond
+	stagingAside = 10 * time.Second
+	// settle is for how long an app without a URL has to run to count as running:
+	// nobody can ask it whether it is ready.
+	settle = 2 * time.Second
+)
+
+// start stages and starts an app and waits until all its instances run.
+func (v *vmc) start(ctx context.Context, c *client.Client, name string, timeout time.Duration) error {
+	seen, err := crashIDs(ctx, c, name)
+	if err != nil {
+		return err
+	}
+	done := v.progress("Staging " + name)
+	err = c.ChangeApp(ctx, name, func(app *client.App) error {
+		app.State = client.Started
+		return nil
+	})
+	done(err)
+	if client.Is(err, client.CodeStaging) || err != nil && strings.Contains(err.Error(), "Staging") {
+		v.showTail(ctx, c, name, "0", "logs/staging.log")
+		return fmt.Errorf("cannot start %s: %w", name, err)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot start %s: %w", name, err)
+	}
+	return v.waitFor(ctx, c, name, timeout, seen)
+}
+
+func (v *vmc) waitRunning(ctx context.Context, c *client.Client, name string, timeout time.Duration) error {
+	seen, err := crashIDs(ctx, c, name)
+	if err != nil {
+		return err
+	}
+	return v.waitFor(ctx, c, name, timeout, seen)
+}
+
+// crashIDs are the crashes that are known before.
+func crashIDs(ctx context.Context, c *client.Client, name string) (map[string]bool, error) {
+	crashes, err := c.Crashes(ctx, name)
+	ids := map[string]bool{}
+	for _, crash := range crashes {
+		ids[crash.Instance] = true
+	}
+	return ids, err
+}
+
+// waitFor waits until all instances run. An app that crashes instead is an
+// error, with the end of its log shown; so is time that is over.
+func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeout time.Duration, seen map[string]bool) (err error) {
+	done := v.progress("Starting " + name)
+	var states string
+	defer func() {
+		if err != nil && states != "" {
+			err = fmt.Errorf("%w (instances: %s)", err, states)
+		}
+	}()
+	app, err := c.App(ctx, name)
+	if err != nil {
+		done(err)
+		return err
+	}
+	end := time.Now().Add(timeout)
+	var running time.Time // since when all do
+	for {
+		instances, err := c.Instances(ctx, name)
+		if err != nil {
+			done(err)
+			return err
+		}
+		count := map[string]int{}
+		for _, i := range instances {
+			count[i.State]++
+		}
+		states = summary(count)
+		if len(instances) != count[client.Running] {
+			running = time.Time{}
+		} else if running.IsZero() {
+			running = time.Now()
+		}
+		if !running.IsZero() && (len(app.URIs) > 0 || time.Since(running) > settle) {
+			done(nil)
+			states = ""
+			return v.started(c, app, len(instances))
+		}
+		crashes, err := c.Crashes(ctx, name)
+		if err != nil {
+			done(err)
+			return err
+		}
+		for _, crash := range crashes {
+			if seen[crash.Instance] {
+				continue
+			}
+			err := fmt.Errorf("%s does not stay up: an instance crashed while it was started", name)
+			done(err)
+			v.showCrash(ctx, c, name, crash.Instance)
+			return err
+		}
+		if time.Now().After(end) {
+			err := fmt.Errorf("%s does not run after %v; vmc instances %s and vmc logs %s tell more", name, timeout, name, name)
+			done(err)
+			v.showTail(ctx, c, name, "0", "logs/stderr.log")
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			done(context.Cause(ctx))
+			return context.Cause(ctx)
+		case <-time.After(pollEvery):
+		}
+	}
+}
+
+// summary is "2 RUNNING, 1 STARTING".
+func summary(count map[string]int) string {
+	var parts []string
+	for _, state := range slices.Sorted(maps.Keys(count)) {
+		parts = append(parts, fmt.Sprintf("%d %s", count[state], state))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func (v *vmc) started(c *client.Client, app client.App, instances int) error {
+	name := app.Name
+	var urls []string
+	for _, host := range app.URIs {
+		urls = append(urls, c.AppURL(host))
+	}
+	if v.json {
+		return v.printJSON(map[string]any{"app": name, "instances": instances, "urls": append([]string{}, urls...)})
+	}
+	if len(urls) == 0 {
+		fmt.Fprintf(v.out, "%s runs, %d of %d\n", name, instances, instances)
+		return nil
+	}
+	fmt.Fprintf(v.out, "%s runs, %d of %d: %s\n", name, instances, instances, strings.Join(urls, " "))
+	return nil
+}
+
+// crashLogs are what tells why an instance ended, the most telling first.
+var crashLogs = []string{"logs/err.log", "logs/stderr.log", "logs/stdout.log"}
+
+func (v *vmc) showCrash(ctx context.Context, c *client.Client, app, instance string) {
+	for _, file := range crashLogs {
+		v.showTail(ctx, c, app, instance, file)
+	}
+}
+
+// tailBytes is how much of a log is shown after a failure.
+const tailBytes = 4 << 10
+
+// showTail shows the end of a file that may tell why something failed; that there
+// is none is no news.
+func (v *vmc) showTail(ctx context.Context, c *client.Client, app, instance, file string) {
+	text, err := c.File(ctx, app, instance, file, 0)
+	if err != nil {
+		return
+	}
+	defer text.Close()
+	data, err := lastBytes(text, tailBytes)
+	if err != nil || len(strings.TrimSpace(string(data))) == 0 {
+		return
+	}
+	v.say("--- %s", file)
+	for line := range strings.Lines(string(data)) {
+		v.say("    %s", strings.TrimRight(line, "\r\n"))
+	}
+}
+
+// lastBytes reads to the end and keeps the last n bytes, from a line's beginning
+// if there were more.
+func lastBytes(r io.Reader, n int) ([]byte, error) {
+	var kept []byte
+	buffer := make([]byte, 32<<10)
+	cut := false
+	for {
+		read, err := r.Read(buffer)
+		kept = append(kept, buffer[:read]...)
+		if surplus := len(kept) - n; surplus > 0 {
+			kept, cut = slices.Delete(kept, 0, surplus), true
+		}
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if _, rest, ok := strings.Cut(string(kept), "\n"); cut && ok {
+		return []byte(rest), nil
+	}
+	return kept, nil
+}
+
+// progress says what is being done; the function that it returns says how it
+// ended. On a terminal the line lives, elsewhere it is told again now and then.
+func (v *vmc) progress(what string) func(error) {
+	_, live := terminal(v.err)
+	begin := time.Now()
+	stop, stopped := make(chan struct{}), make(chan struct{})
+	if live {
+		fmt.Fprintf(v.err, "%s ...", what)
+	}
+	go func() {
+		defer close(stopped)
+		every := stagingAside
+		if live {
+			every = time.Second
+		}
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-tick.C:
+				if live {
+					fmt.Fprintf(v.err, "\r%s ... %s", what, age(time.Since(begin)))
+				} else {
+					v.say("%s ... %s", what, age(time.Since(begin)))
+				}
+			}
+		}
+	}()
+	return func(err error) {
+		close(stop)
+		<-stopped
+		result := "done"
+		if err != nil {
+			result = "failed"
+		}
+		took := fmt.Sprintf("%.1fs", time.Since(begin).Seconds())
+		if live {
+			fmt.Fprintf(v.err, "\r%s ... %s, %s\x1b[K\n", what, result, took)
+			return
+		}
+		v.say("%s: %s, %s", what, result, took)
+	}
+}
