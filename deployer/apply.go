@@ -74,6 +74,7 @@ func (d *Deployer) planned(ctx context.Context, q PlanRequest) (*run, *plan.Plan
 func (r *run) plan(ctx context.Context, vms []plan.VMChange, p patience) (*plan.Plan, map[string]*api.Inventory, error) {
 	r.event(Event{Phase: PhaseSurvey, Step: "survey"})
 	inventories := r.fleet.survey(ctx, p)
+	r.abandonSilent(inventories)
 	for _, id := range r.vmIDs() {
 		if inv := inventories[id]; inv != nil {
 			if err := r.refuse(id, inv); err != nil {
@@ -124,6 +125,7 @@ func (r *run) existing(ctx context.Context, wanted []plan.Wanted, inventories ma
 			e.Stopped = slices.Contains(r.enginePlan[id], terraform.Update)
 		}
 		e.Replace, e.Moved = r.replaceCauses(id)
+		e.Abandoned = inv == nil && slices.Contains(r.recreate, id)
 		if inv != nil {
 			e.Agent = r.agentOwed(urls, id, inv)
 		}
@@ -218,6 +220,9 @@ type ApplyRequest struct {
 	Targets []string
 	// Saved is a plan to do just that, or nothing (ErrMoved).
 	Saved *SavedPlan
+
+	recreate  bool // the targets get other VMs
+	skipDrain bool
 }
 
 // Apply makes the cluster what the manifest says. A Result is returned also
@@ -244,6 +249,12 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 
 	if err := r.target(q.Targets); err != nil {
 		return nil, r.cleanUp(err)
+	}
+	r.skipDrain = q.skipDrain
+	if q.recreate {
+		if r.recreate, err = r.recreatable(q.Targets); err != nil {
+			return nil, r.cleanUp(err)
+		}
 	}
 	p, done, err := r.survey(ctx, q.Refresh, q.Saved != nil)
 	if err == nil && q.Saved != nil {
@@ -280,6 +291,9 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 // what is done, for the journal.
 func (r *run) what() string {
 	what := "apply"
+	if len(r.recreate) > 0 {
+		what = "recreate"
+	}
 	if r.revision != nil {
 		what = fmt.Sprintf("rollback to revision %d", r.revision.revision.Number)
 	}

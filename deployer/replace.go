@@ -121,6 +121,9 @@ func (r *run) notePlannedVMs(in terraform.Input, p *terraform.Plan) error {
 func (r *run) replaceCauses(id string) (out []string, moved bool) {
 	p, planned := r.plannedVMs[id]
 	moved = planned && p.Address != "" && p.Address != r.state.VMs[id].Address
+	if r.movedVMs[id] && slices.Contains(r.recreate, id) {
+		return []string{"VM: another one is asked for"}, moved
+	}
 	if r.movedVMs[id] {
 		return []string{"VM: the infrastructure's settings ask for another one; what is due to them is not rolled but done at once"}, moved
 	}
@@ -134,6 +137,38 @@ func (r *run) replaceCauses(id string) (out []string, moved bool) {
 		out = append(out, "VM: "+c)
 	}
 	return out, moved
+}
+
+// recreatable are the instances of targets, which must have a VM to replace.
+func (r *run) recreatable(targets []string) ([]string, error) {
+	ids, err := r.resolve(targets)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range ids {
+		_, made := r.state.VMs[id]
+		switch {
+		case !made:
+			return nil, fmt.Errorf("cannot recreate %s: it has no VM yet; apply first", id)
+		case !r.has(id):
+			return nil, fmt.Errorf("cannot recreate %s: the manifest has it no longer, and the next apply removes it", id)
+		case slices.Contains(r.state.Ignored, id):
+			return nil, fmt.Errorf("cannot recreate %s: it is ignored, which means that nothing touches it; deploy unignore first", id)
+		}
+	}
+	return ids, nil
+}
+
+// abandonSilent has the VMs of instances that an operator wants recreated, and
+// whose agents do not answer, replaced at once: there is nobody to stop what runs
+// there, and nothing that the rollout could wait for.
+func (r *run) abandonSilent(inventories map[string]*api.Inventory) {
+	for _, id := range r.recreate {
+		if _, owed := r.owedVMs[id]; owed && inventories[id] == nil {
+			delete(r.owedVMs, id)
+			r.movedVMs[id] = true
+		}
+	}
 }
 
 // nextInput is what the template gets while a rollout goes on: wanted inputs

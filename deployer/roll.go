@@ -35,11 +35,12 @@ func (r *run) roll(ctx context.Context, p *plan.Plan) error {
 	if err != nil || rp == nil {
 		return err
 	}
-	return r.carryOut(ctx, *rp, specs)
+	return r.carryOut(ctx, *rp, specs, r.saveMemory)
 }
 
-// carryOut runs a rollout to its end. specs are what instances shall be.
-func (r *run) carryOut(ctx context.Context, rp rollout.Plan, specs map[string]*api.Spec) error {
+// carryOut runs a rollout to its end. specs are what instances shall be; save
+// keeps the rollout's state and refuses when the lease is lost.
+func (r *run) carryOut(ctx context.Context, rp rollout.Plan, specs map[string]*api.Spec, save func(rollout.State) error) error {
 	x := &executor{run: r, specs: specs, from: map[string]string{}, replaced: map[string]bool{}, before: map[string]*api.Spec{}}
 	for _, g := range rp.Groups {
 		for _, in := range g.Instances {
@@ -64,7 +65,7 @@ func (r *run) carryOut(ctx context.Context, rp rollout.Plan, specs map[string]*a
 		Interrupt: r.config.Interrupt,
 		Events:    w.events,
 		Report:    func(_ rollout.Event, _ []rollout.Command, s rollout.State) { w.latest.Store(&s) },
-		Save:      r.saveMemory,
+		Save:      save,
 	}.Run(ctx, initial)
 	end()
 	watch.Wait()
@@ -216,7 +217,10 @@ func rolloutError(s rollout.State) error {
 		if what == "" {
 			what = "group " + f.Group
 		}
-		errs = append(errs, fmt.Errorf("%s: %s failed: %w", what, f.Command, f.Error))
+		if f.Command != "" {
+			what += ": " + string(f.Command)
+		}
+		errs = append(errs, fmt.Errorf("%s failed: %w", what, f.Error))
 	}
 	touched, back := 0, 0
 	for _, g := range s.Groups {

@@ -164,7 +164,11 @@ func (r *run) planVMs(ctx context.Context) ([]plan.VMChange, error) {
 	}
 	var out []plan.VMChange
 	for _, c := range p.Changes {
-		out = append(out, plan.VMChange{Resource: c.Address, Action: plan.Action(c.Action)})
+		action := plan.Action(c.Action)
+		if c.Action == terraform.Replace {
+			action = plan.Recreate
+		}
+		out = append(out, plan.VMChange{Resource: c.Address, Action: action})
 	}
 	return out, r.notePlannedVMs(in, p)
 }
@@ -196,6 +200,11 @@ func (r *run) makeVMs(ctx context.Context) error {
 	}
 	r.event(Event{Phase: PhaseVMs, Message: fmt.Sprintf("%d VMs from template %s", len(in.Instances), r.manifest.Infrastructure.Template)})
 	_, err = r.applyVMs(ctx, in, scope{what: "change the VMs", replace: slices.Collect(maps.Keys(r.movedVMs)), create: true, update: true, disks: r.unwantedDisks()})
+	if err == nil {
+		for id := range r.movedVMs {
+			r.recreate = slices.DeleteFunc(r.recreate, func(x string) bool { return x == id })
+		}
+	}
 	r.movedVMs, r.plannedVMs = nil, nil // from now on the addresses are those of the VMs there are
 	return err
 }

@@ -149,7 +149,7 @@ each, jobs installed, supervised and updated without losing a request.`,
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log what is done in detail to stderr")
 	root.PersistentFlags().StringArrayVar(&a.vars, "var", nil, "set a manifest variable, `name=value` (may be repeated)")
 	root.PersistentFlags().StringArrayVar(&a.varFiles, "var-file", nil, "`file` with values of manifest variables (may be repeated)")
-	root.AddCommand(a.changing(a.apply()), a.plan(), a.changing(a.destroy()), a.status(), a.metrics(), a.doctor(), a.logs(), a.ssh(), a.bus(), a.rollback(), a.history(), a.diff(), a.ignore(), a.unignore(), a.validate(), a.format(), a.simulate(), a.version(),
+	root.AddCommand(a.changing(a.apply()), a.plan(), a.changing(a.destroy()), a.status(), a.metrics(), a.doctor(), a.logs(), a.ssh(), a.bus(), a.stop(), a.start(), a.restart(), a.recreate(), a.run(), a.pause(), a.resume(), a.rollback(), a.history(), a.diff(), a.ignore(), a.unignore(), a.validate(), a.format(), a.simulate(), a.version(),
 		a.secret(), a.changing(a.rotateCA()), a.state(), a.release())
 	explainArguments(root)
 	return root

@@ -47,6 +47,8 @@ type Existing struct {
 	// that it is elsewhere.
 	Replace []string
 	Moved   bool
+	// Abandoned: it is replaced although its agent does not answer.
+	Abandoned bool
 	// Inventory is nil if there is no agent or it does not answer.
 	Inventory *api.Inventory
 	// Silent is why it does not answer, as far as it is known.
@@ -75,7 +77,8 @@ const (
 	Update   Action = "update"  // files, packages or processes change
 	Reload   Action = "reload"  // processes take new files without ending
 	Restart  Action = "restart" // same generation; processes that do not run as wanted are started
-	Start    Action = "start"   // a VM that is not running
+	Start    Action = "start"   // a VM that is not running, or an instance that was stopped
+	Stop     Action = "stop"    // an operator's wish; it stays stopped
 	Delete   Action = "delete"
 	Blocked  Action = "blocked" // the agent is silent: neither there nor gone
 	None     Action = "none"
@@ -263,6 +266,10 @@ func instance(w Wanted, e Existing) InstanceChange {
 	case !e.VM:
 		c.Action, c.Causes = Create, []string{"no VM yet"}
 		c.Files, c.Processes = files(w, e), starts(w.Spec, "first start")
+		return c
+	case e.Inventory == nil && e.Abandoned:
+		c.Action, c.Causes = Recreate, append(slices.Clone(e.Replace), "its agent does not answer, so what runs there is not stopped in order")
+		c.Files, c.Processes = files(w, e), starts(w.Spec, "first start on its new VM")
 		return c
 	case e.Inventory == nil && e.Stopped:
 		c.Action, c.Causes = Start, []string{"the VM is not running"}

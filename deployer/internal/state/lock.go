@@ -158,6 +158,16 @@ func (s Store) replaceLock() (*Lock, error) {
 	return &Lock{file: f}, nil
 }
 
+// Busy tells whether somebody holds the lock, and who.
+func (s Store) Busy() (Holder, bool) {
+	lock, err := s.tryLock()
+	if err == nil {
+		_ = lock.Unlock() // only closes it
+		return Holder{}, false
+	}
+	return s.Holder(), errors.Is(err, ErrLocked)
+}
+
 // Unlock gives the lock back.
 func (l *Lock) Unlock() error { return l.file.Close() }
 

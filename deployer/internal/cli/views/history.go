@@ -26,6 +26,9 @@ func History(w io.Writer, h *deployer.History) error {
 		if result == "" {
 			result, took = "did not end", "-" // or runs now
 		}
+		if r := []rune(result); len(r) > 100 {
+			result = string(r[:99]) + "…"
+		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", e.At.Local().Format(time.DateTime), e.What, orDash(e.Who), took, revision, result)
 	}
 	if err := t.Flush(); err != nil {

@@ -99,7 +99,7 @@ func line(e deployer.Event) string {
 func doneText(e deployer.Event) string {
 	text := map[string]string{
 		"bootstrap": "agent ready", "prepare": "prepared", "update": "updated", "watch": "healthy",
-		"rollback": "rolled back", "stop": "stopped", "configure": "on the bus",
+		"rollback": "rolled back", "stop": "stopped", "start": "started", "restart": "restarted", "post_deploy": "post_deploy has run", "configure": "on the bus",
 	}[e.Step]
 	if text == "" {
 		text = e.Step + " done"

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -154,7 +155,7 @@ func changes(w io.Writer, p *plan.Plan, color bool) {
 			for _, x := range alike[1:] {
 				others = append(others, x.Instance)
 			}
-			fmt.Fprintf(w, " (likewise %s)", strings.Join(others, ", "))
+			fmt.Fprintf(w, " (likewise %s)", short(others))
 		}
 		fmt.Fprintln(w)
 		for _, pr := range c.Processes {
@@ -228,6 +229,10 @@ func alike(changes []plan.InstanceChange) [][]plan.InstanceChange {
 		if c.Action == plan.Create { // how the new files differ is not shown
 			same.Files = nil
 		}
+		same.Files = slices.Clone(same.Files)
+		for i := range same.Files { // what stays around a change may differ
+			same.Files[i].Diff = changedLines(same.Files[i].Diff)
+		}
 		key := fmt.Sprintf("%+v", same)
 		i, seen := place[key]
 		if !seen {
@@ -240,11 +245,43 @@ func alike(changes []plan.InstanceChange) [][]plan.InstanceChange {
 	return out
 }
 
+// changedLines are the lines of a diff that go and come.
+func changedLines(diff string) string {
+	var out []string
+	for _, l := range strings.Split(diff, "\n") {
+		header := strings.HasPrefix(l, "+++ ") || strings.HasPrefix(l, "--- ")
+		if !header && !strings.HasPrefix(l, "@@ ") && !strings.HasPrefix(l, " ") {
+			out = append(out, l)
+		}
+	}
+	return strings.Join(out, "\n")
+}
+
+// short lists instances, runs of indexes as "router/4 to router/90".
+func short(ids []string) string {
+	var out []string
+	for i := 0; i < len(ids); {
+		group, index, err := api.SplitInstance(ids[i])
+		end := i
+		for err == nil && end+1 < len(ids) && ids[end+1] == api.InstanceID(group, index+end+1-i) {
+			end++
+		}
+		if end-i < 3 {
+			out = append(out, ids[i])
+			i++
+			continue
+		}
+		out = append(out, ids[i]+" to "+ids[end])
+		i = end + 1
+	}
+	return strings.Join(out, ", ")
+}
+
 func symbol(a plan.Action, color bool) string {
 	switch a {
 	case plan.Create, plan.Start:
 		return paint(color, green, "+")
-	case plan.Delete:
+	case plan.Delete, plan.Stop:
 		return paint(color, red, "-")
 	case plan.Recreate, plan.Move:
 		return paint(color, red, "±")
@@ -277,13 +314,15 @@ func summary(p *plan.Plan) string {
 	if n := len(p.VMs); n > 0 && len(p.Changes()) == 0 {
 		parts = append(parts, fmt.Sprintf("%d to change at the VMs", n))
 	}
-	for _, a := range []plan.Action{plan.Create, plan.Start, plan.Recreate, plan.Move, plan.Update, plan.Reload, plan.Restart, plan.Delete, plan.Blocked} {
+	for _, a := range []plan.Action{plan.Create, plan.Start, plan.Recreate, plan.Move, plan.Update, plan.Reload, plan.Restart, plan.Stop, plan.Delete, plan.Blocked} {
 		if n := counts[a]; n > 0 {
 			parts = append(parts, fmt.Sprintf("%d to %s", n, a))
 		}
 	}
 	left := owed(p)
-	parts = append(parts, fmt.Sprintf("%d unchanged", counts[plan.None]-left))
+	if n := counts[plan.None] - left; n > 0 || len(parts) == 0 {
+		parts = append(parts, fmt.Sprintf("%d unchanged", n))
+	}
 	if left > 0 {
 		parts = append(parts, fmt.Sprintf("%d left as they are", left))
 	}

@@ -1,0 +1,230 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"deploy/agent/api"
+	"deploy/deployer"
+	"deploy/deployer/internal/cli/views"
+	"deploy/deployer/internal/plan"
+)
+
+// operating is a command that does something to instances.
+func (a *app) operating(cmd *cobra.Command, ask, question string, do func(*deployer.Deployer, context.Context, deployer.OperateRequest) (*deployer.Result, error)) *cobra.Command {
+	var autoApprove bool
+	var q deployer.OperateRequest
+	cmd.Args = cobra.MinimumNArgs(2)
+	cmd.ValidArgsFunction = a.completeInstances(true)
+	if ask != "" {
+		cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
+		cmd.Flags().BoolVar(&q.SkipDrain, "skip-drain", false, "stop at once, without pre_stop and drain: "+ask)
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		progress := a.progress()
+		defer progress.Close()
+		d, err := a.deployer(args[0], progress.Event)
+		if err != nil {
+			return err
+		}
+		q.Targets = args[1:]
+		if question != "" {
+			q.Approve = func(p *plan.Plan) (bool, error) { return a.approve(progress, p, autoApprove, question) }
+		}
+		result, err := do(d, cmd.Context(), q)
+		progress.Close()
+		return a.result(result, err)
+	}
+	return a.changing(cmd)
+}
+
+func (a *app) stop() *cobra.Command {
+	return a.operating(&cobra.Command{
+		Use:   "stop MANIFEST GROUP[/INDEX]...",
+		Short: "Drain and stop instances; they stay stopped until start",
+		Long: `Drains and stops instances, consumers before providers. They stay stopped,
+through reboots and applies: an apply brings their files up to date and starts
+nothing. Their VMs stay.`,
+		Example: `  deploy stop cluster.hcl hello/2
+  deploy stop cluster.hcl router hello           both groups`,
+	}, "requests are lost", "Stop this?", (*deployer.Deployer).Stop)
+}
+
+func (a *app) start() *cobra.Command {
+	return a.operating(&cobra.Command{
+		Use:   "start MANIFEST GROUP[/INDEX]...",
+		Short: "Start instances that were stopped",
+		Long: `Starts what stop has stopped, and whatever else of what is installed does not run,
+providers before consumers, and waits until it is healthy. It starts what is
+installed: changes of the manifest since then are for apply.`,
+		Example: `  deploy start cluster.hcl hello/2`,
+	}, "", "", (*deployer.Deployer).Start)
+}
+
+func (a *app) restart() *cobra.Command {
+	return a.operating(&cobra.Command{
+		Use:   "restart MANIFEST GROUP[/INDEX]...",
+		Short: "Restart instances, at the pace that their update policies allow",
+		Long: `Drains, stops and starts all processes of instances, at the pace of an update: a
+canary first, max_in_flight at a time, never below min_available. Nothing else
+changes.`,
+		Example: `  deploy restart cluster.hcl hello               one after the other
+  deploy restart --auto-approve cluster.hcl lb/0`,
+	}, "requests are lost", "Restart this?", (*deployer.Deployer).Restart)
+}
+
+func (a *app) recreate() *cobra.Command {
+	return a.operating(&cobra.Command{
+		Use:   "recreate MANIFEST GROUP[/INDEX]...",
+		Short: "Give instances another VM, at the pace that their update policies allow",
+		Long: `Replaces the VMs of instances, a batch at a time as in an update. Persistent disks
+stay, everything else on the VM is lost. One whose agent does not answer is
+replaced without asking it. The instances get what the manifest says now.`,
+		Example: `  deploy recreate cluster.hcl router/1           a VM that misbehaves
+  deploy recreate cluster.hcl hello`,
+	}, "requests are lost", "Recreate this?", (*deployer.Deployer).Recreate)
+}
+
+func (a *app) run() *cobra.Command {
+	var q deployer.RunRequest
+	var env []string
+	cmd := &cobra.Command{
+		Use:   "run MANIFEST JOB/ERRAND [GROUP[/INDEX]...] [-- ARGUMENT...]",
+		Short: "Run an errand of a job and show what it says",
+		Long: `Runs an errand of a job on an instance that has the job, or on all of them with
+--all, and shows what it says as it is said. Interrupt once to cancel it. The exit
+status is the errand's own; with several, 1 if one fails.`,
+		Example: `  deploy run cluster.hcl postgres/backup
+  deploy run cluster.hcl --all dea/check dea
+  deploy run cluster.hcl postgres/restore postgres/0 -- /backups/monday.sql`,
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if at := cmd.ArgsLenAtDash(); at >= 2 {
+				q.Arguments = args[at:]
+				args = args[:at]
+			}
+			var ok bool
+			if q.Job, q.Errand, ok = strings.Cut(args[1], "/"); !ok {
+				return fmt.Errorf("cannot run %q: name the job and its errand, JOB/ERRAND", args[1])
+			}
+			q.Targets = args[2:]
+			q.Env = map[string]string{}
+			for _, e := range env {
+				name, value, found := strings.Cut(e, "=")
+				if !found {
+					return fmt.Errorf("cannot use --env %q: want NAME=value", e)
+				}
+				q.Env[name] = value
+			}
+			out := views.NewErrandOutput(os.Stdout, os.Stderr, a.json, q.All, colorOn(os.Stdout))
+			d, err := a.deployer(args[0], a.aloud())
+			if err != nil {
+				return err
+			}
+			q.Output = func(instance string, o api.Output) { out.Write(instance, o) }
+			result, err := d.Run(cmd.Context(), q)
+			out.Close()
+			if result != nil && a.json {
+				err = errors.Join(err, views.JSON(os.Stdout, result))
+			}
+			if err != nil || result == nil {
+				return err
+			}
+			return a.errandsEnded(result)
+		},
+		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
+			if len(args) == 1 {
+				return a.complete(1, func(n deployer.Names) []string { return n.Errands })(cmd, args, toComplete)
+			}
+			return a.completeInstances(true)(cmd, args, toComplete)
+		},
+	}
+	cmd.Flags().BoolVar(&q.All, "all", false, "on all instances with the job, or all that are named, side by side")
+	cmd.Flags().StringArrayVarP(&env, "env", "e", nil, "`NAME=value` for the errand's environment (may be repeated)")
+	cmd.Flags().DurationVar(&q.Timeout, "timeout", 0, "end it after that long (default: as the job says)")
+	return a.changing(cmd)
+}
+
+// errandsEnded tells how errands ended, and makes that the exit code.
+func (a *app) errandsEnded(r *deployer.RunResult) error {
+	failed := slices.DeleteFunc(slices.Clone(r.Runs), func(x deployer.ErrandRun) bool { return x.Error == "" })
+	if !a.json {
+		for _, x := range r.Runs {
+			how := fmt.Sprintf("ended well after %s", x.Took.Round(10*time.Millisecond))
+			if x.Error != "" {
+				how = "failed: " + x.Error
+				if x.Status > 0 {
+					how += fmt.Sprintf(" (exit status %d)", x.Status)
+				}
+			}
+			fmt.Fprintf(os.Stderr, "%s on %s %s\n", r.Errand, x.Instance, how)
+		}
+	}
+	switch {
+	case len(failed) == 0:
+		return nil
+	case len(r.Runs) == 1 && failed[0].Status > 0:
+		return exitCode(failed[0].Status)
+	}
+	return exitCode(exitError)
+}
+
+func (a *app) pause() *cobra.Command {
+	return &cobra.Command{
+		Use:   "pause MANIFEST",
+		Short: "Let the rollout that goes on elsewhere finish what is in flight, and wait",
+		Long: `Asks the deploy that is changing the deployment, in another terminal or on another
+machine with the same state folder, to finish what is in flight and begin nothing
+new until resume. It holds the deployment's lock all the while. A pause ends with
+that run.`,
+		Example: `  deploy pause cluster.hcl && less /var/log/app && deploy resume cluster.hcl`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.deployer(args[0], nil)
+			if err != nil {
+				return err
+			}
+			holder, err := d.Pause(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return views.JSON(os.Stdout, map[string]string{"paused": holder})
+			}
+			fmt.Printf("Asked %s to pause. deploy resume %s lets it go on.\n", holder, args[0])
+			return nil
+		},
+		ValidArgsFunction: completeFiles,
+	}
+}
+
+func (a *app) resume() *cobra.Command {
+	return &cobra.Command{
+		Use:     "resume MANIFEST",
+		Short:   "Let a paused rollout go on",
+		Example: `  deploy resume cluster.hcl`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.deployer(args[0], nil)
+			if err != nil {
+				return err
+			}
+			if err := d.Resume(); err != nil {
+				return err
+			}
+			if a.json {
+				return views.JSON(os.Stdout, map[string]bool{"resumed": true})
+			}
+			fmt.Println("It goes on.")
+			return nil
+		},
+		ValidArgsFunction: completeFiles,
+	}
+}
