@@ -303,9 +303,12 @@ func (h *host) processes() map[int]string {
 }
 
 // agent is the pid of the machine's agent, 0 if none runs.
-func (h *host) agent() int {
+func (h *host) agent() int { return h.running(" run --dir ") }
+
+// running is the pid of a process by a part of its command, 0 if there is none.
+func (h *host) running(part string) int {
 	for pid, command := range h.processes() {
-		if strings.Contains(command, " run --dir ") {
+		if strings.Contains(command, part) {
 			return pid
 		}
 	}
@@ -423,6 +426,26 @@ func TestHosts(t *testing.T) {
 		}
 		return false
 	})
+	for name, pid := range c.mustAllRun(4).pids() {
+		if before.pids()[name] != pid {
+			t.Errorf("%s has pid %d, had %d", name, pid, before.pids()[name])
+		}
+	}
+
+	// The keeper is killed and its agent goes on: another apply, which has nothing
+	// else to do, brings a keeper back.
+	keeper := hosts["router/0"].running(" keep --dir ")
+	kill(t, keeper)
+	within(t, 30*time.Second, "status tells that the keeper has ended", func() bool {
+		out, code := c.run("status")
+		return code == 0 && strings.Contains(out, "router/0: nothing would start its agent again")
+	})
+	c.mustApply()
+	if now := hosts["router/0"].running(" keep --dir "); now == 0 || now == keeper {
+		t.Errorf("the keeper is process %d, was %d", now, keeper)
+	}
+	out, code = c.run("plan")
+	mustTell(t, out, code, 0, "nothing to do")
 	for name, pid := range c.mustAllRun(4).pids() {
 		if before.pids()[name] != pid {
 			t.Errorf("%s has pid %d, had %d", name, pid, before.pids()[name])

@@ -96,7 +96,12 @@ func TestOrdinaryUser(t *testing.T) {
 			}
 			u.own(t, c.manifest)
 			c.mustApply()
-			c.mustAllRun(8)
+			for name, pid := range c.mustAllRun(8).pids() { // pids of this machine, whatever they are on the VM
+				command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+				if err != nil || !strings.Contains(string(command), c.state) {
+					t.Errorf("%s is process %d, which is %q, %v", name, pid, command, err)
+				}
+			}
 			if body, err := page(c.listen, "hello.cf.localhost"); err != nil || !strings.Contains(body, "hello/") {
 				t.Errorf("through the load balancer: %q, %v", body, err)
 			}
