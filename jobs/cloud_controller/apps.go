@@ -312,7 +312,7 @@ func (c *Controller) changeStaging(app *store.App, body appRequest) error {
 	if len(command) > maxCommand || strings.ContainsRune(command, 0) {
 		return because(errInvalidApp, "the command is too long")
 	}
-	if framework == app.Framework && runtime == app.Runtime && command == app.Command {
+	if app.Runtime != "" && framework == app.Framework && runtime == app.Runtime && command == app.Command {
 		return nil
 	}
 	_, info, err := c.catalog.resolve(framework, runtime)

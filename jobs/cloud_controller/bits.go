@@ -16,6 +16,12 @@ import (
 	"deploy/jobs/cloud_controller/internal/store"
 )
 
+// How much, and how long, is read of an upload that is refused as too large.
+const (
+	discardBytes   = 4 << 30
+	discardTimeout = 2 * time.Minute
+)
+
 // maxResources bounds the text that lists resources.
 const maxResources = 32 << 20
 
@@ -67,13 +73,15 @@ type upload struct {
 // uploadBits makes an app's package of what is uploaded and what is known, and
 // answers when it is kept safely.
 func (c *Controller) uploadBits(w http.ResponseWriter, r *http.Request, a account, app store.App) error {
-	r.Body = http.MaxBytesReader(w, r.Body, c.maxUpload())
+	whole := r.Body
+	r.Body = http.MaxBytesReader(w, whole, c.maxUpload())
 	up, err := c.readUpload(r)
 	if up.file != nil {
 		defer up.file.Close()
 	}
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
+		discard(w, whole)
 		return errPackaging(fmt.Errorf("the upload is larger than %d MiB", c.config.MaxDropletSizeMB))
 	}
 	if err != nil {
@@ -108,6 +116,15 @@ func (c *Controller) uploadBits(w http.ResponseWriter, r *http.Request, a accoun
 	c.base.Log().Info("app uploaded", "app", app.ID, "name", app.Name, "owner", a.Email, "package", kept.SHA1)
 	w.WriteHeader(http.StatusOK)
 	return nil
+}
+
+// discard reads what a client still sends, for a while: most clients read no
+// answer before they have sent everything, and would only see that the
+// connection breaks.
+func discard(w http.ResponseWriter, body io.Reader) {
+	// Not every connection has deadlines; then the bytes are the bound.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(discardTimeout))
+	_, _ = io.Copy(io.Discard, io.LimitReader(body, discardBytes)) // the client may be gone
 }
 
 // readUpload reads the form.

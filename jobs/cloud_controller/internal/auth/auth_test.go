@@ -1,0 +1,158 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+func TestHasher(t *testing.T) {
+	h := NewHasher(1)
+	ctx := t.Context()
+	hash, err := h.Hash(ctx, "secret")
+	if err != nil || !strings.HasPrefix(hash, "$argon2id$v=19$m=19456,t=2,p=1$") {
+		t.Fatalf("%s, %v", hash, err)
+	}
+	if again, err := h.Hash(ctx, "secret"); err != nil || again == hash {
+		t.Errorf("two hashes are the same, %v", err)
+	}
+	for password, want := range map[string]bool{"secret": true, "Secret": false, "": false, strings.Repeat("x", maxPassword+1): false} {
+		if ok, err := h.Check(ctx, hash, password); err != nil || ok != want {
+			t.Errorf("%.10q: %v, %v", password, ok, err)
+		}
+	}
+	if ok, err := h.Check(ctx, "", "secret"); ok || err != nil {
+		t.Errorf("nobody's password: %v, %v", ok, err)
+	}
+	for _, password := range []string{"", strings.Repeat("x", maxPassword+1)} {
+		if _, err := h.Hash(ctx, password); !errors.Is(err, ErrPassword) {
+			t.Errorf("%.10q: %v", password, err)
+		}
+	}
+	for _, damaged := range []string{"x", "$argon2i$v=19$m=1,t=1,p=1$YQ$YQ", "$argon2id$v=18$m=8,t=1,p=1$YQ$YQ", "$argon2id$v=19$m=8,t=0,p=1$YQ$YQ", "$argon2id$v=19$m=8,t=1,p=1$*$YQ", "$argon2id$v=19$m=8,t=1,p=1$YQ$"} {
+		if ok, err := h.Check(ctx, damaged, "secret"); ok || err == nil {
+			t.Errorf("%q: %v, %v", damaged, ok, err)
+		}
+	}
+	// While as many are hashed as may be, others wait no longer than they want.
+	h.slots <- struct{}{}
+	over, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := h.Hash(over, "secret"); !errors.Is(err, context.Canceled) {
+		t.Errorf("all are busy: %v", err)
+	}
+}
+
+func TestSigner(t *testing.T) {
+	s, now := NewSigner("key"), time.Unix(1343815200, 0)
+	token := s.Sign("dev@example.com", "hash", now.Add(time.Hour))
+	if owner, err := s.Owner(token); err != nil || owner != "dev@example.com" {
+		t.Errorf("owner %q, %v", owner, err)
+	}
+	for _, tc := range []struct {
+		name   string
+		signer Signer
+		hash   string
+		at     time.Time
+		valid  bool
+	}{
+		{"at once", s, "hash", now, true},
+		{"another controller", NewSigner("key"), "hash", now, true},
+		{"just before the end", s, "hash", now.Add(time.Hour - time.Second), true},
+		{"at the end", s, "hash", now.Add(time.Hour), false},
+		{"another key", NewSigner("kez"), "hash", now, false},
+		{"a new password", s, "other", now, false},
+	} {
+		if err := tc.signer.Check(token, tc.hash, tc.at); (err == nil) != tc.valid {
+			t.Errorf("%s: %v", tc.name, err)
+		}
+	}
+}
+
+// No other bytes than those that were signed are a token.
+func TestForgery(t *testing.T) {
+	s, now := NewSigner("key"), time.Unix(1343815200, 0)
+	token := s.Sign("dev@example.com", "hash", now.Add(time.Hour))
+	rapid.Check(t, func(t *rapid.T) {
+		forged := []byte(token)
+		i := rapid.IntRange(0, len(forged)-1).Draw(t, "at")
+		forged[i] = rapid.SampledFrom([]byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=")).Draw(t, "byte")
+		if string(forged) == token {
+			t.Skip("the same")
+		}
+		// The last digit has bits that mean nothing.
+		if i == len(forged)-1 {
+			t.Skip("may be the same")
+		}
+		if s.Check(string(forged), "hash", now) == nil {
+			t.Errorf("%s is taken for %s", forged, token)
+		}
+	})
+}
+
+func FuzzToken(f *testing.F) {
+	s := NewSigner("key")
+	f.Add(s.Sign("dev@example.com", "hash", time.Now()))
+	f.Add("")
+	f.Fuzz(func(t *testing.T, token string) {
+		if s.Check(token, "a hash that nothing was signed with", time.Unix(0, 0)) == nil {
+			t.Errorf("%q is valid", token)
+		}
+		if _, err := s.Owner(token); err != nil && !errors.Is(err, ErrToken) {
+			t.Error(err)
+		}
+	})
+}
+
+func TestLimiter(t *testing.T) {
+	now := time.Unix(1343815200, 0)
+	l := NewLimiter(3, 10*time.Second)
+	for range 3 {
+		if wait := l.Try("a", now); wait != 0 {
+			t.Fatalf("wait %v", wait)
+		}
+	}
+	if wait := l.Try("a", now); wait != 10*time.Second {
+		t.Errorf("wait %v after three", wait)
+	}
+	if wait := l.Try("b", now); wait != 0 {
+		t.Errorf("another waits %v", wait)
+	}
+	if wait := l.Try("a", now.Add(9*time.Second)); wait != time.Second {
+		t.Errorf("wait %v after 9 s", wait)
+	}
+	if wait := l.Try("a", now.Add(10*time.Second)); wait != 0 {
+		t.Errorf("wait %v after 10 s", wait)
+	}
+	l.Succeeded("a")
+	if wait := l.Try("a", now.Add(10*time.Second)); wait != 0 {
+		t.Errorf("wait %v after a success", wait)
+	}
+	l.Try("c", now.Add(time.Hour))
+	if len(l.spent) != 1 {
+		t.Errorf("%d names are remembered", len(l.spent))
+	}
+}
+
+// However attempts come, no more than burst + time/interval are let through.
+func TestLimiterBound(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		burst := rapid.IntRange(1, 5).Draw(t, "burst")
+		l := NewLimiter(burst, time.Second)
+		begin := time.Unix(1343815200, 0)
+		at, passed := begin, 0
+		for range rapid.IntRange(1, 100).Draw(t, "attempts") {
+			at = at.Add(time.Duration(rapid.IntRange(0, 2000).Draw(t, "ms")) * time.Millisecond)
+			if l.Try("a", at) == 0 {
+				passed++
+			}
+		}
+		if bound := float64(burst) + at.Sub(begin).Seconds() + 1e-6; float64(passed) > bound {
+			t.Errorf("%d of at most %v passed", passed, bound)
+		}
+	})
+}
