@@ -22,6 +22,9 @@ const (
 	discardTimeout = 2 * time.Minute
 )
 
+// maxFiles is how many an app may have.
+const maxFiles = 100_000
+
 // maxResources bounds the text that lists resources.
 const maxResources = 32 << 20
 
@@ -98,7 +101,7 @@ func (c *Controller) uploadBits(w http.ResponseWriter, r *http.Request, a accoun
 		if up.file != nil {
 			file = up.file
 		}
-		return archive.Pack(w, file, up.size, known, c.blobs, int64(c.config.MaxDropletSizeMB)<<20, time.Now())
+		return archive.Pack(w, file, up.size, known, c.blobs, archive.Limits{Bytes: int64(c.config.MaxDropletSizeMB) << 20, Files: maxFiles}, time.Now())
 	})
 	var missing *archive.MissingError
 	var refused *archive.RefusedError

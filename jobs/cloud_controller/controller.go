@@ -71,7 +71,7 @@ func New(p component.Process) (*Controller, error) {
 	}
 	c := &Controller{
 		config: cfg, file: p.ConfigFile, catalog: catalog, blobs: blobs,
-		hasher: auth.NewHasher(concurrentHashes), logins: auth.NewLimiter(loginBurst, loginInterval),
+		hasher: auth.NewHasher(concurrentHashes, auth.Recommended), logins: auth.NewLimiter(loginBurst, loginInterval),
 		hmRequests: make(chan wire.HealthManagerRequest, hmQueue),
 		waiting:    errors.New("waiting for the database"),
 		work:       context.Background(),

@@ -22,6 +22,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"deploy/jobs/cloud_controller/internal/auth"
 	"deploy/jobs/component"
 	"deploy/jobs/wire"
 )
@@ -117,6 +118,9 @@ func (c *cc) run() {
 	var err error
 	c.Controller, err = New(component.Process{ConfigFile: c.config, Output: t.Output()})
 	must(t, err)
+	// Hundreds of logins on a slow machine take their time.
+	c.hasher = auth.NewHasher(concurrentHashes, auth.Cost{Passes: 1, Memory: 64})
+	c.logins = auth.NewLimiter(loginBurst, time.Hour)
 	ctx, cancel := context.WithCancel(context.Background())
 	result := make(chan error, 1)
 	go func() {

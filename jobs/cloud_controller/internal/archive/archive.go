@@ -24,7 +24,6 @@ const (
 	// maxDirectory bounds the bytes that a zip's table of contents is read from,
 	// and by that the memory it takes.
 	maxDirectory = 16 << 20
-	maxFiles     = 100_000
 	maxName      = 1024 // bytes
 	maxLink      = 4096 // bytes of a symbolic link's target
 	maxHops      = 40   // symbolic links in one path, as the kernel
@@ -83,21 +82,27 @@ type entry struct {
 	resource Resource
 }
 
-// Pack writes the package: the files of the upload (nil: none), those of the
-// pool, no more than maxBytes in all when unpacked. Uploaded files go into the
+// Limits bound a package.
+type Limits struct {
+	Bytes int64 // when unpacked
+	Files int
+}
+
+// Pack writes the package: the files of the upload (nil: none) and those of the
+// pool, within the limits. Uploaded files go into the
 // pool. An upload is refused when it names a path outside of the app, by ".."
 // or through a link, when it holds anything but files, folders and links, or
 // does not hold what it says.
-func Pack(w io.Writer, upload io.ReaderAt, uploadSize int64, resources []Resource, pool Pool, maxBytes int64, now time.Time) error {
-	entries, err := list(upload, uploadSize, resources)
+func Pack(w io.Writer, upload io.ReaderAt, uploadSize int64, resources []Resource, pool Pool, limits Limits, now time.Time) error {
+	entries, err := list(upload, uploadSize, resources, limits.Files)
 	if err != nil {
 		return err
 	}
 	out := zip.NewWriter(w)
-	left := maxBytes
+	left := limits.Bytes
 	for _, name := range slices.Sorted(maps.Keys(entries)) {
 		e := entries[name]
-		n, err := e.write(out, pool, left, maxBytes, now)
+		n, err := e.write(out, pool, left, limits.Bytes, now)
 		if err != nil {
 			return err
 		}
@@ -110,7 +115,7 @@ func Pack(w io.Writer, upload io.ReaderAt, uploadSize int64, resources []Resourc
 }
 
 // list reads what the package will hold, by path.
-func list(upload io.ReaderAt, uploadSize int64, resources []Resource) (map[string]entry, error) {
+func list(upload io.ReaderAt, uploadSize int64, resources []Resource, maxFiles int) (map[string]entry, error) {
 	entries := map[string]entry{}
 	if upload != nil {
 		directory := &limited{ReaderAt: upload, left: maxDirectory}

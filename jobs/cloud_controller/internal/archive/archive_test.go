@@ -18,6 +18,8 @@ import (
 
 const limit = 1 << 20
 
+var limits = Limits{Bytes: limit, Files: 200}
+
 var at = time.Date(2012, 8, 1, 10, 0, 0, 0, time.UTC)
 
 // memory is a pool.
@@ -85,7 +87,7 @@ func run(upload []byte, resources []Resource, pool memory) (map[string]string, e
 	if upload != nil {
 		r = bytes.NewReader(upload)
 	}
-	if err := Pack(&out, r, int64(len(upload)), resources, pool, limit, at); err != nil {
+	if err := Pack(&out, r, int64(len(upload)), resources, pool, limits, at); err != nil {
 		return nil, err
 	}
 	packed, err := zip.NewReader(bytes.NewReader(out.Bytes()), int64(out.Len()))
@@ -138,7 +140,7 @@ func TestPack(t *testing.T) {
 	var first, second bytes.Buffer
 	for _, out := range []*bytes.Buffer{&first, &second} {
 		upload := pack(t, file{"b", "b", 0}, file{"a", "a", 0})
-		if err := Pack(out, bytes.NewReader(upload), int64(len(upload)), nil, pool, limit, time.Now()); err != nil {
+		if err := Pack(out, bytes.NewReader(upload), int64(len(upload)), nil, pool, limits, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -157,8 +159,8 @@ func TestRefused(t *testing.T) {
 	overlap := overlapping(t)
 	damaged := pack(t, file{"a", "some text", 0})
 	damaged[bytes.Index(damaged, []byte("PK\x07\x08"))-5] ^= 0xff // in the data
-	many := make([]file, 0, maxFiles+1)
-	for i := range maxFiles + 1 {
+	many := make([]file, 0, limits.Files+1)
+	for i := range limits.Files + 1 {
 		many = append(many, file{fmt.Sprint(i), "", 0})
 	}
 	for _, tc := range []struct {

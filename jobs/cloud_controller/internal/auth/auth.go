@@ -18,14 +18,20 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// The cost of a hash: OWASP's second recommendation for argon2id, 19 MiB and two
-// passes. Raising it concerns new hashes only, since each says its own.
+// Cost is what a hash takes. Raising it concerns new hashes only, since each says
+// its own.
+type Cost struct {
+	Passes uint32
+	Memory uint32 // KiB
+}
+
+// Recommended is OWASP's for argon2id: 19 MiB and two passes.
+var Recommended = Cost{Passes: 2, Memory: 19 << 10}
+
 const (
-	argonTime   = 2
-	argonMemory = 19 << 10 // KiB
-	argonLanes  = 1
-	argonKey    = 32
-	argonSalt   = 16
+	argonLanes = 1
+	argonKey   = 32
+	argonSalt  = 16
 )
 
 // maxPassword bounds what is hashed.
@@ -38,10 +44,15 @@ var encoding = base64.RawStdEncoding
 
 // Hasher hashes passwords, a few at a time, so that many logins at once take
 // neither all memory nor all processors.
-type Hasher struct{ slots chan struct{} }
+type Hasher struct {
+	slots chan struct{}
+	cost  Cost // of new hashes
+}
 
 // NewHasher hashes up to n passwords at once.
-func NewHasher(n int) *Hasher { return &Hasher{slots: make(chan struct{}, n)} }
+func NewHasher(n int, cost Cost) *Hasher {
+	return &Hasher{slots: make(chan struct{}, n), cost: cost}
+}
 
 func (h *Hasher) argon(ctx context.Context, password string, salt []byte, passes, memory uint32, lanes uint8, length uint32) ([]byte, error) {
 	select {
@@ -60,11 +71,11 @@ func (h *Hasher) Hash(ctx context.Context, password string) (string, error) {
 	}
 	salt := make([]byte, argonSalt)
 	_, _ = rand.Read(salt) // never fails
-	key, err := h.argon(ctx, password, salt, argonTime, argonMemory, argonLanes, argonKey)
+	key, err := h.argon(ctx, password, salt, h.cost.Passes, h.cost.Memory, argonLanes, argonKey)
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, argonMemory, argonTime, argonLanes,
+	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=%d$%s$%s", argon2.Version, h.cost.Memory, h.cost.Passes, argonLanes,
 		encoding.EncodeToString(salt), encoding.EncodeToString(key)), nil
 }
 
@@ -75,7 +86,7 @@ func (h *Hasher) Check(ctx context.Context, hash, password string) (bool, error)
 		return false, nil
 	}
 	if hash == "" {
-		_, err := h.argon(ctx, password, make([]byte, argonSalt), argonTime, argonMemory, argonLanes, argonKey)
+		_, err := h.argon(ctx, password, make([]byte, argonSalt), h.cost.Passes, h.cost.Memory, argonLanes, argonKey)
 		return false, err
 	}
 	var version int

@@ -11,7 +11,7 @@ import (
 )
 
 func TestHasher(t *testing.T) {
-	h := NewHasher(1)
+	h := NewHasher(1, Recommended)
 	ctx := t.Context()
 	hash, err := h.Hash(ctx, "secret")
 	if err != nil || !strings.HasPrefix(hash, "$argon2id$v=19$m=19456,t=2,p=1$") {

@@ -1,0 +1,273 @@
+package cloudcontroller
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"deploy/jobs/cloud_controller/internal/blob"
+	"deploy/jobs/cloud_controller/internal/postgrestest"
+	"deploy/jobs/component"
+	"deploy/jobs/wire"
+)
+
+var postgres *postgrestest.Server
+
+func TestMain(m *testing.M) {
+	var err error
+	if postgres, err = postgrestest.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	status := m.Run()
+	postgres.Stop()
+	os.Exit(status)
+}
+
+func postgresSettings(database string) string {
+	return fmt.Sprintf("database_environment: {production: {adapter: postgresql, database: %s, host: %s, port: 5432, username: cc}}\n", database, postgres.Folder())
+}
+
+// freePort is one that nobody else is likely to take.
+func freePort(t *testing.T) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// pair are two controllers, each with a folder of its own.
+func (w *world) pair() (first, second *cc) {
+	w.t.Helper()
+	name, _ := postgres.Database(w.t)
+	a, b := freePort(w.t), freePort(w.t)
+	settings := func(own, other int) string {
+		return postgresSettings(name) + fmt.Sprintf("external_port: %d\npeers: [\"127.0.0.1:%d\"]\n", own, other)
+	}
+	first, second = w.prepare(settings(a, b)), w.prepare(settings(b, a))
+	first.run()
+	second.run()
+	return first, second
+}
+
+// TestPair: two controllers serve side by side, and what one has acknowledged
+// the other has.
+func TestPair(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first, second := w.pair()
+	d := w.dea("d")
+	w.anyStager()
+	u := first.register("dev@example.com")
+	elsewhere := &client{c: second, token: u.token}
+	u.create("hello")
+	known := strings.Repeat("known", 100)
+	u.upload("hello", zipOf(t, map[string]string{"app.js": known}), "[]").want(200)
+	app := u.stored("hello")
+	if !second.blobs.Has(blob.Blob{Kind: blob.Package, App: app.ID, SHA1: app.PackageHash}) {
+		t.Error("the second has no copy of the package when the first acknowledges it")
+	}
+	// Started through the other one, with its copy.
+	elsewhere.put("hello", map[string]any{"state": "STARTED"}).want(200)
+	start := received(t, d.starts)
+	if !strings.Contains(start.ExecutableURI, second.Address()) {
+		t.Errorf("the droplet is at %s", start.ExecutableURI)
+	}
+	droplet := blob.Blob{Kind: blob.Droplet, App: app.ID, SHA1: start.SHA1}
+	if !first.blobs.Has(droplet) {
+		t.Error("the first has no copy of the droplet")
+	}
+	// A resource that only the first has is fetched; so is a droplet that is lost.
+	resource := fmt.Sprintf(`[{"size":500,"sha1":"%s","fn":"app.js"}]`, sum([]byte(known)))
+	elsewhere.create("other")
+	elsewhere.upload("other", nil, resource).want(200)
+	must(t, os.Remove(second.blobs.Path(droplet)))
+	response, err := http.Get(start.ExecutableURI)
+	must(t, err)
+	text, err := io.ReadAll(response.Body)
+	must(t, err)
+	response.Body.Close()
+	if sum(text) != start.SHA1 {
+		t.Errorf("the droplet is %q", text)
+	}
+
+	// Peers are asked with a password.
+	u.call("GET", blobPath(droplet), nil).want(401)
+	auth := first.peerCredentials()
+	request := http.Request{Header: http.Header{}}
+	request.SetBasicAuth(auth.User, auth.Password)
+	peer := &client{c: first}
+	wrong := blob.Blob{Kind: blob.Droplet, App: app.ID, SHA1: sum([]byte("right"))}
+	peer.do("PUT", blobPath(wrong), request.Header, strings.NewReader("wrong")).fails(400, 100)
+	if first.blobs.Has(wrong) {
+		t.Error("a copy with another sha1 is kept")
+	}
+	peer.do("GET", blobPath(wrong), request.Header, nil).fails(404, 303)
+	peer.do("GET", "/internal/blobs/droplet/1/..%2F..%2Fcc.db", request.Header, nil).fails(404, 303)
+	peer.do("GET", "/internal/resources/x/1", request.Header, nil).fails(404, 303)
+}
+
+// TestPairLosesOne: apps are pushed while one controller is away, then the other;
+// in the end every droplet is there and every app runs what was pushed last.
+func TestPairLosesOne(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first, second := w.pair()
+	d := w.dea("d")
+	w.anyStager()
+	u := first.register("dev@example.com")
+	elsewhere := &client{c: second, token: u.token}
+	push := func(by *client, name string) wire.DEAStart {
+		t.Helper()
+		by.create(name)
+		by.upload(name, zipOf(t, map[string]string{"app.js": name}), "[]").want(200)
+		by.put(name, map[string]any{"state": "STARTED"}).want(200)
+		return received(t, d.starts)
+	}
+	must(t, first.stop())
+	alone := push(elsewhere, "alone")
+	first.run()
+	droplet := blob.Blob{Kind: blob.Droplet, App: 1, SHA1: alone.SHA1}
+	// Ready means that it has what the other has.
+	if !first.blobs.Has(droplet) {
+		t.Fatal("the first is ready without the droplet that was made while it was away")
+	}
+	must(t, second.stop())
+	other := push(u, "other")
+	for _, start := range []wire.DEAStart{alone, other} {
+		response, err := http.Get("http://" + first.Address() + fmt.Sprintf("/staged_droplets/%s/%s", start.Droplet, start.SHA1))
+		must(t, err)
+		text, err := io.ReadAll(response.Body)
+		must(t, err)
+		response.Body.Close()
+		if sum(text) != start.SHA1 {
+			t.Errorf("the droplet of %s is %q", start.Name, text)
+		}
+	}
+	second.run()
+	if got := len(elsewhere.bulk()); got != 2 {
+		t.Errorf("%d apps", got)
+	}
+}
+
+// A drain lets a staging in progress end, answers it, and withdraws the route
+// first.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.prepare("")
+	registered, unregistered := w.subscribe(wire.SubjectRouterRegister), w.subscribe(wire.SubjectRouterUnregister)
+	c.run()
+	route := next(t, registered, wire.ParseRegistration)
+	if fmt.Sprintf("%s:%d", route.Host, route.Port) != c.Address() || len(route.URIs) != 1 || route.URIs[0] != "api.cf.localhost" || route.Tags["component"] != "CloudController" {
+		t.Errorf("registered as %+v", route)
+	}
+	d := w.dea("d")
+	begun, goOn := make(chan struct{}), make(chan struct{})
+	w.stager(func(wire.StagingRequest, []byte) ([]byte, string, string) {
+		close(begun)
+		<-goOn
+		return []byte("droplet"), "", ""
+	})
+	u := c.register("dev@example.com")
+	u.create("hello")
+	u.upload("hello", zipOf(t, map[string]string{"app.js": "x"}), "[]").want(200)
+	doc := u.document("hello")
+	doc["state"] = "STARTED"
+	result := make(chan answer, 1)
+	go func() { result <- u.call("PUT", "/apps/hello", doc) }()
+	<-begun
+	drained := make(chan error, 1)
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	go func() { drained <- c.base.Drain(ctx) }()
+	next(t, unregistered, wire.ParseRegistration)
+	close(goOn)
+	(<-result).want(200)
+	received(t, d.starts)
+	must(t, <-drained)
+	if _, err := net.DialTimeout("tcp", c.Address(), time.Second); err == nil {
+		t.Error("a drained controller listens")
+	}
+}
+
+func TestReload(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.start("")
+	u := c.register("dev@example.com")
+	u.call("GET", "/users", nil).fails(403, 200)
+	c.configure("admins: [dev@example.com]\nallow_registration: false\n")
+	text, err := os.ReadFile(c.config)
+	must(t, err)
+	must(t, os.WriteFile(c.config, []byte(strings.Replace(string(text), "admins: [root@example.com]\n", "", 1)), 0o600))
+	must(t, c.base.Reload())
+	u.call("GET", "/users", nil).want(200)
+	(&client{c: c}).call("POST", "/users", `{"email":"x@example.com","password":"x"}`).fails(403, 200)
+	c.configure("external_port: 99999\n")
+	if err := c.base.Reload(); err == nil || !strings.Contains(err.Error(), "external_port") {
+		t.Errorf("a broken file is taken: %v", err)
+	}
+	u.call("GET", "/users", nil).want(200)
+}
+
+// A database that is not there is waited for, and said why.
+func TestDatabaseAway(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.prepare(fmt.Sprintf("database_environment: {production: {adapter: postgresql, database: x, host: 127.0.0.1, port: %d, username: cc, password: secretword}}\n", freePort(t)))
+	controller, err := New(component.Process{ConfigFile: c.config, Output: t.Output()})
+	must(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- controller.Run(ctx) }()
+	eventually(t, "it says why it waits", func() bool {
+		err := controller.base.Ready()
+		return err != nil && strings.Contains(err.Error(), "connect")
+	})
+	if err := controller.base.Ready(); strings.Contains(err.Error(), "secretword") {
+		t.Errorf("the password is in %v", err)
+	}
+	cancel()
+	must(t, <-done)
+}
+
+func TestConfigProblems(t *testing.T) {
+	t.Parallel()
+	for settings, want := range map[string]string{
+		"external_uri: api":                                    "external_uri",
+		"external_uri: \"not a host\"":                         "external_uri",
+		"external_port: -1":                                    "external_port",
+		"keys: {token: short}":                                 "keys.token",
+		"cc_partition: a.b":                                    "cc_partition",
+		"timeouts: {discover: 0s}":                             "timeouts",
+		"drain_timeout: 0s":                                    "drain_timeout",
+		"max_droplet_size_mb: 0":                               "max_droplet_size_mb",
+		"rails_environment: test":                              "database_environment",
+		"peers: [\"127.0.0.9:1\"]":                             "several controllers need PostgreSQL",
+		"database_environment: {production: {adapter: mysql}}": "adapter",
+		"database_environment: {production: {adapter: sqlite3, database: cc.db}}": "absolute path",
+		"directories: {droplets: /tmp/x}":                                         "directories",
+	} {
+		t.Run(settings, func(t *testing.T) {
+			text := "mbus: nats://127.0.0.1:1\n"
+			for _, line := range []string{"external_uri: api.cf.localhost", "keys: {token: a-long-secret}", "directories: {droplets: /d, resources: /r}", "database_environment: {production: {adapter: sqlite3, database: /cc.db}}"} {
+				if key, _, _ := strings.Cut(line, ":"); !strings.HasPrefix(settings, key+":") {
+					text += line + "\n"
+				}
+			}
+			file := t.TempDir() + "/cc.yml"
+			must(t, os.WriteFile(file, []byte(text+settings+"\n"), 0o600))
+			if _, _, err := load(file); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("error %v, want one with %q", err, want)
+			}
+		})
+	}
+}
