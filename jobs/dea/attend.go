@@ -111,6 +111,10 @@ func (a *attendant) run(ctx context.Context) {
 		case stopped && err != nil:
 			d.event(core.Ended{ID: i.ID})
 			return
+		case errors.As(err, &unfitError{}):
+			d.base.Log().Info("a start is ignored", "app", i.Start.Name, "index", i.Start.Index, "why", err)
+			d.event(core.Unfit{ID: i.ID})
+			return
 		case err != nil:
 			d.base.Log().Warn("cannot launch an instance", "app", i.Start.Name, "index", i.Start.Index, "error", err)
 			d.event(core.Failed{ID: i.ID, Why: err.Error()})
@@ -288,7 +292,7 @@ func (a *attendant) launch(ctx context.Context) error {
 	d, i := a.dea, &a.instance
 	runtime, err := d.finder.Find(ctx, i.Start.RuntimeInfo)
 	if err != nil {
-		return err
+		return unfitError{err}
 	}
 	file, release, err := d.cache.Get(ctx, bits.Source{SHA1: i.Start.SHA1, File: i.Start.ExecutableFile, URI: i.Start.ExecutableURI})
 	if err != nil {
@@ -380,6 +384,11 @@ func (a *attendant) launch(ctx context.Context) error {
 	d.event(core.Launched{ID: i.ID, Port: i.Port, DebugPort: i.DebugPort, ConsolePort: i.ConsolePort})
 	return nil
 }
+
+// unfitError says that the start should not have come here.
+type unfitError struct{ error }
+
+func (e unfitError) Unwrap() error { return e.error }
 
 // localRuntime stands in startup for the runtime's executable.
 const localRuntime = "%VCAP_LOCAL_RUNTIME%"

@@ -28,6 +28,9 @@ import (
 	"deploy/jobs/wire"
 )
 
+// maxArrived is how many messages may wait to be looked at.
+const maxArrived = 64 << 10
+
 // maxKept is how many messages are kept for a bus that is away.
 const maxKept = 10_000
 
@@ -354,21 +357,37 @@ func (d *DEA) publish(subject string, message any) {
 // here.
 func (d *DEA) subscribe(ctx context.Context) error {
 	handlers := map[string]nats.MsgHandler{
-		wire.SubjectDEAStartOf(d.base.UUID()): handle(d, wire.ParseDEAStart, func(_ *nats.Msg, doc wire.DEAStart) { d.started(ctx, doc) }),
-		wire.SubjectDEADiscover:               handle(d, wire.ParseDEADiscover, func(m *nats.Msg, r wire.DEADiscover) { d.discovered(ctx, m, r) }),
-		wire.SubjectDEAStop:                   handle(d, wire.ParseDEAStop, func(_ *nats.Msg, s wire.DEAStop) { d.event(core.Stop{Filter: s}) }),
-		wire.SubjectDEAUpdate:                 handle(d, wire.ParseDEAUpdate, func(_ *nats.Msg, u wire.DEAUpdate) { d.event(core.Update{Update: u}) }),
-		wire.SubjectDEAFind:                   handle(d, wire.ParseDEAFind, d.found),
-		wire.SubjectDEAStatus:                 handle(d, anyObject, func(m *nats.Msg, _ struct{}) { d.status(m) }),
-		wire.SubjectDropletStatus:             handle(d, anyObject, func(m *nats.Msg, _ struct{}) { d.dropletStatus(m) }),
-		wire.SubjectDEALocate:                 func(*nats.Msg) { d.do(advertise) },
-		wire.SubjectHealthManagerStart:        func(*nats.Msg) { d.do(heartbeat) },
+		wire.SubjectDEAStartOf(d.base.UUID()): handle(d, wire.ParseDEAStart, func(_ *nats.Msg, doc wire.DEAStart) {
+			doc.RuntimeInfo = d.runtime(doc.RuntimeInfo)
+			d.event(core.Start{Document: doc, ID: randomHex(), PrivateID: randomHex() + randomHex()})
+		}),
+		wire.SubjectDEADiscover:        handle(d, wire.ParseDEADiscover, func(m *nats.Msg, r wire.DEADiscover) { d.discovered(ctx, m, r) }),
+		wire.SubjectDEAStop:            handle(d, wire.ParseDEAStop, func(_ *nats.Msg, s wire.DEAStop) { d.event(core.Stop{Filter: s}) }),
+		wire.SubjectDEAUpdate:          handle(d, wire.ParseDEAUpdate, func(_ *nats.Msg, u wire.DEAUpdate) { d.event(core.Update{Update: u}) }),
+		wire.SubjectDEAFind:            handle(d, wire.ParseDEAFind, d.found),
+		wire.SubjectDEAStatus:          handle(d, anyObject, func(m *nats.Msg, _ struct{}) { d.status(m) }),
+		wire.SubjectDropletStatus:      handle(d, anyObject, func(m *nats.Msg, _ struct{}) { d.dropletStatus(m) }),
+		wire.SubjectDEALocate:          func(*nats.Msg) { d.do(advertise) },
+		wire.SubjectHealthManagerStart: func(*nats.Msg) { d.do(heartbeat) },
 	}
-	for subject, handler := range handlers {
-		if _, err := d.base.Bus().Subscribe(subject, handler); err != nil {
+	// All in the order in which they come: who is asked next to run an instance of an
+	// app knows of the one that was just started.
+	arrived := make(chan *nats.Msg, maxArrived)
+	for subject := range handlers {
+		if _, err := d.base.Bus().ChanSubscribe(subject, arrived); err != nil {
 			return fmt.Errorf("cannot subscribe %s: %w", subject, err)
 		}
 	}
+	d.begin(func() {
+		for {
+			select {
+			case m := <-arrived:
+				handlers[m.Sub.Subject](m)
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
 	d.base.OnConnect(func() {
 		d.begin(func() { d.catchUp(ctx) })
 		d.do(func(m *core.Machine) []core.Action {
@@ -412,20 +431,6 @@ func handle[T any](d *DEA, parse func([]byte) (T, error), take func(*nats.Msg, T
 func anyObject(data []byte) (struct{}, error) {
 	var v any
 	return struct{}{}, json.Unmarshal(data, &v)
-}
-
-// started takes a start document, once the runtime is known to be here.
-func (d *DEA) started(ctx context.Context, doc wire.DEAStart) {
-	doc.RuntimeInfo = d.runtime(doc.RuntimeInfo)
-	d.begin(func() {
-		if _, err := d.finder.Find(ctx, doc.RuntimeInfo); err != nil {
-			if ctx.Err() == nil {
-				d.base.Log().Info("a start is ignored", "app", doc.Name, "index", doc.Index, "why", err)
-			}
-			return
-		}
-		d.event(core.Start{Document: doc, ID: randomHex(), PrivateID: randomHex() + randomHex()})
-	})
 }
 
 // runtime is a runtime's description: the message's, or the own for the older

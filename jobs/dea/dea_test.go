@@ -360,6 +360,9 @@ func TestPlacement(t *testing.T) {
 	ask := wire.DEADiscover{Droplet: "7", Limits: wire.Limits{Mem: 64}, Runtime: "perl", RuntimeInfo: wire.RuntimeInfo{Name: "perl"}}
 	eventually(t, "both answer", func() bool { return len(discover(ask)) == 2 })
 	one.launch(one.document("7", sha))
+	if n := one.count(); n != 1 {
+		t.Errorf("%d instances", n)
+	}
 	// On a machine that is busy with other things it may be late once.
 	eventually(t, "the empty one answers first", func() bool {
 		all := discover(ask)
@@ -375,13 +378,18 @@ func TestPlacement(t *testing.T) {
 		t.Errorf("answers for a runtime that is not there: %+v", all)
 	}
 	// The same tests hold for a start: it is ignored.
+	cobol := c.document("9", sha)
+	cobol.Limits.Mem, cobol.RuntimeInfo = 1, ask.RuntimeInfo
+	c.publish(wire.SubjectDEAStartOf(one.dea.base.UUID()), cobol)
+	eventually(t, "the start is dropped", func() bool { return len(c.find("9", false)) == 0 && one.count() == 1 })
+	if exits := c.exits("9"); len(exits) != 0 {
+		t.Errorf("exits %+v", exits)
+	}
 	doc := c.document("8", sha)
 	doc.Limits.Mem = 65
 	c.publish(wire.SubjectDEAStartOf(one.dea.base.UUID()), doc)
-	for _, s := range one.status() {
-		if s.NumClients > 1 {
-			t.Errorf("status %+v", s)
-		}
+	if n := one.count(); n != 1 {
+		t.Errorf("%d instances", n)
 	}
 }
 

@@ -29,7 +29,7 @@ func (d *DEA) drain(ctx context.Context) error {
 	// Fails only with the connection, and then there is nothing to undo.
 	defer func() { _ = sub.Unsubscribe() }()
 	d.event(core.Evacuate{})
-	if !d.hasOthers(ctx) {
+	if idle, _ := ask(d, (*core.Machine).Drained); !idle && !d.hasOthers(ctx) {
 		d.base.Log().Warn("there is no other DEA: apps are stopped without a replacement")
 		d.event(core.GiveUp{})
 	}

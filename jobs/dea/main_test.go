@@ -28,6 +28,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"deploy/jobs/component"
+	"deploy/jobs/dea/internal/core"
 	"deploy/jobs/dea/internal/warden"
 	"deploy/jobs/wire"
 )
@@ -243,6 +244,12 @@ func (a *agent) run() {
 		}
 		return false
 	})
+}
+
+// count is how many instances it has.
+func (a *agent) count() int {
+	n, _ := ask(a.dea, func(m *core.Machine) int { return len(m.Instances()) })
+	return n
 }
 
 // request collects the answers of all who answer soon.

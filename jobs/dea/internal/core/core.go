@@ -81,6 +81,9 @@ type (
 		ID  string
 		Why string
 	}
+	// Unfit says that the instance cannot be run here at all, for lack of its
+	// runtime: the start is as if it had been ignored.
+	Unfit struct{ ID string }
 	// Ended says that nothing of the instance's processes is left. Why is for its
 	// log, "" if there is nothing to say.
 	Ended struct {
@@ -126,6 +129,7 @@ func (Start) event()    {}
 func (Launched) event() {}
 func (Ready) event()    {}
 func (Failed) event()   {}
+func (Unfit) event()    {}
 func (Ended) event()    {}
 func (Lost) event()     {}
 func (Over) event()     {}
@@ -294,6 +298,10 @@ func (m *Machine) one(now time.Time, e Event) []Action {
 	case Failed:
 		if i := m.instances[e.ID]; i != nil {
 			return m.ended(now, i, e.Why, true)
+		}
+	case Unfit:
+		if i := m.instances[e.ID]; i != nil {
+			return append(m.forget(i), m.advertise()...)
 		}
 	case Ended:
 		if i := m.instances[e.ID]; i != nil {

@@ -119,6 +119,7 @@ func TestTransitions(t *testing.T) {
 			[]string{"refused this DEA is leaving"}, wire.StateStarting},
 		{"bits failed", starting, []Event{Failed{"a", "no droplet"}},
 			[]string{"log a no droplet", "exited a CRASHED", "discard a", "advertise 256"}, ""},
+		{"no such runtime here", starting, []Event{Unfit{"a"}}, []string{"discard a", "advertise 256"}, ""},
 		{"ready", starting, []Event{Launched{ID: "a", Port: 1000}, Ready{"a"}},
 			[]string{"register 1000 app.cf.test", "heartbeat a RUNNING"}, wire.StateRunning},
 		{"ready without a port", starting, []Event{Launched{ID: "a"}, Ready{"a"}}, []string{"heartbeat a RUNNING"}, wire.StateRunning},
