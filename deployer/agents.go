@@ -139,13 +139,13 @@ func (r *run) connectAgents(ctx context.Context) error {
 
 func (r *run) configure(ctx context.Context, id string, b *api.Bus) error {
 	vm := r.fleet.vm(id)
-	step := "identify"
+	step, settings := "identify", ""
 	if b != nil {
-		step = "configure"
+		step, settings = "configure", "."+b.Digest[:min(8, len(b.Digest))]
 		r.event(Event{Phase: PhaseBus, Instance: id, Step: step})
 	}
 	// The same settings give the same operation, whoever sends them.
-	opID := fmt.Sprintf("%.8s-%d.%s.%s", r.state.DeploymentID, r.state.Epoch, step, api.SubjectToken(id))
+	opID := fmt.Sprintf("%.8s-%d.%s.%s%s", r.state.DeploymentID, r.state.Epoch, step, api.SubjectToken(id), settings)
 	s := r.submission(id, opID)
 	s.Kind = api.KindConfigure
 	s.Configure = &api.Configure{

@@ -317,13 +317,17 @@ func (x *executor) renderAgain(ids []string) error {
 }
 
 // followAddresses brings addresses that changed with replaced VMs to whoever
-// refers to them.
+// refers to them, and goes on with those that wait for that to move.
 func (r *run) followAddresses(ctx context.Context, approved *plan.Plan, approve Approve) error {
-	for r.addressesChanged {
+	for r.addressesChanged || r.movesWait {
 		if r.interrupted() {
 			return ErrInterrupted
 		}
-		r.addressesChanged = false
+		r.addressesChanged, r.movesWait = false, false
+		// Agents first: when the bus moves, they are reached over it.
+		if err := r.connectAgents(ctx); err != nil {
+			return err
+		}
 		p, err := r.refine(ctx, approved, approve)
 		if err != nil {
 			return err
@@ -336,4 +340,23 @@ func (r *run) followAddresses(ctx context.Context, approved *plan.Plan, approve 
 		}
 	}
 	return nil
+}
+
+// firstMoves leaves of a group's instances that move elsewhere only as many as
+// may be in flight at once. The others wait until everybody knows where these
+// are now: else a group of which each instance is replaced by one elsewhere (the
+// servers of the bus) would at the end be at addresses that nobody knows.
+func (r *run) firstMoves(g *rollout.Group, changes []plan.InstanceChange) {
+	begun := 0
+	for i := range g.Instances {
+		moves := slices.ContainsFunc(changes, func(c plan.InstanceChange) bool { return c.Instance == g.Instances[i].ID && c.Action == plan.Move })
+		switch {
+		case !moves || g.Instances[i].Action != rollout.ActionRecreate:
+		case begun < max(1, g.Policy.MaxInFlight):
+			begun++
+		default:
+			g.Instances[i].Action = rollout.ActionNone
+			r.movesWait = true
+		}
+	}
 }

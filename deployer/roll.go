@@ -126,6 +126,7 @@ func (r *run) rolloutPlan(p *plan.Plan, specs map[string]*api.Spec) (*rollout.Pl
 				work = work || in.Action != rollout.ActionNone || known.PostDeploy && in.PostDeploy
 				rg.Instances = append(rg.Instances, in)
 			}
+			r.firstMoves(&rg, changes[g.Name])
 			rp.Groups = append(rp.Groups, rg)
 		}
 	}

@@ -24,8 +24,9 @@ type bus struct {
 
 	mu        sync.Mutex
 	connected bool
-	ever      bool  // was connected at least once
-	failure   error // of the last attempt to connect; nil: connected
+	ever      bool            // was connected at least once
+	failure   error           // of the last attempt to connect; nil: connected
+	said      map[string]bool // failures of this time without a connection
 	closing   bool
 	servers   []string
 	onConnect []func()
@@ -34,7 +35,7 @@ type bus struct {
 // connect starts connecting and returns at the latest when each server was
 // tried once; it fails for settings that cannot work only.
 func connect(name string, cfg Config, dial *net.Dialer, log *slog.Logger) (*bus, error) {
-	b := &bus{log: log, done: make(chan struct{}), servers: slices.Clone(cfg.servers())}
+	b := &bus{log: log, done: make(chan struct{}), servers: slices.Clone(cfg.servers()), said: map[string]bool{}}
 	options := []nats.Option{
 		nats.Name(name),
 		nats.RetryOnFailedConnect(true),
@@ -86,6 +87,7 @@ func connect(name string, cfg Config, dial *net.Dialer, log *slog.Logger) (*bus,
 func (b *bus) connectedTo(conn *nats.Conn) {
 	b.mu.Lock()
 	b.connected, b.ever, b.failure = true, true, nil
+	clear(b.said)
 	calls := slices.Clone(b.onConnect)
 	b.mu.Unlock()
 	b.log.Info("connected to the bus", "server", conn.ConnectedAddr())
@@ -94,11 +96,12 @@ func (b *bus) connectedTo(conn *nats.Conn) {
 	}
 }
 
-// failed notes why the bus cannot be reached; it is tried several times a
-// second, so what is said already is not said again.
+// failed notes why the bus cannot be reached; each of its servers is tried
+// several times a second, so what is said already is not said again.
 func (b *bus) failed(err error) {
 	b.mu.Lock()
-	known := b.failure != nil && b.failure.Error() == err.Error()
+	known := b.said[err.Error()]
+	b.said[err.Error()] = true
 	b.failure = err
 	b.mu.Unlock()
 	if !known {
