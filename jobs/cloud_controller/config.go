@@ -138,6 +138,9 @@ type Database struct {
 	Port     int    `yaml:"port"`
 	Username string `yaml:"username"`
 	Password string `yaml:"password"`
+	// SSLMode is libpq's, prefer if absent; SSLRootCert a PEM file.
+	SSLMode     string `yaml:"sslmode"`
+	SSLRootCert string `yaml:"sslrootcert"`
 }
 
 // Timeouts are how long answers on the bus are waited for.
@@ -278,6 +281,13 @@ func (c *Config) databaseURI() (string, error) {
 			return u.String(), nil
 		}
 		u.Host = net.JoinHostPort(db.Host, strconv.Itoa(db.Port))
+		query := url.Values{}
+		for name, value := range map[string]string{"sslmode": db.SSLMode, "sslrootcert": db.SSLRootCert} {
+			if value != "" {
+				query.Set(name, value)
+			}
+		}
+		u.RawQuery = query.Encode()
 		return u.String(), nil
 	}
 	return "", fmt.Errorf("the database's adapter %q is neither postgresql nor sqlite3", db.Adapter)
