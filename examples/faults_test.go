@@ -553,6 +553,18 @@ func TestEngineFailsHalfWay(t *testing.T) {
 			t.Errorf("%s was touched", id)
 		}
 	}
+	// Whoever takes the change back gets rid of what was made of it: the manifest is
+	// then what was last applied in full, but the world is not.
+	if made, err := filepath.Glob(c.vmDir("app-[234]")); err != nil || len(made) == 0 {
+		t.Fatalf("the engine has made %v, %v", made, err)
+	}
+	c.edit("instances = 5", "instances = 2")
+	c.mustMend(2)
+	c.mustKeep(before)
+	if made, err := filepath.Glob(c.vmDir("app-[234]")); err != nil || len(made) > 0 {
+		t.Errorf("left are %v, %v", made, err)
+	}
+	c.edit("instances = 2", "instances = 5")
 	rewrite("main.tf", condition, machine)
 	c.mustMend(5)
 }
