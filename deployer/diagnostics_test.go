@@ -5,6 +5,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -13,6 +14,9 @@ import (
 )
 
 var update = flag.Bool("update", false, "write the golden files of testdata/diagnostics")
+
+// builtInLine is a place in a built-in job.
+var builtInLine = regexp.MustCompile(`\b((?:nats|nginx|router)/job\.hcl:)\d+`)
 
 // What `deploy validate` prints of the mistakes that users are most likely to
 // make: in the manifest, in a job of their own, in a template.
@@ -50,7 +54,8 @@ func TestDiagnostics(t *testing.T) {
 			for i := range lines {
 				lines[i] = strings.TrimRight(lines[i], " ")
 			}
-			got := strings.Join(lines, "\n")
+			// Built-in jobs grow; a mistake in a manifest does not change with them.
+			got := builtInLine.ReplaceAllString(strings.Join(lines, "\n"), "${1}LINE")
 			golden := filepath.Join(dir, "want.txt")
 			if *update {
 				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
