@@ -275,6 +275,9 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 		v.say("Pushed %s; vmc start %s starts it.", app.Name, app.Name)
 		return nil
 	}
+	if present.Name == "" { // a new one has not crashed yet
+		return v.startAfter(ctx, c, app.Name, flags.timeout, nil)
+	}
 	return v.start(ctx, c, app.Name, flags.timeout)
 }
 

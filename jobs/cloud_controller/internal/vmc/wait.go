@@ -29,8 +29,13 @@ func (v *vmc) start(ctx context.Context, c *client.Client, name string, timeout 
 	if err != nil {
 		return err
 	}
+	return v.startAfter(ctx, c, name, timeout, seen)
+}
+
+// startAfter is start for an app with these crashes.
+func (v *vmc) startAfter(ctx context.Context, c *client.Client, name string, timeout time.Duration, seen map[string]bool) error {
 	done := v.progress("Staging " + name)
-	err = c.ChangeApp(ctx, name, func(app *client.App) error {
+	err := c.ChangeApp(ctx, name, func(app *client.App) error {
 		app.State = client.Started
 		return nil
 	})
@@ -117,6 +122,9 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 		}
 		if time.Now().After(end) {
 			err := fmt.Errorf("%s does not run after %v; vmc instances %s and vmc logs %s tell more", name, timeout, name, name)
+			if count[client.Down] > 0 && count[client.Starting] == 0 {
+				err = fmt.Errorf("no DEA starts all of %s within %v: perhaps none has %s of memory left, or the runtime %s", name, timeout, megabytes(app.Resources.Memory), app.Staging.Runtime)
+			}
 			done(err)
 			v.showTail(ctx, c, name, "0", "logs/stderr.log")
 			return err
