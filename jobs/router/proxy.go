@@ -133,6 +133,9 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		}
 		req.Body = http.MaxBytesReader(w, req.Body, limit)
 	}
+	// A backend may answer before it has all of the request. Without this the server
+	// would take the rest of the body away from the proxy, and lose it.
+	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 knows no other way
 	// In a defer: the proxy panics to cut a connection whose backend broke off.
 	defer func() {
 		var tags wire.Tags

@@ -619,3 +619,49 @@ func TestConfigProblems(t *testing.T) {
 		}
 	}
 }
+
+// TestEarlyAnswers: a backend may answer while the request is still on its way,
+// as an app does that pipes one into the other.
+func TestEarlyAnswers(t *testing.T) {
+	c := start(t, "", nil)
+	c.backend(func(w http.ResponseWriter, r *http.Request) {
+		control := http.NewResponseController(w)
+		if err := control.EnableFullDuplex(); err != nil {
+			t.Error(err)
+		}
+		w.WriteHeader(http.StatusOK)
+		if err := control.Flush(); err != nil {
+			t.Error(err)
+		}
+		if _, err := io.Copy(w, r.Body); err != nil {
+			t.Errorf("the backend: %v", err)
+		}
+	}, "echo.test")
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+	body := strings.Repeat("0123456789abcdef", 4<<10)
+	var clients sync.WaitGroup
+	for range 8 {
+		clients.Go(func() {
+			for range 25 {
+				request, err := http.NewRequest(http.MethodPost, "http://"+c.router.Address()+"/", strings.NewReader(body))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				request.Host = "echo.test"
+				response, err := client.Do(request)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				got, err := io.ReadAll(response.Body)
+				response.Body.Close()
+				if err != nil || string(got) != body {
+					t.Errorf("%d bytes of %d came back: %v", len(got), len(body), err)
+					return
+				}
+			}
+		})
+	}
+	clients.Wait()
+}
