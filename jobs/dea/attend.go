@@ -140,6 +140,7 @@ func (a *attendant) run(ctx context.Context) {
 			switch {
 			case watch.Err() != nil:
 			case err == nil:
+				d.base.Log().Info("an instance runs", "app", i.Start.Name, "index", i.Start.Index, "instance", i.ID, "port", i.Port)
 				d.event(core.Ready{ID: i.ID})
 			default:
 				why = err.Error()
@@ -172,6 +173,7 @@ func (a *attendant) run(ctx context.Context) {
 	if said := a.bury(ctx); why == "" && !ending {
 		why = said
 	}
+	d.base.Log().Info("an instance has ended", "app", i.Start.Name, "index", i.Start.Index, "instance", i.ID, "why", why)
 	d.event(core.Ended{ID: i.ID, Why: why})
 }
 
@@ -194,6 +196,7 @@ func (a *attendant) end(ctx context.Context, handle *warden.Handle, o order) {
 	case endNow:
 		grace = 0
 	}
+	d.base.Log().Info("ending an instance", "app", a.instance.Start.Name, "index", a.instance.Start.Index, "instance", a.instance.ID, "port", a.instance.Port, "grace", grace)
 	if err := handle.Stop(ctx, grace); err != nil && ctx.Err() == nil {
 		d.base.Log().Warn("a warden does not obey", "instance", a.instance.ID, "error", err)
 	}
