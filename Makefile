@@ -91,6 +91,7 @@ check-format:
 	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt does it):"; echo "$$unformatted"; exit 1; fi
 
 bench: build ## how long applies take
+	go test -run '^$$' -bench . -benchtime 5x ./deployer # plans, applies and rollouts of thousands of simulated agents
 	go test -tags e2e -run '^$$' -bench . -benchtime 5x -timeout 15m ./examples/...
 
 soak: build ## 200,000 requests during rolling updates and reloads: none may fail

@@ -71,6 +71,11 @@ func (r *run) follow(ctx context.Context, id string, op *api.Operation) error {
 	}
 }
 
+// fenceLimit bounds telling an agent that another run has taken over. Whoever
+// does not hear it obeys the earlier one until it is told anything, but the state
+// keeps that one from going on.
+const fenceLimit = 5 * time.Second
+
 // identify tells agents who they are: those of new VMs, and those whose VM or
 // address is another than they know.
 func (r *run) identify(ctx context.Context) error { return r.identifyVMs(ctx, r.vmIDs()) }
@@ -85,7 +90,16 @@ func (r *run) identifyVMs(ctx context.Context, ids []string) error {
 		vm := r.fleet.vm(id)
 		// With a bus, connectAgents tells where metrics are served.
 		settled := r.outlets(inv) || len(r.busURLs()) > 0
-		if inv.DeploymentID == r.state.DeploymentID && inv.Instance == id && inv.VMID == vm.ID && settled && !r.tookOver {
+		known := inv.DeploymentID == r.state.DeploymentID && inv.Instance == id && inv.VMID == vm.ID && settled
+		if known && !r.tookOver {
+			return nil
+		}
+		if known { // it only learns the new epoch
+			fence, cancel := context.WithTimeout(ctx, fenceLimit)
+			defer cancel()
+			if err := r.configure(fence, id, nil); err != nil {
+				r.event(Event{Phase: PhaseSurvey, Message: "not told that another run has taken over: " + err.Error()})
+			}
 			return nil
 		}
 		if err := r.refuseForeign(id, inv); err != nil {

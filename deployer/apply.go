@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"deploy/agent/api"
+	"deploy/deployer/internal/packages"
 	"deploy/deployer/internal/plan"
 	"deploy/deployer/internal/render"
 	"deploy/deployer/internal/terraform"
@@ -114,7 +115,7 @@ func (r *run) existing(ctx context.Context, wanted []plan.Wanted, inventories ma
 	if err != nil {
 		return nil, err
 	}
-	urls := r.busURLs()
+	owed := r.newAgentOwed()
 	for _, id := range r.vmIDs() {
 		inv := inventories[id]
 		e := plan.Existing{VM: true, Inventory: inv}
@@ -127,7 +128,7 @@ func (r *run) existing(ctx context.Context, wanted []plan.Wanted, inventories ma
 		e.Replace, e.Moved = r.replaceCauses(id)
 		e.Abandoned = inv == nil && slices.Contains(r.recreate, id)
 		if inv != nil {
-			e.Agent = r.agentOwed(urls, id, inv)
+			e.Agent = owed.of(id, inv)
 		}
 		if spec := specs[id]; spec != nil {
 			e.Active = spec
@@ -189,10 +190,24 @@ func (r *run) activeSpecs(ctx context.Context, want map[string]plan.Wanted, inve
 	return out, err
 }
 
-// agentOwed says what an agent itself is owed, apart from its instance.
-func (r *run) agentOwed(urls []string, id string, inv *api.Inventory) []string {
+// agentOwed says what agents themselves are owed, apart from their instances.
+type agentOwed struct {
+	*run
+	agent    packages.Blob
+	agentErr error
+	urls     []string
+}
+
+func (r *run) newAgentOwed() agentOwed {
+	o := agentOwed{run: r, urls: r.busURLs()}
+	o.agent, o.agentErr = r.agentBlob()
+	return o
+}
+
+func (r agentOwed) of(id string, inv *api.Inventory) []string {
+	urls := r.urls
 	var out []string
-	if want, err := r.agentBlob(); err == nil && inv.Agent.Digest != want.Digest {
+	if r.agentErr == nil && inv.Agent.Digest != r.agent.Digest {
 		out = append(out, "agent program")
 	}
 	if inv.Agent.Unkept {

@@ -24,6 +24,7 @@ import (
 
 	"deploy/agent/api"
 	"deploy/deployer/internal/packages"
+	"deploy/deployer/internal/pki"
 	"deploy/deployer/internal/plan"
 	"deploy/deployer/internal/render"
 	"deploy/deployer/internal/rollout"
@@ -154,6 +155,9 @@ type run struct {
 	vmsMu   sync.Mutex
 	state   *state.State
 	secrets *state.Secrets
+	// parsedCA is the CA of parsedOf, which is needed for every agent.
+	parsedCA *pki.CA
+	parsedOf state.KeyPair
 	// fresh: there was no state before this run.
 	fresh    bool
 	packages *packages.Index

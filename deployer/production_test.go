@@ -13,7 +13,7 @@ import (
 
 // ProgramFolder packs small files under the names of the given programs: for
 // what is rendered and planned, only their digests count.
-func ProgramFolder(t *testing.T, names ...string) string {
+func ProgramFolder(t testing.TB, names ...string) string {
 	t.Helper()
 	from, out := t.TempDir(), t.TempDir()
 	for _, name := range names {

@@ -105,10 +105,14 @@ func (r *run) trusted() string {
 
 // ca is the authority that signs.
 func (r *run) ca() (*pki.CA, error) {
+	if r.parsedCA != nil && r.parsedOf == r.secrets.CA {
+		return r.parsedCA, nil
+	}
 	ca, err := pki.ParseCA(pki.Pair{Certificate: []byte(r.secrets.CA.Certificate), PrivateKey: []byte(r.secrets.CA.PrivateKey)})
 	if err != nil {
 		return nil, fmt.Errorf("cannot use the deployment's CA in %s: %w", r.store.Dir, err)
 	}
+	r.parsedCA, r.parsedOf = ca, r.secrets.CA
 	return ca, nil
 }
 

@@ -152,11 +152,14 @@ type Result struct {
 }
 
 // Inventories asks the agents of all these instances side by side and answers
-// for each, after wait at the latest. An agent that is not connected is known
-// at once.
+// for each. Who has not answered when nobody has for the time of wait is silent;
+// many answers at once take longer than that to come in and be read. An agent
+// that is not connected is known at once.
 func (b *Bus) Inventories(ctx context.Context, instances []string, wait time.Duration) map[string]Result {
-	waiting, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
+	waiting, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	silence := time.AfterFunc(wait, func() { cancel(context.DeadlineExceeded) })
+	defer silence.Stop()
 	results := make([]Result, len(instances))
 	var asking sync.WaitGroup
 	for i, instance := range instances {
@@ -164,10 +167,11 @@ func (b *Bus) Inventories(ctx context.Context, instances []string, wait time.Dur
 			inventory, err := b.Agent(instance).Inventory(waiting)
 			switch {
 			case err == nil:
+				silence.Reset(wait)
 				results[i].Inventory = &inventory
 			case errors.Is(err, nats.ErrNoResponders):
 				results[i].Err = fmt.Errorf("the agent of %s is not connected to the bus: %w", instance, err)
-			case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+			case waiting.Err() != nil && ctx.Err() == nil:
 				results[i].Err = fmt.Errorf("the agent of %s did not answer within %v: %w", instance, wait, err)
 			default:
 				results[i].Err = err

@@ -240,7 +240,7 @@ func hashValue(h hash.Hash, v cty.Value) (known bool) {
 		s := v.AsString()
 		fmt.Fprintf(h, "%d:%s", len(s), s)
 	case t == cty.Number:
-		fmt.Fprintf(h, "n%s;", v.AsBigFloat().Text('g', -1))
+		fmt.Fprintf(h, "n%s;", numberText(v))
 	case t == cty.Bool:
 		fmt.Fprintf(h, "%t;", v.True())
 	case v.CanIterateElements():

@@ -459,6 +459,9 @@ func (r *jobRenderer) eval(e hcl.Expression, want cty.Type) (cty.Value, bool) {
 		return cty.NilVal, false
 	}
 	v, _ = v.UnmarkDeep()
+	if want == cty.String && v.Type() == cty.Number && v.IsKnown() && !v.IsNull() {
+		return cty.StringVal(numberText(v)), true
+	}
 	v, err := convert.Convert(v, want)
 	if err != nil {
 		r.diags = append(r.diags, &hcl.Diagnostic{

@@ -2,6 +2,8 @@ package render
 
 import (
 	"fmt"
+	"math/big"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -195,9 +197,22 @@ func value(expr hclsyntax.Expression, ctx *hcl.EvalContext) (Text, hcl.Diagnosti
 	if v.IsNull() {
 		return fail("Null value in a template", "This value is null, which has no text. Give it a default, or guard it with %{ if ... != null }.")
 	}
+	if v.Type() == cty.Number {
+		return Text{{Text: numberText(v), Sensitive: sensitive}}, diags
+	}
 	s, err := convert.Convert(v, cty.String)
 	if err != nil {
 		return fail("Value has no text", fmt.Sprintf("A template needs text here, but this is %s. Use join, jsonencode or a %%{ for } directive.", v.Type().FriendlyName()))
 	}
 	return Text{{Text: s.AsString(), Sensitive: sensitive}}, diags
+}
+
+// numberText is a number as text, as cty converts it. Most are small integers,
+// for which big.Float takes a thousand times as long.
+func numberText(v cty.Value) string {
+	f := v.AsBigFloat()
+	if n, accuracy := f.Int64(); accuracy == big.Exact {
+		return strconv.FormatInt(n, 10)
+	}
+	return f.Text('f', -1)
 }
