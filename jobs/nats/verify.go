@@ -21,14 +21,19 @@ const verifyAgain = 50 * time.Millisecond
 // that the files hold now: a reload is believed only when it is seen. When ctx ends
 // first, the error says what was seen last.
 func Verify(ctx context.Context, cfg Config) error {
+	var seen error
 	for {
 		err := verifyOnce(ctx, cfg)
 		if err == nil {
 			return nil
 		}
+		var network net.Error
+		if cut := errors.As(err, &network) && network.Timeout(); seen == nil || !cut {
+			seen = err // a look that the end of ctx cuts off has seen less than the one before
+		}
 		select {
 		case <-ctx.Done():
-			return err
+			return seen
 		case <-time.After(verifyAgain):
 		}
 	}
