@@ -141,12 +141,16 @@ func (v *vmc) registerCommand() *cobra.Command {
 				return errors.New("these are two different passwords")
 			}
 		}
-		loggedIn := c.Token != ""
+		// A token may be remembered and no good any more.
+		info, err := c.Info(ctx)
+		if err != nil {
+			return err
+		}
 		if err := c.Register(ctx, args[0], password); err != nil {
 			return err
 		}
-		if loggedIn {
-			v.say("Made the account %s; you are still logged in as before.", args[0])
+		if info.User != "" {
+			v.say("Made the account %s; you are still logged in as %s.", args[0], info.User)
 			return nil
 		}
 		if err := v.login(ctx, c, args[0], password); err != nil {

@@ -213,7 +213,12 @@ func TestCommands(t *testing.T) {
 	p := newPlatform(t)
 	p.fails("not logged in", "push", "hello", "--path", t.TempDir())
 	p.fails("Operation not permitted", "apps")
+	// A token of an earlier cloud at this target is no hindrance.
+	must(t, changeSettings(func(s *settings) { s.Tokens["http://"+p.target] = "no good" }))
 	p.ok("register", "me@example.com")
+	if out := p.ok("register", "other@example.com"); !strings.Contains(out, "still logged in as me@example.com") {
+		t.Errorf("register: %s", out)
+	}
 	if out := p.ok("info"); !strings.Contains(out, "User:      me@example.com") || !strings.Contains(out, "0M of 4G") {
 		t.Errorf("info: %s", out)
 	}
