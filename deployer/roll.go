@@ -1,6 +1,7 @@
 package deployer
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -86,6 +87,9 @@ func (r *run) saveMemory(s rollout.State) error {
 	}
 	r.vmsMu.Lock()
 	defer r.vmsMu.Unlock()
+	if bytes.Equal(data, r.state.Memory) {
+		return nil // most of what happens need not be remembered
+	}
 	r.state.Memory = data
 	return r.save()
 }
@@ -106,10 +110,13 @@ func (r *run) rolloutPlan(p *plan.Plan, specs map[string]*api.Spec) (*rollout.Pl
 	work := false
 	for _, wave := range r.manifest.Order {
 		for _, g := range wave {
-			known, _ := memory.Group(g.Name)
+			known, remembered := memory.Group(g.Name)
 			rg := rollout.Group{
 				Name: g.Name, Requires: g.Requires, FirstDeploy: !known.Served,
 				Policy: rollout.PolicyFor(g.Update, g.Instances),
+			}
+			if !remembered && slices.ContainsFunc(changes[g.Name], func(c plan.InstanceChange) bool { return c.From != "" }) {
+				rg.FirstDeploy = false // the memory was lost: better slow than all at once
 			}
 			for _, c := range changes[g.Name] {
 				inv := r.fleet.inventory(c.Instance)
@@ -118,6 +125,11 @@ func (r *run) rolloutPlan(p *plan.Plan, specs map[string]*api.Spec) (*rollout.Pl
 					Healthy: inv != nil && inv.State == api.InstanceRunning,
 					Held:    inv != nil && inv.Held,
 					Exempt:  r.exempt(c.Instance) != "",
+					Begun:   inv != nil && begun(inv),
+				}
+				if inv != nil && inv.Interrupted {
+					// What is active may be what failed: the agent knows what ran before it.
+					in.Previous = inv.Previous
 				}
 				in.PostDeploy = specs[c.Instance] != nil && hasHook(specs[c.Instance], api.HookPostDeploy)
 				if in.Exempt {
@@ -149,14 +161,26 @@ func (r *run) rolloutPlan(p *plan.Plan, specs map[string]*api.Spec) (*rollout.Pl
 			rp.Removals = append(rp.Removals, removal)
 			i = len(rp.Removals) - 1
 		}
+		inv := r.fleet.inventory(c.Instance)
 		rp.Removals[i].Instances = append(rp.Removals[i].Instances, rollout.RemovedInstance{
-			ID: c.Instance, NoAgent: r.fleet.inventory(c.Instance) == nil,
+			ID: c.Instance, NoAgent: inv == nil, Begun: inv != nil && begun(inv),
 		})
 	}
 	if !work {
 		return nil, nil
 	}
 	return rp, nil
+}
+
+// begun tells whether an earlier run has begun to change an instance.
+func begun(inv *api.Inventory) bool {
+	if inv.Running != nil {
+		switch inv.Running.Kind {
+		case api.KindUpdate, api.KindRollback, api.KindRestart, api.KindStart, api.KindStop:
+			return true
+		}
+	}
+	return inv.Interrupted
 }
 
 func hasHook(s *api.Spec, kind api.HookKind) bool {

@@ -42,6 +42,17 @@ type state struct {
 
 type pending struct {
 	Target string `json:"target"` // "" for none: everything is removed
+	// From is what was active as it began, if that is what a rollback returns to:
+	// an update to what is active already has it, and Previous is older.
+	From *string `json:"from,omitempty"`
+}
+
+// backTo is what a rollback returns to, "" for nothing.
+func (s state) backTo() string {
+	if s.Pending != nil && s.Pending.From != nil {
+		return *s.Pending.From
+	}
+	return s.Previous
 }
 
 // Snapshot is what the inventory tells of generations.
@@ -96,7 +107,7 @@ func (i *Installer) snapshot() state {
 // Snapshot tells which generations and packages are there.
 func (i *Installer) Snapshot() Snapshot {
 	s := i.snapshot()
-	out := Snapshot{Active: s.Active, Previous: s.Previous, Interrupted: s.Pending != nil, Held: s.Held}
+	out := Snapshot{Active: s.Active, Previous: s.backTo(), Interrupted: s.Pending != nil, Held: s.Held}
 	if s.Active != "" {
 		out.Generations = append(out.Generations, api.Generation{Digest: s.Active, State: api.GenerationActive})
 	}

@@ -48,10 +48,10 @@ func orUpdate(next string) string {
 // returned to.
 func (i *Installer) Rollback(ctx context.Context, r api.Rollback, report Report) error {
 	s := i.snapshot()
-	if s.Previous == "" {
+	if s.backTo() == "" {
 		return i.remove(ctx, report)
 	}
-	target, err := i.Spec(s.Previous)
+	target, err := i.Spec(s.backTo())
 	if err != nil {
 		return err
 	}
@@ -236,8 +236,13 @@ func (t *transition) begin(context.Context) error {
 		if s.Pending == nil && !t.back && s.Active != t.to.Generation {
 			s.Previous, s.PreStarted = s.Active, nil
 		}
-		if s.Pending == nil || !t.part {
+		switch was := s.Active; {
+		case s.Pending == nil && !t.back:
+			s.Pending = &pending{Target: t.to.Generation, From: &was}
+		case s.Pending == nil:
 			s.Pending = &pending{Target: t.to.Generation}
+		case !t.part:
+			s.Pending = &pending{Target: t.to.Generation, From: s.Pending.From}
 		}
 		s.Stopped, s.Held = t.held, t.held
 	})

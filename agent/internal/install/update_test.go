@@ -262,6 +262,25 @@ func TestFailedUpdateRollsBackToWhatWasActive(t *testing.T) {
 	}
 }
 
+// What a rollback returns to is what ran as the update began, also if that was
+// the wanted generation already.
+func TestRollbackOfARestart(t *testing.T) {
+	r := &recorder{running: map[ref]api.ProcessStatus{}}
+	i := newInstaller(t, t.TempDir(), r)
+	must(t, prepareAndUpdate(t, i, spec("g1", "a/one@1/1")))
+	must(t, prepareAndUpdate(t, i, spec("g2", "a/one@2/1")))
+	if err := i.Restart(t.Context(), api.RestartProcesses{}, &steps{left: 6}); !errors.Is(err, errCut) {
+		t.Fatal(err)
+	}
+	if s := i.Snapshot(); s.Active != "g2" || s.Previous != "g2" || !s.Interrupted {
+		t.Errorf("got %+v", s)
+	}
+	must(t, i.Rollback(t.Context(), api.Rollback{}, &steps{}))
+	if s := i.Snapshot(); s.Active != "g2" || s.Previous != "g1" || s.Interrupted {
+		t.Errorf("got %+v", s)
+	}
+}
+
 // Files and processes go back, data does not: after a pre_start hook only what
 // its job declares compatible.
 func TestNoWayBackAfterPreStart(t *testing.T) {

@@ -125,7 +125,8 @@ func (s State) postDeployOwed(g int) bool {
 	changed, owed := known.PostDeploy, false
 	for i, p := range s.Groups[g].Instances {
 		x := s.Plan.Groups[g].Instances[i]
-		changed = changed || p.Status == StatusUpdated && x.Action != ActionRestart
+		// From the beginning of its change on: nobody may hear of its end.
+		changed = changed || (p.InFlight || p.Status == StatusUpdated) && x.Action != ActionRestart
 		owed = owed || x.runsPostDeploy() && !p.PostDeployed
 	}
 	return changed && owed

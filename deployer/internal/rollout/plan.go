@@ -144,6 +144,10 @@ type Instance struct {
 	Previous   string `json:"previous,omitempty"`
 	// Healthy: it serves now, as the plan was made.
 	Healthy bool `json:"healthy,omitempty"`
+	// Begun: an earlier run has begun to change it, and perhaps an operation of
+	// that still runs there. It goes before all others, so that never more are away
+	// at a time than may be.
+	Begun bool `json:"begun,omitempty"`
 	// Held: an operator has stopped it. It is changed like the others and not
 	// started, so it costs nothing, shows nothing (it is no canary), and serves
 	// nobody.
@@ -175,6 +179,8 @@ type RemovedInstance struct {
 	ID string `json:"id"`
 	// NoAgent: nothing there can be stopped, only the VM deleted.
 	NoAgent bool `json:"no_agent,omitempty"`
+	// Begun: an earlier run has begun to stop it, see Instance.
+	Begun bool `json:"begun,omitempty"`
 }
 
 // New begins a rollout of a plan. What is remembered of earlier ones says which

@@ -399,8 +399,9 @@ func (m *machine) blocked(g int, started bool) time.Time {
 // candidate is the instance of a group that goes next, -1 if none may go now,
 // and whether it goes as a canary.
 //
-// A sick instance goes first: it costs no availability, and waiting for it to
-// recover could last for ever. Then zone by zone, by index; a zone begins when
+// What an earlier run has begun to change goes first. Then sick instances: they
+// cost no availability, and waiting for them to recover could last for ever. Then
+// zone by zone, by index; a zone begins when
 // those before it are done.
 func (m *machine) candidate(g int) (index int, canary bool) {
 	spec, group := m.Plan.Groups[g], &m.Groups[g]
@@ -429,6 +430,11 @@ func (m *machine) candidate(g int) (index int, canary bool) {
 			return -1, false
 		case !shows: // what is left will not run, so it cannot show anything
 			canary = false
+		}
+	}
+	for i := range group.Instances {
+		if spec.Instances[i].Begun && isOwed(group.Instances[i]) && !group.Instances[i].Healthy {
+			return i, canary && !spec.Instances[i].Held
 		}
 	}
 	may := func(i int) bool { return isOwed(group.Instances[i]) && !(canary && spec.Instances[i].Held) }
@@ -532,18 +538,23 @@ func (m *machine) remove() Phase {
 				stopping++
 			}
 		}
-		for i, p := range m.Removals[g].Instances {
-			at := place{true, g, i}
-			switch p.Status {
-			case StatusPending:
-				if p.Running.Kind == "" && stopping < spec.MaxInFlight && !m.halted() && !m.needed(g) {
-					m.begin(CommandStop, 1, at)
-					stopping++
+		for _, begun := range []bool{true, false} {
+			for i, p := range m.Removals[g].Instances {
+				at := place{true, g, i}
+				if spec.Instances[i].Begun != begun {
+					continue
 				}
-				owed = true
-			case StatusStopped:
-				stopped = append(stopped, at)
-				owed = true
+				switch p.Status {
+				case StatusPending:
+					if p.Running.Kind == "" && stopping < spec.MaxInFlight && !m.halted() && !m.needed(g) {
+						m.begin(CommandStop, 1, at)
+						stopping++
+					}
+					owed = true
+				case StatusStopped:
+					stopped = append(stopped, at)
+					owed = true
+				}
 			}
 		}
 		busy = busy || stopping > 0

@@ -3,6 +3,7 @@ package simulate
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"deploy/deployer/internal/rollout"
 )
@@ -13,19 +14,57 @@ func (w *world) check(op *operation) {
 		if x.silent {
 			continue // it does not hear the command
 		}
-		if x.busy != nil {
+		if x.busy != nil && x.busy.follower == w.deployer && !x.busy.waited {
 			w.broken("%s of %s begins while its %s runs", op.command.Kind, x.id, x.busy.command.Kind)
 		}
 		if x.deleted {
 			w.broken("%s of %s, which is deleted", op.command.Kind, x.id)
 		}
+		if x.exempt {
+			w.broken("%s of %s, which is not to be touched", op.command.Kind, x.id)
+		}
+		switch op.command.Kind {
+		case rollout.CommandUpdate, rollout.CommandRollback:
+			if op.command.Hold != x.held {
+				w.broken("%s of %s with hold = %v", op.command.Kind, x.id, op.command.Hold)
+			}
+		}
 		switch {
 		case x.spec == nil:
 			w.checkRemoval(op, x)
-		case op.command.Kind == rollout.CommandUpdate, op.command.Kind == rollout.CommandStop:
+		case op.command.Kind == rollout.CommandUpdate, op.command.Kind == rollout.CommandStop, op.command.Kind == rollout.CommandRestart:
 			w.checkChange(op, x)
 		case op.command.Kind == rollout.CommandRollback:
 			w.checkLimits(op, x)
+		case op.command.Kind == rollout.CommandPostDeploy:
+			w.checkPostDeploy(x)
+		}
+	}
+}
+
+// checkPaused: a command of a rollout that an operator has paused. What has
+// begun goes on.
+func (w *world) checkPaused(c rollout.Command) {
+	for _, id := range c.Instances {
+		x := w.byID[id]
+		again := !strings.HasSuffix(c.OpID, ".1")
+		if c.Kind != rollout.CommandRollback && c.Kind != rollout.CommandReplaceVM && !x.changing && !again {
+			w.broken("%s of %s begins during a pause", c.Kind, id)
+		}
+	}
+}
+
+// checkPostDeploy: post_deploy comes when all the rest is done.
+func (w *world) checkPostDeploy(x *instance) {
+	if x.held {
+		w.broken("post_deploy of %s, which is held", x.id)
+	}
+	for _, other := range w.instances {
+		switch {
+		case other.spec == nil && !other.deleted:
+			w.broken("post_deploy of %s before %s is deleted", x.id, other.id)
+		case other.spec != nil && other.spec.Action != rollout.ActionNone && !other.passed:
+			w.broken("post_deploy of %s before %s is updated", x.id, other.id)
 		}
 	}
 }
@@ -60,14 +99,20 @@ func (w *world) checkChange(op *operation, x *instance) {
 		if other.spec == nil || other.group != x.group {
 			continue
 		}
+		if other.held {
+			continue // shows nothing
+		}
 		if other.passed {
 			passed++
 		}
-		if other.touched || other.passed || other == x {
+		if other.tried || other == x {
 			touched++
 		}
 	}
-	if touched > g.Policy.Canaries && passed < min(g.Policy.Canaries, len(g.Instances)) {
+	if held := w.count(x.group, func(other *instance) bool { return other.held }); x.held && !x.spec.Begun && passed < min(g.Policy.Canaries, len(g.Instances)-held) && w.shows(x.group) {
+		w.broken("%s, which is held, is touched before the canaries have passed", x.id)
+	}
+	if !x.held && touched > g.Policy.Canaries && passed < min(g.Policy.Canaries, len(g.Instances)) {
 		w.broken("%s is touched as number %d while %d of %d canaries have passed", x.id, touched, passed, g.Policy.Canaries)
 	}
 }
@@ -81,7 +126,11 @@ func (w *world) checkLimits(op *operation, x *instance) {
 	others := func(which func(*instance) bool) int {
 		return w.count(x.group, func(other *instance) bool { return other != x && which(other) })
 	}
-	if away := others(isAway) + 1; away > g.Policy.MaxInFlight {
+	away := others(func(other *instance) bool {
+		// That a first deploy was going on is forgotten with the memory.
+		return isAway(other) && !(w.options.Forget && other.busy != nil && other.busy.follower != w.deployer)
+	}) + 1
+	if away > g.Policy.MaxInFlight {
 		w.broken("%s of %s makes %d in flight, more than %d", op.command.Kind, x.id, away, g.Policy.MaxInFlight)
 	}
 	left := others(func(other *instance) bool { return other.told && !other.changing })
@@ -101,7 +150,7 @@ func (w *world) checkRemoval(op *operation, x *instance) {
 			}
 			continue
 		}
-		if other.group == x.group && other.busy != nil {
+		if other != x && other.group == x.group && other.busy != nil {
 			stopping++
 		}
 		if slices.Contains(w.plan.Removals[other.group].Requires, removal.Group) && !other.stopped {
@@ -118,6 +167,13 @@ func (w *world) checkRemoval(op *operation, x *instance) {
 			w.broken("%s is deleted before it is stopped", x.id)
 		}
 	}
+}
+
+// shows tells whether instances of a group that can show something are still owed.
+func (w *world) shows(g int) bool {
+	return w.count(g, func(x *instance) bool {
+		return !x.held && !x.exempt && x.spec.Action != rollout.ActionNone && !x.passed
+	}) > 0
 }
 
 func serves(x *instance) bool { return x.healthy && !x.changing }

@@ -27,18 +27,25 @@ type Options struct {
 	Faults []Fault
 	// Bad are generations that never become healthy.
 	Bad []string
+	// Irreversible are groups whose pre_start is not compatible with a rollback.
+	Irreversible []string
 	// Health are changes of health from outside.
 	Health []Health
+	// Pauses are an operator's.
+	Pauses []Pause
 	// AgentEnds is the percentage of operations that the end of their agent
 	// interrupts, at most twice in a row.
 	AgentEnds int
 	// Interrupt, if not 0, is the step before which the operator interrupts.
 	Interrupt int
-	// Leave, if not 0, is the step before which the deployer is killed for good.
-	Leave int
 	// Kill, if set, says at each step, counted from 1, whether the deployer is
-	// killed, and where. It starts again 5 s later with what it had saved.
-	Kill func(step int) Kill
+	// killed, and where. It starts again 5 s later: with all it had saved, or, if
+	// Replan is set, as the next apply does, with what must outlive a run
+	// (rollout.Memory) and a plan made of what is there then.
+	Kill   func(step int) Kill
+	Replan bool
+	// Forget: the memory is lost with the killed deployer.
+	Forget bool
 	// Observe, if set, is told of each step.
 	Observe func(at time.Duration, e rollout.Event, commands []rollout.Command)
 }
@@ -47,17 +54,38 @@ type Options struct {
 type Fault struct {
 	Instance string
 	Command  rollout.CommandKind
-	Silent   bool
+	// Stage is how far an update gets: StageDrain, StagePreStart; else it fails
+	// when it waits for health.
+	Stage  Stage
+	Silent bool
 }
 
-// moments are the names of the commands in a fault's text.
+// Stage is a part of an update.
+type Stage string
+
+const (
+	StageDrain    Stage = "drain"     // nothing new is active yet
+	StagePreStart Stage = "pre_start" // the new generation is active, nothing of it runs
+)
+
+// Moments are those of a fault's text, ParseFault.
+func Moments() []string {
+	var names []string
+	for _, m := range moments {
+		names = append(names, m.name)
+	}
+	return names
+}
+
 var moments = []struct {
 	name    string
 	command rollout.CommandKind
+	stage   Stage
 }{
-	{"prepare", rollout.CommandPrepare}, {"start", rollout.CommandUpdate}, {"watch", rollout.CommandWatch},
-	{"rollback", rollout.CommandRollback}, {"stop", rollout.CommandStop},
-	{"replace", rollout.CommandReplaceVM}, {"delete", rollout.CommandDeleteVM},
+	{"prepare", rollout.CommandPrepare, ""}, {"drain", rollout.CommandUpdate, StageDrain}, {"pre_start", rollout.CommandUpdate, StagePreStart},
+	{"start", rollout.CommandUpdate, ""}, {"watch", rollout.CommandWatch, ""}, {"rollback", rollout.CommandRollback, ""},
+	{"restart", rollout.CommandRestart, ""}, {"stop", rollout.CommandStop, ""}, {"replace", rollout.CommandReplaceVM, ""},
+	{"delete", rollout.CommandDeleteVM, ""}, {"post_deploy", rollout.CommandPostDeploy, ""},
 }
 
 // ParseFault reads "router/3@start", or "router/3@start:silent" for an agent
@@ -68,15 +96,16 @@ func ParseFault(text string) (Fault, error) {
 		return Fault{}, fmt.Errorf("cannot read fault %q: %w", text, err)
 	}
 	moment, silent := strings.CutSuffix(moment, ":silent")
-	var names []string
 	for _, m := range moments {
 		if m.name == moment {
-			return Fault{Instance: instance, Command: m.command, Silent: silent}, nil
+			return Fault{Instance: instance, Command: m.command, Stage: m.stage, Silent: silent}, nil
 		}
-		names = append(names, m.name)
 	}
-	return Fault{}, fmt.Errorf("cannot read fault %q: want group/index@moment, where moment is one of %s", text, strings.Join(names, ", "))
+	return Fault{}, fmt.Errorf("cannot read fault %q: want group/index@moment, where moment is one of %s", text, strings.Join(Moments(), ", "))
 }
+
+// Pause is an operator's: from At on, for For.
+type Pause struct{ At, For time.Duration }
 
 // Health is a change of an instance's health that no command causes.
 type Health struct {
@@ -124,6 +153,14 @@ type InstanceReport struct {
 	Generation string // active; empty: none
 	Healthy    bool
 	Deleted    bool
+	// Unfinished: a change has begun and has not ended well.
+	Unfinished bool
+	// Before is what ran before that.
+	Before string
+	// Changes is how many operations touched its processes.
+	Changes int
+	// PostDeploys is how often its post_deploy hooks have passed.
+	PostDeploys int
 }
 
 // restart is how long a killed deployer is away.
@@ -140,20 +177,37 @@ func Run(p rollout.Plan, remembered rollout.Memory, o Options) (Report, error) {
 	for _, h := range o.Health {
 		w.push(h.At, item{health: &h})
 	}
+	for _, p := range o.Pauses {
+		w.push(p.At, item{pause: 1})
+		w.push(p.At+p.For, item{pause: -1})
+	}
 
 	// Every instance takes a bounded number of commands, attempts and restarts.
-	limit := 100 * (len(w.instances) + len(o.Health) + 10)
+	limit := 100 * (len(w.instances) + len(o.Health) + len(o.Pauses) + 10)
 	for state.Outcome == "" {
-		e, ok := w.next(state.NextDeadline())
+		deadline := state.NextDeadline()
+		if w.now < w.awake && o.Replan {
+			deadline = time.Time{} // nobody waits
+		}
+		e, ok := w.next(deadline)
+		if e.Kind == rollout.EventStart && w.memoryKept() {
+			if w.engineRuns() {
+				w.push(time.Second, item{deployer: w.deployer}) // it holds its lock
+				w.awake = w.now + time.Second
+				continue
+			}
+			if state, ok = w.replan(); !ok {
+				state.Outcome = rollout.OutcomeFailed
+				break
+			}
+			e.Found = nil // the plan says it
+		}
 		if !ok {
 			w.broken("does not end: nothing is in progress and no deadline is set")
 			break
 		}
 		if w.steps++; w.steps > limit {
 			w.broken("does not end within %d steps", limit)
-			break
-		}
-		if w.steps == o.Leave {
 			break
 		}
 		if w.steps == o.Interrupt {
@@ -167,6 +221,17 @@ func Run(p rollout.Plan, remembered rollout.Memory, o Options) (Report, error) {
 	return w.report(state), nil
 }
 
+// memoryKept tells whether the deployer that starts plans anew.
+func (w *world) memoryKept() bool { return w.options.Replan && w.deployer > 0 }
+
+// engineRuns tells whether a run of the engine that an earlier deployer began
+// has not ended.
+func (w *world) engineRuns() bool {
+	return slices.ContainsFunc(w.instances, func(x *instance) bool {
+		return x.busy != nil && (x.busy.command.Kind == rollout.CommandReplaceVM || x.busy.command.Kind == rollout.CommandDeleteVM)
+	})
+}
+
 // step takes one event to the machine, as rollout.Driver does, and its commands
 // to the world, unless the deployer is killed in between.
 func (w *world) step(s rollout.State, e rollout.Event) rollout.State {
@@ -177,11 +242,15 @@ func (w *world) step(s rollout.State, e rollout.Event) rollout.State {
 	if kill == KillBeforeSave {
 		return w.kill(s)
 	}
+	paused := s.Paused && e.Kind != rollout.EventResume
 	next, commands := rollout.Step(s, e, epoch.Add(w.now))
 	if w.options.Observe != nil {
 		w.options.Observe(w.now, e, commands)
 	}
 	for _, c := range commands {
+		if paused && e.Kind != rollout.EventStart {
+			w.checkPaused(c)
+		}
 		w.intend(c)
 	}
 	switch kill {
@@ -214,7 +283,87 @@ func (w *world) kill(saved rollout.State) rollout.State {
 	w.deployer++
 	w.awake = w.now + restart
 	w.push(restart, item{deployer: w.deployer})
+	if w.options.Replan {
+		w.pauses = 0 // it was for the run that ended
+		w.memory = read.Memory()
+		if w.options.Forget {
+			w.memory = rollout.Memory{}
+		}
+	}
 	return read
+}
+
+// replan is what the next deployer begins with: its plan is made of what is
+// there, as deployer's plan and rolloutPlan do. It is false if it can make none.
+func (w *world) replan() (rollout.State, bool) {
+	w.plans++
+	for _, op := range w.ops {
+		if op.begun {
+			continue
+		}
+		for i, x := range op.at { // nobody will ever send it
+			x.touched, x.passed, x.waiting = op.was[i].touched, op.was[i].passed, nil
+		}
+		op.begun = true
+	}
+	next := rollout.Plan{ID: fmt.Sprintf("%s.%d", w.first.ID, w.plans), Parallel: w.first.Parallel, Timeouts: w.first.Timeouts}
+	for _, g := range w.first.Groups {
+		g.Digest = ""
+		g.Instances = slices.Clone(g.Instances)
+		known, remembered := w.memory.Group(g.Name)
+		g.FirstDeploy = g.FirstDeploy && !known.Served
+		for i := range g.Instances {
+			in := &g.Instances[i]
+			x := w.byID[in.ID]
+			if x.silent && !x.exempt {
+				return rollout.State{}, false
+			}
+			if !remembered && x.active != "" {
+				g.FirstDeploy = false
+			}
+			recreates := in.Action == rollout.ActionRecreate && !x.replaced
+			restarts := in.Action == rollout.ActionRestart
+			in.Healthy, in.Previous, in.Begun = x.healthy, x.active, x.unfinished
+			if x.unfinished {
+				in.Previous = x.before
+			}
+			switch {
+			case x.exempt, restarts && x.passed && !x.unfinished:
+				in.Action = rollout.ActionNone
+			case recreates, restarts && !x.unfinished:
+			case x.unfinished, x.stopped, x.active != in.Generation:
+				in.Action = rollout.ActionUpdate
+			default:
+				in.Action = rollout.ActionNone
+			}
+			if x.busy == nil {
+				x.changing = false // what nobody works on is sick
+			}
+			x.tried = false
+		}
+		next.Groups = append(next.Groups, g)
+	}
+	for _, removal := range w.first.Removals {
+		removal.Instances = slices.DeleteFunc(slices.Clone(removal.Instances), func(r rollout.RemovedInstance) bool { return w.byID[r.ID].deleted })
+		for i := range removal.Instances {
+			in := &removal.Instances[i]
+			in.Begun = w.byID[in.ID].busy != nil
+		}
+		next.Removals = append(next.Removals, removal)
+	}
+	state, err := rollout.New(next, w.memory)
+	if err != nil {
+		w.broken("the next deployer cannot begin: %v", err)
+		return rollout.State{}, false
+	}
+	w.plan = state.Plan
+	for g := range w.plan.Groups {
+		for i := range w.plan.Groups[g].Instances {
+			spec := &w.plan.Groups[g].Instances[i]
+			w.byID[spec.ID].spec = spec
+		}
+	}
+	return state, true
 }
 
 // epoch is when virtual time begins.
@@ -222,7 +371,11 @@ var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // world is the simulated agents, VMs and time.
 type world struct {
-	plan      rollout.Plan
+	first     rollout.Plan // as it was asked for
+	plan      rollout.Plan // of the present deployer
+	memory    rollout.Memory
+	plans     int // made anew
+	pauses    int // in effect
 	options   Options
 	now       time.Duration
 	queue     queue
@@ -241,22 +394,32 @@ type world struct {
 // instance is a VM with its agent. What is in it is the truth of the
 // simulation; the machine learns of it by answers only.
 type instance struct {
-	id         string
-	spec       *rollout.Instance // nil for removals
-	group      int               // in the plan, of groups or removals
-	staged     string            // generation
-	active     string
-	previous   string
-	healthy    bool
-	told       bool // healthy, as far as the deployer has been told
-	silent     bool
-	stopped    bool
-	deleted    bool
-	touched    bool
-	changing   bool // between the first command that touches it and the end of the last
-	passed     bool // took its wanted generation and became healthy
-	busy       *operation
-	interrupts int
+	id          string
+	spec        *rollout.Instance // nil for removals
+	group       int               // in the plan, of groups or removals
+	staged      string            // generation
+	active      string
+	previous    string
+	healthy     bool
+	told        bool // healthy, as far as the deployer has been told
+	silent      bool
+	held        bool
+	exempt      bool
+	stopped     bool
+	deleted     bool
+	replaced    bool   // has another VM
+	unfinished  bool   // a change has begun and has not ended well
+	before      string // what was active as it began
+	changes     int    // operations that touched its processes
+	preStarted  bool   // its pre_start has run since
+	postDeploys int
+	waiting     []*operation // for the end of what an earlier deployer began
+	touched     bool
+	tried       bool // touched by the present deployer
+	changing    bool // between the first command that touches it and the end of the last
+	passed      bool // took its wanted generation and became healthy
+	busy        *operation
+	interrupts  int
 }
 
 // operation is a command that was begun.
@@ -266,11 +429,18 @@ type operation struct {
 	begun    bool
 	ended    bool
 	err      *api.Error
-	follower int // the deployer that waits for the answer
+	stage    Stage   // that it did not get beyond
+	nothing  bool    // it found nothing to do
+	waited   bool    // for the end of another, so it may take longer than it is waited for
+	was      []marks // of the instances, before
+	follower int     // the deployer that waits for the answer
 }
 
+// marks are what an instance is held for.
+type marks struct{ touched, passed bool }
+
 func newWorld(p rollout.Plan, remembered rollout.Memory, o Options) *world {
-	w := &world{plan: p, options: o, byID: map[string]*instance{}, ops: map[string]*operation{}}
+	w := &world{first: p, plan: p, options: o, byID: map[string]*instance{}, ops: map[string]*operation{}}
 	add := func(x *instance) {
 		x.told = x.healthy
 		w.instances = append(w.instances, x)
@@ -280,8 +450,11 @@ func newWorld(p rollout.Plan, remembered rollout.Memory, o Options) *world {
 		known, _ := remembered.Group(group.Name)
 		for i := range group.Instances {
 			spec := &group.Instances[i]
-			x := &instance{id: spec.ID, spec: spec, group: g, active: spec.Previous, healthy: spec.Healthy}
-			if spec.Action == rollout.ActionNone {
+			x := &instance{id: spec.ID, spec: spec, group: g, active: spec.Previous, healthy: spec.Healthy, held: spec.Held, exempt: spec.Exempt}
+			if spec.Action == rollout.ActionRestart {
+				x.active = spec.Generation
+			}
+			if !spec.Exempt && spec.Action == rollout.ActionNone {
 				x.active, x.previous, x.staged = spec.Generation, spec.Previous, spec.Generation
 				x.passed = known.Digest == group.Digest && slices.Contains(known.Canaries, x.id)
 			}
@@ -316,13 +489,20 @@ func (w *world) next(deadline time.Time) (rollout.Event, bool) {
 		switch {
 		case it.ends != nil:
 			w.end(it.ends)
+		case it.pause != 0:
+			w.pauses = max(0, w.pauses+it.pause)
+			w.push(0, item{deployer: w.deployer, pauses: true})
 		case it.health != nil:
-			if x := w.byID[it.health.Instance]; x != nil && !x.changing && !x.deleted && !x.stopped && x.busy == nil {
+			if x := w.byID[it.health.Instance]; x != nil && !x.changing && !x.deleted && !x.stopped && !x.held && x.busy == nil {
 				x.healthy = it.health.Healthy
 				w.push(time.Millisecond, item{deployer: w.deployer, heartbeat: x})
 			}
 		case it.deployer != w.deployer || w.now < w.awake:
 			// The deployer that would have heard it is no more, or not yet there.
+		case it.pauses && w.pauses > 0:
+			return rollout.Event{Kind: rollout.EventPause}, true
+		case it.pauses:
+			return rollout.Event{Kind: rollout.EventResume}, true
 		case it.heartbeat != nil:
 			x := it.heartbeat
 			x.told = x.healthy
@@ -339,8 +519,8 @@ func (w *world) next(deadline time.Time) (rollout.Event, bool) {
 			}
 			for _, x := range op.at {
 				switch op.command.Kind {
-				case rollout.CommandUpdate, rollout.CommandRollback, rollout.CommandWatch:
-					x.told = op.err == nil && (op.command.Kind != rollout.CommandRollback || op.command.Generation != "")
+				case rollout.CommandUpdate, rollout.CommandRestart, rollout.CommandRollback, rollout.CommandWatch:
+					x.told = op.err == nil && (op.command.Kind != rollout.CommandRollback || op.command.Generation != "") && !x.held
 				}
 				if x.told != x.healthy { // it changed since
 					w.push(0, item{deployer: w.deployer, heartbeat: x})
@@ -355,6 +535,7 @@ func (w *world) next(deadline time.Time) (rollout.Event, bool) {
 					e.Found[x.id] = x.healthy
 				}
 			}
+			w.push(0, item{deployer: w.deployer, pauses: true})
 			return e, true
 		}
 	}
@@ -373,9 +554,10 @@ func (w *world) intend(c rollout.Command) {
 	w.ops[c.OpID] = op
 	w.check(op)
 	for _, x := range op.at {
+		op.was = append(op.was, marks{x.touched, x.passed})
 		switch c.Kind {
-		case rollout.CommandUpdate, rollout.CommandRollback, rollout.CommandStop:
-			x.touched, x.changing, x.told, x.passed = true, true, false, false
+		case rollout.CommandUpdate, rollout.CommandRestart, rollout.CommandRollback, rollout.CommandStop:
+			x.touched, x.tried, x.changing, x.told, x.passed = true, true, true, false, false
 		}
 	}
 }
@@ -391,6 +573,23 @@ func (w *world) execute(c rollout.Command) {
 		}
 		return
 	}
+	for _, x := range op.at {
+		if old := x.busy; old != nil && old.follower != w.deployer && (old.command.Kind == rollout.CommandWatch || old.command.Kind == rollout.CommandPrepare) {
+			old.ended, x.busy = true, nil // the agent breaks off what a superseded deployer only looks for
+		}
+		if x.busy != nil && !x.silent {
+			// As deployer.submit does: what an earlier deployer began ends first.
+			op.waited = true
+			x.waiting = append(x.waiting, op)
+			return
+		}
+	}
+	w.start(op)
+}
+
+// start begins an operation and says when it ends.
+func (w *world) start(op *operation) {
+	c := op.command
 	w.begin(op)
 	for _, x := range op.at {
 		for _, f := range w.options.Faults {
@@ -412,8 +611,18 @@ func (w *world) begin(op *operation) {
 	for _, x := range op.at {
 		x.busy = op
 		switch op.command.Kind {
-		case rollout.CommandUpdate, rollout.CommandRollback, rollout.CommandStop:
+		case rollout.CommandUpdate, rollout.CommandRestart, rollout.CommandRollback, rollout.CommandStop:
+			// The agent compares with what runs, and touches nothing that is as wanted.
+			op.nothing = op.command.Kind == rollout.CommandUpdate && !x.unfinished && x.active == op.command.Generation && x.stopped == x.held ||
+				op.command.Kind == rollout.CommandStop && (x.stopped || x.active == "")
+			if op.nothing {
+				break
+			}
 			x.healthy = false
+			x.changes++
+			if !x.unfinished {
+				x.unfinished, x.before, x.preStarted = true, x.active, false
+			}
 		}
 		if x.spec != nil {
 			g := &w.groups[x.group]
@@ -425,6 +634,9 @@ func (w *world) begin(op *operation) {
 
 // end is what an operation comes to.
 func (w *world) end(op *operation) {
+	if op.ended {
+		return
+	}
 	op.ended = true
 	for _, x := range op.at {
 		x.busy = nil
@@ -433,8 +645,24 @@ func (w *world) end(op *operation) {
 	for _, x := range op.at {
 		w.finish(op, x)
 	}
+	for _, x := range op.at {
+		waiting := x.waiting
+		x.waiting = nil
+		for _, next := range waiting {
+			if next.follower == w.deployer && !next.begun {
+				w.execute(next.command)
+			}
+		}
+	}
 	if op.follower == w.deployer {
 		w.push(time.Millisecond, item{deployer: w.deployer, answers: op})
+		return
+	}
+	for _, x := range op.at { // nobody waits for the answer, but agents tell how they are
+		if x.busy == nil {
+			x.changing = false
+		}
+		w.push(time.Millisecond, item{deployer: w.deployer, heartbeat: x})
 	}
 }
 
@@ -448,17 +676,32 @@ func (w *world) finish(op *operation, x *instance) {
 			x.changing = false // its VM was replaced, and that is as far as it gets
 		}
 	case rollout.CommandUpdate:
-		if x.active != op.command.Generation {
-			x.previous, x.active = x.active, op.command.Generation
+		if op.nothing && op.err == nil {
+			x.passed, x.changing = true, false
+			break
 		}
-		x.healthy, x.passed = op.err == nil, op.err == nil
+		if op.stage != StageDrain && !interrupted {
+			x.preStarted = x.preStarted || !x.held
+			if x.active != op.command.Generation {
+				x.previous, x.active = x.active, op.command.Generation
+			}
+		}
+		x.healthy, x.passed = op.err == nil && !op.command.Hold, op.err == nil
+		x.unfinished, x.stopped = op.err != nil, op.command.Hold
+		x.changing = interrupted
+	case rollout.CommandRestart:
+		x.healthy, x.passed, x.unfinished = op.err == nil, op.err == nil, op.err != nil
 		x.changing = interrupted
 	case rollout.CommandRollback:
 		if op.err == nil {
-			x.active, x.healthy = op.command.Generation, op.command.Generation != ""
-			x.stopped = op.command.Generation == ""
+			x.active, x.healthy = op.command.Generation, op.command.Generation != "" && !op.command.Hold
+			x.stopped, x.unfinished = op.command.Generation == "" || op.command.Hold, false
 		}
 		x.changing = interrupted
+	case rollout.CommandPostDeploy:
+		if op.err == nil {
+			x.postDeploys++
+		}
 	case rollout.CommandWatch:
 		x.healthy = x.healthy && (op.err == nil || interrupted)
 	case rollout.CommandStop:
@@ -468,8 +711,8 @@ func (w *world) finish(op *operation, x *instance) {
 		}
 	case rollout.CommandReplaceVM:
 		if op.err == nil {
-			x.staged, x.active, x.previous, x.stopped = "", "", "", false
-		} else {
+			x.staged, x.active, x.previous, x.stopped, x.replaced = "", "", "", false, true
+		} else if !interrupted {
 			x.changing = false
 		}
 	case rollout.CommandDeleteVM:
@@ -487,19 +730,28 @@ func (w *world) fate(op *operation) *api.Error {
 	for _, x := range op.at {
 		for _, f := range w.options.Faults {
 			if f.Instance == x.id && f.Command == c.Kind {
-				return failed("simulated fault: %s of %s fails", c.Kind, x.id)
+				op.stage = f.Stage
+				return failed("simulated fault: %s", strings.TrimSuffix(fmt.Sprintf("%s of %s fails in %s", c.Kind, x.id, f.Stage), " in "))
 			}
 		}
-		if w.chance(c.OpID, "agent ends") < uint64(w.options.AgentEnds) && x.interrupts < 2 {
+		if c.Kind == rollout.CommandRollback && c.Generation != "" && x.preStarted && w.irreversible(x) {
+			return &api.Error{Code: api.CodeIrreversible, Message: "simulated pre_start has run"}
+		}
+		engine := c.Kind == rollout.CommandReplaceVM || c.Kind == rollout.CommandDeleteVM
+		if !engine && w.chance(c.OpID, "agent ends") < uint64(w.options.AgentEnds) && x.interrupts < 2 {
 			x.interrupts++
 			return &api.Error{Code: api.CodeInterrupted, Message: "simulated end of the agent"}
 		}
 		x.interrupts = 0
-		if (c.Kind == rollout.CommandUpdate || c.Kind == rollout.CommandWatch) && slices.Contains(w.options.Bad, c.Generation) {
+		if (c.Kind == rollout.CommandUpdate || c.Kind == rollout.CommandWatch) && slices.Contains(w.options.Bad, c.Generation) && !c.Hold {
 			return failed("simulated bad generation %s does not become healthy", c.Generation)
 		}
 	}
 	return nil
+}
+
+func (w *world) irreversible(x *instance) bool {
+	return x.spec != nil && slices.Contains(w.options.Irreversible, w.plan.Groups[x.group].Name)
 }
 
 // latency of an operation: it follows from seed and operation alone, so it
@@ -507,7 +759,7 @@ func (w *world) fate(op *operation) *api.Error {
 func (w *world) latency(c rollout.Command) time.Duration {
 	from, to := time.Second, 20*time.Second
 	switch c.Kind {
-	case rollout.CommandUpdate, rollout.CommandRollback:
+	case rollout.CommandUpdate, rollout.CommandRestart, rollout.CommandRollback:
 		to = 40 * time.Second
 	case rollout.CommandWatch:
 		from, to = c.MinHealthy, max(c.MinHealthy, c.Deadline)+1
@@ -546,7 +798,9 @@ func (w *world) report(s rollout.State) Report {
 	}
 	r.Groups = w.groups
 	for _, x := range w.instances {
-		r.Instances = append(r.Instances, InstanceReport{ID: x.id, Generation: x.active, Healthy: x.healthy, Deleted: x.deleted})
+		r.Instances = append(r.Instances, InstanceReport{
+			ID: x.id, Generation: x.active, Healthy: x.healthy, Deleted: x.deleted, Unfinished: x.unfinished, Before: x.before, Changes: x.changes, PostDeploys: x.postDeploys,
+		})
 	}
 	return r
 }
@@ -558,10 +812,12 @@ type item struct {
 	sequence int
 	ends     *operation
 	health   *Health
+	pause    int // one more, or one less
 	// What the deployer hears; one that was killed does not.
 	deployer  int
 	answers   *operation
 	heartbeat *instance
+	pauses    bool // whether to pause
 }
 
 func (w *world) push(in time.Duration, it item) {

@@ -2,8 +2,11 @@ package simulate
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +18,16 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 )
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "rapid.checks" })
+	if !given {
+		_ = flag.Set("rapid.checks", strconv.Itoa(checks)) // rapid's own flag
+	}
+	os.Exit(m.Run())
+}
 
 func policy(canaries, maxInFlight int, f manifests.OnFailure) rollout.Policy {
 	return rollout.Policy{Canaries: canaries, MaxInFlight: maxInFlight, MinHealthy: 3 * time.Second, WatchMax: time.Minute, OnFailure: f}
@@ -46,7 +59,13 @@ func cluster(f manifests.OnFailure) rollout.Plan {
 	for i := range dea.Instances {
 		dea.Instances[i].Action, dea.Instances[i].Previous, dea.Instances[i].Healthy = rollout.ActionCreate, "", false
 	}
-	return rollout.Plan{ID: "r1", Groups: []rollout.Group{nats, lb, router, cc, dea}, Removals: []rollout.Removal{
+	cc.Instances[0].PostDeploy, cc.Instances[1].PostDeploy, cc.Instances[2].PostDeploy = true, true, true
+	app := group("app", 5, policy(1, 2, f), "dea")
+	app.Policy.MinAvailable = 2
+	app.Instances[1].Held, app.Instances[1].Healthy = true, false
+	app.Instances[2].Exempt, app.Instances[2].Action = true, rollout.ActionNone
+	app.Instances[4].PostDeploy = true
+	return rollout.Plan{ID: "r1", Groups: []rollout.Group{nats, lb, router, cc, dea, app}, Removals: []rollout.Removal{
 		{Group: "db", MaxInFlight: 1, Next: "delete", Instances: []rollout.RemovedInstance{{ID: "db/0"}, {ID: "db/1"}}},
 		{Group: "web", Requires: []string{"db"}, MaxInFlight: 1, Next: "delete", Instances: []rollout.RemovedInstance{{ID: "web/0"}, {ID: "web/1", NoAgent: true}}},
 	}}
@@ -72,8 +91,12 @@ func TestAWholeClusterIsRolled(t *testing.T) {
 	}
 	for _, x := range r.Instances {
 		gone := strings.HasPrefix(x.ID, "db/") || strings.HasPrefix(x.ID, "web/")
-		if x.Deleted != gone || !gone && (!x.Healthy || x.Generation != "new") {
+		held, exempt := x.ID == "app/1", x.ID == "app/2"
+		if x.Deleted != gone || !gone && (x.Healthy == held || (x.Generation == "new") == exempt || x.Unfinished) {
 			t.Errorf("ended with %+v", x)
+		}
+		if want := map[string]int{"cc/0": 1, "cc/1": 1, "cc/2": 1, "app/4": 1}[x.ID]; x.PostDeploys != want {
+			t.Errorf("post_deploy of %s ran %d times, want %d", x.ID, x.PostDeploys, want)
 		}
 	}
 	for _, g := range r.Groups {
@@ -95,6 +118,11 @@ func TestKilledAtEveryEvent(t *testing.T) {
 		{"a canary fails", Options{Seed: 3, Faults: []Fault{{Instance: "nats/0", Command: rollout.CommandUpdate}}}, rollout.OutcomeFailed},
 		{"a canary is silent", Options{Seed: 4, Faults: []Fault{{Instance: "nats/0", Command: rollout.CommandUpdate, Silent: true}}}, rollout.OutcomeFailed},
 		{"a prepare fails", Options{Seed: 5, Faults: []Fault{{Instance: "cc/2", Command: rollout.CommandPrepare}}}, rollout.OutcomeFailed},
+		{"with pauses", Options{Seed: 8, Pauses: []Pause{{2 * time.Second, time.Minute}, {3 * time.Minute, 5 * time.Minute}, {4 * time.Minute, time.Minute}}}, rollout.OutcomeDone},
+		{"some fall sick", Options{Seed: 9, Health: []Health{{50 * time.Second, "app/3", false}, {300 * time.Second, "app/3", true}, {60 * time.Second, "nats/2", false}, {100 * time.Second, "nats/2", true}}}, rollout.OutcomeDone},
+		{"there is no way back", Options{Seed: 10, Irreversible: []string{"router"}, Faults: []Fault{{Instance: "router/1", Command: rollout.CommandUpdate, Stage: StagePreStart}}}, rollout.OutcomeFailed},
+		{"it does not drain", Options{Seed: 11, Irreversible: []string{"router"}, Faults: []Fault{{Instance: "router/1", Command: rollout.CommandUpdate, Stage: StageDrain}}}, rollout.OutcomeFailed},
+		{"post_deploy fails", Options{Seed: 12, Faults: []Fault{{Instance: "cc/1", Command: rollout.CommandPostDeploy}}}, rollout.OutcomeFailed},
 		{"a VM cannot be replaced", Options{Seed: 6, Faults: []Fault{{Instance: "router/3", Command: rollout.CommandReplaceVM}}}, rollout.OutcomeFailed},
 	} {
 		for _, f := range []manifests.OnFailure{manifests.OnFailureRollback, manifests.OnFailureHalt, manifests.OnFailureRollbackAll} {
@@ -107,7 +135,7 @@ func TestKilledAtEveryEvent(t *testing.T) {
 				if whole.State.Outcome != test.want {
 					t.Fatalf("ends with %q, want %q; failures %+v", whole.State.Outcome, test.want, whole.State.Failures())
 				}
-				for at := 1; at <= whole.Steps; at++ {
+				for at := 1; at <= whole.Steps; at += everyStep {
 					for _, kill := range []Kill{KillBeforeSave, KillAfterSave, KillHalfSent, KillAfterSend} {
 						o := test.options
 						o.Kill = func(step int) Kill {
@@ -122,6 +150,28 @@ func TestKilledAtEveryEvent(t *testing.T) {
 						}
 						if test.want == rollout.OutcomeDone && (r.Operations != whole.Operations || !cmp.Equal(r.Instances, whole.Instances)) {
 							t.Fatalf("killed at step %d (%d): %d operations, want %d; instances (-want +got):\n%s", at, kill, r.Operations, whole.Operations, cmp.Diff(whole.Instances, r.Instances))
+						}
+
+						// The next apply, which knows of this one what it remembers and finds.
+						o.Replan = true
+						r = run(t, p, rollout.Memory{}, o)
+						if r.State.Outcome != whole.State.Outcome {
+							t.Fatalf("killed at step %d (%d): the next apply ends with %q, want %q; failures %+v", at, kill, r.State.Outcome, whole.State.Outcome, r.State.Failures())
+						}
+						if test.want == rollout.OutcomeDone {
+							for i, x := range r.Instances {
+								want := whole.Instances[i]
+								if x.Generation != want.Generation || test.options.AgentEnds == 0 && x.Changes != want.Changes || x.Healthy != want.Healthy || x.Deleted != want.Deleted || x.Unfinished && !x.Deleted || (x.PostDeploys > 0) != (want.PostDeploys > 0) {
+									t.Fatalf("killed at step %d (%d): the next apply leaves %+v, want %+v", at, kill, x, want)
+								}
+							}
+						}
+						// Without its memory too: canaries again, and nothing else.
+						if o.Forget = test.name != "post_deploy fails"; !o.Forget {
+							continue // that it is owed is forgotten
+						}
+						if r = run(t, p, rollout.Memory{}, o); r.State.Outcome != whole.State.Outcome {
+							t.Fatalf("killed at step %d (%d): without memory the next apply ends with %q, want %q; failures %+v", at, kill, r.State.Outcome, whole.State.Outcome, r.State.Failures())
 						}
 					}
 				}
@@ -140,91 +190,68 @@ func TestASilentAgentDoesNotHoldTheRollout(t *testing.T) {
 	}
 }
 
-// A deployer that is killed for good is followed by one that plans anew from
-// what is there and what was remembered, again and again.
+// A deployer that is killed is followed by one that plans anew from what is
+// there and what was remembered, again and again. In the end all is as wanted,
+// and one more apply finds nothing to do.
 func TestReplanning(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := plans.Draw(t, "plan")
-		p.Removals = nil
-		bad := rapid.Bool().Draw(t, "bad")
-		o := Options{Seed: rapid.Uint64().Draw(t, "seed")}
-		if bad {
+		o := Options{Seed: rapid.Uint64().Draw(t, "seed"), Replan: true}
+		if rapid.IntRange(0, 2).Draw(t, "bad") == 0 {
 			o.Bad = []string{"new"}
 		}
-		touched := map[string]bool{} // of groups that are no first deploys
-		watch := func(r Report) {
-			for g, progress := range r.State.Groups {
-				for _, x := range progress.Instances {
-					if x.Touched && !p.Groups[g].FirstDeploy {
-						touched[x.ID] = true
-					}
-				}
+		kills := rapid.SliceOfN(rapid.IntRange(1, 80), 0, 5).Draw(t, "kills")
+		kind := rapid.SampledFrom([]Kill{KillBeforeSave, KillAfterSave, KillHalfSent, KillAfterSend}).Draw(t, "kind")
+		o.Kill = func(step int) Kill {
+			if slices.Contains(kills, step) {
+				return kind
 			}
+			return KillNever
 		}
-		memory, current := rollout.Memory{}, p
-		for round := range rapid.IntRange(0, 4).Draw(t, "rounds") {
-			o.Leave = rapid.IntRange(2, 40).Draw(t, "leave")
-			r := run(t, current, memory, o)
-			watch(r)
-			if len(r.State.Failures()) > 0 {
-				clear(touched) // who applies it once more knows that it failed
-			}
-			memory, current = r.State.Memory(), replan(p, r, round)
-		}
-		o.Leave = 0
-		r := run(t, current, memory, o)
-		watch(r)
-		if !bad {
-			if !wanted(p, r) {
-				for _, f := range r.State.Failures() {
-					if f.Instance != "" {
-						t.Fatalf("ended with %s, %+v, %+v", r.State.Outcome, f, r.Instances)
-					}
+		r := run(t, p, rollout.Memory{}, o)
+		if len(o.Bad) > 0 {
+			for g, report := range r.Groups {
+				// Who applies it once more has been told that it failed.
+				policy, at := p.Groups[g].Policy, len(kills)+1
+				if updates(p.Groups[g]) && policy.Canaries > 0 && report.Touched > at*policy.Canaries {
+					t.Fatalf("a bad digest touched %d instances of %s in %d applies, which has %d canaries", report.Touched, report.Name, at, policy.Canaries)
 				}
-				if r.State.Outcome != rollout.OutcomeFailed {
-					t.Fatalf("ended with %s, %+v", r.State.Outcome, r.Instances)
-				}
-				return // blocked by sick instances that need nothing
-			}
-			again := run(t, replan(p, r, 9), r.State.Memory(), Options{})
-			if again.Operations != 0 {
-				t.Fatalf("a second rollout did %d operations", again.Operations)
 			}
 			return
 		}
-		for _, g := range p.Groups {
-			n := 0
-			for _, x := range g.Instances {
-				if touched[x.ID] {
-					n++
+		if !wanted(p, r) {
+			for _, f := range r.State.Failures() {
+				if f.Instance != "" {
+					t.Fatalf("ended with %s, %+v, %+v", r.State.Outcome, f, r.Instances)
 				}
 			}
-			if limit := max(g.Policy.Canaries, 1); g.Policy.Canaries > 0 && n > limit {
-				t.Fatalf("a bad digest touched %d instances of %s, which has %d canaries", n, g.Name, g.Policy.Canaries)
+			if r.State.Outcome != rollout.OutcomeFailed {
+				t.Fatalf("ended with %s, %+v", r.State.Outcome, r.Instances)
 			}
+			return // blocked by sick instances that need nothing
+		}
+		if again := run(t, replan(p, r), r.State.Memory(), Options{}); again.Operations != 0 {
+			t.Fatalf("a second rollout did %d operations", again.Operations)
 		}
 	})
 }
 
-// replan is what the planner would make of a cluster as a run left it.
-func replan(p rollout.Plan, r Report, round int) rollout.Plan {
+// updates tells whether all that a group owes is an update of what runs.
+func updates(g rollout.Group) bool {
+	return !g.FirstDeploy && !slices.ContainsFunc(g.Instances, func(x rollout.Instance) bool { return x.Held || x.Action == rollout.ActionRestart })
+}
+
+// replan is what the planner would make of a cluster that is as wanted.
+func replan(p rollout.Plan, r Report) rollout.Plan {
 	at := 0
-	next := rollout.Plan{ID: fmt.Sprint("again", round)}
+	next := rollout.Plan{ID: "again"}
 	for _, g := range p.Groups {
 		g.Instances = slices.Clone(g.Instances)
 		known, _ := r.State.Memory().Group(g.Name)
 		g.FirstDeploy = g.FirstDeploy && !known.Served
 		for i := range g.Instances {
-			now, x := r.Instances[at], &g.Instances[i]
+			g.Instances[i].Action, g.Instances[i].Healthy = rollout.ActionNone, r.Instances[at].Healthy
 			at++
-			x.Healthy = now.Healthy
-			switch {
-			case x.Action == rollout.ActionNone:
-			case now.Generation == x.Generation && now.Healthy:
-				x.Action = rollout.ActionNone
-			default:
-				x.Action, x.Previous = rollout.ActionUpdate, now.Generation
-			}
 		}
 		next.Groups = append(next.Groups, g)
 	}
@@ -238,7 +265,7 @@ func wanted(p rollout.Plan, r Report) bool {
 		for _, x := range g.Instances {
 			now := r.Instances[at]
 			at++
-			if x.Action != rollout.ActionNone && (now.Generation != x.Generation || !now.Healthy) {
+			if x.Action != rollout.ActionNone && (now.Generation != x.Generation || now.Healthy == x.Held) {
 				return false
 			}
 		}
@@ -263,10 +290,21 @@ func TestPromises(t *testing.T) {
 		}
 		o := Options{Seed: rapid.Uint64().Draw(t, "seed"), AgentEnds: rapid.SampledFrom([]int{0, 10, 50}).Draw(t, "agent ends")}
 		for range rapid.IntRange(0, 3).Draw(t, "faults") {
+			moment := rapid.SampledFrom(moments).Draw(t, "moment")
 			o.Faults = append(o.Faults, Fault{
 				Instance: rapid.SampledFrom(ids).Draw(t, "instance"),
-				Command:  rapid.SampledFrom(moments).Draw(t, "moment").command,
+				Command:  moment.command,
+				Stage:    moment.stage,
 				Silent:   rapid.Bool().Draw(t, "silent"),
+			})
+		}
+		if rapid.Bool().Draw(t, "no way back") {
+			o.Irreversible = []string{"g0", "g2"}
+		}
+		for range rapid.IntRange(0, 2).Draw(t, "pauses") {
+			o.Pauses = append(o.Pauses, Pause{
+				At:  time.Duration(rapid.IntRange(0, 200).Draw(t, "at")) * time.Second,
+				For: time.Duration(rapid.IntRange(1, 300).Draw(t, "for")) * time.Second,
 			})
 		}
 		if rapid.IntRange(0, 3).Draw(t, "bad") == 0 {
@@ -283,6 +321,8 @@ func TestPromises(t *testing.T) {
 			o.Interrupt = rapid.IntRange(1, 60).Draw(t, "interrupt")
 		}
 		kills := rapid.SliceOfN(rapid.IntRange(1, 120), 0, 6).Draw(t, "kills")
+		o.Replan = rapid.Bool().Draw(t, "replan")
+		o.Forget = o.Replan && rapid.IntRange(0, 3).Draw(t, "forget") == 0
 		points := rapid.SliceOfN(rapid.IntRange(int(KillBeforeSave), int(KillAfterSend)), 6, 6).Draw(t, "points")
 		o.Kill = func(step int) Kill {
 			if i := slices.Index(kills, step); i >= 0 {
@@ -296,10 +336,13 @@ func TestPromises(t *testing.T) {
 		}
 		for g, report := range r.Groups {
 			spec := p.Groups[g]
+			if o.Replan {
+				break // each deployer keeps them for itself, as Run checks
+			}
 			if !spec.FirstDeploy && report.MaxInFlight > spec.Policy.MaxInFlight {
 				t.Fatalf("%+v, but max_in_flight is %d", report, spec.Policy.MaxInFlight)
 			}
-			if len(o.Bad) > 0 && !spec.FirstDeploy && spec.Policy.Canaries > 0 && report.Touched > spec.Policy.Canaries {
+			if len(o.Bad) > 0 && updates(spec) && spec.Policy.Canaries > 0 && report.Touched > spec.Policy.Canaries {
 				t.Fatalf("a bad digest touched %+v, but there are %d canaries", report, spec.Policy.Canaries)
 			}
 		}
@@ -314,10 +357,17 @@ var plans = rapid.Custom(func(t *rapid.T) rollout.Plan {
 	p := rollout.Plan{ID: "r1", Parallel: rapid.IntRange(1, 8).Draw(t, "parallel")}
 	actions := []rollout.Action{rollout.ActionUpdate, rollout.ActionUpdate, rollout.ActionUpdate, rollout.ActionRecreate, rollout.ActionNone}
 	failures := []manifests.OnFailure{manifests.OnFailureRollback, manifests.OnFailureHalt, manifests.OnFailureRollbackAll}
+	restart := rapid.IntRange(0, 5).Draw(t, "restart") == 0 // instead of an update
+	if restart {
+		actions = []rollout.Action{rollout.ActionRestart, rollout.ActionNone}
+	}
 	for gi := range rapid.IntRange(1, 4).Draw(t, "groups") {
 		n := rapid.IntRange(1, 7).Draw(t, "instances")
 		g := group(fmt.Sprint("g", gi), n, policy(rapid.IntRange(0, 3).Draw(t, "canaries"), rapid.IntRange(1, 4).Draw(t, "max in flight"), rapid.SampledFrom(failures).Draw(t, "on failure")))
-		g.FirstDeploy = rapid.IntRange(0, 3).Draw(t, "first") == 0
+		g.FirstDeploy = !restart && rapid.IntRange(0, 3).Draw(t, "first") == 0
+		if rapid.Bool().Draw(t, "min available") {
+			g.Policy.MinAvailable = rapid.IntRange(0, n-1).Draw(t, "at least")
+		}
 		for other := range gi {
 			if rapid.Bool().Draw(t, "requires") {
 				g.Requires = append(g.Requires, fmt.Sprint("g", other))
@@ -326,12 +376,21 @@ var plans = rapid.Custom(func(t *rapid.T) rollout.Plan {
 		for i := range g.Instances {
 			x := &g.Instances[i]
 			x.AZ = fmt.Sprint("z", rapid.IntRange(0, 2).Draw(t, "az"))
+			x.PostDeploy = rapid.IntRange(0, 3).Draw(t, "post_deploy") == 0
 			if g.FirstDeploy {
 				x.Action, x.Previous, x.Healthy = rollout.ActionCreate, "", false
 				continue
 			}
 			x.Action = rapid.SampledFrom(actions).Draw(t, "action")
 			x.Healthy = rapid.IntRange(0, 5).Draw(t, "sick") > 0
+			switch rapid.IntRange(0, 7).Draw(t, "wish") {
+			case 0:
+				x.Exempt, x.Action = true, rollout.ActionNone
+			case 1:
+				if x.Action != rollout.ActionRestart {
+					x.Held, x.Healthy = true, false
+				}
+			}
 		}
 		p.Groups = append(p.Groups, g)
 	}
