@@ -287,6 +287,14 @@ func (o *operations) progress(op *operation, since uint64, from *int64) (api.Pro
 	return p, op.changed, err
 }
 
+// breakOff ends the running operation if it only looks or fetches for a
+// deployer that another one, of this epoch, has taken over from.
+func (o *operations) breakOff(running *api.Operation, epoch uint64) {
+	if running.Epoch < epoch && (running.Kind == api.KindWatch || running.Kind == api.KindPrepare) {
+		o.get(running.OpID).cancel(staleEpoch(running.Epoch, epoch))
+	}
+}
+
 // current is how an operation stands.
 func (o *operations) current(op *operation) api.Operation {
 	o.mu.Lock()
@@ -351,6 +359,7 @@ func (a *Agent) Submit(_ context.Context, s api.Submission) (api.Operation, erro
 		}
 	}
 	if running := a.ops.runningNow(); running != nil {
+		a.ops.breakOff(running, s.Epoch)
 		return api.Operation{}, &api.Error{Code: api.CodeConflict,
 			Message: fmt.Sprintf("cannot begin %s: operation %s (%s) runs; wait for it", s.Kind, running.OpID, running.Kind)}
 	}

@@ -346,3 +346,32 @@ func TestErrandAndTakeOver(t *testing.T) {
 		}
 	})
 }
+
+// What only looks or fetches for a deployer that was taken over from does not
+// hold up the next one.
+func TestTakeOverBreaksOffWhatOnlyLooks(t *testing.T) {
+	overBoth(t, func(f *fixture) {
+		f.apply(specOf("g1", jobOf("app", sleeper("main", "d1"))))
+		hangs := jobOf("app", sleeper("main", "d1"))
+		hangs.Hooks = []api.Hook{script(api.HookCheck, "", "sleep 1000")}
+		for _, body := range []any{
+			api.Watch{MinHealthyMS: time.Hour.Milliseconds(), DeadlineMS: 2 * time.Hour.Milliseconds()},
+			api.Prepare{Spec: specOf("g2", hangs)},
+		} {
+			old := f.submission(body)
+			_, err := f.c.Submit(f.context(), old)
+			f.must(err)
+			_, err = f.c.Submit(f.context(), f.submission(api.PostDeploy{})) // of the same deployer
+			f.refused(err, api.CodeConflict, old.OpID)
+			if p, err := f.c.Wait(f.context(), api.WaitRequest{OpID: old.OpID}); err != nil || p.Operation.State != api.OperationRunning {
+				f.Errorf("got %+v, %v", p.Operation, err)
+			}
+			f.epoch++
+			f.until("the next deployer is heard", func() bool {
+				_, err := f.c.Submit(f.context(), f.submission(api.PostDeploy{}))
+				return err == nil
+			})
+			f.refused(f.c.Do(f.context(), old, nil), api.CodeStaleEpoch)
+		}
+	})
+}

@@ -199,11 +199,14 @@ type Reload struct {
 type HookKind string
 
 const (
-	HookCheck      HookKind = "check"       // before anything is touched; the staged files are in DEPLOY_STAGED
-	HookPreStart   HookKind = "pre_start"   // after activate, before start
-	HookPostStart  HookKind = "post_start"  // after healthy
-	HookPreStop    HookKind = "pre_stop"    // before drain
-	HookDrain      HookKind = "drain"       // until it exits 0
+	HookCheck     HookKind = "check"      // before anything is touched; the staged files are in DEPLOY_STAGED
+	HookPreStart  HookKind = "pre_start"  // after activate, before start
+	HookPostStart HookKind = "post_start" // after healthy
+	HookPreStop   HookKind = "pre_stop"   // before drain
+	// HookDrain is run until it exits 0. If it then prints a number, in its last
+	// line, that many seconds are waited; if the number is below 0 it is asked again
+	// after them. All that within the hook's time.
+	HookDrain      HookKind = "drain"
 	HookPostStop   HookKind = "post_stop"   // after stop
 	HookPostDeploy HookKind = "post_deploy" // once the whole deployment is updated
 	HookErrand     HookKind = "errand"      // on request

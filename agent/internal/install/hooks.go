@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"sort"
+	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -33,8 +35,8 @@ const hookGrace = 2 * time.Second
 // sweepTimeout bounds the end of what a hook has left behind.
 const sweepTimeout = 10 * time.Second
 
-// drainPause lies between two runs of a drain hook, which is run until it
-// exits 0.
+// drainPause lies between two runs of a drain hook that does not say how long to
+// wait: it is run until it exits 0.
 const drainPause = time.Second
 
 // runHooks runs the job's hooks of a kind, in the order of the spec.
@@ -69,15 +71,30 @@ func (i *Installer) runHook(ctx context.Context, report Report, spec api.Spec, j
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
-		tail, err := i.runOnce(limited, report, spec, job, hook, env)
-		if err == nil {
+		tail, said, err := i.runOnce(limited, report, spec, job, hook, env)
+		wait, again := time.Duration(0), false
+		switch {
+		case hook.Kind != api.HookDrain:
+		case err == nil:
+			wait, again = drainTime(said)
+		case exitOf(err) != nil:
+			wait, again = drainPause, true
+		}
+		if err == nil && wait == 0 && !again {
 			return nil
 		}
-		if limited.Err() == nil && hook.Kind == api.HookDrain && exitOf(err) != nil {
+		if limited.Err() == nil && (wait > 0 || again) {
+			if err == nil {
+				report.Event(string(hook.Kind), fmt.Sprintf("%s waits %s", job.Name, wait))
+			}
 			select {
-			case <-time.After(drainPause):
-				continue
+			case <-time.After(wait):
+				if again {
+					continue
+				}
+				return nil
 			case <-limited.Done():
+				err = limited.Err()
 			}
 		}
 		failure := &api.ProcessFailure{Job: job.Name, Name: hookName(hook), Log: tail, Exit: exitOf(err)}
@@ -94,6 +111,24 @@ func (i *Installer) runHook(ctx context.Context, report Report, spec api.Spec, j
 		}
 		return &hookError{api.Error{Code: api.CodeFailed, Process: failure, Message: message}, err}
 	}
+}
+
+// drainTime reads how long a drain hook wants to be waited for, if the last line
+// that it printed is a whole number of seconds, and whether it is asked again
+// then: so it is below 0.
+func drainTime(said []byte) (wait time.Duration, again bool) {
+	lines := lastLines(said, 1)
+	if len(lines) == 0 {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(lines[0]), 10, 32)
+	if err != nil {
+		return 0, false
+	}
+	if n < 0 {
+		return time.Duration(-n) * time.Second, true
+	}
+	return time.Duration(n) * time.Second, false
 }
 
 // hookError is an api.Error that keeps its cause.
@@ -128,13 +163,13 @@ func HookProcess(dir, opID string) string {
 	return fmt.Sprintf("hook-%08x-%s", crc32.ChecksumIEEE([]byte(dir)), opID)
 }
 
-func (i *Installer) runOnce(ctx context.Context, report Report, spec api.Spec, job api.Job, hook api.Hook, env map[string]string) (tail []string, err error) {
+func (i *Installer) runOnce(ctx context.Context, report Report, spec api.Spec, job api.Job, hook api.Hook, env map[string]string) (tail []string, said []byte, err error) {
 	if len(hook.Command) == 0 {
-		return nil, errors.New("it has no command")
+		return nil, nil, errors.New("it has no command")
 	}
 	data := i.path("data", job.Name)
 	if err := os.MkdirAll(data, 0o755); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	log := logfile.Open(i.path("log", job.Name, hookName(hook)+".log"), hookLogBytes, hookLogKeep)
 	defer log.Close()
@@ -155,8 +190,12 @@ func (i *Installer) runOnce(ctx context.Context, report Report, spec api.Spec, j
 	}
 	cmd.Stdout = heard.stream("")
 	cmd.Stderr = cmd.Stdout
-	if hook.Kind == api.HookErrand || hook.Kind == api.HookPostDeploy {
+	var answer bytes.Buffer // of a drain hook
+	switch hook.Kind {
+	case api.HookErrand, api.HookPostDeploy:
 		cmd.Stdout, cmd.Stderr = heard.stream(api.Stdout), heard.stream(api.Stderr)
+	case api.HookDrain:
+		cmd.Stdout = io.MultiWriter(cmd.Stderr, &lastBytes{&answer})
 	}
 	// A group of its own: at the end of its time the hook goes with all that it
 	// started.
@@ -178,7 +217,7 @@ func (i *Installer) runOnce(ctx context.Context, report Report, spec api.Spec, j
 	if err != nil {
 		fmt.Fprintf(log, "%s %s: %v\n", time.Now().UTC().Format(time.RFC3339), called(hook), err)
 	}
-	return lastLines(heard.recent(), 30), err
+	return lastLines(heard.recent(), 30), answer.Bytes(), err
 }
 
 // endHook kills what is left of a hook whose time is over.
@@ -209,6 +248,18 @@ func environ(m map[string]string) []string {
 	}
 	sort.Strings(out)
 	return out
+}
+
+// lastBytes keeps the end of what is written.
+type lastBytes struct{ *bytes.Buffer }
+
+func (l *lastBytes) Write(p []byte) (int, error) {
+	const keep = 1 << 10
+	l.Buffer.Write(p)
+	if over := l.Len() - keep; over > 0 {
+		l.Next(over)
+	}
+	return len(p), nil
 }
 
 // hookOutput is what a hook says, on one stream or two.

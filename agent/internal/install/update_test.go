@@ -545,6 +545,52 @@ func TestDrainHookIsRepeatedUntilItSucceeds(t *testing.T) {
 	}
 }
 
+func TestDrainHookSaysHowLongItTakes(t *testing.T) {
+	for name, tc := range map[string]struct {
+		script string
+		events []string // of the drain
+		fails  string
+	}{
+		"static":     {"echo draining; echo 1", []string{"drain a", "drain a waits 1s"}, ""},
+		"nothing":    {"echo done", []string{"drain a"}, ""},
+		"zero":       {"echo 0", []string{"drain a"}, ""},
+		"dynamic":    {"test -e again && exec echo 0; touch again; echo -1", []string{"drain a", "drain a waits 1s"}, ""},
+		"both":       {"test -e again && exec echo 1; touch again; echo -1; echo aside >&2", []string{"drain a", "drain a waits 1s", "drain a waits 1s"}, ""},
+		"for ever":   {"echo -1", []string{"drain a", "drain a waits 1s", "drain a waits 1s"}, "did not end within 1.5s"},
+		"too long":   {"echo 1000", []string{"drain a", "drain a waits 16m40s"}, "did not end within 1.5s"},
+		"no number":  {"echo 5 seconds", []string{"drain a"}, ""},
+		"on another": {"echo 5 >&2", []string{"drain a"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			i := newInstaller(t, t.TempDir(), &recorder{running: map[ref]api.ProcessStatus{}})
+			s := spec("g1", "a/one@1/1")
+			limit := time.Minute
+			if tc.fails != "" {
+				limit = 1500 * time.Millisecond
+			}
+			s.Jobs[0].Hooks = []api.Hook{hook(api.HookDrain, tc.script, limit)}
+			must(t, prepareAndUpdate(t, i, s))
+			next := spec("g2", "a/one@2/1")
+			must(t, i.Prepare(t.Context(), next, &steps{}))
+			report := &steps{}
+			err := i.Update(t.Context(), api.Update{Generation: "g2"}, report)
+			if (err != nil) != (tc.fails != "") || err != nil && !strings.Contains(err.Error(), tc.fails) {
+				t.Fatalf("got %v, want %q", err, tc.fails)
+			}
+			var drains []string
+			for _, e := range report.events {
+				if strings.HasPrefix(e, "drain a") && !strings.HasPrefix(e, "drain a/") {
+					drains = append(drains, e)
+				}
+			}
+			if tc.fails == "" && !slices.Equal(drains, tc.events) || !strings.HasPrefix(strings.Join(tc.events, "|"), strings.Join(drains, "|")) {
+				t.Errorf("events %q, want %q", drains, tc.events)
+			}
+		})
+	}
+}
+
 func TestHookMayTimeOut(t *testing.T) {
 	i := newInstaller(t, t.TempDir(), &recorder{running: map[ref]api.ProcessStatus{}})
 	s := spec("g1", "a/one@1/1")

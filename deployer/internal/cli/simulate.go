@@ -2,6 +2,8 @@ package cli
 
 import (
 	"os"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,20 +13,30 @@ import (
 
 func (a *app) simulate() *cobra.Command {
 	var q deployer.SimulateRequest
+	var trace bool
 	cmd := &cobra.Command{
 		Use:   "simulate MANIFEST",
 		Short: "Try a rollout out on simulated agents and virtual time",
 		Long: `Runs the machine that apply runs, with the manifest's own policies, against
-simulated agents: an update of every instance, or a first deploy. Latencies
-follow from the seed. Exit code 1 if a promise of the rollout did not hold.`,
+simulated agents: an update of every instance, a restart, or a first deploy.
+Latencies follow from the seed. Exit code 1 if a promise of the rollout did not
+hold: as many instances available as must be, no more in flight than may be,
+canaries first, no instance touched that is not to be, and an end.`,
 		Example: `  deploy simulate cluster.hcl --agents 2000
   deploy simulate cluster.hcl --fail router/2@start --seed 7
-  deploy simulate cluster.hcl --bad hello          a release that never gets healthy`,
+  deploy simulate cluster.hcl --bad hello                   a release that never gets healthy
+  deploy simulate cluster.hcl --kill 20 --kill 40           the deployer dies at these events
+  deploy simulate cluster.hcl --sick router/1@30s-2m --pause 60s-90s --trace`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := a.deployer(args[0], nil)
 			if err != nil {
 				return err
+			}
+			if trace {
+				q.Trace = func(at time.Duration, event string, commands []string) {
+					views.SimulationEvent(os.Stderr, at, event, commands)
+				}
 			}
 			s, err := d.Simulate(q)
 			if err != nil {
@@ -43,8 +55,15 @@ follow from the seed. Exit code 1 if a promise of the rollout did not hold.`,
 	}
 	cmd.Flags().IntVar(&q.Agents, "agents", 0, "scale the groups to `N` instances in all")
 	cmd.Flags().BoolVar(&q.First, "first", false, "a first deploy instead of an update")
-	cmd.Flags().StringArrayVar(&q.Faults, "fail", nil, "`group/index@moment` that fails: prepare, start, watch, rollback, stop; with :silent no answer comes")
+	cmd.Flags().BoolVar(&q.Restart, "restart", false, "a restart instead of an update")
+	cmd.Flags().StringArrayVar(&q.Faults, "fail", nil, "`group/index@moment` that fails: "+strings.Join(deployer.SimulatedMoments(), ", ")+"; with :silent no answer comes")
 	cmd.Flags().StringArrayVar(&q.Bad, "bad", nil, "`group` whose new generation never becomes healthy")
+	cmd.Flags().StringArrayVar(&q.Sick, "sick", nil, "`group/index` that does not serve; with @30s from then on, with @30s-2m for a while")
+	cmd.Flags().StringSliceVar(&q.Held, "hold", nil, "`group/index` that an operator has stopped")
+	cmd.Flags().StringSliceVar(&q.Ignored, "ignore", nil, "`group/index` that an operator ignores")
+	cmd.Flags().StringArrayVar(&q.Pauses, "pause", nil, "an operator's pause, `60s-90s`")
+	cmd.Flags().IntSliceVar(&q.Kills, "kill", nil, "`event` at which the deployer is killed, to be followed by another apply 5 s later")
+	cmd.Flags().BoolVar(&trace, "trace", false, "print every event, and the commands that follow, to stderr")
 	cmd.Flags().Uint64Var(&q.Seed, "seed", 1, "of latencies; the same seed gives the same run")
 	return cmd
 }

@@ -659,8 +659,8 @@ func (w *world) end(op *operation) {
 		return
 	}
 	for _, x := range op.at { // nobody waits for the answer, but agents tell how they are
-		if x.busy == nil {
-			x.changing = false
+		if x.busy == nil && w.options.Replan {
+			x.changing = false // nor goes on with it
 		}
 		w.push(time.Millisecond, item{deployer: w.deployer, heartbeat: x})
 	}

@@ -9,6 +9,14 @@ import (
 	"deploy/deployer"
 )
 
+// SimulationEvent prints what happened, and what follows.
+func SimulationEvent(w io.Writer, at time.Duration, event string, commands []string) {
+	fmt.Fprintf(w, "%10s  %s\n", at.Round(time.Millisecond), event)
+	for _, c := range commands {
+		fmt.Fprintf(w, "%10s  -> %s\n", "", c)
+	}
+}
+
 // Simulation prints how a simulated rollout went.
 func Simulation(w io.Writer, s *deployer.Simulation) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
