@@ -616,6 +616,7 @@ func (w *world) begin(op *operation) {
 			op.nothing = op.command.Kind == rollout.CommandUpdate && !x.unfinished && x.active == op.command.Generation && x.stopped == x.held ||
 				op.command.Kind == rollout.CommandStop && (x.stopped || x.active == "")
 			if op.nothing {
+				x.changing = op.command.Kind == rollout.CommandStop
 				break
 			}
 			x.healthy = false

@@ -19,12 +19,16 @@ import (
 	"pgregory.net/rapid"
 )
 
+// TestMain gives rapid the same seeds each time: what CI tests must not depend
+// on chance. Other ones are tried with -rapid.seed and -rapid.checks.
 func TestMain(m *testing.M) {
 	flag.Parse()
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "rapid.checks" })
-	if !given {
-		_ = flag.Set("rapid.checks", strconv.Itoa(checks)) // rapid's own flag
+	given := map[string]bool{}
+	flag.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	for name, value := range map[string]string{"rapid.checks": strconv.Itoa(checks), "rapid.seed": "1"} {
+		if !given[name] {
+			_ = flag.Set(name, value) // rapid's own flags
+		}
 	}
 	os.Exit(m.Run())
 }
