@@ -92,7 +92,8 @@ type Capacity struct {
 	Apps     int `yaml:"apps" json:"apps"`
 }
 
-// Directories are folders.
+// Directories are folders. A relative path is one from the folder that the
+// controller is started in, as is a database file's.
 type Directories struct {
 	Droplets         string `yaml:"droplets"`
 	Resources        string `yaml:"resources"`
@@ -217,6 +218,12 @@ func (c *Config) complete() error {
 	if d.Tmpdir == "" {
 		c.Directories.Tmpdir = filepath.Join(d.Droplets, ".tmp")
 	}
+	for _, folder := range []*string{&c.Directories.Droplets, &c.Directories.Resources, &c.Directories.Tmpdir} {
+		var err error
+		if *folder, err = filepath.Abs(*folder); err != nil {
+			return fmt.Errorf("cannot find a folder of directories: %w", err)
+		}
+	}
 	for i, email := range c.Admins {
 		c.Admins[i] = strings.ToLower(email)
 	}
@@ -267,13 +274,14 @@ func (c *Config) databaseURI() (string, error) {
 	}
 	switch db.Adapter {
 	case "sqlite3", "sqlite":
-		if !filepath.IsAbs(db.Database) {
-			return "", errors.New("the sqlite3 database must be an absolute path")
+		file, err := filepath.Abs(db.Database)
+		if err != nil || db.Database == "" {
+			return "", fmt.Errorf("the sqlite3 database %q is no file", db.Database)
 		}
 		if len(c.Peers) > 0 {
 			return "", errors.New("several controllers need PostgreSQL: SQLite serves a single one")
 		}
-		return "sqlite://" + db.Database, nil
+		return "sqlite://" + file, nil
 	case "postgresql", "postgres":
 		u := url.URL{Scheme: "postgres", User: url.UserPassword(db.Username, db.Password), Path: "/" + db.Database}
 		if strings.HasPrefix(db.Host, "/") { // the folder of a unix socket

@@ -151,5 +151,5 @@ func (c *Controller) bulkCredentials(m *nats.Msg) {
 		return
 	}
 	a := c.settings.Load().BulkAPI.Auth
-	c.publish(m.Reply, wire.BulkCredentials{User: a.User, Password: a.Password})
+	c.publish(m.Reply, wire.BulkCredentials{User: a.User, Password: a.Password, Address: c.address()})
 }

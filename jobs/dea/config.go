@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -41,7 +42,8 @@ const (
 type Config struct {
 	component.Config `yaml:",inline"`
 
-	// BaseDir holds all that the DEA keeps: droplets, instances, records.
+	// BaseDir holds all that the DEA keeps: droplets, instances, records. A relative
+	// path is one from the folder that the DEA is started in.
 	BaseDir string `yaml:"base_dir"`
 	// FilerPort is the file server's, on the own address.
 	FilerPort int `yaml:"filer_port"`
@@ -86,7 +88,8 @@ type Config struct {
 	Ports PortRange `yaml:"ports"`
 	// Processes is how many an instance may have, threads included.
 	Processes int `yaml:"processes"`
-	// Warden is the program that is the parent of an app.
+	// Warden is the program that is the parent of an app; "": the one beside this
+	// program.
 	Warden string `yaml:"warden"`
 }
 
@@ -259,6 +262,18 @@ func load(file string) (Config, map[string]any, error) {
 	if cfg.EvacuationDelay != nil {
 		cfg.Intervals.EvacuationDelay = *cfg.EvacuationDelay
 	}
+	if cfg.BaseDir != "" {
+		if cfg.BaseDir, err = filepath.Abs(cfg.BaseDir); err != nil {
+			return Config{}, nil, fmt.Errorf("cannot find base_dir: %w", err)
+		}
+	}
+	if cfg.Warden == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return Config{}, nil, fmt.Errorf("cannot find the warden: %w", err)
+		}
+		cfg.Warden = filepath.Join(filepath.Dir(self), "warden")
+	}
 	if err := cfg.check(); err != nil {
 		return Config{}, nil, fmt.Errorf("cannot use the configuration %s: %w", file, err)
 	}
@@ -268,7 +283,7 @@ func load(file string) (Config, map[string]any, error) {
 func (c Config) check() error {
 	switch {
 	case !filepath.IsAbs(c.BaseDir):
-		return fmt.Errorf("base_dir %q is no absolute path", c.BaseDir)
+		return errors.New("base_dir is missing: where droplets and instances are kept")
 	case c.FilerPort < 0 || c.FilerPort > 65535:
 		return fmt.Errorf("filer_port %d is not within 0 and 65535", c.FilerPort)
 	case c.MaxMemory < 1:

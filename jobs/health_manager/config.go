@@ -27,7 +27,8 @@ type Config struct {
 type BulkAPI struct {
 	// Host is the API's URL. Addresses, host:port each, are those of the cloud
 	// controllers; they are asked for Host directly, so that neither DNS nor a
-	// router is needed. None: Host is looked up.
+	// router is needed. None: the controller that answers on the bus says where it
+	// is, and if it does not (the original's) Host is looked up.
 	Host      string   `yaml:"host"`
 	Addresses []string `yaml:"addresses"`
 	BatchSize int      `yaml:"batch_size"` // apps in an answer

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"deploy/jobs/wire"
@@ -32,15 +33,25 @@ var errCredentials = errors.New("user or password refused")
 // used by one goroutine.
 type bulkAPI struct {
 	config BulkAPI
+	dialer *net.Dialer
 	// ask gets user and password over the bus.
 	ask         func(context.Context) (wire.BulkCredentials, error)
 	controllers []*http.Client        // one for each address; the one that answered last is first
+	told        string                // where the controller is that gave the credentials
 	credentials *wire.BulkCredentials // nil: to be asked for
 }
 
 func newBulkAPI(config BulkAPI, dialer *net.Dialer, ask func(context.Context) (wire.BulkCredentials, error)) *bulkAPI {
-	b := &bulkAPI{config: config, ask: ask}
-	addresses := config.Addresses
+	b := &bulkAPI{config: config, dialer: dialer, ask: ask}
+	b.connect(config.Addresses)
+	return b
+}
+
+// connect prepares clients of the controllers at these addresses; none: of the
+// one that DNS finds.
+func (b *bulkAPI) connect(addresses []string) {
+	b.close()
+	b.controllers = nil
 	if len(addresses) == 0 {
 		addresses = []string{""}
 	}
@@ -50,11 +61,10 @@ func newBulkAPI(config BulkAPI, dialer *net.Dialer, ask func(context.Context) (w
 			if address != "" {
 				named = address
 			}
-			return dialer.DialContext(ctx, network, named)
+			return b.dialer.DialContext(ctx, network, named)
 		}
 		b.controllers = append(b.controllers, &http.Client{Transport: transport, Timeout: answerTimeout})
 	}
-	return b
 }
 
 // close lets go of idle connections.
@@ -120,7 +130,9 @@ func (b *bulkAPI) users(ctx context.Context) (int, error) {
 }
 
 // get asks one cloud controller after the other. Credentials that are refused
-// are asked for once more: they are new after a controller's restart.
+// are asked for once more: they are new after a controller's restart. So are
+// those of a controller that does not answer, where no addresses are given:
+// another one may answer, and say where it is.
 func (b *bulkAPI) get(ctx context.Context, path string) ([]byte, error) {
 	for again := false; ; again = true {
 		if b.credentials == nil {
@@ -129,6 +141,10 @@ func (b *bulkAPI) get(ctx context.Context, path string) ([]byte, error) {
 				return nil, err
 			}
 			b.credentials = &credentials
+			if len(b.config.Addresses) == 0 && credentials.Address != b.told {
+				b.told = credentials.Address
+				b.connect(strings.Fields(b.told))
+			}
 		}
 		var problems []error
 		for range len(b.controllers) {
@@ -143,10 +159,13 @@ func (b *bulkAPI) get(ctx context.Context, path string) ([]byte, error) {
 			b.controllers = append(b.controllers[1:], b.controllers[0])
 		}
 		err := fmt.Errorf("cannot read the bulk API: %w", errors.Join(problems...))
-		if !errors.Is(err, errCredentials) || again {
+		if !errors.Is(err, errCredentials) && b.told == "" {
 			return nil, err
 		}
 		b.credentials = nil
+		if again {
+			return nil, err
+		}
 	}
 }
 

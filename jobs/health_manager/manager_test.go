@@ -56,6 +56,7 @@ type database struct {
 	mu       sync.Mutex
 	apps     map[int64]wire.BulkApp
 	password string
+	told     []string // addresses that are told with the password, in turn
 	read     []string // bulk tokens that were asked for
 }
 
@@ -137,7 +138,18 @@ func newCluster(t *testing.T) *cluster {
 		"cloudcontroller.bulk.credentials.default": func(m *nats.Msg) {
 			c.db.mu.Lock()
 			defer c.db.mu.Unlock()
-			_ = m.Respond([]byte(`{"user":"bulk_api","password":"` + c.db.password + `"}`))
+			answer := wire.BulkCredentials{User: "bulk_api", Password: c.db.password}
+			if len(c.db.told) > 0 {
+				answer.Address = c.db.told[0]
+				c.db.told = append(c.db.told[1:], answer.Address)
+			}
+			data, err := json.Marshal(answer)
+			if err == nil {
+				err = m.Respond(data)
+			}
+			if err != nil {
+				t.Error(err)
+			}
 		},
 	} {
 		if _, err := c.conn.Subscribe(subject, handle); err != nil {
@@ -181,7 +193,9 @@ func (c *cluster) configure(file, intervals string) {
 	c.t.Helper()
 	var addresses []string
 	for _, s := range c.controllers {
-		addresses = append(addresses, strconv.Quote(s.Listener.Addr().String()))
+		if len(c.db.told) == 0 {
+			addresses = append(addresses, strconv.Quote(s.Listener.Addr().String()))
+		}
 	}
 	text := fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nbulk_api: {host: 'http://api.cf.test', addresses: [%s], batch_size: 2}\nintervals: {%s}\n",
 		c.bus.ClientURL(), strings.Join(addresses, ","), intervals)
@@ -385,6 +399,26 @@ func TestNewCredentialsAreAskedFor(t *testing.T) {
 	c.db.mu.Unlock()
 	c.db.put(bulkApp(8, "v-1", 1))
 	eventually(t, "apps are read again", func() bool { return m.varz()["total_apps"] == 2 })
+}
+
+// TestControllersSayWhereTheyAre: without addresses and DNS the ones that answer
+// on the bus are asked.
+func TestControllersSayWhereTheyAre(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	c.db.put(bulkApp(7, "v-1", 1))
+	c.db.told = []string{c.controllers[0].Listener.Addr().String(), c.controllers[1].Listener.Addr().String()}
+	c.controllers[0].Close()
+	m, _ := c.manage("desired_state_update: 0.1")
+	c.leads(m)
+	replaced := httptest.NewServer(c.db)
+	t.Cleanup(replaced.Close)
+	c.db.mu.Lock()
+	c.db.told = []string{replaced.Listener.Addr().String()}
+	c.db.mu.Unlock()
+	c.controllers[1].Close()
+	c.db.put(bulkApp(8, "v-1", 1))
+	eventually(t, "apps are read from the one that is there now", func() bool { return m.varz()["total_apps"] == 2 })
 }
 
 func TestOneActs(t *testing.T) {

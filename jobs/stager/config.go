@@ -31,7 +31,8 @@ type Config struct {
 
 	// Plugins are programs by the framework that they stage; see README.md.
 	Plugins map[string]string `yaml:"plugins"`
-	// StaticServer is the program that goes into the droplets of static apps.
+	// StaticServer is the program that goes into the droplets of static apps; "":
+	// the one beside this program.
 	StaticServer string `yaml:"static_server"`
 	// Tomcat is a Tomcat's home; "": Debian's, if it is there.
 	Tomcat string `yaml:"tomcat"`
@@ -98,10 +99,24 @@ func load(file string) (Config, map[string]any, error) {
 			}
 		}
 	}
+	if cfg.StaticServer == "" {
+		self, err := os.Executable()
+		if err != nil {
+			return Config{}, nil, fmt.Errorf("cannot find the static_server: %w", err)
+		}
+		if beside := filepath.Join(filepath.Dir(self), "static_server"); fileExists(beside) {
+			cfg.StaticServer = beside
+		}
+	}
 	if cfg.Dirs.Tmp == "" {
 		cfg.Dirs.Tmp = os.TempDir()
 	}
 	return cfg, raw, nil
+}
+
+func fileExists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 func (c Config) stagingTime() time.Duration {

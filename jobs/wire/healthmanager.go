@@ -253,6 +253,9 @@ type HealthInstance struct {
 type BulkCredentials struct {
 	User     string `json:"user"`
 	Password string `json:"password"`
+	// Address is the host:port of the controller that answers; ours. The original's
+	// is found by DNS.
+	Address string `json:"address,omitempty"`
 }
 
 // ParseBulkCredentials decodes the answer on SubjectBulkCredentials.
