@@ -14,8 +14,9 @@ PROGRAMS := $(filter-out %/vmc,$(patsubst %/,./%,$(sort $(dir $(wildcard \
 # The programs that stay here. pack is a step of the build; vmc is the users'.
 TOOLS := $(patsubst %/,./%,$(sort $(dir $(wildcard deployer/cmd/*/*.go jobs/cloud_controller/cmd/vmc/*.go))))
 
-EXAMPLE := examples/hello.hcl
-DEMO_URL := http://hello.cf.localhost:8080/
+EXAMPLE := examples/cluster.hcl
+DEMO_API := api.cf.localhost:8080
+DEMO_URL := http://node.cf.localhost:8080/
 
 .PHONY: help build $(PLATFORMS) setup demo demo-down test check-format bench soak fmt lint clean
 
@@ -39,21 +40,26 @@ endif
 setup: ## install what the demo and the tests run and this machine lacks (apt)
 	@.ci/setup.sh nginx curl gcc sshd ip pg_ctlcluster /usr/bin/node /usr/bin/python3 /usr/bin/ruby /usr/bin/rackup /usr/bin/bundle /usr/bin/javac /usr/share/tomcat10/bin/catalina.sh
 
-demo: ## build, stand the example cluster up and fetch a page from it
-	@.ci/setup.sh nginx curl
+demo: ## build, stand the platform up, push an app to it and fetch its page
+	@.ci/setup.sh nginx curl pg_ctlcluster /usr/bin/node
 	@$(MAKE) --no-print-directory build
 	bin/deploy apply --auto-approve $(EXAMPLE)
 	@echo
 	@bin/deploy status $(EXAMPLE)
 	@echo
+	bin/vmc target $(DEMO_API)
+	@export VMC_PASSWORD=demonstration; bin/vmc login demo@example.com 2>/dev/null || \
+		{ set -x; bin/vmc register demo@example.com && bin/vmc login demo@example.com; }
+	bin/vmc push --path examples/apps/node
+	@echo
 	curl -fsS $(DEMO_URL)
 	@echo
-	@echo "The cluster runs on: $(DEMO_URL)    make demo-down ends it."
+	@echo "The app runs on: $(DEMO_URL)    bin/vmc is logged in as demo@example.com. make demo-down ends it all."
 
-demo-down: ## end the demo's cluster and remove its state
+demo-down: ## end the demo's cluster and remove its state, disks and all
 	@if [ -e examples/.deploy ]; then \
 		[ -x bin/deploy ] || $(MAKE) --no-print-directory build; \
-		bin/deploy destroy --auto-approve $(EXAMPLE); \
+		bin/deploy destroy --auto-approve --delete-disks $(EXAMPLE); \
 	fi
 
 demo-check: # the README's first command, and that the second leaves nothing

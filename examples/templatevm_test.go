@@ -16,7 +16,8 @@ import (
 // the article does by hand.
 func TestTemplateVM(t *testing.T) {
 	t.Parallel()
-	c := start(t, "template-vm/cluster.hcl")
+	p := startPlatform(t, "template-vm/cluster.hcl", "devbox.localhost")
+	c := p.cluster
 	folder := filepath.Dir(c.manifest)
 	for _, name := range []string{"components", "image"} {
 		if err := os.CopyFS(filepath.Join(folder, name), os.DirFS(filepath.Join("template-vm", name))); err != nil {
@@ -39,7 +40,7 @@ func TestTemplateVM(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.mustApply()
-	before := c.mustAllRun(6)
+	before := c.mustAllRun(9)
 	address := map[string]string{}
 	for _, in := range before.Instances {
 		address[in.ID] = in.Address
@@ -55,12 +56,13 @@ func TestTemplateVM(t *testing.T) {
 		}
 		return string(data)
 	}
-	clones := []string{"router-0", "router-1", "hello-0", "hello-1", "both-0"}
+	clones := []string{"router-0", "router-1", "hello-0", "hello-1", "both-0", "cloud_controller-0", "stager-0", "dea-0"}
+	files := []string{"router.yml", "hello.yml", "stager.yml", "cloud_controller.yml", "health_manager.yml", "dea.yml", "nats_server.yml"}
 	// rewritten checks every file of every clone, byte by byte.
 	rewritten := func(t *testing.T, password string) {
 		t.Helper()
 		for _, vm := range clones {
-			for _, name := range []string{"router.yml", "hello.yml", "stager.yml", "nats_server.yml"} {
+			for _, name := range files {
 				image := read(filepath.Join(folder, "image", "devbox", "config", name))
 				want := strings.Replace(image, "nats:nats@172.17.4.219", "nats:"+password+"@"+address["nats/0"], 1)
 				if got := read(config(vm, name)); got != want {
@@ -84,7 +86,8 @@ func TestTemplateVM(t *testing.T) {
 				got[in.Group] = strings.TrimSpace(got[in.Group] + " " + p.Name)
 			}
 		}
-		want := map[string]string{"nats": "nats", "router": "router router", "hello": "hello hello", "both": "hello router"}
+		want := map[string]string{"nats": "nats", "router": "router router", "hello": "hello hello", "both": "hello router",
+			"cloud_controller": "cloud_controller health_manager", "stager": "stager", "dea": "dea"}
 		for group, names := range want {
 			if got[group] != names {
 				t.Errorf("group %s runs %q, want %q", group, got[group], names)
@@ -107,6 +110,14 @@ func TestTemplateVM(t *testing.T) {
 		}
 	})
 
+	t.Run("an app is pushed and served, and comes back", func(t *testing.T) {
+		p.register()
+		p.mustVmc("push", "--path", "apps/node", "--memory", "64M", "--url", "node.devbox.localhost")
+		p.mustServe("node", "Hello from node/")
+		kill(t, p.process(p.mustRun("node", 2, nil)[1], "server.js"))
+		p.mustRun("node", 2, nil)
+	})
+
 	t.Run("a second apply does nothing", func(t *testing.T) {
 		if r := c.applyJSON(); r.Changed {
 			t.Errorf("it cost %+v", r)
@@ -118,7 +129,7 @@ func TestTemplateVM(t *testing.T) {
 	restarted := func(t *testing.T) map[string]bool {
 		t.Helper()
 		out := map[string]bool{}
-		after := c.mustAllRun(6).pids()
+		after := c.mustAllRun(9).pids()
 		for name, pid := range after {
 			if pid != pids[name] {
 				out[name] = true
@@ -148,15 +159,17 @@ func TestTemplateVM(t *testing.T) {
 	t.Run("a new password of the bus", func(t *testing.T) {
 		c.edit("first-password", "second-password")
 		out, code := c.run("plan")
-		mustTell(t, out, code, 2, "restart process devbox-router/router: message-bus URIs changed", "restart process devbox-hello/hello: message-bus URIs changed")
+		mustTell(t, out, code, 2, "restart process devbox-router/router: message-bus URIs (link bus (property password)) changed", "restart process devbox-dea/dea: message-bus URIs (link bus (property password)) changed")
 		if strings.Contains(out, "second-password") {
 			t.Errorf("the plan shows the password:\n%s", out)
 		}
 		c.mustApply()
 		got := restarted(t)
-		if len(got) != 6 || got["nats/0 nats"] {
+		if len(got) != 10 || got["nats/0 nats"] {
 			t.Errorf("restarted: %v", got)
 		}
+		p.mustRun("node", 2, nil) // they had no other DEA to go to, and come back
+		p.mustServe("node", "Hello from node/")
 		rewritten(t, "second-password")
 		if body, err := page(c.listen, "hello.devbox.localhost"); err != nil || !strings.Contains(body, "Hello from a clone of the devbox") {
 			t.Errorf("the page is %q, %v", body, err)

@@ -7,6 +7,7 @@
 #   examples/template-vm/fill.sh        puts the programs into the image
 #   bin/deploy apply examples/template-vm/cluster.hcl
 #   curl http://hello.devbox.localhost:8081/
+#   bin/vmc target http://api.devbox.localhost:8081   and then: register, push, ...
 
 deployment "devbox" {
   domain = "devbox.localhost"
@@ -77,4 +78,28 @@ group "both" {
 
   job "devbox-router" {}
   job "devbox-hello" {}
+}
+
+# The platform, each component on a clone of its own but for the health manager,
+# which is beside the cloud controller.
+group "cloud_controller" {
+  instances = 1
+  vm        = vm.devbox
+
+  job "devbox-cloud_controller" {}
+  job "devbox-health_manager" {}
+}
+
+group "stager" {
+  instances = 1
+  vm        = vm.devbox
+
+  job "devbox-stager" {}
+}
+
+group "dea" {
+  instances = 1
+  vm        = vm.devbox
+
+  job "devbox-dea" {}
 }

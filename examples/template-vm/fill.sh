@@ -11,6 +11,6 @@ aarch64) arch=arm64 ;;
 esac
 packages=$here/../../bin/packages/$(uname -s | tr '[:upper:]' '[:lower:]')_$arch
 mkdir -p "$image/devbox/bin"
-for program in router hello; do
+for program in router hello cloud_controller health_manager stager static_server dea warden; do
 	tar -xzf "$packages/$program.tar.gz" -C "$image/devbox/bin" "./$program"
 done
