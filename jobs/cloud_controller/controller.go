@@ -45,6 +45,7 @@ type Controller struct {
 
 	registrar  *component.Registrar
 	hmRequests chan wire.HealthManagerRequest
+	hmSubs     []*nats.Subscription // guarded by mu
 
 	mu        sync.Mutex
 	work      context.Context   // ends with the controller
@@ -161,9 +162,13 @@ func (c *Controller) openStore(ctx context.Context) error {
 func (c *Controller) subscribe() error {
 	bus := c.base.Bus()
 	for _, subject := range []string{wire.SubjectHealthManagerRequests, wire.PartitionSubject(wire.SubjectHealthManagerRequests, c.config.CCPartition)} {
-		if _, err := bus.QueueSubscribe(subject, wire.QueueCloudController, c.hmRequest); err != nil {
+		sub, err := bus.QueueSubscribe(subject, wire.QueueCloudController, c.hmRequest)
+		if err != nil {
 			return fmt.Errorf("cannot subscribe %s: %w", subject, err)
 		}
+		c.mu.Lock()
+		c.hmSubs = append(c.hmSubs, sub)
+		c.mu.Unlock()
 	}
 	handlers := map[string]nats.MsgHandler{
 		wire.SubjectBulkCredentials: c.bulkCredentials,
@@ -264,6 +269,9 @@ func (c *Controller) drain(ctx context.Context) error {
 	c.mu.Lock()
 	c.gone = true
 	server := c.server
+	for _, sub := range c.hmSubs {
+		_ = sub.Unsubscribe() // fails only with the connection, and then nothing comes
+	}
 	c.mu.Unlock()
 	err := c.registrar.Close(ctx)
 	if server == nil {

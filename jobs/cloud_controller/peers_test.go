@@ -2,6 +2,8 @@ package cloudcontroller
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go"
 
 	"deploy/jobs/cloud_controller/internal/blob"
 	"deploy/jobs/cloud_controller/internal/postgrestest"
@@ -193,8 +197,70 @@ func TestDrain(t *testing.T) {
 	(<-result).want(200)
 	received(t, d.starts)
 	must(t, <-drained)
+	// What the health manager asks for goes to another controller.
+	data, err := json.Marshal(wire.HealthManagerRequest{Droplet: "1", Op: wire.OpStart, Version: "x-1", Indices: []int{0}})
+	must(t, err)
+	if _, err := w.conn.Request(wire.SubjectHealthManagerRequests, data, deadline); !errors.Is(err, nats.ErrNoResponders) {
+		t.Errorf("a drained controller takes requests of the health manager: %v", err)
+	}
 	if _, err := net.DialTimeout("tcp", c.Address(), time.Second); err == nil {
 		t.Error("a drained controller listens")
+	}
+}
+
+// A database that crashes is told of while it is away, and used again after.
+func TestDatabaseCrash(t *testing.T) {
+	t.Parallel()
+	own, err := postgrestest.Start()
+	must(t, err)
+	t.Cleanup(own.Stop)
+	name, _ := own.Database(t)
+	w := newWorld(t)
+	c := w.start(strings.Replace(postgresSettings(name), postgres.Folder(), own.Folder(), 1))
+	u := c.register("dev@example.com")
+	u.create("hello")
+	own.Halt()
+	u.call("GET", "/apps", nil).fails(500, 101)
+	must(t, own.Resume())
+	if doc := u.document("hello"); doc["name"] != "hello" {
+		t.Errorf("after the crash: %v", doc)
+	}
+}
+
+// TestVarz: what the component base serves has the controller's figures, and no
+// secret.
+func TestVarz(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.start("admin_password: secretword\nbuiltin_services: {mysql: {token: secretword}}\nstaging: {auth: {user: u, password: secretword}}\nstatus: {user: m, password: m}\n")
+	(&client{c: c}).call("GET", "/info", nil).want(200)
+	request, err := http.NewRequest("GET", "http://"+c.base.StatusAddress()+"/varz", nil)
+	must(t, err)
+	request.SetBasicAuth("m", "m")
+	response, err := http.DefaultClient.Do(request)
+	must(t, err)
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	must(t, err)
+	var varz map[string]any
+	must(t, json.Unmarshal(text, &varz))
+	if varz["type"] != "CloudController" || varz["requests"] != 1.0 || varz["pending_requests"] != 0.0 || varz["running_stage_cmds"] != 0.0 || varz["pending_stage_cmds"] != 0.0 {
+		t.Errorf("varz: %s", text)
+	}
+	if _, ok := varz["requests_per_sec"].(float64); !ok || strings.Contains(string(text), "secretword") || strings.Contains(string(text), "a-long-secret") {
+		t.Errorf("varz: %s", text)
+	}
+	var m metrics
+	now := time.Unix(1343815200, 0)
+	for i := range 40 {
+		m.begin(now.Add(time.Duration(i) * time.Second / 2))
+		m.end()
+	}
+	if got := m.varz(now.Add(20 * time.Second)); got["requests"] != int64(40) || got["requests_per_sec"] != 2.0 {
+		t.Errorf("two requests a second: %v", got)
+	}
+	if got := m.varz(now.Add(time.Minute)); got["requests_per_sec"] != 0.0 {
+		t.Errorf("a minute later: %v", got)
 	}
 }
 

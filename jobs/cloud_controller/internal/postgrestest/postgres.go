@@ -22,8 +22,10 @@ import (
 // Server is a PostgreSQL of its own, in a folder that goes with it. It listens
 // on a unix socket only.
 type Server struct {
-	dir string
-	cmd *exec.Cmd
+	dir        string
+	program    string
+	attributes *syscall.SysProcAttr
+	cmd        *exec.Cmd // nil: halted
 
 	mu sync.Mutex
 	n  int // databases made
@@ -70,30 +72,48 @@ func Start() (_ *Server, err error) {
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("cannot make a database: %w: %s", err, out)
 	}
-	s := &Server{dir: dir}
-	s.cmd = exec.Command(filepath.Join(bin, "postgres"), "-D", data, "-k", dir, "-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_connections=200", "-c", "shared_buffers=16MB")
-	s.cmd.Dir, s.cmd.SysProcAttr = dir, attributes
-	if err := s.cmd.Start(); err != nil {
-		return nil, fmt.Errorf("cannot start PostgreSQL: %w", err)
+	s := &Server{dir: dir, program: filepath.Join(bin, "postgres"), attributes: attributes}
+	return s, s.Resume()
+}
+
+// Resume starts a server that was halted.
+func (s *Server) Resume() error {
+	cmd := exec.Command(s.program, "-D", filepath.Join(s.dir, "data"), "-k", s.dir, "-c", "listen_addresses=", "-c", "fsync=off",
+		"-c", "max_connections=200", "-c", "shared_buffers=16MB")
+	cmd.Dir, cmd.SysProcAttr = s.dir, s.attributes
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("cannot start PostgreSQL: %w", err)
 	}
+	s.cmd = cmd
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
 	for {
 		conn, err := pgx.Connect(ctx, s.uri("postgres"))
 		if err == nil {
-			return s, conn.Close(ctx)
+			return conn.Close(ctx)
 		}
 		select {
 		case <-ctx.Done():
-			s.Stop()
-			return nil, fmt.Errorf("cannot start PostgreSQL: %w", err)
+			s.Halt()
+			return fmt.Errorf("cannot start PostgreSQL: %w", err)
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
 }
 
-// Stop ends the server and removes what it kept.
-func (s *Server) Stop() {
+// Halt ends the server at once, as a crash does.
+func (s *Server) Halt() {
+	if s.cmd == nil {
+		return
+	}
 	_ = s.cmd.Process.Signal(syscall.SIGQUIT) // without saving anything
 	_ = s.cmd.Wait()                          // its status says just that
+	s.cmd = nil
+}
+
+// Stop ends the server and removes what it kept.
+func (s *Server) Stop() {
+	s.Halt()
 	os.RemoveAll(s.dir)
 }
 

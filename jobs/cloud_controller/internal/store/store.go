@@ -10,6 +10,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/url"
@@ -232,12 +233,15 @@ func isDuplicate(err error) bool {
 	return false
 }
 
-// IsFailure says whether an error is the database's, and no answer of it.
+// IsFailure says whether an error is the database's, or that it is lost, and no
+// answer of it.
 func IsFailure(err error) bool {
 	var pg *pgconn.PgError
 	var connect *pgconn.ConnectError
 	var lite *sqlite.Error
-	return errors.As(err, &pg) || errors.As(err, &connect) || errors.As(err, &lite) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
+	var network *net.OpError
+	return errors.As(err, &pg) || errors.As(err, &connect) || errors.As(err, &lite) || errors.As(err, &network) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
 }
 
 func notFound(err error) error {

@@ -1,0 +1,75 @@
+package cloudcontroller
+
+import (
+	"encoding/json"
+	"io/fs"
+	"strings"
+	"testing"
+
+	"deploy/jobs/cloud_controller/internal/store"
+)
+
+// bare is a controller that can judge requests, and nothing else.
+func bare(t testing.TB) *Controller {
+	t.Helper()
+	cfg := defaults()
+	cfg.ExternalURI = "api.cf.localhost"
+	catalog, err := newCatalog("", "")
+	must(t, err)
+	c := &Controller{config: cfg, catalog: catalog}
+	c.settings.Store(&cfg)
+	return c
+}
+
+// FuzzAppRequest: whatever a client sends, an app that comes of it is one that
+// DEAs can be told of.
+func FuzzAppRequest(f *testing.F) {
+	f.Add(`{"name":"a","staging":{"framework":"node","runtime":null},"uris":["a.cf.localhost"],"instances":1,"resources":{"memory":64}}`)
+	f.Add(`{"staging":{"model":"standalone","stack":"python","command":"x"},"env":["A=b"],"debug":null,"console":true,"instances":"7","meta":{"version":3,"command":"y"}}`)
+	f.Add(`{"staging":{},"resources":{"memory":1e3,"disk":-1,"fds":"x"},"uris":["*.cf.localhost","http://x/"]}`)
+	c := bare(f)
+	f.Fuzz(func(t *testing.T, text string) {
+		var body appRequest
+		if json.Unmarshal([]byte(text), &body) != nil {
+			return
+		}
+		app := store.App{Instances: 1, Memory: 64, Disk: 64, FDs: 64, Framework: "node", Runtime: "node"}
+		if c.change(&app, body, account{}) != nil {
+			return
+		}
+		if app.Instances < 0 || app.Instances > maxInstances || app.Memory < 1 || app.Disk < 1 || app.FDs < 1 {
+			t.Errorf("%s makes %+v", text, app)
+		}
+		if _, _, err := c.catalog.resolve(app.Framework, app.Runtime); err != nil {
+			t.Errorf("%s makes an app of %s and %s", text, app.Framework, app.Runtime)
+		}
+		for _, host := range app.URIs {
+			if !strings.HasSuffix(host, ".cf.localhost") || strings.ContainsAny(host, "/*: ") || host != strings.ToLower(host) || host == "api.cf.localhost" {
+				t.Errorf("%s gets the host %q", text, host)
+			}
+		}
+		for _, entry := range app.Environment {
+			if name, _, ok := strings.Cut(entry, "="); !ok || name == "" || strings.HasPrefix(strings.ToLower(name), "vcap_") {
+				t.Errorf("%s gets the variable %q", text, entry)
+			}
+		}
+	})
+}
+
+// FuzzResources: the list of an upload's form.
+func FuzzResources(f *testing.F) {
+	f.Add(`[{"size":91,"sha1":"da39a3ee5e6b4b0d3255bfef95601890afd80709","fn":"a/b","mode":420}]`)
+	f.Add(`[{"size":"91","mode":-1}]`)
+	f.Add(`null`)
+	f.Fuzz(func(t *testing.T, text string) {
+		list, err := parseResources([]byte(text))
+		if err != nil {
+			return
+		}
+		for _, r := range list {
+			if r.Mode&^fs.ModePerm != 0 {
+				t.Errorf("%s has mode %v", text, r.Mode)
+			}
+		}
+	})
+}
