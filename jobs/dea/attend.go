@@ -502,7 +502,8 @@ func (a *attendant) probe(ctx context.Context) error {
 		case <-pause.C:
 		case <-late:
 			pause.Stop()
-			return fmt.Errorf("The app did not start: %s within %v.", what, timeout) //nolint:staticcheck // a line of the app's log
+			//lint:ignore ST1005 a line of the app's log
+			return fmt.Errorf("The app did not start: %s within %v.", what, timeout)
 		case <-ctx.Done():
 			pause.Stop()
 			return context.Cause(ctx)

@@ -23,13 +23,11 @@ func stage(args []string) int {
 	if len(args) != 1 {
 		return 2
 	}
-	if err := become(args[0]); err != nil {
-		fmt.Fprintf(os.Stderr, "cannot start the app: %v\n", err)
-		return 126
-	}
-	return 0
+	fmt.Fprintf(os.Stderr, "cannot start the app: %v\n", become(args[0]))
+	return 126
 }
 
+// become returns only when it fails.
 func become(dir string) error {
 	spec, err := ReadSpec(dir)
 	if err != nil {
