@@ -203,7 +203,13 @@ func again(r request, err error) bool {
 		// What stands between answers these; the controller's own errors have codes.
 		return answer.Code == 0 && (answer.Status == http.StatusBadGateway || answer.Status == http.StatusServiceUnavailable || answer.Status == http.StatusGatewayTimeout)
 	}
-	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+	// net.ErrClosed: the connection ended while the body was sent.
+	for _, lost := range []error{io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE, net.ErrClosed} {
+		if errors.Is(err, lost) {
+			return true
+		}
+	}
+	return false
 }
 
 func (c *Client) try(ctx context.Context, r request) (*http.Response, error) {
@@ -223,6 +229,11 @@ func (c *Client) try(ctx context.Context, r request) (*http.Response, error) {
 	}
 	if body != nil {
 		req.ContentLength = length
+		// For the transport, when a kept connection has ended before it was used.
+		req.GetBody = func() (io.ReadCloser, error) {
+			body, _ := r.body()
+			return io.NopCloser(body), nil
+		}
 	}
 	req.Header.Set("User-Agent", "vmc")
 	req.Header.Set("Accept", "application/json")
