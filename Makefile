@@ -18,7 +18,7 @@ EXAMPLE := examples/cluster.hcl
 DEMO_API := api.cf.localhost:8080
 DEMO_URL := http://node.cf.localhost:8080/
 
-.PHONY: help build $(PLATFORMS) setup demo demo-down test check-format bench soak fmt lint clean
+.PHONY: help build $(PLATFORMS) setup demo demo-down test check-format bench bench-ansible soak fmt lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -102,6 +102,9 @@ bench: build ## how long applies take
 
 soak: build ## 200,000 requests during rolling updates and reloads: none may fail
 	go test -tags e2e -v -run TestRollingUpdateUnderLoad -timeout 30m ./examples/ -soak 200000 -rate 2000
+
+bench-ansible: build ## the same deployment to the same 30 machines, by deploy and by Ansible (root; ansible-core)
+	go test -tags "e2e ansible" -v -run TestBesideAnsible -timeout 60m ./examples/
 
 fmt: ## format all Go code
 	gofmt -w .
