@@ -175,8 +175,9 @@ type run struct {
 	deleteDisks bool
 	// addressesChanged: others than the VMs' own instances have yet to learn it.
 	addressesChanged bool
-	// movesWait: instances have yet to move elsewhere, see firstMoves.
-	movesWait bool
+	// movesWait: instances have yet to move elsewhere; holdMoves: none may now.
+	// See firstMoves.
+	movesWait, holdMoves bool
 	// vmsAsWanted: the root module is what was last applied, and every agent
 	// answers from the expected VM, so that the engine need not be asked.
 	vmsAsWanted bool

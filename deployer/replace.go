@@ -323,6 +323,8 @@ func (r *run) followAddresses(ctx context.Context, approved *plan.Plan, approve 
 		if r.interrupted() {
 			return ErrInterrupted
 		}
+		// Everybody learns where these are before the next ones go.
+		r.holdMoves = r.addressesChanged
 		r.addressesChanged, r.movesWait = false, false
 		// Agents first: when the bus moves, they are reached over it.
 		if err := r.connectAgents(ctx); err != nil {
@@ -343,19 +345,22 @@ func (r *run) followAddresses(ctx context.Context, approved *plan.Plan, approve 
 }
 
 // firstMoves leaves of a group's instances that move elsewhere only as many as
-// may be in flight at once. The others wait until everybody knows where these
-// are now: else a group of which each instance is replaced by one elsewhere (the
+// may be in flight at once, none while others have yet to learn where the last
+// ones are. The rest waits: else a group of which each instance is replaced by one elsewhere (the
 // servers of the bus) would at the end be at addresses that nobody knows.
 func (r *run) firstMoves(g *rollout.Group, changes []plan.InstanceChange) {
-	begun := 0
+	left := max(1, g.Policy.MaxInFlight)
+	if r.holdMoves {
+		left = 0
+	}
 	for i := range g.Instances {
 		moves := slices.ContainsFunc(changes, func(c plan.InstanceChange) bool { return c.Instance == g.Instances[i].ID && c.Action == plan.Move })
 		switch {
 		case !moves || g.Instances[i].Action != rollout.ActionRecreate:
-		case begun < max(1, g.Policy.MaxInFlight):
-			begun++
+		case left > 0:
+			left--
 		default:
-			g.Instances[i].Action = rollout.ActionNone
+			g.Instances[i].Action, g.Instances[i].Exempt = rollout.ActionNone, true // its turn comes
 			r.movesWait = true
 		}
 	}

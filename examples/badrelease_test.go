@@ -29,7 +29,7 @@ func TestBadRelease(t *testing.T) {
 	c.edit(strconv.Quote(built), strconv.Quote(c.jobs))
 	c.edit("instances = 2", "instances = 3")
 	c.edit(`"100ms"`, `"3s"`)
-	c.edit(`"0s-20s"`, `"0s-6s"`)
+	c.edit(`"0s-20s"`, `"0s-10s"`)
 	file := filepath.Join(c.jobs, "hello", "job.hcl")
 	good := string(mustRead(t, file))
 	release := func(changes ...string) {
