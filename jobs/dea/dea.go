@@ -73,8 +73,16 @@ func New(p component.Process) (_ *DEA, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, folder := range []string{"staged", "apps", "db", "run"} {
-		if err := os.MkdirAll(filepath.Join(cfg.BaseDir, folder), 0o700); err != nil {
+	if err := os.MkdirAll(cfg.BaseDir, 0o711); err != nil {
+		return nil, fmt.Errorf("cannot use base_dir: %w", err)
+	}
+	for folder, mode := range map[string]os.FileMode{"staged": 0o700, "apps": 0o711, "db": 0o700, "run": 0o700} {
+		path := filepath.Join(cfg.BaseDir, folder)
+		if err := os.MkdirAll(path, mode); err != nil {
+			return nil, fmt.Errorf("cannot use base_dir: %w", err)
+		}
+		// Users of instances must come through apps, whoever has made it.
+		if err := os.Chmod(path, mode); err != nil {
 			return nil, fmt.Errorf("cannot use base_dir: %w", err)
 		}
 	}

@@ -234,7 +234,7 @@ func TestContained(t *testing.T) {
 		})
 	}
 	t.Run("many files", func(t *testing.T) {
-		startup := "#!/bin/bash\nfor i in $(seq 20); do head -c 1000000 /dev/zero > app/f$i; done; sleep 1000\n"
+		startup := "#!/bin/bash\nfor i in $(seq 20); do head -c 1000000 /dev/zero > app/f$i; done; sleep 60\n"
 		doc := a.document("4", a.droplet(entry{name: "startup", text: startup, mode: 0o500}, entry{name: "app/x", text: "x"}))
 		doc.Limits.Disk, doc.URIs = 4, nil
 		a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), doc)
@@ -679,4 +679,79 @@ func TestBusAway(t *testing.T) {
 	})
 	c.restartBus(port)
 	eventually(t, "the exit is told", func() bool { return len(c.exits("7")[found.Instance]) == 1 })
+}
+
+// TestWeakMachine: where there are no namespaces and no control groups, apps are
+// contained all the same, as far as that goes.
+func TestWeakMachine(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	a := &agent{cell: c, base: t.TempDir(), weak: true}
+	if err := os.Chmod(filepath.Dir(a.base), 0o711); err != nil { // for the users of instances
+		t.Fatal(err)
+	}
+	a.config = c.configure(a.base, "processes: 64", "connection_timeout: 1")
+	a.run()
+	if got := a.dea.isolation.level(); got != IsolationProcesses {
+		t.Fatalf("the level is %s", got)
+	}
+	sha := a.droplet()
+	neighbour := a.launch(a.document("1", sha))
+	if home := get(t, neighbour, "/env"); !strings.Contains(home, "HOME="+filepath.Join(a.base, "apps", *neighbour.Staged)+"\n") {
+		t.Errorf("the environment is %s", home)
+	}
+	hungry := a.document("2", sha, "MODE=hungry")
+	a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), hungry)
+	found := a.state("2", wire.StateCrashed)
+	if got := file(t, found, "/logs/err.log"); !strings.Contains(got, "more than its quota of 64 MB") {
+		t.Errorf("err.log: %q", got)
+	}
+	bomb := a.document("3", sha, "MODE=bomb")
+	bomb.Limits.Mem = 1024 // what they share counts for each
+	a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), bomb)
+	eventually(t, "it forks", func() bool {
+		all := a.find("3", false)
+		if len(all) != 1 || all[0].Staged == nil {
+			return false
+		}
+		found = all[0]
+		tries, err := os.Stat(filepath.Join(a.base, "apps", *found.Staged, "app", "bombs"))
+		return err == nil && tries.Size() >= 300
+	})
+	if n := len(instanceProcesses(t, found.Instance)); n < 10 || n > 64 {
+		t.Errorf("of 300 tries to fork %d processes are there, want 64 at most: %s", n, file(t, found, "/logs/err.log"))
+	}
+	if got := get(t, neighbour, "/"); !strings.Contains(got, neighbour.Instance) {
+		t.Errorf("the neighbour says %q", got)
+	}
+	a.publish(wire.SubjectDEAStop, wire.DEAStop{Droplet: "3"})
+	eventually(t, "nothing of it is left", func() bool {
+		return len(a.find("3", false)) == 0 && len(instanceProcesses(t, found.Instance)) == 0
+	})
+	// What hides in a session of its own, behind a shell that has ended.
+	startup := "#!/bin/bash\n(setsid setsid sleep 60 &)\nsleep 60 &\necho ready > logs/stdout.log\nwait\n"
+	hiding := a.document("4", a.droplet(entry{name: "startup", text: startup, mode: 0o500}))
+	hiding.URIs = nil
+	found = a.launch(hiding)
+	eventually(t, "it hides", func() bool { return len(instanceProcesses(t, found.Instance)) >= 3 })
+	a.publish(wire.SubjectDEAStop, wire.DEAStop{Droplet: "4"})
+	eventually(t, "it is ended", func() bool { return len(a.find("4", false)) == 0 && len(instanceProcesses(t, found.Instance)) == 0 })
+	// The warden itself is killed: nothing of the app outlives it.
+	found = a.launch(a.document("5", sha))
+	a.dea.mu.Lock()
+	pid := a.dea.attended[found.Instance].pid()
+	a.dea.mu.Unlock()
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	crashed := a.state("5", wire.StateCrashed)
+	if got := file(t, crashed, "/logs/err.log"); !strings.Contains(got, "warden was killed") {
+		t.Errorf("err.log: %q", got)
+	}
+	if left := instanceProcesses(t, found.Instance); len(left) != 0 {
+		t.Errorf("processes %v are left", left)
+	}
+	if got := get(t, neighbour, "/"); !strings.Contains(got, neighbour.Instance) {
+		t.Errorf("the neighbour says %q", got)
+	}
 }

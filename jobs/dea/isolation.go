@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -57,7 +58,8 @@ func findIsolation(ctx context.Context, c Config, self []string) (isolation, err
 		if users {
 			spec.UID, spec.GID = firstUser, firstUser
 		}
-		return warden.Probe(ctx, self, recordsFolder(c, "trial-"+randomHex()), spec)
+		trial := "trial-" + randomHex()
+		return warden.Probe(ctx, self, recordsFolder(c, trial), filepath.Join(c.BaseDir, "apps", trial), spec)
 	}
 	if os.Geteuid() == 0 {
 		err := try(true, true)
@@ -74,7 +76,15 @@ func findIsolation(ctx context.Context, c Config, self []string) (isolation, err
 			found.lacks = append(found.lacks, err.Error())
 		}
 	}
-	if !found.namespaces {
+	if !found.namespaces && os.Geteuid() == 0 {
+		// Root's processes have no limit on their number: with users there is one.
+		if err := try(false, true); err == nil {
+			found.users = true
+		} else {
+			found.lacks = append(found.lacks, err.Error())
+		}
+	}
+	if !found.namespaces && !found.users {
 		if err := try(false, false); err != nil {
 			return isolation{}, fmt.Errorf("cannot run apps on this machine: %w", err)
 		}

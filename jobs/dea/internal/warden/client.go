@@ -264,17 +264,19 @@ func Kill(ctx context.Context, dir string) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		left := strays(spec.ID, started)
-		if started.alive() {
-			left = append(left, started.PID)
+		find, session := strays(spec.ID, started)
+		left, err := killAll(session, func(all map[int]stat) []int {
+			found := find(all)
+			if started.alive() {
+				found = append(found, started.PID)
+			}
+			return found
+		})
+		if err != nil {
+			return fmt.Errorf("cannot end instance %s: %w", spec.ID, err)
 		}
 		if len(left) == 0 {
 			return nil
-		}
-		for _, pid := range left {
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return fmt.Errorf("cannot end process %d of instance %s: %w", pid, spec.ID, err)
-			}
 		}
 		select {
 		case <-tick.C:
@@ -285,11 +287,14 @@ func Kill(ctx context.Context, dir string) error {
 }
 
 // Probe finds out whether this machine lets apps have namespaces and a file
-// system of their own, by running a program in them. dir is a folder for the
-// trial that does not exist.
-func Probe(ctx context.Context, self []string, dir string, spec Spec) error {
+// system of their own, by running a program in them. dir and home are folders for
+// the trial's records and the app that do not exist.
+func Probe(ctx context.Context, self []string, dir, home string, spec Spec) error {
 	defer os.RemoveAll(dir)
-	home := filepath.Join(dir, "app")
+	defer os.RemoveAll(home)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
 	for _, folder := range []string{home, filepath.Join(home, "tmp"), filepath.Join(home, "logs")} {
 		if err := os.MkdirAll(folder, 0o755); err != nil {
 			return err
@@ -305,8 +310,8 @@ func Probe(ctx context.Context, self []string, dir string, spec Spec) error {
 	if spec.Namespaces {
 		spec.Home = Home
 	}
-	spec.Command = []string{"/bin/sh", "-c", "test -w . && test -e /proc/self/stat"}
-	spec.Env = []string{instanceVariable + "=" + spec.ID}
+	spec.Command = []string{"/bin/sh", "-c", "cd \"$HOME\" && test -w . && test -e /proc/self/stat"}
+	spec.Env = []string{instanceVariable + "=" + spec.ID, "HOME=" + spec.Home}
 	h, err := Launch(ctx, self, dir, spec, nil)
 	if err != nil {
 		return err

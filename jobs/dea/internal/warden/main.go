@@ -194,11 +194,18 @@ func (w *warden) endRest() {
 		killing := w.killing
 		w.mu.Unlock()
 		if killing {
-			killChildren(w.pid)
+			killDescendants()
 		}
-		// All descendants become our children: no child, nothing left.
-		if _, err := syscall.Wait4(-1, nil, 0, nil); errors.Is(err, syscall.ECHILD) {
-			return
+		// All descendants become our children: no child, nothing left. One is awaited,
+		// others that have ended by then are taken along.
+		for options := 0; ; options = syscall.WNOHANG {
+			pid, err := syscall.Wait4(-1, nil, options, nil)
+			if errors.Is(err, syscall.ECHILD) {
+				return
+			}
+			if err != nil || pid == 0 {
+				break
+			}
 		}
 	}
 }
@@ -221,7 +228,7 @@ func (w *warden) stop(grace time.Duration) {
 		w.killing = true
 		// More than once: what forks meanwhile is caught by endRest, which goes on
 		// when the app itself is reaped.
-		killChildren(w.pid)
+		killDescendants()
 	})
 }
 

@@ -2,7 +2,9 @@ package warden
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strconv"
@@ -100,11 +102,15 @@ func Look() (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, err
 	}
+	return snapshot(all), nil
+}
+
+func snapshot(all map[int]stat) Snapshot {
 	s := Snapshot{all: all, children: map[int][]int{}}
 	for pid, p := range all {
 		s.children[p.ppid] = append(s.children[p.ppid], pid)
 	}
-	return s, nil
+	return s
 }
 
 // Usage sums up all descendants of a warden.
@@ -129,47 +135,88 @@ func (s Started) alive() bool {
 // instanceVariable is in the environment of every app and holds its instance id.
 const instanceVariable = "VMC_APP_ID"
 
-// strays are processes of an instance whose warden is gone: by their session,
-// which the warden led, and by the id in their environment.
-func strays(id string, warden Started) []int {
-	all, err := processes()
-	if err != nil {
-		return nil
-	}
+// strays finds processes of an instance whose warden is gone: by their session,
+// which the warden led (-1: its pid is another's by now), and by the id in their
+// environment.
+func strays(id string, warden Started) (find func(map[int]stat) []int, session int) {
 	mark := []byte(instanceVariable + "=" + id)
-	session := warden.PID
+	session = warden.PID
 	if s, err := readStat(warden.PID); session == 0 || err == nil && s.startTicks != warden.Ticks {
-		session = -1 // the pid is another's by now
+		session = -1
 	}
-	var found []int
-	for pid, p := range all {
-		if p.session == session && pid != warden.PID {
-			found = append(found, pid)
-			continue
+	return func(all map[int]stat) []int {
+		var found []int
+		for pid, p := range all {
+			if p.session == session && pid != warden.PID {
+				found = append(found, pid)
+				continue
+			}
+			environ, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
+			if err == nil && slices.ContainsFunc(bytes.Split(environ, []byte{0}), func(v []byte) bool { return bytes.Equal(v, mark) }) {
+				found = append(found, pid)
+			}
 		}
-		environ, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
-		if err == nil && slices.ContainsFunc(bytes.Split(environ, []byte{0}), func(v []byte) bool { return bytes.Equal(v, mark) }) {
-			found = append(found, pid)
-		}
-	}
-	return found
+		return found
+	}, session
 }
 
-// killChildren kills this process's children, and what is left of a group.
-// Those that they leave behind become our children in turn.
-func killChildren(group int) {
+// killDescendants kills all that this process has started, and what that has.
+func killDescendants() {
 	self := os.Getpid()
 	if self == 1 {
 		_ = syscall.Kill(-1, syscall.SIGKILL) // all of the namespace but us
 		return
 	}
-	all, err := processes()
-	if err != nil {
-		return
-	}
-	for pid, p := range all {
-		if p.ppid == self || p.group == group && p.session == self {
-			_ = syscall.Kill(pid, syscall.SIGKILL)
+	// What cannot be looked at or ended is there at the next try.
+	_, _ = killAll(self, func(all map[int]stat) []int {
+		s := snapshot(all)
+		var found []int
+		for next := slices.Clone(s.children[self]); len(next) > 0; next = next[1:] {
+			found = append(found, next[0])
+			next = append(next, s.children[next[0]]...)
+		}
+		return found
+	})
+}
+
+// freezeRounds bounds how often killAll looks for what was forked meanwhile.
+const freezeRounds = 50
+
+// killAll kills the processes that find finds, and returns what it found. They
+// are stopped before, until no new ones are found: else those that fork faster
+// than they are killed would go on. Groups of the given session, which has none
+// but such processes and its leader, are stopped and killed as wholes, which the
+// kernel does at one moment.
+func killAll(session int, find func(map[int]stat) []int) ([]int, error) {
+	var failed error
+	send := func(pid int, p stat, signal syscall.Signal) {
+		// Never group 0 or 1, which mean other things to kill(2).
+		if p.session == session && p.group != session && p.group > 1 {
+			_ = syscall.Kill(-p.group, signal) // each is sent its own below, too
+		}
+		if err := syscall.Kill(pid, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
+			failed = fmt.Errorf("cannot end process %d: %w", pid, err)
 		}
 	}
+	stopped := map[int]stat{}
+	for range freezeRounds {
+		all, err := processes()
+		if err != nil {
+			return nil, err
+		}
+		fresh := false
+		for _, pid := range find(all) {
+			if p := all[pid]; stopped[pid].startTicks != p.startTicks {
+				stopped[pid], fresh = p, true
+				send(pid, p, syscall.SIGSTOP)
+			}
+		}
+		if !fresh {
+			break
+		}
+	}
+	for pid, p := range stopped {
+		send(pid, p, syscall.SIGKILL)
+	}
+	return slices.Sorted(maps.Keys(stopped)), failed
 }

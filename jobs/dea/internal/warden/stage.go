@@ -86,6 +86,10 @@ func drop(spec Spec) error {
 				return fmt.Errorf("cannot become user %d: %w", spec.UID, errno)
 			}
 		}
+		// A change of the user has cleared it.
+		if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
+			return fmt.Errorf("cannot end with the warden: %w", err)
+		}
 	}
 	if spec.Namespaces {
 		if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
