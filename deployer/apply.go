@@ -291,7 +291,9 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 	} else if !ok {
 		return nil, r.cleanUp(ErrNotApproved)
 	}
+	told := r.tellInterrupt()
 	err = r.apply(ctx, p, q.Approve)
+	told()
 	r.ended(err)
 	result.Changed = true
 	result.Summary = "Applied"

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/user"
 	"strings"
+	"sync"
 	"time"
 
 	"deploy/deployer/internal/state"
@@ -82,6 +83,23 @@ func (r *run) ended(err error) {
 	}
 	if err := r.store.Journal(e); err != nil {
 		r.config.Log.Warn("cannot keep the history", "error", err)
+	}
+}
+
+// tellInterrupt says what an interrupt does, when there is one, until stop.
+func (r *run) tellInterrupt() (stop func()) {
+	done := make(chan struct{})
+	var tell sync.WaitGroup
+	tell.Go(func() {
+		select {
+		case <-r.config.Interrupt:
+			r.event(Event{Phase: PhaseRollout, Message: "interrupted: what has begun is finished and saved, then this ends; once more to leave at once"})
+		case <-done:
+		}
+	})
+	return func() {
+		close(done)
+		tell.Wait()
 	}
 }
 

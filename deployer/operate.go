@@ -151,6 +151,7 @@ func (d *Deployer) operate(ctx context.Context, q OperateRequest, o operation, d
 	if err := r.begin(o.name + " " + strings.Join(q.Targets, ", ")); err != nil {
 		return nil, err
 	}
+	told := r.tellInterrupt()
 	err = r.settle(ctx)
 	if err == nil && r.tookOver {
 		err = r.identify(ctx)
@@ -158,6 +159,7 @@ func (d *Deployer) operate(ctx context.Context, q OperateRequest, o operation, d
 	if err == nil {
 		err = do(ctx, r, owed)
 	}
+	told()
 	r.ended(err)
 	result.Changed, result.Summary, result.Counts = true, fmt.Sprintf("%s %s", o.summary, strings.Join(owed, ", ")), r.counts.snapshot()
 	result.Duration = time.Since(started)

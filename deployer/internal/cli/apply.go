@@ -64,7 +64,6 @@ nothing, if the world has moved since. Sensitive variables must be given again.`
 			progress.Close()
 			return a.result(result, err)
 		},
-		ValidArgsFunction: completeFiles,
 	}
 	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
 	cmd.Flags().BoolVar(&q.DeleteDisks, "delete-disks", false, "delete persistent disks that no instance has any more, with all data on them")
@@ -214,7 +213,6 @@ secrets: they are redacted, and sensitive variables must be given again.`,
 			}
 			return nil
 		},
-		ValidArgsFunction: completeFiles,
 	}
 	cmd.Flags().StringVarP(&out, "out", "o", "", "save the plan as `FILE`, for deploy apply FILE")
 	a.targetFlag(cmd, &q.Targets)

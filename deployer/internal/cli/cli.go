@@ -152,7 +152,19 @@ each, jobs installed, supervised and updated without losing a request.`,
 	root.AddCommand(a.changing(a.apply()), a.plan(), a.changing(a.destroy()), a.status(), a.metrics(), a.doctor(), a.logs(), a.ssh(), a.bus(), a.stop(), a.start(), a.restart(), a.recreate(), a.run(), a.pause(), a.resume(), a.rollback(), a.history(), a.diff(), a.ignore(), a.unignore(), a.validate(), a.format(), a.simulate(), a.version(),
 		a.secret(), a.changing(a.rotateCA()), a.state(), a.release())
 	explainArguments(root)
+	completeManifests(root)
 	return root
+}
+
+// completeManifests has commands complete the manifest's file that say nothing
+// else about their arguments.
+func completeManifests(cmd *cobra.Command) {
+	if cmd.ValidArgsFunction == nil && strings.Contains(cmd.Use, "MANIFEST") {
+		cmd.ValidArgsFunction = completeFiles
+	}
+	for _, sub := range cmd.Commands() {
+		completeManifests(sub)
+	}
 }
 
 // explainArguments makes a wrong number of arguments say what is expected.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/renameio/v2"
@@ -99,6 +100,7 @@ func (a *app) logs() *cobra.Command {
 			return d.Logs(cmd.Context(), request, out.Line)
 		},
 	}
+	cmd.ValidArgsFunction = a.complete(1, func(n deployer.Names) []string { return append(slices.Clone(n.Groups), n.Instances...) })
 	cmd.Flags().BoolVarP(&request.Follow, "follow", "f", false, "go on as lines are written, until interrupted")
 	cmd.Flags().IntVarP(&request.Lines, "lines", "n", 20, "start with the last `N` lines of each process")
 	return cmd
@@ -129,6 +131,7 @@ func (a *app) ssh() *cobra.Command {
 			return nil
 		},
 	}
+	cmd.ValidArgsFunction = a.complete(1, func(n deployer.Names) []string { return n.Instances })
 	return cmd
 }
 

@@ -201,7 +201,6 @@ that run.`,
 			fmt.Printf("Asked %s to pause. deploy resume %s lets it go on.\n", holder, args[0])
 			return nil
 		},
-		ValidArgsFunction: completeFiles,
 	}
 }
 
@@ -225,6 +224,5 @@ func (a *app) resume() *cobra.Command {
 			fmt.Println("It goes on.")
 			return nil
 		},
-		ValidArgsFunction: completeFiles,
 	}
 }

@@ -88,7 +88,6 @@ star can be returned to (deploy rollback) and compared with (deploy diff).`,
 			}
 			return views.History(os.Stdout, h)
 		},
-		ValidArgsFunction: completeFiles,
 	}
 }
 
