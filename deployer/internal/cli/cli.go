@@ -77,7 +77,7 @@ func Main(args []string, b Builtin) int {
 // signals returns a context that ends at the second interrupt, and a channel
 // that closes at the first: finish the step, save, leave.
 func signals() (context.Context, <-chan struct{}, func()) {
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
 	interrupt := make(chan struct{})
 	in := make(chan os.Signal, 2)
 	signal.Notify(in, os.Interrupt, syscall.SIGTERM)
@@ -92,16 +92,26 @@ func signals() (context.Context, <-chan struct{}, func()) {
 		}
 		select {
 		case <-in:
-			cancel()
+			cancel(interruptedTwice{})
 		case <-ctx.Done():
 		}
 	}()
 	return ctx, interrupt, func() {
 		signal.Stop(in)
-		cancel()
+		cancel(nil)
 		<-done
 	}
 }
+
+// interruptedTwice is why a run was left at once.
+type interruptedTwice struct{}
+
+func (interruptedTwice) Error() string {
+	return "interrupted twice: what agents have begun, they finish; the next apply continues from there"
+}
+
+// Is lets whoever looks for the end of a context find it.
+func (interruptedTwice) Is(err error) bool { return err == context.Canceled }
 
 // app is what the commands share: the global flags.
 type app struct {

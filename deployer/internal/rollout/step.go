@@ -390,10 +390,23 @@ func (m *machine) blocked(g int, started bool) time.Time {
 	switch {
 	case started || m.count(g, isOwed) == 0 || m.count(g, inFlight) > 0:
 		return time.Time{}
+	case !m.mayRecover(g):
+		return m.now // nothing comes of waiting
 	case group.BlockedUntil.IsZero():
 		return m.now.Add(policy.deadline() + m.Plan.Timeouts.Answer)
 	}
 	return group.BlockedUntil
+}
+
+// mayRecover: an instance that does not serve may do so again by itself. One that
+// an operator has stopped does not.
+func (m *machine) mayRecover(g int) bool {
+	for i, p := range m.Groups[g].Instances {
+		if !p.Healthy && !p.InFlight && !m.Plan.Groups[g].Instances[i].Held {
+			return true
+		}
+	}
+	return false
 }
 
 // candidate is the instance of a group that goes next, -1 if none may go now,
