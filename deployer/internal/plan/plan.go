@@ -269,7 +269,7 @@ func instance(w Wanted, e Existing) InstanceChange {
 		return c
 	case e.Inventory == nil && e.Abandoned:
 		c.Action, c.Causes = Recreate, append(slices.Clone(e.Replace), "its agent does not answer, so what runs there is not stopped in order")
-		c.Files, c.Processes = files(w, e), starts(w.Spec, "first start on its new VM")
+		c.Processes = starts(w.Spec, "first start on its new VM")
 		return c
 	case e.Inventory == nil && e.Stopped:
 		c.Action, c.Causes = Start, []string{"the VM is not running"}
