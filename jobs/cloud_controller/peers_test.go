@@ -308,19 +308,19 @@ func TestDatabaseAway(t *testing.T) {
 func TestConfigProblems(t *testing.T) {
 	t.Parallel()
 	for settings, want := range map[string]string{
-		"external_uri: api":                                    "external_uri",
-		"external_uri: \"not a host\"":                         "external_uri",
-		"external_port: -1":                                    "external_port",
-		"keys: {token: short}":                                 "keys.token",
-		"cc_partition: a.b":                                    "cc_partition",
-		"timeouts: {discover: 0s}":                             "timeouts",
-		"drain_timeout: 0s":                                    "drain_timeout",
-		"max_droplet_size_mb: 0":                               "max_droplet_size_mb",
-		"rails_environment: test":                              "database_environment",
-		"peers: [\"127.0.0.9:1\"]":                             "several controllers need PostgreSQL",
-		"database_environment: {production: {adapter: mysql}}": "adapter",
-		"database_environment: {production: {adapter: sqlite3, database: cc.db}}": "absolute path",
-		"directories: {droplets: /tmp/x}":                                         "directories",
+		"external_uri: api":                                      "external_uri",
+		"external_uri: \"not a host\"":                           "external_uri",
+		"external_port: -1":                                      "external_port",
+		"keys: {token: short}":                                   "keys.token",
+		"cc_partition: a.b":                                      "cc_partition",
+		"timeouts: {discover: 0s}":                               "timeouts",
+		"drain_timeout: 0s":                                      "drain_timeout",
+		"max_droplet_size_mb: 0":                                 "max_droplet_size_mb",
+		"rails_environment: test":                                "database_environment",
+		"peers: [\"127.0.0.9:1\"]":                               "several controllers need PostgreSQL",
+		"database_environment: {production: {adapter: mysql}}":   "adapter",
+		"database_environment: {production: {adapter: sqlite3}}": "is no file",
+		"directories: {droplets: /tmp/x}":                        "directories",
 	} {
 		t.Run(settings, func(t *testing.T) {
 			text := "mbus: nats://127.0.0.1:1\n"
