@@ -649,6 +649,9 @@ func (w *world) end(op *operation) {
 	for _, x := range op.at {
 		waiting := x.waiting
 		x.waiting = nil
+		if op.follower != w.deployer && w.options.Replan && !slices.ContainsFunc(waiting, w.goesOn) {
+			x.changing = false // nobody goes on with it
+		}
 		for _, next := range waiting {
 			if next.follower == w.deployer && !next.begun {
 				w.execute(next.command)
@@ -660,11 +663,18 @@ func (w *world) end(op *operation) {
 		return
 	}
 	for _, x := range op.at { // nobody waits for the answer, but agents tell how they are
-		if x.busy == nil && w.options.Replan {
-			x.changing = false // nor goes on with it
-		}
 		w.push(time.Millisecond, item{deployer: w.deployer, heartbeat: x})
 	}
+}
+
+// goesOn tells whether an operation that waits changes what the one before it
+// has changed.
+func (w *world) goesOn(next *operation) bool {
+	switch next.command.Kind {
+	case rollout.CommandPrepare, rollout.CommandWatch, rollout.CommandPostDeploy:
+		return false
+	}
+	return next.follower == w.deployer
 }
 
 func (w *world) finish(op *operation, x *instance) {
