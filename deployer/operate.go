@@ -73,7 +73,7 @@ func (d *Deployer) Restart(ctx context.Context, q OperateRequest) (*Result, erro
 	}
 	return d.operate(ctx, q, o, func(ctx context.Context, r *run, ids []string) error {
 		r.skipDrain = q.SkipDrain
-		return r.carryOut(ctx, r.restartPlan(ids), nil, func(rollout.State) error {
+		return r.carryOut(ctx, r.restartPlan(ids), nil, nil, func(rollout.State) error {
 			return r.store.Check(r.state) // what a restart shows says nothing of a generation
 		})
 	})

@@ -36,12 +36,13 @@ func (r *run) roll(ctx context.Context, p *plan.Plan) error {
 	if err != nil || rp == nil {
 		return err
 	}
-	return r.carryOut(ctx, *rp, specs, r.saveMemory)
+	return r.carryOut(ctx, *rp, p.Instances, specs, r.saveMemory)
 }
 
-// carryOut runs a rollout to its end. specs are what instances shall be; save
-// keeps the rollout's state and refuses when the lease is lost.
-func (r *run) carryOut(ctx context.Context, rp rollout.Plan, specs map[string]*api.Spec, save func(rollout.State) error) error {
+// carryOut runs a rollout to its end. changes say what it makes of instances, to
+// tell it when one fails, and specs what they shall be; save keeps the rollout's
+// state and refuses when the lease is lost.
+func (r *run) carryOut(ctx context.Context, rp rollout.Plan, changes []plan.InstanceChange, specs map[string]*api.Spec, save func(rollout.State) error) error {
 	x := &executor{run: r, specs: specs, from: map[string]string{}, replaced: map[string]bool{}, before: map[string]*api.Spec{}}
 	for _, g := range rp.Groups {
 		for _, in := range g.Instances {
@@ -76,7 +77,7 @@ func (r *run) carryOut(ctx context.Context, rp rollout.Plan, specs map[string]*a
 	if err != nil {
 		return err
 	}
-	return rolloutError(final)
+	return rolloutError(final, changes, r.config.Manifest)
 }
 
 // saveMemory keeps of a rollout what the next one must know.
@@ -224,49 +225,6 @@ func describe(p *rollout.Plan) string {
 		n += len(x.Instances)
 	}
 	return fmt.Sprintf("%d instances: %s", n, strings.Join(names, ", "))
-}
-
-// rolloutError says how a rollout failed, nil if it did not.
-func rolloutError(s rollout.State) error {
-	switch s.Outcome {
-	case rollout.OutcomeDone:
-		return nil
-	case rollout.OutcomeInterrupted:
-		return ErrInterrupted
-	case rollout.OutcomeSuperseded:
-		return ErrSuperseded
-	}
-	var errs []error
-	for _, f := range s.Failures() {
-		what := f.Instance
-		if what == "" {
-			what = "group " + f.Group
-		}
-		if f.Command != "" {
-			what += ": " + string(f.Command)
-		}
-		errs = append(errs, fmt.Errorf("%s failed: %w", what, f.Error))
-	}
-	touched, back := 0, 0
-	for _, g := range s.Groups {
-		for _, p := range g.Instances {
-			switch p.Status {
-			case rollout.StatusRolledBack:
-				back++
-			case rollout.StatusUpdated, rollout.StatusFailed:
-				touched++
-			}
-		}
-	}
-	switch {
-	case s.Phase == rollout.PhasePrepare:
-		errs = append(errs, errors.New("nothing was touched: everything is staged and checked before the first instance changes"))
-	case back > 0:
-		errs = append(errs, fmt.Errorf("%d put back to what ran before, the rest was not begun; see deploy logs, mend the cause and apply again", back))
-	default:
-		errs = append(errs, errors.New("see deploy logs, mend the cause and apply again"))
-	}
-	return errors.Join(errs...)
 }
 
 // executor carries the rollout's commands to agents and to the engine.

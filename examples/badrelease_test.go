@@ -79,7 +79,7 @@ func TestBadRelease(t *testing.T) {
 		before := c.mustAllRun(5)
 		l := startLoad(t, router, "hello.bus.localhost", 16, 100)
 		release(bad.changes...)
-		c.mustFail(nil, append(bad.tells, "hello/0", "put back")...)
+		c.mustFail(nil, append(bad.tells, "hello/0", "hello/0 ran before this change", "put back", "deploy logs")...)
 		if out, code := c.run("plan"); code != 2 || !strings.Contains(out, "failed last time") {
 			t.Errorf("%s: the next plan exits with %d and tells:\n%s", bad.what, code, out)
 		}
