@@ -435,7 +435,9 @@ func TestEncryptedAndExportedState(t *testing.T) {
 		t.Errorf("the export is not encrypted: %.40q", export)
 	}
 	c.mustDeploy("", "secret", "rotate", c.manifest, "pw")
-	c.mustDeploy(export, "state", "import", c.manifest)
+	_, errOut, code = c.deploy(export, "state", "import", c.manifest)
+	mustTell(t, errOut, code, 1, "later state", "--force") // the new password would be lost
+	c.mustDeploy(export, "state", "import", c.manifest, "--force")
 	if got := c.mustDeploy("", "secret", "show", c.manifest, "pw"); got != value {
 		t.Error("the import did not bring the password back")
 	}
