@@ -255,8 +255,8 @@ func (s *Server) track(conn net.Conn, state http.ConnState) {
 
 // handshake is how long the queue of a listener must stay empty until no client
 // is taken to be in the middle of connecting any more: longer than a packet
-// takes to and fro.
-const handshake = 50 * time.Millisecond
+// takes to and fro. Whoever asks meanwhile waits a second until it asks again.
+const handshake = 10 * time.Millisecond
 
 // stopAccepting closes a listener without resetting connections that clients
 // have made and nobody has accepted yet: first the kernel is told to drop
