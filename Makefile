@@ -59,7 +59,8 @@ demo: ## build, stand the platform up, push an app to it and fetch its page
 demo-down: ## end the demo's cluster and remove its state, disks and all
 	@if [ -e examples/.deploy ]; then \
 		[ -x bin/deploy ] || $(MAKE) --no-print-directory build; \
-		bin/deploy destroy --auto-approve --delete-disks $(EXAMPLE); \
+		bin/deploy destroy --auto-approve --delete-disks $(EXAMPLE) && \
+		bin/vmc logout --forget --target $(DEMO_API); \
 	fi
 
 demo-check: # the README's first command, and that the second leaves nothing

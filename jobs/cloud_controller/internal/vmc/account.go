@@ -111,13 +111,21 @@ func (v *vmc) loginCommand() *cobra.Command {
 }
 
 func (v *vmc) logoutCommand() *cobra.Command {
-	return v.command(&cobra.Command{
+	var forget bool
+	c := v.command(&cobra.Command{
 		Use:   "logout",
 		Short: "Forget who you are at this target",
 		Args:  cobra.NoArgs,
 	}, func(_ context.Context, c *client.Client, _ []string) error {
-		return changeSettings(func(s *settings) { delete(s.Tokens, c.Target()) })
+		return changeSettings(func(s *settings) {
+			delete(s.Tokens, c.Target())
+			if forget && s.Target == c.Target() {
+				s.Target = ""
+			}
+		})
 	})
+	c.Flags().BoolVar(&forget, "forget", false, "forget the target, too")
+	return c
 }
 
 func (v *vmc) registerCommand() *cobra.Command {

@@ -372,6 +372,28 @@ func TestFailedPushes(t *testing.T) {
 	}
 }
 
+// TestSettings: they are the user's alone, and leave no trace when nothing is
+// left in them.
+func TestSettings(t *testing.T) {
+	folder := t.TempDir()
+	t.Setenv("XDG_CONFIG_HOME", folder)
+	t.Setenv("VMC_TARGET", "")
+	p := &platform{t: t}
+	must(t, changeSettings(func(s *settings) { s.Target, s.Tokens["http://a.x"], s.Tokens["http://b.x"] = "http://a.x", "1", "2" }))
+	if info, err := os.Stat(filepath.Join(folder, "vmc", "settings.json")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("settings: %v, %v", info, err)
+	}
+	p.ok("logout")
+	if s, err := loadSettings(); err != nil || s.Target != "http://a.x" || len(s.Tokens) != 1 {
+		t.Errorf("after a logout: %+v, %v", s, err)
+	}
+	p.ok("logout", "--forget")
+	p.ok("logout", "--target", "b.x")
+	if entries, err := os.ReadDir(folder); err != nil || len(entries) > 0 {
+		t.Errorf("left: %v, %v", entries, err)
+	}
+}
+
 // TestNoCloud: a target that is none is told apart from one that is away.
 func TestNoCloud(t *testing.T) {
 	t.Setenv("XDG_CONFIG_HOME", t.TempDir())

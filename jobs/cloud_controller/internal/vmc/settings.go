@@ -61,6 +61,14 @@ func changeSettings(change func(*settings)) error {
 	if err != nil {
 		return err
 	}
+	if s.Target == "" && len(s.Tokens) == 0 {
+		// What is empty leaves no trace; a folder with something else in it stays.
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot remove the settings: %w", err)
+		}
+		_ = os.Remove(filepath.Dir(file))
+		return nil
+	}
 	data, err := json.MarshalIndent(s, "", "  ")
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(file), 0o700)
