@@ -518,7 +518,7 @@ func TestTemplateErrorOnTheThirdInstance(t *testing.T) {
 // A template that makes some VMs and then fails for one.
 func TestEngineFailsHalfWay(t *testing.T) {
 	t.Parallel()
-	c := shellCluster(t, 2, waits)
+	c := busCluster(t) // so that an apply may leave the engine out
 	dir := filepath.Join(t.TempDir(), "template")
 	if err := os.CopyFS(dir, os.DirFS("../templates/local")); err != nil {
 		t.Fatal(err)
@@ -545,7 +545,8 @@ func TestEngineFailsHalfWay(t *testing.T) {
 	rewrite("main.tf", machine, condition)
 	c.edit(`infrastructure "local"`, fmt.Sprintf("infrastructure %q", dir))
 	c.mustApply()
-	before := c.mustAllRun(2)
+	within(t, 60*time.Second, "all agents are on the bus", func() bool { return c.onTheBus() })
+	before := c.mustAllRun(3)
 	c.edit("instances = 2", "instances = 5")
 	c.mustFail(nil, "The quota of this project is 3 VMs", "app/3")
 	for id, pid := range before.pids() {
@@ -559,14 +560,14 @@ func TestEngineFailsHalfWay(t *testing.T) {
 		t.Fatalf("the engine has made %v, %v", made, err)
 	}
 	c.edit("instances = 5", "instances = 2")
-	c.mustMend(2)
+	c.mustMend(3)
 	c.mustKeep(before)
 	if made, err := filepath.Glob(c.vmDir("app-[234]")); err != nil || len(made) > 0 {
 		t.Errorf("left are %v, %v", made, err)
 	}
 	c.edit("instances = 2", "instances = 5")
 	rewrite("main.tf", condition, machine)
-	c.mustMend(5)
+	c.mustMend(6)
 }
 
 // busCluster is a shellCluster with a message bus.
