@@ -72,7 +72,8 @@ demo-check: # the README's first command, and that the second leaves nothing
 
 # All stages run even if one fails, so that one run shows all that is wrong.
 # The race detector needs cgo; -p 2 because some tests start whole clusters. The
-# end-to-end tests mostly wait, so three of them share two cores.
+# end-to-end tests mostly wait, so three of them share two cores. Without the race
+# detector the simulator runs thousands of rollouts, with it hundreds.
 test: ## everything: format, build, vet, unit tests with the race detector, end-to-end tests
 	@failed=; times=; \
 	stage() { \
@@ -87,6 +88,7 @@ test: ## everything: format, build, vet, unit tests with the race detector, end-
 	stage vet-e2e go vet -tags e2e ./examples/...; \
 	stage lint $(MAKE) --no-print-directory lint; \
 	stage unit env CGO_ENABLED=1 go test -race -p 2 -timeout 10m ./...; \
+	stage rollouts go test ./deployer/internal/simulate; \
 	stage e2e go test -tags e2e -p 1 -parallel 3 -timeout 25m ./examples/...; \
 	stage demo $(MAKE) --no-print-directory demo-check; \
 	printf "=== stages\n$$times"; \
