@@ -396,6 +396,45 @@ func TestUpdateCancelsRestarts(t *testing.T) {
 	s.want("then it is missing, and still flaps", v.Starts, []Start{{App: "7", Version: "v-1", Updated: at(-1000), Indices: []int{0, 1}, Urgency: Missing, Flapping: true}})
 }
 
+// TestManyAreGivenTime: a cloud controller starts one instance after the other.
+func TestManyAreGivenTime(t *testing.T) {
+	s := tell(t, nil)
+	s.read(40, wanted("v-1", 102)) // scaled up by a hundred: 30 s, and 30 s for them
+	s.listen(99)
+	s.passed = at(99)
+	s.want("just scaled up", s.starting(99), none)
+	s.listen(101)
+	v := s.Analyse(at(101))
+	if len(v.Starts) != 1 || len(v.Starts[0].Indices) != 102 {
+		t.Fatalf("%+v", v)
+	}
+	s.Requested(v.Starts[0].request(), at(101))
+	s.listen(130)
+	s.want("the first ten are asked for again after their 20 s", len(s.starting(101+20+3)), 10)
+	s.want("a new version is all new instances", func() []int {
+		s.read(125, wanted("v-2", 102))
+		s.listen(180)
+		s.passed = at(180)
+		return s.starting(180)
+	}(), none)
+}
+
+// TestNewAppIsGivenTime as one that is scaled up, if it was started just now.
+func TestNewAppIsGivenTime(t *testing.T) {
+	for told, want := range map[bool]int{true: 0, false: 100} {
+		s := tell(t, nil)
+		s.read(0, nil)
+		if told {
+			s.Updated("7", at(40))
+		}
+		s.read(41, wanted("v-1", 100))
+		s.listen(71)
+		if got := s.starting(71); len(got) != want {
+			t.Errorf("told of it %v: %d are missing, want %d", told, len(got), want)
+		}
+	}
+}
+
 func TestHealthyAndRecord(t *testing.T) {
 	s := tell(t, nil)
 	s.runs(1, "v-1", "a", 0)

@@ -66,11 +66,16 @@ type index struct {
 	crashes   int
 	crashed   time.Time // the last crash
 	restart   time.Time // not before; zero: nothing is put off
-	requested time.Time // the last start was asked for
+	requested time.Time // the last start was asked for, and could be done
 }
 
 // maxUnclear bounds app.unclear.
 const maxUnclear = 64
+
+// startTime is what the start of one instance takes a cloud controller, which
+// starts one after the other: a DEA waits up to 250 ms before it offers to run it.
+// Whoever asks for many gives them the time.
+const startTime = 300 * time.Millisecond
 
 // NewState returns a state that knows nothing. noise gives numbers from -1 to 1.
 func NewState(settings Settings, noise func() float64) *State {
@@ -262,6 +267,9 @@ func (s *State) Desire(id wire.ID, d *Desired, now time.Time) (starts []Start) {
 	if d == nil || a.desired == nil || a.desired.Version != d.Version || !d.Started {
 		clear(a.indices)
 	}
+	if more := a.more(d, now); more > 0 {
+		a.quiet = later(a.quiet, now.Add(s.settings.DropletLost+time.Duration(more)*startTime))
+	}
 	a.desired = d
 	unclear := a.unclear
 	a.unclear = nil
@@ -274,6 +282,18 @@ func (s *State) Desire(id wire.ID, d *Desired, now time.Time) (starts []Start) {
 		}
 	}
 	return starts
+}
+
+// more is how many instances the cloud controller starts because of a change. An
+// app that is new to us was started just now only if we were told so.
+func (a *app) more(d *Desired, now time.Time) int {
+	switch {
+	case d == nil || !d.Started || a.desired == nil && !now.Before(a.quiet):
+		return 0
+	case a.desired == nil || !a.desired.Started || a.desired.Version != d.Version:
+		return d.Instances
+	}
+	return d.Instances - a.desired.Instances
 }
 
 // Passed says that all apps were read, beginning at that time, and which there
@@ -308,10 +328,10 @@ func (s *State) Requested(r wire.HealthManagerRequest, now time.Time) {
 		if a.desired == nil || a.desired.Version != r.Version {
 			return
 		}
-		for _, i := range r.Indices {
+		for n, i := range r.Indices {
 			if i < a.desired.Instances {
 				x := a.at(i)
-				x.requested, x.restart = now, time.Time{}
+				x.requested, x.restart = now.Add(time.Duration(n)*startTime), time.Time{}
 			}
 		}
 	case wire.OpStop:
