@@ -103,8 +103,9 @@ bench: build ## how long applies take
 	go test -run '^$$' -bench . -benchtime 5x ./deployer # plans, applies and rollouts of thousands of simulated agents
 	go test -tags e2e -run '^$$' -bench . -benchtime 5x -timeout 15m ./examples/...
 
-soak: build ## 200,000 requests during rolling updates and reloads: none may fail
+soak: build ## 200,000 requests during rolling updates and reloads, 100,000 during those of DEAs: none may fail
 	go test -tags e2e -v -run TestRollingUpdateUnderLoad -timeout 30m ./examples/ -soak 200000 -rate 2000
+	go test -tags e2e -v -run TestDEAsRollUnderLoad -timeout 30m ./examples/ -soak 100000 -rate 1000
 
 bench-ansible: build ## the same deployment to the same 30 machines, by deploy and by Ansible (root; ansible-core)
 	go test -tags "e2e ansible" -v -run TestBesideAnsible -timeout 60m ./examples/
