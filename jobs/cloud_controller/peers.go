@@ -29,6 +29,9 @@ const (
 	sweepAfter = time.Hour
 )
 
+// errPeerAway says that another controller cannot be reached.
+var errPeerAway = errors.New("cannot ask another controller")
+
 func blobPath(b blob.Blob) string {
 	return fmt.Sprintf("/internal/blobs/%s/%d/%s", b.Kind, b.App, b.SHA1)
 }
@@ -138,7 +141,7 @@ func (c *Controller) askPeer(ctx context.Context, method, peer, path string, bod
 	request.SetBasicAuth(auth.User, auth.Password)
 	answer, err := c.client.Do(request)
 	if err != nil {
-		return nil, fmt.Errorf("cannot ask another controller: %w", err)
+		return nil, fmt.Errorf("%w: %w", errPeerAway, err)
 	}
 	if answer.StatusCode/100 != 2 {
 		answer.Body.Close()
@@ -150,11 +153,13 @@ func (c *Controller) askPeer(ctx context.Context, method, peer, path string, bod
 	return answer, nil
 }
 
-// fetch gets a blob from the first peer that has it.
+// fetch gets a blob from the first peer that has it; errPeerAway if none can be
+// reached, else fs.ErrNotExist.
 func (c *Controller) fetch(ctx context.Context, b blob.Blob) error {
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
-	problems := []error{fmt.Errorf("cannot get %s: %w", blobPath(b), fs.ErrNotExist)}
+	var problems []error
+	result := errPeerAway
 	for _, peer := range c.settings.Load().Peers {
 		answer, err := c.askPeer(ctx, http.MethodGet, peer, blobPath(b), nil, 0)
 		if err == nil {
@@ -165,9 +170,15 @@ func (c *Controller) fetch(ctx context.Context, b blob.Blob) error {
 			c.base.Log().Info("fetched from another controller", "peer", peer, "blob", blobPath(b))
 			return nil
 		}
+		if !errors.Is(err, errPeerAway) {
+			result = fs.ErrNotExist
+		}
 		problems = append(problems, err)
 	}
-	return errors.Join(problems...)
+	if len(problems) == 0 {
+		result = fs.ErrNotExist // there is nobody to ask
+	}
+	return fmt.Errorf("cannot get %s: %w: %v", blobPath(b), result, errors.Join(problems...))
 }
 
 // fetchResource gets a file of the resource pool from the first peer that has it.
@@ -204,7 +215,12 @@ func (c *Controller) keepResource(r archive.Resource, from io.Reader) error {
 // sendBlob answers with a blob, which is fetched first if only a peer has it.
 func (c *Controller) sendBlob(w http.ResponseWriter, r *http.Request, b blob.Blob, contentType string) error {
 	if !c.blobs.Has(b) {
-		if err := c.fetch(r.Context(), b); err != nil {
+		err := c.fetch(r.Context(), b)
+		if errors.Is(err, fs.ErrNotExist) {
+			c.base.Log().Error("an app's files are lost, push it again", "app", b.App, "blob", blobPath(b), "error", err)
+			return errFileNotFound
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -269,8 +285,13 @@ func (c *Controller) syncBlobs(ctx context.Context) error {
 	var problems []error
 	if len(c.settings.Load().Peers) > 0 {
 		for b := range needed {
-			if !c.blobs.Has(b) && ctx.Err() == nil {
-				problems = append(problems, c.fetch(ctx, b))
+			if c.blobs.Has(b) || ctx.Err() != nil {
+				continue
+			}
+			err := c.fetch(ctx, b)
+			problems = append(problems, err)
+			if errors.Is(err, errPeerAway) {
+				break // all of them: the next time
 			}
 		}
 	}

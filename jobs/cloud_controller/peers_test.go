@@ -155,7 +155,18 @@ func TestPairLosesOne(t *testing.T) {
 			t.Errorf("the droplet of %s is %q", start.Name, text)
 		}
 	}
+	// What is lost is fetched when there is someone to ask; until then nobody waits
+	// for each of many.
+	must(t, os.Remove(first.blobs.Path(droplet)))
+	if err := first.syncBlobs(t.Context()); !errors.Is(err, errPeerAway) || strings.Count(err.Error(), "cannot get") != 1 {
+		t.Errorf("with nobody to ask: %v", err)
+	}
+	u.call("GET", fmt.Sprintf("/staged_droplets/1/%s", alone.SHA1), nil).fails(500, 111)
 	second.run()
+	must(t, first.syncBlobs(t.Context()))
+	if !first.blobs.Has(droplet) {
+		t.Error("the lost droplet was not fetched")
+	}
 	if got := len(elsewhere.bulk()); got != 2 {
 		t.Errorf("%d apps", got)
 	}
