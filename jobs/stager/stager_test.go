@@ -518,7 +518,6 @@ func TestOneOfSeveral(t *testing.T) {
 	}
 	count := func(name string) int { return first.varz()[name].(int) + second.varz()[name].(int) }
 	eventually(t, "all requests are taken", func() bool { return count("running_tasks")+count("waiting_tasks") == requests })
-	// Both have at least one, or chance has been very unkind: 2 in 4096.
 	eventually(t, "tasks run", func() bool { p.mu.Lock(); defer p.mu.Unlock(); return p.asked >= 2 })
 	for _, s := range []*Stager{first, second} {
 		if n := s.varz()["running_tasks"].(int); n > 2 {

@@ -343,7 +343,8 @@ func readIgnore(name string) (ignoreList, error) {
 func ignoreRules(lines []string) ignoreList {
 	var rules ignoreList
 	for _, line := range lines {
-		line = strings.TrimRight(line, " \t\r")
+		// Of names that are no UTF-8, an expression sees the same replacement.
+		line = strings.ToValidUTF8(strings.TrimRight(line, " \t\r"), "\uFFFD")
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue
 		}

@@ -149,7 +149,13 @@ func readManifest(file string) ([]described, error) {
 	return apps, nil
 }
 
-func parseManifest(data []byte) ([]described, error) {
+func parseManifest(data []byte) (apps []described, err error) {
+	// The YAML reader panics on some texts, such as a tag without a value.
+	defer func() {
+		if recover() != nil {
+			apps, err = nil, errors.New("it is no YAML that can be read")
+		}
+	}()
 	var listed struct {
 		Applications []described `yaml:"applications"`
 	}
@@ -162,7 +168,6 @@ func parseManifest(data []byte) ([]described, error) {
 	case listErr == nil:
 		return listed.Applications, check(listed.Applications)
 	case yaml.Unmarshal(data, &keyed) == nil && len(keyed.Applications) > 0:
-		apps := []described{}
 		for _, item := range keyed.Applications {
 			text, err := yaml.Marshal(item.Value)
 			if err != nil {
