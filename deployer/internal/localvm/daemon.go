@@ -329,6 +329,12 @@ func daemonMain(k kind, args []string, run func(*daemon) error) int {
 	return 0
 }
 
+// A daemon waits up to lockWait for its folder's lock, and tries every lockAgain.
+const (
+	lockWait  = 5 * time.Second
+	lockAgain = 20 * time.Millisecond
+)
+
 func (d *daemon) take() error {
 	if d.dir == "" {
 		return fmt.Errorf("cannot run local-%s: --dir is missing", d.kind)
@@ -340,11 +346,17 @@ func (d *daemon) take() error {
 	if d.lock, err = os.OpenFile(filepath.Join(d.dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
 		return fmt.Errorf("cannot lock %s: %w", d.dir, err)
 	}
-	// The lock goes with the process, however it ends.
-	if err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return fmt.Errorf("cannot lock %s: another %s runs for it: %w", d.dir, d.kind, err)
+	// The lock goes with the process, however it ends; one that was killed may be
+	// seen as gone a moment before it has let go of it.
+	for deadline := time.Now().Add(lockWait); ; time.Sleep(lockAgain) {
+		err := unix.Flock(int(d.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
+			return fmt.Errorf("cannot lock %s: another %s runs for it: %w", d.dir, d.kind, err)
+		}
 	}
-	return nil
 }
 
 // serving records that the daemon uses a configuration; the first time it also
