@@ -187,6 +187,7 @@ func TestConfig(t *testing.T) {
 		{"port: 7\nmbus: '10.0.0.1'", "", "no URI"},
 		{"port: 7\nmbus: nats://a:1\nlogging: {level: loud}", "", `"loud"`},
 		{"port: [", "", "cannot read the configuration"},
+		{"port:\n !a # a tag without a value", "", "cannot read the configuration"},
 		{"mbus: nats://a:secret@b\nport: x", "", "[2:7]"},
 	} {
 		writeConfig(t, file, tc.text)

@@ -86,12 +86,23 @@ func Load(file string, into any) (raw map[string]any, err error) {
 	}
 	raw = map[string]any{}
 	for _, target := range []any{into, &raw} {
-		if err := yaml.Unmarshal(data, target); err != nil {
+		if err := ParseYAML(data, target); err != nil {
 			// Without the excerpt of the file, which may hold a password.
 			return nil, fmt.Errorf("cannot read the configuration %s: %s", file, yaml.FormatError(err, false, false))
 		}
 	}
 	return raw, nil
+}
+
+// ParseYAML is yaml.Unmarshal without its panics: it has them for some texts that
+// are no YAML, such as a tag without a value.
+func ParseYAML(data []byte, into any) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("it is no YAML: %v", p)
+		}
+	}()
+	return yaml.Unmarshal(data, into)
 }
 
 // servers are the bus's, whatever the file calls them.

@@ -2,6 +2,7 @@ package dea
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,10 +15,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/goccy/go-yaml"
-
-	"encoding/json"
-
+	"deploy/jobs/component"
 	"deploy/jobs/dea/internal/bits"
 	"deploy/jobs/dea/internal/core"
 	"deploy/jobs/dea/internal/warden"
@@ -521,16 +519,23 @@ func stateFileOf(root *os.Root) (string, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
-	var doc struct {
-		StateFile string `yaml:"state_file"`
-	}
+	var file string
 	if err == nil {
-		err = yaml.Unmarshal(data, &doc)
+		file, err = parseDroplet(data)
 	}
 	if err != nil {
 		return "", fmt.Errorf("cannot read the droplet's droplet.yaml: %w", err)
 	}
-	return doc.StateFile, nil
+	return file, nil
+}
+
+// parseDroplet reads what an app may have written over.
+func parseDroplet(data []byte) (stateFile string, err error) {
+	var doc struct {
+		StateFile string `yaml:"state_file"`
+	}
+	err = component.ParseYAML(data, &doc)
+	return doc.StateFile, err
 }
 
 func stateIsRunning(root *os.Root, name string) bool {
