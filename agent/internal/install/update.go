@@ -21,7 +21,7 @@ func (i *Installer) Update(ctx context.Context, u api.Update, report Report) err
 	if u.Generation == "" || !known {
 		return &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("cannot update to generation %q: its preparation has not ended well; prepare it again", u.Generation)}
 	}
-	if u.Back && len(s.PreStarted) > 0 {
+	if u.Back && len(s.PreStarted) > 0 && (s.Pending != nil || s.Active != u.Generation) {
 		return irreversible(s.PreStarted)
 	}
 	t := i.plan(target, orUpdate(u.Next), u.Hold || s.Held, report)
