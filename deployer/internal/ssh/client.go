@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -178,6 +179,9 @@ func (c *Client) failed(what string, err error) error {
 		return fmt.Errorf("cannot %s on %s: the connection was lost: %w", what, c, c.lost)
 	case c.closed:
 		return fmt.Errorf("cannot %s on %s: %w", what, c, errClosed)
+	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, sftp.ErrSSHFxConnectionLost):
+		// A call can meet the end before whoever looks after the connection does.
+		return fmt.Errorf("cannot %s on %s: the connection was lost: %w", what, c, err)
 	}
 	return fmt.Errorf("cannot %s on %s: %w", what, c, err)
 }

@@ -252,7 +252,7 @@ func TestConnectionLostMidUpload(t *testing.T) {
 		lose func(*sshtest.Host)
 		want string
 	}{
-		{"reset", func(h *sshtest.Host) { h.Cut() }, ""},
+		{"reset", func(h *sshtest.Host) { h.Cut() }, "the connection was lost"},
 		{"silence", func(h *sshtest.Host) { h.Hush() }, "the connection was lost: the host has not answered for 150ms"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
