@@ -36,14 +36,13 @@ type platform struct {
 func startPlatform(t *testing.T, manifest, domain string) *platform {
 	t.Helper()
 	c := start(t, manifest)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	// Below the ports that connections take by themselves; the number is the
+	// cluster's.
+	number, err := strconv.Atoi(strings.Split(c.cidr, ".")[2])
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.listen = l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	c.listen = fmt.Sprintf("127.0.0.1:%d", 20000+number)
 	t.Cleanup(func() {
 		if out, code := c.run("destroy", "--auto-approve", "--delete-disks"); code != 0 {
 			t.Errorf("destroy exited with %d:\n%s", code, out)
