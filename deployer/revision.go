@@ -64,31 +64,25 @@ func (r *run) sources() (map[string][]byte, error) {
 	}
 	files := map[string][]byte{}
 	content := revisionContent{Variables: map[string]json.RawMessage{}, Programs: map[string]render.Package{}}
-	read := func(name string) error {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return fmt.Errorf("cannot keep the manifest for rollback: %w", err)
-		}
-		files[path.Join(manifestPart, filepath.Base(name))] = data
-		return nil
-	}
+	// As they were read: they may have been edited since.
 	info, err := os.Stat(r.config.Manifest)
 	if err != nil {
 		return nil, fmt.Errorf("cannot keep the manifest for rollback: %w", err)
 	}
-	if !info.IsDir() {
-		content.Manifest = filepath.Base(r.config.Manifest)
-		err = read(r.config.Manifest)
-	} else {
-		var found []string
-		if found, err = filepath.Glob(filepath.Join(r.config.Manifest, "*.hcl")); err == nil {
-			for _, name := range found {
-				err = errors.Join(err, read(name))
-			}
+	for name, f := range r.manifest.Files {
+		part := name == r.config.Manifest
+		if info.IsDir() {
+			part = filepath.Dir(name) == filepath.Clean(r.config.Manifest) && filepath.Ext(name) == ".hcl" && !slices.Contains(r.config.VarFiles, name)
+		}
+		if part && f != nil {
+			files[path.Join(manifestPart, filepath.Base(name))] = f.Bytes
 		}
 	}
-	if err != nil {
-		return nil, err
+	if len(files) == 0 {
+		return nil, fmt.Errorf("cannot keep the manifest for rollback: %s is not among what was read", r.config.Manifest)
+	}
+	if !info.IsDir() {
+		content.Manifest = filepath.Base(r.config.Manifest)
 	}
 	for name, v := range r.manifest.Variables() {
 		if v.Sensitive {
@@ -140,11 +134,11 @@ func keepJob(files map[string][]byte, folder string, job *manifests.Job) error {
 		names = append(names, path.Join("templates", t.Source))
 	}
 	for _, name := range names {
-		data, err := fs.ReadFile(job.FS, name)
-		if err != nil {
-			return fmt.Errorf("cannot keep the job %s for rollback: %w", job.Name, err)
+		f := job.Files[path.Join(path.Dir(job.Range.Filename), name)]
+		if f == nil {
+			return fmt.Errorf("cannot keep the job %s for rollback: its %s is not among what was read", job.Name, name)
 		}
-		files[path.Join(folder, name)] = data
+		files[path.Join(folder, name)] = f.Bytes
 	}
 	return nil
 }
@@ -224,6 +218,10 @@ func (r *run) keepRevision() error {
 	}
 	files, err := r.sources()
 	if err != nil {
+		return err
+	}
+	// Another run may have made a revision of this number.
+	if err := r.store.Check(r.state); err != nil {
 		return err
 	}
 	if err := r.store.KeepSources(next.Number, files); err != nil {

@@ -165,7 +165,8 @@ func (r *run) world() (world, error) {
 		return w, err
 	}
 	for name, f := range r.manifest.Files {
-		if f != nil && !strings.HasPrefix(name, "<") { // values of variables
+		// Values of variables are compared below.
+		if f != nil && !strings.HasPrefix(name, "<") && !slices.Contains(r.config.VarFiles, name) {
 			sum := sha256.Sum256(f.Bytes)
 			w.Sources[name] = hex.EncodeToString(sum[:])
 		}

@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -357,6 +358,8 @@ func (l *loader) decodeRelease(b *hcl.Block, name string) {
 	r := release{name: name, path: filepath.ToSlash(path)}
 	if had, ok := l.options.Releases[name]; ok {
 		r.fsys = had
+	} else if l.options.Releases != nil {
+		r.fsys = embed.FS{} // an earlier load used nothing of it
 	} else if archive != nil {
 		r.fsys = l.openRelease(attrs, ReleaseArchive{
 			Name: name, Path: path, Version: l.text(attrs, "version", ""), SHA256: strings.ToLower(l.text(attrs, "sha256", "")),

@@ -7,7 +7,7 @@ import (
 )
 
 // Differences says where another plan does something else; the words of causes
-// do not count. None: it does the same.
+// do not count, nor do files' contents. None: it does the same.
 func (p *Plan) Differences(other *Plan) []string {
 	var out []string
 	if !slices.Equal(p.VMs, other.VMs) {
@@ -49,14 +49,16 @@ func verb(a Action) string {
 
 // effect is a change without what is only told about it.
 func (c InstanceChange) effect() InstanceChange {
-	c.Causes = nil
+	// Ids and certificates are made anew until an apply keeps them, and are in
+	// generations and diffs; what those follow from is compared by the caller.
+	c.Causes, c.To = nil, ""
 	c.Processes = slices.Clone(c.Processes)
 	for i := range c.Processes {
 		c.Processes[i].Cause = ""
 	}
 	c.Files = slices.Clone(c.Files)
 	for i := range c.Files {
-		c.Files[i].Inputs = nil
+		c.Files[i].Inputs, c.Files[i].Diff = nil, ""
 	}
 	if len(c.Drift) == 0 {
 		c.Drift = nil
