@@ -168,8 +168,11 @@ type run struct {
 	// owedVMs are the changed inputs of VMs that the rollout brings in batches;
 	// movedVMs are those that settings of the infrastructure replace; plannedVMs is
 	// what is known beforehand of the VMs that replace others.
-	owedVMs    map[string][]string
-	movedVMs   map[string]bool
+	owedVMs  map[string][]string
+	movedVMs map[string]bool
+	// held are instances that an operator has stopped, whose agent was on a VM that
+	// was replaced and can tell it no more.
+	held       map[string]bool
 	plannedVMs map[string]terraform.Instance
 	// deleteDisks: persistent disks that no instance has any more are not kept.
 	deleteDisks bool
@@ -181,6 +184,8 @@ type run struct {
 	// vmsAsWanted: the root module is what was last applied, and every agent
 	// answers from the expected VM, so that the engine need not be asked.
 	vmsAsWanted bool
+	// rolls counts the rollouts of this run: each has operations of its own.
+	rolls int
 	// targets restrict the run to some groups or instances; empty: all.
 	targets []string
 	// recreate are the instances that get another VM because an operator asks for
@@ -292,7 +297,12 @@ func manifestError(m *manifests.Manifest, diags hcl.Diagnostics) error {
 	return e
 }
 
-func (r *run) close() { r.fleet.close() }
+// close may be called of a run that could not be loaded.
+func (r *run) close() {
+	if r != nil {
+		r.fleet.close()
+	}
+}
 
 func (r *run) event(e Event) {
 	e.At = time.Now()

@@ -288,9 +288,12 @@ func (r *run) restartPlan(ids []string) rollout.Plan {
 	rp := rollout.Plan{ID: fmt.Sprintf("%.8s-%d", r.state.DeploymentID, r.state.Epoch), Parallel: r.config.Parallel}
 	for _, wave := range r.manifest.Order {
 		for _, g := range wave {
-			rg := rollout.Group{Name: g.Name, Requires: g.Requires, Policy: rollout.PolicyFor(g.Update, g.Instances)}
+			rg := rollout.Group{Name: g.Name, Requires: g.Requires}
 			for _, slot := range r.state.Groups[g.Name] {
 				id := api.InstanceID(g.Name, slot.Index)
+				if _, made := r.state.VMs[id]; !made {
+					continue // the manifest wants it, and no apply has made it yet
+				}
 				inv := r.fleet.inventory(id)
 				in := rollout.Instance{ID: id, AZ: slot.AZ, Action: rollout.ActionNone, Exempt: true}
 				if inv != nil {
@@ -302,6 +305,7 @@ func (r *run) restartPlan(ids []string) rollout.Plan {
 				}
 				rg.Instances = append(rg.Instances, in)
 			}
+			rg.Policy = rollout.PolicyFor(g.Update, len(rg.Instances))
 			rp.Groups = append(rp.Groups, rg)
 		}
 	}
@@ -378,6 +382,9 @@ func (d *Deployer) Run(ctx context.Context, q RunRequest) (*RunResult, error) {
 	}
 	out := &RunResult{Deployment: r.manifest.Deployment.Name, Errand: name, Runs: make([]ErrandRun, len(ids))}
 	err = r.settle(ctx)
+	if err == nil && r.tookOver {
+		err = r.identify(ctx)
+	}
 	if err == nil {
 		var mu sync.Mutex
 		err = r.parallel(ctx, len(ids), func(ctx context.Context, i int) (err error) {

@@ -71,8 +71,12 @@ func (r *run) carryOut(ctx context.Context, rp rollout.Plan, changes []plan.Inst
 	}.Run(ctx, initial)
 	end()
 	watch.Wait()
-	if resumeErr := r.store.Resume(); err == nil {
-		err = resumeErr // a pause is for this rollout
+	pause, resumeErr := r.store.Paused()
+	if resumeErr == nil && pause != nil && pause.Epoch == r.state.Epoch {
+		resumeErr = r.store.Resume() // it was for this rollout
+	}
+	if err == nil {
+		err = resumeErr
 	}
 	if err != nil {
 		return err
@@ -89,7 +93,7 @@ func (r *run) saveMemory(s rollout.State) error {
 	r.vmsMu.Lock()
 	defer r.vmsMu.Unlock()
 	if bytes.Equal(data, r.state.Memory) {
-		return nil // most of what happens need not be remembered
+		return r.store.Check(r.state) // most of what happens need not be remembered
 	}
 	r.state.Memory = data
 	return r.save()
@@ -101,7 +105,9 @@ func (r *run) rolloutPlan(p *plan.Plan, specs map[string]*api.Spec) (*rollout.Pl
 	if err != nil {
 		return nil, err
 	}
-	rp := &rollout.Plan{ID: fmt.Sprintf("%.8s-%d", r.state.DeploymentID, r.state.Epoch), Parallel: r.config.Parallel}
+	// Agents know operations by this id, and do none of them twice.
+	r.rolls++
+	rp := &rollout.Plan{ID: fmt.Sprintf("%.8s-%d-%d", r.state.DeploymentID, r.state.Epoch, r.rolls), Parallel: r.config.Parallel}
 	changes := map[string][]plan.InstanceChange{}
 	for _, c := range p.Instances {
 		if c.Action != plan.Delete {
@@ -114,7 +120,7 @@ func (r *run) rolloutPlan(p *plan.Plan, specs map[string]*api.Spec) (*rollout.Pl
 			known, remembered := memory.Group(g.Name)
 			rg := rollout.Group{
 				Name: g.Name, Requires: g.Requires, FirstDeploy: !known.Served,
-				Policy: rollout.PolicyFor(g.Update, g.Instances),
+				Policy: rollout.PolicyFor(g.Update, len(changes[g.Name])),
 			}
 			if !remembered && slices.ContainsFunc(changes[g.Name], func(c plan.InstanceChange) bool { return c.From != "" }) {
 				rg.FirstDeploy = false // the memory was lost: better slow than all at once
@@ -124,7 +130,7 @@ func (r *run) rolloutPlan(p *plan.Plan, specs map[string]*api.Spec) (*rollout.Pl
 				in := rollout.Instance{
 					ID: c.Instance, AZ: c.AZ, Action: rolloutAction(c), Generation: c.To, Previous: c.From,
 					Healthy: inv != nil && inv.State == api.InstanceRunning,
-					Held:    inv != nil && inv.Held,
+					Held:    inv != nil && inv.Held || r.held[c.Instance],
 					Exempt:  r.exempt(c.Instance) != "",
 					Begun:   inv != nil && begun(inv),
 				}

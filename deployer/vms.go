@@ -198,6 +198,14 @@ func (r *run) makeVMs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	for id := range r.movedVMs {
+		if inv := r.fleet.inventory(id); inv != nil && inv.Held {
+			if r.held == nil {
+				r.held = map[string]bool{}
+			}
+			r.held[id] = true
+		}
+	}
 	r.event(Event{Phase: PhaseVMs, Message: fmt.Sprintf("%d VMs from template %s", len(in.Instances), r.manifest.Infrastructure.Template)})
 	_, err = r.applyVMs(ctx, in, scope{what: "change the VMs", replace: slices.Collect(maps.Keys(r.movedVMs)), create: true, update: true, disks: r.unwantedDisks()})
 	if err == nil {

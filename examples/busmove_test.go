@@ -64,6 +64,9 @@ func TestBusMoves(t *testing.T) {
 		c.edit(at, static(first, servers))
 		at = static(first, servers)
 		c.mustApply()
+		if out, code := c.run("plan"); code != 0 {
+			t.Errorf("%s: that apply left something to do; a plan exits with %d:\n%s", when, code, out)
+		}
 		c.mustAllRun(3 + servers)
 		for i := range servers {
 			instance, want := fmt.Sprintf("nats/%d", i), prefix+strconv.Itoa(first+i)
