@@ -252,9 +252,13 @@ func (d *DEA) carryOut(ctx context.Context, actions []core.Action) {
 		case core.Log:
 			d.note(a.ID, a.Text)
 		case core.Discard:
-			if err := d.discard(ctx, a.ID, a.Folder); err != nil {
-				d.base.Log().Error("cannot remove what is left of an instance", "error", err)
-			}
+			// Aside: an app may have made very many files. What is not removed before
+			// the DEA is killed, the next one sweeps.
+			d.begin(func() {
+				if err := d.discard(ctx, a.ID, a.Folder); err != nil {
+					d.base.Log().Error("cannot remove what is left of an instance", "error", err)
+				}
+			})
 		case core.Register:
 			if err := d.routes.Register(a.Route); err != nil {
 				d.base.Log().Warn("cannot register an instance", "error", err)

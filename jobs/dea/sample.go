@@ -104,8 +104,13 @@ func (d *DEA) look(a *attendant, s *sample, used warden.Usage, now time.Time) {
 	}
 }
 
-// diskUsage adds up what a folder's files take on the disk. A file with several
-// names counts once for each, what cannot be read does not.
+// leastFile is what a file counts at least, bytes: an empty one takes an inode of
+// the disk, and our time and memory to find it.
+const leastFile = 4096
+
+// diskUsage adds up what a folder's files take on the disk, each leastFile or
+// more. A file with several names counts once for each, what cannot be read does
+// not.
 func diskUsage(dir string) int64 {
 	sum := int64(0)
 	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
@@ -114,7 +119,7 @@ func diskUsage(dir string) int64 {
 		}
 		if info, err := e.Info(); err == nil {
 			if s, ok := info.Sys().(*syscall.Stat_t); ok {
-				sum += s.Blocks * 512
+				sum += max(s.Blocks*512, leastFile)
 			}
 		}
 		return nil

@@ -100,6 +100,7 @@ func TestUnpackRefuses(t *testing.T) {
 		{"link through a link", []entry{{name: "l", kind: tar.TypeSymlink, link: "."}, {name: "m", kind: tar.TypeSymlink, link: "l/../x"}}, "behind a name"},
 		{"file through a link", []entry{{name: "l", kind: tar.TypeSymlink, link: "."}, {name: "l/f", text: "x"}}, "no folder"},
 		{"hard link out", []entry{{name: "h", kind: tar.TypeLink, link: "../outside"}}, "leaves the droplet's folder"},
+		{"hard link to a link", []entry{{name: "a/l", kind: tar.TypeSymlink, link: "../x"}, {name: "h", kind: tar.TypeLink, link: "a/l"}}, "no file"},
 		{"device", []entry{{name: "d", kind: tar.TypeChar}}, "not allowed"},
 		{"FIFO", []entry{{name: "f", kind: tar.TypeFifo}}, "not allowed"},
 		{"too much", []entry{{name: "a", text: strings.Repeat("x", 600)}, {name: "b", text: strings.Repeat("x", 600)}}, "disk quota"},

@@ -115,6 +115,12 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 		if err != nil {
 			return err
 		}
+		// A link's second name may lie where its target leads out.
+		if info, err := u.root.Lstat(target); err != nil {
+			return err
+		} else if !info.Mode().IsRegular() {
+			return fmt.Errorf("a hard link to %s, which is no file, is not allowed", target)
+		}
 		if err := u.parents(name); err != nil {
 			return err
 		}

@@ -159,6 +159,15 @@ func OpenLog(dir, path string, uid, gid int) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot open the log of an instance: %w", err)
 	}
+	// What reads from a FIFO is the app, which may also not read.
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is no file any more", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("cannot open the log of an instance: %w", err)
+	}
 	if uid != 0 {
 		if err := f.Chown(uid, gid); err != nil {
 			f.Close()
