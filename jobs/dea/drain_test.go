@@ -242,6 +242,11 @@ func TestCheckEvacuation(t *testing.T) {
 	if said, err := check(one); said != "" || err != nil {
 		t.Errorf("of an empty DEA: %q, %v", said, err)
 	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if all, err := askAll(over, c.conn, wire.SubjectDEAStatus, wire.ParseDEAStatus); err == nil {
+		t.Errorf("nobody waits for answers, and it is as if there were %d", len(all))
+	}
 	sha := c.droplet()
 	one.launch(c.document("7", sha))
 	// An answer that is late on a busy machine is as if there were none.

@@ -17,8 +17,8 @@ import (
 	"deploy/jobs/wire"
 )
 
-// Answers to a question that everybody may answer are awaited for askMax, and no
-// longer when none has come for askQuiet.
+// Answers to a question that everybody may answer are awaited for askMax, and
+// after the first no longer when none has come for askQuiet.
 const (
 	askMax   = 5 * time.Second
 	askQuiet = time.Second
@@ -36,14 +36,16 @@ func askAll[T any](ctx context.Context, bus *nats.Conn, subject string, parse fu
 	if err := bus.PublishRequest(subject, inbox, []byte("{}")); err != nil {
 		return fail(err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, askMax)
+	limited, cancel := context.WithTimeout(ctx, askMax)
 	defer cancel()
 	var all []T
-	for {
-		quiet, stop := context.WithTimeout(ctx, askQuiet)
+	for wait := askMax; ; wait = askQuiet {
+		quiet, stop := context.WithTimeout(limited, wait)
 		m, err := sub.NextMsgWithContext(quiet)
 		stop()
 		switch {
+		case err != nil && ctx.Err() != nil:
+			return fail(context.Cause(ctx)) // not awaited is not unanswered
 		case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 			return all, nil
 		case errors.Is(err, nats.ErrNoResponders):
