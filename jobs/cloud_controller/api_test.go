@@ -88,6 +88,12 @@ func TestLoginIsSlowedDown(t *testing.T) {
 		nobody.call("POST", "/users/nobody@example.com/tokens", `{"password":"guess"}`).fails(403, 200)
 	}
 	nobody.call("POST", "/users/nobody@example.com/tokens", `{"password":"guess"}`).fails(429, 200)
+	// Of what can be no account's name nothing is remembered.
+	for _, name := range []string{strings.Repeat("x", 255), "a%00b@example.com"} {
+		for range loginBurst + 1 {
+			nobody.call("POST", "/users/"+name+"/tokens", `{"password":"guess"}`).fails(403, 200)
+		}
+	}
 }
 
 func TestClosedRegistration(t *testing.T) {

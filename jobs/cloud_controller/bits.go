@@ -1,6 +1,7 @@
 package cloudcontroller
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,12 @@ const maxFiles = 100_000
 // maxResources bounds the text that lists resources.
 const maxResources = 32 << 20
 
+// tooManyResources is true of a text that lists more than an app may have: told
+// before it is decoded, which takes many times its length in memory.
+func tooManyResources(text []byte) bool {
+	return bytes.Count(text, []byte{','}) > 10*maxFiles
+}
+
 // resource is a file as vmc describes it.
 type resource struct {
 	Size number `json:"size"`
@@ -46,6 +53,9 @@ func (c *Controller) matchResources(w http.ResponseWriter, r *http.Request, _ ac
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxResources))
 	if err != nil {
 		return because(errBadRequest, "cannot read the body: %v", err)
+	}
+	if tooManyResources(data) {
+		return because(errBadRequest, "the list of resources is too long")
 	}
 	var list []json.RawMessage
 	if err := json.Unmarshal(data, &list); err != nil {
@@ -200,7 +210,7 @@ func badForm(err error) error {
 // parseResources reads the list of files that are not uploaded. What is wrong
 // with their names is found when they are packed.
 func parseResources(text []byte) ([]archive.Resource, error) {
-	if len(text) > maxResources {
+	if len(text) > maxResources || tooManyResources(text) {
 		return nil, errors.New("the list of resources is too long")
 	}
 	var list []struct {
@@ -223,6 +233,9 @@ func parseResources(text []byte) ([]archive.Resource, error) {
 
 // gatherResources fetches the resources that only another controller has.
 func (c *Controller) gatherResources(ctx context.Context, resources []archive.Resource) ([]archive.Resource, error) {
+	if len(resources) > maxFiles {
+		return resources, nil // they are refused when they are packed
+	}
 	for _, r := range resources {
 		f, err := c.blobs.Open(r.SHA1, r.Size)
 		if err == nil {

@@ -150,7 +150,7 @@ func (c *Controller) signer() auth.Signer {
 func (c *Controller) authenticate(r *http.Request) (account, error) {
 	token := r.Header.Get("Authorization")
 	email, err := c.signer().Owner(token)
-	if err != nil {
+	if err != nil || !possibleEmail(email) {
 		return account{}, errForbidden
 	}
 	u, err := c.store.User(r.Context(), email)

@@ -8,6 +8,7 @@ import (
 	"net/mail"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"deploy/jobs/cloud_controller/internal/auth"
 	"deploy/jobs/cloud_controller/internal/store"
@@ -33,6 +34,12 @@ func validEmail(email string) bool {
 	}
 	address, err := mail.ParseAddress(email)
 	return err == nil && address.Address == email
+}
+
+// possibleEmail is true of all that may be the name of an account. The database
+// takes no other text, and what is remembered of logins is bounded by it.
+func possibleEmail(email string) bool {
+	return len(email) <= 254 && utf8.ValidString(email) && !strings.ContainsRune(email, 0)
 }
 
 // createUser registers an account; admins may even when registration is closed.
@@ -220,6 +227,9 @@ func (c *Controller) deleteUser(w http.ResponseWriter, r *http.Request, a accoun
 // createToken logs in. An admin gets a token for anyone.
 func (c *Controller) createToken(w http.ResponseWriter, r *http.Request) error {
 	email := strings.ToLower(r.PathValue("email"))
+	if !possibleEmail(email) {
+		return errForbidden
+	}
 	a, known, err := c.optional(r)
 	if err != nil {
 		return err
