@@ -41,6 +41,7 @@ var (
 	errURITaken        = &apiError{http.StatusBadRequest, 701, "The URI has already been taken or reserved"}
 	errExternalURI     = &apiError{http.StatusForbidden, 702, "External URIs are not enabled for this account"}
 	errStagingTimedOut = &apiError{http.StatusInternalServerError, 800, "Staging timed out"}
+	errNotHereNow      = &apiError{http.StatusServiceUnavailable, 111, "The file cannot be fetched from another controller now, try again"}
 	errNoSuchRoute     = &apiError{Status: http.StatusNotFound}
 )
 

@@ -21,16 +21,24 @@ const (
 	// within dialTimeout.
 	peerTimeout = 2 * time.Minute
 	dialTimeout = 2 * time.Second
+	// pushTimeout bounds a copy that somebody waits for: less than a stager waits.
+	pushTimeout = 45 * time.Second
 	// syncInterval is how often a controller looks for what it lacks, and for what
 	// nobody needs any more.
 	syncInterval = 30 * time.Second
+	// syncRetry is how often one looks that is not ready for what it lacks.
+	syncRetry = 3 * time.Second
 	// sweepAfter is how old a blob is that no app names before it is removed: an
 	// upload is named only after it was kept.
 	sweepAfter = time.Hour
 )
 
-// errPeerAway says that another controller cannot be reached.
+// errPeerAway says that another controller cannot be reached, or does not know
+// this one by its keys.
 var errPeerAway = errors.New("cannot ask another controller")
+
+// errNotBrought says that what is lacking may be had, later.
+var errNotBrought = errors.New("another controller may have it, and it cannot be brought here now")
 
 func blobPath(b blob.Blob) string {
 	return fmt.Sprintf("/internal/blobs/%s/%d/%s", b.Kind, b.App, b.SHA1)
@@ -112,6 +120,8 @@ func (c *Controller) keepBlob(ctx context.Context, kind blob.Kind, app int64, wr
 
 // push copies a blob to a peer.
 func (c *Controller) push(ctx context.Context, peer string, b blob.Blob) error {
+	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
+	defer cancel()
 	f, err := c.blobs.Get(b)
 	if err != nil {
 		return err
@@ -145,16 +155,22 @@ func (c *Controller) askPeer(ctx context.Context, method, peer, path string, bod
 	}
 	if answer.StatusCode/100 != 2 {
 		answer.Body.Close()
-		if answer.StatusCode == http.StatusNotFound {
+		switch answer.StatusCode {
+		case http.StatusNotFound:
 			return nil, fmt.Errorf("controller %s: %w", peer, fs.ErrNotExist)
+		case http.StatusUnauthorized:
+			// One of us has new keys and the other will have them: an update that changes
+			// them goes on to it only when this one is ready.
+			return nil, fmt.Errorf("%w: controller %s has other keys", errPeerAway, peer)
 		}
 		return nil, fmt.Errorf("controller %s answers %s", peer, answer.Status)
 	}
 	return answer, nil
 }
 
-// fetch gets a blob from the first peer that has it; errPeerAway if none can be
-// reached, else fs.ErrNotExist.
+// fetch gets a blob from the first peer that has it. It is errNotBrought if one
+// that can be reached neither gives it nor says that it has none, fs.ErrNotExist
+// if all that can be reached have none, errPeerAway if none can be reached.
 func (c *Controller) fetch(ctx context.Context, b blob.Blob) error {
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
@@ -170,7 +186,11 @@ func (c *Controller) fetch(ctx context.Context, b blob.Blob) error {
 			c.base.Log().Info("fetched from another controller", "peer", peer, "blob", blobPath(b))
 			return nil
 		}
-		if !errors.Is(err, errPeerAway) {
+		switch {
+		case errors.Is(err, errPeerAway):
+		case !errors.Is(err, fs.ErrNotExist):
+			result = errNotBrought
+		case result != errNotBrought:
 			result = fs.ErrNotExist
 		}
 		problems = append(problems, err)
@@ -183,6 +203,10 @@ func (c *Controller) fetch(ctx context.Context, b blob.Blob) error {
 
 // fetchResource gets a file of the resource pool from the first peer that has it.
 func (c *Controller) fetchResource(ctx context.Context, r archive.Resource) error {
+	// A client may have written anything there.
+	if (blob.Blob{Kind: blob.Package, App: 1, SHA1: r.SHA1}).Validate() != nil || r.Size < 0 {
+		return fs.ErrNotExist
+	}
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
 	for _, peer := range c.settings.Load().Peers {
@@ -220,6 +244,10 @@ func (c *Controller) sendBlob(w http.ResponseWriter, r *http.Request, b blob.Blo
 			c.base.Log().Error("an app's files are lost, push it again", "app", b.App, "blob", blobPath(b), "error", err)
 			return errFileNotFound
 		}
+		if errors.Is(err, errNotBrought) {
+			c.base.Log().Warn("an app's files are not here yet", "app", b.App, "blob", blobPath(b), "error", err)
+			return errNotHereNow
+		}
 		if err != nil {
 			return err
 		}
@@ -250,20 +278,26 @@ func sendFile(w http.ResponseWriter, r *http.Request, f *os.File, contentType st
 }
 
 // keepInStep fetches what this controller lacks and removes what nobody needs,
-// again and again. The controller is ready after the first time, so that an
-// update goes on to the next one only when this one has what that one has.
+// again and again. The controller is ready when it has once got all that it can
+// get, so that an update goes on to the next one only when this one has what that
+// one has.
 func (c *Controller) keepInStep(ctx context.Context) error {
-	tick := time.NewTicker(syncInterval)
-	defer tick.Stop()
 	for {
-		if err := c.syncBlobs(ctx); err != nil && ctx.Err() == nil {
+		err := c.syncBlobs(ctx)
+		if err != nil && ctx.Err() == nil {
 			c.base.Log().Warn("packages and droplets are not all here", "error", err)
 		}
-		c.waitFor(nil)
+		next := syncInterval
+		if errors.Is(err, errNotBrought) && c.ready() != nil {
+			c.waitFor(err)
+			next = syncRetry
+		} else {
+			c.waitFor(nil)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-tick.C:
+		case <-time.After(next):
 		}
 	}
 }
@@ -272,7 +306,7 @@ func (c *Controller) syncBlobs(ctx context.Context) error {
 	begun := time.Now()
 	list, err := c.store.Blobs(ctx)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errNotBrought, err)
 	}
 	needed := map[blob.Blob]bool{}
 	for _, a := range list {

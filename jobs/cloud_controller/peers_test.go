@@ -91,6 +91,8 @@ func TestPair(t *testing.T) {
 	// A resource that only the first has is fetched; so is a droplet that is lost.
 	resource := fmt.Sprintf(`[{"size":500,"sha1":"%s","fn":"app.js"}]`, sum([]byte(known)))
 	elsewhere.create("other")
+	odd := strings.Replace(resource, `","fn"`, `/500?","fn"`, 1) // a path of the peer's
+	elsewhere.upload("other", nil, odd).fails(400, 401)
 	elsewhere.upload("other", nil, resource).want(200)
 	must(t, os.Remove(second.blobs.Path(droplet)))
 	response, err := http.Get(start.ExecutableURI)
@@ -101,7 +103,20 @@ func TestPair(t *testing.T) {
 	if sum(text) != start.SHA1 {
 		t.Errorf("the droplet is %q", text)
 	}
+	// One that cannot be brought now is not lost.
+	must(t, os.WriteFile(first.blobs.Path(droplet), []byte("damaged"), 0o600))
+	must(t, os.Remove(second.blobs.Path(droplet)))
+	if err := second.syncBlobs(t.Context()); !errors.Is(err, errNotBrought) {
+		t.Errorf("with a damaged copy: %v", err)
+	}
+	(&client{c: second}).call("GET", fmt.Sprintf("/staged_droplets/%d/%s", app.ID, droplet.SHA1), nil).fails(503, 111)
+	must(t, os.Remove(first.blobs.Path(droplet)))
+	if err := second.syncBlobs(t.Context()); err == nil || errors.Is(err, errNotBrought) || errors.Is(err, errPeerAway) {
+		t.Errorf("with no copy left: %v", err)
+	}
 
+	// A token is read before it is checked; PostgreSQL takes no NUL.
+	(&client{c: first, token: first.signer().Sign("a\x00b", "", time.Now().Add(time.Hour))}).call("GET", "/apps", nil).fails(403, 200)
 	// Peers are asked with a password.
 	u.call("GET", blobPath(droplet), nil).want(401)
 	auth := first.peerCredentials()
