@@ -497,7 +497,8 @@ func (m *Manager) reload() error {
 	cfg.Partition, cfg.Intervals.Presence = m.config.Partition, m.config.Intervals.Presence
 	m.config = cfg
 	m.judge.use(cfg)
-	m.api.Swap(newBulkAPI(cfg.BulkAPI, m.base.Dialer(), m.askCredentials)).close()
+	// The former one may be in use; its idle connections end by themselves.
+	m.api.Store(newBulkAPI(cfg.BulkAPI, m.base.Dialer(), m.askCredentials))
 	m.all = true
 	poke(m.read)
 	poke(m.wake)

@@ -58,7 +58,7 @@ func defaults() Config {
 		Queues:             []string{wire.SubjectStaging},
 		MaxStagingDuration: wire.StagingTimeout.Seconds(),
 		MaxActiveTasks:     4,
-		SecureUID:          22100, // above the DEA's pool, which begins at 22000 and has 32
+		SecureUID:          21000, // a thousand below the DEAs' pools, which are 22000 to 61999
 		MaxAppMB:           512,   // what the original controller takes
 		MaxDropletMB:       1024,
 	}

@@ -41,6 +41,8 @@ const (
 	entryLimit = 100_000
 	// taskVariable marks all processes of a task.
 	taskVariable = "STAGING_TASK"
+	// killTimeout bounds the chase of processes that a plugin has left behind.
+	killTimeout = 10 * time.Second
 )
 
 // errTimeout says that a staging took too long.
@@ -228,11 +230,11 @@ func (t *task) runPlugin(ctx context.Context, work string, place int, cfg plugin
 }
 
 // killMarked ends the processes that have the mark in their environment, those
-// included that left the process group; it looks again until it finds none. It
-// returns how many it ended.
+// included that left the process group; it looks again until it finds none, or
+// killTimeout is over. It returns how many it ended.
 func killMarked(mark string) int {
 	killed := 0
-	for range 10 {
+	for deadline := time.Now().Add(killTimeout); time.Now().Before(deadline); {
 		found := 0
 		entries, err := os.ReadDir("/proc")
 		if err != nil {
