@@ -481,7 +481,7 @@ func TestIsolation(t *testing.T) {
 	level := a.dea.isolation
 	t.Logf("isolation %+v", level.varz())
 	if !level.namespaces {
-		t.Skipf("this machine offers no namespaces: %v", level.lacks)
+		t.Fatalf("this test needs a kernel that gives root, or users, namespaces: %v", level.lacks)
 	}
 	sha := a.droplet()
 	victim := a.launch(a.document("1", sha, "SECRET=sesame"))
