@@ -101,7 +101,7 @@ template "app.conf" {}
 	}
 	c.edit(fmt.Sprintf("infrastructure \"local\" {\n  cidr = %q\n}", c.cidr), fmt.Sprintf("infrastructure \"hosts\" {\n  private_key = %q\n  instances = {\n%s  }\n}", key, machines))
 	c.edit("properties { script = var.script }", "properties {\n      script  = var.script\n      number  = instance.index\n      setting = var.setting\n    }")
-	c.edit(`variable "listen"`, "variable \"setting\" {}\nvariable \"batch\" {}\nvariable \"listen\"")
+	c.edit(`variable "listen"`, "variable \"setting\" { default = \"a\" }\nvariable \"batch\" { default = 1 }\nvariable \"listen\"")
 	c.edit("update {", "update {\n  canaries = 0\n  max_in_flight = var.batch")
 
 	// Ansible.
