@@ -20,7 +20,8 @@ import (
 
 // load is a number of clients with one kept connection each. Half of what they
 // ask is a GET of the page, half a POST to /echo whose answer must be what was
-// sent.
+// sent. A POST comes in two pieces with a pause between them, so that at every
+// moment some are under way.
 //
 // A request is sent again, once, on another connection, if its own had been used
 // before and closed without a byte of an answer: whoever keeps a connection open
@@ -43,8 +44,12 @@ type load struct {
 	failures []string // the first ones
 }
 
-// requestTimeout is how long an answer may take.
-const requestTimeout = 30 * time.Second
+const (
+	// requestTimeout is how long an answer may take.
+	requestTimeout = 30 * time.Second
+	// underWay is the pause within a POST.
+	underWay = 50 * time.Millisecond
+)
 
 // startLoad begins to send about perSecond requests for host to address, until
 // stop is called or the test ends.
@@ -187,8 +192,18 @@ func (l *load) ask(conn *clientConn, body []byte) (_ *clientConn, err error) {
 		}
 		return fmt.Errorf("%s: no answer: %w", method, err)
 	}
-	if _, err := conn.Write(request.Bytes()); err != nil {
-		return nil, closed(err)
+	pieces := [][]byte{request.Bytes()}
+	if body != nil {
+		half := request.Len() - len(body)/2
+		pieces = [][]byte{request.Bytes()[:half], request.Bytes()[half:]}
+	}
+	for i, piece := range pieces {
+		if i > 0 {
+			<-time.After(underWay)
+		}
+		if _, err := conn.Write(piece); err != nil {
+			return nil, closed(err)
+		}
 	}
 	if _, err := conn.in.Peek(1); err != nil {
 		return nil, closed(err)
