@@ -110,7 +110,16 @@ func TestPair(t *testing.T) {
 		t.Errorf("with a damaged copy: %v", err)
 	}
 	(&client{c: second}).call("GET", fmt.Sprintf("/staged_droplets/%d/%s", app.ID, droplet.SHA1), nil).fails(503, 111)
+	// It would not be ready without it, until nobody has it any more.
+	second.waitFor(errors.New("fetching"))
+	ctx, cancel := context.WithCancel(t.Context())
+	inStep := make(chan error)
+	go func() { inStep <- second.keepInStep(ctx) }()
+	eventually(t, "the second says what it waits for", func() bool { return errors.Is(second.ready(), errNotBrought) })
 	must(t, os.Remove(first.blobs.Path(droplet)))
+	eventually(t, "the second is ready", func() bool { return second.ready() == nil })
+	cancel()
+	must(t, <-inStep)
 	if err := second.syncBlobs(t.Context()); err == nil || errors.Is(err, errNotBrought) || errors.Is(err, errPeerAway) {
 		t.Errorf("with no copy left: %v", err)
 	}
