@@ -120,7 +120,7 @@ keys: {token: a-long-secret}
 admins: [root@example.com]
 default_account_capacity: {memory: 4096, app_uris: 16, services: 16, apps: 40}
 peer_keepalive: 100ms
-timeouts: {discover: 2s, find: 500ms, status: 500ms, health: 500ms}
+timeouts: {discover: 2s, find: 3s, status: 500ms, health: 500ms}
 database_environment: {production: {adapter: sqlite3, database: %[1]s/cc.db}}
 directories: {droplets: %[1]s/droplets, resources: %[1]s/resources, tmpdir: %[1]s/tmp}
 `, dir), func(process component.Process) (runnable, error) { return cloudcontroller.New(process) })
