@@ -174,19 +174,16 @@ type Limiter struct {
 	burst    int
 	interval time.Duration
 
-	mu     sync.Mutex
-	spent  map[string]spending
-	pruned time.Time
-}
-
-type spending struct {
-	n  float64
-	at time.Time
+	mu sync.Mutex
+	// forgotten is when all of a name's failures no longer count: each puts it off
+	// by an interval. Times, not fractions of failures, since those round.
+	forgotten map[string]time.Time
+	pruned    time.Time
 }
 
 // NewLimiter returns a Limiter for which nothing has failed.
 func NewLimiter(burst int, interval time.Duration) *Limiter {
-	return &Limiter{burst: burst, interval: interval, spent: map[string]spending{}}
+	return &Limiter{burst: burst, interval: interval, forgotten: map[string]time.Time{}}
 }
 
 // Try takes one attempt, or says how long to wait for the next. An attempt that
@@ -195,18 +192,21 @@ func (l *Limiter) Try(name string, now time.Time) (wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if now.Sub(l.pruned) > time.Minute {
-		for name := range l.spent {
-			if l.now(name, now) <= 0 {
-				delete(l.spent, name)
+		for name, at := range l.forgotten {
+			if !at.After(now) {
+				delete(l.forgotten, name)
 			}
 		}
 		l.pruned = now
 	}
-	n := l.now(name, now)
-	if n+1 > float64(l.burst) {
-		return time.Duration((n + 1 - float64(l.burst)) * float64(l.interval))
+	at := l.forgotten[name]
+	if at.Before(now) {
+		at = now
 	}
-	l.spent[name] = spending{n: n + 1, at: now}
+	if wait := at.Sub(now) - time.Duration(l.burst-1)*l.interval; wait > 0 {
+		return wait
+	}
+	l.forgotten[name] = at.Add(l.interval)
 	return 0
 }
 
@@ -214,11 +214,5 @@ func (l *Limiter) Try(name string, now time.Time) (wait time.Duration) {
 func (l *Limiter) Succeeded(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.spent, name)
-}
-
-// now is how many failures still count.
-func (l *Limiter) now(name string, now time.Time) float64 {
-	s := l.spent[name]
-	return max(0, s.n-float64(max(0, now.Sub(s.at)))/float64(l.interval))
+	delete(l.forgotten, name)
 }

@@ -133,8 +133,8 @@ func TestLimiter(t *testing.T) {
 		t.Errorf("wait %v after a success", wait)
 	}
 	l.Try("c", now.Add(time.Hour))
-	if len(l.spent) != 1 {
-		t.Errorf("%d names are remembered", len(l.spent))
+	if len(l.forgotten) != 1 {
+		t.Errorf("%d names are remembered", len(l.forgotten))
 	}
 }
 
@@ -151,7 +151,7 @@ func TestLimiterBound(t *testing.T) {
 				passed++
 			}
 		}
-		if bound := float64(burst) + at.Sub(begin).Seconds() + 1e-6; float64(passed) > bound {
+		if bound := float64(burst) + at.Sub(begin).Seconds() + 1e-9; float64(passed) > bound {
 			t.Errorf("%d of at most %v passed", passed, bound)
 		}
 	})
