@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -117,7 +118,7 @@ func (v *vmc) crashesCommand() *cobra.Command {
 func (v *vmc) crashlogsCommand() *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:   "crashlogs APP",
-		Short: "Show the log of the instance that crashed last",
+		Short: "Show the log of the last crash that is still kept",
 		Args:  cobra.ExactArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		crashes, err := c.Crashes(ctx, args[0])
@@ -127,7 +128,17 @@ func (v *vmc) crashlogsCommand() *cobra.Command {
 		if len(crashes) == 0 {
 			return fmt.Errorf("%s has not crashed lately", args[0])
 		}
-		return v.printLogs(ctx, c, args[0], crashes[len(crashes)-1].Instance, crashLogs)
+		// DEAs forget crashes before the health manager does.
+		var failed error
+		for _, crash := range slices.Backward(crashes) {
+			if err = v.printLogs(ctx, c, args[0], crash.Instance, crashLogs); err == nil {
+				return nil
+			}
+			if failed == nil {
+				failed = err
+			}
+		}
+		return failed
 	})
 }
 

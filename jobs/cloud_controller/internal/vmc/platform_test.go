@@ -120,7 +120,7 @@ keys: {token: a-long-secret}
 admins: [root@example.com]
 default_account_capacity: {memory: 4096, app_uris: 16, services: 16, apps: 40}
 peer_keepalive: 100ms
-timeouts: {discover: 2s, find: 3s, status: 500ms, health: 500ms}
+timeouts: {discover: 2s, find: 500ms, status: 500ms, health: 500ms}
 database_environment: {production: {adapter: sqlite3, database: %[1]s/cc.db}}
 directories: {droplets: %[1]s/droplets, resources: %[1]s/resources, tmpdir: %[1]s/tmp}
 `, dir), func(process component.Process) (runnable, error) { return cloudcontroller.New(process) })
@@ -258,6 +258,7 @@ func TestCommands(t *testing.T) {
 	if out := p.ok("push", "--path", app); !strings.Contains(out, "hello is there already") || !strings.Contains(out, "2 files, 2 known already: 0 B") {
 		t.Errorf("the second push: %s", out)
 	}
+	eventually(t, "the DEA answers for its new instance", func() bool { status, _, _ := p.vmc("files", "hello", "app/"); return status == 0 })
 	if out := p.ok("files", "hello", "app/"); !strings.Contains(out, "server.js") || !strings.Contains(out, "large.txt") || strings.Contains(out, "secret.pem") {
 		t.Errorf("files: %s", out)
 	}
@@ -348,6 +349,10 @@ func TestFailedPushes(t *testing.T) {
 		"--path", p.write(t.TempDir(), map[string]string{"a.js": "", "b.js": ""}))
 	p.fails("cannot tell what kind of app", "push", "unknown", "--path", p.write(t.TempDir(), map[string]string{"x.txt": "x"}))
 	p.fails("Invalid framework", "push", "cobol", "--framework", "cobol", "--path", p.write(t.TempDir(), map[string]string{"x.cob": "x"}))
+	p.fails("is it to be built first?", "push", "absent", "--framework", "node", "--path", filepath.Join(t.TempDir(), "target"))
+	if out := p.ok("apps"); strings.Contains(out, "absent") {
+		t.Errorf("an app without files was made:\n%s", out)
+	}
 	p.fails("there are no files in it", "push", "empty", "--framework", "node", "--path", t.TempDir())
 
 	// It crashes at its start.
@@ -359,9 +364,10 @@ func TestFailedPushes(t *testing.T) {
 	eventually(t, "crashes", func() bool {
 		return regexp.MustCompile(`(?m)^[0-9a-f]{32} +\d{4}-`).MatchString(p.ok("crashes", "crasher"))
 	})
-	if out := p.ok("crashlogs", "crasher"); !strings.Contains(out, "no such luck") {
-		t.Errorf("crashlogs: %s", out)
-	}
+	eventually(t, "a crash's log", func() bool {
+		status, out, _ := p.vmc("crashlogs", "crasher")
+		return status == 0 && strings.Contains(out, "no such luck")
+	})
 	p.ok("delete", "crasher", "--force")
 
 	// It never opens its port.

@@ -220,6 +220,10 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 	if app.Path == "" {
 		app.Path = "."
 	}
+	// Before anything is made: what is pushed may have to be built first.
+	if _, err := os.Stat(app.Path); err != nil {
+		return fmt.Errorf("cannot push %s, whose files are missing (is it to be built first?): %w", app.Name, err)
+	}
 	uris, err := hosts(app, c.Domain(), flags.noURL)
 	if err != nil {
 		return err
