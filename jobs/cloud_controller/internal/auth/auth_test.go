@@ -79,15 +79,9 @@ func TestForgery(t *testing.T) {
 	token := s.Sign("dev@example.com", "hash", now.Add(time.Hour))
 	rapid.Check(t, func(t *rapid.T) {
 		forged := []byte(token)
-		i := rapid.IntRange(0, len(forged)-1).Draw(t, "at")
-		forged[i] = rapid.SampledFrom([]byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=")).Draw(t, "byte")
-		if string(forged) == token {
-			t.Skip("the same")
-		}
-		// The last digit has bits that mean nothing.
-		if i == len(forged)-1 {
-			t.Skip("may be the same")
-		}
+		i := rapid.IntRange(0, len(forged)-2).Draw(t, "at") // the last digit has bits that mean nothing
+		digits := []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_=")
+		forged[i] = rapid.SampledFrom(digits).Filter(func(b byte) bool { return b != token[i] }).Draw(t, "byte")
 		if s.Check(string(forged), "hash", now) == nil {
 			t.Errorf("%s is taken for %s", forged, token)
 		}
