@@ -31,6 +31,11 @@ const (
 	answerTimeout = 10 * time.Second
 	// parallelLookups bounds the questions under way at once.
 	parallelLookups = 16
+	// removalPoll is how often a store is tried again whose folder is in use.
+	removalPoll = 50 * time.Millisecond
+	// errCodeStoreFailed is what nats-server answers when it cannot make a stream's
+	// store (JSStreamCreateErrF of its errors.json).
+	errCodeStoreFailed = 10049
 )
 
 // errLost ends a transfer whose connection broke: acknowledgements sent
@@ -174,12 +179,32 @@ func (b *Bus) bucket(ctx context.Context) (jetstream.ObjectStore, error) {
 		Storage:     jetstream.FileStorage,
 		Replicas:    b.replicas(),
 	}
-	made, err := b.js.CreateOrUpdateObjectStore(ctx, config)
+	made, err := b.create(ctx, config)
 	if err != nil && config.Replicas > 1 { // not all servers are there
 		config.Replicas = 1
-		return b.js.CreateOrUpdateObjectStore(ctx, config)
+		return b.create(ctx, config)
 	}
 	return made, err
+}
+
+// create makes the object store. A server goes on removing a deleted stream's
+// folder after it has said that it is deleted, and cannot make the new one in it
+// meanwhile.
+func (b *Bus) create(ctx context.Context, config jetstream.ObjectStoreConfig) (jetstream.ObjectStore, error) {
+	again := time.NewTicker(removalPoll)
+	defer again.Stop()
+	for {
+		made, err := b.js.CreateOrUpdateObjectStore(ctx, config)
+		var refused *jetstream.APIError
+		if !errors.As(err, &refused) || refused.ErrorCode != errCodeStoreFailed {
+			return made, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-again.C:
+		}
+	}
 }
 
 // replicas is on how many of the bus's servers a package is kept: three, if
