@@ -50,7 +50,8 @@ func (s *staging) writeScripts(how start) error {
 		dir = "app"
 	}
 	// The last lines hand TERM on: bash itself would end at once and leave the app
-	// without a chance to finish its requests.
+	// without a chance to finish its requests. A signal ends a wait with a status of
+	// its own; the last wait, after the app's end, has the app's.
 	fmt.Fprintf(&b, `DROPLET_BASE_DIR=$PWD
 cd %s
 %s >> "$DROPLET_BASE_DIR/logs/stdout.log" 2>> "$DROPLET_BASE_DIR/logs/stderr.log" &
@@ -58,12 +59,10 @@ STARTED=$!
 echo "$STARTED" >> "$DROPLET_BASE_DIR/run.pid"
 trap 'kill -TERM "$STARTED"' TERM
 wait "$STARTED"
-STATUS=$?
 while kill -0 "$STARTED" 2> /dev/null; do
   wait "$STARTED"
-  STATUS=$?
 done
-exit "$STATUS"
+wait "$STARTED"
 `, dir, how.command)
 	files := []struct{ name, text string }{
 		{"startup", b.String()},
