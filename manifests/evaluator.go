@@ -31,6 +31,7 @@ type Evaluator struct {
 	root       *hcl.EvalContext // what properties may refer to, without instance
 	deployment cty.Value
 	instances  map[string]cty.Value // by group, list of instanceType
+	leaving    map[string]cty.Value // by group, the same
 	found      map[instanceKey]evaluatedInstance
 	localDiags map[string]hcl.Diagnostics
 
@@ -63,6 +64,7 @@ func (m *Manifest) evaluator(f Facts, assumed bool) *Evaluator {
 		m: m, assumed: assumed, facts: f,
 		deployment: m.Deployment.value(f.DeploymentID),
 		instances:  map[string]cty.Value{},
+		leaving:    map[string]cty.Value{},
 		found:      map[instanceKey]evaluatedInstance{},
 		localDiags: map[string]hcl.Diagnostics{},
 		shared:     map[*GroupJob]evaluatedProperties{},
@@ -77,14 +79,17 @@ func (m *Manifest) evaluator(f Facts, assumed bool) *Evaluator {
 			e.found[instanceKey{g.Name, in.Index}] = evaluatedInstance{in, values[i]}
 		}
 		switch {
-		case len(list) > 0:
-			e.instances[g.Name] = cty.ListVal(values)
 		case listed || g.Instances == 0:
-			e.instances[g.Name] = cty.ListValEmpty(instanceType)
+			e.instances[g.Name] = instanceList(values)
 		default:
 			e.instances[g.Name] = cty.UnknownVal(cty.List(instanceType)).RefineNotNull()
 		}
 		groups[g.Name] = cty.ObjectVal(map[string]cty.Value{"instances": e.instances[g.Name]})
+		var leaving []cty.Value
+		for _, in := range f.Leaving[g.Name] {
+			leaving = append(leaving, e.instance(g, in))
+		}
+		e.leaving[g.Name] = instanceList(leaving)
 	}
 	secrets := map[string]cty.Value{}
 	for name, s := range m.Secrets {
@@ -109,6 +114,23 @@ func (m *Manifest) evaluator(f Facts, assumed bool) *Evaluator {
 		variables["local"] = cty.ObjectVal(locals)
 	}
 	return e
+}
+
+func instanceList(values []cty.Value) cty.Value {
+	if len(values) == 0 {
+		return cty.ListValEmpty(instanceType)
+	}
+	return cty.ListVal(values)
+}
+
+// serving are the instances that whoever uses a group must know: also those on
+// VMs that are on their way out.
+func (e *Evaluator) serving(group string) cty.Value {
+	list, leaving := e.instances[group], e.leaving[group]
+	if !list.IsKnown() || leaving.LengthInt() == 0 {
+		return list
+	}
+	return instanceList(append(list.AsValueSlice(), leaving.AsValueSlice()...))
 }
 
 // instance is what expressions see of an instance.
@@ -186,10 +208,11 @@ func (e *Evaluator) JobContext(group string, index int, job *GroupJob) (*hcl.Eva
 // ownGroup is group.* of a job: the instances of its own group.
 func (e *Evaluator) ownGroup(name string) cty.Value {
 	instances, ok := e.instances[name]
+	leaving := e.leaving[name]
 	if !ok {
-		instances = cty.UnknownVal(cty.List(instanceType)).RefineNotNull()
+		instances, leaving = cty.UnknownVal(cty.List(instanceType)).RefineNotNull(), instanceList(nil)
 	}
-	return cty.ObjectVal(map[string]cty.Value{"instances": instances})
+	return cty.ObjectVal(map[string]cty.Value{"instances": instances, "leaving": leaving})
 }
 
 // JobContext is Evaluator(f).JobContext, for who needs just one.
@@ -338,7 +361,7 @@ func (e *Evaluator) link(job *GroupJob) cty.Value {
 			published[name] = all[name]
 		}
 		links[c.Name] = cty.ObjectVal(map[string]cty.Value{
-			"instances": e.instances[p.group.Name],
+			"instances": e.serving(p.group.Name),
 			"property":  cty.ObjectVal(published),
 		})
 	}

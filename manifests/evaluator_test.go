@@ -63,6 +63,8 @@ func clusterFacts(m *Manifest) Facts {
 func TestEvaluator(t *testing.T) {
 	m := loadFile(t, "testdata/valid/cluster.hcl")
 	all := clusterFacts(m)
+	leaving := clusterFacts(m)
+	leaving.Leaving = map[string][]Instance{"nats": {{Group: "nats", Index: 0, Address: "10.0.0.9"}}}
 	for name, c := range map[string]struct {
 		facts Facts
 		group string
@@ -115,6 +117,14 @@ func TestEvaluator(t *testing.T) {
 			"instance.index":                      "cty.NumberIntVal(1)",
 			"package.router.path":                 `cty.StringVal("/vms/router-1/store/def")`,
 			"[for i in link.bus.instances: i.az]": `cty.TupleVal([]cty.Value{cty.StringVal("z1")})`,
+		}},
+		"a link to who is replaced": {leaving, "router", 1, map[string]string{
+			"link.bus.instances[*].address": `cty.ListVal([]cty.Value{cty.StringVal("10.0.0.0"), cty.StringVal("10.0.0.9")})`,
+			"length(group.leaving)":         "cty.NumberIntVal(0)",
+		}},
+		"its own VM is replaced": {leaving, "nats", 0, map[string]string{
+			"length(group.instances)":  "cty.NumberIntVal(1)",
+			"group.leaving[*].address": `cty.ListVal([]cty.Value{cty.StringVal("10.0.0.9")})`,
 		}},
 		"a link, nothing known": {Facts{}, "router", 1, map[string]string{
 			"link.bus.property.password": "sensitive unknown",

@@ -253,6 +253,9 @@ type Facts struct {
 	Secrets map[string]cty.Value
 	// Instances by group, ascending by index.
 	Instances map[string][]Instance
+	// Leaving are instances as they are on VMs that go when those that take their
+	// place are known to everybody, by group.
+	Leaving map[string][]Instance
 	// Certificates by CertificateKey: objects with ca, certificate, private_key.
 	// One that is missing evaluates to unknown.
 	Certificates map[CertificateKey]cty.Value
