@@ -34,12 +34,13 @@ type fleet struct {
 	patience    time.Duration             // with machines that refuse SSH
 }
 
-// sshConn is a connection being made or made. What once sets is read after it, or
-// under the fleet's lock.
+// sshConn is a connection being made or made.
 type sshConn struct {
-	once   sync.Once
-	client *ssh.Client
-	err    error
+	patience time.Duration // of who dials
+	made     chan struct{} // closed when what follows is set
+	client   *ssh.Client   // read with the fleet's lock too
+	err      error
+	gaveUp   bool // it failed because who dialled did not wait any longer
 }
 
 // patience is how hard a survey tries.
@@ -155,31 +156,56 @@ func (f *fleet) vm(id string) state.VM {
 	return f.run.state.VMs[id]
 }
 
-// connect is the SSH connection to an instance's VM, made at first use.
+// connect is the SSH connection to an instance's VM, made at first use, and anew
+// when it was lost. Who finds it being made waits for that, and goes on himself
+// where the other one has less patience.
 func (f *fleet) connect(ctx context.Context, id string) (*ssh.Client, error) {
-	f.mu.Lock()
-	c, patience := f.ssh[id], f.patience
-	if c == nil {
-		c = &sshConn{}
-		f.ssh[id] = c
-	}
-	f.mu.Unlock()
-	c.once.Do(func() {
-		dialled, err := f.dial(ctx, id, patience)
+	for {
+		var lost *ssh.Client
 		f.mu.Lock()
-		defer f.mu.Unlock()
-		c.client, c.err = dialled, err
-		switch {
-		case f.ssh[id] != c && err == nil:
-			// The run has ended, or the machine is gone: a dial goes on for a while when
-			// whoever asked for it has given up.
-			_ = dialled.Close()
-			c.client, c.err = nil, fmt.Errorf("cannot use the connection to %s: it came too late", dialled)
-		case f.ssh[id] == c && err != nil:
-			delete(f.ssh, id) // the next use tries again
+		c, patience := f.ssh[id], f.patience
+		if c != nil && c.client != nil && c.client.Ended() {
+			c, lost = nil, c.client
 		}
-	})
-	return c.client, c.err
+		first := c == nil
+		if first {
+			c = &sshConn{patience: patience, made: make(chan struct{})}
+			f.ssh[id] = c
+		}
+		f.mu.Unlock()
+		if lost != nil {
+			_ = lost.Close() // it has ended
+		}
+		if first {
+			f.makeConn(ctx, id, c)
+			return c.client, c.err
+		}
+		select {
+		case <-c.made:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("cannot wait for the connection to the VM of %s: %w", id, context.Cause(ctx))
+		}
+		if c.err == nil || ctx.Err() != nil || !c.gaveUp && c.patience >= patience {
+			return c.client, c.err
+		}
+	}
+}
+
+func (f *fleet) makeConn(ctx context.Context, id string, c *sshConn) {
+	dialled, err := f.dial(ctx, id, c.patience)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	defer close(c.made)
+	c.client, c.err, c.gaveUp = dialled, err, ctx.Err() != nil
+	switch {
+	case f.ssh[id] != c && err == nil:
+		// The run has ended, or the machine is gone: a dial goes on for a while when
+		// whoever asked for it has given up.
+		_ = dialled.Close()
+		c.client, c.err = nil, fmt.Errorf("cannot use the connection to %s: it came too late", dialled)
+	case f.ssh[id] == c && err != nil:
+		delete(f.ssh, id) // the next use tries again
+	}
 }
 
 func (f *fleet) dial(ctx context.Context, id string, patience time.Duration) (*ssh.Client, error) {

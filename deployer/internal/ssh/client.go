@@ -54,6 +54,16 @@ func (c *Client) String() string { return c.target.String() }
 // HostKey is the key that the host showed, in authorized_keys form.
 func (c *Client) HostKey() string { return c.hostKey }
 
+// Ended tells whether the connection has ended, so that another one is needed.
+func (c *Client) Ended() bool {
+	select {
+	case <-c.gone:
+		return true
+	default:
+		return false
+	}
+}
+
 // Close ends the connection and everything that goes over it.
 func (c *Client) Close() error {
 	c.mu.Lock()
