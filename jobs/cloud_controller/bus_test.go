@@ -492,7 +492,7 @@ func TestBrokenAnswers(t *testing.T) {
 		must(t, err)
 	}
 	must(t, w.conn.Flush())
-	c := w.start("timeouts: {discover: 1s, find: 300ms, status: 300ms, health: 300ms}\n")
+	c := w.start("timeouts: {discover: 60s, find: 300ms, status: 300ms, health: 300ms}\n")
 	d := w.dea("d")
 	w.anyStager()
 	u := c.register("dev@example.com")

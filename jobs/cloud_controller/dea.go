@@ -1,16 +1,12 @@
 package cloudcontroller
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
-	"slices"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -19,9 +15,6 @@ import (
 	"deploy/jobs/cloud_controller/internal/store"
 	"deploy/jobs/wire"
 )
-
-// advertisedFor is how long what a DEA has advertised is believed.
-const advertisedFor = 10 * time.Second
 
 // publish sends a message that nobody must receive: the health manager repairs
 // what is lost.
@@ -66,31 +59,6 @@ func (c *Controller) startDocument(ctx context.Context, app store.App) (wire.DEA
 // url is where other components reach this controller.
 func (c *Controller) url() string { return "http://" + c.address() }
 
-// startInstances finds a DEA for each index and tells it to start. A DEA that
-// cannot after all says nothing; the health manager sees what is missing and
-// asks again, as it does when there is no DEA now.
-func (c *Controller) startInstances(ctx context.Context, app store.App, indices []int, flapping bool) error {
-	if app.DropletHash == "" {
-		return fmt.Errorf("cannot start app %d: it was never staged", app.ID)
-	}
-	document, err := c.startDocument(ctx, app)
-	if err != nil {
-		return err
-	}
-	document.Flapping = flapping
-	for _, index := range indices {
-		dea, err := c.findDEA(ctx, document)
-		if err != nil {
-			c.base.Log().Warn("no DEA for an instance", "app", app.ID, "index", index, "memory_mb", app.Memory, "runtime", app.Runtime, "error", err)
-			return nil // nor for the following ones
-		}
-		document.Index = index
-		c.base.Log().Info("starting an instance", "app", app.ID, "index", index, "version", document.Version, "dea", dea)
-		c.publish(wire.SubjectDEAStartOf(dea), document)
-	}
-	return nil
-}
-
 // updateURIs tells the DEAs an app's host names.
 func (c *Controller) updateURIs(ctx context.Context, app store.App) error {
 	document, err := c.startDocument(ctx, app)
@@ -101,62 +69,55 @@ func (c *Controller) updateURIs(ctx context.Context, app store.App) error {
 	return nil
 }
 
-// findDEA chooses who runs an instance: the first that offers to, each waiting a
-// little longer the more it has to do; or, with new_initial_placement, the one
-// that has advertised the most memory.
-func (c *Controller) findDEA(ctx context.Context, s wire.DEAStart) (id string, err error) {
-	if c.config.NewInitialPlacement {
-		if id := c.pool.take(s.Limits.Mem, s.Runtime, s.Prod, time.Now()); id != "" {
-			return id, nil
-		}
-		return "", errors.New("none advertises enough memory and the runtime")
-	}
-	request, err := json.Marshal(wire.DEADiscover{
-		Droplet: s.Droplet, Limits: s.Limits, Name: s.Name, Runtime: s.Runtime, RuntimeInfo: s.RuntimeInfo, Prod: s.Prod, SHA: s.SHA1,
-	})
+// ask publishes a request. The answers come to the subscription; done ends it.
+func (c *Controller) ask(subject string, request []byte) (*nats.Subscription, error) {
+	bus := c.base.Bus()
+	inbox := bus.NewRespInbox()
+	sub, err := bus.SubscribeSync(inbox)
 	if err != nil {
-		return "", fmt.Errorf("cannot ask for a DEA: %w", err)
+		return nil, fmt.Errorf("cannot ask %s: %w", subject, err)
 	}
-	err = c.gather(ctx, wire.SubjectDEADiscover, request, c.config.Timeouts.Discover, func(data []byte) bool {
-		hello, err := wire.ParseDEAHello(data)
-		if err != nil {
-			c.base.Log().Warn("ignoring a message", "subject", wire.SubjectDEADiscover, "error", err)
-			return false
+	if err := bus.PublishRequest(subject, inbox, request); err != nil {
+		done(sub)
+		return nil, fmt.Errorf("cannot ask %s: %w", subject, err)
+	}
+	return sub, nil
+}
+
+// done ends a subscription of ask. That fails only with the connection, and then
+// there is nothing to undo.
+func done(sub *nats.Subscription) { _ = sub.Unsubscribe() }
+
+// nextAnswer is the next answer to what was asked, nil if none comes until a time;
+// nats.ErrNoResponders if there is nobody to answer. One that is here already is
+// returned whatever the time is.
+func nextAnswer(ctx context.Context, sub *nats.Subscription, until time.Time) (*nats.Msg, error) {
+	m, err := sub.NextMsg(0)
+	if errors.Is(err, nats.ErrTimeout) {
+		ctx, cancel := context.WithDeadline(ctx, until)
+		defer cancel()
+		if m, err = sub.NextMsgWithContext(ctx); errors.Is(err, context.DeadlineExceeded) {
+			return nil, nil
 		}
-		id = hello.ID
-		return true
-	})
-	if err == nil && id == "" {
-		err = errors.New("none offers to run it")
 	}
-	return id, err
+	return m, err
 }
 
 // gather publishes a request and hands over each answer until take returns true
 // or the time is over, which is no error.
 func (c *Controller) gather(ctx context.Context, subject string, request []byte, timeout time.Duration, take func([]byte) bool) error {
-	bus := c.base.Bus()
-	inbox := bus.NewRespInbox()
-	sub, err := bus.SubscribeSync(inbox)
+	sub, err := c.ask(subject, request)
 	if err != nil {
-		return fmt.Errorf("cannot ask %s: %w", subject, err)
+		return err
 	}
-	// Fails only with the connection, and then there is nothing to undo.
-	defer func() { _ = sub.Unsubscribe() }()
-	if err := bus.PublishRequest(subject, inbox, request); err != nil {
-		return fmt.Errorf("cannot ask %s: %w", subject, err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	for {
-		m, err := sub.NextMsgWithContext(ctx)
+	defer done(sub)
+	for until := time.Now().Add(timeout); ; {
+		m, err := nextAnswer(ctx, sub, until)
 		switch {
-		case errors.Is(err, nats.ErrNoResponders), errors.Is(err, context.DeadlineExceeded):
+		case errors.Is(err, nats.ErrNoResponders), err == nil && m == nil:
 			return nil
 		case err != nil:
 			return fmt.Errorf("cannot wait for answers on %s: %w", subject, err)
-		case len(m.Data) == 0 && m.Header.Get("Status") == "503": // nobody subscribes
-			return nil
 		case take(m.Data):
 			return nil
 		}
@@ -181,58 +142,6 @@ func (c *Controller) find(ctx context.Context, request wire.DEAFind, expected in
 		return len(list) >= expected
 	})
 	return list, err
-}
-
-// pool is what DEAs have advertised.
-type pool struct {
-	mu   sync.Mutex
-	deas map[string]advertised
-}
-
-type advertised struct {
-	wire.DEAAdvertise
-	at time.Time
-}
-
-func (p *pool) heard(a wire.DEAAdvertise, now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.deas == nil {
-		p.deas = map[string]advertised{}
-	}
-	p.deas[a.ID] = advertised{a, now}
-}
-
-func (p *pool) left(id string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.deas, id)
-}
-
-// take chooses the DEA with the most memory, by chance among equals, and takes
-// the memory off what it has advertised, so that the next instance goes
-// elsewhere; what it advertises next says what is true. "": there is none.
-func (p *pool) take(memory int, runtime string, prod bool, now time.Time) string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	var fit []advertised
-	for id, a := range p.deas {
-		if now.Sub(a.at) > advertisedFor {
-			delete(p.deas, id)
-			continue
-		}
-		if a.AvailableMemory >= memory && slices.Contains(a.Runtimes, runtime) && (prod || a.Prod == nil || !*a.Prod) {
-			fit = append(fit, a)
-		}
-	}
-	if len(fit) == 0 {
-		return ""
-	}
-	rand.Shuffle(len(fit), func(i, j int) { fit[i], fit[j] = fit[j], fit[i] })
-	best := slices.MaxFunc(fit, func(a, b advertised) int { return cmp.Compare(a.AvailableMemory, b.AvailableMemory) })
-	best.AvailableMemory -= memory
-	p.deas[best.ID] = best
-	return best.ID
 }
 
 // address is host:port of this controller.

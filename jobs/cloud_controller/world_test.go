@@ -101,7 +101,7 @@ func (c *cc) configure(settings string) {
 	text := fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nexternal_uri: api.cf.localhost\nkeys: {token: a-long-secret}\npeer_keepalive: 200ms\nadmins: [root@example.com]\n", c.w.bus.ClientURL())
 	for key, value := range map[string]string{
 		"external_port:":        "external_port: 0",
-		"timeouts:":             "timeouts: {discover: 300ms, find: 300ms, status: 300ms, health: 300ms}",
+		"timeouts:":             "timeouts: {discover: 60s, find: 300ms, status: 300ms, health: 300ms}",
 		"database_environment:": "database_environment: {production: {adapter: sqlite3, database: " + c.dir + "/cc.db}}",
 		"directories:":          fmt.Sprintf("directories: {droplets: %s/droplets, resources: %s/resources, tmpdir: %s/tmp}", c.dir, c.dir, c.dir),
 	} {
@@ -423,7 +423,11 @@ type dea struct {
 	starts    chan wire.DEAStart
 	stops     chan wire.DEAStop
 	fileURI   string
+	offers    *nats.Subscription
 }
+
+// leave makes no more offers.
+func (d *dea) leave() { _ = d.offers.Unsubscribe() } // fails when the test is over
 
 func (w *world) dea(id string) *dea {
 	w.t.Helper()
@@ -483,8 +487,11 @@ func (w *world) dea(id string) *dea {
 			}
 		},
 	} {
-		_, err := w.conn.Subscribe(subject, handle)
+		sub, err := w.conn.Subscribe(subject, handle)
 		must(w.t, err)
+		if subject == wire.SubjectDEADiscover {
+			d.offers = sub
+		}
 	}
 	must(w.t, w.conn.Flush())
 	return d

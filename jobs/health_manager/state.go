@@ -72,9 +72,9 @@ type index struct {
 // maxUnclear bounds app.unclear.
 const maxUnclear = 64
 
-// startTime is what the start of one instance takes a cloud controller, which
-// starts one after the other: a DEA waits up to 250 ms before it offers to run it.
-// Whoever asks for many gives them the time.
+// startTime is what the start of one instance takes the original's cloud
+// controller, which starts one after the other: a DEA waits up to 250 ms before it
+// offers to run it. Whoever asks for many gives them the time.
 const startTime = 300 * time.Millisecond
 
 // NewState returns a state that knows nothing. noise gives numbers from -1 to 1.
