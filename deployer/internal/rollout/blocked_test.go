@@ -43,3 +43,39 @@ func TestHeldInstanceIsNotWaitedFor(t *testing.T) {
 		}
 	}
 }
+
+// What a group has to put back does not wait for another group's instances.
+func TestRollbackWaitsForItsOwnGroupOnly(t *testing.T) {
+	p := begin(t, plan(running("a", 1), running("b", 4, canaries(2), minAvailable(1))), Memory{}).prepared()
+	p.done("update b/0")
+	p.event(Event{Kind: EventSick, Instance: "b/0"})
+	p.done("update b/1")
+	p.event(Event{Kind: EventSick, Instance: "b/1"})
+	p.want("update a/0") // both canaries hold the rest of b
+	p.now = p.state.NextDeadline()
+	p.event(Event{Kind: EventTick})
+	p.want("update a/0", "rollback b/0")
+	p.done("rollback b/0")
+	p.want("update a/0", "rollback b/1")
+	p.done("rollback b/1", "update a/0")
+	p.ended(OutcomeFailed)
+}
+
+// An operator who asks to finish what is in flight does not make a group fail
+// that waits for health: nothing of it would be begun any more.
+func TestInterruptedGroupIsNotFailedForItsHealth(t *testing.T) {
+	p := begin(t, plan(running("a", 2, canaries(0), minAvailable(1), sick(1), action(ActionNone, 1)), running("b", 2)), Memory{}).prepared()
+	p.want("update b/0")
+	blocked := p.state.Groups[0].BlockedUntil
+	if blocked.IsZero() {
+		t.Fatal("a does not wait for health")
+	}
+	p.event(Event{Kind: EventInterrupt})
+	p.now = blocked
+	p.event(Event{Kind: EventTick})
+	p.done("update b/0")
+	p.ended(OutcomeInterrupted)
+	if f := p.state.Failures(); len(f) > 0 {
+		t.Errorf("failures are %+v", f)
+	}
+}

@@ -51,10 +51,12 @@ func (m *machine) handle(e Event) {
 				m.issue(p.Running.Kind, p.Running.OpID, p.Running.Attempt, at)
 			}
 		}
-	case EventInterrupt:
-		m.Interrupted = true
-	case EventPause, EventResume:
-		m.Paused = e.Kind == EventPause
+	case EventInterrupt, EventPause, EventResume:
+		if e.Kind == EventInterrupt {
+			m.Interrupted = true
+		} else {
+			m.Paused = e.Kind == EventPause
+		}
 		for g := range m.Groups {
 			m.Groups[g].BlockedUntil = time.Time{} // nobody waits for health now, or anew
 		}
@@ -327,15 +329,15 @@ func (m *machine) update() Phase {
 		}
 	}
 	m.continueRecreates()
-	owed := false
+	owed, busy := false, false
 	for g := range m.Groups {
 		m.rollBack(g)
-		if m.count(g, inFlight) > 0 {
-			return PhaseUpdate
-		}
+		busy = busy || m.count(g, inFlight) > 0
 		owed = owed || m.count(g, isOwed) > 0
 	}
 	switch {
+	case busy:
+		return PhaseUpdate
 	case m.Failing:
 		return m.endFailed()
 	case owed && m.Interrupted:
