@@ -30,6 +30,7 @@ resource "localvm_machine" "vm" {
 
   group          = each.value.group
   index          = each.value.index
+  beside         = endswith(each.key, "+")
   cidr           = local.cidr
   static_address = each.value.static_address
   ssh_port       = local.ssh_port
@@ -39,7 +40,7 @@ resource "localvm_machine" "vm" {
   memory_mb      = each.value.memory_mb
   image          = each.value.image
   options        = each.value.options
-  disk           = try(var.disks[each.key].attached, false) ? localvm_disk.disk[each.key].path : ""
+  disk           = try(var.disks[trimsuffix(each.key, "+")].attached, false) ? localvm_disk.disk[trimsuffix(each.key, "+")].path : ""
   tags           = merge(each.value.tags, { deployment = var.deployment.name, deployment_id = var.deployment.id })
 }
 

@@ -15,6 +15,7 @@ output "instances" {
       arch         = vm.arch
       disk         = vm.disk
       running      = vm.running
+      beside       = true
     }
   }
 }

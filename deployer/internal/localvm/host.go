@@ -38,7 +38,7 @@ const (
 	imageFolder    = "image"
 )
 
-// Folders beside the VMs, whose names end in a number.
+// Folders beside the VMs, whose names have a number.
 const (
 	disksFolder     = "disks"
 	publishedFolder = "published"
@@ -61,6 +61,7 @@ type machineConfig struct {
 	ID            string            `json:"id"`
 	Group         string            `json:"group"`
 	Index         int64             `json:"index"`
+	Beside        bool              `json:"beside,omitempty"`
 	Address       string            `json:"address"`
 	SSHPort       int64             `json:"ssh_port"`
 	AuthorizedKey string            `json:"authorized_key"`
@@ -69,6 +70,8 @@ type machineConfig struct {
 	Image         string            `json:"image,omitempty"`     // that imageFolder is a copy of
 	Tags          map[string]string `json:"tags,omitempty"`
 }
+
+func (c machineConfig) seat() seat { return seat{c.Group, c.Index, c.Beside} }
 
 func (c machineConfig) sshAddress() string {
 	return net.JoinHostPort(c.Address, strconv.FormatInt(c.SSHPort, 10))
@@ -88,18 +91,30 @@ type place struct {
 	static netip.Addr // not valid: any
 }
 
-func (h *host) machineDir(group string, index int64) string {
-	return filepath.Join(h.dir, fmt.Sprintf("%s-%d", group, index))
+// seat is one of the two VMs that an instance can have: the second is made
+// beside the first, which goes later.
+type seat struct {
+	group  string
+	index  int64
+	beside bool
 }
 
-func (h *host) agentDir(group string, index int64) string {
-	return filepath.Join(h.machineDir(group, index), agentFolder)
+func (s seat) String() string { return fmt.Sprintf("%s/%d", s.group, s.index) }
+
+func (h *host) machineDir(s seat) string {
+	name := fmt.Sprintf("%s-%d", s.group, s.index)
+	if s.beside {
+		name += "-beside"
+	}
+	return filepath.Join(h.dir, name)
 }
+
+func (h *host) agentDir(s seat) string { return filepath.Join(h.machineDir(s), agentFolder) }
 
 // keptAddress is what a VM that replaces the one in its place takes over, "" if
 // there is none or its address is not within cidr any more.
-func (h *host) keptAddress(group string, index int64, cidr string) string {
-	dir := h.machineDir(group, index)
+func (h *host) keptAddress(s seat, cidr string) string {
+	dir := h.machineDir(s)
 	h.freeing.Lock()
 	address := h.freed[dir]
 	h.freeing.Unlock()
@@ -143,7 +158,7 @@ func wipe(ctx context.Context, dir string) error {
 // createMachine makes a VM and starts it; c lacks id and address. When it
 // fails nothing is left of it.
 func (h *host) createMachine(ctx context.Context, c machineConfig, where place) (machineState, error) {
-	dir := h.machineDir(c.Group, c.Index)
+	dir := h.machineDir(c.seat())
 	err := wipe(ctx, dir)
 	if err == nil {
 		err = h.fillMachine(ctx, dir, &c, where)
@@ -153,12 +168,12 @@ func (h *host) createMachine(ctx context.Context, c machineConfig, where place) 
 	}
 	var made machineState
 	if err == nil {
-		made, err = h.readMachine(c.Group, c.Index)
+		made, err = h.readMachine(c.seat())
 	}
 	if err != nil {
 		// The context may be the reason for the failure, and there is work to do still.
 		return machineState{}, errors.Join(
-			fmt.Errorf("cannot create VM %s/%d: %w", c.Group, c.Index, err), wipe(context.WithoutCancel(ctx), dir))
+			fmt.Errorf("cannot create VM %s: %w", c.seat(), err), wipe(context.WithoutCancel(ctx), dir))
 	}
 	return made, nil
 }
@@ -265,8 +280,8 @@ func (h *host) addresses() (map[string]netip.Addr, error) {
 }
 
 // readMachine returns a VM as it is; see gone for its errors.
-func (h *host) readMachine(group string, index int64) (machineState, error) {
-	dir := h.machineDir(group, index)
+func (h *host) readMachine(s seat) (machineState, error) {
+	dir := h.machineDir(s)
 	var m machineState
 	config, err := readConfig(dir, &m.machineConfig)
 	if err != nil {
@@ -278,8 +293,8 @@ func (h *host) readMachine(group string, index int64) (machineState, error) {
 	}
 	m.HostKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
 	m.Level = isolationOf(dir)
-	s, _, alive := daemonProcess(dir)
-	m.Running = alive && s.ID == m.ID && s.Listen == m.sshAddress() && s.Config == config
+	status, _, alive := daemonProcess(dir)
+	m.Running = alive && status.ID == m.ID && status.Listen == m.sshAddress() && status.Config == config
 	return m, nil
 }
 
@@ -304,7 +319,7 @@ func readHostKey(dir string) (ssh.Signer, error) {
 // updateMachine gives a VM what may change under it and starts it if it does
 // not run. c holds id and address as they were created.
 func (h *host) updateMachine(ctx context.Context, c machineConfig) (machineState, error) {
-	dir := h.machineDir(c.Group, c.Index)
+	dir := h.machineDir(c.seat())
 	config, err := writeConfig(dir, c)
 	if err == nil {
 		s, _, alive := daemonProcess(dir)
@@ -324,18 +339,18 @@ func (h *host) updateMachine(ctx context.Context, c machineConfig) (machineState
 	}
 	var m machineState
 	if err == nil {
-		m, err = h.readMachine(c.Group, c.Index)
+		m, err = h.readMachine(c.seat())
 	}
 	if err != nil {
-		return m, fmt.Errorf("cannot update VM %s/%d: %w", c.Group, c.Index, err)
+		return m, fmt.Errorf("cannot update VM %s: %w", c.seat(), err)
 	}
 	return m, nil
 }
 
 // deleteMachine ends everything of a VM and removes its folder. A folder that
 // holds another VM by now stays.
-func (h *host) deleteMachine(ctx context.Context, group string, index int64, id string) error {
-	dir := h.machineDir(group, index)
+func (h *host) deleteMachine(ctx context.Context, s seat, id string) error {
+	dir := h.machineDir(s)
 	var c machineConfig
 	_, err := readConfig(dir, &c)
 	if err == nil && c.ID != id {
@@ -353,7 +368,7 @@ func (h *host) deleteMachine(ctx context.Context, group string, index int64, id 
 		err = wipe(ctx, dir)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot delete VM %s/%d: %w", group, index, err)
+		return fmt.Errorf("cannot delete VM %s: %w", s, err)
 	}
 	return nil
 }

@@ -89,7 +89,7 @@ func (h *testHost) machine(group string, index int64) machineState {
 
 func (h *testHost) initProcess(m machineState) process {
 	h.t.Helper()
-	_, p, alive := daemonProcess(h.machineDir(m.Group, m.Index))
+	_, p, alive := daemonProcess(h.machineDir(m.seat()))
 	if !alive {
 		h.t.Fatalf("VM %s has no init", m.ID)
 	}
@@ -105,7 +105,7 @@ func (h *testHost) kill(p process) {
 
 func (h *testHost) read(m machineState) machineState {
 	h.t.Helper()
-	now, err := h.readMachine(m.Group, m.Index)
+	now, err := h.readMachine(m.seat())
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestDeletedMachineLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	dir := h.machineDir("web", 0)
+	dir := h.machineDir(seat{group: "web"})
 	var stranger process
 	waitFor(t, "the processes on the VM", func() bool {
 		_, err := os.Stat(filepath.Join(dir, "stubborn"))
@@ -170,7 +170,7 @@ func TestDeletedMachineLeavesNothing(t *testing.T) {
 		stranger, found = findProcess(pid)
 		return found
 	})
-	if err := h.deleteMachine(t.Context(), "web", 0, m.ID); err != nil {
+	if err := h.deleteMachine(t.Context(), seat{group: "web"}, m.ID); err != nil {
 		t.Fatal(err)
 	}
 	if left := carrying(t, m.ID); len(left) > 0 {
@@ -194,7 +194,7 @@ func TestKilledInit(t *testing.T) {
 	h.service(m, "agent", `echo $$ >>$HOME/starts; exec sleep 1000`)
 	before := h.starts(m, 1)
 
-	if err := startDaemon(t.Context(), h.executable, kindInit, h.machineDir("web", 0), m.ID); err == nil || !strings.Contains(err.Error(), "another init runs") {
+	if err := startDaemon(t.Context(), h.executable, kindInit, h.machineDir(seat{group: "web"}), m.ID); err == nil || !strings.Contains(err.Error(), "another init runs") {
 		t.Errorf("a second init: %v", err)
 	}
 
@@ -210,7 +210,7 @@ func TestKilledInit(t *testing.T) {
 		t.Errorf("started again: %+v, %v", now, err)
 	}
 	h.starts(m, 2) // the second stands by in the agent's case
-	if err := h.deleteMachine(t.Context(), "web", 0, m.ID); err != nil {
+	if err := h.deleteMachine(t.Context(), seat{group: "web"}, m.ID); err != nil {
 		t.Error(err)
 	}
 	if left := carrying(t, m.ID); len(left) > 0 {
@@ -223,7 +223,7 @@ func TestReusedPidIsNoInit(t *testing.T) {
 	h := newTestHost(t)
 	m := h.machine("web", 0)
 	p := h.initProcess(m)
-	s := readStatus(h.machineDir("web", 0))
+	s := readStatus(h.machineDir(seat{group: "web"}))
 	for name, change := range map[string]func(*status){
 		"start time": func(s *status) { s.StartTime++ },
 		"boot":       func(s *status) { s.BootID = "another" },
@@ -232,7 +232,7 @@ func TestReusedPidIsNoInit(t *testing.T) {
 		change(&other)
 		data := fmt.Sprintf(`{"id":%q,"pid":%d,"start_time":%d,"boot_id":%q,"listen":%q,"config":%q}`,
 			other.ID, other.PID, other.StartTime, other.BootID, other.Listen, other.Config)
-		if err := os.WriteFile(filepath.Join(h.machineDir("web", 0), statusFile), []byte(data), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(h.machineDir(seat{group: "web"}), statusFile), []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if h.read(m).Running {
@@ -249,8 +249,8 @@ func TestRemovedFolderEndsTheMachine(t *testing.T) {
 	h := newTestHost(t)
 	m := h.machine("web", 0)
 	h.service(m, "agent", "exec sleep 1000")
-	removeFolder(t, h.machineDir("web", 0))
-	if _, err := h.readMachine("web", 0); !gone(err) {
+	removeFolder(t, h.machineDir(seat{group: "web"}))
+	if _, err := h.readMachine(seat{group: "web"}); !gone(err) {
 		t.Errorf("reading it: %v", err)
 	}
 	waitFor(t, "the end of everything", func() bool { return len(carrying(t, m.ID)) == 0 })
@@ -264,7 +264,7 @@ func TestCreateEndsWhatWasLeft(t *testing.T) {
 	h.service(old, "agent", `echo $$ >>$HOME/starts; exec sleep 1000`)
 	h.starts(old, 1)
 	h.kill(h.initProcess(old))
-	removeFolder(t, h.machineDir("web", 0))
+	removeFolder(t, h.machineDir(seat{group: "web"}))
 	if len(carrying(t, old.ID)) == 0 {
 		t.Fatal("nothing was left")
 	}
@@ -280,7 +280,7 @@ func TestEditedConfigurationIsRepaired(t *testing.T) {
 	m := h.machine("web", 0)
 	edited := m.machineConfig
 	edited.AuthorizedKey = "edited"
-	if _, err := writeConfig(h.machineDir("web", 0), edited); err != nil {
+	if _, err := writeConfig(h.machineDir(seat{group: "web"}), edited); err != nil {
 		t.Fatal(err)
 	}
 	if now := h.read(m); now.Running || now.AuthorizedKey != "edited" {
@@ -314,7 +314,7 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "authorized_key") {
 		t.Errorf("got %v", err)
 	}
-	if _, err := os.Stat(h.machineDir("web", 0)); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(h.machineDir(seat{group: "web"})); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a folder is left: %v", err)
 	}
 }

@@ -28,7 +28,7 @@ func TestNamespacesEndWithTheirInit(t *testing.T) {
 		t.Fatalf("the VM is %+v", m)
 	}
 	client := h.dial(m)
-	if got := strings.TrimSpace(h.output(client, "tr '\\0' ' ' </proc/1/cmdline; echo $DEPLOY_INIT_PID")); !strings.Contains(got, "local-init --dir "+h.machineDir("web", 0)) || !strings.HasSuffix(got, "1") {
+	if got := strings.TrimSpace(h.output(client, "tr '\\0' ' ' </proc/1/cmdline; echo $DEPLOY_INIT_PID")); !strings.Contains(got, "local-init --dir "+h.machineDir(seat{group: "web"})) || !strings.HasSuffix(got, "1") {
 		t.Errorf("process 1 is %q", got)
 	}
 	if caps := strings.Fields(h.output(client, "grep CapAmb /proc/1/status")); caps[1] != "0000000000000000" {
@@ -66,7 +66,7 @@ func TestNamespacesEndWithTheirInit(t *testing.T) {
 		t.Fatalf("started again: %+v, %v", now, err)
 	}
 	h.starts(m, 2)
-	if err := h.deleteMachine(t.Context(), "web", 0, m.ID); err != nil {
+	if err := h.deleteMachine(t.Context(), seat{group: "web"}, m.ID); err != nil {
 		t.Error(err)
 	}
 	if left := carrying(t, m.ID); len(left) > 0 {
@@ -109,7 +109,7 @@ func TestHostPIDs(t *testing.T) {
 	h.service(m, "agent", `env -i sh -c 'echo $$ >'$HOME/pid'; exec sleep 1234'; sleep 1000`)
 	var inside int
 	waitFor(t, "the process", func() bool {
-		text, _ := os.ReadFile(filepath.Join(h.machineDir("web", 0), "pid")) // it is there in a moment
+		text, _ := os.ReadFile(filepath.Join(h.machineDir(seat{group: "web"}), "pid")) // it is there in a moment
 		var err error
 		inside, err = strconv.Atoi(strings.TrimSpace(string(text)))
 		return err == nil
@@ -122,7 +122,7 @@ func TestHostPIDs(t *testing.T) {
 		command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", HostPIDs(h.dir)["web/0"][inside]))
 		return err == nil && string(command) == "sleep\x001234\x00"
 	})
-	if err := h.deleteMachine(t.Context(), "web", 0, m.ID); err != nil {
+	if err := h.deleteMachine(t.Context(), seat{group: "web"}, m.ID); err != nil {
 		t.Error(err)
 	}
 	h.machine("web", 1)

@@ -13,6 +13,7 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/resource"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/booldefault"
+	"github.com/hashicorp/terraform-plugin-framework/resource/schema/boolplanmodifier"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/int64planmodifier"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/mapplanmodifier"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/planmodifier"
@@ -30,6 +31,7 @@ type machine struct {
 type machineModel struct {
 	Group         types.String `tfsdk:"group"`
 	Index         types.Int64  `tfsdk:"index"`
+	Beside        types.Bool   `tfsdk:"beside"`
 	CIDR          types.String `tfsdk:"cidr"`
 	StaticAddress types.String `tfsdk:"static_address"`
 	SSHPort       types.Int64  `tfsdk:"ssh_port"`
@@ -72,6 +74,11 @@ func (*machine) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.
 			},
 			"index": schema.Int64Attribute{
 				Required: true, PlanModifiers: []planmodifier.Int64{int64planmodifier.RequiresReplace()},
+			},
+			"beside": schema.BoolAttribute{
+				Optional: true, Computed: true, Default: booldefault.StaticBool(false),
+				Description:   "True for the second VM of an instance, in a folder of its own.",
+				PlanModifiers: []planmodifier.Bool{boolplanmodifier.RequiresReplaceIf(otherSeat, "Replaces the VM if it was made in the other folder.", "")},
 			},
 			"cidr": schema.StringAttribute{
 				Required: true, Description: "Range that the address is taken from.",
@@ -148,6 +155,16 @@ func (*machine) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.
 // changedKnown: a VM of before these attributes were is not replaced for them.
 const changedKnown = "Replaces the VM if it was made with another value."
 
+// otherSeat: a VM of before this attribute was is not replaced for it.
+func otherSeat(_ context.Context, q planmodifier.BoolRequest, r *boolplanmodifier.RequiresReplaceIfFuncResponse) {
+	r.RequiresReplace = q.StateValue.ValueBool() != q.PlanValue.ValueBool()
+}
+
+// seat is which VM is meant.
+func (p *machineModel) seat() seat {
+	return seat{group: p.Group.ValueString(), index: p.Index.ValueInt64(), beside: p.Beside.ValueBool()}
+}
+
 func leavesRange(ctx context.Context, q planmodifier.StringRequest, r *stringplanmodifier.RequiresReplaceIfFuncResponse) {
 	var address, static types.String
 	r.Diagnostics.Append(q.State.GetAttribute(ctx, path.Root("address"), &address)...)
@@ -213,7 +230,7 @@ func (m *machine) ModifyPlan(ctx context.Context, q resource.ModifyPlanRequest, 
 	}
 	var p machineModel
 	r.Diagnostics.Append(q.Plan.Get(ctx, &p)...)
-	if r.Diagnostics.HasError() || p.Group.IsUnknown() || p.Index.IsUnknown() || p.CIDR.IsUnknown() || p.StaticAddress.IsUnknown() {
+	if r.Diagnostics.HasError() || p.Group.IsUnknown() || p.Index.IsUnknown() || p.Beside.IsUnknown() || p.CIDR.IsUnknown() || p.StaticAddress.IsUnknown() {
 		return
 	}
 	user, err := userName()
@@ -221,11 +238,11 @@ func (m *machine) ModifyPlan(ctx context.Context, q resource.ModifyPlanRequest, 
 		r.Diagnostics.AddError("Cannot describe the VM", err.Error())
 		return
 	}
-	if address := m.host.keptAddress(p.Group.ValueString(), p.Index.ValueInt64(), p.CIDR.ValueString()); p.StaticAddress.ValueString() == "" && address != "" {
+	if address := m.host.keptAddress(p.seat(), p.CIDR.ValueString()); p.StaticAddress.ValueString() == "" && address != "" {
 		r.Diagnostics.Append(r.Plan.SetAttribute(ctx, path.Root("address"), address)...)
 	}
 	for name, value := range map[string]string{
-		"ssh_user": user, "os": runtime.GOOS, "arch": runtime.GOARCH, "agent_dir": m.host.agentDir(p.Group.ValueString(), p.Index.ValueInt64()),
+		"ssh_user": user, "os": runtime.GOOS, "arch": runtime.GOARCH, "agent_dir": m.host.agentDir(p.seat()),
 	} {
 		r.Diagnostics.Append(r.Plan.SetAttribute(ctx, path.Root(name), value)...)
 	}
@@ -237,6 +254,7 @@ func (p *machineModel) config(ctx context.Context, diagnostics *diag.Diagnostics
 		ID:            p.ID.ValueString(),
 		Group:         p.Group.ValueString(),
 		Index:         p.Index.ValueInt64(),
+		Beside:        p.Beside.ValueBool(),
 		Address:       p.Address.ValueString(),
 		SSHPort:       p.SSHPort.ValueInt64(),
 		AuthorizedKey: p.SSHPublicKey.ValueString(),
@@ -256,6 +274,7 @@ func (p *machineModel) observe(ctx context.Context, h *host, s machineState, dia
 	}
 	p.ID = types.StringValue(s.ID)
 	p.Address = types.StringValue(s.Address)
+	p.Beside = types.BoolValue(s.Beside)
 	p.SSHPort = types.Int64Value(s.SSHPort)
 	p.SSHPublicKey = types.StringValue(s.AuthorizedKey)
 	p.Disk = types.StringValue(s.Disk)
@@ -263,12 +282,12 @@ func (p *machineModel) observe(ctx context.Context, h *host, s machineState, dia
 	p.Level = types.StringValue(s.Level)
 	p.ImageDir = types.StringValue("")
 	if s.Image != "" {
-		p.ImageDir = types.StringValue(filepath.Join(h.machineDir(s.Group, s.Index), imageFolder))
+		p.ImageDir = types.StringValue(filepath.Join(h.machineDir(s.seat()), imageFolder))
 	}
 	p.Running = types.BoolValue(s.Running)
 	p.SSHUser = types.StringValue(user)
 	p.SSHHostKey = types.StringValue(s.HostKey)
-	p.AgentDir = types.StringValue(h.agentDir(s.Group, s.Index))
+	p.AgentDir = types.StringValue(h.agentDir(s.seat()))
 	p.OS = types.StringValue(runtime.GOOS)
 	p.Arch = types.StringValue(runtime.GOARCH)
 	if len(s.Tags) > 0 || !p.Tags.IsNull() {
@@ -313,7 +332,7 @@ func (m *machine) Read(ctx context.Context, q resource.ReadRequest, r *resource.
 	if r.Diagnostics.HasError() {
 		return
 	}
-	found, err := m.host.readMachine(p.Group.ValueString(), p.Index.ValueInt64())
+	found, err := m.host.readMachine(p.seat())
 	if gone(err) || err == nil && found.ID != p.ID.ValueString() {
 		r.State.RemoveResource(ctx)
 		return
@@ -348,7 +367,7 @@ func (m *machine) Delete(ctx context.Context, q resource.DeleteRequest, r *resou
 	if r.Diagnostics.HasError() {
 		return
 	}
-	if err := m.host.deleteMachine(ctx, p.Group.ValueString(), p.Index.ValueInt64(), p.ID.ValueString()); err != nil {
+	if err := m.host.deleteMachine(ctx, p.seat(), p.ID.ValueString()); err != nil {
 		r.Diagnostics.AddError("Cannot delete a VM", err.Error())
 	}
 }

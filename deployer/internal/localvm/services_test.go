@@ -19,7 +19,7 @@ func (h *testHost) service(m machineState, name, command string) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	path := filepath.Join(h.machineDir(m.Group, m.Index), servicesFolder, name+".json")
+	path := filepath.Join(h.machineDir(m.seat()), servicesFolder, name+".json")
 	if err := renameio.WriteFile(path, data, 0o600); err != nil {
 		h.t.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func (h *testHost) starts(m machineState, n int) []int {
 	h.t.Helper()
 	var found []int
 	waitFor(h.t, "start "+strconv.Itoa(n)+" of a service", func() bool {
-		data, _ := os.ReadFile(filepath.Join(h.machineDir(m.Group, m.Index), "starts"))
+		data, _ := os.ReadFile(filepath.Join(h.machineDir(m.seat()), "starts"))
 		found = nil
 		for line := range strings.Lines(string(data)) {
 			pid, err := strconv.Atoi(strings.TrimSpace(line))
@@ -50,7 +50,7 @@ func TestBootServices(t *testing.T) {
 	t.Parallel()
 	h := newTestHost(t)
 	m := h.machine("web", 0)
-	dir := h.machineDir("web", 0)
+	dir := h.machineDir(seat{group: "web"})
 	h.service(m, "agent", `echo "$DEPLOY_VM $DEPLOY_SERVICES $DEPLOY_INIT_PID $COLOUR" >facts; echo $$ >>$HOME/starts; exec sleep 1000`)
 	first := h.starts(m, 1)[0]
 	facts, err := os.ReadFile(filepath.Join(dir, "facts"))
@@ -113,7 +113,7 @@ func TestOrphansAreReaped(t *testing.T) {
 		t.Fatal(err)
 	}
 	waitFor(t, "the orphan at its gate", func() bool {
-		gate, err := os.OpenFile(filepath.Join(h.machineDir("web", 0), "gate"), os.O_WRONLY|syscall.O_NONBLOCK, 0)
+		gate, err := os.OpenFile(filepath.Join(h.machineDir(seat{group: "web"}), "gate"), os.O_WRONLY|syscall.O_NONBLOCK, 0)
 		if err != nil {
 			return syscall.Kill(pid, 0) != nil // it came before its gate, and has ended
 		}

@@ -67,7 +67,7 @@ func TestSSH(t *testing.T) {
 	t.Parallel()
 	h := newTestHost(t)
 	m := h.machine("web", 0)
-	dir := h.machineDir("web", 0)
+	dir := h.machineDir(seat{group: "web"})
 	client := h.dial(m)
 
 	t.Run("streams, environment and exit status", func(t *testing.T) {

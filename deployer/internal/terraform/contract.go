@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/zclconf/go-cty/cty"
 	ctyjson "github.com/zclconf/go-cty/cty/json"
@@ -14,11 +15,40 @@ import (
 
 // Input is what a template gets: the variables of templates/CONTRACT.md.
 type Input struct {
-	Deployment   Deployment
-	Instances    map[string]InstanceInput // by instance id, "router/0"
-	Disks        map[string]DiskInput     // by instance id
-	SSHPublicKey string                   // authorized_keys line
-	Settings     map[string]cty.Value     // of the manifest's infrastructure block
+	Deployment Deployment
+	Instances  map[string]InstanceInput // by instance id, "router/0"
+	// Keys are those of instances whose VM does not have the instance's id for a
+	// key: see BesideKey.
+	Keys         map[string]string
+	Disks        map[string]DiskInput // by instance id
+	SSHPublicKey string               // authorized_keys line
+	Settings     map[string]cty.Value // of the manifest's infrastructure block
+}
+
+// besideMark ends the key of a VM that was made beside another one of the same
+// instance.
+const besideMark = "+"
+
+// BesideKey is the key of a VM that is made beside the one with the given key.
+// That one goes later, so the two take turns: "nats/0", "nats/0+", "nats/0".
+func BesideKey(key string) string {
+	if id, beside := strings.CutSuffix(key, besideMark); beside {
+		return id
+	}
+	return key + besideMark
+}
+
+// key is that of an instance's VM.
+func (in Input) key(id string) string { return cmp.Or(in.Keys[id], id) }
+
+// instance is whose VM has a key; a key that is nobody's stays as it is.
+func (in Input) instance(key string) string {
+	for id, k := range in.Keys {
+		if k == key {
+			return id
+		}
+	}
+	return key
 }
 
 // Deployment is the deployment's name for people and its id for tags.
@@ -72,6 +102,8 @@ type Instance struct {
 	ImageDir string `json:"image_dir"`
 	// Keep: the machine outlives the instance, so the agent is removed from it.
 	Keep bool `json:"keep"`
+	// Beside: another VM of the instance can be made beside it.
+	Beside bool `json:"beside"`
 }
 
 // SSHAgent instead of a private key's path means the keys of the SSH agent.
@@ -88,15 +120,15 @@ func (in Input) arguments() (map[string]any, error) {
 		}
 		settings[name] = data
 	}
-	instances := maps.Clone(in.Instances)
-	for id, i := range instances { // a map(string) variable takes no null
+	instances := map[string]InstanceInput{}
+	for id, i := range in.Instances { // a map(string) variable takes no null
 		i.Options = nonNil(i.Options)
 		i.Tags = nonNil(i.Tags)
-		instances[id] = i
+		instances[in.key(id)] = i
 	}
 	data, err := json.Marshal(map[string]any{
 		"deployment":     in.Deployment,
-		"instances":      nonNil(instances),
+		"instances":      instances,
 		"disks":          nonNil(in.Disks),
 		"ssh_public_key": in.SSHPublicKey,
 		"settings":       settings,
@@ -118,12 +150,22 @@ func nonNil[V any](m map[string]V) map[string]V {
 	return m
 }
 
+// byInstance is an output's map by instance id.
+func (in Input) byInstance(output map[string]Instance) map[string]Instance {
+	instances := make(map[string]Instance, len(output))
+	for key, x := range output {
+		instances[in.instance(key)] = x
+	}
+	return instances
+}
+
 // readInstances reads the output "instances" and checks it against what went in.
-func readInstances(output json.RawMessage, wanted map[string]InstanceInput) (map[string]Instance, error) {
-	instances := map[string]Instance{}
-	if err := json.Unmarshal(output, &instances); err != nil {
+func readInstances(output json.RawMessage, in Input) (map[string]Instance, error) {
+	var byKey map[string]Instance
+	if err := json.Unmarshal(output, &byKey); err != nil {
 		return nil, fmt.Errorf("cannot read the template's output \"instances\": %w; see templates/CONTRACT.md", err)
 	}
+	instances, wanted := in.byInstance(byKey), in.Instances
 	var errs []error
 	for _, id := range slices.Sorted(maps.Keys(wanted)) {
 		instance, found := instances[id]

@@ -191,7 +191,7 @@ func TestReadInstances(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := readInstances(output, map[string]InstanceInput{"web/0": {}})
+		got, err := readInstances(output, Input{Instances: map[string]InstanceInput{"web/0": {}}})
 		if (test.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: %v", name, err)
 		}

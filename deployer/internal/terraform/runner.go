@@ -151,7 +151,8 @@ type Change struct {
 	Type    string // "localvm_machine"
 	Name    string // "vm"
 	// Key is the resource's for_each key: in templates that follow the built-in
-	// ones the instance id. "" if it has none.
+	// ones the instance id (which it is here also for a VM with another key, see
+	// BesideKey). "" if it has none.
 	Key    string
 	Action Action
 }
@@ -196,11 +197,14 @@ func (r *Runner) Plan(ctx context.Context, replace ...string) (*Plan, error) {
 	for _, change := range shown.ResourceChanges {
 		if action, changes := actionOf(change.Change.Actions); changes {
 			key, _ := change.Index.(string)
+			if change.Name != DiskResource {
+				key = r.root.input.instance(key)
+			}
 			plan.Changes = append(plan.Changes, Change{Address: change.Address, Type: change.Type, Name: change.Name, Key: key, Action: action})
 		}
 	}
 	if pending {
-		plan.Instances = plannedInstances(shown.OutputChanges[outputName])
+		plan.Instances = r.root.input.byInstance(plannedInstances(shown.OutputChanges[outputName]))
 		return plan, nil
 	}
 	var output json.RawMessage = []byte("null")
@@ -209,7 +213,7 @@ func (r *Runner) Plan(ctx context.Context, replace ...string) (*Plan, error) {
 			return nil, err
 		}
 	}
-	if plan.Instances, err = readInstances(output, r.root.input.Instances); err != nil {
+	if plan.Instances, err = readInstances(output, r.root.input); err != nil {
 		return nil, err
 	}
 	return plan, r.setApplied(plan.Instances)
@@ -219,9 +223,9 @@ func (r *Runner) Plan(ctx context.Context, replace ...string) (*Plan, error) {
 // disks, see templates/CONTRACT.md.
 const DiskResource = "disk"
 
-// addresses are those of the resources with these keys, disks apart.
-func (r *Runner) addresses(ctx context.Context, keys []string) ([]string, error) {
-	if len(keys) == 0 {
+// addresses are those of the instances' resources, disks apart.
+func (r *Runner) addresses(ctx context.Context, ids []string) ([]string, error) {
+	if len(ids) == 0 {
 		return nil, nil
 	}
 	r.tf.SetStdout(io.Discard)
@@ -236,7 +240,7 @@ func (r *Runner) addresses(ctx context.Context, keys []string) ([]string, error)
 			return
 		}
 		for _, x := range m.Resources {
-			if key, _ := x.Index.(string); x.Mode == tfjson.ManagedResourceMode && x.Name != DiskResource && slices.Contains(keys, key) {
+			if key, _ := x.Index.(string); x.Mode == tfjson.ManagedResourceMode && x.Name != DiskResource && slices.Contains(ids, r.root.input.instance(key)) {
 				found = append(found, x.Address)
 			}
 		}
@@ -316,7 +320,7 @@ func (r *Runner) Outputs(ctx context.Context) (map[string]Instance, error) {
 	if output == nil {
 		output = []byte("null")
 	}
-	return readInstances(output, r.root.input.Instances)
+	return readInstances(output, r.root.input)
 }
 
 // Destroy removes everything that the engine has made. The work folder stays.
