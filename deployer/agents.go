@@ -126,7 +126,8 @@ func (r *run) connectAgents(ctx context.Context) error {
 	owed := map[string]*api.Bus{}
 	var ids []string
 	for _, id := range r.vmIDs() {
-		if inv := r.fleet.inventory(id); inv != nil && r.touches(id) {
+		// One whose VM of before still runs there comes onto the bus after it.
+		if inv := r.fleet.inventory(id); inv != nil && r.touches(id) && !r.isLeaving(id) {
 			if b := r.busFor(urls, id, inv); b != nil &&
 				(b.Digest != inv.Bus.Digest || !r.outlets(inv)) {
 				owed[id] = b

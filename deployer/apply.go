@@ -362,7 +362,7 @@ func (r *run) allExpected(inventories map[string]*api.Inventory) bool {
 			return false
 		}
 	}
-	return len(leave) == 0
+	return len(leave) == 0 && len(r.toPartWith()) == 0
 }
 
 // cleanUp removes a state folder in which a first run has left nothing.

@@ -174,6 +174,8 @@ type run struct {
 	// was replaced and can tell it no more.
 	held       map[string]bool
 	plannedVMs map[string]terraform.Instance
+	// beside are the instances whose new VM can be made beside the old one.
+	beside map[string]bool
 	// deleteDisks: persistent disks that no instance has any more are not kept.
 	deleteDisks bool
 	// addressesChanged: others than the VMs' own instances have yet to learn it.
@@ -343,6 +345,7 @@ func (r *run) facts() manifests.Facts {
 		DeploymentID: r.state.DeploymentID,
 		Secrets:      map[string]cty.Value{},
 		Instances:    map[string][]manifests.Instance{},
+		Leaving:      map[string][]manifests.Instance{},
 		Certificates: map[manifests.CertificateKey]cty.Value{},
 	}
 	for name, attributes := range r.secrets.Values {
@@ -363,6 +366,13 @@ func (r *run) facts() manifests.Facts {
 				Group: group, Index: s.Index, AZ: s.AZ, Address: vm.Address, AgentDir: vm.AgentDir, ImageDir: vm.ImageDir,
 			})
 		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(r.state.Leaving)) {
+		vm := r.state.Leaving[id]
+		group, index, _ := api.SplitInstance(id)
+		f.Leaving[group] = append(f.Leaving[group], manifests.Instance{
+			Group: group, Index: index, Address: vm.Address, AgentDir: vm.AgentDir, ImageDir: vm.ImageDir,
+		})
 	}
 	for key, c := range r.secrets.Certificates {
 		if k, ok := parseCertificateKey(key); ok {

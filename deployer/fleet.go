@@ -153,6 +153,9 @@ func (f *fleet) setPatience(d time.Duration) {
 func (f *fleet) vm(id string) state.VM {
 	f.run.vmsMu.Lock()
 	defer f.run.vmsMu.Unlock()
+	if had, leaving := leavingOf(id); leaving {
+		return f.run.state.Leaving[had]
+	}
 	return f.run.state.VMs[id]
 }
 
@@ -235,7 +238,11 @@ func (f *fleet) survey(ctx context.Context, p patience) map[string]*api.Inventor
 	found := map[string]*api.Inventory{}
 	reasons := map[string]error{}
 	if b := f.connectBus(ctx); b != nil {
-		for id, answer := range b.Inventories(ctx, ids, busWait) {
+		onBus := slices.DeleteFunc(slices.Clone(ids), f.run.isLeaving)
+		for _, id := range f.run.leavingIDs() {
+			reasons[id] = errTwoVMs
+		}
+		for id, answer := range b.Inventories(ctx, onBus, busWait) {
 			if answer.Err != nil {
 				reasons[id] = answer.Err
 				continue

@@ -89,6 +89,7 @@ func (r *run) notePlannedVMs(in terraform.Input, p *terraform.Plan) error {
 		}
 	}
 	r.owedVMs, r.movedVMs, r.plannedVMs = map[string][]string{}, map[string]bool{}, map[string]terraform.Instance{}
+	r.beside = map[string]bool{}
 	for id := range r.state.VMs {
 		if !r.touches(id) {
 			continue
@@ -106,6 +107,9 @@ func (r *run) notePlannedVMs(in terraform.Input, p *terraform.Plan) error {
 		switch {
 		case len(changes) > 0 && (replaced || slices.Contains(actions, terraform.Update) || slices.Contains(actions, terraform.Delete)):
 			r.owedVMs[id] = changes
+			if replaced && r.mayGoBeside(id, was, madeOfVM(in, id), p.Instances[id]) {
+				r.beside[id] = true
+			}
 		case replaced:
 			r.movedVMs[id] = true
 		}
@@ -130,6 +134,9 @@ func (r *run) replaceCauses(id string) (out []string, moved bool) {
 	for _, c := range r.owedVMs[id] {
 		if !slices.Contains(r.enginePlan[id], terraform.Replace) {
 			c += " (the VM is changed in place)"
+		}
+		if r.beside[id] {
+			c += " (the new VM is made beside the old one, which goes when all know of it)"
 		}
 		for _, place := range []string{"az ", "network ", "static_address "} {
 			moved = moved || strings.HasPrefix(c, place)
@@ -235,6 +242,13 @@ func (s scope) check(changes []terraform.Change, in terraform.Input, vms map[str
 // VMs what can be rolled out to.
 func (x *executor) replaceVMs(ctx context.Context, c rollout.Command) error {
 	ids := c.Instances
+	for _, id := range ids {
+		if x.isLeaving(id) { // a third one finds no place
+			if err := x.partWithOld(ctx, id); err != nil {
+				return err
+			}
+		}
+	}
 	in, err := x.nextInput(ids)
 	if err != nil {
 		return err
@@ -242,6 +256,11 @@ func (x *executor) replaceVMs(ctx context.Context, c rollout.Command) error {
 	before := map[string]state.VM{}
 	for _, id := range ids {
 		before[id] = x.fleet.vm(id)
+		if x.goesBeside[id] {
+			if err := x.makeBeside(&in, id); err != nil {
+				return err
+			}
+		}
 	}
 	applied, err := x.applyVMs(ctx, in, scope{what: "replace the VMs of " + strings.Join(ids, ", "), replace: ids})
 	if err != nil {
@@ -276,7 +295,7 @@ func (x *executor) startAgain(ctx context.Context, c rollout.Command) {
 	// Best effort: what it does not manage, the next apply does.
 	_ = x.parallel(ctx, len(c.Instances), func(ctx context.Context, i int) error {
 		id := c.Instances[i]
-		if x.from[id] == "" {
+		if x.from[id] == "" || x.goesBeside[id] {
 			return nil
 		}
 		s := x.submission(id, c.OpID+".back."+api.SubjectToken(id))
@@ -319,12 +338,12 @@ func (x *executor) renderAgain(ids []string) error {
 // followAddresses brings addresses that changed with replaced VMs to whoever
 // refers to them, and goes on with those that wait for that to move.
 func (r *run) followAddresses(ctx context.Context, approved *plan.Plan, approve Approve) error {
-	for r.addressesChanged || r.movesWait {
+	for r.addressesChanged || r.movesWait || len(r.toPartWith()) > 0 {
 		if r.interrupted() {
 			return ErrInterrupted
 		}
 		// Everybody learns where these are before the next ones go.
-		r.holdMoves = r.addressesChanged
+		r.holdMoves = r.addressesChanged || len(r.toPartWith()) > 0
 		r.addressesChanged, r.movesWait = false, false
 		// Agents first: when the bus moves, they are reached over it.
 		if err := r.connectAgents(ctx); err != nil {
@@ -339,6 +358,15 @@ func (r *run) followAddresses(ctx context.Context, approved *plan.Plan, approve 
 		}
 		if err := r.roll(ctx, p); err != nil {
 			return err
+		}
+		for _, id := range r.toPartWith() {
+			if err := r.takesOver(ctx, id); err != nil {
+				return err
+			}
+			if err := r.partWithOld(ctx, id); err != nil {
+				return err
+			}
+			r.addressesChanged = true
 		}
 	}
 	return nil

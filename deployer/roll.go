@@ -43,10 +43,10 @@ func (r *run) roll(ctx context.Context, p *plan.Plan) error {
 // tell it when one fails, and specs what they shall be; save keeps the rollout's
 // state and refuses when the lease is lost.
 func (r *run) carryOut(ctx context.Context, rp rollout.Plan, changes []plan.InstanceChange, specs map[string]*api.Spec, save func(rollout.State) error) error {
-	x := &executor{run: r, specs: specs, from: map[string]string{}, replaced: map[string]bool{}, before: map[string]*api.Spec{}}
+	x := &executor{run: r, specs: specs, goesBeside: map[string]bool{}, from: map[string]string{}, replaced: map[string]bool{}, before: map[string]*api.Spec{}}
 	for _, g := range rp.Groups {
 		for _, in := range g.Instances {
-			x.from[in.ID] = in.Previous
+			x.from[in.ID], x.goesBeside[in.ID] = in.Previous, in.Beside
 		}
 	}
 	memory, err := r.memory()
@@ -138,6 +138,7 @@ func (r *run) rolloutPlan(p *plan.Plan, specs map[string]*api.Spec) (*rollout.Pl
 					// What is active may be what failed: the agent knows what ran before it.
 					in.Previous = inv.Previous
 				}
+				in.Beside = r.beside[c.Instance] && in.Healthy && !in.Held && !in.Exempt && rolloutAction(c) == rollout.ActionRecreate
 				in.PostDeploy = specs[c.Instance] != nil && hasHook(specs[c.Instance], api.HookPostDeploy)
 				if in.Exempt {
 					in.Action = rollout.ActionNone
@@ -236,7 +237,8 @@ func describe(p *rollout.Plan) string {
 // executor carries the rollout's commands to agents and to the engine.
 type executor struct {
 	*run
-	from map[string]string
+	from       map[string]string
+	goesBeside map[string]bool // instances whose new VM is made beside the old one
 
 	mu       sync.Mutex // guards what follows while VMs are replaced
 	specs    map[string]*api.Spec
@@ -292,6 +294,9 @@ func (x *executor) agentCommand(ctx context.Context, id string, c rollout.Comman
 	case rollout.CommandWatch:
 		s.Kind, s.Watch = api.KindWatch, &api.Watch{MinHealthyMS: health.min, DeadlineMS: health.deadline}
 	case rollout.CommandRollback:
+		if x.goesBeside[id] {
+			return x.returnToOld(ctx, id)
+		}
 		if c.Generation == "" { // nothing ran before: stop everything
 			s.Kind, s.Rollback = api.KindRollback, &api.Rollback{MinHealthyMS: health.min, DeadlineMS: health.deadline}
 			break

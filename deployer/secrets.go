@@ -211,7 +211,7 @@ func certificateNames(e *manifests.Evaluator, group string, index int, j *manife
 // VMs do not exist yet.
 func (r *run) busURLs() []string {
 	evaluator := r.manifest.Evaluator(r.facts())
-	var urls []string
+	var urls, leaving []string
 	for _, g := range r.manifest.Groups {
 		for _, j := range g.Jobs {
 			if !providesBus(j) {
@@ -225,11 +225,14 @@ func (r *run) busURLs() []string {
 				}
 				if port, ok := numberText(ctx.Variables["property"], "port"); ok {
 					urls = append(urls, "tls://"+net.JoinHostPort(vm.Address, port))
+					if had, ok := r.state.Leaving[api.InstanceID(g.Name, slot.Index)]; ok {
+						leaving = append(leaving, "tls://"+net.JoinHostPort(had.Address, port))
+					}
 				}
 			}
 		}
 	}
-	return urls
+	return append(urls, leaving...)
 }
 
 func providesBus(j *manifests.GroupJob) bool {

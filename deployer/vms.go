@@ -62,7 +62,7 @@ func (r *run) vmInput(parted []string) (terraform.Input, error) {
 		}
 		was.into(&in, id)
 	}
-	return in, nil
+	return in, r.addLeaving(&in)
 }
 
 func instanceInput(g *manifests.Group, slot state.Slot) terraform.InstanceInput {
@@ -170,6 +170,9 @@ func (r *run) planVMs(ctx context.Context) ([]plan.VMChange, error) {
 		}
 		out = append(out, plan.VMChange{Resource: c.Address, Action: action})
 	}
+	for _, id := range r.toPartWith() {
+		out = append(out, plan.VMChange{Resource: "VM that " + id + " had before, at " + r.state.Leaving[id].Address, Action: plan.Delete})
+	}
 	return out, r.notePlannedVMs(in, p)
 }
 
@@ -206,8 +209,14 @@ func (r *run) makeVMs(ctx context.Context) error {
 			r.held[id] = true
 		}
 	}
+	replace := slices.Collect(maps.Keys(r.movedVMs))
+	for _, id := range r.leavingIDs() {
+		if r.movedVMs[id] {
+			replace = append(replace, leavingID(id))
+		}
+	}
 	r.event(Event{Phase: PhaseVMs, Message: fmt.Sprintf("%d VMs from template %s", len(in.Instances), r.manifest.Infrastructure.Template)})
-	_, err = r.applyVMs(ctx, in, scope{what: "change the VMs", replace: slices.Collect(maps.Keys(r.movedVMs)), create: true, update: true, disks: r.unwantedDisks()})
+	_, err = r.applyVMs(ctx, in, scope{what: "change the VMs", replace: replace, create: true, update: true, disks: r.unwantedDisks()})
 	if err == nil {
 		for id := range r.movedVMs {
 			r.recreate = slices.DeleteFunc(r.recreate, func(x string) bool { return x == id })
@@ -267,8 +276,17 @@ func (r *run) applyVMs(ctx context.Context, in terraform.Input, s scope) (applie
 func (r *run) keepVMs(in terraform.Input, instances map[string]terraform.Instance) error {
 	r.vmsMu.Lock()
 	defer r.vmsMu.Unlock()
-	vms := map[string]state.VM{}
+	vms, leaving := map[string]state.VM{}, map[string]state.VM{}
 	for id, x := range instances {
+		if had, ok := leavingOf(id); ok {
+			vm, known := r.state.Leaving[had]
+			if !known {
+				vm = r.state.VMs[had] // another one was just made beside it
+			}
+			vm.Running = x.Running
+			leaving[had] = vm
+			continue
+		}
 		input, err := json.Marshal(madeOfVM(in, id))
 		if err != nil {
 			return fmt.Errorf("cannot encode the inputs of %s: %w", id, err)
@@ -277,6 +295,10 @@ func (r *run) keepVMs(in terraform.Input, instances map[string]terraform.Instanc
 			ID: x.ID, Address: x.Address, SSHHost: x.SSHHost, SSHPort: x.SSHPort, SSHUser: x.SSHUser,
 			HostKey: strings.TrimSpace(x.SSHHostKey), AgentDir: x.AgentDir, OS: x.OS, Arch: x.Arch,
 			Disk: x.Disk, Running: x.Running, ImageDir: x.ImageDir, Input: input, PrivateKeyFile: x.SSHPrivateKeyFile, Keep: x.Keep,
+			Beside: x.Beside,
+		}
+		if key := in.Keys[id]; key != id {
+			vm.Key = key
 		}
 		if had, ok := r.state.VMs[id]; ok && had.ID == vm.ID && vm.HostKey == "" {
 			vm.HostKey = had.HostKey // pinned at the first contact
@@ -296,7 +318,7 @@ func (r *run) keepVMs(in terraform.Input, instances map[string]terraform.Instanc
 	if err != nil {
 		return err
 	}
-	r.state.VMs, r.state.Orphans = vms, orphans
+	r.state.VMs, r.state.Orphans, r.state.Leaving = vms, orphans, leaving
 	return r.save()
 }
 
@@ -311,7 +333,12 @@ func (r *run) deleteVMs(ctx context.Context, ids []string) error {
 	if r.deleteDisks {
 		disks = append(disks, ids...)
 	}
-	_, err = r.applyVMs(ctx, in, scope{what: "delete the VMs of " + strings.Join(ids, ", "), remove: ids, disks: disks, update: true})
+	remove := slices.Clone(ids)
+	for _, id := range ids {
+		delete(in.Instances, leavingID(id))
+		remove = append(remove, leavingID(id))
+	}
+	_, err = r.applyVMs(ctx, in, scope{what: "delete the VMs of " + strings.Join(ids, ", "), remove: remove, disks: disks, update: true})
 	return err
 }
 

@@ -4,9 +4,11 @@ package examples
 
 import (
 	"fmt"
+	"net"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -38,10 +40,45 @@ func (c *cluster) busLog(since time.Time) string {
 	return said.String()
 }
 
+// watchServers looks who of the bus's servers accepts connections, until it is
+// told to end, and then says whether all did at a time, and how often none did.
+func watchServers(t *testing.T, servers ...string) (end func() (all bool, none int)) {
+	t.Helper()
+	stop := make(chan struct{})
+	var looking sync.WaitGroup
+	all, none := false, 0
+	looking.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+			}
+			there := 0
+			for _, server := range servers {
+				if conn, err := net.DialTimeout("tcp", server, 5*time.Second); err == nil {
+					_ = conn.Close()
+					there++
+				}
+			}
+			all = all || there == len(servers)
+			if there == 0 {
+				none++
+			}
+		}
+	})
+	return func() (bool, int) {
+		close(stop)
+		looking.Wait()
+		return all, none
+	}
+}
+
 // The bus moves to other addresses, as one server and as three. Agents and
-// components follow, and no process but its own servers' is another. Of three,
-// one moves at a time and is known to all before the next one does, so that
-// there is always a server to go to.
+// components follow, and no process but its own servers' is another. There is
+// always a server to go to: a lone one is made beside the one that it replaces,
+// which goes when all know both; of three, one moves at a time and is known to all
+// before the next one does.
 func TestBusMoves(t *testing.T) {
 	t.Parallel()
 	c := helloCluster(t)
@@ -81,10 +118,28 @@ func TestBusMoves(t *testing.T) {
 			t.Errorf("%s: a plan exits with %d:\n%s", when, code, out)
 		}
 	}
+	before := time.Now()
+	both := watchServers(t, prefix+"100:4222", prefix+"110:4222")
 	move("one server, elsewhere", 110, 1)
+	if all, none := both(); !all || none > 0 {
+		t.Errorf("while one server moved, both were there: %v; and none was, %d times", all, none)
+	}
+	if said := c.busLog(before); strings.Contains(said, "cannot reach") || !strings.Contains(said, "connected to the bus") {
+		t.Errorf("while one server moved, components said of the bus:\n%s", said)
+	}
+	if _, err := net.DialTimeout("tcp", prefix+"100:2222", time.Second); err == nil {
+		t.Error("the VM that it had before is still there")
+	}
+	before = time.Now()
+	both = watchServers(t, prefix+"100:4222", prefix+"110:4222")
+	move("one server, back again", 100, 1)
+	if all, none := both(); !all || none > 0 {
+		t.Errorf("while one server moved back, both were there: %v; and none was, %d times", all, none)
+	}
+	move("one server, elsewhere again", 110, 1)
 	c.edit("instances = 1", "instances = 3")
 	move("three servers", 110, 3)
-	before := time.Now()
+	before = time.Now()
 	move("three servers, elsewhere", 120, 3)
 	if said := c.busLog(before); strings.Contains(said, "cannot reach") || !strings.Contains(said, "connected to the bus") {
 		t.Errorf("while three servers moved, components said of the bus:\n%s", said)

@@ -155,6 +155,9 @@ type Instance struct {
 	// Exempt: it is ignored, or no target of this rollout, and is not touched,
 	// whatever it may need; Action is none. It counts as it is.
 	Exempt bool `json:"exempt,omitempty"`
+	// Beside: the new VM is made while the old one serves, so nothing is stopped
+	// for it; Action is recreate. Should it fail, a rollback deletes it again.
+	Beside bool `json:"beside,omitempty"`
 	// PostDeploy: it has post_deploy hooks.
 	PostDeploy bool `json:"post_deploy,omitempty"`
 }
@@ -293,6 +296,9 @@ func (p Plan) validate() error {
 			}
 			if x.Exempt && x.Action != ActionNone || x.Held && x.Action == ActionRestart {
 				wrong("instance %s is not to be touched, and its action is %s", x.ID, x.Action)
+			}
+			if x.Beside && (x.Action != ActionRecreate || x.Held) {
+				wrong("instance %s is to get a VM beside its own, and its action is %s", x.ID, x.Action)
 			}
 		}
 	}

@@ -102,6 +102,7 @@ const (
 	StatusPending    Status = "pending"
 	StatusPrepared   Status = "prepared"
 	StatusStopped    Status = "stopped"  // before its VM is replaced or deleted
+	StatusBeside     Status = "beside"   // its VM serves until after another one is made
 	StatusReplaced   Status = "replaced" // has its new VM
 	StatusUpdated    Status = "updated"
 	StatusFailed     Status = "failed"

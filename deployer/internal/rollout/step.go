@@ -214,9 +214,10 @@ func (m *machine) fail(at place, p *InstanceProgress, kind CommandKind, err *api
 	p.InFlight = false
 	m.stop(policy)
 	back := policy.OnFailure == manifests.OnFailureRollback || policy.OnFailure == manifests.OnFailureRollbackAll
+	beside := !at.removal && m.instance(at).Beside // the way back is over its old VM, which runs
 	switch kind {
-	case CommandUpdate, CommandWatch, CommandStop:
-		if back && reachable {
+	case CommandUpdate, CommandWatch, CommandStop, CommandReplaceVM, CommandPrepare:
+		if back && (beside || reachable && kind != CommandReplaceVM && kind != CommandPrepare) {
 			p.OwesRollback = true
 			m.rollBack(at.group)
 		}
@@ -374,6 +375,10 @@ func (m *machine) startInstances(g int) (started bool) {
 		started = true
 		p := &group.Instances[next]
 		p.Canary = canary
+		if spec.Instances[next].Beside {
+			p.Status, p.InFlight, p.Touched = StatusBeside, true, true
+			continue
+		}
 		kind := CommandUpdate
 		switch spec.Instances[next].Action {
 		case ActionRecreate:
@@ -491,7 +496,7 @@ func (m *machine) candidate(g int) (index int, canary bool) {
 // VMs are replaced in batches, one run of Terraform at a time, once all that
 // are being stopped for it have stopped.
 func (m *machine) continueRecreates() {
-	var stopped []place
+	var ready []place
 	wait := false
 	for at, p := range m.instances() {
 		if at.removal || !p.InFlight {
@@ -502,8 +507,8 @@ func (m *machine) continueRecreates() {
 			wait = true
 		case "":
 			switch p.Status {
-			case StatusStopped:
-				stopped = append(stopped, at)
+			case StatusStopped, StatusBeside:
+				ready = append(ready, at)
 			case StatusReplaced:
 				m.begin(CommandPrepare, 1, at)
 			case StatusPrepared:
@@ -511,8 +516,8 @@ func (m *machine) continueRecreates() {
 			}
 		}
 	}
-	if len(stopped) > 0 && !wait {
-		m.beginVMs(CommandReplaceVM, stopped)
+	if len(ready) > 0 && !wait {
+		m.beginVMs(CommandReplaceVM, ready)
 	}
 }
 

@@ -174,6 +174,14 @@ func zones(names ...string) func(*Group) {
 		}
 	}
 }
+func beside(indexes ...int) func(*Group) {
+	return func(g *Group) {
+		for _, i := range indexes {
+			g.Instances[i].Action, g.Instances[i].Beside = ActionRecreate, true
+		}
+	}
+}
+
 func action(a Action, indexes ...int) func(*Group) {
 	return func(g *Group) {
 		for _, i := range indexes {
@@ -375,6 +383,18 @@ func TestOnFailure(t *testing.T) {
 		{"a VM that cannot be replaced stays", []Group{running("r", 1, action(ActionRecreate, 0))},
 			[]step{ok("stop r/0"), fails("replace_vm r/0")},
 			[]Status{StatusFailed}},
+		{"a VM that cannot be made beside another", []Group{running("r", 1, beside(0))},
+			[]step{fails("replace_vm r/0"), ok("rollback r/0")},
+			[]Status{StatusRolledBack}},
+		{"a VM made beside another that cannot be prepared", []Group{running("r", 1, beside(0))},
+			[]step{ok("replace_vm r/0"), fails("prepare r/0"), ok("rollback r/0")},
+			[]Status{StatusRolledBack}},
+		{"a VM made beside another that does not come up", []Group{running("r", 1, beside(0))},
+			[]step{ok("replace_vm r/0"), ok("prepare r/0"), fails("update r/0"), ok("rollback r/0")},
+			[]Status{StatusRolledBack}},
+		{"a VM made beside another is kept for a look", []Group{running("r", 1, beside(0), onFailure(manifests.OnFailureHalt))},
+			[]step{ok("replace_vm r/0"), ok("prepare r/0"), fails("update r/0")},
+			[]Status{StatusFailed}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := begin(t, plan(test.groups...), Memory{}).prepared()
@@ -478,6 +498,16 @@ func TestRecreateReplacesVMsInBatches(t *testing.T) {
 	p.done("replace_vm r/0,r/1,s/0")
 	p.done("prepare r/0", "prepare r/1", "prepare s/0")
 	p.done("update r/0", "update r/1", "update s/0")
+	p.ended(OutcomeDone)
+}
+
+// Nothing is stopped for a VM that is made beside the one there is.
+func TestBeside(t *testing.T) {
+	p := begin(t, plan(running("r", 1, beside(0)), running("s", 1, action(ActionRecreate, 0))), Memory{})
+	p.want("stop s/0")
+	p.done("stop s/0")
+	p.want("replace_vm r/0,s/0") // one run of the engine for both
+	p.done("replace_vm r/0,s/0", "prepare r/0", "prepare s/0", "update r/0", "update s/0")
 	p.ended(OutcomeDone)
 }
 

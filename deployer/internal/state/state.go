@@ -38,6 +38,9 @@ type State struct {
 	// Orphans are persistent disks without an instance. One that returns takes its
 	// disk again.
 	Orphans []Orphan `json:"orphans,omitempty"`
+	// Leaving are VMs that instances had before the one that they have now, and
+	// that go when everybody knows the new ones.
+	Leaving map[string]VM `json:"leaving,omitempty"`
 	// Bus is set once the bus has served: where agents are asked first.
 	Bus []string `json:"bus,omitempty"`
 	// Ignored are the instances that nothing touches until the operator says so,
@@ -103,6 +106,10 @@ type VM struct {
 	Disk           string `json:"disk,omitempty"`
 	ImageDir       string `json:"image_dir,omitempty"`
 	Running        bool   `json:"running"`
+	// Beside is the template's beside; Key is that of the VM's resource if it is
+	// not the instance's id, see terraform.BesideKey.
+	Beside bool   `json:"beside,omitempty"`
+	Key    string `json:"key,omitempty"`
 	// Input is what the VM was made of, as last rolled.
 	Input json.RawMessage `json:"input,omitempty"`
 }
