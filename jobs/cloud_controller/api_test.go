@@ -96,6 +96,58 @@ func TestLoginIsSlowedDown(t *testing.T) {
 	}
 }
 
+// TestLoginIsSlowedDownEverywhere: two controllers side by side let through as many
+// wrong guesses as one does, and what one has let in the other lets in.
+func TestLoginIsSlowedDownEverywhere(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	name, _ := postgres.Database(t)
+	controllers := []*cc{w.start(postgresSettings(name)), w.start(postgresSettings(name))}
+	for _, email := range []string{"one@example.com", "all@example.com", "late@example.com"} {
+		controllers[0].register(email)
+	}
+	login := func(n int, email, password string) answer {
+		return (&client{c: controllers[n%2]}).call("POST", "/users/"+email+"/tokens", map[string]string{"password": password})
+	}
+	for n := range loginBurst {
+		login(n, "one@example.com", "guess").fails(403, 200)
+	}
+	for n := range controllers {
+		login(n, "one@example.com", "secret of one@example.com").fails(429, 200)
+	}
+
+	// All at once: what is under way at one controller the other cannot know of, but
+	// it is counted.
+	guesses := make(chan int, 8*loginBurst)
+	for n := range cap(guesses) {
+		go func() { guesses <- login(n, "all@example.com", "guess").Status }()
+	}
+	wrong := 0
+	for range cap(guesses) {
+		if received(t, guesses) == 403 {
+			wrong++
+		}
+	}
+	if wrong > 2*loginBurst {
+		t.Errorf("%d guesses at once were let through", wrong)
+	}
+	forgotten, err := controllers[0].store.FailedLogins(t.Context(), "all@example.com")
+	must(t, err)
+	if want := time.Now().Add(time.Duration(wrong) * controllers[0].logins.Interval); forgotten.Before(want.Add(-time.Hour/2)) || forgotten.After(want) {
+		t.Errorf("%d failures are forgotten at %v, want %v", wrong, forgotten, want)
+	}
+
+	// A success forgets what failed, and leaves nothing.
+	for n := range loginBurst - 1 {
+		login(n, "late@example.com", "guess").fails(403, 200)
+	}
+	login(1, "late@example.com", "secret of late@example.com").want(200)
+	if forgotten, err := controllers[0].store.FailedLogins(t.Context(), "late@example.com"); err != nil || !forgotten.IsZero() {
+		t.Errorf("after a success: %v, %v", forgotten, err)
+	}
+	login(0, "late@example.com", "guess").fails(403, 200)
+}
+
 func TestClosedRegistration(t *testing.T) {
 	t.Parallel()
 	c := newWorld(t).start("allow_registration: false\nadmin_password: secret of root@example.com\n")

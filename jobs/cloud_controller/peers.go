@@ -287,6 +287,9 @@ func (c *Controller) keepInStep(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			c.base.Log().Warn("packages and droplets are not all here", "error", err)
 		}
+		if err := c.store.DropFailedLogins(ctx); err != nil && ctx.Err() == nil {
+			c.base.Log().Warn("cannot clean up", "error", err)
+		}
 		next := syncInterval
 		if errors.Is(err, errNotBrought) && c.ready() != nil {
 			c.waitFor(err)

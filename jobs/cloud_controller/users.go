@@ -248,19 +248,42 @@ func (c *Controller) createToken(w http.ResponseWriter, r *http.Request) error {
 			return errUserNotFound
 		}
 	} else {
-		if wait := c.logins.Try(email, time.Now()); wait > 0 {
-			return tooManyAttempts(w, wait)
-		}
-		ok, err := c.hasher.Check(r.Context(), u.PasswordHash, body.Password)
-		if err != nil {
+		ok, wait, err := c.checkPassword(r.Context(), email, u.PasswordHash, body.Password)
+		switch {
+		case err != nil:
 			return err
-		}
-		if !ok {
+		case wait > 0:
+			return tooManyAttempts(w, wait)
+		case !ok:
 			return errForbidden
 		}
-		c.logins.Succeeded(email)
 	}
 	until := time.Now().Add(time.Duration(c.settings.Load().Keys.TokenExpiration) * time.Second)
 	writeJSON(w, http.StatusOK, map[string]string{"token": c.signer().Sign(u.Email, u.PasswordHash, until)})
 	return nil
+}
+
+// checkPassword says whether a login succeeds, unless it has to wait after others
+// that have failed, at whichever controller. One that succeeds after none has
+// failed writes nothing.
+func (c *Controller) checkPassword(ctx context.Context, email, hash, password string) (ok bool, wait time.Duration, err error) {
+	n := c.logins.Begin(email)
+	defer c.logins.End(email)
+	forgotten, err := c.store.FailedLogins(ctx, email)
+	if err != nil {
+		return false, 0, err
+	}
+	if wait := c.logins.Wait(n, forgotten, time.Now()); wait > 0 {
+		return false, wait, nil
+	}
+	if ok, err = c.hasher.Check(ctx, hash, password); err != nil {
+		return false, 0, err
+	}
+	switch {
+	case !ok:
+		err = c.store.LoginFailed(ctx, email, c.logins.Interval)
+	case !forgotten.IsZero():
+		err = c.store.LoginSucceeded(ctx, email)
+	}
+	return ok, 0, err
 }

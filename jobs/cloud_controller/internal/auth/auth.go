@@ -169,50 +169,43 @@ func (s Signer) mac(payload []byte, passwordHash string) []byte {
 }
 
 // Limiter bounds how often something may fail: burst times at once, then once
-// per interval, for each name.
+// per interval, for each name. What has failed is kept where all controllers see
+// it, as the time when it is forgotten, which each failure puts off by an interval.
+// Attempts under way, each of which may become a failure, are counted here: whoever
+// makes many at once has no more of them.
 type Limiter struct {
+	Interval time.Duration
 	burst    int
-	interval time.Duration
 
-	mu sync.Mutex
-	// forgotten is when all of a name's failures no longer count: each puts it off
-	// by an interval. Times, not fractions of failures, since those round.
-	forgotten map[string]time.Time
-	pruned    time.Time
+	mu       sync.Mutex
+	underWay map[string]int
 }
 
-// NewLimiter returns a Limiter for which nothing has failed.
+// NewLimiter returns a Limiter without attempts under way.
 func NewLimiter(burst int, interval time.Duration) *Limiter {
-	return &Limiter{burst: burst, interval: interval, forgotten: map[string]time.Time{}}
+	return &Limiter{Interval: interval, burst: burst, underWay: map[string]int{}}
 }
 
-// Try takes one attempt, or says how long to wait for the next. An attempt that
-// succeeds is given back with Succeeded.
-func (l *Limiter) Try(name string, now time.Time) (wait time.Duration) {
+// Begin begins an attempt, before it is read what has failed, and says the how
+// manieth under way it is. End follows when its failure is kept, or it has none.
+func (l *Limiter) Begin(name string) (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if now.Sub(l.pruned) > time.Minute {
-		for name, at := range l.forgotten {
-			if !at.After(now) {
-				delete(l.forgotten, name)
-			}
-		}
-		l.pruned = now
-	}
-	at := l.forgotten[name]
-	if at.Before(now) {
-		at = now
-	}
-	if wait := at.Sub(now) - time.Duration(l.burst-1)*l.interval; wait > 0 {
-		return wait
-	}
-	l.forgotten[name] = at.Add(l.interval)
-	return 0
+	l.underWay[name]++
+	return l.underWay[name]
 }
 
-// Succeeded forgets what failed before.
-func (l *Limiter) Succeeded(name string) {
+// End ends an attempt.
+func (l *Limiter) End(name string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.forgotten, name)
+	if l.underWay[name]--; l.underWay[name] == 0 {
+		delete(l.underWay, name)
+	}
+}
+
+// Wait says how long the nth attempt under way has to wait, 0: it may go on.
+func (l *Limiter) Wait(n int, forgotten, now time.Time) time.Duration {
+	failed := max(0, forgotten.Sub(now)) + time.Duration(n-1)*l.Interval
+	return max(0, failed-time.Duration(l.burst-1)*l.Interval)
 }

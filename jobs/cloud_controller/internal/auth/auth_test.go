@@ -105,48 +105,64 @@ func FuzzToken(f *testing.F) {
 func TestLimiter(t *testing.T) {
 	now := time.Unix(1343815200, 0)
 	l := NewLimiter(3, 10*time.Second)
-	for range 3 {
-		if wait := l.Try("a", now); wait != 0 {
-			t.Fatalf("wait %v", wait)
+	for i, want := range []time.Duration{0, 0, 0, 10 * time.Second, 20 * time.Second} {
+		if wait := l.Wait(l.Begin("a"), time.Time{}, now); wait != want {
+			t.Errorf("attempt %d at once waits %v, want %v", i+1, wait, want)
 		}
 	}
-	if wait := l.Try("a", now); wait != 10*time.Second {
-		t.Errorf("wait %v after three", wait)
-	}
-	if wait := l.Try("b", now); wait != 0 {
+	if wait := l.Wait(l.Begin("b"), time.Time{}, now); wait != 0 {
 		t.Errorf("another waits %v", wait)
 	}
-	if wait := l.Try("a", now.Add(9*time.Second)); wait != time.Second {
-		t.Errorf("wait %v after 9 s", wait)
+	for range 5 {
+		l.End("a")
 	}
-	if wait := l.Try("a", now.Add(10*time.Second)); wait != 0 {
-		t.Errorf("wait %v after 10 s", wait)
+	l.End("b")
+	if len(l.underWay) != 0 {
+		t.Errorf("%d names are remembered", len(l.underWay))
 	}
-	l.Succeeded("a")
-	if wait := l.Try("a", now.Add(10*time.Second)); wait != 0 {
-		t.Errorf("wait %v after a success", wait)
-	}
-	l.Try("c", now.Add(time.Hour))
-	if len(l.forgotten) != 1 {
-		t.Errorf("%d names are remembered", len(l.forgotten))
+	// Three have failed.
+	forgotten := now.Add(30 * time.Second)
+	for after, want := range map[int]time.Duration{0: 10 * time.Second, 9: time.Second, 10: 0, 60: 0} {
+		if wait := l.Wait(1, forgotten, now.Add(time.Duration(after)*time.Second)); wait != want {
+			t.Errorf("after %d s: wait %v, want %v", after, wait, want)
+		}
 	}
 }
 
-// However attempts come, no more than burst + time/interval are let through.
+// However attempts come and however many are under way, no more than burst +
+// time/interval fail.
 func TestLimiterBound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		burst := rapid.IntRange(1, 5).Draw(t, "burst")
 		l := NewLimiter(burst, time.Second)
 		begin := time.Unix(1343815200, 0)
-		at, passed := begin, 0
-		for range rapid.IntRange(1, 100).Draw(t, "attempts") {
-			at = at.Add(time.Duration(rapid.IntRange(0, 2000).Draw(t, "ms")) * time.Millisecond)
-			if l.Try("a", at) == 0 {
-				passed++
+		at, forgotten := begin, time.Time{}
+		underWay, failed := 0, 0
+		fail := func() {
+			if forgotten.Before(at) {
+				forgotten = at
 			}
+			forgotten = forgotten.Add(l.Interval)
+			l.End("a")
+			underWay--
+			failed++
 		}
-		if bound := float64(burst) + at.Sub(begin).Seconds() + 1e-9; float64(passed) > bound {
-			t.Errorf("%d of at most %v passed", passed, bound)
+		for range rapid.IntRange(1, 100).Draw(t, "steps") {
+			at = at.Add(time.Duration(rapid.IntRange(0, 2000).Draw(t, "ms")) * time.Millisecond)
+			if underWay > 0 && rapid.Bool().Draw(t, "one fails") {
+				fail()
+			}
+			if l.Wait(l.Begin("a"), forgotten, at) > 0 {
+				l.End("a")
+				continue
+			}
+			underWay++
+		}
+		for underWay > 0 {
+			fail()
+		}
+		if bound := float64(burst) + at.Sub(begin).Seconds() + 1e-9; float64(failed) > bound {
+			t.Errorf("%d of at most %v failed", failed, bound)
 		}
 	})
 }

@@ -110,6 +110,8 @@ func scenario(t testing.TB, s *Store) {
 		t.Errorf("%d users, %v, %v", n, users, err)
 	}
 
+	failedLogins(t, s)
+
 	hello := newApp(dev, "hello", "hello.cf", "www.hello.cf")
 	must(t, s.CreateApp(ctx, &hello, nil))
 	again := newApp(dev, "hello")
@@ -200,6 +202,35 @@ func scenario(t testing.TB, s *Store) {
 		t.Errorf("%d apps, %v", n, err)
 	}
 	wantError(t, s.CreateApp(ctx, &again, nil), ErrNotFound)
+}
+
+// failedLogins goes through what the controllers remember of logins.
+func failedLogins(t testing.TB, s *Store) {
+	ctx := t.Context()
+	want := func(email string, unix int64) {
+		t.Helper()
+		at, err := s.FailedLogins(ctx, email)
+		must(t, err)
+		if unix == 0 && !at.IsZero() || unix != 0 && at.Unix() != unix {
+			t.Errorf("failed logins of %s are forgotten at %v", email, at)
+		}
+	}
+	now := s.now().Unix()
+	want("dev@example.com", 0)
+	for n := range int64(3) {
+		must(t, s.LoginFailed(ctx, "dev@example.com", 10*time.Second))
+		want("dev@example.com", now+10*(n+1))
+	}
+	must(t, s.LoginFailed(ctx, "nobody@example.com", -5*time.Second)) // five seconds ago
+	must(t, s.LoginFailed(ctx, "nobody@example.com", 10*time.Second)) // which no longer counts
+	want("nobody@example.com", now+10)
+	must(t, s.LoginFailed(ctx, "gone@example.com", -5*time.Second))
+	must(t, s.DropFailedLogins(ctx))
+	want("gone@example.com", 0)
+	want("nobody@example.com", now+10)
+	must(t, s.LoginSucceeded(ctx, "dev@example.com"))
+	must(t, s.LoginSucceeded(ctx, "dev@example.com"))
+	want("dev@example.com", 0)
 }
 
 // services goes through what the controllers do with services; both apps are one
