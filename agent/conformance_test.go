@@ -30,7 +30,7 @@ func TestMain(m *testing.M) { agenttest.Main(m) }
 const (
 	deployment = "dep-1"
 	instance   = "web/0"
-	patience   = 40 * time.Second
+	patience   = 90 * time.Second
 )
 
 // fixture is one agent and one client of it.

@@ -30,7 +30,7 @@ import (
 	"deploy/manifests"
 )
 
-const deadline = 20 * time.Second
+const deadline = 60 * time.Second
 
 func must(t *testing.T, err error) {
 	t.Helper()

@@ -29,7 +29,7 @@ import (
 	"deploy/jobs/wire"
 )
 
-const deadline = 20 * time.Second
+const deadline = 60 * time.Second
 
 // TestMain lets the test binary be a component's program, for what concerns
 // signals and the exit status.

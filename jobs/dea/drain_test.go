@@ -146,6 +146,7 @@ func TestEvacuation(t *testing.T) {
 			}
 		}
 	}
+	eventually(t, "the first DEA has said that it goes", func() bool { return len(messages(c, wire.SubjectDEAShutdown, wire.ParseDEAShutdown)) > 0 })
 	if s := messages(c, wire.SubjectDEAShutdown, wire.ParseDEAShutdown); len(s) != 1 || s[0].ID != one.dea.base.UUID() || s[0].AppIDToCount["7"] != 2 {
 		t.Errorf("shutdown %+v", s)
 	}
@@ -176,12 +177,10 @@ func TestEvacuationGivesUp(t *testing.T) {
 			if left := instanceProcesses(t, found.Instance); len(left) != 0 {
 				t.Errorf("processes %v are left", left)
 			}
-			if exits := c.exits("7")[found.Instance]; len(exits) != 1 || exits[0].Reason != wire.ReasonEvacuation {
+			if exits := c.told("7", found.Instance); len(exits) != 1 || exits[0].Reason != wire.ReasonEvacuation {
 				t.Errorf("exits %+v", exits)
 			}
-			if h := messages(c, wire.SubjectDEAHeartbeat, wire.ParseDEAHeartbeat); len(h) == 0 {
-				t.Error("no heartbeats before the drain")
-			}
+			eventually(t, "there were heartbeats before the drain", func() bool { return len(messages(c, wire.SubjectDEAHeartbeat, wire.ParseDEAHeartbeat)) > 0 })
 		})
 	}
 }
@@ -200,7 +199,7 @@ func TestShutdown(t *testing.T) {
 		if left := instanceProcesses(t, f.Instance); len(left) != 0 {
 			t.Errorf("processes %v are left", left)
 		}
-		if exits := c.exits(f.Droplet)[f.Instance]; len(exits) != 1 || exits[0].Reason != wire.ReasonShutdown {
+		if exits := c.told(f.Droplet, f.Instance); len(exits) != 1 || exits[0].Reason != wire.ReasonShutdown {
 			t.Errorf("exits %+v", exits)
 		}
 	}

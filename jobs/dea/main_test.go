@@ -160,7 +160,14 @@ func (c *cell) publish(subject string, message any) {
 	}
 }
 
-// exits are the exit messages of an app, by instance.
+// told waits for the exit message of an instance, and returns all that there are.
+func (c *cell) told(droplet wire.ID, instance string) []wire.DropletExited {
+	c.t.Helper()
+	eventually(c.t, "the exit of an instance of app "+string(droplet)+" is told", func() bool { return len(c.exits(droplet)[instance]) > 0 })
+	return c.exits(droplet)[instance]
+}
+
+// exits are the exit messages of an app that have come so far, by instance.
 func (c *cell) exits(droplet wire.ID) map[string][]wire.DropletExited {
 	by := map[string][]wire.DropletExited{}
 	for _, e := range messages(c, wire.SubjectDropletExited, wire.ParseDropletExited) {
@@ -194,6 +201,9 @@ func (c *cell) configure(base, settings string, intervals ...string) string {
 	if !strings.Contains(strings.Join(intervals, ""), "settle_time") {
 		intervals = append(intervals, "settle_time: 0.2")
 	}
+	if !strings.Contains(strings.Join(intervals, ""), "stop_timeout") {
+		intervals = append(intervals, "stop_timeout: 2")
+	}
 	if !strings.Contains(settings, "local_route") {
 		settings += "\nlocal_route: 127.0.0.1"
 	}
@@ -203,7 +213,7 @@ base_dir: %s
 filer_port: 0
 warden: %s
 runtimes: {perl: {executable: perl, version_output: 'This is perl'}, binary: {}}
-intervals: {heartbeat: 0.2, advertise: 0.2, monitor: 0.2, crashes_reaper: 0.2, probe: 0.05, stop_timeout: 2%s}
+intervals: {heartbeat: 0.2, advertise: 0.2, monitor: 0.2, crashes_reaper: 0.2, probe: 0.05%s}
 %s
 `, c.bus.ClientURL(), base, self, strings.Join(append([]string{""}, intervals...), ", "), settings)
 	file := filepath.Join(c.t.TempDir(), "dea.yml")

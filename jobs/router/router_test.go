@@ -26,7 +26,7 @@ import (
 	"deploy/jobs/wire"
 )
 
-const deadline = 20 * time.Second
+const deadline = 60 * time.Second
 
 func startBus(t *testing.T, port int) *server.Server {
 	t.Helper()

@@ -509,7 +509,7 @@ func TestHookFailureSaysWhatAndWhy(t *testing.T) {
 	}{
 		"status":     {hook(api.HookCheck, "echo first; echo no such user >&2; exit 7", time.Minute), "hook check of job a failed (a/check exited with status 7)", 7, "no such user"},
 		"signal":     {hook(api.HookCheck, "echo dying; kill -TERM $$", time.Minute), "was ended by signal TERM", -1, "dying"},
-		"timeout":    {hook(api.HookCheck, "echo waiting; sleep 1000 & sleep 1000", 200*time.Millisecond), "did not end within 200ms", -1, "waiting"},
+		"timeout":    {hook(api.HookCheck, "echo waiting; sleep 1000 & sleep 1000", 2*time.Second), "did not end within 2s", -1, "waiting"},
 		"not a file": {api.Hook{Kind: api.HookCheck, Command: []string{"/nonexistent"}, TimeoutMS: 1000}, "no such file", 0, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 }
 
 // patience is how long a test waits for what must come; a busy machine is slow.
-const patience = 20 * time.Second
+const patience = 60 * time.Second
 
 // shimEnv lets a shim that was built with the race detector end without the
 // second that it sleeps else.
@@ -240,7 +240,7 @@ func TestStopEndsAll(t *testing.T) {
 		grace        time.Duration
 		want         api.Exit
 	}{
-		{"heeds", `trap "echo bye; exit 3" TERM; sleep 1000 & echo grandchild=$!; setsid sh -c 'echo daemon=$$; exec sleep 1000' & wait`, time.Second, api.Exit{Status: 3}},
+		{"heeds", `trap "echo bye; exit 3" TERM; sleep 1000 & echo grandchild=$!; setsid sh -c 'echo daemon=$$; exec sleep 1000' & wait`, 5 * time.Second, api.Exit{Status: 3}},
 		{"stubborn", stubborn, 50 * time.Millisecond, api.Exit{Status: -1, Signal: "KILL"}},
 	}
 	for _, tt := range tests {
@@ -292,7 +292,7 @@ func TestCrashLeavesNothing(t *testing.T) {
 }
 
 func TestKillModeProcessLeavesOthers(t *testing.T) {
-	dir, spec := shell(t, `trap "" TERM; setsid sleep 1000 & echo other=$!; trap "exit 0" TERM; wait`)
+	dir, spec := shell(t, `trap "" TERM; setsid sleep 1000 & other=$!; trap "exit 0" TERM; echo other=$other; wait`)
 	spec.KillMode = api.KillProcess
 	c := launch(t, dir, spec)
 	other := number(t, awaitLog(t, spec, "other="), "other")

@@ -39,7 +39,7 @@ import (
 	"deploy/manifests"
 )
 
-const deadline = 30 * time.Second
+const deadline = 60 * time.Second
 
 func must(t *testing.T, err error) {
 	t.Helper()

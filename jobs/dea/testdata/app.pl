@@ -6,9 +6,10 @@ use IO::Socket::INET;
 my %option = @ARGV;
 my $mode = $ENV{MODE} || "";
 $| = 1;
+$SIG{USR1} = sub { exit 9 } if $mode eq "patient";
 print "begins\n";
 if ($mode eq "exit")   { sleep($ENV{AFTER} || 0); exit($ENV{STATUS} || 0) }
-if ($mode eq "patient") { $SIG{USR1} = sub { exit 9 }; sleep 1 while 1 }
+if ($mode eq "patient") { sleep 1 while 1 }
 if ($mode eq "deaf")   { $SIG{TERM} = "IGNORE" }
 if ($mode eq "polite") { $SIG{TERM} = sub { open(my $f, ">", "../logs/polite"); print $f "bye\n"; exit 0 } }
 if ($mode eq "silent") { sleep 1 while 1 }
