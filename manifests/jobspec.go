@@ -124,8 +124,8 @@ func (l *jobLoader) parse(source []byte, filename string) {
 		l.scope[first] = refused(fmt.Sprintf("A job does not know the manifest that uses it, so it cannot refer to %s. Declare a property, and let the manifest set it.", first))
 	}
 	others := l.scope["group"].refuse
-	l.scope["group"] = &root{noun: "attribute of the own group", names: []string{"instances"}, refuse: func(name string) string {
-		if name == "instances" {
+	l.scope["group"] = &root{noun: "attribute of the own group", names: []string{"instances", "leaving"}, refuse: func(name string) string {
+		if name == "instances" || name == "leaving" {
 			return ""
 		}
 		return others(name)
@@ -533,7 +533,9 @@ func (j *Job) unknownContext() *hcl.EvalContext {
 		Variables: map[string]cty.Value{
 			"property": cty.ObjectVal(properties),
 			"instance": cty.UnknownVal(instanceType),
-			"group":    cty.ObjectVal(map[string]cty.Value{"instances": cty.UnknownVal(cty.List(instanceType))}),
+			"group": cty.ObjectVal(map[string]cty.Value{
+				"instances": cty.UnknownVal(cty.List(instanceType)), "leaving": cty.UnknownVal(cty.List(instanceType)),
+			}),
 			"deployment": cty.ObjectVal(map[string]cty.Value{
 				"name": known(""), "id": known(""), "domain": known(""),
 			}),

@@ -179,11 +179,32 @@ func (b *bus) fill(t *testing.T, replicas int) {
 // of an agent or of another CA does not.
 func TestStrangersMakeNoServer(t *testing.T) {
 	t.Parallel()
-	const network = 79
-	ca := newAuthority(t)
-	clusterPort := freeIn(t, network)
-	b := server(t, ca, freeIn(t, network), clusterPort, network, 0)
-	b.start(t)
+	t.Run("cluster", func(t *testing.T) {
+		const network = 79
+		ca, clusterPort := newAuthority(t), freeIn(t, network)
+		b := server(t, ca, freeIn(t, network), clusterPort, network, 0)
+		b.start(t)
+		strangersMakeNoServer(t, b, clusterPort)
+	})
+	t.Run("bridge", func(t *testing.T) {
+		const network = 80
+		ca, clusterPort := newAuthority(t), freeIn(t, network)
+		b := server(t, ca, freeIn(t, network), 0, network, 0)
+		b.bridge(t, clusterPort)
+		b.start(t)
+		strangersMakeNoServer(t, b, clusterPort)
+		// Nor does it let anybody in otherwise.
+		_, err := nats.Connect("nats://"+net.JoinHostPort(b.cfg.Address, strconv.Itoa(clusterPort)),
+			nats.UserInfo("nats", testPassword), nats.RootCAs(b.cfg.CAFile), nats.TLSHandshakeFirst(), nats.Timeout(testTimeout))
+		if err == nil {
+			t.Error("a component was let in by the bridge")
+		}
+	})
+}
+
+func strangersMakeNoServer(t *testing.T, b *bus, port int) {
+	t.Helper()
+	ca := b.ca
 
 	issue := func(ca *authority, names []string, use x509.ExtKeyUsage) []tls.Certificate {
 		pair, err := tls.X509KeyPair(ca.issue(t, &x509.Certificate{
@@ -204,7 +225,7 @@ func TestStrangersMakeNoServer(t *testing.T) {
 		"no certificate":   {nil, false},
 		"a wildcard's own": {issue(ca, []string{"*.internal"}, x509.ExtKeyUsageServerAuth), false},
 	} {
-		conn, err := tls.Dial("tcp", net.JoinHostPort(b.cfg.Address, strconv.Itoa(clusterPort)), &tls.Config{
+		conn, err := tls.Dial("tcp", net.JoinHostPort(b.cfg.Address, strconv.Itoa(port)), &tls.Config{
 			// What the server thinks of us is the matter, not what we think of it.
 			InsecureSkipVerify: true, Certificates: c.certificates,
 		})

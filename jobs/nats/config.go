@@ -31,6 +31,8 @@ type Config struct {
 	MonitorPort    int   `yaml:"monitor_port"` // 0: none
 	// Cluster is nil for a lone server.
 	Cluster *Cluster `yaml:"cluster"`
+	// Bridge is nil for one of several servers, which have Cluster.
+	Bridge *Bridge `yaml:"bridge"`
 }
 
 // The server's fixed time limits.
@@ -88,6 +90,12 @@ func (c Config) validate() error {
 	}
 	if c.Cluster != nil {
 		problems = append(problems, c.Cluster.validate())
+	}
+	if c.Bridge != nil {
+		problems = append(problems, c.Bridge.validate())
+		if c.Cluster != nil { // its JetStream would be another
+			problems = append(problems, errors.New("a server of a cluster has no bridge"))
+		}
 	}
 	if err := errors.Join(problems...); err != nil {
 		return fmt.Errorf("config is not usable: %w", err)

@@ -66,7 +66,7 @@ property "monitor_port" {
 property "cluster_port" {
   type        = number
   default     = 6222
-  description = "Port for the other servers of the bus, when there are several"
+  description = "Port for the other servers of the bus: when there are several, and for the one that takes a lone one's place"
 }
 
 provides "bus" {
@@ -90,6 +90,13 @@ template "nats.yml" {
 # make themselves known, so that a change disturbs nobody.
 template "peers" {
   destination = "peers"
+  on_change   = "none"
+}
+
+# A lone server joins the one whose place it takes, as long as that stands here: the
+# server looks itself.
+template "joins" {
+  destination = "joins"
   on_change   = "none"
 }
 

@@ -105,6 +105,11 @@ func serverOptions(cfg Config, admission *admission) (*natsserver.Options, error
 			return nil, err
 		}
 	}
+	if cfg.Bridge != nil {
+		if err := cfg.Bridge.listen(options, cfg, admission); err != nil {
+			return nil, err
+		}
+	}
 	return options, nil
 }
 
