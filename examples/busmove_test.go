@@ -130,7 +130,6 @@ func TestBusMoves(t *testing.T) {
 	if _, err := net.DialTimeout("tcp", prefix+"100:2222", time.Second); err == nil {
 		t.Error("the VM that it had before is still there")
 	}
-	before = time.Now()
 	both = watchServers(t, prefix+"100:4222", prefix+"110:4222")
 	move("one server, back again", 100, 1)
 	if all, none := both(); !all || none > 0 {

@@ -193,8 +193,10 @@ func (l *serverLog) Noticef(format string, v ...any) {
 // Warnf logs a warning, but for one that is not true: peers are verified by
 // peerConfig, which nats-server cannot see.
 func (l *serverLog) Warnf(format string, v ...any) {
-	if strings.HasPrefix(format, "TLS certificate chain and hostname of solicited routes will not be verified") {
-		return
+	for _, untrue := range []string{"routes", "leafnodes"} {
+		if strings.HasPrefix(format, "TLS certificate chain and hostname of solicited "+untrue+" will not be verified") {
+			return
+		}
 	}
 	l.log.Warn(fmt.Sprintf(format, v...))
 }
