@@ -2,6 +2,7 @@ package deployer
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -122,6 +123,9 @@ func (r *run) instanceStatus(id string, inv *api.Inventory) InstanceStatus {
 	out.Agent, out.Generation, out.State, out.Reasons = AgentAlive, inv.Active, string(inv.State), inv.Reasons
 	if inv.Agent.Unkept {
 		out.Reasons = append(slices.Clone(out.Reasons), "nothing would start its agent again, the init or keeper that did has ended: apply mends it")
+	}
+	if had, leaving := r.state.Leaving[id]; leaving {
+		out.Reasons = append(slices.Clone(out.Reasons), fmt.Sprintf("the VM that it had before, at %s, is still there: apply deletes it when all know the new one", had.Address))
 	}
 	out.Held = inv.Held
 	now := inv.Now // by the VM's clock, as its processes' starts: it may be another than ours

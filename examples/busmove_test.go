@@ -5,6 +5,8 @@ package examples
 import (
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -143,4 +145,74 @@ func TestBusMoves(t *testing.T) {
 	if said := c.busLog(before); strings.Contains(said, "cannot reach") || !strings.Contains(said, "connected to the bus") {
 		t.Errorf("while three servers moved, components said of the bus:\n%s", said)
 	}
+}
+
+// The new VM of a lone bus does not come up: it goes again, and nothing has
+// happened to the old one. Then the deployer is killed while both are there: the
+// next one goes on from there.
+func TestBusMoveGoesWrong(t *testing.T) {
+	t.Parallel()
+	c := helloCluster(t)
+	prefix, _ := strings.CutSuffix(c.cidr, "0/24")
+	at := func(n int) string { return "static = [" + strconv.Quote(prefix+strconv.Itoa(n)) + "]" }
+	c.edit(`group "nats" {`, "network \"bus\" { "+at(100)+" }\ngroup \"nats\" {\n  network = network.bus")
+	c.mustApply()
+	c.mustSpeak("before")
+	pids := c.status().pids()
+
+	// Something else has the port of the new server.
+	taken, err := net.Listen("tcp", prefix+"110:6222")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.edit(at(100), at(110))
+	out, code := c.run("apply", "--auto-approve")
+	if code != 1 || !strings.Contains(out, "the old one has never stopped") {
+		t.Errorf("the apply exits with %d:\n%s", code, out)
+	}
+	c.mustKeepEveryProcess("a move that failed", pids)
+	if address := c.addressOf("nats/0"); address != prefix+"100" {
+		t.Errorf("after a move that failed, nats/0 is at %s", address)
+	}
+	if conn, err := net.DialTimeout("tcp", prefix+"110:2222", time.Second); err == nil {
+		_ = conn.Close()
+		t.Error("the VM that did not come up is still there")
+	}
+	c.mustBeOnBus("a move that failed", 4)
+	if out, code := c.run("plan"); code != 2 || !strings.Contains(out, "nats/0 move") {
+		t.Errorf("the next plan exits with %d:\n%s", code, out)
+	}
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	cmd, told := c.startApply("nats/0")
+	file := filepath.Join(c.state, "bus", "state.json")
+	within(t, time.Minute, "both VMs are in the state", func() bool {
+		data, err := os.ReadFile(file)
+		return err == nil && strings.Contains(string(data), `"leaving"`)
+	})
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Fatalf("the apply ended before it was killed:\n%s", told())
+	}
+	if out, code := c.run("plan"); code != 2 || !strings.Contains(out, "VM that nats/0 had before") {
+		t.Errorf("a plan after it exits with %d:\n%s", code, out)
+	}
+	c.mustApply()
+	if address := c.addressOf("nats/0"); address != prefix+"110" {
+		t.Errorf("nats/0 is at %s", address)
+	}
+	if conn, err := net.DialTimeout("tcp", prefix+"100:2222", time.Second); err == nil {
+		_ = conn.Close()
+		t.Error("the VM that it had before is still there")
+	}
+	if out, code := c.run("plan"); code != 0 {
+		t.Errorf("that apply left something to do; a plan exits with %d:\n%s", code, out)
+	}
+	c.mustKeepProcesses("the move", pids)
+	c.mustSpeak("the move")
+	c.mustBeOnBus("the move", 4)
 }
