@@ -1,4 +1,4 @@
-module deploy
+module github.com/clusterworks/deploy
 
 go 1.26.0
 

@@ -20,11 +20,11 @@ import (
 	"syscall"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/agent/internal/bus"
-	"deploy/agent/internal/install"
-	"deploy/agent/internal/server"
-	"deploy/agent/internal/supervise"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/internal/bus"
+	"github.com/clusterworks/deploy/agent/internal/install"
+	"github.com/clusterworks/deploy/agent/internal/server"
+	"github.com/clusterworks/deploy/agent/internal/supervise"
 )
 
 // Config says where an agent lives and what it starts processes with.

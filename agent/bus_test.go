@@ -14,9 +14,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
-	"deploy/agent/agenttest"
-	"deploy/agent/api"
-	"deploy/agent/client"
+	"github.com/clusterworks/deploy/agent/agenttest"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/client"
 )
 
 // heartbeats hands over what an agent publishes.

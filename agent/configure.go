@@ -7,9 +7,9 @@ import (
 	"io"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/agent/internal/bus"
-	"deploy/agent/internal/server"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/internal/bus"
+	"github.com/clusterworks/deploy/agent/internal/server"
 )
 
 // busTrial is how long a new bus may take to answer before it is refused.

@@ -20,9 +20,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"deploy/agent/agenttest"
-	"deploy/agent/api"
-	"deploy/agent/client"
+	"github.com/clusterworks/deploy/agent/agenttest"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/client"
 )
 
 func TestMain(m *testing.M) { agenttest.Main(m) }

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // heartbeatEvery is the time between two heartbeats, give or take a tenth.

@@ -15,7 +15,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // identity is agent.json: whose agent this is, and whom it obeys.

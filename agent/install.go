@@ -17,9 +17,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"deploy/agent/api"
-	"deploy/agent/client"
-	"deploy/agent/internal/boot"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/client"
+	"github.com/clusterworks/deploy/agent/internal/boot"
 )
 
 const (

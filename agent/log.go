@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 const (

@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // family begins a metric.

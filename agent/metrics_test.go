@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // metricLine is a line of the text format: comment, or name, labels and value.

@@ -18,9 +18,9 @@ import (
 
 	"github.com/google/renameio/v2"
 
-	"deploy/agent/api"
-	"deploy/agent/internal/install"
-	"deploy/agent/internal/shim"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/internal/install"
+	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
 // keepOperations is how many operations are remembered.

@@ -7,7 +7,7 @@ import (
 	"io"
 	"os"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 const (

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // What operators ask for, over both transports: stop, start, restart, errands,

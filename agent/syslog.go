@@ -15,7 +15,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 const (

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // receiver is a syslog server that keeps what it gets.

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"deploy/agent/internal/shim"
+	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
 // uninstallGrace is what a process has to end that says nothing of it.

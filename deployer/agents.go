@@ -10,10 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/bootstrap"
-	"deploy/deployer/internal/packages"
-	"deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/bootstrap"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
 // platform is the os and arch of the VMs: those there are, or this machine's.

@@ -8,11 +8,11 @@ import (
 	"strings"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/packages"
-	"deploy/deployer/internal/plan"
-	"deploy/deployer/internal/render"
-	"deploy/deployer/internal/terraform"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/render"
+	"github.com/clusterworks/deploy/deployer/internal/terraform"
 )
 
 // Approve is asked before anything moves. It may be asked twice in a run: again

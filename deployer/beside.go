@@ -10,9 +10,9 @@ import (
 	"slices"
 	"strings"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/state"
-	"deploy/deployer/internal/terraform"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/terraform"
 )
 
 // A lone server of the bus that moves would take the bus along. Its new VM is

@@ -10,8 +10,8 @@ import (
 	"strings"
 	"testing"
 
-	"deploy/deployer/internal/plan"
-	"deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
 func yes(*plan.Plan) (bool, error) { return true, nil }

@@ -22,15 +22,15 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/packages"
-	"deploy/deployer/internal/pki"
-	"deploy/deployer/internal/plan"
-	"deploy/deployer/internal/render"
-	"deploy/deployer/internal/rollout"
-	"deploy/deployer/internal/state"
-	"deploy/deployer/internal/terraform"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/pki"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/render"
+	"github.com/clusterworks/deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/terraform"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // Config is what a Deployer needs; all fields are required unless it says otherwise.

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
 // stopLimit bounds stopping one instance before its VM is deleted. A machine

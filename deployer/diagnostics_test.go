@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"deploy/deployer"
-	"deploy/deployer/internal/cli/views"
+	"github.com/clusterworks/deploy/deployer"
+	"github.com/clusterworks/deploy/deployer/internal/cli/views"
 )
 
 var update = flag.Bool("update", false, "write the golden files of testdata/diagnostics")

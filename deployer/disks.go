@@ -6,9 +6,9 @@ import (
 	"slices"
 	"strings"
 
-	"deploy/deployer/internal/plan"
-	"deploy/deployer/internal/state"
-	"deploy/deployer/internal/terraform"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/terraform"
 )
 
 // keptDisks adds all disks there are, unattached: whoever wants one attaches it.

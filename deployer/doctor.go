@@ -11,10 +11,10 @@ import (
 	"strings"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/packages"
-	"deploy/deployer/internal/pki"
-	"deploy/deployer/internal/terraform"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/pki"
+	"github.com/clusterworks/deploy/deployer/internal/terraform"
 )
 
 // Level is how a check of Doctor ended.

@@ -10,10 +10,10 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/packages"
-	"deploy/deployer/internal/pki"
-	"deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/pki"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
 func findings(x *doctor) string {

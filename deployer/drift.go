@@ -4,7 +4,7 @@ import (
 	"context"
 	"fmt"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // StatusWithDrift is Status, and has every agent compare each byte that it has

@@ -6,8 +6,8 @@ import (
 	"slices"
 	"strings"
 
-	"deploy/deployer/internal/plan"
-	"deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/rollout"
 )
 
 // rolloutError says how a rollout of a manifest failed, nil if it did not: what

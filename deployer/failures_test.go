@@ -4,9 +4,9 @@ import (
 	"strings"
 	"testing"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/plan"
-	"deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/rollout"
 )
 
 func TestRolloutErrorTellsWhatChangedAndWhatToDo(t *testing.T) {

@@ -12,11 +12,11 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"deploy/agent/api"
-	"deploy/agent/client"
-	"deploy/deployer/internal/bus"
-	"deploy/deployer/internal/ssh"
-	"deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/client"
+	"github.com/clusterworks/deploy/deployer/internal/bus"
+	"github.com/clusterworks/deploy/deployer/internal/ssh"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
 // fleet reaches the agents of a run: over the bus where it serves, over SSH

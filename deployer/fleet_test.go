@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"deploy/deployer/internal/ssh/sshtest"
-	"deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/ssh/sshtest"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
 // fleetTestLimit bounds what these tests wait for.

@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
 // ErrSuperseded ends a run that another one has taken over from.

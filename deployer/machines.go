@@ -9,10 +9,10 @@ import (
 	"strings"
 	"time"
 
-	"deploy/deployer/internal/bootstrap"
-	"deploy/deployer/internal/ssh"
-	"deploy/deployer/internal/state"
-	"deploy/deployer/internal/terraform"
+	"github.com/clusterworks/deploy/deployer/internal/bootstrap"
+	"github.com/clusterworks/deploy/deployer/internal/ssh"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/terraform"
 )
 
 // uninstallLimit bounds removing the agent from one machine: its processes get

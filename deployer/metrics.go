@@ -4,7 +4,7 @@ import (
 	"context"
 	"slices"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // Metrics asks all agents for their figures, side by side, and merges them:

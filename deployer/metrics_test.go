@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // Families are told once, whoever has samples of them, and the silent are named.

@@ -3,7 +3,7 @@ package deployer
 import (
 	"slices"
 
-	"deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
 // Names are what commands can be told about a deployment.

@@ -9,11 +9,11 @@ import (
 	"sync"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/plan"
-	"deploy/deployer/internal/rollout"
-	"deploy/deployer/internal/state"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // OperateRequest is what to do to which instances, whatever the manifest says now:

@@ -7,8 +7,8 @@ import (
 	"runtime"
 	"testing"
 
-	"deploy/deployer/internal/packages"
-	"deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
 // ProgramFolder packs small files under the names of the given programs: for

@@ -5,8 +5,8 @@ import (
 	"slices"
 	"strings"
 
-	"deploy/deployer/internal/plan"
-	"deploy/deployer/internal/terraform"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/terraform"
 )
 
 // protected refuses a plan that would delete a VM of a group with

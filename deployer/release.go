@@ -16,10 +16,10 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/hashicorp/hcl/v2"
 
-	"deploy/deployer/internal/packages"
-	"deploy/deployer/internal/release"
-	"deploy/deployer/internal/render"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/release"
+	"github.com/clusterworks/deploy/deployer/internal/render"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // ReleaseRequest is what to make a release of.

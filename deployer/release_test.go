@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"deploy/deployer/internal/packages"
-	"deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
 // buildProgram packs a program of this content into dir.

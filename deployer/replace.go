@@ -8,11 +8,11 @@ import (
 	"slices"
 	"strings"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/plan"
-	"deploy/deployer/internal/rollout"
-	"deploy/deployer/internal/state"
-	"deploy/deployer/internal/terraform"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/terraform"
 )
 
 // madeOf is state.VM.Input: what a VM was made of, as last rolled.

@@ -5,10 +5,10 @@ import (
 	"strings"
 	"testing"
 
-	"deploy/deployer/internal/plan"
-	"deploy/deployer/internal/rollout"
-	"deploy/deployer/internal/state"
-	"deploy/deployer/internal/terraform"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/terraform"
 )
 
 func TestScopeCheck(t *testing.T) {

@@ -10,9 +10,9 @@ import (
 	"strings"
 	"sync"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/plan"
-	"deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/rollout"
 )
 
 // roll carries a plan's changes out, in the order and at the pace that the

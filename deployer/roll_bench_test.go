@@ -8,10 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/rollout"
-	"deploy/deployer/internal/state"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // rollLimit is what the engine itself may take to roll 2,000 instances.

@@ -8,9 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"deploy/deployer/internal/pki"
-	"deploy/deployer/internal/plan"
-	"deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/pki"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
 // RotateRequest is how to replace the deployment's CA.

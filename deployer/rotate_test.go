@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"deploy/deployer/internal/pki"
-	"deploy/deployer/internal/state"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/deployer/internal/pki"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // caRun is a run with a CA, at a time of its own.

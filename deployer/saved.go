@@ -19,7 +19,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	ctyjson "github.com/zclconf/go-cty/cty/json"
 
-	"deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
 // savedFormat and savedVersion begin a saved plan.

@@ -20,12 +20,12 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
-	"deploy/agent/agenttest"
-	"deploy/agent/api"
-	"deploy/deployer/internal/pki"
-	"deploy/deployer/internal/plan"
-	"deploy/deployer/internal/state"
-	"deploy/deployer/internal/terraform"
+	"github.com/clusterworks/deploy/agent/agenttest"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/pki"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/terraform"
 )
 
 // What plans and applies of many instances may take.

@@ -11,9 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"deploy/deployer/internal/pki"
-	"deploy/deployer/internal/state"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/deployer/internal/pki"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // SecretInfo is what may be told of a secret of the manifest.

@@ -19,11 +19,11 @@ import (
 	"github.com/zclconf/go-cty/cty/convert"
 	"golang.org/x/crypto/ssh"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/bus"
-	"deploy/deployer/internal/pki"
-	"deploy/deployer/internal/state"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/bus"
+	"github.com/clusterworks/deploy/deployer/internal/pki"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // deployerLife is that of the deployer's own certificate, made anew each run.

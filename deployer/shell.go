@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/term"
 
-	"deploy/deployer/internal/ssh"
+	"github.com/clusterworks/deploy/deployer/internal/ssh"
 )
 
 // SSHRequest is a shell on a VM, or a command there.

@@ -6,10 +6,10 @@ import (
 	"strings"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/rollout"
-	"deploy/deployer/internal/simulate"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/deployer/internal/simulate"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // SimulateRequest is a rollout to try out on virtual time.

@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"io"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
 // Encryption is how a state is encrypted: with a passphrase, or for recipients.

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/localvm"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 // How Status calls the state of VMs and agents.

@@ -8,8 +8,8 @@ import (
 
 	"github.com/agext/levenshtein"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
 // matches tells whether "router", or "router/0", means an instance.

@@ -12,11 +12,11 @@ import (
 	"slices"
 	"strings"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/plan"
-	"deploy/deployer/internal/state"
-	"deploy/deployer/internal/terraform"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/terraform"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // vmInput is what the template gets for the wanted instances and those parted

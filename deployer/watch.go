@@ -7,8 +7,8 @@ import (
 	"sync/atomic"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/rollout"
 )
 
 const (

@@ -26,8 +26,8 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
-	"deploy/jobs"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/jobs"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 const deadline = 60 * time.Second

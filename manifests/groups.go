@@ -11,7 +11,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 
-	"deploy/manifests/internal/graph"
+	"github.com/clusterworks/deploy/manifests/internal/graph"
 )
 
 func (l *loader) decodeGroups() {

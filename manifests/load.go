@@ -16,7 +16,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/function"
 
-	"deploy/manifests/internal/functions"
+	"github.com/clusterworks/deploy/manifests/internal/functions"
 )
 
 // Options are what a manifest is loaded with, beside its files.

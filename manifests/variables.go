@@ -11,7 +11,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
-	"deploy/manifests/internal/graph"
+	"github.com/clusterworks/deploy/manifests/internal/graph"
 )
 
 // EnvironPrefix begins the names of environment variables that set variables.

@@ -21,9 +21,9 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent"
-	"deploy/agent/client"
-	"deploy/agent/internal/shim"
+	"github.com/clusterworks/deploy/agent"
+	"github.com/clusterworks/deploy/agent/client"
+	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
 // startTimeout bounds the start and the end of an agent, on a busy machine.

@@ -11,8 +11,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"deploy/agent/api"
-	"deploy/agent/internal/server"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/internal/server"
 )
 
 // Simulated is an agent without a VM, for tests of many: it answers the real API

@@ -12,7 +12,7 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 const (

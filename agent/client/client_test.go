@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/agent/client"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/client"
 )
 
 // over gives a client of whatever the handler answers.

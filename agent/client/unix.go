@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // maxReply bounds a reply; a spec with all its files is the largest.

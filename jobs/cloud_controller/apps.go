@@ -14,8 +14,8 @@ import (
 	"strconv"
 	"strings"
 
-	"deploy/jobs/cloud_controller/internal/store"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // What an app has unless its owner says otherwise. vmc always says memory and

@@ -12,9 +12,9 @@ import (
 	"os"
 	"time"
 
-	"deploy/jobs/cloud_controller/internal/archive"
-	"deploy/jobs/cloud_controller/internal/blob"
-	"deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/archive"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
 
 // How much, and how long, is read of an upload that is refused as too large.

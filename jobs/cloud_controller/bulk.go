@@ -7,8 +7,8 @@ import (
 	"strconv"
 	"time"
 
-	"deploy/jobs/cloud_controller/internal/store"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // maxBatch bounds one answer of the bulk API.

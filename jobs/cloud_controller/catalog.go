@@ -7,8 +7,8 @@ import (
 
 	"github.com/goccy/go-yaml"
 
-	"deploy/jobs/runtimes"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/runtimes"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // catalog are the runtimes and frameworks that apps can be made with.

@@ -14,8 +14,8 @@ import (
 	"strings"
 	"time"
 
-	"deploy/jobs/component"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Config is the controller's file: the original's keys and our own.

@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"net/http"
 
-	"deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
 
 // apiError is what a client is told. The codes are the original's.

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
 
 // bare is a controller that can judge requests, and nothing else.

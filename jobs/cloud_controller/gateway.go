@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
 
 // maxGatewayAnswer bounds what is read of a gateway's answer.

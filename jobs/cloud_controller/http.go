@@ -12,8 +12,8 @@ import (
 	"sync"
 	"time"
 
-	"deploy/jobs/cloud_controller/internal/auth"
-	"deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
 
 // maxBody bounds JSON bodies.

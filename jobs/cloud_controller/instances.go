@@ -12,8 +12,8 @@ import (
 	"strings"
 	"time"
 
-	"deploy/jobs/cloud_controller/internal/store"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // States of an index that no DEA has.

@@ -14,7 +14,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 func loadManifest(t *testing.T, instances int, properties string) (*manifests.Manifest, hcl.Diagnostics) {

@@ -12,8 +12,8 @@ import (
 	"sync"
 	"time"
 
-	"deploy/jobs/cloud_controller/internal/archive"
-	"deploy/jobs/cloud_controller/internal/blob"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/archive"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
 )
 
 const (

@@ -15,10 +15,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"deploy/jobs/cloud_controller/internal/blob"
-	"deploy/jobs/cloud_controller/internal/postgrestest"
-	"deploy/jobs/component"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/postgrestest"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 var postgres *postgrestest.Server

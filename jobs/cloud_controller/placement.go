@@ -13,8 +13,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"deploy/jobs/cloud_controller/internal/store"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 const (

@@ -11,7 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // boundedDEA plays a DEA with so much memory, which takes messages in their order,

@@ -16,8 +16,8 @@ import (
 	"strconv"
 	"strings"
 
-	"deploy/jobs/cloud_controller/internal/store"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // offering is what a gateway posts.

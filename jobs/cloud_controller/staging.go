@@ -17,9 +17,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"deploy/jobs/cloud_controller/internal/blob"
-	"deploy/jobs/cloud_controller/internal/store"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // noStagerPatience is how long a stager is waited for that is not there: the

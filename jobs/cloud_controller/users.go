@@ -10,8 +10,8 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"deploy/jobs/cloud_controller/internal/auth"
-	"deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
 
 // Logins fail this often for one account before each further try has to wait.

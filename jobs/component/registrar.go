@@ -11,7 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Registrar keeps routes known to the routers: it registers each when it is

@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // statusHandler serves /healthz and /varz to whoever knows the credentials,

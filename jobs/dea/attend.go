@@ -15,11 +15,11 @@ import (
 	"sync"
 	"time"
 
-	"deploy/jobs/component"
-	"deploy/jobs/dea/internal/bits"
-	"deploy/jobs/dea/internal/core"
-	"deploy/jobs/dea/internal/warden"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/dea/internal/bits"
+	"github.com/clusterworks/deploy/jobs/dea/internal/core"
+	"github.com/clusterworks/deploy/jobs/dea/internal/warden"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // probeConnect bounds one attempt to connect to an app that starts, as in the

@@ -10,9 +10,9 @@ import (
 	"strings"
 	"time"
 
-	"deploy/jobs/component"
-	"deploy/jobs/runtimes"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/runtimes"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Levels of isolation, the weakest first.

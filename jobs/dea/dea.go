@@ -20,12 +20,12 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/nats-io/nats.go"
 
-	"deploy/jobs/component"
-	"deploy/jobs/dea/internal/bits"
-	"deploy/jobs/dea/internal/core"
-	"deploy/jobs/dea/internal/warden"
-	"deploy/jobs/runtimes"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/dea/internal/bits"
+	"github.com/clusterworks/deploy/jobs/dea/internal/core"
+	"github.com/clusterworks/deploy/jobs/dea/internal/warden"
+	"github.com/clusterworks/deploy/jobs/runtimes"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // maxArrived is how many messages may wait to be looked at.

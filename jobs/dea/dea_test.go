@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // TestLife is an app's life as the bus sees it, in the original's order.

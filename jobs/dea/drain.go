@@ -8,8 +8,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"deploy/jobs/dea/internal/core"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/dea/internal/core"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // drain leaves: the health manager is asked to have everything run elsewhere;

@@ -17,9 +17,9 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"deploy/jobs/component"
-	"deploy/jobs/router"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/router"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // restartElsewhere does what health manager and cloud controller do for an app

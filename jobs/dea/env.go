@@ -8,9 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"deploy/jobs/dea/internal/core"
-	"deploy/jobs/runtimes"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/dea/internal/core"
+	"github.com/clusterworks/deploy/jobs/runtimes"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // vmVariable marks what runs on a VM whose processes nothing else keeps apart.

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/jobs/dea/internal/warden"
+	"github.com/clusterworks/deploy/jobs/dea/internal/warden"
 )
 
 // probeTimeout bounds the trial run that finds out what the machine offers.

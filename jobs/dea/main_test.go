@@ -27,10 +27,10 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
-	"deploy/jobs/component"
-	"deploy/jobs/dea/internal/core"
-	"deploy/jobs/dea/internal/warden"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/dea/internal/core"
+	"github.com/clusterworks/deploy/jobs/dea/internal/warden"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 const deadline = 60 * time.Second

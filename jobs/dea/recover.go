@@ -8,9 +8,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"deploy/jobs/dea/internal/core"
-	"deploy/jobs/dea/internal/warden"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/dea/internal/core"
+	"github.com/clusterworks/deploy/jobs/dea/internal/warden"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // recover takes over what an earlier DEA has left: instances that run are

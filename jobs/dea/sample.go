@@ -8,9 +8,9 @@ import (
 	"syscall"
 	"time"
 
-	"deploy/jobs/dea/internal/core"
-	"deploy/jobs/dea/internal/warden"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/dea/internal/core"
+	"github.com/clusterworks/deploy/jobs/dea/internal/warden"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // diskShare is how much of the time may be spent on adding up the files of one

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Urgency orders the starts that wait: the higher ones go first.

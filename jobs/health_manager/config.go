@@ -6,8 +6,8 @@ import (
 	"net/url"
 	"time"
 
-	"deploy/jobs/component"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Config is the health manager's file: the original's keys and our own.

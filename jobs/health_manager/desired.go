@@ -13,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // answerTimeout bounds each request to the bulk API.

@@ -4,7 +4,7 @@ import (
 	"maps"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Election says which of several health managers acts: the one that hears the

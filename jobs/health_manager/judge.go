@@ -3,7 +3,7 @@ package healthmanager
 import (
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Judge turns what State knows into requests at the right time: one analysis

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Queue holds the starts that wait, so that the loss of many instances does not

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Healthy counts the indices of an app's version with an instance that runs; ""

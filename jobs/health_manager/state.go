@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Desired is what a user wants of an app.

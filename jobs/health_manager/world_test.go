@@ -9,7 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // world is what a health manager sees the messages of: DEAs with instances, and

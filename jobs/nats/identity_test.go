@@ -7,7 +7,7 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"pgregory.net/rapid"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // What identity.go repeats is what agent/api says, for any instance.

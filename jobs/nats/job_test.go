@@ -17,7 +17,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // load reads a manifest with one group that runs this job.

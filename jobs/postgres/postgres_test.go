@@ -29,7 +29,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 const deadline = time.Minute

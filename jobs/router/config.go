@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/component"
 )
 
 // Config is the router's file: the original's keys and our own.

@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // window is how far back the latency looks, in one-second steps.

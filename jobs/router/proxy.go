@@ -13,7 +13,7 @@ import (
 	"sync"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Names of the original's protocol.

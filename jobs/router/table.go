@@ -9,7 +9,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // backend is one instance behind a URI.

@@ -9,7 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 var epoch = time.Date(2012, 8, 1, 10, 0, 0, 0, time.UTC)

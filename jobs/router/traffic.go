@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Rates are measured over sweeps, as the original does.

@@ -1,6 +1,6 @@
 package runtimes
 
-import "deploy/jobs/wire"
+import "github.com/clusterworks/deploy/jobs/wire"
 
 // Runtimes are the usual ones, by name, in the order of their names. Their
 // executables are looked for where a system has its programs, whatever their

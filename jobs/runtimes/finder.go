@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Path is where executables are looked for that are given by name: the system's

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // program writes a script that counts its runs in a file beside it.

@@ -183,7 +183,7 @@ func TestApps(t *testing.T) {
 	p := newPlatform(t)
 	dir := t.TempDir()
 	staticServer := filepath.Join(dir, "static_server")
-	build(t, ".", nil, "go", "build", "-o", staticServer, "deploy/jobs/stager/cmd/static_server")
+	build(t, ".", nil, "go", "build", "-o", staticServer, "github.com/clusterworks/deploy/jobs/stager/cmd/static_server")
 	build(t, filepath.Join(apps, "go"), []string{"CGO_ENABLED=0"}, "go", "build", "-o", filepath.Join(dir, "go", "hello"), ".")
 	build(t, ".", nil, filepath.Join(apps, "java", "build.sh"), filepath.Join(dir, "java"))
 	p.start("static_server: " + staticServer)

@@ -8,8 +8,8 @@ import (
 	"slices"
 	"time"
 
-	"deploy/jobs/component"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Config is the stager's file: the original's keys, without those of its Ruby

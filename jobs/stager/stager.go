@@ -11,10 +11,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"deploy/jobs/component"
-	"deploy/jobs/runtimes"
-	"deploy/jobs/stager/internal/plugins"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/runtimes"
+	"github.com/clusterworks/deploy/jobs/stager/internal/plugins"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Stager is a running stager.

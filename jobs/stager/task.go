@@ -18,10 +18,10 @@ import (
 	"syscall"
 	"time"
 
-	"deploy/jobs/runtimes"
-	"deploy/jobs/stager/internal/archive"
-	"deploy/jobs/stager/internal/plugins"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/runtimes"
+	"github.com/clusterworks/deploy/jobs/stager/internal/archive"
+	"github.com/clusterworks/deploy/jobs/stager/internal/plugins"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // RunPlugin is the first argument of the stager's program when it is to be a

@@ -15,8 +15,8 @@ import (
 	"syscall"
 	"time"
 
-	"deploy/agent"
-	"deploy/agent/internal/shim"
+	"github.com/clusterworks/deploy/agent"
+	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
 // version is set by the build: -ldflags "-X main.version=1.2.3".

@@ -18,10 +18,10 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent"
-	"deploy/agent/agenttest"
-	"deploy/agent/api"
-	"deploy/agent/client"
+	"github.com/clusterworks/deploy/agent"
+	"github.com/clusterworks/deploy/agent/agenttest"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/client"
 )
 
 const patience = 60 * time.Second

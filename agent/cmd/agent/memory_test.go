@@ -14,10 +14,10 @@ import (
 	"syscall"
 	"testing"
 
-	"deploy/agent/agenttest"
-	"deploy/agent/api"
-	"deploy/agent/client"
-	"deploy/agent/internal/shim"
+	"github.com/clusterworks/deploy/agent/agenttest"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/client"
+	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
 // What an idle agent and an idle shim may take of a VM's memory.

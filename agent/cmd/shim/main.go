@@ -6,7 +6,7 @@ package main
 import (
 	"os"
 
-	"deploy/agent/internal/shim"
+	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
 func main() { os.Exit(shim.Main(os.Args[1:])) }

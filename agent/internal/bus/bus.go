@@ -17,8 +17,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 
-	"deploy/agent/api"
-	"deploy/agent/internal/server"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/internal/server"
 )
 
 const (

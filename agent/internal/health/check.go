@@ -13,7 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // DefaultTimeout, DefaultInterval and DefaultFailures serve a check that says

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // The folders that hold what is installed.

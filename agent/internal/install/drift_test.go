@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // driftFixture is an instance with two processes of one job, with a package and

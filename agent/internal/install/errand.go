@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // PostDeploy runs the post_deploy hooks of the active generation.

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // defaultDeadline bounds a wait for health that names no deadline.

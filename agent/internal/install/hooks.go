@@ -16,9 +16,9 @@ import (
 	"syscall"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/agent/internal/logfile"
-	"deploy/agent/internal/shim"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/internal/logfile"
+	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
 // A hook's log is put aside at hookLogBytes, and hookLogKeep old ones are kept.

@@ -17,7 +17,7 @@ import (
 	"sync"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // Supervisor starts and stops processes. Its calls are idempotent.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // link leads jobs/<job> to the files of a generation, each link replaced in

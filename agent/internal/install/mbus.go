@@ -15,8 +15,8 @@ import (
 
 	"github.com/google/renameio/v2"
 
-	"deploy/agent/api"
-	"deploy/agent/internal/mbus"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/internal/mbus"
 )
 
 // rewriting is a file of the image that holds other URIs of the bus than it

@@ -10,7 +10,7 @@ import (
 	"syscall"
 	"testing"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // image makes a folder as of a cloned devbox and returns it.

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"syscall"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // fetchPackages makes every package of the spec present in the store. What

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"syscall"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // checkPorts tests by binding that every port which the spec opens is free or

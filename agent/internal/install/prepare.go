@@ -11,7 +11,7 @@ import (
 	"slices"
 	"strconv"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // Prepare stages a spec: packages, files, check hooks, ports. It touches

@@ -13,7 +13,7 @@ import (
 	"strings"
 	"syscall"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // record is a folder as it was installed: a generation or an unpacked package.

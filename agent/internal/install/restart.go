@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // Start starts what the active generation wants and what does not run, and

@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // keepStaged is how many staged generations that were never active are kept.

@@ -11,7 +11,7 @@ import (
 	"syscall"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // aptTimeout bounds one run of apt-get.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // Update makes a staged generation the active one.

@@ -19,7 +19,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // recorder is a supervisor whose processes are entries of a map.

@@ -8,7 +8,7 @@ import (
 	"errors"
 	"fmt"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // Agent answers the methods. An error that is not an *api.Error reaches the

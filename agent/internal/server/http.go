@@ -7,7 +7,7 @@ import (
 	"io"
 	"net/http"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // maxRequest bounds a request's body; a spec with all its files is the largest.

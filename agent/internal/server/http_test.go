@@ -15,7 +15,7 @@ import (
 	"strings"
 	"testing"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // echo answers with what it was asked.

@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // maxConcurrent bounds the requests of one bus connection that are worked on

@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // limitsCommand is the shim's second part: "shim limits files=64,... PROGRAM

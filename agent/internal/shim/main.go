@@ -19,8 +19,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"deploy/agent/api"
-	"deploy/agent/internal/logfile"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/internal/logfile"
 )
 
 const (

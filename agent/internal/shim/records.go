@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // The names of the files in a shim's folder.

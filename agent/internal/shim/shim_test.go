@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // TestMain lets the test binary be a shim.

@@ -5,8 +5,8 @@ import (
 	"slices"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/agent/internal/health"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/internal/health"
 )
 
 const (

@@ -9,7 +9,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 func TestNext(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // failureLines is how much of a log an error carries.

@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/agent/internal/shim"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
 // TestMain lets the test binary be a shim, or a component with the control

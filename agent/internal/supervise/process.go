@@ -10,9 +10,9 @@ import (
 	"reflect"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/agent/internal/health"
-	"deploy/agent/internal/shim"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/internal/health"
+	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
 const (

@@ -3,7 +3,7 @@ package supervise
 import (
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // The restart policy of a process that does not say.

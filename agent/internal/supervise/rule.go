@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"slices"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // key names a process of an instance.

@@ -8,7 +8,7 @@ import (
 
 	"github.com/prometheus/procfs"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // sampleEvery is the shortest span over which CPU time is measured.

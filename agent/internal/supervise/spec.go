@@ -15,8 +15,8 @@ import (
 	"syscall"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/agent/internal/shim"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
 // Rotation of logs: at logBytes, logKeep rotated files are kept.

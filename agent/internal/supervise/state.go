@@ -1,6 +1,6 @@
 package supervise
 
-import "deploy/agent/api"
+import "github.com/clusterworks/deploy/agent/api"
 
 // event is what happened to a process, or what was asked of it.
 type event int

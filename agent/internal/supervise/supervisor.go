@@ -9,9 +9,9 @@ import (
 	"sync"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/agent/internal/health"
-	"deploy/agent/internal/shim"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/internal/health"
+	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
 // Config says where processes live and what they are started with.

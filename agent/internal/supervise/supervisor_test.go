@@ -15,7 +15,7 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 func TestKilledProcessIsBackWithinASecond(t *testing.T) {

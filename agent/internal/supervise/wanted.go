@@ -11,7 +11,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // wanted is what the agent was last told of a process: the content of

@@ -4,9 +4,9 @@ package main
 import (
 	"os"
 
-	"deploy/deployer/internal/cli"
-	"deploy/jobs"
-	"deploy/templates"
+	"github.com/clusterworks/deploy/deployer/internal/cli"
+	"github.com/clusterworks/deploy/jobs"
+	"github.com/clusterworks/deploy/templates"
 )
 
 func main() {

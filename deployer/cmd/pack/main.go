@@ -7,7 +7,7 @@ import (
 	"os"
 	"strings"
 
-	"deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
 )
 
 func main() {

@@ -12,10 +12,10 @@ import (
 	"strings"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/agent/client"
-	"deploy/deployer/internal/packages"
-	"deploy/deployer/internal/ssh"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/client"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/ssh"
 )
 
 // Machine is a VM as its template describes it (templates/CONTRACT.md).

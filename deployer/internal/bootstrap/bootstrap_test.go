@@ -19,11 +19,11 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/agent/client"
-	"deploy/deployer/internal/packages"
-	"deploy/deployer/internal/ssh"
-	"deploy/deployer/internal/ssh/sshtest"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/client"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/ssh"
+	"github.com/clusterworks/deploy/deployer/internal/ssh/sshtest"
 )
 
 // agentProgram is the real agent, built once.
@@ -39,7 +39,7 @@ func TestMain(m *testing.M) {
 		defer os.RemoveAll(dir)
 		agentProgram = filepath.Join(dir, "agent")
 		// As make build does it, so that its cache serves.
-		build := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", agentProgram, "deploy/agent/cmd/agent")
+		build := exec.Command("go", "build", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", agentProgram, "github.com/clusterworks/deploy/agent/cmd/agent")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "cannot build the agent: %v\n%s", err, out)

@@ -8,7 +8,7 @@ import (
 	"strconv"
 	"strings"
 
-	"deploy/deployer/internal/ssh"
+	"github.com/clusterworks/deploy/deployer/internal/ssh"
 )
 
 // minFree is how much room the agent's folder must have beside the agent

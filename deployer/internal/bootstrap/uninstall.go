@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"strings"
 
-	"deploy/deployer/internal/ssh"
+	"github.com/clusterworks/deploy/deployer/internal/ssh"
 )
 
 // ErrForeign says that the agent on a machine is another deployment's.

@@ -12,8 +12,8 @@ import (
 	"os"
 	"path"
 
-	"deploy/deployer/internal/packages"
-	"deploy/deployer/internal/ssh"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/ssh"
 )
 
 // UploadPackage puts the file of a package, whose sha256 is digest, where the

@@ -25,8 +25,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/pki"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/pki"
 )
 
 const testTimeout = 45 * time.Second

@@ -11,9 +11,9 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"deploy/deployer"
-	"deploy/deployer/internal/cli/views"
-	"deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer"
+	"github.com/clusterworks/deploy/deployer/internal/cli/views"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
 func (a *app) apply() *cobra.Command {

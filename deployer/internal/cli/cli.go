@@ -21,9 +21,9 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"golang.org/x/term"
 
-	"deploy/deployer"
-	"deploy/deployer/internal/cli/views"
-	"deploy/deployer/internal/localvm"
+	"github.com/clusterworks/deploy/deployer"
+	"github.com/clusterworks/deploy/deployer/internal/cli/views"
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 // Builtin is what the binary carries: the jobs and templates folders.

@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"deploy/deployer"
+	"github.com/clusterworks/deploy/deployer"
 )
 
 // completion is what cobra asks for.

@@ -5,7 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"deploy/deployer/internal/cli/views"
+	"github.com/clusterworks/deploy/deployer/internal/cli/views"
 )
 
 func (a *app) doctor() *cobra.Command {

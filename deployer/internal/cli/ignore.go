@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"deploy/deployer"
-	"deploy/deployer/internal/cli/views"
+	"github.com/clusterworks/deploy/deployer"
+	"github.com/clusterworks/deploy/deployer/internal/cli/views"
 )
 
 func (a *app) ignore() *cobra.Command {

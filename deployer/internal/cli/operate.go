@@ -11,10 +11,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"deploy/agent/api"
-	"deploy/deployer"
-	"deploy/deployer/internal/cli/views"
-	"deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer"
+	"github.com/clusterworks/deploy/deployer/internal/cli/views"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
 // operating is a command that does something to instances.

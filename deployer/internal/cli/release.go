@@ -7,9 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"deploy/deployer"
-	"deploy/deployer/internal/cli/views"
-	"deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer"
+	"github.com/clusterworks/deploy/deployer/internal/cli/views"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
 )
 
 func (a *app) release() *cobra.Command {

@@ -7,9 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"deploy/deployer"
-	"deploy/deployer/internal/cli/views"
-	"deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer"
+	"github.com/clusterworks/deploy/deployer/internal/cli/views"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
 func (a *app) rollback() *cobra.Command {

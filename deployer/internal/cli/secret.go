@@ -12,7 +12,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"deploy/deployer/internal/cli/views"
+	"github.com/clusterworks/deploy/deployer/internal/cli/views"
 )
 
 // maxSecret bounds what secret set reads.

@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"deploy/deployer"
-	"deploy/deployer/internal/cli/views"
+	"github.com/clusterworks/deploy/deployer"
+	"github.com/clusterworks/deploy/deployer/internal/cli/views"
 )
 
 func (a *app) state() *cobra.Command {

@@ -20,7 +20,7 @@ import (
 	"strings"
 	"sync"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // EnvDir names the environment variable that says where the packages are.

@@ -15,7 +15,7 @@ import (
 	"strings"
 	"testing"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // programs writes a folder of programs as the compiler would leave it.

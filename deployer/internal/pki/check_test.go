@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 func TestCheckSecret(t *testing.T) {

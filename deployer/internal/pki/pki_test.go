@@ -19,7 +19,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"pgregory.net/rapid"
 
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 var noon = time.Date(2030, 6, 1, 12, 0, 0, 0, time.UTC)

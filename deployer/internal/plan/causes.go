@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // causes says what of an instance's specification changed, the most telling

@@ -4,7 +4,7 @@ import (
 	"slices"
 	"testing"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // withInputs is spec, made of these inputs.

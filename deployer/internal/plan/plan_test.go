@@ -7,7 +7,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // spec is a router with one restart-class and one reload-class file.

@@ -16,7 +16,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
 )
 
 // Source is what a release is made of.

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
 )
 
 var digestZero = strings.Repeat("0", 64)

@@ -12,7 +12,7 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // Wanted is an instance to render.

@@ -12,7 +12,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // Part is a piece of a job's spec that is made of inputs: a file, or a process

@@ -9,8 +9,8 @@ import (
 
 	"github.com/zclconf/go-cty/cty"
 
-	"deploy/agent/api"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // TestMbus: the settings of an mbus block come from the link to the bus unless

@@ -11,8 +11,8 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
-	"deploy/agent/api"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // Segment is a piece of a rendered text. HCL would mark a whole string as

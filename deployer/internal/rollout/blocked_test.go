@@ -5,7 +5,7 @@ import (
 	"testing"
 	"time"
 
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // Nobody waits for an instance that an operator has stopped.

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // Executor carries commands out.

@@ -11,7 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // recorder carries commands out as do says and remembers them.

@@ -30,7 +30,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // Plan is what a rollout shall do. It does not change once the rollout began.

@@ -7,7 +7,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // State is a rollout as it stands. It is plain data: save it after every Step

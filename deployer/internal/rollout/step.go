@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // attempts is how often an operation is begun that its agent's own end interrupts.

@@ -8,8 +8,8 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/manifests"
 
 	"github.com/google/go-cmp/cmp"
 )

@@ -5,7 +5,7 @@ import (
 	"strings"
 	"testing"
 
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/manifests"
 
 	"github.com/google/go-cmp/cmp"
 )

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strings"
 
-	"deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/deployer/internal/rollout"
 )
 
 // check holds an operation that is about to begin to the rollout's promises.

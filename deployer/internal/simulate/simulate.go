@@ -16,8 +16,8 @@ import (
 	"strings"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/rollout"
 )
 
 // Options say what the simulated world does.

@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/deployer/internal/rollout"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/manifests"
 
 	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 
-	"deploy/deployer/internal/ssh/sshtest"
+	"github.com/clusterworks/deploy/deployer/internal/ssh/sshtest"
 )
 
 // sshAgent serves an SSH agent with the keys and returns its socket.

@@ -19,7 +19,7 @@ import (
 	"testing"
 	"time"
 
-	"deploy/deployer/internal/ssh/sshtest"
+	"github.com/clusterworks/deploy/deployer/internal/ssh/sshtest"
 )
 
 // context60 bounds a whole test; nothing that works comes near it.

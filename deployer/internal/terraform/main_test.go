@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"deploy/deployer/internal/localvm"
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 // TestMain lets the test binary stand for deploy: the local provider starts

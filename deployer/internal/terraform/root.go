@@ -17,7 +17,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclwrite"
 
-	"deploy/deployer/internal/localvm"
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 // Files in the work folder, besides the engine's own.

@@ -16,7 +16,7 @@ import (
 	"github.com/hashicorp/terraform-exec/tfexec"
 	tfjson "github.com/hashicorp/terraform-json"
 
-	"deploy/deployer/internal/localvm"
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 const (

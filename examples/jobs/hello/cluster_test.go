@@ -31,12 +31,12 @@ import (
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
 
-	"deploy/examples/jobs/hello"
-	"deploy/jobs"
-	"deploy/jobs/component"
-	"deploy/jobs/nats"
-	"deploy/jobs/router"
-	"deploy/manifests"
+	"github.com/clusterworks/deploy/examples/jobs/hello"
+	"github.com/clusterworks/deploy/jobs"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/nats"
+	"github.com/clusterworks/deploy/jobs/router"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 const deadline = 60 * time.Second

@@ -15,8 +15,8 @@ import (
 
 	"github.com/coder/websocket"
 
-	"deploy/jobs/component"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Config is hello's file.

@@ -5,7 +5,7 @@ import (
 	"io"
 	"strings"
 
-	"deploy/deployer"
+	"github.com/clusterworks/deploy/deployer"
 )
 
 // Diagnosis prints one line a finding, and below it what to do.

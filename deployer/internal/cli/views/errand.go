@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"io"
 
-	"deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/api"
 )
 
 // ErrandOutput shows what errands say: of one, byte for byte; of several, line by

@@ -7,7 +7,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"deploy/deployer"
+	"github.com/clusterworks/deploy/deployer"
 )
 
 // History prints what was done to a deployment.

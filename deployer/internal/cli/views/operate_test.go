@@ -6,9 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/deployer"
-	"deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
 // greeting is a reload of an instance for one line; what stays around it differs.

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"deploy/deployer"
+	"github.com/clusterworks/deploy/deployer"
 )
 
 // Progress shows a run as it goes. Its methods may be called concurrently;

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"deploy/deployer"
+	"github.com/clusterworks/deploy/deployer"
 )
 
 var events = []deployer.Event{

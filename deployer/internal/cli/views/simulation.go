@@ -6,7 +6,7 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"deploy/deployer"
+	"github.com/clusterworks/deploy/deployer"
 )
 
 // SimulationEvent prints what happened, and what follows.

@@ -12,9 +12,9 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"deploy/agent/api"
-	"deploy/deployer"
-	"deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
 type ansi string

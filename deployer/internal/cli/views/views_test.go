@@ -9,9 +9,9 @@ import (
 	"path/filepath"
 	"testing"
 
-	"deploy/agent/api"
-	"deploy/deployer"
-	"deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")

@@ -5,8 +5,8 @@ import (
 	"context"
 	"os"
 
-	"deploy/jobs/cloud_controller"
-	"deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/cloud_controller"
+	"github.com/clusterworks/deploy/jobs/component"
 )
 
 func main() {

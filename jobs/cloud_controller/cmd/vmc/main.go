@@ -4,7 +4,7 @@ package main
 import (
 	"os"
 
-	"deploy/jobs/cloud_controller/internal/vmc"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/vmc"
 )
 
 func main() { os.Exit(vmc.Main(os.Args[1:])) }

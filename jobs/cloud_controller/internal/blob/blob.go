@@ -18,7 +18,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/jobs/cloud_controller/internal/archive"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/archive"
 )
 
 // Kind is what a blob is of an app.

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"deploy/jobs/cloud_controller/internal/postgrestest"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/postgrestest"
 )
 
 var update = flag.Bool("update", false, "write what the scenario asks of the database into testdata")

@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"deploy/jobs/cloud_controller/client"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
 // appsOf makes the command's arguments names of apps, completed.

@@ -17,7 +17,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/jobs/cloud_controller/client"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
 // matchFrom is the size of all files, in bytes, from which on the controller is

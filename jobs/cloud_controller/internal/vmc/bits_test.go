@@ -12,7 +12,7 @@ import (
 	"testing"
 	"testing/fstest"
 
-	"deploy/jobs/cloud_controller/client"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
 func TestIgnore(t *testing.T) {

@@ -11,7 +11,7 @@ import (
 	"regexp"
 	"slices"
 
-	"deploy/jobs/cloud_controller/client"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
 // preference is the order in which frameworks are tried, the most particular

@@ -18,13 +18,13 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 
-	cloudcontroller "deploy/jobs/cloud_controller"
-	"deploy/jobs/cloud_controller/client"
-	"deploy/jobs/component"
-	"deploy/jobs/dea"
-	healthmanager "deploy/jobs/health_manager"
-	"deploy/jobs/router"
-	"deploy/jobs/stager"
+	cloudcontroller "github.com/clusterworks/deploy/jobs/cloud_controller"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/dea"
+	healthmanager "github.com/clusterworks/deploy/jobs/health_manager"
+	"github.com/clusterworks/deploy/jobs/router"
+	"github.com/clusterworks/deploy/jobs/stager"
 )
 
 const deadline = 2 * time.Minute
@@ -90,7 +90,7 @@ func newPlatform(t *testing.T) *platform {
 		t.Setenv(name, "")
 	}
 	warden := filepath.Join(t.TempDir(), "warden")
-	build := exec.Command("go", "build", "-o", warden, "deploy/jobs/dea/cmd/warden")
+	build := exec.Command("go", "build", "-o", warden, "github.com/clusterworks/deploy/jobs/dea/cmd/warden")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("cannot build the warden: %v\n%s", err, out)
 	}

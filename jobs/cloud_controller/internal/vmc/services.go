@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"deploy/jobs/cloud_controller/client"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
 func (v *vmc) servicesCommand() *cobra.Command {

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/jobs/cloud_controller/client"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
 // pollEvery is how often instances are asked for while they start, and

@@ -6,8 +6,8 @@ import (
 	"context"
 	"os"
 
-	"deploy/jobs/component"
-	"deploy/jobs/dea"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/dea"
 )
 
 func main() {

@@ -7,7 +7,7 @@ package main
 import (
 	"os"
 
-	"deploy/jobs/dea/internal/warden"
+	"github.com/clusterworks/deploy/jobs/dea/internal/warden"
 )
 
 func main() { os.Exit(warden.Main(os.Args[1:])) }

@@ -11,7 +11,7 @@ import (
 	"slices"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // The delays before a dea.discover is answered: who is used more answers later,

@@ -11,7 +11,7 @@ import (
 
 	"pgregory.net/rapid"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 var epoch = time.Unix(1343815200, 0)

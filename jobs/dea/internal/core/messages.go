@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Hello is who this DEA is.

@@ -5,8 +5,8 @@ import (
 	"context"
 	"os"
 
-	"deploy/jobs/component"
-	healthmanager "deploy/jobs/health_manager"
+	"github.com/clusterworks/deploy/jobs/component"
+	healthmanager "github.com/clusterworks/deploy/jobs/health_manager"
 )
 
 func main() {

@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"deploy/jobs/nats"
+	"github.com/clusterworks/deploy/jobs/nats"
 )
 
 func main() {

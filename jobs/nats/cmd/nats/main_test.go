@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"deploy/jobs/nats"
+	"github.com/clusterworks/deploy/jobs/nats"
 )
 
 // The test binary is the program when this is set.

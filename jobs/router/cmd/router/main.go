@@ -5,8 +5,8 @@ import (
 	"context"
 	"os"
 
-	"deploy/jobs/component"
-	"deploy/jobs/router"
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/router"
 )
 
 func main() {

@@ -4,7 +4,7 @@ package main
 import (
 	"os"
 
-	"deploy/jobs/stager/staticserver"
+	"github.com/clusterworks/deploy/jobs/stager/staticserver"
 )
 
 func main() { os.Exit(staticserver.Main()) }

@@ -10,8 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 
-	"deploy/jobs/stager/internal/archive"
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/stager/internal/archive"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // server.xml has PORT where the start script puts the port; web.xml is what every

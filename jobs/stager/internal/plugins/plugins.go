@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"deploy/jobs/wire"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Config is the file that a plugin is started with: JSON, which is YAML as well.

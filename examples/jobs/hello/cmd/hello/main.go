@@ -5,8 +5,8 @@ import (
 	"context"
 	"os"
 
-	"deploy/examples/jobs/hello"
-	"deploy/jobs/component"
+	"github.com/clusterworks/deploy/examples/jobs/hello"
+	"github.com/clusterworks/deploy/jobs/component"
 )
 
 func main() {
