@@ -3,7 +3,12 @@
 # What is shipped must not depend on the folder or the commit that it was built
 # from, or every commit would restart every process: -trimpath, no VCS stamp.
 export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
-BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w"
+# A version is stable where a commit is not; only the programs that show it have
+# it, so that a new version restarts no component that is as it was.
+VERSION := $(shell cat VERSION)
+VERSIONED := ./agent/cmd/agent ./deployer/cmd/deploy ./jobs/cloud_controller/cmd/vmc
+BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" \
+	$(foreach p,$(VERSIONED),-ldflags "$(p)=-s -w -X main.version=$(VERSION)")
 
 # The platforms that VMs can have; by default this machine's.
 PLATFORMS ?= $(shell go env GOHOSTOS)/$(shell go env GOHOSTARCH)

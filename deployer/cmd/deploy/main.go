@@ -9,6 +9,9 @@ import (
 	"github.com/clusterworks/deploy/templates"
 )
 
+// version is set by the build: -ldflags "-X main.version=1.2.3".
+var version string
+
 func main() {
-	os.Exit(cli.Main(os.Args, cli.Builtin{Jobs: jobs.FS, Templates: templates.FS}))
+	os.Exit(cli.Main(os.Args, cli.Builtin{Version: version, Jobs: jobs.FS, Templates: templates.FS}))
 }

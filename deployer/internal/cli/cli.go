@@ -26,8 +26,9 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
-// Builtin is what the binary carries: the jobs and templates folders.
+// Builtin has what the binary carries: its version, the jobs and templates folders.
 type Builtin struct {
+	Version         string // "" if the build set none
 	Jobs, Templates fs.FS
 }
 
@@ -151,6 +152,7 @@ each, jobs installed, supervised and updated without losing a request.`,
   deploy plan examples/cluster.hcl      show what apply would do
   deploy status examples/cluster.hcl    what is there and how it does
   deploy logs -f examples/cluster.hcl router/0`,
+		Version:       a.builtin.version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -257,17 +259,25 @@ func width(f *os.File) uint {
 	return 80
 }
 
-// version is the build's own.
+// version returns the version that the build set, else the module's when it was
+// built by "go install", else "devel".
+func (b Builtin) version() string {
+	if b.Version != "" {
+		return b.Version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return info.Main.Version
+	}
+	return "devel"
+}
+
 func (a *app) version() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			version := "devel"
-			if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
-				version = info.Main.Version
-			}
+			version := a.builtin.version()
 			if a.json {
 				return views.JSON(os.Stdout, map[string]string{"version": version, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
 			}

@@ -7,4 +7,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/vmc"
 )
 
-func main() { os.Exit(vmc.Main(os.Args[1:])) }
+// version is set by the build: -ldflags "-X main.version=1.2.3".
+var version = "devel"
+
+func main() { os.Exit(vmc.Main(version, os.Args[1:])) }

@@ -23,17 +23,18 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
-// Main runs a command line and returns the exit status.
-func Main(args []string) int {
+// Main runs a command line and returns the exit status. The version is what the
+// program shows as its own.
+func Main(version string, args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // the second one ends the process
-	return Run(ctx, args, os.Stdin, os.Stdout, os.Stderr)
+	return Run(ctx, version, args, os.Stdin, os.Stdout, os.Stderr)
 }
 
 // Run is Main with all that it reads and writes.
-func Run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) int {
-	v := &vmc{in: in, out: out, err: errOut}
+func Run(ctx context.Context, version string, args []string, in io.Reader, out, errOut io.Writer) int {
+	v := &vmc{version: version, in: in, out: out, err: errOut}
 	root := v.root()
 	root.SetArgs(negativeLast(args))
 	root.SetIn(in)
@@ -64,6 +65,8 @@ func negativeLast(args []string) []string {
 
 // vmc is what the commands share.
 type vmc struct {
+	version string // of this program
+
 	in       io.Reader
 	out, err io.Writer
 
@@ -84,6 +87,7 @@ func (v *vmc) root() *cobra.Command {
   vmc scale hello 3
   vmc logs -f hello
   vmc apps --json`,
+		Version:       v.version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -110,6 +114,7 @@ func (v *vmc) root() *cobra.Command {
 		v.deleteCommand(), v.scaleCommand(), v.memCommand(), v.envCommand(), v.mapCommand(), v.unmapCommand())
 	add("look", v.instancesCommand(), v.statsCommand(), v.logsCommand(), v.filesCommand(), v.crashesCommand(), v.crashlogsCommand())
 	add("service", v.servicesCommand(), v.createServiceCommand(), v.deleteServiceCommand(), v.bindServiceCommand(), v.unbindServiceCommand())
+	root.AddCommand(v.versionCommand())
 	return root
 }
 
@@ -213,4 +218,22 @@ func (v *vmc) say(format string, args ...any) { fmt.Fprintf(v.err, format+"\n", 
 func terminal(stream any) (*os.File, bool) {
 	f, ok := stream.(*os.File)
 	return f, ok && term.IsTerminal(int(f.Fd()))
+}
+
+// versionCommand prints the version of this program, not the cloud's.
+func (v *vmc) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of vmc",
+		Example: `  vmc version
+  vmc info                            the cloud's version`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if v.json {
+				return v.printJSON(map[string]string{"version": v.version})
+			}
+			_, err := fmt.Fprintf(v.out, "vmc version %s\n", v.version)
+			return err
+		},
+	}
 }

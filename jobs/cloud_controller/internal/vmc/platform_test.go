@@ -150,7 +150,7 @@ func (p *platform) vmc(args ...string) (status int, out, errOut string) {
 	ctx, cancel := context.WithTimeout(p.t.Context(), deadline)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
-	status = Run(ctx, args, strings.NewReader("a password\n"), &stdout, &stderr)
+	status = Run(ctx, "1.2.3", args, strings.NewReader("a password\n"), &stdout, &stderr)
 	return status, stdout.String(), stderr.String()
 }
 
