@@ -46,8 +46,9 @@ var importRules = []importRule{
 	{packages: `jobs/component(/.*)?`, may: `jobs/component(/.*)?|jobs/wire`, tests: `jobs/nats`},
 	{packages: `jobs/runtimes`, may: `jobs/wire`, tests: `jobs/runtimes`}, // what stager, DEA and controller must agree on
 	{packages: `jobs`, tests: `jobs(/.*)?|manifests`},                     // job.hcl files and templates: data
+	{packages: `jobs/confine(/.*)?`, may: `jobs/confine(/.*)?`},           // what stager and DEA run of users
 	// A job knows no other job, in tests apart, and not who deploys it.
-	{packages: `(jobs/[^/]+|examples/jobs/[^/]+)(/.*)?`, may: `$1(/.*)?|jobs/component(/.*)?|jobs/runtimes|jobs/wire`, tests: `jobs(/.*)?|agent/(api|client|agenttest)|manifests`},
+	{packages: `(jobs/[^/]+|examples/jobs/[^/]+)(/.*)?`, may: `$1(/.*)?|jobs/component(/.*)?|jobs/confine(/.*)?|jobs/runtimes|jobs/wire`, tests: `jobs(/.*)?|agent/(api|client|agenttest)|manifests`},
 
 	{packages: `templates`, tests: `.*`},
 	{packages: `examples(/.*)?`, tests: `.*`},

@@ -16,9 +16,10 @@ import (
 	"time"
 
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/confine"
+	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/dea/internal/bits"
 	"github.com/clusterworks/deploy/jobs/dea/internal/core"
-	"github.com/clusterworks/deploy/jobs/dea/internal/warden"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -275,10 +276,10 @@ func (a *attendant) bury(ctx context.Context) string {
 	if err != nil {
 		return why
 	}
-	if warden.OutOfMemory(spec.Cgroups) {
+	if confine.OutOfMemory(spec.Cgroups) {
 		why = fmt.Sprintf("The app used more memory than its quota of %d MB and was ended.", i.Start.Limits.Mem)
 	}
-	if err := warden.Remove(spec.Cgroups); err != nil {
+	if err := confine.Remove(spec.Cgroups); err != nil {
 		d.base.Log().Warn("an instance leaves something behind", "error", err)
 	}
 	if spec.UID != 0 {
@@ -300,19 +301,19 @@ func (a *attendant) launch(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	spec := warden.Spec{
-		ID: i.ID, Dir: d.instanceFolder(i.Folder), Namespaces: d.isolation.namespaces,
-		Visible: append(warden.SystemPaths(), d.config.Visible...),
-		Limits: warden.Limits{
+	spec := warden.Spec{ID: i.ID, Spec: confine.Spec{
+		Dir: d.instanceFolder(i.Folder), Namespaces: d.isolation.namespaces,
+		Visible: append(confine.SystemPaths(), d.config.Visible...),
+		Limits: confine.Limits{
 			MemoryBytes: int64(i.Start.Limits.Mem) << 20, DiskBytes: int64(i.Start.Limits.Disk) << 20,
 			OpenFiles: i.Start.Limits.FDs, Processes: d.config.Processes,
 		},
-	}
+	}}
 	spec.Home, spec.Output = spec.Dir, filepath.Join(spec.Dir, "logs", "err.log")
 	if spec.Namespaces {
-		spec.Home = warden.Home
+		spec.Home = confine.Home
 	}
-	if runtime.Path != "" && !warden.Covers(spec.Visible, runtime.Path) {
+	if runtime.Path != "" && !confine.Covers(spec.Visible, runtime.Path) {
 		spec.Visible = append(spec.Visible, filepath.Dir(runtime.Path))
 	}
 	launched := false
@@ -376,7 +377,7 @@ func (a *attendant) launch(ctx context.Context) error {
 	if err != nil {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), killWait)
 		defer cancel()
-		return errors.Join(err, warden.Kill(clean, records), warden.Remove(spec.Cgroups))
+		return errors.Join(err, warden.Kill(clean, records), confine.Remove(spec.Cgroups))
 	}
 	launched = true
 	a.mu.Lock()

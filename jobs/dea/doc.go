@@ -1,8 +1,8 @@
 // Package dea runs instances of apps: the Droplet Execution Agent of the
 // original, over the same messages (jobs/wire). internal/core is its state
-// machine, pure; internal/bits brings droplets here; internal/warden is the
-// parent process of one app, which outlives the DEA. This package ties them to
-// the bus, the disk and the component base of jobs/component.
+// machine, pure; internal/bits brings droplets here; jobs/confine/warden is
+// the parent process of one app, which outlives the DEA. This package ties them
+// to the bus, the disk and the component base of jobs/component.
 //
 // dea.go is the loop and the bus, attend.go what happens to one instance,
 // recover.go the way back after a crash of the DEA itself, drain.go the way out,

@@ -11,7 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/clusterworks/deploy/jobs/dea/internal/warden"
+	"github.com/clusterworks/deploy/jobs/confine"
+	"github.com/clusterworks/deploy/jobs/confine/warden"
 )
 
 // probeTimeout bounds the trial run that finds out what the machine offers.
@@ -20,9 +21,9 @@ const probeTimeout = 30 * time.Second
 // isolation is what apps get of the machine's means to keep them apart.
 type isolation struct {
 	namespaces bool
-	users      bool            // each instance has a user of its own
-	cgroups    *warden.Cgroups // nil: there are none
-	lacks      []string        // why it is no more
+	users      bool             // each instance has a user of its own
+	cgroups    *confine.Cgroups // nil: there are none
+	lacks      []string         // why it is no more
 }
 
 // level is the level that this is.
@@ -44,17 +45,17 @@ func findIsolation(ctx context.Context, c Config, self []string) (isolation, err
 	var found isolation
 	// The same for each run of this DEA, and another than that of others here.
 	name := sha256.Sum256([]byte(c.BaseDir))
-	cgroups, err := warden.FindCgroups("dea-" + hex.EncodeToString(name[:6]))
+	cgroups, err := confine.FindCgroups("dea-" + hex.EncodeToString(name[:6]))
 	if err == nil {
 		found.cgroups = cgroups
 	} else {
 		found.lacks = append(found.lacks, err.Error())
 	}
 	try := func(namespaces, users bool) error {
-		spec := warden.Spec{
-			Namespaces: namespaces, Visible: warden.SystemPaths(),
-			Limits: warden.Limits{MemoryBytes: 64 << 20, DiskBytes: 64 << 20, OpenFiles: 256, Processes: 64},
-		}
+		spec := warden.Spec{Spec: confine.Spec{
+			Namespaces: namespaces, Visible: confine.SystemPaths(),
+			Limits: confine.Limits{MemoryBytes: 64 << 20, DiskBytes: 64 << 20, OpenFiles: 256, Processes: 64},
+		}}
 		if users {
 			spec.UID, spec.GID = firstUser, firstUser
 		}

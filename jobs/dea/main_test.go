@@ -28,8 +28,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/dea/internal/core"
-	"github.com/clusterworks/deploy/jobs/dea/internal/warden"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 

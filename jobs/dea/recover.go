@@ -8,8 +8,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/clusterworks/deploy/jobs/confine"
+	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/dea/internal/core"
-	"github.com/clusterworks/deploy/jobs/dea/internal/warden"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -81,7 +82,7 @@ func (d *DEA) clear(ctx context.Context, id, folder string) error {
 		return err
 	}
 	if spec, err := warden.ReadSpec(dir); err == nil {
-		if err := warden.Remove(spec.Cgroups); err != nil {
+		if err := confine.Remove(spec.Cgroups); err != nil {
 			return err
 		}
 	}

@@ -8,8 +8,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/dea/internal/core"
-	"github.com/clusterworks/deploy/jobs/dea/internal/warden"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 

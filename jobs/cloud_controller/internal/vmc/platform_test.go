@@ -90,7 +90,7 @@ func newPlatform(t *testing.T) *platform {
 		t.Setenv(name, "")
 	}
 	warden := filepath.Join(t.TempDir(), "warden")
-	build := exec.Command("go", "build", "-o", warden, "github.com/clusterworks/deploy/jobs/dea/cmd/warden")
+	build := exec.Command("go", "build", "-o", warden, "github.com/clusterworks/deploy/jobs/confine/cmd/warden")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("cannot build the warden: %v\n%s", err, out)
 	}

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/clusterworks/deploy/jobs/confine"
 )
 
 // Descriptors that a warden inherits: its socket, and a pipe from which one byte
@@ -27,7 +29,7 @@ const (
 	goFD     = 4
 )
 
-// stageCommand is the warden's other part, see stage.go.
+// stageCommand is the warden's other part, see stage.
 const stageCommand = "stage"
 
 // Main is the warden's process. Its result is the exit status.
@@ -49,6 +51,21 @@ func Main(args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// stage is the program between the warden and the app: "warden stage DIR". What
+// cannot be done between fork and exec is done here; then it becomes the app. It
+// returns only when it fails; what it says is in the app's log then.
+func stage(args []string) int {
+	if len(args) != 1 {
+		return 2
+	}
+	spec, err := ReadSpec(args[0])
+	if err == nil {
+		err = confine.Exec(spec.Spec, filepath.Join(args[0], rootFolder))
+	}
+	fmt.Fprintf(os.Stderr, "cannot start the app: %v\n", err)
+	return 126
 }
 
 // warden is the parent of one app.
@@ -128,7 +145,7 @@ func (w *warden) start() error {
 	defer output.Close()
 	attributes := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if w.spec.Namespaces {
-		attributes.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWIPC
+		attributes.Cloneflags = confine.Flags
 	}
 	w.pid, err = syscall.ForkExec("/proc/self/exe", []string{"warden", stageCommand, w.dir}, &syscall.ProcAttr{
 		Dir:   w.spec.Dir,

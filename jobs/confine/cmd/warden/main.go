@@ -7,7 +7,7 @@ package main
 import (
 	"os"
 
-	"github.com/clusterworks/deploy/jobs/dea/internal/warden"
+	"github.com/clusterworks/deploy/jobs/confine/warden"
 )
 
 func main() { os.Exit(warden.Main(os.Args[1:])) }

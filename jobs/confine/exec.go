@@ -1,4 +1,4 @@
-package warden
+package confine
 
 import (
 	"fmt"
@@ -15,24 +15,30 @@ import (
 // securebits (linux/securebits.h): uid 0 is no special user any more, for good.
 const noRootLocked = 1<<0 | 1<<1 | 1<<2 | 1<<3 | 1<<6 | 1<<7
 
-// stage is the program between the warden and the app: "warden stage DIR". What
-// cannot be done between fork and exec is done here; then it becomes the app. It
-// returns only when it fails; what it says is in the app's log then.
-func stage(args []string) int {
-	runtime.LockOSThread() // privileges are a thread's; the one that calls exec stays
-	if len(args) != 1 {
-		return 2
+// Flags are clone(2)'s for the process that calls Exec with Namespaces.
+const Flags = unix.CLONE_NEWNS | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS
+
+// Outer makes a new process the first of a PID namespace, and for an
+// ordinary user of a user namespace, which that needs. The user stays the same
+// in it. The parent of a confined process is such a one.
+func Outer(a *syscall.SysProcAttr) {
+	a.Cloneflags = unix.CLONE_NEWPID
+	if os.Geteuid() == 0 {
+		return
 	}
-	fmt.Fprintf(os.Stderr, "cannot start the app: %v\n", become(args[0]))
-	return 126
+	a.Cloneflags |= unix.CLONE_NEWUSER
+	a.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
+	a.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
+	// To mount, and to give up what it takes to.
+	a.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
 }
 
-// become returns only when it fails.
-func become(dir string) error {
-	spec, err := ReadSpec(dir)
-	if err != nil {
-		return err
-	}
+// Exec confines this process as spec says and makes it the program that spec
+// names; root is a folder in which the task's file system is put together. It is
+// called in a process of its own, which Flags has started, between fork and exec
+// as it were. It returns only when it fails; this process is of no use then.
+func Exec(spec Spec, root string) error {
+	runtime.LockOSThread() // privileges are a thread's; the one that calls exec stays
 	if len(spec.Command) == 0 {
 		return fmt.Errorf("its command is empty")
 	}
@@ -42,7 +48,7 @@ func become(dir string) error {
 		}
 	}
 	if spec.Namespaces {
-		if err := ownRoot(filepath.Join(dir, rootFolder), spec); err != nil {
+		if err := ownRoot(root, spec); err != nil {
 			return err
 		}
 	}
@@ -56,7 +62,7 @@ func become(dir string) error {
 		return err
 	}
 	unix.Umask(0o077)
-	err = syscall.Exec(spec.Command[0], spec.Command, spec.Env)
+	err := syscall.Exec(spec.Command[0], spec.Command, spec.Env)
 	return fmt.Errorf("%s: %w", spec.Command[0], err)
 }
 
@@ -146,20 +152,32 @@ func limit(spec Spec) error {
 	return nil
 }
 
+// threadsOf counts the threads of a user on this machine.
 func threadsOf(uid int) int {
-	all, err := processes()
+	files, err := filepath.Glob("/proc/[0-9]*/status")
 	if err != nil {
 		return 0
 	}
 	sum := 0
-	for pid, p := range all {
-		status, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/status")
+	for _, file := range files {
+		status, err := os.ReadFile(file)
 		if err != nil {
-			continue
+			continue // it has just ended
 		}
-		_, after, found := strings.Cut(string(status), "\nUid:")
-		if fields := strings.Fields(after); found && len(fields) > 0 && fields[0] == strconv.Itoa(uid) {
-			sum += p.threads
+		field := func(name string) int {
+			_, after, _ := strings.Cut(string(status), "\n"+name+":")
+			fields := strings.Fields(after)
+			if len(fields) == 0 {
+				return -1
+			}
+			n, err := strconv.Atoi(fields[0])
+			if err != nil {
+				return -1
+			}
+			return n
+		}
+		if field("Uid") == uid {
+			sum += max(0, field("Threads"))
 		}
 	}
 	return sum

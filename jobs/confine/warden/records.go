@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/clusterworks/deploy/jobs/confine"
 )
 
 // The names of the files in a warden's folder.
@@ -21,33 +23,10 @@ const (
 
 // Spec is what a warden runs.
 type Spec struct {
-	ID      string   `json:"id"` // the instance's
-	Command []string `json:"command"`
-	Env     []string `json:"env"` // all of it
-	// Dir is the instance's folder, Home where the app sees it: Dir itself unless
-	// it has namespaces.
-	Dir  string `json:"dir"`
-	Home string `json:"home"`
+	ID string `json:"id"` // the instance's
+	confine.Spec
 	// Output takes what the command itself prints; below Dir.
 	Output string `json:"output"`
-	Limits Limits `json:"limits"`
-	// Namespaces says that the app has namespaces and a file system of its own, of
-	// which it sees Dir and, read only, what is in Visible.
-	Namespaces bool     `json:"namespaces"`
-	Visible    []string `json:"visible"`
-	// UID and GID are whom the app runs as; 0: who the DEA is.
-	UID int `json:"uid"`
-	GID int `json:"gid"`
-	// Cgroups are folders of control groups that the app joins.
-	Cgroups []string `json:"cgroups"`
-}
-
-// Limits bound an app.
-type Limits struct {
-	MemoryBytes int64 `json:"memory_bytes"`
-	DiskBytes   int64 `json:"disk_bytes"`
-	OpenFiles   int   `json:"open_files"`
-	Processes   int   `json:"processes"` // threads count
 }
 
 // Started identifies a warden: pid and start time do within a boot.

@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/clusterworks/deploy/jobs/confine"
 )
 
 // callTimeout bounds a request to a warden, which has nothing else to do.
@@ -69,7 +69,7 @@ func Launch(ctx context.Context, self []string, dir string, spec Spec, locks []*
 	cmd.ExtraFiles = append([]*os.File{socket, goes}, locks...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if spec.Namespaces {
-		namespaces(cmd.SysProcAttr)
+		confine.Outer(cmd.SysProcAttr)
 	}
 	if err := cmd.Start(); err != nil {
 		return fail(err)
@@ -106,21 +106,6 @@ func environment() []string {
 
 // vmVariable marks what runs on a VM whose processes nothing else keeps apart.
 const vmVariable = "DEPLOY_VM"
-
-// namespaces makes a new process the first of a PID namespace, and for an
-// ordinary user of a user namespace, which that needs. The user stays the same
-// in it.
-func namespaces(a *syscall.SysProcAttr) {
-	a.Cloneflags = unix.CLONE_NEWPID
-	if os.Geteuid() == 0 {
-		return
-	}
-	a.Cloneflags |= unix.CLONE_NEWUSER
-	a.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
-	a.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
-	// To mount, and to give up what it takes to.
-	a.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
-}
 
 func (h *Handle) record() error {
 	s, err := readStat(h.started.PID)
@@ -308,7 +293,7 @@ func Probe(ctx context.Context, self []string, dir, home string, spec Spec) erro
 	spec.ID, spec.Dir, spec.Output = "trial-"+filepath.Base(dir), home, filepath.Join(home, "logs", "err.log")
 	spec.Home = home
 	if spec.Namespaces {
-		spec.Home = Home
+		spec.Home = confine.Home
 	}
 	spec.Command = []string{"/bin/sh", "-c", "cd \"$HOME\" && test -w . && test -e /proc/self/stat"}
 	spec.Env = []string{instanceVariable + "=" + spec.ID, "HOME=" + spec.Home}

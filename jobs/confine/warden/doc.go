@@ -1,5 +1,5 @@
 // Package warden runs one instance of an app. A warden is a small process of its
-// own (jobs/dea/cmd/warden), so that a DEA may crash or be replaced without
+// own (jobs/confine/cmd/warden), so that a DEA may crash or be replaced without
 // touching the apps: it is the parent of the app, ends all that the app has
 // started, and records how it ended. Where the kernel allows it, the warden is
 // process 1 of a PID namespace of its own: nothing of the app can outlive it.
@@ -17,8 +17,6 @@
 // means that the warden is gone, an end of file on a connection that it ends now.
 // By then exit.json is written and nothing of the app is left.
 //
-// Files: client.go, cgroup.go and isolation.go are the DEA's side; main.go runs
-// in the warden; stage.go and root.go run between the warden and the app, in a
-// process that takes the app's place in the end; records.go and proc.go serve
-// all.
+// Files: client.go is the side of who starts a warden; main.go runs in the warden;
+// records.go and proc.go serve both.
 package warden

@@ -1,0 +1,29 @@
+package confine
+
+// Spec is what a confined process is, and what it has of the machine.
+type Spec struct {
+	Command []string `json:"command"`
+	Env     []string `json:"env"` // all of it
+	// Dir is the task's folder, Home where the process sees it: Dir itself unless it
+	// has namespaces.
+	Dir    string `json:"dir"`
+	Home   string `json:"home"`
+	Limits Limits `json:"limits"`
+	// Namespaces says that the process has namespaces and a file system of its own,
+	// of which it sees Dir and, read only, what is in Visible.
+	Namespaces bool     `json:"namespaces"`
+	Visible    []string `json:"visible"`
+	// UID and GID are whom the process runs as; 0: who its parent is.
+	UID int `json:"uid"`
+	GID int `json:"gid"`
+	// Cgroups are folders of control groups that the process joins.
+	Cgroups []string `json:"cgroups"`
+}
+
+// Limits bound a process and all that it starts.
+type Limits struct {
+	MemoryBytes int64 `json:"memory_bytes"`
+	DiskBytes   int64 `json:"disk_bytes"`
+	OpenFiles   int   `json:"open_files"`
+	Processes   int   `json:"processes"` // threads count
+}
