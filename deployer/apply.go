@@ -121,6 +121,9 @@ func (r *run) existing(ctx context.Context, wanted []plan.Wanted, inventories ma
 		e := plan.Existing{VM: true, Inventory: inv}
 		if inv == nil {
 			e.Silent = r.fleet.reason(id)
+			if why := r.fleet.distrusted.of(id); why != nil {
+				e.Distrusted = why.Error()
+			}
 			// Silent: the engine knows whether the VM is gone or just not running.
 			e.VM = !slices.Contains(r.enginePlan[id], terraform.Create)
 			e.Stopped = slices.Contains(r.enginePlan[id], terraform.Update)

@@ -332,7 +332,7 @@ func TestSupersededRunDoesNothing(t *testing.T) {
 		}
 		step++ // it has begun, and nothing was updated
 		vars := map[string]string{"port": c.vars["port"], "greeting": "Two"}
-		second := (&cluster{c.manifest, c.stateDir, c.programs, vars}).deployer(t)
+		second := (&cluster{c.manifest, c.stateDir, c.programs, vars, nil}).deployer(t)
 		second.config.Takeover = true
 		if _, err := second.Apply(t.Context(), ApplyRequest{Approve: yes}); err != nil {
 			t.Errorf("the second run: %v", err)

@@ -56,6 +56,7 @@ func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (*Result, erro
 		return result, nil
 	}
 	inventories := r.fleet.survey(ctx, patient)
+	r.fleet.distrusted.forget() // they go with the others
 	existing := map[string]plan.Existing{}
 	for _, id := range r.vmIDs() {
 		if inv := inventories[id]; inv != nil && inv.DeploymentID == r.state.DeploymentID {

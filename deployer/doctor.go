@@ -306,7 +306,10 @@ func (x *doctor) agents(ctx context.Context, r *run, inventories map[string]*api
 		check := "agent " + a.id
 		if a.err != nil {
 			fix := "look at the VM: deploy ssh MANIFEST " + a.id + "; deploy apply puts the agent back"
-			if r.fleet.unreachable(a.id) {
+			switch {
+			case r.fleet.distrusted.of(a.id) != nil:
+				fix = "deploy recreate MANIFEST " + a.id
+			case r.fleet.unreachable(a.id):
 				fix = "nothing listens at its address: deploy plan asks the engine whether the VM is gone, deploy apply starts it or makes it anew"
 			}
 			x.add(LevelFail, check, fix, "%v", a.err)

@@ -2,7 +2,6 @@ package deployer
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/clusterworks/deploy/agent/api"
 )
@@ -50,7 +49,7 @@ func askAgents[T any](ctx context.Context, r *run, inventories map[string]*api.I
 	_ = r.parallel(ctx, len(ids), func(ctx context.Context, i int) error {
 		out[i].id = ids[i]
 		if inventories[ids[i]] == nil {
-			out[i].err = fmt.Errorf("the agent does not answer: %s", r.fleet.reason(ids[i]))
+			out[i].err = r.fleet.unheard(ids[i])
 			return nil
 		}
 		out[i].value, out[i].err = ask(ctx, ids[i])

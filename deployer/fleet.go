@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"path"
 	"slices"
@@ -32,6 +33,8 @@ type fleet struct {
 	inventories map[string]*api.Inventory // as last surveyed
 	reasons     map[string]error          // why an instance is silent
 	patience    time.Duration             // with machines that refuse SSH
+
+	distrusted distrust
 }
 
 // sshConn is a connection being made or made.
@@ -141,6 +144,7 @@ func (f *fleet) forget(id string) {
 	}
 	delete(f.ssh, id)
 	delete(f.inventories, id)
+	f.distrusted.forget(id)
 }
 
 // setPatience is how long a machine that refuses SSH is waited for.
@@ -231,8 +235,8 @@ func (f *fleet) connected(id string) bool {
 	return c != nil && c.client != nil
 }
 
-// survey asks all agents side by side. Silent ones are absent from the answer;
-// reason says why.
+// survey asks all agents side by side. Silent ones, and those that say what
+// cannot be true, are absent from the answer; reason says why.
 func (f *fleet) survey(ctx context.Context, p patience) map[string]*api.Inventory {
 	ids := f.run.vmIDs()
 	found := map[string]*api.Inventory{}
@@ -254,13 +258,15 @@ func (f *fleet) survey(ctx context.Context, p patience) map[string]*api.Inventor
 			reasons[id] = f.busErr
 		}
 	}
+	f.distrusted.forget()
+	maps.Copy(reasons, f.sift(found))
 	f.keep(found, reasons)
 	if p == quick {
 		return found
 	}
 	var silent []string
 	for _, id := range ids {
-		if found[id] == nil {
+		if found[id] == nil && f.distrusted.of(id) == nil {
 			silent = append(silent, id)
 		}
 	}
@@ -284,6 +290,7 @@ func (f *fleet) survey(ctx context.Context, p patience) map[string]*api.Inventor
 		delete(reasons, id)
 		return nil
 	})
+	maps.Copy(reasons, f.sift(found))
 	f.keep(found, reasons)
 	return found
 }
@@ -333,7 +340,7 @@ func (f *fleet) unreachable(id string) bool {
 	return errors.As(f.reasons[id], &op) && op.Op == "dial"
 }
 
-// highestEpoch is the highest that any agent has seen.
+// highestEpoch is the highest that any agent that is believed has seen.
 func (f *fleet) highestEpoch() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -57,7 +57,7 @@ func (d *Deployer) Logs(ctx context.Context, q LogsRequest, out func(LogLine) er
 	for _, id := range ids {
 		inv := inventories[id]
 		if inv == nil {
-			silent = append(silent, fmt.Errorf("cannot read the logs of %s: its agent does not answer: %s", id, r.fleet.reason(id)))
+			silent = append(silent, fmt.Errorf("cannot read the logs of %s: %w", id, r.fleet.unheard(id)))
 			continue
 		}
 		for _, p := range inv.Processes {

@@ -182,6 +182,9 @@ func (r *run) operationPlan(ids []string, inventories map[string]*api.Inventory,
 		case !made:
 			errs = append(errs, fmt.Errorf("cannot %s %s: it has no VM yet; apply first", o.name, id))
 			continue
+		case r.exempt(id) == plan.ExemptDistrusted:
+			errs = append(errs, fmt.Errorf("cannot %s %s: %w", o.name, id, r.fleet.distrusted.of(id)))
+			continue
 		case r.exempt(id) != "":
 			errs = append(errs, fmt.Errorf("cannot %s %s: it is ignored, which means that nothing touches it; deploy unignore first", o.name, id))
 			continue
@@ -295,7 +298,7 @@ func (r *run) restartPlan(ids []string) rollout.Plan {
 					continue // the manifest wants it, and no apply has made it yet
 				}
 				inv := r.fleet.inventory(id)
-				in := rollout.Instance{ID: id, AZ: slot.AZ, Action: rollout.ActionNone, Exempt: true}
+				in := rollout.Instance{ID: id, AZ: slot.AZ, Action: rollout.ActionNone, Exempt: true, Healthy: r.fleet.distrusted.claimsHealth(id)}
 				if inv != nil {
 					in.Generation, in.Previous, in.Held = inv.Active, inv.Active, inv.Held
 					in.Healthy = inv.State == api.InstanceRunning
@@ -370,7 +373,7 @@ func (d *Deployer) Run(ctx context.Context, q RunRequest) (*RunResult, error) {
 	var errs []error
 	for _, id := range ids {
 		if inventories[id] == nil {
-			errs = append(errs, fmt.Errorf("cannot run %s/%s on %s: its agent does not answer: %s", q.Job, q.Errand, id, r.fleet.reason(id)))
+			errs = append(errs, fmt.Errorf("cannot run %s/%s on %s: %w", q.Job, q.Errand, id, r.fleet.unheard(id)))
 		}
 	}
 	if err := errors.Join(errs...); err != nil {

@@ -129,7 +129,7 @@ func (r *run) rolloutPlan(p *plan.Plan, specs map[string]*api.Spec) (*rollout.Pl
 				inv := r.fleet.inventory(c.Instance)
 				in := rollout.Instance{
 					ID: c.Instance, AZ: c.AZ, Action: rolloutAction(c), Generation: c.To, Previous: c.From,
-					Healthy: inv != nil && inv.State == api.InstanceRunning,
+					Healthy: inv != nil && inv.State == api.InstanceRunning || r.fleet.distrusted.claimsHealth(c.Instance),
 					Held:    inv != nil && inv.Held || r.held[c.Instance],
 					Exempt:  r.exempt(c.Instance) != "",
 					Begun:   inv != nil && begun(inv),
@@ -378,7 +378,14 @@ func (r *run) submit(ctx context.Context, id string, s api.Submission) error {
 			r.event(Event{Phase: PhaseRollout, Instance: id, Step: e.Step, Message: e.Message})
 		})
 		var refused *api.Error
-		if !errors.As(err, &refused) || refused.Code != api.CodeConflict {
+		if !errors.As(err, &refused) {
+			return err
+		}
+		if refused.Code == api.CodeStaleEpoch && r.store.Check(r.state) == nil {
+			// Only the state says who has taken over: an agent may say anything.
+			return &api.Error{Code: api.CodeInternal, Message: fmt.Sprintf("its agent refuses epoch %d of this run, although no other run has begun (%s); deploy recreate gives %s another VM", r.state.Epoch, refused.Message, id)}
+		}
+		if refused.Code != api.CodeConflict {
 			return err
 		}
 		inv, askErr := r.fleet.client(id).Inventory(ctx)

@@ -94,7 +94,7 @@ func (d *Deployer) pass(ctx context.Context, q RotateRequest, name string) error
 	for _, id := range r.ids() {
 		inv := inventories[id]
 		if inv == nil {
-			waiting = append(waiting, id+" (no answer)")
+			waiting = append(waiting, id+" ("+r.fleet.unheard(id).Error()+")")
 		} else if b := r.busFor(urls, id, inv); b != nil && b.Digest != inv.Bus.Digest {
 			waiting = append(waiting, id+" (has other bus settings)")
 		}

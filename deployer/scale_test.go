@@ -40,6 +40,7 @@ const (
 type cluster struct {
 	manifest, stateDir, programs string
 	vars                         map[string]string
+	agents                       map[string]*agenttest.Simulated
 }
 
 const scaleManifest = `deployment "scale" { domain = "scale.localhost" }
@@ -116,6 +117,7 @@ func newCluster(tb testing.TB, n int) *cluster {
 	c := &cluster{
 		manifest: filepath.Join(dir, "scale.hcl"), stateDir: filepath.Join(dir, "state"),
 		programs: ProgramFolder(tb, "agent", "nats", "router", "hello"), vars: map[string]string{"port": "1"},
+		agents: map[string]*agenttest.Simulated{},
 	}
 	routers := (n - 2) / 2
 	must(os.WriteFile(c.manifest, fmt.Appendf(nil, scaleManifest, jobs, routers, n-2-routers), 0o600))
@@ -183,7 +185,7 @@ func newCluster(tb testing.TB, n int) *cluster {
 			tb.Fatalf("no bus settings for %s", id)
 		}
 		inventory.Bus = api.BusStatus{URLs: r.state.Bus, Connected: true, Digest: settings.Digest}
-		agenttest.Simulate(tb, connections[i%len(connections)], inventory, w.Spec)
+		c.agents[id] = agenttest.Simulate(tb, connections[i%len(connections)], inventory, w.Spec)
 	}
 	for _, nc := range connections {
 		must(nc.Flush())

@@ -17,6 +17,8 @@ const (
 	VMMissing   = "missing"
 	AgentAlive  = "alive"
 	AgentSilent = "silent"
+	// AgentDistrusted: it answers, and says what cannot be true.
+	AgentDistrusted = "not believed"
 )
 
 // Status is the cluster as it is.
@@ -35,7 +37,7 @@ type InstanceStatus struct {
 	AZ         string          `json:"az"`
 	Address    string          `json:"address"`
 	VM         string          `json:"vm"`    // VMRunning, VMMissing
-	Agent      string          `json:"agent"` // AgentAlive, AgentSilent
+	Agent      string          `json:"agent"` // AgentAlive, AgentSilent, AgentDistrusted
 	Generation string          `json:"generation"`
 	State      string          `json:"state"` // api.InstanceState
 	Reasons    []string        `json:"reasons,omitempty"`
@@ -111,6 +113,10 @@ func (r *run) instanceStatus(id string, inv *api.Inventory) InstanceStatus {
 		if out.VM == VMRunning {
 			out.State = string(api.InstanceFailing)
 			out.Reasons = []string{"the agent does not answer"}
+			if why := r.fleet.distrusted.of(id); why != nil {
+				out.Agent, out.Reasons = AgentDistrusted, []string{why.Error()}
+				return out
+			}
 			if why := r.fleet.reason(id); why != "" {
 				out.Reasons = []string{"the agent does not answer: " + why}
 			}

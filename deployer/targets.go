@@ -89,6 +89,8 @@ func (r *run) exempt(id string) string {
 		return plan.ExemptIgnored
 	case len(r.targets) > 0 && !slices.ContainsFunc(r.targets, func(t string) bool { return matches(t, id) }):
 		return plan.ExemptTarget
+	case r.fleet != nil && r.fleet.distrusted.of(id) != nil && !slices.Contains(r.recreate, id):
+		return plan.ExemptDistrusted
 	}
 	return ""
 }

@@ -38,6 +38,13 @@ func Simulate(t testing.TB, nc *nats.Conn, inventory api.Inventory, spec api.Spe
 	return s
 }
 
+// Lie makes what the agent says of itself something else.
+func (s *Simulated) Lie(change func(*api.Inventory)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change(&s.inventory)
+}
+
 // activate makes a spec what runs. s.mu is held, or s is not shared yet.
 func (s *Simulated) activate(spec api.Spec) {
 	since := time.Now()

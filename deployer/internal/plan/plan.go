@@ -51,8 +51,9 @@ type Existing struct {
 	Abandoned bool
 	// Inventory is nil if there is no agent or it does not answer.
 	Inventory *api.Inventory
-	// Silent is why it does not answer, as far as it is known.
-	Silent string
+	// Silent is why it does not answer, as far as it is known; Distrusted is why
+	// its answer is not believed, if that is why there is no Inventory.
+	Silent, Distrusted string
 	// Active is the spec that the agent has activated, nil if none.
 	Active *api.Spec
 	// Shown is as Wanted.Shown, of Active.
@@ -142,8 +143,8 @@ type InstanceChange struct {
 	Drift []api.Drift `json:"drift,omitempty"`
 	From  string      `json:"from,omitempty"` // generation
 	To    string      `json:"to,omitempty"`   // "" if not known yet
-	// Exempt says why the instance is left as it is, whatever it is owed:
-	// ExemptIgnored, or ExemptTarget. Action is None then.
+	// Exempt says why the instance is left as it is, whatever it is owed: one of
+	// the constants of that name. Action is None then.
 	Exempt string `json:"exempt,omitempty"`
 	Owed   Action `json:"owed,omitempty"`
 	// Held: an operator has stopped it. It is changed, and not started.
@@ -154,6 +155,8 @@ type InstanceChange struct {
 const (
 	ExemptIgnored = "ignored"
 	ExemptTarget  = "not a target" // of this run
+	// ExemptDistrusted: its agent says what cannot be true. Causes say what.
+	ExemptDistrusted = "not believed"
 )
 
 // FileChange is the diff of one rendered file, secrets redacted.
@@ -266,6 +269,13 @@ func instance(w Wanted, e Existing) InstanceChange {
 	case !e.VM:
 		c.Action, c.Causes = Create, []string{"no VM yet"}
 		c.Files, c.Processes = files(w, e), starts(w.Spec, "first start")
+		return c
+	case e.Inventory == nil && e.Abandoned && e.Distrusted != "":
+		c.Action, c.Causes = Recreate, append(slices.Clone(e.Replace), "its agent is not believed, so what runs there is not stopped in order")
+		c.Processes = starts(w.Spec, "first start on its new VM")
+		return c
+	case e.Inventory == nil && e.Distrusted != "":
+		c.Action, c.Causes = Blocked, []string{e.Distrusted}
 		return c
 	case e.Inventory == nil && e.Abandoned:
 		c.Action, c.Causes = Recreate, append(slices.Clone(e.Replace), "its agent does not answer, so what runs there is not stopped in order")

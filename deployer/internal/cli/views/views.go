@@ -182,10 +182,13 @@ func owed(p *plan.Plan) int {
 	return n
 }
 
-// exempt says what is owed to instances that are ignored. Of those that are no
-// target only their number is told, by summary.
+// exempt says what is owed to instances that are ignored or not believed. Of those
+// that are no target only their number is told, by summary.
 func exempt(w io.Writer, p *plan.Plan, color bool) {
 	for _, c := range p.Instances {
+		if c.Exempt == plan.ExemptDistrusted {
+			fmt.Fprintf(w, "  %s %s %s: %s\n", symbol(plan.Blocked, color), c.Instance, paint(color, red, "is blocked"), strings.Join(c.Causes, "; "))
+		}
 		if c.Exempt == plan.ExemptIgnored && c.Owed != "" {
 			fmt.Fprintf(w, "  = %s %s\n", c.Instance, paint(color, faint, "is ignored: it would "+string(c.Owed)+": "+strings.Join(c.Causes, "; ")))
 		}
@@ -316,6 +319,10 @@ func summary(p *plan.Plan) string {
 	}
 	for _, a := range []plan.Action{plan.Create, plan.Start, plan.Recreate, plan.Move, plan.Update, plan.Reload, plan.Restart, plan.Stop, plan.Delete, plan.Blocked} {
 		if n := counts[a]; n > 0 {
+			if a == plan.Blocked {
+				parts = append(parts, fmt.Sprintf("%d blocked", n))
+				continue
+			}
 			parts = append(parts, fmt.Sprintf("%d to %s", n, a))
 		}
 	}
@@ -346,6 +353,9 @@ func Status(w io.Writer, s *deployer.Status, color bool) {
 		state := in.State
 		if in.Agent == deployer.AgentSilent {
 			state = "silent"
+		}
+		if in.Agent == deployer.AgentDistrusted {
+			state = "not believed"
 		}
 		if in.VM == deployer.VMMissing {
 			state = "no vm"
