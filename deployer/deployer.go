@@ -220,10 +220,7 @@ func (d *Deployer) locate() (*run, error) {
 		r.manifest, err = d.revision.load(secrets)
 		return r, err
 	}
-	m, diags := manifests.Load(d.config.Manifest, manifests.Options{
-		Vars: d.config.Vars, VarFiles: d.config.VarFiles, Environ: d.config.Environ, Values: d.config.Values, Jobs: d.config.Jobs,
-		OpenRelease: d.openRelease,
-	})
+	m, diags := d.readManifest()
 	if diags.HasErrors() {
 		if m.Deployment.Name == "" {
 			return nil, manifestError(m, diags)

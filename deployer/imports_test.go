@@ -21,12 +21,16 @@ type importRule struct {
 	may      string // imports
 	tests    string // more of them, in tests
 	stdOnly  bool   // nor anything else but the standard library, tests apart
+	never    string // nor these of the standard library, tests apart
 }
+
+// outside is what a pure package must not import: files, processes, networks.
+const outside = `os|os/.*|path/filepath|net|net/http|syscall`
 
 // importRules is ARCHITECTURE.md's table. The first rule that matches a package
 // is its rule; a package without a rule is an error.
 var importRules = []importRule{
-	{packages: `manifests(/.*)?`, may: `manifests/internal/.*`, tests: `manifests(/.*)?`},
+	{packages: `manifests(/.*)?`, may: `manifests/internal/.*`, tests: `manifests(/.*)?`, never: outside},
 
 	{packages: `agent/api`, tests: `agent/api`, stdOnly: true},
 	{packages: `agent/client`, may: `agent/api`, tests: `agent(/.*)?`},
@@ -34,11 +38,12 @@ var importRules = []importRule{
 	{packages: `agent(/.*)?`, may: `agent(/.*)?`},
 
 	// The pure parts: no machine, no clock, nothing that could reach one.
-	{packages: `deployer/internal/(plan|render)`, may: `manifests|agent/api`, tests: `deployer/internal/(plan|render)`},
+	{packages: `deployer/internal/(plan|render)`, may: `manifests|agent/api`, tests: `deployer/internal/(plan|render)`, never: outside},
 	{packages: `deployer/internal/rollout`, may: `manifests|agent/api|deployer/internal/plan`, tests: `deployer/internal/rollout`},
 	{packages: `deployer/internal/cli(/.*)?`, may: `deployer(/.*)?|manifests|agent/api`},
 	{packages: `deployer/cmd/deploy`, may: `deployer/internal/cli|jobs|templates`},
 	{packages: `deployer/cmd/pack`, may: `deployer/internal/packages`},
+	{packages: `deployer/internal/memfs`, stdOnly: true},
 	{packages: `deployer/internal/.*`, may: `deployer/internal/.*|manifests|agent/(api|client)`, tests: `agent/agenttest`},
 	{packages: `deployer`, may: `deployer/internal/.*|manifests|agent/(api|client)`, tests: `deployer|agent/agenttest`},
 
@@ -118,6 +123,8 @@ func violations(module string, packages []goPackage, rules []importRule) []strin
 				switch {
 				case is && !whole(allowed).MatchString(ours):
 					problems = append(problems, fmt.Sprintf("%s%s must not import %s: it may import %q", name, where, ours, allowed))
+				case where == "" && (whole("testing(/.*)?").MatchString(imported) && !strings.HasSuffix(name, "test") || rule.never != "" && whole(rule.never).MatchString(imported)):
+					problems = append(problems, fmt.Sprintf("%s must not import %s", name, imported))
 				case !is && rule.stdOnly && where == "" && strings.Contains(first, "."):
 					problems = append(problems, fmt.Sprintf("%s must not import %s: it may import the standard library only", name, imported))
 				}
@@ -147,6 +154,10 @@ func TestImportRulesCatch(t *testing.T) {
 	}{
 		{"manifests", "agent/api", false, true},
 		{"manifests", "manifests/internal/graph", false, false},
+		{"manifests", "os", false, true},
+		{"manifests", "os", true, false},
+		{"deployer", "testing/fstest", false, true},
+		{"agent/agenttest", "testing", false, false},
 		{"agent/api", "agent/client", false, true},
 		{"agent/api", "github.com/nats-io/nats.go", false, true},
 		{"agent/internal/server", "manifests", false, true},
@@ -176,7 +187,7 @@ func TestImportRulesCatch(t *testing.T) {
 	}
 	for _, test := range tests {
 		imported := test.imports
-		if !strings.Contains(imported, ".") && strings.Contains(imported, "/") || whole(`agent|deployer|jobs|manifests|templates`).MatchString(imported) {
+		if !strings.Contains(imported, ".") && strings.Contains(imported, "/") && !strings.HasPrefix(imported, "testing") || whole(`agent|deployer|jobs|manifests|templates`).MatchString(imported) {
 			imported = "m/" + imported
 		}
 		p := goPackage{ImportPath: "m/" + test.from, Imports: []string{imported}}

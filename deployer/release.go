@@ -113,23 +113,6 @@ type archives struct {
 	mu     sync.Mutex
 }
 
-// openRelease is manifests.Options.OpenRelease. An archive is verified once a
-// process.
-func (d *Deployer) openRelease(a manifests.ReleaseArchive) (fs.FS, error) {
-	if had := d.archives.opened[a.Name]; had != nil {
-		return had.Jobs, nil
-	}
-	opened, err := release.Open(a.Path, a.SHA256, a.Version)
-	if err != nil {
-		return nil, err
-	}
-	if d.archives.opened == nil {
-		d.archives.opened = map[string]*release.Archive{}
-	}
-	d.archives.opened[a.Name] = opened
-	return opened.Jobs, nil
-}
-
 // builtPackages are the programs for the VMs' platform, those of releases as
 // "<release>/<program>". All VMs of a deployment share a platform, which is
 // that of the VMs there are, or this machine's.

@@ -1,6 +1,7 @@
 package deployer
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,17 +12,16 @@ import (
 	"maps"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"testing/fstest" // MapFS only: a folder in memory
 	"time"
 
 	"github.com/zclconf/go-cty/cty"
 	ctyjson "github.com/zclconf/go-cty/cty/json"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/memfs"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
 	"github.com/clusterworks/deploy/deployer/internal/render"
 	"github.com/clusterworks/deploy/deployer/internal/state"
@@ -65,25 +65,13 @@ func (r *run) sources() (map[string][]byte, error) {
 	files := map[string][]byte{}
 	content := revisionContent{Variables: map[string]json.RawMessage{}, Programs: map[string]render.Package{}}
 	// As they were read: they may have been edited since.
-	info, err := os.Stat(r.config.Manifest)
-	if err != nil {
-		return nil, fmt.Errorf("cannot keep the manifest for rollback: %w", err)
+	for name, source := range r.manifest.Sources {
+		files[path.Join(manifestPart, name)] = source
 	}
-	for name, f := range r.manifest.Files {
-		part := name == r.config.Manifest
-		if info.IsDir() {
-			part = filepath.Dir(name) == filepath.Clean(r.config.Manifest) && filepath.Ext(name) == ".hcl" && !slices.Contains(r.config.VarFiles, name)
-		}
-		if part && f != nil {
-			files[path.Join(manifestPart, filepath.Base(name))] = f.Bytes
-		}
+	if _, name, _ := manifestFiles(r.config.Manifest); name != "." {
+		content.Manifest = name
 	}
-	if len(files) == 0 {
-		return nil, fmt.Errorf("cannot keep the manifest for rollback: %s is not among what was read", r.config.Manifest)
-	}
-	if !info.IsDir() {
-		content.Manifest = filepath.Base(r.config.Manifest)
-	}
+	var err error
 	for name, v := range r.manifest.Variables() {
 		if v.Sensitive {
 			content.Sensitive = append(content.Sensitive, name)
@@ -301,10 +289,9 @@ func (d *Deployer) findStore() (state.Store, error) {
 	return r.store, nil
 }
 
-// options are what a revision's manifest is loaded with, once its files are in a
-// folder.
+// options returns what a revision's manifest is loaded with.
 func (s *revisionSources) options(secrets *state.Secrets) (manifests.Options, error) {
-	o := manifests.Options{Values: map[string]cty.Value{}, Releases: map[string]fs.FS{}}
+	o := manifests.Options{Values: map[string]cty.Value{}}
 	values := maps.Clone(s.content.Variables)
 	for _, name := range s.content.Sensitive {
 		if secrets == nil || secrets.Variables[variableKey(s.revision.Number, name)] == nil {
@@ -319,26 +306,24 @@ func (s *revisionSources) options(secrets *state.Secrets) (manifests.Options, er
 		}
 		o.Values[name] = v
 	}
-	jobs := fstest.MapFS{}
-	releases := map[string]fstest.MapFS{}
+	jobs := memfs.FS{}
+	releases := map[string]memfs.FS{}
 	for name, data := range s.files {
-		file := &fstest.MapFile{Data: data, Mode: 0o444}
 		part, rest, _ := strings.Cut(name, "/")
 		switch part {
 		case jobsPart:
-			jobs[rest] = file
+			jobs[rest] = data
 		case releasesPart:
 			release, rest, _ := strings.Cut(rest, "/")
 			if releases[release] == nil {
-				releases[release] = fstest.MapFS{}
+				releases[release] = memfs.FS{}
 			}
-			releases[release][rest] = file
+			releases[release][rest] = data
 		}
 	}
 	o.Jobs = jobs
-	for name, files := range releases {
-		o.Releases[name] = files
-	}
+	// A release that is not among the sources is one that no job came from.
+	o.OpenRelease = func(r manifests.Release) (fs.FS, error) { return releases[r.Name], nil }
 	return o, nil
 }
 
@@ -348,19 +333,13 @@ func (s *revisionSources) load(secrets *state.Secrets) (*manifests.Manifest, err
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "deploy-revision-")
-	if err != nil {
-		return nil, fmt.Errorf("cannot make a folder for the manifest of revision %d: %w", s.revision.Number, err)
-	}
-	defer os.RemoveAll(dir)
+	files := memfs.FS{}
 	for name, data := range s.files {
 		if rest, ok := strings.CutPrefix(name, manifestPart+"/"); ok {
-			if err := os.WriteFile(filepath.Join(dir, rest), data, 0o600); err != nil {
-				return nil, fmt.Errorf("cannot unpack the manifest of revision %d: %w", s.revision.Number, err)
-			}
+			files[rest] = data
 		}
 	}
-	m, diags := manifests.Load(filepath.Join(dir, s.content.Manifest), o)
+	m, diags := manifests.Load(files, cmp.Or(s.content.Manifest, "."), o)
 	if diags.HasErrors() {
 		return nil, fmt.Errorf("cannot use the manifest of revision %d with this deploy: %w", s.revision.Number, manifestError(m, diags))
 	}

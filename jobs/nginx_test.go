@@ -19,6 +19,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -135,8 +136,7 @@ func newBalancer(t *testing.T) *balancer {
 // render writes the job's files for these properties into a folder.
 func (b *balancer) render(folder, properties string) {
 	b.t.Helper()
-	manifest := filepath.Join(b.t.TempDir(), "cluster.hcl")
-	must(b.t, os.WriteFile(manifest, []byte(`
+	manifest := `
 deployment "cf" {
   domain = "cf.localhost"
 }
@@ -151,12 +151,12 @@ group "lb" {
   job "nginx" {
     properties {
       domains = ["*.${deployment.domain}", "www.example.com"]
-      `+properties+`
+      ` + properties + `
     }
   }
 }
-`), 0o600))
-	m, diags := manifests.Load(manifest, manifests.Options{Jobs: jobs.FS})
+`
+	m, diags := manifests.Load(fstest.MapFS{"cluster.hcl": {Data: []byte(manifest)}}, "cluster.hcl", manifests.Options{Jobs: jobs.FS})
 	mustBeFine(b.t, diags)
 	b.job = m.Group("lb").Jobs[0]
 	b.vars, diags = m.JobContext(manifests.Facts{

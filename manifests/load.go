@@ -1,12 +1,10 @@
 package manifests
 
 import (
-	"embed"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -24,8 +22,8 @@ type Options struct {
 	// Vars are values of variables by name, as given with --var. They come
 	// before VarFiles, and these (the last one first) before Environ.
 	Vars map[string]string
-	// VarFiles are paths of files that set variables: HCL attributes.
-	VarFiles []string
+	// VarFiles set variables: HCL attributes.
+	VarFiles []VarFile
 	// Environ has the form of os.Environ; DEPLOY_VAR_<name>=<value> is read.
 	Environ []string
 	// Values are values of variables by name that come last of all, before the
@@ -33,35 +31,44 @@ type Options struct {
 	Values map[string]cty.Value
 	// Jobs are the built-in jobs: a folder each, with job.hcl and templates/.
 	Jobs fs.FS
-	// Releases are the jobs of releases by name, in place of what the manifest
-	// leads to: those of an earlier load.
-	Releases map[string]fs.FS
-	// OpenRelease verifies the archive of a release and returns its jobs, a
-	// folder each. Nil: manifests with archives are refused.
-	OpenRelease func(ReleaseArchive) (fs.FS, error)
+	// Prefix is what the user puts before the names of files to get their paths:
+	// "" or "clusters/". Diagnostics show these paths, and the path of a release is
+	// taken from there.
+	Prefix string
+	// OpenRelease returns the jobs of a release, a folder each; it verifies an
+	// archive. Nil: manifests with releases are refused.
+	OpenRelease func(Release) (fs.FS, error)
 }
 
-// ReleaseArchive is what a release block with an archive says.
-type ReleaseArchive struct {
+// VarFile is a file of variables that was read.
+type VarFile struct {
+	Path   string // for diagnostics
+	Source []byte
+}
+
+// Release is what a release block says: a folder of jobs, or an archive.
+type Release struct {
 	Name    string // the block's label
-	Path    string // taken from the manifest's folder
-	Version string // "": any
-	SHA256  string // 64 hex digits
+	Path    string // of folder or archive, as the user would type it
+	Archive bool
+	Version string // of an archive; "": any
+	SHA256  string // of an archive: 64 hex digits
 }
 
 // Functions returns all functions of the manifest language by name.
 func Functions() map[string]function.Function { return functions.All(Sensitive) }
 
-// Load reads a manifest: a .hcl file, or a folder of them. In a folder, files
-// named override.hcl or *_override.hcl come last and are merged into what the
-// others declare.
+// Load reads a manifest from fsys: the file called name, or all .hcl files of the
+// folder called name ("." is fsys itself). In a folder, files named override.hcl
+// or *_override.hcl come last and are merged into what the others declare.
 //
 // All problems are reported at once. The manifest is never nil: with errors it
 // is not fit for use, but its Files hold the sources for the printer.
-func Load(path string, o Options) (*Manifest, hcl.Diagnostics) {
+func Load(fsys fs.FS, name string, o Options) (*Manifest, hcl.Diagnostics) {
 	m := &Manifest{
 		Secrets: map[string]*Secret{},
 		Files:   map[string]*hcl.File{},
+		Sources: map[string][]byte{},
 		base: &hcl.EvalContext{
 			Variables: map[string]cty.Value{},
 			Functions: Functions(),
@@ -69,7 +76,7 @@ func Load(path string, o Options) (*Manifest, hcl.Diagnostics) {
 	}
 	l := &loader{m: m, options: o, edges: map[string]map[string]hcl.Range{}}
 	l.ctx = m.base
-	if l.read(path) {
+	if l.read(fsys, name) {
 		l.load()
 	}
 	return m, tidy(l.diags, m.Files)
@@ -80,7 +87,6 @@ type loader struct {
 	decoder
 	m       *Manifest
 	options Options
-	dir     string // of the manifest; release paths are relative to it
 
 	bodies   []*hclsyntax.Body // of the files, overrides merged
 	blocks   map[string]hcl.Blocks
@@ -100,24 +106,34 @@ type loader struct {
 	edges map[string]map[string]hcl.Range
 }
 
-// unreadable reports a file or folder that could not be read.
+// path returns the path that the user knows a file of the manifest by.
+func (l *loader) path(name string) string {
+	if name == "." {
+		return path.Clean(l.options.Prefix + name)
+	}
+	return l.options.Prefix + name
+}
+
+// unreadable reports a file or folder of the manifest that could not be read.
 func (l *loader) unreadable(summary string, err error, do string) {
+	var at *fs.PathError
+	if errors.As(err, &at) {
+		err = fmt.Errorf("%s: %w", l.path(at.Path), at.Err)
+	}
 	l.report(&hcl.Diagnostic{Severity: hcl.DiagError, Summary: summary, Detail: fmt.Sprintf("%v. %s", err, do)})
 }
 
 // read parses the manifest's files; false means that there is nothing sound to
 // decode.
-func (l *loader) read(path string) bool {
-	info, err := os.Stat(path)
+func (l *loader) read(fsys fs.FS, name string) bool {
+	info, err := fs.Stat(fsys, name)
 	if err != nil {
 		l.unreadable("Cannot read manifest", err, "Name a .hcl file or a folder of .hcl files.")
 		return false
 	}
-	files := []string{path}
-	l.dir = filepath.Dir(path)
+	files := []string{name}
 	if info.IsDir() {
-		l.dir = path
-		entries, err := os.ReadDir(path)
+		entries, err := fs.ReadDir(fsys, name)
 		if err != nil {
 			l.unreadable("Cannot read manifest", err, "Check the folder's permissions.")
 			return false
@@ -125,17 +141,23 @@ func (l *loader) read(path string) bool {
 		files = nil
 		for _, e := range entries {
 			if !e.IsDir() && strings.HasSuffix(e.Name(), ".hcl") && !strings.HasPrefix(e.Name(), ".") {
-				files = append(files, filepath.Join(path, e.Name()))
+				files = append(files, path.Join(name, e.Name()))
 			}
 		}
 		if len(files) == 0 {
-			l.unreadable("No manifest", fmt.Errorf("the folder %s holds no .hcl file", path), "A manifest begins with a deployment block.")
+			l.unreadable("No manifest", fmt.Errorf("the folder %s holds no .hcl file", l.path(name)), "A manifest begins with a deployment block.")
 			return false
 		}
 	}
 	var overrides []*hclsyntax.Body
 	for _, name := range files {
-		body := l.parse(name)
+		source, err := fs.ReadFile(fsys, name)
+		if err != nil {
+			l.unreadable("Cannot read file", err, "Check its path and permissions.")
+			continue
+		}
+		l.m.Sources[name] = source
+		body := l.parse(source, l.path(name))
 		switch {
 		case body == nil:
 		case info.IsDir() && isOverride(name):
@@ -154,19 +176,14 @@ func (l *loader) read(path string) bool {
 }
 
 func isOverride(name string) bool {
-	base := filepath.Base(name)
+	base := path.Base(name)
 	return base == "override.hcl" || strings.HasSuffix(base, "_override.hcl")
 }
 
 // parse reads one file of HCL; nil if that was not possible.
-func (l *loader) parse(name string) *hclsyntax.Body {
-	source, err := os.ReadFile(name)
-	if err != nil {
-		l.unreadable("Cannot read file", err, "Check its path and permissions.")
-		return nil
-	}
-	file, body, diags := parseConfig(source, name)
-	l.m.Files[name] = file
+func (l *loader) parse(source []byte, filename string) *hclsyntax.Body {
+	file, body, diags := parseConfig(source, filename)
+	l.m.Files[filename] = file
 	l.report(diags...)
 	return body
 }
@@ -351,56 +368,44 @@ func (l *loader) decodeRelease(b *hcl.Block, name string) {
 	if archive != nil {
 		attr = archive
 	}
-	path := l.text(attrs, attr.Name, ".")
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(l.dir, path)
+	r := Release{
+		Name: name, Path: l.text(attrs, attr.Name, "."), Archive: archive != nil,
+		Version: l.text(attrs, "version", ""), SHA256: strings.ToLower(l.text(attrs, "sha256", "")),
 	}
-	r := release{name: name, path: filepath.ToSlash(path)}
-	if had, ok := l.options.Releases[name]; ok {
-		r.fsys = had
-	} else if l.options.Releases != nil {
-		r.fsys = embed.FS{} // an earlier load used nothing of it
-	} else if archive != nil {
-		r.fsys = l.openRelease(attrs, ReleaseArchive{
-			Name: name, Path: path, Version: l.text(attrs, "version", ""), SHA256: strings.ToLower(l.text(attrs, "sha256", "")),
-		}, attr)
-	} else {
-		for _, a := range []*hcl.Attribute{attrs["version"], attrs["sha256"]} {
-			if a != nil {
-				l.report(problem("Unsupported argument", fmt.Sprintf("A folder of jobs has no %s, only an archive has. Make one with deploy release create, or remove this.", a.Name), a.NameRange, a.Range))
-			}
-		}
-		if info, err := os.Stat(path); err != nil || !info.IsDir() {
-			l.report(problem("Cannot read release",
-				fmt.Sprintf("Release %q: %s is not a folder. The path is taken from the manifest's folder and must lead to a folder of job folders.", name, path),
-				attr.Expr.Range(), attr.Range))
-			return
-		}
-		r.fsys = os.DirFS(path)
+	if !path.IsAbs(r.Path) {
+		r.Path = path.Join(l.options.Prefix, r.Path)
 	}
-	if r.fsys != nil {
-		l.releases = append(l.releases, r)
+	if jobs := l.openRelease(attrs, r, attr); jobs != nil {
+		l.releases = append(l.releases, release{name: name, path: r.Path, fsys: jobs})
 	} else {
 		l.incomplete = true
 	}
 }
 
-// openRelease is nil if the archive cannot be used, which is reported.
-func (l *loader) openRelease(attrs hcl.Attributes, archive ReleaseArchive, attr *hcl.Attribute) fs.FS {
-	if pin := attrs["sha256"]; pin == nil {
-		l.report(problem("Missing sha256", fmt.Sprintf("The archive of release %q is pinned by its sha256, which deploy release create prints.", archive.Name), attr.Expr.Range(), attr.Range))
+// openRelease returns nil if the release cannot be used, which is reported.
+func (l *loader) openRelease(attrs hcl.Attributes, r Release, attr *hcl.Attribute) fs.FS {
+	pin := attrs["sha256"]
+	switch {
+	case !r.Archive:
+		for _, a := range []*hcl.Attribute{attrs["version"], pin} {
+			if a != nil {
+				l.report(problem("Unsupported argument", fmt.Sprintf("A folder of jobs has no %s, only an archive has. Make one with deploy release create, or remove this.", a.Name), a.NameRange, a.Range))
+			}
+		}
+	case pin == nil:
+		l.report(problem("Missing sha256", fmt.Sprintf("The archive of release %q is pinned by its sha256, which deploy release create prints.", r.Name), attr.Expr.Range(), attr.Range))
 		return nil
-	} else if !sha256Pattern.MatchString(archive.SHA256) {
+	case !sha256Pattern.MatchString(r.SHA256):
 		l.report(problem("Not a sha256", "A sha256 has 64 hexadecimal digits.", pin.Expr.Range(), pin.Range))
 		return nil
 	}
 	if l.options.OpenRelease == nil {
-		l.report(problem("Cannot read release", "Archives of releases cannot be read here.", attr.Expr.Range(), attr.Range))
+		l.report(problem("Cannot read release", "Releases cannot be read here.", attr.Expr.Range(), attr.Range))
 		return nil
 	}
-	jobs, err := l.options.OpenRelease(archive)
+	jobs, err := l.options.OpenRelease(r)
 	if err != nil {
-		l.report(problem("Cannot read release", fmt.Sprintf("Release %q: %v.", archive.Name, err), attr.Expr.Range(), attr.Range))
+		l.report(problem("Cannot read release", fmt.Sprintf("Release %q: %v.", r.Name, err), attr.Expr.Range(), attr.Range))
 		return nil
 	}
 	return jobs

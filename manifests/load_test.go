@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -19,7 +20,6 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files of testdata/invalid")
 
-// loadFile loads a manifest of testdata with the jobs there.
 func TestPKI(t *testing.T) {
 	for text, want := range map[string]PKI{
 		"":                                 {CertificateLife: 365 * 24 * time.Hour, CALife: 10 * 365 * 24 * time.Hour},
@@ -27,20 +27,35 @@ func TestPKI(t *testing.T) {
 		`pki { certificate_life = "60s" }`: {CertificateLife: time.Minute, CALife: DefaultPKI().CALife},
 		"pki {\n  certificate_life = \"60s\"\n  ca_life = \"10m\"\n}": {CertificateLife: time.Minute, CALife: 10 * time.Minute},
 	} {
-		file := filepath.Join(t.TempDir(), "cluster.hcl")
-		if err := os.WriteFile(file, []byte("deployment \"d\" {}\ninfrastructure \"local\" {}\n"+text+"\n"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		m, diags := Load(file, Options{})
+		m, diags := loadText(t, "deployment \"d\" {}\ninfrastructure \"local\" {}\n"+text+"\n")
 		if diags.HasErrors() || m.PKI != want {
 			t.Errorf("%q gives %+v, %v", text, m.PKI, diags)
 		}
 	}
 }
 
+// load loads a manifest of testdata, a file or a folder, which diagnostics call as
+// it is given.
+func load(path string, o Options) (*Manifest, hcl.Diagnostics) {
+	o.OpenRelease = func(r Release) (fs.FS, error) {
+		_, err := os.Stat(r.Path)
+		return os.DirFS(r.Path), err
+	}
+	if o.Jobs == nil {
+		o.Jobs = os.DirFS("testdata/jobs")
+	}
+	name := "."
+	if filepath.Ext(path) == ".hcl" {
+		path, name = filepath.Split(path)
+	}
+	o.Prefix = filepath.Clean(path) + "/"
+	return Load(os.DirFS(path), name, o)
+}
+
+// loadFile loads a manifest of testdata in which nothing is wrong.
 func loadFile(t testing.TB, path string) *Manifest {
 	t.Helper()
-	m, diags := Load(path, Options{Jobs: os.DirFS("testdata/jobs")})
+	m, diags := load(path, Options{})
 	if len(diags) > 0 {
 		t.Fatalf("%s:\n%s", path, shown(t, m.Files, diags))
 	}
@@ -50,11 +65,12 @@ func loadFile(t testing.TB, path string) *Manifest {
 // loadText loads a manifest from its text.
 func loadText(t testing.TB, text string) (*Manifest, hcl.Diagnostics) {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "m.hcl")
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return Load(path, Options{Jobs: os.DirFS("testdata/jobs")})
+	return loadWith(text, Options{Jobs: os.DirFS("testdata/jobs")})
+}
+
+// loadWith loads a manifest from its text with options.
+func loadWith(text string, o Options) (*Manifest, hcl.Diagnostics) {
+	return Load(fstest.MapFS{"m.hcl": {Data: []byte(text)}}, "m.hcl", o)
 }
 
 // shown is what a user sees of diagnostics.
@@ -153,7 +169,7 @@ func compare(t *testing.T, files map[string]*hcl.File, diags hcl.Diagnostics, pa
 func TestErrors(t *testing.T) {
 	for _, path := range entries(t, "testdata/errors/*.hcl") {
 		t.Run(filepath.Base(path), func(t *testing.T) {
-			m, diags := Load(path, Options{Jobs: os.DirFS("testdata/jobs")})
+			m, diags := load(path, Options{})
 			compare(t, m.Files, diags, path, path)
 		})
 	}
@@ -170,7 +186,7 @@ func TestErrors(t *testing.T) {
 func TestInvalid(t *testing.T) {
 	for _, path := range entries(t, "testdata/invalid/*") {
 		t.Run(filepath.Base(path), func(t *testing.T) {
-			m, diags := Load(path, Options{Jobs: os.DirFS("testdata/jobs")})
+			m, diags := load(path, Options{})
 			got := shown(t, m.Files, diags)
 			golden := filepath.Join(path, "messages.txt")
 			if *update {
@@ -267,8 +283,8 @@ func TestAmounts(t *testing.T) {
 }
 
 func TestLoadFolder(t *testing.T) {
-	o := Options{Jobs: os.DirFS("testdata/jobs"), Vars: map[string]string{"size": "large", "words": `{ a = { text = "ho" } }`}}
-	m, diags := Load("testdata/valid/folder", o)
+	o := Options{Vars: map[string]string{"size": "large", "words": `{ a = { text = "ho" } }`}}
+	m, diags := load("testdata/valid/folder", o)
 	if len(diags) > 0 {
 		t.Fatal(shown(t, m.Files, diags))
 	}
@@ -308,13 +324,7 @@ func TestVariables(t *testing.T) {
 		infrastructure "local" { value = var.v }
 		variable "v" { type = %s }
 	`
-	file := func(name, text string) string {
-		path := filepath.Join(t.TempDir(), name)
-		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
+	file := func(name, text string) VarFile { return VarFile{Path: name, Source: []byte(text)} }
 	for name, c := range map[string]struct {
 		kind string
 		o    Options
@@ -323,20 +333,19 @@ func TestVariables(t *testing.T) {
 		"none":               {"string", Options{}, `Variable "v" has no default and was not set`},
 		"environment":        {"string", Options{Environ: []string{"A=b", "DEPLOY_VAR_v=x=y"}}, `cty.StringVal("x=y")`},
 		"unknown in environ": {"string", Options{Environ: []string{"DEPLOY_VAR_v=1", "DEPLOY_VAR_w=2"}}, `cty.StringVal("1")`},
-		"file":               {"string", Options{Environ: []string{"DEPLOY_VAR_v=e"}, VarFiles: []string{file("a", `v = "1"`), file("b", `v = "2"`)}}, `cty.StringVal("2")`},
-		"flag first":         {"string", Options{Vars: map[string]string{"v": "f"}, VarFiles: []string{file("a", `v = "1"`)}}, `cty.StringVal("f")`},
+		"file":               {"string", Options{Environ: []string{"DEPLOY_VAR_v=e"}, VarFiles: []VarFile{file("a", `v = "1"`), file("b", `v = "2"`)}}, `cty.StringVal("2")`},
+		"flag first":         {"string", Options{Vars: map[string]string{"v": "f"}, VarFiles: []VarFile{file("a", `v = "1"`)}}, `cty.StringVal("f")`},
 		"number":             {"number", Options{Vars: map[string]string{"v": "3"}}, `cty.NumberIntVal(3)`},
 		"not a number":       {"number", Options{Vars: map[string]string{"v": "three"}}, `a number is required`},
 		"list":               {"list(number)", Options{Vars: map[string]string{"v": `[1, "2"]`}}, `cty.ListVal([]cty.Value{cty.NumberIntVal(1), cty.NumberIntVal(2)})`},
 		"bad expression":     {"list(number)", Options{Vars: map[string]string{"v": `[1`}}, `Unterminated`},
 		"any":                {"any", Options{Vars: map[string]string{"v": `[1]`}}, `cty.StringVal("[1]")`},
 		"unknown flag":       {"any", Options{Vars: map[string]string{"v": `1`, "vv": "1"}}, `declares no variable "vv", which --var sets. Did you mean "v"?`},
-		"unknown in file":    {"any", Options{VarFiles: []string{file("a", "v = 1\nvw = 1")}}, `declares no variable "vw"`},
-		"missing file":       {"any", Options{VarFiles: []string{"testdata/none"}}, `no such file`},
-		"no constant":        {"any", Options{VarFiles: []string{file("a", "v = var.x")}}, `Variables may not be used here`},
+		"unknown in file":    {"any", Options{VarFiles: []VarFile{file("a", "v = 1\nvw = 1")}}, `declares no variable "vw"`},
+		"no constant":        {"any", Options{VarFiles: []VarFile{file("a", "v = var.x")}}, `Variables may not be used here`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			m, diags := Load(file("m.hcl", fmt.Sprintf(text, c.kind)), c.o)
+			m, diags := loadWith(fmt.Sprintf(text, c.kind), c.o)
 			got := shown(t, m.Files, diags)
 			if !diags.HasErrors() {
 				got = m.Infrastructure.Settings["value"].GoString()
@@ -349,14 +358,17 @@ func TestVariables(t *testing.T) {
 }
 
 func TestUnreadable(t *testing.T) {
-	empty := t.TempDir()
-	for _, path := range []string{"testdata/none.hcl", empty} {
-		m, diags := Load(path, Options{})
-		if !diags.HasErrors() || m == nil {
-			t.Errorf("%s was loaded", path)
+	for path, want := range map[string]string{
+		"testdata/none.hcl": "testdata/none.hcl: no such file or directory",
+		"testdata/none":     "testdata/none: no such file or directory",
+		"testdata/jobs":     "the folder testdata/jobs holds no .hcl file",
+	} {
+		m, diags := load(path, Options{})
+		if m == nil || !strings.Contains(shown(t, m.Files, diags), want) {
+			t.Errorf("%s gives %v, want %q", path, diags, want)
 		}
 	}
-	if job, diags := LoadJob(os.DirFS(empty), "none"); !diags.HasErrors() || job == nil {
+	if job, diags := LoadJob(fstest.MapFS{}, "none"); !diags.HasErrors() || job == nil {
 		t.Error("a job that is not there was loaded")
 	}
 	if _, diags := LoadJob(os.DirFS("testdata/jobs"), "../jobs/nats"); !diags.HasErrors() {
@@ -402,13 +414,7 @@ func FuzzLoad(f *testing.F) {
 	}
 	jobs := os.DirFS("testdata/jobs")
 	f.Fuzz(func(t *testing.T, base, over string) {
-		dir := t.TempDir()
-		for name, text := range map[string]string{"m.hcl": base, "m_override.hcl": over} {
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		m, diags := Load(dir, Options{Jobs: jobs})
+		m, diags := Load(fstest.MapFS{"m.hcl": {Data: []byte(base)}, "m_override.hcl": {Data: []byte(over)}}, ".", Options{Jobs: jobs})
 		shown(t, m.Files, diags)
 		if diags.HasErrors() {
 			return

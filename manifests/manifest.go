@@ -1,13 +1,13 @@
-// Package manifests answers what a cluster's file says: the HCL schema,
-// decoding, defaults, validation and references of manifests, and of the
-// job.hcl files that type their properties. It is pure: no network, no VM, no
-// clock. Problems are hcl.Diagnostics, all of them at once, with their source
-// ranges kept up to the printer.
+// Package manifests reads manifests: the HCL schema, decoding, defaults,
+// validation and references, of manifests and of the job.hcl files that type
+// their properties. It is pure: it reads only from the fs.FS that it is given,
+// and knows no network, VM or clock. Problems are hcl.Diagnostics, all of them at
+// once, with the source ranges that the printer needs.
 //
 // What depends on the world (addresses of VMs, values of secrets) is not in
-// the manifest: it comes in as Facts, and JobContext evaluates against them.
-// What is not known yet evaluates to an unknown value, what is secret to a
-// value marked Sensitive.
+// the manifest: it is given as Facts, and JobContext evaluates against them.
+// A value that is not known yet is an unknown value; a secret one carries the
+// mark Sensitive.
 package manifests
 
 import (
@@ -28,8 +28,11 @@ type Manifest struct {
 	// Removals go the other way round.
 	Order [][]*Group
 
-	// Files are the sources by name, for diagnostics' excerpts.
+	// Files are all sources by path, for diagnostics' excerpts.
 	Files map[string]*hcl.File
+	// Sources are the manifest's own files, by their names in the file system that
+	// it was loaded from.
+	Sources map[string][]byte
 
 	base   *hcl.EvalContext // var, local, deployment, vm, disk, network, functions
 	locals []*local         // those that depend on Facts, each after what it uses

@@ -3,7 +3,6 @@ package manifests
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -100,11 +99,7 @@ func (e *explorer) explore(path string, headers []string) {
 
 func explored(t *testing.T) map[string]map[string]schema {
 	manifest := &explorer{t: t, found: map[string]schema{}, decode: func(source string) hcl.Diagnostics {
-		path := filepath.Join(t.TempDir(), "m.hcl")
-		if err := os.WriteFile(path, []byte(source), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		_, diags := Load(path, Options{})
+		_, diags := loadWith(source, Options{})
 		return diags
 	}}
 	manifest.explore("", nil)

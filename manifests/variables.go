@@ -240,8 +240,8 @@ func (l *loader) variablesFromEnviron(variables map[string]*variable) {
 }
 
 func (l *loader) variablesFromFiles(variables map[string]*variable) {
-	for _, path := range l.options.VarFiles {
-		body := l.parse(path)
+	for _, file := range l.options.VarFiles {
+		body := l.parse(file.Source, file.Path)
 		if body == nil {
 			continue
 		}

@@ -56,7 +56,7 @@ group "cc" {
   }
 }
 `, instances, properties), 0o600))
-	return manifests.Load(file, manifests.Options{Jobs: os.DirFS("..")})
+	return manifests.Load(os.DirFS(filepath.Dir(file)), filepath.Base(file), manifests.Options{Jobs: os.DirFS("..")})
 }
 
 // What job.hcl and its template make of a manifest is what the program takes.

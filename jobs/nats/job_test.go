@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/fstest"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -23,8 +24,7 @@ import (
 // load reads a manifest with one group that runs this job.
 func load(t *testing.T, password string, port, clusterPort int) (*manifests.Manifest, hcl.Diagnostics) {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "cluster.hcl")
-	must(t, os.WriteFile(file, []byte(`
+	manifest := `
 deployment "cf" {
   domain = "cf.localhost"
 }
@@ -38,14 +38,14 @@ group "nats" {
   vm        = vm.small
   job "nats" {
     properties {
-      port         = `+strconv.Itoa(port)+`
-      cluster_port = `+strconv.Itoa(clusterPort)+`
-      password = `+strconv.Quote(password)+`
+      port         = ` + strconv.Itoa(port) + `
+      cluster_port = ` + strconv.Itoa(clusterPort) + `
+      password = ` + strconv.Quote(password) + `
     }
   }
 }
-`), 0o600))
-	return manifests.Load(file, manifests.Options{Jobs: os.DirFS("..")})
+`
+	return manifests.Load(fstest.MapFS{"cluster.hcl": {Data: []byte(manifest)}}, "cluster.hcl", manifests.Options{Jobs: os.DirFS("..")})
 }
 
 // What job.hcl and its templates make of a manifest is what the program takes.

@@ -22,6 +22,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
@@ -137,20 +138,19 @@ func (m *machine) certify(caFile string) {
 // render writes the job's files for these properties and activates them.
 func (m *machine) render(properties string) (config string) {
 	m.t.Helper()
-	manifest := filepath.Join(m.t.TempDir(), "cluster.hcl")
-	must(m.t, os.WriteFile(manifest, []byte(`
+	manifest := `
 deployment "cf" {}
 infrastructure "local" {}
 group "postgres" {
   job "postgres" {
     properties {
-      port = `+strconv.Itoa(m.port)+`
-      `+properties+`
+      port = ` + strconv.Itoa(m.port) + `
+      ` + properties + `
     }
   }
 }
-`), 0o600))
-	found, diags := manifests.Load(manifest, manifests.Options{Jobs: os.DirFS("..")})
+`
+	found, diags := manifests.Load(fstest.MapFS{"cluster.hcl": {Data: []byte(manifest)}}, "cluster.hcl", manifests.Options{Jobs: os.DirFS("..")})
 	mustBeFine(m.t, diags)
 	m.job = found.Group("postgres").Jobs[0]
 	m.vars, diags = found.JobContext(manifests.Facts{

@@ -11,9 +11,10 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"testing/fstest" // MapFS only: a folder in memory
 
 	"github.com/google/renameio/v2"
+
+	"github.com/clusterworks/deploy/deployer/internal/memfs"
 )
 
 // Archive is a release that was verified.
@@ -61,7 +62,7 @@ func read(r io.Reader) (*Archive, error) {
 		return nil, fmt.Errorf("it is no tar.gz: %w", err)
 	}
 	a := &Archive{}
-	files := fstest.MapFS{}
+	files := memfs.FS{}
 	left := int64(maxJobs)
 	for archive := tar.NewReader(z); ; {
 		h, err := archive.Next()
@@ -72,7 +73,8 @@ func read(r io.Reader) (*Archive, error) {
 			return nil, fmt.Errorf("it is damaged: %w", err)
 		}
 		name, isJob := strings.CutPrefix(h.Name, "jobs/")
-		if h.Typeflag != tar.TypeReg || !isJob && h.Name != indexName || !fs.ValidPath(name) || files[name] != nil {
+		_, twice := files[name]
+		if h.Typeflag != tar.TypeReg || !isJob && h.Name != indexName || !fs.ValidPath(name) || twice {
 			return nil, fmt.Errorf("it holds %q, which no release does; make one with deploy release create", h.Name)
 		}
 		if left -= h.Size; left < 0 {
@@ -83,7 +85,7 @@ func read(r io.Reader) (*Archive, error) {
 			return nil, fmt.Errorf("it is damaged: %w", err)
 		}
 		if isJob {
-			files[name] = &fstest.MapFile{Data: content, Mode: 0o444}
+			files[name] = content
 		} else if a.index, err = parseIndex(content); err != nil {
 			return nil, err
 		}

@@ -21,9 +21,10 @@ type Wanted struct {
 	Instance manifests.Instance
 }
 
-// All renders instances side by side; the answers are in their order. What was
-// not kept from before is rendered a second time, by itself and in another order:
-// a difference is an error, since every digest relies on there being none.
+// All renders instances side by side and returns them in their order. Whatever
+// was not kept from before is rendered a second time, by itself and in another
+// order, which depends on the rendered content only. A difference is an error,
+// since every digest relies on there being none.
 func (r *Renderer) All(wanted []Wanted) ([]*Instance, []hcl.Diagnostics) {
 	out := make([]*Instance, len(wanted))
 	diags := make([]hcl.Diagnostics, len(wanted))
@@ -40,7 +41,12 @@ func (r *Renderer) All(wanted []Wanted) ([]*Instance, []hcl.Diagnostics) {
 	if len(again) == 0 {
 		return out, diags
 	}
-	rand.Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
+	order := r.mac("order of the second rendering")
+	for _, i := range again {
+		fmt.Fprintln(order, out[i].Spec.Instance, out[i].Spec.Generation)
+	}
+	shuffle := rand.New(rand.NewChaCha8([32]byte(order.Sum(nil))))
+	shuffle.Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
 	second := *r
 	second.cache = newCache()
 	r.cache.mu.Lock()

@@ -1,8 +1,6 @@
 package render
 
 import (
-	"os"
-	"path/filepath"
 	"reflect"
 	"testing"
 	"testing/fstest"
@@ -48,11 +46,7 @@ group "web" {
 `
 	render := func(t *testing.T, mbus, password, agentDir string) api.Job {
 		t.Helper()
-		file := filepath.Join(t.TempDir(), "cluster.hcl")
-		if err := os.WriteFile(file, []byte(manifest), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		m, diags := manifests.Load(file, manifests.Options{Jobs: fstest.MapFS{
+		m, diags := manifests.Load(fstest.MapFS{"cluster.hcl": {Data: []byte(manifest)}}, "cluster.hcl", manifests.Options{Jobs: fstest.MapFS{
 			"nats/job.hcl": {Data: []byte(bus)},
 			"web/job.hcl":  {Data: []byte("consumes \"bus\" {}\nprocess \"web\" { command = [\"${path.image}/bin/web\"] }\n" + mbus)},
 		}})

@@ -1,6 +1,7 @@
 // Package render turns a manifest, with what is known of its instances, into
 // the specs that agents receive: templates to files, expressions to commands,
-// and keyed digests over both. It is pure.
+// and keyed digests over both. It is deterministic, and checks that it is: All
+// renders everything twice.
 package render
 
 import (

@@ -2,8 +2,6 @@ package render
 
 import (
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -128,7 +126,6 @@ func (w *world) renderer(t *testing.T) (*manifests.Manifest, *Renderer) {
 
 func (w *world) load(t *testing.T) (*manifests.Manifest, hcl.Diagnostics) {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "cluster.hcl")
 	source := `deployment "cf" { domain = "cf.localhost" }
 infrastructure "local" {}
 secret "web" { type = "password" }
@@ -141,10 +138,7 @@ group "web" {
   }
 }
 `
-	if err := os.WriteFile(file, []byte(source), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return manifests.Load(file, manifests.Options{Jobs: fstest.MapFS{
+	return manifests.Load(fstest.MapFS{"cluster.hcl": {Data: []byte(source)}}, "cluster.hcl", manifests.Options{Jobs: fstest.MapFS{
 		"web/job.hcl":           {Data: []byte(jobHCL)},
 		"web/templates/web.yml": {Data: []byte(w.template)},
 		"web/templates/level":   {Data: []byte("${property.level}\n")},

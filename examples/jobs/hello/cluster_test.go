@@ -65,7 +65,10 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	m, diags := manifests.Load("../../hello.hcl", manifests.Options{Jobs: jobs.FS})
+	m, diags := manifests.Load(os.DirFS("../.."), "hello.hcl", manifests.Options{
+		Jobs: jobs.FS, Prefix: "../../",
+		OpenRelease: func(r manifests.Release) (fs.FS, error) { return os.DirFS(r.Path), nil },
+	})
 	mustBeFine(t, diags)
 	c := &cluster{t: t, manifest: m, facts: manifests.Facts{
 		DeploymentID: "test",
