@@ -32,9 +32,12 @@ const outside = `os|os/.*|path/filepath|net|net/http|syscall`
 var importRules = []importRule{
 	{packages: `manifests(/.*)?`, may: `manifests/internal/.*`, tests: `manifests(/.*)?`, never: outside},
 
+	// The leaves: what everybody's programs need of a Linux host. They know nobody,
+	// and whoever is not pure may import them.
+	{packages: `agent/host/[^/]+`, may: `agent/host/[^/]+`},
 	{packages: `agent/api`, tests: `agent/api`, stdOnly: true},
-	{packages: `agent/client`, may: `agent/api`, tests: `agent(/.*)?`},
-	{packages: `agent/internal/.*`, may: `agent/(api|client|internal/.*)`, tests: `agent(/.*)?`},
+	{packages: `agent/client`, may: `agent/api|agent/host/[^/]+`, tests: `agent(/.*)?`},
+	{packages: `agent/internal/.*`, may: `agent/(api|client|host/[^/]+|internal/.*)`, tests: `agent(/.*)?`},
 	{packages: `agent(/.*)?`, may: `agent(/.*)?`},
 
 	// The pure parts: no machine, no clock, nothing that could reach one.
@@ -44,16 +47,16 @@ var importRules = []importRule{
 	{packages: `deployer/cmd/deploy`, may: `deployer/internal/cli|jobs|templates`},
 	{packages: `deployer/cmd/pack`, may: `deployer/internal/packages`},
 	{packages: `deployer/internal/memfs`, stdOnly: true},
-	{packages: `deployer/internal/.*`, may: `deployer/internal/.*|manifests|agent/(api|client)`, tests: `agent/agenttest`},
-	{packages: `deployer`, may: `deployer/internal/.*|manifests|agent/(api|client)`, tests: `deployer|agent/agenttest`},
+	{packages: `deployer/internal/.*`, may: `deployer/internal/.*|manifests|agent/(api|client|host/[^/]+)`, tests: `agent/agenttest`},
+	{packages: `deployer`, may: `deployer/internal/.*|manifests|agent/(api|client|host/[^/]+)`, tests: `deployer|agent/agenttest`},
 
 	{packages: `jobs/wire`, tests: `jobs/wire`, stdOnly: true},
-	{packages: `jobs/component(/.*)?`, may: `jobs/component(/.*)?|jobs/wire`, tests: `jobs/nats`},
-	{packages: `jobs/runtimes`, may: `jobs/wire`, tests: `jobs/runtimes`}, // what stager, DEA and controller must agree on
-	{packages: `jobs`, tests: `jobs(/.*)?|manifests`},                     // job.hcl files and templates: data
-	{packages: `jobs/confine(/.*)?`, may: `jobs/confine(/.*)?`},           // what stager and DEA run of users
+	{packages: `jobs/component(/.*)?`, may: `jobs/component(/.*)?|jobs/wire|agent/host/[^/]+`, tests: `jobs/nats`},
+	{packages: `jobs/runtimes`, may: `jobs/wire`, tests: `jobs/runtimes`},        // what stager, DEA and controller must agree on
+	{packages: `jobs`, tests: `jobs(/.*)?|manifests`},                            // job.hcl files and templates: data
+	{packages: `jobs/confine(/.*)?`, may: `jobs/confine(/.*)?|agent/host/[^/]+`}, // what stager and DEA run of users
 	// A job knows no other job, in tests apart, and not who deploys it.
-	{packages: `(jobs/[^/]+|examples/jobs/[^/]+)(/.*)?`, may: `$1(/.*)?|jobs/component(/.*)?|jobs/confine(/.*)?|jobs/runtimes|jobs/wire`, tests: `jobs(/.*)?|agent/(api|client|agenttest)|manifests`},
+	{packages: `(jobs/[^/]+|examples/jobs/[^/]+)(/.*)?`, may: `$1(/.*)?|jobs/component(/.*)?|jobs/confine(/.*)?|jobs/runtimes|jobs/wire|agent/host/[^/]+`, tests: `jobs(/.*)?|agent/(api|client|agenttest)|manifests`},
 
 	{packages: `templates`, tests: `.*`},
 	{packages: `examples(/.*)?`, tests: `.*`},
@@ -162,6 +165,10 @@ func TestImportRulesCatch(t *testing.T) {
 		{"agent/api", "github.com/nats-io/nats.go", false, true},
 		{"agent/internal/server", "manifests", false, true},
 		{"agent/client", "agent/internal/server", false, true},
+		{"agent/host/unpack", "agent/api", false, true},
+		{"agent/internal/install", "agent/host/unpack", false, false},
+		{"jobs/dea", "agent/host/unpack", false, false},
+		{"deployer/internal/render", "agent/host/unpack", false, true},
 		{"agent", "deployer/internal/plan", true, true},
 		{"deployer/internal/plan", "manifests", false, false},
 		{"deployer/internal/plan", "agent/client", false, true},

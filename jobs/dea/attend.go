@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/clusterworks/deploy/agent/host/unpack"
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/confine"
 	"github.com/clusterworks/deploy/jobs/confine/warden"
@@ -329,7 +330,7 @@ func (a *attendant) launch(ctx context.Context) error {
 			}
 		}()
 	}
-	if err := unpack(ctx, file, spec, runtime.Path); err != nil {
+	if err := makeFolder(ctx, file, spec, runtime.Path); err != nil {
 		return err
 	}
 
@@ -398,8 +399,8 @@ const localRuntime = "%VCAP_LOCAL_RUNTIME%"
 // maxStartup is the size that no startup file has.
 const maxStartup = 1 << 20
 
-// unpack makes the instance's folder.
-func unpack(ctx context.Context, file string, spec warden.Spec, runtime string) error {
+// makeFolder makes the instance's folder of its droplet.
+func makeFolder(ctx context.Context, file string, spec warden.Spec, runtime string) error {
 	in, err := os.Open(file)
 	if err != nil {
 		return fmt.Errorf("cannot unpack a droplet: %w", err)
@@ -408,8 +409,8 @@ func unpack(ctx context.Context, file string, spec warden.Spec, runtime string) 
 	if err := os.MkdirAll(spec.Dir, 0o700); err != nil {
 		return fmt.Errorf("cannot make the folder of an instance: %w", err)
 	}
-	if err := bits.Unpack(ctx, in, spec.Dir, spec.Limits.DiskBytes, bits.Owner{UID: spec.UID, GID: spec.GID}); err != nil {
-		return err
+	if err := unpack.TarGz(ctx, in, spec.Dir, unpack.Options{Bytes: spec.Limits.DiskBytes, UID: spec.UID, GID: spec.GID}); err != nil {
+		return fmt.Errorf("cannot unpack a droplet: %w", err)
 	}
 	root, err := os.OpenRoot(spec.Dir)
 	if err != nil {

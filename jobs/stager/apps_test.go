@@ -1,9 +1,7 @@
 package stager
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
@@ -19,43 +17,18 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/clusterworks/deploy/agent/host/unpack"
 )
 
-// unpack unpacks a droplet as a DEA does.
-func unpack(t *testing.T, droplet []byte) (folder string) {
+// unpackDroplet unpacks a droplet as a DEA does.
+func unpackDroplet(t *testing.T, droplet []byte) (folder string) {
 	t.Helper()
 	folder = t.TempDir()
-	r, err := gzip.NewReader(bytes.NewReader(droplet))
-	if err != nil {
+	if err := unpack.TarGz(t.Context(), bytes.NewReader(droplet), folder, unpack.Options{Bytes: 1 << 30}); err != nil {
 		t.Fatal(err)
 	}
-	for archive := tar.NewReader(r); ; {
-		header, err := archive.Next()
-		if err == io.EOF {
-			return folder
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !strings.HasPrefix(header.Name, "./") {
-			t.Errorf("the droplet has an entry %q", header.Name)
-		}
-		name := filepath.Join(folder, header.Name)
-		switch header.Typeflag {
-		case tar.TypeDir:
-			err = os.MkdirAll(name, 0o755)
-		case tar.TypeSymlink:
-			err = os.Symlink(header.Linkname, name)
-		default:
-			var data []byte
-			if data, err = io.ReadAll(archive); err == nil {
-				err = os.WriteFile(name, data, header.FileInfo().Mode())
-			}
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	return folder
 }
 
 // freePort is one that nobody listens on, below those that the kernel gives out.
@@ -84,7 +57,7 @@ type instance struct {
 
 func run(t *testing.T, droplet []byte, runtime string, hasPort bool, env ...string) *instance {
 	t.Helper()
-	i := &instance{t: t, folder: unpack(t, droplet), ended: make(chan error, 1)}
+	i := &instance{t: t, folder: unpackDroplet(t, droplet), ended: make(chan error, 1)}
 	startup := filepath.Join(i.folder, "startup")
 	text, err := os.ReadFile(startup)
 	if err != nil {

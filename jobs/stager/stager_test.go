@@ -428,7 +428,7 @@ sleep 1000 &
 		t.Errorf("the plugin reads what is not its own:\n%s", answer.TaskLog)
 	}
 	leftovers(t, s)
-	folder := unpack(t, p.droplet("7"))
+	folder := unpackDroplet(t, p.droplet("7"))
 	if text, err := os.ReadFile(filepath.Join(folder, "log.txt")); string(text) != "staging cobol\n" {
 		t.Errorf("droplet has %q, %v", text, err)
 	}

@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/clusterworks/deploy/agent/host/unpack"
 	"github.com/clusterworks/deploy/jobs/runtimes"
 	"github.com/clusterworks/deploy/jobs/stager/internal/archive"
 	"github.com/clusterworks/deploy/jobs/stager/internal/plugins"
@@ -37,8 +38,6 @@ const (
 	logLimit = 256 << 10
 	// errorLimit bounds what a plugin may say in an error.
 	errorLimit = 4 << 10
-	// entryLimit bounds the files of an app.
-	entryLimit = 100_000
 	// taskVariable marks all processes of a task.
 	taskVariable = "STAGING_TASK"
 	// killTimeout bounds the chase of processes that a plugin has left behind.
@@ -96,8 +95,8 @@ func (t *task) run(ctx context.Context, place int) (err error) {
 		return t.failure(ctx, "Failed downloading app", err)
 	}
 	t.say("Downloaded the app, %s", bytesText(size))
-	limits := archive.Limits{Bytes: t.stager.config.MaxDropletMB << 20, Entries: entryLimit}
-	if err := archive.Unzip(zip, unstaged, limits); err != nil {
+	limits := unpack.Options{Bytes: t.stager.config.MaxDropletMB << 20, Public: true}
+	if err := unpack.Zip(ctx, zip, unstaged, limits); err != nil {
 		return t.failure(ctx, "Failed unpacking app", err)
 	}
 	if err := os.Remove(zip); err != nil {

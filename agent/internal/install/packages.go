@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/host/unpack"
 )
 
 // fetchPackages makes every package of the spec present in the store. What
@@ -75,7 +76,7 @@ func (i *Installer) obtain(ctx context.Context, p api.Package) (source string, e
 			return "", err
 		}
 	}
-	if err := i.addToStore(p, incoming); err != nil {
+	if err := i.addToStore(ctx, p, incoming); err != nil {
 		// A broken upload would be found again for ever.
 		return "", errors.Join(err, os.Remove(incoming))
 	}
@@ -112,8 +113,11 @@ func (b *boundedWriter) Write(p []byte) (int, error) {
 	return b.w.Write(p)
 }
 
+// maxUnpackedBytes is far above any package, and far below what would fill a VM.
+const maxUnpackedBytes = 4 << 30
+
 // addToStore verifies an archive and unpacks it to store/<digest>.
-func (i *Installer) addToStore(p api.Package, archive string) error {
+func (i *Installer) addToStore(ctx context.Context, p api.Package, archive string) error {
 	f, err := os.Open(archive)
 	if err != nil {
 		return err
@@ -139,7 +143,7 @@ func (i *Installer) addToStore(p api.Package, archive string) error {
 		return err
 	}
 	defer os.RemoveAll(temporary)
-	if err := unpack(f, temporary, maxUnpackedBytes, maxUnpackedEntries); err != nil {
+	if err := unpack.TarGz(ctx, f, temporary, unpack.Options{Bytes: maxUnpackedBytes, Sync: true}); err != nil {
 		return fmt.Errorf("cannot unpack: %w", err)
 	}
 	if err := os.Chmod(temporary, 0o755); err != nil {

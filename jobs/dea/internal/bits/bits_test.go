@@ -1,15 +1,10 @@
 package bits
 
 import (
-	"archive/tar"
-	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/sha1"
 	"encoding/hex"
 	"errors"
-	"io"
-	"io/fs"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -20,150 +15,6 @@ import (
 	"testing"
 	"time"
 )
-
-type entry struct {
-	name, text string
-	mode       int64
-	kind       byte
-	link       string
-}
-
-func archive(t testing.TB, entries ...entry) []byte {
-	t.Helper()
-	var data bytes.Buffer
-	zipped := gzip.NewWriter(&data)
-	out := tar.NewWriter(zipped)
-	for _, e := range entries {
-		h := &tar.Header{Name: e.name, Mode: e.mode, Size: int64(len(e.text)), Typeflag: e.kind, Linkname: e.link}
-		if h.Typeflag == 0 {
-			h.Typeflag = tar.TypeReg
-		}
-		err := out.WriteHeader(h)
-		if err == nil {
-			_, err = io.WriteString(out, e.text)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := errors.Join(out.Close(), zipped.Close()); err != nil {
-		t.Fatal(err)
-	}
-	return data.Bytes()
-}
-
-func TestUnpack(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "app")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	data := archive(t,
-		entry{name: "./", kind: tar.TypeDir, mode: 0o755},
-		entry{name: "./startup", text: "#!/bin/bash\n", mode: 0o500},
-		entry{name: "./app/", kind: tar.TypeDir, mode: 0},
-		entry{name: "./app/main.js", text: "first", mode: 0o4777},
-		entry{name: "./app/main.js", text: "second", mode: 0o4777},
-		entry{name: "./app/deep/er/x", text: "x", mode: 0o644},
-		entry{name: "./app/link", kind: tar.TypeSymlink, link: "../startup"},
-		entry{name: "./app/hard", kind: tar.TypeLink, link: "./app/main.js"},
-	)
-	if err := Unpack(t.Context(), bytes.NewReader(data), dir, 1<<20, Owner{}); err != nil {
-		t.Fatal(err)
-	}
-	for name, want := range map[string]string{"startup": "#!/bin/bash\n", "app/main.js": "second", "app/deep/er/x": "x", "app/link": "#!/bin/bash\n", "app/hard": "second"} {
-		got, err := os.ReadFile(filepath.Join(dir, name))
-		if err != nil || string(got) != want {
-			t.Errorf("%s: %q, %v; want %q", name, got, err, want)
-		}
-	}
-	for name, want := range map[string]fs.FileMode{"startup": 0o500, "app/main.js": 0o777, "app": fs.ModeDir | 0o700} {
-		info, err := os.Stat(filepath.Join(dir, name))
-		if err != nil || info.Mode() != want {
-			t.Errorf("%s: %v, %v; want %v", name, info.Mode(), err, want)
-		}
-	}
-}
-
-// TestUnpackRefuses: nothing of these is unpacked, and nothing outside changes.
-func TestUnpackRefuses(t *testing.T) {
-	for _, tc := range []struct {
-		name    string
-		entries []entry
-		want    string
-	}{
-		{"..", []entry{{name: "../x", text: "x"}}, "leaves the droplet's folder"},
-		{".. within", []entry{{name: "./a/../../x", text: "x"}}, "leaves the droplet's folder"},
-		{"absolute", []entry{{name: "/x", text: "x"}}, "absolute"},
-		{"link out", []entry{{name: "l", kind: tar.TypeSymlink, link: "../x"}}, "leaves the droplet's folder"},
-		{"absolute link", []entry{{name: "l", kind: tar.TypeSymlink, link: "/etc/passwd"}}, "absolute"},
-		{"link over a link", []entry{{name: "l", kind: tar.TypeSymlink, link: "."}, {name: "l/m", kind: tar.TypeSymlink, link: "../x"}}, "no folder"},
-		{"link through a link", []entry{{name: "l", kind: tar.TypeSymlink, link: "."}, {name: "m", kind: tar.TypeSymlink, link: "l/../x"}}, "behind a name"},
-		{"file through a link", []entry{{name: "l", kind: tar.TypeSymlink, link: "."}, {name: "l/f", text: "x"}}, "no folder"},
-		{"hard link out", []entry{{name: "h", kind: tar.TypeLink, link: "../outside"}}, "leaves the droplet's folder"},
-		{"hard link to a link", []entry{{name: "a/l", kind: tar.TypeSymlink, link: "../x"}, {name: "h", kind: tar.TypeLink, link: "a/l"}}, "no file"},
-		{"device", []entry{{name: "d", kind: tar.TypeChar}}, "not allowed"},
-		{"FIFO", []entry{{name: "f", kind: tar.TypeFifo}}, "not allowed"},
-		{"too much", []entry{{name: "a", text: strings.Repeat("x", 600)}, {name: "b", text: strings.Repeat("x", 600)}}, "disk quota"},
-		{"file over a folder", []entry{{name: "a/b", text: "x"}, {name: "a", text: "x"}}, "not empty"},
-	} {
-		t.Run(tc.name, func(t *testing.T) {
-			parent := t.TempDir()
-			dir := filepath.Join(parent, "app")
-			if err := os.Mkdir(dir, 0o700); err != nil {
-				t.Fatal(err)
-			}
-			if err := os.WriteFile(filepath.Join(parent, "outside"), []byte("as it was"), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			err := Unpack(t.Context(), bytes.NewReader(archive(t, tc.entries...)), dir, 1000, Owner{})
-			if err == nil || !strings.Contains(err.Error(), tc.want) {
-				t.Errorf("error %v, want one with %q", err, tc.want)
-			}
-			left, err := os.ReadDir(parent)
-			if err != nil || len(left) != 2 {
-				t.Errorf("beside the folder: %v, %v", left, err)
-			}
-		})
-	}
-}
-
-// TestBomb: a file that comes again and again counts each time.
-func TestBomb(t *testing.T) {
-	many := make([]entry, 0, 2000)
-	for range 2000 {
-		many = append(many, entry{name: "a", text: strings.Repeat("\x00", 1<<10)})
-	}
-	err := Unpack(t.Context(), bytes.NewReader(archive(t, many...)), t.TempDir(), 1<<20, Owner{})
-	if err == nil || !strings.Contains(err.Error(), "disk quota") {
-		t.Errorf("2000 times the same file: %v", err)
-	}
-}
-
-func FuzzUnpack(f *testing.F) {
-	f.Add(archive(f, entry{name: "./startup", text: "x", mode: 0o500}, entry{name: "l", kind: tar.TypeSymlink, link: "startup"}))
-	f.Add(archive(f, entry{name: "../x", text: "x"}))
-	f.Add([]byte("\x1f\x8b"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		parent := t.TempDir()
-		dir := filepath.Join(parent, "app")
-		if err := os.Mkdir(dir, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		_ = Unpack(t.Context(), bytes.NewReader(data), dir, 1<<16, Owner{})
-		if left, err := os.ReadDir(parent); err != nil || len(left) != 1 {
-			t.Fatalf("beside the folder: %v, %v", left, err)
-		}
-		_ = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-			if err != nil || e.Type()&fs.ModeSymlink == 0 {
-				return nil
-			}
-			if target, err := filepath.EvalSymlinks(path); err == nil && target != dir && !strings.HasPrefix(target, dir+"/") {
-				t.Errorf("%s leads to %s", path, target)
-			}
-			return nil
-		})
-	})
-}
 
 // shop serves droplets and counts.
 type shop struct {

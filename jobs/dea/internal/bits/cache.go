@@ -1,6 +1,6 @@
 // Package bits brings the droplets of apps onto a DEA: from its cache, from a
 // folder that all share, or over HTTP, each checked by its sha1, once for all
-// that want the same; and it unpacks them where nothing can leave its folder.
+// that want the same.
 package bits
 
 import (

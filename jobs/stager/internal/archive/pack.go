@@ -1,3 +1,4 @@
+// Package archive packs droplets.
 package archive
 
 import (
@@ -8,6 +9,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+
+	"github.com/clusterworks/deploy/agent/host/unpack"
 )
 
 // Pack writes a folder as a tar.gz whose entries begin with "./", as droplets
@@ -54,7 +57,7 @@ func packOne(archive *tar.Writer, root *os.Root, name string, info fs.FileInfo) 
 		if target, err = root.Readlink(name); err != nil {
 			return err
 		}
-		if err := staysInside(root, name, target); err != nil {
+		if err := unpack.CheckLink(root, name, target); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	default:

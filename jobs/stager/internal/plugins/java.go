@@ -1,6 +1,7 @@
 package plugins
 
 import (
+	"context"
 	_ "embed"
 	"errors"
 	"fmt"
@@ -10,7 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/clusterworks/deploy/jobs/stager/internal/archive"
+	"github.com/clusterworks/deploy/agent/host/unpack"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -23,8 +24,8 @@ var (
 	tomcatWebXML []byte
 )
 
-// warLimits bound what a .war unpacks to.
-var warLimits = archive.Limits{Bytes: 1 << 30, Entries: 100_000}
+// warBytes is the size that a .war may unpack to.
+const warBytes = 1 << 30
 
 func javaWeb(s *staging) (start, error) {
 	if s.Tomcat == "" {
@@ -106,7 +107,7 @@ func (s *staging) explodeWar() error {
 	if err := os.Mkdir(folder, 0o755); err != nil {
 		return err
 	}
-	if err := archive.Unzip(wars[0], folder, warLimits); err != nil {
+	if err := unpack.Zip(context.Background(), wars[0], folder, unpack.Options{Bytes: warBytes, Public: true}); err != nil {
 		return fmt.Errorf("cannot unpack %s: %w", filepath.Base(wars[0]), err)
 	}
 	s.SourceDir = folder
