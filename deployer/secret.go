@@ -121,7 +121,10 @@ func (d *Deployer) changeSecret(ctx context.Context, what, name string, next fun
 	}
 	if r.state == nil {
 		r.fresh = true
-		r.state, r.secrets = state.New(r.manifest.Deployment.Name), &state.Secrets{}
+		r.state = state.New(r.manifest.Deployment.Name)
+	}
+	if r.secrets == nil {
+		r.secrets = &state.Secrets{}
 	}
 	if err := r.ensureSecrets(); err != nil {
 		return nil, r.cleanUp(err)

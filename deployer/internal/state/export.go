@@ -82,15 +82,15 @@ func (s Store) Import(r io.Reader, deployment string, force bool) (*State, error
 	if secrets := files["secrets.json"]; !Encrypted(secrets) && !json.Valid(secrets) {
 		return nil, errors.New("cannot import: its secrets.json is damaged")
 	}
-	st, err := parseState(files["state.json"], "the export's state.json")
+	st, err := parseState(files["state.json"])
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot use the export's state.json: %w", err)
 	}
 	if st.Deployment != deployment {
 		return nil, fmt.Errorf("cannot import: it is the state of the deployment %q and the manifest's is %q; name the manifest that it belongs to", st.Deployment, deployment)
 	}
 	had, err := s.LoadState()
-	if err != nil && !force {
+	if err != nil && !force && !errors.Is(err, ErrDamaged) {
 		return nil, err
 	}
 	if had != nil && !force {

@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -153,11 +154,11 @@ func TestExportAndImport(t *testing.T) {
 			// What would be lost is kept, unless forced.
 			for what, put := range map[string]func() (*State, error){
 				"another deployment": func() (*State, error) {
-					if err := os.Remove(to.stateFile()); err != nil {
+					if err := errors.Join(os.Remove(to.stateFile()), os.RemoveAll(to.Terraform())); err != nil {
 						return nil, err
 					}
-					other := New("cf")
-					_, err := to.Save(other, secrets)
+					other, theirs := New("cf"), *secrets
+					_, err := to.Save(other, &theirs)
 					return other, err
 				},
 				"later state": func() (*State, error) {
@@ -205,7 +206,7 @@ func FuzzUnpack(f *testing.F) {
 				t.Errorf("unpacked %q", name)
 			}
 		}
-		if st, err := parseState(files["state.json"], "state.json"); err == nil && st.Version != 1 {
+		if st, err := parseState(files["state.json"]); err == nil && st.Version != 1 {
 			t.Errorf("accepted version %d", st.Version)
 		}
 	})

@@ -95,6 +95,7 @@ func (s Store) onDisk() (lease, error) {
 
 // write puts state and secrets in place of those of the lease held.
 func (s Store) write(st *State, secrets *Secrets, held lease) (wrote bool, err error) {
+	secrets.DeploymentID = st.DeploymentID
 	secretData, err := encode(secrets)
 	if err != nil {
 		return false, err
@@ -112,6 +113,11 @@ func (s Store) write(st *State, secrets *Secrets, held lease) (wrote bool, err e
 		return false, err
 	} else if now != held {
 		return false, ErrSuperseded
+	}
+	if !secrets.read {
+		if _, err := os.Lstat(s.secretsFile()); !errors.Is(err, fs.ErrNotExist) {
+			return false, errors.Join(fmt.Errorf("cannot write %s: it is there and was not read, so what it holds would be lost", s.secretsFile()), err)
+		}
 	}
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return false, fmt.Errorf("cannot make the state folder: %w", err)
@@ -132,6 +138,7 @@ func (s Store) write(st *State, secrets *Secrets, held lease) (wrote bool, err e
 		if err != nil {
 			return wrote, err
 		}
+		secrets.read = true // the first of the two
 	}
 	return wrote, nil
 }

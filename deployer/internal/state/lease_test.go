@@ -146,7 +146,8 @@ func TestSupersededRunWritesNothing(t *testing.T) {
 func TestBeginIsCompareAndSet(t *testing.T) {
 	store := Store{Dir: filepath.Join(t.TempDir(), "cf")}
 	first, second := New("cf"), New("cf") // two first runs that know nothing of each other
-	if err := store.Begin(first, &Secrets{}, 1); err != nil {
+	secrets := &Secrets{}
+	if err := store.Begin(first, secrets, 1); err != nil {
 		t.Fatal(err)
 	}
 	if err := store.Begin(second, &Secrets{}, 1); !errors.Is(err, ErrSuperseded) {
@@ -155,11 +156,11 @@ func TestBeginIsCompareAndSet(t *testing.T) {
 	if _, err := store.Save(second, &Secrets{}); !errors.Is(err, ErrSuperseded) {
 		t.Errorf("a run without a lease saved: %v", err)
 	}
-	if err := store.Begin(first, &Secrets{}, 1); err == nil {
+	if err := store.Begin(first, secrets, 1); err == nil {
 		t.Error("began an epoch again")
 	}
 	stale := first.Clone()
-	if err := store.Begin(first, &Secrets{}, 2); err != nil {
+	if err := store.Begin(first, secrets, 2); err != nil {
 		t.Fatal(err)
 	}
 	if err := store.Check(first); err != nil {

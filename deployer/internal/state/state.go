@@ -188,6 +188,11 @@ type Secrets struct {
 	Variables map[string]json.RawMessage `json:"variables,omitempty"`
 	// Agents are the agents' own certificates by instance id.
 	Agents map[string]AgentCertificate `json:"agents,omitempty"`
+	// DeploymentID is that of the state that they belong to.
+	DeploymentID string `json:"deployment_id,omitempty"`
+
+	// read: they were read from the folder, or have been written there.
+	read bool
 }
 
 // KeyPair is a certificate and its key, PEM.
@@ -234,50 +239,91 @@ func (s Store) Packages() string { return filepath.Join(s.Dir, "packages") }
 // VMs is where the local template keeps its VMs.
 func (s Store) VMs() string { return filepath.Join(s.Dir, "vms") }
 
-// Load reads state and secrets. Both are nil for a deployment that was never
-// applied.
+// Load reads state and secrets. The state is nil for a deployment that was never
+// applied, and so are the secrets, but for those that a first run has written
+// which was ended before it wrote the state.
 func (s Store) Load() (*State, *Secrets, error) {
 	st, err := s.LoadState()
-	if st == nil || err != nil {
+	if err != nil {
 		return nil, nil, err
 	}
-	data, err := os.ReadFile(s.secretsFile())
-	if err != nil {
-		return nil, nil, fmt.Errorf("cannot read the state: %w", err)
+	secrets, err := s.loadSecrets()
+	if err != nil || st == nil {
+		return nil, secrets, err
 	}
-	if Encrypted(data) {
-		if data, err = s.Keys.Open(data); err != nil {
-			return nil, nil, fmt.Errorf("cannot read %s: %w", s.secretsFile(), err)
-		}
+	if secrets == nil {
+		return nil, nil, s.missing(filepath.Base(s.secretsFile()), []string{filepath.Base(s.stateFile())})
 	}
-	var secrets Secrets
-	if err := json.Unmarshal(data, &secrets); err != nil {
-		return nil, nil, fmt.Errorf("cannot read %s: %w", s.secretsFile(), err)
+	if secrets.DeploymentID != "" && secrets.DeploymentID != st.DeploymentID {
+		return nil, nil, s.damaged(s.secretsFile(), fmt.Errorf("it holds the secrets of another deployment (id %.8s, that of state.json is %.8s)", secrets.DeploymentID, st.DeploymentID))
 	}
-	return st, &secrets, nil
+	return st, secrets, nil
 }
 
-// LoadState is Load without the secrets.
-func (s Store) LoadState() (*State, error) {
-	data, err := os.ReadFile(s.stateFile())
+// loadSecrets returns nil if there are none.
+func (s Store) loadSecrets() (*Secrets, error) {
+	data, err := os.ReadFile(s.secretsFile())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the state: %w", err)
 	}
-	return parseState(data, s.stateFile())
+	if Encrypted(data) {
+		if data, err = s.Keys.Open(data); err != nil {
+			return nil, fmt.Errorf("cannot read %s: %w", s.secretsFile(), err)
+		}
+	}
+	secrets := Secrets{read: true}
+	if err := json.Unmarshal(data, &secrets); err != nil {
+		return nil, s.damaged(s.secretsFile(), cutOff(data, err))
+	}
+	return &secrets, nil
 }
 
-func parseState(data []byte, name string) (*State, error) {
+// LoadState is Load without the secrets.
+func (s Store) LoadState() (*State, error) {
+	data, err := os.ReadFile(s.stateFile())
+	if errors.Is(err, fs.ErrNotExist) {
+		others, err := s.evidence()
+		if err == nil && len(others) > 0 {
+			err = s.missing(filepath.Base(s.stateFile()), others)
+		}
+		return nil, err
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the state: %w", err)
+	}
+	st, err := parseState(data)
+	var newer versionError
+	switch {
+	case errors.As(err, &newer):
+		return nil, fmt.Errorf("cannot use %s: %w", s.stateFile(), err)
+	case err != nil:
+		return nil, s.damaged(s.stateFile(), err)
+	}
+	return st, nil
+}
+
+func parseState(data []byte) (*State, error) {
 	var st State
 	if err := json.Unmarshal(data, &st); err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", name, err)
+		return nil, cutOff(data, err)
 	}
-	if st.Version != 1 {
-		return nil, fmt.Errorf("cannot use %s: it has version %d and this deploy knows version 1; use the deploy that wrote it, or a newer one", name, st.Version)
+	switch {
+	case st.Version == 0 || st.Version == 1 && st.DeploymentID == "":
+		return nil, errors.New("it is no state: it names neither its version nor its deployment")
+	case st.Version != 1:
+		return nil, versionError(st.Version)
 	}
 	return &st, nil
+}
+
+// versionError is the version of a state that is not damaged, and not known.
+type versionError int
+
+func (e versionError) Error() string {
+	return fmt.Sprintf("it has version %d and this deploy knows version 1; use the deploy that wrote it, or a newer one", int(e))
 }
 
 // New is the state of a deployment that begins.
@@ -287,9 +333,18 @@ func New(deployment string) *State {
 	return &State{Version: 1, DeploymentID: hex.EncodeToString(id), Deployment: deployment}
 }
 
-// Remove deletes the folder, once nothing that it describes exists any more.
+// Remove deletes the folder, once nothing that it describes exists any more. It
+// takes another name first: one of which a part is left would look damaged.
 func (s Store) Remove() error {
-	if err := os.RemoveAll(s.Dir); err != nil {
+	gone := filepath.Join(filepath.Dir(s.Dir), "."+filepath.Base(s.Dir)+".removed")
+	err := os.RemoveAll(gone)
+	if err == nil {
+		err = os.Rename(s.Dir, gone)
+	}
+	if err == nil {
+		err = os.RemoveAll(gone)
+	}
+	if err != nil {
 		return fmt.Errorf("cannot remove the state folder: %w", err)
 	}
 	// The folder above is ours as well when nothing else is in it.
