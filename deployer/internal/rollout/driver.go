@@ -26,7 +26,8 @@ type Driver struct {
 	// issued it is saved; an error ends the run.
 	Save func(State) error
 	// Report, if set, is told of each step after it is saved: what happened, the
-	// commands that follow, and the new state. It is never called concurrently.
+	// commands that follow, and the state that was saved, which takes in all that
+	// happened at the same time. It is never called concurrently.
 	Report func(Event, []Command, State)
 	// Found is whether instances are healthy, asked just before the run. It matters
 	// when a saved state is continued.
@@ -68,29 +69,24 @@ func (d Driver) Run(ctx context.Context, s State) (State, error) {
 		})
 	}
 
+	machine := NewMachine(s)
 	interrupt, outside := d.Interrupt, d.Events
 	events := []Event{{Kind: EventStart, Found: d.Found}}
 	for {
-		next, commands := s, []Command(nil)
-		type step struct {
-			event    Event
-			commands []Command
-			state    State
+		var commands []Command
+		issued := make([][]Command, len(events))
+		for i, e := range events {
+			issued[i] = machine.Step(e, time.Now())
+			commands = append(commands, issued[i]...)
 		}
-		var steps []step
-		for _, e := range events {
-			var issued []Command
-			next, issued = Step(next, e, time.Now())
-			commands = append(commands, issued...)
-			steps = append(steps, step{e, issued, next})
-		}
+		next := machine.State()
 		if err := d.Save(next); err != nil {
 			return s, fmt.Errorf("cannot save the rollout's state, so nothing more was begun: %w", err)
 		}
 		s = next
 		if d.Report != nil {
-			for _, x := range steps {
-				d.Report(x.event, x.commands, x.state)
+			for i, e := range events {
+				d.Report(e, issued[i], s)
 			}
 		}
 		if s.Outcome != "" {
@@ -101,7 +97,7 @@ func (d Driver) Run(ctx context.Context, s State) (State, error) {
 		}
 
 		var tick <-chan time.Time
-		if deadline := s.NextDeadline(); !deadline.IsZero() {
+		if deadline := machine.NextDeadline(); !deadline.IsZero() {
 			tick = time.After(time.Until(deadline))
 		}
 		select {

@@ -125,11 +125,16 @@ func (s State) postDeployOwed(g int) bool {
 	changed, owed := known.PostDeploy, false
 	for i, p := range s.Groups[g].Instances {
 		x := s.Plan.Groups[g].Instances[i]
-		// From the beginning of its change on: nobody may hear of its end.
-		changed = changed || (p.InFlight || p.Status == StatusUpdated) && x.Action != ActionRestart
+		changed = changed || p.reportsChange(x)
 		owed = owed || x.runsPostDeploy() && !p.PostDeployed
 	}
 	return changed && owed
+}
+
+// reportsChange reports whether post_deploy hooks hear of the change of an
+// instance, from its beginning on: nobody may hear of its end.
+func (p InstanceProgress) reportsChange(x Instance) bool {
+	return (p.InFlight || p.Status == StatusUpdated) && x.Action != ActionRestart
 }
 
 // runsPostDeploy tells whether its post_deploy hooks are run when its group changes.

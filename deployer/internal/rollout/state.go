@@ -210,22 +210,8 @@ func OpID(rollout, instance string, kind CommandKind, attempt int) string {
 	return strings.Join([]string{rollout, api.SubjectToken(instance), string(kind), strconv.Itoa(attempt)}, ".")
 }
 
-// NextDeadline is when EventTick is owed, zero if never.
-func (s State) NextDeadline() time.Time {
-	var next time.Time
-	earlier := func(t time.Time) {
-		if !t.IsZero() && (next.IsZero() || t.Before(next)) {
-			next = t
-		}
-	}
-	for _, p := range s.instances() {
-		earlier(p.Running.Deadline)
-	}
-	for i := range s.Groups {
-		earlier(s.Groups[i].BlockedUntil)
-	}
-	return next
-}
+// NextDeadline returns when EventTick is owed, zero if never.
+func (s State) NextDeadline() time.Time { return NewMachine(s).NextDeadline() }
 
 // Failures are all that went wrong, in the order of the plan, each before the
 // failure to roll it back.
@@ -271,6 +257,13 @@ func (s *State) instances() iter.Seq2[place, *InstanceProgress] {
 			}
 		}
 	}
+}
+
+func (s *State) progress(at place) *InstanceProgress {
+	if at.removal {
+		return &s.Removals[at.group].Instances[at.index]
+	}
+	return &s.Groups[at.group].Instances[at.index]
 }
 
 // clone copies all that Step changes. The plan and what is pointed to never change.

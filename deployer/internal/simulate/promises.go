@@ -59,11 +59,13 @@ func (w *world) checkPostDeploy(x *instance) {
 	if x.held {
 		w.broken("post_deploy of %s, which is held", x.id)
 	}
-	for _, other := range w.instances {
-		switch {
-		case other.spec == nil && !other.deleted:
+	if w.total[exists] > 0 {
+		for _, other := range w.find(exists) {
 			w.broken("post_deploy of %s before %s is deleted", x.id, other.id)
-		case other.spec != nil && other.spec.Action != rollout.ActionNone && !other.passed:
+		}
+	}
+	if w.total[owed] > 0 {
+		for _, other := range w.find(owed) {
 			w.broken("post_deploy of %s before %s is updated", x.id, other.id)
 		}
 	}
@@ -75,16 +77,14 @@ func (w *world) checkChange(op *operation, x *instance) {
 	if op.command.Kind == rollout.CommandUpdate && x.staged != x.spec.Generation {
 		w.broken("%s is updated but not prepared", x.id)
 	}
-	for _, other := range w.instances {
-		if other.spec == nil {
-			continue
-		}
-		action := other.spec.Action
-		if !other.touched && (action == rollout.ActionCreate || action == rollout.ActionUpdate) && other.staged != other.spec.Generation {
+	if w.total[unprepared] > 0 {
+		for _, other := range w.find(unprepared) {
 			w.broken("%s is touched before %s is prepared", x.id, other.id)
 		}
-		if slices.Contains(g.Requires, w.plan.Groups[other.group].Name) && action != rollout.ActionNone && !other.passed {
-			w.broken("%s is touched before %s, which it requires", x.id, other.id)
+	}
+	for i, other := range w.plan.Groups {
+		if w.tallies[i][owed] > 0 && slices.Contains(g.Requires, other.Name) {
+			w.broken("%s is touched before all of %s, which it requires", x.id, other.Name)
 		}
 	}
 	if x.changing {
@@ -94,26 +94,16 @@ func (w *world) checkChange(op *operation, x *instance) {
 	if g.FirstDeploy {
 		return
 	}
-	passed, touched := 0, 0
-	for _, other := range w.instances {
-		if other.spec == nil || other.group != x.group {
-			continue
-		}
-		if other.held {
-			continue // shows nothing
-		}
-		if other.passed {
-			passed++
-		}
-		if other.tried || other == x {
-			touched++
-		}
+	group := w.tallies[x.group]
+	touched := group[tried]
+	if !x.held {
+		touched = w.others(x, tried) + 1
 	}
-	if held := w.count(x.group, func(other *instance) bool { return other.held }); x.held && !x.spec.Begun && passed < min(g.Policy.Canaries, len(g.Instances)-held) && w.shows(x.group) {
+	if x.held && !x.spec.Begun && group[passed] < min(g.Policy.Canaries, len(g.Instances)-group[held]) && group[showing] > 0 {
 		w.broken("%s, which is held, is touched before the canaries have passed", x.id)
 	}
-	if !x.held && touched > g.Policy.Canaries && passed < min(g.Policy.Canaries, len(g.Instances)) {
-		w.broken("%s is touched as number %d while %d of %d canaries have passed", x.id, touched, passed, g.Policy.Canaries)
+	if !x.held && touched > g.Policy.Canaries && group[passed] < min(g.Policy.Canaries, len(g.Instances)) {
+		w.broken("%s is touched as number %d while %d of %d canaries have passed", x.id, touched, group[passed], g.Policy.Canaries)
 	}
 }
 
@@ -123,18 +113,19 @@ func (w *world) checkLimits(op *operation, x *instance) {
 	if g.FirstDeploy {
 		return
 	}
-	others := func(which func(*instance) bool) int {
-		return w.count(x.group, func(other *instance) bool { return other != x && which(other) })
+	inFlight := w.others(x, away) + 1
+	if w.options.Forget { // that a first deploy was under way is forgotten with the memory
+		inFlight = 1
+		for _, other := range w.find(away) {
+			if other != x && other.group == x.group && (other.busy == nil || other.busy.follower == w.deployer) {
+				inFlight++
+			}
+		}
 	}
-	away := others(func(other *instance) bool {
-		// That a first deploy was going on is forgotten with the memory.
-		return isAway(other) && !(w.options.Forget && other.busy != nil && other.busy.follower != w.deployer)
-	}) + 1
-	if away > g.Policy.MaxInFlight {
-		w.broken("%s of %s makes %d in flight, more than %d", op.command.Kind, x.id, away, g.Policy.MaxInFlight)
+	if inFlight > g.Policy.MaxInFlight {
+		w.broken("%s of %s makes %d in flight, more than %d", op.command.Kind, x.id, inFlight, g.Policy.MaxInFlight)
 	}
-	left := others(func(other *instance) bool { return other.told && !other.changing })
-	if least := g.Policy.MinAvailable; x.told && left < least {
+	if left, least := w.others(x, available), g.Policy.MinAvailable; x.told && left < least {
 		w.broken("%s of %s leaves %d of %s available, fewer than %d", op.command.Kind, x.id, left, g.Name, least)
 	}
 }
@@ -142,24 +133,19 @@ func (w *world) checkLimits(op *operation, x *instance) {
 // checkRemoval: an instance that is no longer wanted is about to be stopped or deleted.
 func (w *world) checkRemoval(op *operation, x *instance) {
 	removal := w.plan.Removals[x.group]
-	stopping := 1
-	for _, other := range w.instances {
-		if other.spec != nil {
-			if other.spec.Action != rollout.ActionNone && !other.passed {
-				w.broken("%s is stopped before %s is updated", x.id, other.id)
-			}
-			continue
+	if w.total[owed] > 0 {
+		for _, other := range w.find(owed) {
+			w.broken("%s is stopped before %s is updated", x.id, other.id)
 		}
-		if other != x && other.group == x.group && other.busy != nil {
-			stopping++
-		}
-		if slices.Contains(w.plan.Removals[other.group].Requires, removal.Group) && !other.stopped {
-			w.broken("%s is stopped before %s, which requires it", x.id, other.id)
+	}
+	for i, other := range w.plan.Removals {
+		if w.removals[i][runs] > 0 && slices.Contains(other.Requires, removal.Group) {
+			w.broken("%s is stopped before all of %s, which requires it", x.id, other.Group)
 		}
 	}
 	switch op.command.Kind {
 	case rollout.CommandStop:
-		if stopping > removal.MaxInFlight {
+		if stopping := w.others(x, busy) + 1; stopping > removal.MaxInFlight {
 			w.broken("stop of %s makes %d in flight, more than %d", x.id, stopping, removal.MaxInFlight)
 		}
 	case rollout.CommandDeleteVM:
@@ -167,27 +153,6 @@ func (w *world) checkRemoval(op *operation, x *instance) {
 			w.broken("%s is deleted before it is stopped", x.id)
 		}
 	}
-}
-
-// shows tells whether instances of a group that can show something are still owed.
-func (w *world) shows(g int) bool {
-	return w.count(g, func(x *instance) bool {
-		return !x.held && !x.exempt && x.spec.Action != rollout.ActionNone && !x.passed
-	}) > 0
-}
-
-func serves(x *instance) bool { return x.healthy && !x.changing }
-func isAway(x *instance) bool { return x.changing && !x.silent }
-
-// count is how many instances of a group are so.
-func (w *world) count(g int, which func(*instance) bool) int {
-	n := 0
-	for _, x := range w.instances {
-		if x.spec != nil && x.group == g && which(x) {
-			n++
-		}
-	}
-	return n
 }
 
 func (w *world) broken(format string, args ...any) {
