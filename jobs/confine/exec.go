@@ -55,10 +55,17 @@ func Exec(spec Spec, root string) error {
 	if err := unix.Chdir(spec.Home); err != nil {
 		return fmt.Errorf("its folder %s: %w", spec.Home, err)
 	}
+	// While we may still open what another user may not.
+	if err := restrict(spec); err != nil {
+		return err
+	}
 	if err := drop(spec); err != nil {
 		return err
 	}
 	if err := limit(spec); err != nil {
+		return err
+	}
+	if err := refuse(); err != nil {
 		return err
 	}
 	unix.Umask(0o077)

@@ -11,23 +11,54 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Home is where an app that has a file system of its own sees its folder.
+// Home is where a process that has a file system of its own sees its folder.
 const Home = "/home/vcap"
 
-// SystemPaths are what of the machine an app sees, read only, where it is there.
+// SystemPaths are what of the machine a confined process sees, read only, where it
+// is there: programs and libraries, and of /etc what these read. passwd and group
+// are not among it: with namespaces, a process has its own.
 func SystemPaths() []string {
-	return []string{
-		"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/etc", "/opt",
-		"/run/systemd/resolve", // resolv.conf leads there on some systems
+	paths := []string{
+		"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/opt", "/nix/store",
+		// resolv.conf leads there on some systems.
+		"/run/systemd/resolve/resolv.conf", "/run/systemd/resolve/stub-resolv.conf", "/run/resolvconf/resolv.conf", "/run/NetworkManager/resolv.conf",
 	}
+	for _, name := range []string{
+		// names and addresses
+		"gai.conf", "host.conf", "hosts", "hostname", "nsswitch.conf", "networks", "protocols", "resolv.conf", "rpc", "services",
+		// certificates of authorities
+		"ca-certificates", "ca-certificates.conf", "crypto-policies", "pki/ca-trust", "pki/java", "pki/tls/cert.pem", "pki/tls/certs", "pki/tls/openssl.cnf",
+		"ssl/cert.pem", "ssl/certs", "ssl/java", "ssl/openssl.cnf",
+		// the linker, and what a distribution keeps there
+		"alternatives", "debian_version", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "os-release", "redhat-release",
+		// times, languages, types of files
+		"fonts", "localtime", "locale.alias", "locale.conf", "magic", "magic.mime", "mime.types", "timezone",
+		// shells and terminals
+		"bash.bashrc", "inputrc", "profile", "shells", "terminfo",
+		// runtimes
+		"java", "maven", "perl", "python3", "ruby",
+	} {
+		paths = append(paths, "/etc/"+name)
+	}
+	for _, pattern := range []string{"/etc/java-*", "/etc/python3.*"} {
+		found, err := filepath.Glob(pattern)
+		if err == nil {
+			paths = append(paths, found...)
+		}
+	}
+	return paths
 }
 
-// devices are the only ones that an app sees.
+// devices are the only ones that a confined process sees.
 var devices = []string{"null", "zero", "full", "random", "urandom", "tty"}
+
+// hidden are files of /proc that tell of the whole machine more than a process
+// needs, or that are its switches. They are empty.
+var hidden = []string{"kcore", "keys", "kmsg", "sched_debug", "sysrq-trigger", "timer_list"}
 
 // ownRoot puts a file system together at root, in a mount namespace of our own,
 // and makes it ours: the instance's folder and what is visible of the machine,
-// read only. Everything else, other apps' folders, the DEA's files and the
+// read only. Everything else, other tasks' folders, the platform's files and the
 // machine's sockets among it, is not there.
 func ownRoot(root string, spec Spec) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
@@ -71,7 +102,16 @@ func ownRoot(root string, spec Spec) error {
 	if err := unix.Mount("proc", at("/proc"), "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
 		return fmt.Errorf("cannot mount /proc: %w", err)
 	}
-	// Temporary files count as the app's own.
+	for _, name := range hidden {
+		err := unix.Mount(at("/dev/null"), at("/proc/"+name), "", unix.MS_BIND, "")
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("cannot hide /proc/%s: %w", name, err)
+		}
+	}
+	if err := ownUsers(at("/etc"), spec); err != nil {
+		return err
+	}
+	// Temporary files count as the task's own.
 	for source, target := range map[string]string{spec.Dir: Home, filepath.Join(spec.Dir, "tmp"): "/tmp"} {
 		if err := unix.Mount(source, at(target), "", unix.MS_BIND, ""); err != nil {
 			return fmt.Errorf("cannot show %s: %w", source, err)
@@ -97,6 +137,25 @@ func ownRoot(root string, spec Spec) error {
 		return fmt.Errorf("cannot make its root read only: %w", err)
 	}
 	return unix.Chdir("/")
+}
+
+// ownUsers writes the users that a process knows: itself and root.
+func ownUsers(etc string, spec Spec) error {
+	uid, gid := spec.UID, spec.GID
+	if uid == 0 {
+		uid, gid = os.Geteuid(), os.Getegid()
+	}
+	if err := os.MkdirAll(etc, 0o755); err != nil {
+		return err
+	}
+	users, groups := "root:x:0:0:root:/root:/usr/sbin/nologin\n", "root:x:0:\n"
+	if uid != 0 {
+		users += fmt.Sprintf("vcap:x:%d:%d::%s:/bin/bash\n", uid, gid, Home)
+	}
+	if gid != 0 {
+		groups += fmt.Sprintf("vcap:x:%d:\n", gid)
+	}
+	return errors.Join(os.WriteFile(filepath.Join(etc, "passwd"), []byte(users), 0o644), os.WriteFile(filepath.Join(etc, "group"), []byte(groups), 0o644))
 }
 
 // show makes a path of the machine visible, read only. A link stays one.
@@ -129,7 +188,7 @@ func show(path, target string) error {
 	if err := unix.Mount(path, target, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 		return fmt.Errorf("cannot show %s: %w", path, err)
 	}
-	readOnly := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID}
+	readOnly := &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}
 	if err := unix.MountSetattr(unix.AT_FDCWD, target, unix.AT_RECURSIVE, readOnly); err != nil {
 		return fmt.Errorf("cannot show %s read only: %w", path, err)
 	}

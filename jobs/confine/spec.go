@@ -13,6 +13,9 @@ type Spec struct {
 	// of which it sees Dir and, read only, what is in Visible.
 	Namespaces bool     `json:"namespaces"`
 	Visible    []string `json:"visible"`
+	// Ports are the TCP ports below those that the kernel chooses on which the
+	// process may listen.
+	Ports []int `json:"ports,omitempty"`
 	// UID and GID are whom the process runs as; 0: who its parent is.
 	UID int `json:"uid"`
 	GID int `json:"gid"`

@@ -303,7 +303,7 @@ func (a *attendant) launch(ctx context.Context) error {
 	}
 	defer release()
 	spec := warden.Spec{ID: i.ID, Spec: confine.Spec{
-		Dir: d.instanceFolder(i.Folder), Namespaces: d.isolation.namespaces,
+		Dir: d.instanceFolder(i.Folder), Namespaces: d.machine.Namespaces,
 		Visible: append(confine.SystemPaths(), d.config.Visible...),
 		Limits: confine.Limits{
 			MemoryBytes: int64(i.Start.Limits.Mem) << 20, DiskBytes: int64(i.Start.Limits.Disk) << 20,
@@ -318,7 +318,7 @@ func (a *attendant) launch(ctx context.Context) error {
 		spec.Visible = append(spec.Visible, filepath.Dir(runtime.Path))
 	}
 	launched := false
-	if d.isolation.users {
+	if d.machine.Users {
 		uid, err := d.users.take()
 		if err != nil {
 			return err
@@ -356,6 +356,7 @@ func (a *attendant) launch(ctx context.Context) error {
 			return err
 		}
 		*want.port = port
+		spec.Ports = append(spec.Ports, port)
 		locks = append(locks, lock)
 	}
 	if spec.Env, err = environment(*i, d.base.Address(), spec.Home); err != nil {
@@ -365,8 +366,8 @@ func (a *attendant) launch(ctx context.Context) error {
 	if i.Port != 0 {
 		spec.Command = append(spec.Command, "-p", strconv.Itoa(i.Port))
 	}
-	if d.isolation.cgroups != nil {
-		if spec.Cgroups, err = d.isolation.cgroups.Make(i.ID, spec.Limits); err != nil {
+	if d.machine.Cgroups != nil {
+		if spec.Cgroups, err = d.machine.Cgroups.Make(i.ID, spec.Limits); err != nil {
 			return err
 		}
 	}

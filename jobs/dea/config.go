@@ -11,25 +11,10 @@ import (
 	"time"
 
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/confine"
 	"github.com/clusterworks/deploy/jobs/runtimes"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
-
-// Levels of isolation, the weakest first.
-const (
-	// IsolationProcesses: resource limits, and everything that an app has started
-	// ends with it. Memory is measured, not bounded.
-	IsolationProcesses = "processes"
-	// IsolationNamespaces: an app sees its own processes and its own files only, and
-	// cannot leave anything behind.
-	IsolationNamespaces = "namespaces"
-	// IsolationFull: namespaces, and the kernel bounds memory and processes by
-	// control groups.
-	IsolationFull = "full"
-)
-
-// isolationLevels in their order.
-var isolationLevels = []string{IsolationProcesses, IsolationNamespaces, IsolationFull}
 
 // What an update of a DEA does when the other DEAs have no room for its apps.
 const (
@@ -226,7 +211,7 @@ func defaults() Config {
 		DiskThreshold: 95,
 		CacheMB:       1024,
 		MaxDropletMB:  1024,
-		Isolation:     IsolationProcesses,
+		Isolation:     confine.LevelSafe,
 		Ports:         PortRange{20000, 31999},
 		Processes:     512,
 	}
@@ -292,8 +277,8 @@ func (c Config) check() error {
 		return errors.New("max_clients, processes and max_droplet_mb must be positive, staged_cache_mb not negative")
 	case c.DiskThreshold <= 0 || c.DiskThreshold > 100:
 		return fmt.Errorf("droplet_fs_percent_used_threshold %v is no percentage", c.DiskThreshold)
-	case !slices.Contains(isolationLevels, c.Isolation):
-		return fmt.Errorf("isolation %q is none of %s", c.Isolation, strings.Join(isolationLevels, ", "))
+	case !slices.Contains(confine.Levels(), c.Isolation):
+		return fmt.Errorf("isolation %q is none of %s", c.Isolation, strings.Join(confine.Levels(), ", "))
 	case c.WhenFull != WhenFullRefuse && c.WhenFull != WhenFullWarn:
 		return fmt.Errorf("when_others_are_full %q is neither %s nor %s", c.WhenFull, WhenFullRefuse, WhenFullWarn)
 	case !filepath.IsAbs(c.Warden):

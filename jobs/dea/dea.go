@@ -46,7 +46,7 @@ type DEA struct {
 	files         *fileServer
 	finder        *runtimes.Finder
 	cache         *bits.Cache
-	isolation     isolation
+	machine       warden.Machine
 	users         *users
 	wardenCommand []string
 	saved         []core.Instance
@@ -99,7 +99,7 @@ func New(p component.Process) (_ *DEA, err error) {
 	if d.saved, err = readRecords(d.database()); err != nil {
 		return nil, err
 	}
-	if d.isolation, err = findIsolation(context.Background(), cfg, d.wardenCommand); err != nil {
+	if d.machine, err = survey(context.Background(), cfg, warden.CgroupName("dea", cfg.BaseDir)); err != nil {
 		return nil, err
 	}
 	d.base, err = component.Open(component.Options{
@@ -137,8 +137,23 @@ func New(p component.Process) (_ *DEA, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot serve files: %w", err)
 	}
-	d.base.Log().Info("isolation of apps", "level", d.isolation.level(), "lacks", d.isolation.lacks)
+	d.base.Log().Info("isolation of apps", "level", d.machine.Level(), "lacks", d.machine.Lacks)
 	return d, nil
+}
+
+// survey finds out what the machine offers apps, and fails if that is less than
+// the configuration requires.
+func survey(ctx context.Context, c Config, cgroups string) (warden.Machine, error) {
+	m, err := warden.Survey(ctx, warden.Trial{
+		Warden: []string{c.Warden}, Records: filepath.Join(c.BaseDir, "run"), Folder: filepath.Join(c.BaseDir, "apps"),
+		User: firstUser, Cgroups: cgroups,
+	})
+	if err == nil {
+		if err = m.Require(c.Isolation); err != nil {
+			m.Close()
+		}
+	}
+	return m, err
 }
 
 // Run runs instances until ctx ends. Those that run when it ends by an error, or
@@ -146,7 +161,7 @@ func New(p component.Process) (_ *DEA, err error) {
 func (d *DEA) Run(ctx context.Context) error {
 	defer d.base.Close()
 	defer d.files.listener.Close()
-	defer d.isolation.close()
+	defer d.machine.Close()
 	d.leaving = ctx.Done()
 	m := core.New(core.Config{
 		DEA: d.base.UUID(), IP: d.base.Address(), FilePort: d.files.listener.Addr().(*net.TCPAddr).Port, Credentials: d.files.credentials,
@@ -565,7 +580,7 @@ func (d *DEA) varz() map[string]any {
 	if doc == nil {
 		doc = map[string]any{}
 	}
-	doc["isolation"] = d.isolation.varz()
+	doc["isolation"] = d.machine.Varz()
 	return doc
 }
 

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/clusterworks/deploy/jobs/confine"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -482,10 +483,10 @@ func TestFiles(t *testing.T) {
 func TestIsolation(t *testing.T) {
 	t.Parallel()
 	a := newCell(t).start("")
-	level := a.dea.isolation
-	t.Logf("isolation %+v", level.varz())
-	if !level.namespaces {
-		t.Fatalf("this test needs a kernel that gives root, or users, namespaces: %v", level.lacks)
+	level := a.dea.machine
+	t.Logf("isolation %+v", level.Varz())
+	if !level.Namespaces {
+		t.Fatalf("this test needs a kernel that gives root, or users, namespaces: %v", level.Lacks)
 	}
 	sha := a.droplet()
 	victim := a.launch(a.document("1", sha, "SECRET=sesame"))
@@ -517,7 +518,7 @@ func TestIsolation(t *testing.T) {
 	if got := get(t, spy, "/list/home/vcap"); !strings.Contains(got, "startup") {
 		t.Errorf("its own folder has %q", got)
 	}
-	if level.users {
+	if level.Users {
 		if one, two := get(t, spy, "/who"), get(t, victim, "/who"); one == two || strings.HasPrefix(one, "0 ") {
 			t.Errorf("users are %q and %q", one, two)
 		}
@@ -527,23 +528,33 @@ func TestIsolation(t *testing.T) {
 	}
 }
 
-// TestDemandedIsolation: less than what the manifest demands is refused, and said.
-func TestDemandedIsolation(t *testing.T) {
+// TestRequiredIsolation: a machine that offers less than the configuration requires
+// takes no apps, and says what to do.
+func TestRequiredIsolation(t *testing.T) {
 	t.Parallel()
-	c := newCell(t)
 	config := defaults()
-	config.BaseDir, config.Isolation = t.TempDir(), IsolationFull
+	config.BaseDir, config.Warden = t.TempDir(), "/bin/false"
 	// A warden that cannot do anything offers nothing.
-	_, err := findIsolation(t.Context(), config, []string{"/bin/false"})
-	if err == nil || !strings.Contains(err.Error(), "cannot run apps") {
+	if _, err := survey(t.Context(), config, "dea-test-"+randomHex()); err == nil || !strings.Contains(err.Error(), "cannot run programs of users") {
 		t.Errorf("with a broken warden: %v", err)
 	}
-	a := c.start("")
-	want := IsolationFull
-	found := a.dea.isolation
-	found.cgroups = nil
-	if got := found.level(); found.namespaces && got != IsolationNamespaces {
-		t.Errorf("namespaces without control groups are %q, not %q", got, want)
+	found := newCell(t).start("").dea.machine
+	if os.Geteuid() == 0 && found.Level() != confine.LevelFull {
+		t.Errorf("root has %+v", found)
+	}
+	found.Cgroups, found.Lacks = nil, []string{"no groups"}
+	if err := found.Require(config.Isolation); err != nil || found.Level() != confine.LevelNamespaces {
+		t.Errorf("namespaces without control groups are %q: %v", found.Level(), err)
+	}
+	if err := found.Require(confine.LevelFull); err == nil || !strings.Contains(err.Error(), `set the job's property isolation to "namespaces". What it lacks: no groups`) {
+		t.Errorf("full is required: %v", err)
+	}
+	found.Namespaces = false
+	if err := found.Require(config.Isolation); err == nil || !strings.Contains(err.Error(), "whom you trust with the deployment's own secrets") {
+		t.Errorf("the default takes apps at level %s: %v", found.Level(), err)
+	}
+	if err := found.Require(confine.LevelProcesses); err != nil {
+		t.Errorf("what is asked for: %v", err)
 	}
 }
 
@@ -706,7 +717,7 @@ func TestWeakMachine(t *testing.T) {
 	}
 	a.config = c.configure(a.base, "processes: 64", "connection_timeout: 1")
 	a.run()
-	if got := a.dea.isolation.level(); got != IsolationProcesses {
+	if got := a.dea.machine.Level(); got != confine.LevelProcesses {
 		t.Fatalf("the level is %s", got)
 	}
 	sha := a.droplet()

@@ -41,8 +41,8 @@ property "ports" {
 
 property "isolation" {
   type        = string
-  default     = "processes"
-  description = "What apps must have at least: processes, namespaces or full; they get the best that the machine offers. README.md says what each is"
+  default     = "namespaces"
+  description = "What apps must have at least: processes (for users who trust each other only), namespaces or full; they get the best that the machine offers. README.md says what each is"
 
   validation {
     condition     = contains(["processes", "namespaces", "full"], property.isolation)

@@ -239,9 +239,9 @@ func (a *agent) run() {
 		a.t.Fatal(err)
 	}
 	if a.weak {
-		a.dea.isolation.close()
+		a.dea.machine.Close()
 		// Root's processes can only be counted if each instance has a user.
-		a.dea.isolation = isolation{users: os.Geteuid() == 0}
+		a.dea.machine = warden.Machine{Users: os.Geteuid() == 0}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	result := make(chan error, 1)

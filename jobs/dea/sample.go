@@ -93,9 +93,9 @@ func (d *DEA) look(a *attendant, s *sample, used warden.Usage, now time.Time) {
 	case s.disk > int64(limits.Disk)<<20:
 		why = fmt.Sprintf("The app used %d MB of disk, more than its quota of %d MB, and was ended.", s.disk>>20, limits.Disk)
 	// With control groups the kernel bounds these two, and counts better.
-	case d.isolation.cgroups == nil && used.Memory > int64(limits.Mem)<<20:
+	case d.machine.Cgroups == nil && used.Memory > int64(limits.Mem)<<20:
 		why = fmt.Sprintf("The app used %d MB of memory, more than its quota of %d MB, and was ended.", used.Memory>>20, limits.Mem)
-	case d.isolation.cgroups == nil && used.Processes > d.config.Processes:
+	case d.machine.Cgroups == nil && used.Processes > d.config.Processes:
 		why = fmt.Sprintf("The app had %d processes, more than %d, and was ended.", used.Processes, d.config.Processes)
 	}
 	if why != "" {
