@@ -205,8 +205,8 @@ func (c *Controller) createApp(w http.ResponseWriter, r *http.Request, a account
 		return because(errInvalidApp, "staging is missing")
 	}
 	app := store.App{
-		OwnerID: a.ID, OwnerEmail: a.Email, Name: *body.Name, State: store.Stopped, Instances: defaultInstances,
-		Memory: defaultMemory, Disk: defaultDisk, FDs: defaultFDs,
+		Identity: store.Identity{OwnerID: a.ID, OwnerEmail: a.Email, Name: *body.Name}, State: store.Stopped,
+		Spec: store.Spec{Instances: defaultInstances, Memory: defaultMemory, Disk: defaultDisk, FDs: defaultFDs},
 	}
 	// It has no files yet that could be started.
 	body.State = nil

@@ -33,7 +33,7 @@ func FuzzAppRequest(f *testing.F) {
 		if json.Unmarshal([]byte(text), &body) != nil {
 			return
 		}
-		app := store.App{Instances: 1, Memory: 64, Disk: 64, FDs: 64, Framework: "node", Runtime: "node"}
+		app := store.App{Spec: store.Spec{Instances: 1, Memory: 64, Disk: 64, FDs: 64, Framework: "node", Runtime: "node"}}
 		if c.change(&app, body, account{}) != nil {
 			return
 		}

@@ -21,33 +21,50 @@ const (
 
 // App is an application.
 type App struct {
+	Identity
+	Spec
+	Bits
+	State       string // Started, Stopped
+	LockVersion int    // counts the changes
+	CreatedAt   int64  // Unix seconds, as UpdatedAt
+	UpdatedAt   int64
+}
+
+// Identity says which app it is. It never changes.
+type Identity struct {
 	ID         int64
 	OwnerID    int64
 	OwnerEmail string // read only
 	Name       string
-	Framework  string
-	Runtime    string
-	State      string
-	Instances  int
-	Memory     int // MB, of one instance
-	Disk       int // MB
-	FDs        int
-	// Environment are the user's variables, NAME=value.
+}
+
+// Spec says how an app's instances run.
+type Spec struct {
+	Framework string
+	Runtime   string
+	Command   string
+	Instances int
+	Memory    int // MB, of one instance
+	Disk      int // MB, of one instance
+	FDs       int // open files of one instance
+	// Environment has the user's variables, NAME=value.
 	Environment []string
 	Debug       string // "", "run", "suspend"
 	Console     bool
-	Command     string
 	// URIs are host names, lower case, as the user listed them.
 	URIs []string
-	// RunCount counts the starts of the present droplet.
-	RunCount     int
-	PackageHash  string // sha1 of the zip; "": nothing was uploaded
-	PackageState string
-	DropletHash  string // sha1 of the staged droplet; "": never staged
-	LockVersion  int
-	CreatedAt    int64
-	UpdatedAt    int64
 }
+
+// Bits says which files an app was uploaded with and staged to.
+type Bits struct {
+	PackageHash  string // sha1 of the zip; "": nothing was uploaded
+	PackageState string // Pending, Staged, Failed
+	DropletHash  string // sha1 of the staged droplet; "": never staged
+	RunCount     int    // starts of this droplet
+}
+
+// AppStore keeps apps.
+type AppStore struct{ *database }
 
 // Limits checks an account's usage before and after a change; its error undoes
 // the change.
@@ -116,16 +133,16 @@ func scanHost(rows *sql.Rows) (h appHost, err error) {
 }
 
 // App finds a user's app by name; ErrNotFound if there is none.
-func (s *Store) App(ctx context.Context, ownerID int64, name string) (App, error) {
+func (s *AppStore) App(ctx context.Context, ownerID int64, name string) (App, error) {
 	return s.app(ctx, s.db, selectApp, ownerID, name)
 }
 
 // AppByID finds an app; ErrNotFound if there is none.
-func (s *Store) AppByID(ctx context.Context, id int64) (App, error) {
+func (s *AppStore) AppByID(ctx context.Context, id int64) (App, error) {
 	return s.app(ctx, s.db, selectAppByID, id)
 }
 
-func (s *Store) app(ctx context.Context, q querier, query string, args ...any) (App, error) {
+func (s *AppStore) app(ctx context.Context, q querier, query string, args ...any) (App, error) {
 	a, err := scanApp(q.QueryRowContext(ctx, query, args...).Scan)
 	if err := notFound(err); err != nil {
 		return App{}, fmt.Errorf("cannot read the app: %w", err)
@@ -141,18 +158,18 @@ func (s *Store) app(ctx context.Context, q querier, query string, args ...any) (
 }
 
 // Apps are a user's apps, by name.
-func (s *Store) Apps(ctx context.Context, ownerID int64) ([]App, error) {
+func (s *AppStore) Apps(ctx context.Context, ownerID int64) ([]App, error) {
 	return s.apps(ctx, selectAppsOf, []any{ownerID}, func([]App) (string, []any) { return selectHostsOf, []any{ownerID} })
 }
 
 // AppsAfter are up to n apps of all users with an id above after, by id.
-func (s *Store) AppsAfter(ctx context.Context, after int64, n int) ([]App, error) {
+func (s *AppStore) AppsAfter(ctx context.Context, after int64, n int) ([]App, error) {
 	return s.apps(ctx, selectAppsAfter, []any{after, n}, func(apps []App) (string, []any) {
 		return selectHostsRange, []any{after, apps[len(apps)-1].ID}
 	})
 }
 
-func (s *Store) apps(ctx context.Context, query string, args []any, hosts func([]App) (string, []any)) ([]App, error) {
+func (s *AppStore) apps(ctx context.Context, query string, args []any, hosts func([]App) (string, []any)) ([]App, error) {
 	apps, err := collect(ctx, s.db, func(rows *sql.Rows) (App, error) { return scanApp(rows.Scan) }, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list apps: %w", err)
@@ -180,7 +197,7 @@ func (s *Store) apps(ctx context.Context, query string, args []any, hosts func([
 
 // CreateApp adds an app and sets its ID, times and LockVersion. ErrExists if the
 // owner has one with that name, *HostTakenError if a host name is another user's.
-func (s *Store) CreateApp(ctx context.Context, a *App, limits Limits) error {
+func (s *AppStore) CreateApp(ctx context.Context, a *App, limits Limits) error {
 	created := *a
 	err := s.change(ctx, a.OwnerID, limits, func(q querier) error {
 		environment, err := environmentText(created.Environment)
@@ -210,7 +227,7 @@ func (s *Store) CreateApp(ctx context.Context, a *App, limits Limits) error {
 
 // UpdateApp saves an app that was read before, and sets its LockVersion and
 // UpdatedAt. ErrStale if it was changed since.
-func (s *Store) UpdateApp(ctx context.Context, a *App, limits Limits) error {
+func (s *AppStore) UpdateApp(ctx context.Context, a *App, limits Limits) error {
 	updated := *a
 	err := s.change(ctx, a.OwnerID, limits, func(q querier) error {
 		environment, err := environmentText(updated.Environment)
@@ -238,7 +255,7 @@ func (s *Store) UpdateApp(ctx context.Context, a *App, limits Limits) error {
 }
 
 // change runs a transaction that changes what a user owns, within limits.
-func (s *Store) change(ctx context.Context, ownerID int64, limits Limits, f func(querier) error) error {
+func (s *database) change(ctx context.Context, ownerID int64, limits Limits, f func(querier) error) error {
 	return s.transact(ctx, func(q querier) error {
 		if err := s.lockUser(ctx, q, ownerID); err != nil {
 			return err
@@ -262,7 +279,7 @@ func (s *Store) change(ctx context.Context, ownerID int64, limits Limits, f func
 }
 
 // setHosts claims the app's host names; it has none in the table.
-func (s *Store) setHosts(ctx context.Context, q querier, a App) error {
+func (s *AppStore) setHosts(ctx context.Context, q querier, a App) error {
 	// In one order, so that two users' claims cannot wait for each other.
 	for _, host := range slices.Compact(slices.Sorted(slices.Values(a.URIs))) {
 		if _, err := q.ExecContext(ctx, insertHost, host, a.OwnerID); err != nil {
@@ -284,7 +301,7 @@ func (s *Store) setHosts(ctx context.Context, q querier, a App) error {
 }
 
 // DeleteApp removes an app and frees its host names.
-func (s *Store) DeleteApp(ctx context.Context, a App) error {
+func (s *AppStore) DeleteApp(ctx context.Context, a App) error {
 	err := s.change(ctx, a.OwnerID, nil, func(q querier) error {
 		result, err := q.ExecContext(ctx, deleteApp, a.ID)
 		if err := changed(result, err, ErrNotFound); err != nil {
@@ -301,7 +318,7 @@ func (s *Store) DeleteApp(ctx context.Context, a App) error {
 
 // SetPackage notes the files that were uploaded for an app; other files than
 // before are to be staged.
-func (s *Store) SetPackage(ctx context.Context, appID int64, packageHash string) error {
+func (s *AppStore) SetPackage(ctx context.Context, appID int64, packageHash string) error {
 	result, err := s.db.ExecContext(ctx, updatePackage, appID, packageHash, Pending, s.now().Unix())
 	if err := changed(result, err, ErrNotFound); err != nil {
 		return fmt.Errorf("cannot note the app's files: %w", err)
@@ -311,7 +328,7 @@ func (s *Store) SetPackage(ctx context.Context, appID int64, packageHash string)
 
 // SetStagingFailed notes that an app's package could not be staged. ErrStale if
 // another package was uploaded since.
-func (s *Store) SetStagingFailed(ctx context.Context, appID int64, packageHash string) error {
+func (s *AppStore) SetStagingFailed(ctx context.Context, appID int64, packageHash string) error {
 	result, err := s.db.ExecContext(ctx, updateStagingFailed, appID, packageHash, Failed, s.now().Unix())
 	if err := changed(result, err, ErrStale); err != nil {
 		return fmt.Errorf("cannot note that staging failed: %w", err)
@@ -320,7 +337,7 @@ func (s *Store) SetStagingFailed(ctx context.Context, appID int64, packageHash s
 }
 
 // SetStagingLog replaces the log of an app's last staging.
-func (s *Store) SetStagingLog(ctx context.Context, appID int64, log string) error {
+func (s *AppStore) SetStagingLog(ctx context.Context, appID int64, log string) error {
 	if _, err := s.db.ExecContext(ctx, upsertStagingLog, appID, log, s.now().Unix()); err != nil {
 		return fmt.Errorf("cannot keep the staging log: %w", err)
 	}
@@ -328,7 +345,7 @@ func (s *Store) SetStagingLog(ctx context.Context, appID int64, log string) erro
 }
 
 // StagingLog is the log of an app's last staging; ErrNotFound if it never was.
-func (s *Store) StagingLog(ctx context.Context, appID int64) (log string, err error) {
+func (s *AppStore) StagingLog(ctx context.Context, appID int64) (log string, err error) {
 	if err := notFound(s.db.QueryRowContext(ctx, selectStagingLog, appID).Scan(&log)); err != nil {
 		return "", fmt.Errorf("cannot read the staging log: %w", err)
 	}
@@ -336,7 +353,7 @@ func (s *Store) StagingLog(ctx context.Context, appID int64) (log string, err er
 }
 
 // CountApps is how many apps there are.
-func (s *Store) CountApps(ctx context.Context) (n int, err error) {
+func (s *AppStore) CountApps(ctx context.Context) (n int, err error) {
 	if err := s.db.QueryRowContext(ctx, countApps).Scan(&n); err != nil {
 		return 0, fmt.Errorf("cannot count the apps: %w", err)
 	}
@@ -351,7 +368,7 @@ type AppBlobs struct {
 }
 
 // Blobs are the packages and droplets that must be kept.
-func (s *Store) Blobs(ctx context.Context) ([]AppBlobs, error) {
+func (s *AppStore) Blobs(ctx context.Context) ([]AppBlobs, error) {
 	list, err := collect(ctx, s.db, func(rows *sql.Rows) (b AppBlobs, err error) {
 		err = rows.Scan(&b.AppID, &b.PackageHash, &b.DropletHash)
 		return b, err

@@ -18,7 +18,7 @@ const (
 
 // FailedLogins is when the logins that failed for an email no longer count; zero:
 // none has failed.
-func (s *Store) FailedLogins(ctx context.Context, email string) (forgotten time.Time, err error) {
+func (s *UserStore) FailedLogins(ctx context.Context, email string) (forgotten time.Time, err error) {
 	var at int64
 	switch err := s.db.QueryRowContext(ctx, selectFailedLogins, email).Scan(&at); {
 	case errors.Is(err, sql.ErrNoRows):
@@ -31,7 +31,7 @@ func (s *Store) FailedLogins(ctx context.Context, email string) (forgotten time.
 
 // LoginFailed counts one more: it puts off by an interval, of whole seconds, when
 // all are forgotten.
-func (s *Store) LoginFailed(ctx context.Context, email string, interval time.Duration) error {
+func (s *UserStore) LoginFailed(ctx context.Context, email string, interval time.Duration) error {
 	now, seconds := s.now().Unix(), int64(interval/time.Second)
 	if _, err := s.db.ExecContext(ctx, addFailedLogin, email, now, now+seconds, seconds); err != nil {
 		return fmt.Errorf("cannot count a failed login: %w", err)
@@ -40,7 +40,7 @@ func (s *Store) LoginFailed(ctx context.Context, email string, interval time.Dur
 }
 
 // LoginSucceeded forgets what failed before.
-func (s *Store) LoginSucceeded(ctx context.Context, email string) error {
+func (s *UserStore) LoginSucceeded(ctx context.Context, email string) error {
 	if _, err := s.db.ExecContext(ctx, deleteFailedLogins, email); err != nil {
 		return fmt.Errorf("cannot forget failed logins: %w", err)
 	}
@@ -48,7 +48,7 @@ func (s *Store) LoginSucceeded(ctx context.Context, email string) error {
 }
 
 // DropFailedLogins removes those that no longer count.
-func (s *Store) DropFailedLogins(ctx context.Context) error {
+func (s *UserStore) DropFailedLogins(ctx context.Context) error {
 	if _, err := s.db.ExecContext(ctx, deleteOldFailedLogins, s.now().Unix()); err != nil {
 		return fmt.Errorf("cannot remove what is kept of failed logins: %w", err)
 	}

@@ -47,7 +47,8 @@ func TestStatements(t *testing.T) {
 	each(t, func(t *testing.T, uri string) {
 		s := open(t, uri)
 		r := &recorder{parent: s.db}
-		recorded := &Store{db: sql.OpenDB(r), postgres: s.postgres, now: s.now}
+		recorded := newStore(sql.OpenDB(r), s.postgres)
+		recorded.now = s.now
 		recorded.db.SetMaxOpenConns(1)
 		defer recorded.Close()
 		scenario(t, recorded)

@@ -51,6 +51,9 @@ type BindingToken struct {
 	Options  json.RawMessage
 }
 
+// ServiceStore keeps offerings, instances, bindings and tokens.
+type ServiceStore struct{ *database }
+
 const (
 	offeringColumns = `s.id, s.label, s.provider, s.document, s.active`
 	upsertOffering  = `INSERT INTO services (label, provider, document, active, created_at, updated_at) VALUES ($1, $2, $3, $4, $5, $5)
@@ -140,7 +143,7 @@ func scanBinding(rows *sql.Rows) (b Binding, err error) {
 }
 
 // PutOffering adds an offering or replaces the one with its label and provider.
-func (s *Store) PutOffering(ctx context.Context, o Offering) error {
+func (s *ServiceStore) PutOffering(ctx context.Context, o Offering) error {
 	if _, err := s.db.ExecContext(ctx, upsertOffering, o.Label, o.Provider, written(o.Document), o.Active, s.now().Unix()); err != nil {
 		return fmt.Errorf("cannot keep the offering: %w", err)
 	}
@@ -148,7 +151,7 @@ func (s *Store) PutOffering(ctx context.Context, o Offering) error {
 }
 
 // Offerings are all of them, those that are not active too.
-func (s *Store) Offerings(ctx context.Context) ([]Offering, error) {
+func (s *ServiceStore) Offerings(ctx context.Context) ([]Offering, error) {
 	list, err := collect(ctx, s.db, func(rows *sql.Rows) (o Offering, err error) {
 		err = rows.Scan(o.fields()...)
 		return o, err
@@ -160,7 +163,7 @@ func (s *Store) Offerings(ctx context.Context) ([]Offering, error) {
 }
 
 // Offering finds one; ErrNotFound if there is none.
-func (s *Store) Offering(ctx context.Context, label, provider string) (o Offering, err error) {
+func (s *ServiceStore) Offering(ctx context.Context, label, provider string) (o Offering, err error) {
 	if err := notFound(s.db.QueryRowContext(ctx, selectOffering, label, provider).Scan(o.fields()...)); err != nil {
 		return Offering{}, fmt.Errorf("cannot read the offering: %w", err)
 	}
@@ -168,7 +171,7 @@ func (s *Store) Offering(ctx context.Context, label, provider string) (o Offerin
 }
 
 // DeleteOffering removes an offering; ErrExists if there are instances of it.
-func (s *Store) DeleteOffering(ctx context.Context, id int64) error {
+func (s *ServiceStore) DeleteOffering(ctx context.Context, id int64) error {
 	result, err := s.db.ExecContext(ctx, deleteOffering, id)
 	if err := changed(result, err, ErrExists); err != nil {
 		return fmt.Errorf("cannot remove the offering: %w", err)
@@ -178,7 +181,7 @@ func (s *Store) DeleteOffering(ctx context.Context, id int64) error {
 
 // CreateServiceInstance reserves a name for an instance that is about to be
 // provisioned, and sets its ID. ErrExists if the owner has one with that alias.
-func (s *Store) CreateServiceInstance(ctx context.Context, i *ServiceInstance, limits Limits) error {
+func (s *ServiceStore) CreateServiceInstance(ctx context.Context, i *ServiceInstance, limits Limits) error {
 	created := *i
 	err := s.change(ctx, i.OwnerID, limits, func(q querier) error {
 		created.CreatedAt = s.now().Unix()
@@ -198,7 +201,7 @@ func (s *Store) CreateServiceInstance(ctx context.Context, i *ServiceInstance, l
 
 // SetProvisioned notes what the gateway has answered; ErrNotFound if the instance
 // was removed meanwhile.
-func (s *Store) SetProvisioned(ctx context.Context, i ServiceInstance) error {
+func (s *ServiceStore) SetProvisioned(ctx context.Context, i ServiceInstance) error {
 	result, err := s.db.ExecContext(ctx, updateInstance, i.ID, i.GatewayID, written(i.Configuration), written(i.Credentials), s.now().Unix())
 	if err := changed(result, err, ErrNotFound); err != nil {
 		return fmt.Errorf("cannot keep what the gateway answered: %w", err)
@@ -208,7 +211,7 @@ func (s *Store) SetProvisioned(ctx context.Context, i ServiceInstance) error {
 
 // DeleteServiceInstance removes an instance with its bindings, whose apps are to
 // be staged again.
-func (s *Store) DeleteServiceInstance(ctx context.Context, id int64) error {
+func (s *ServiceStore) DeleteServiceInstance(ctx context.Context, id int64) error {
 	err := s.transact(ctx, func(q querier) error {
 		bindings, err := collect(ctx, q, scanBinding, selectBindingsTo, id)
 		if err != nil {
@@ -229,7 +232,7 @@ func (s *Store) DeleteServiceInstance(ctx context.Context, id int64) error {
 }
 
 // ServiceInstance finds a user's by its alias; ErrNotFound if there is none.
-func (s *Store) ServiceInstance(ctx context.Context, ownerID int64, alias string) (i ServiceInstance, err error) {
+func (s *ServiceStore) ServiceInstance(ctx context.Context, ownerID int64, alias string) (i ServiceInstance, err error) {
 	if err := notFound(s.db.QueryRowContext(ctx, selectInstance, ownerID, alias).Scan(i.fields()...)); err != nil {
 		return ServiceInstance{}, fmt.Errorf("cannot read the service: %w", err)
 	}
@@ -237,16 +240,16 @@ func (s *Store) ServiceInstance(ctx context.Context, ownerID int64, alias string
 }
 
 // ServiceInstances are a user's, by alias.
-func (s *Store) ServiceInstances(ctx context.Context, ownerID int64) ([]ServiceInstance, error) {
+func (s *ServiceStore) ServiceInstances(ctx context.Context, ownerID int64) ([]ServiceInstance, error) {
 	return s.serviceInstances(ctx, selectInstances, ownerID)
 }
 
 // ServiceInstancesOf are the provisioned instances of an offering.
-func (s *Store) ServiceInstancesOf(ctx context.Context, offeringID int64) ([]ServiceInstance, error) {
+func (s *ServiceStore) ServiceInstancesOf(ctx context.Context, offeringID int64) ([]ServiceInstance, error) {
 	return s.serviceInstances(ctx, selectInstancesOf, offeringID)
 }
 
-func (s *Store) serviceInstances(ctx context.Context, query string, id int64) ([]ServiceInstance, error) {
+func (s *ServiceStore) serviceInstances(ctx context.Context, query string, id int64) ([]ServiceInstance, error) {
 	list, err := collect(ctx, s.db, scanInstance, query, id)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the services: %w", err)
@@ -256,7 +259,7 @@ func (s *Store) serviceInstances(ctx context.Context, query string, id int64) ([
 
 // CreateBinding adds a binding; its app is to be staged again. ErrExists if the
 // app has one to that instance.
-func (s *Store) CreateBinding(ctx context.Context, b Binding) error {
+func (s *ServiceStore) CreateBinding(ctx context.Context, b Binding) error {
 	err := s.transact(ctx, func(q querier) error {
 		var id int64
 		err := q.QueryRowContext(ctx, insertBinding, b.AppID, b.Instance.ID, b.GatewayID, b.Token, written(b.Options), written(b.Configuration),
@@ -277,7 +280,7 @@ func (s *Store) CreateBinding(ctx context.Context, b Binding) error {
 }
 
 // DeleteBinding removes a binding; its app is to be staged again.
-func (s *Store) DeleteBinding(ctx context.Context, b Binding) error {
+func (s *ServiceStore) DeleteBinding(ctx context.Context, b Binding) error {
 	err := s.transact(ctx, func(q querier) error {
 		result, err := q.ExecContext(ctx, deleteBinding, b.ID)
 		if err := changed(result, err, ErrNotFound); err != nil {
@@ -293,21 +296,21 @@ func (s *Store) DeleteBinding(ctx context.Context, b Binding) error {
 }
 
 // Bindings are an app's, the oldest first.
-func (s *Store) Bindings(ctx context.Context, appID int64) ([]Binding, error) {
+func (s *ServiceStore) Bindings(ctx context.Context, appID int64) ([]Binding, error) {
 	return s.bindings(ctx, selectBindings, appID)
 }
 
 // BindingsTo are those to an instance.
-func (s *Store) BindingsTo(ctx context.Context, instanceID int64) ([]Binding, error) {
+func (s *ServiceStore) BindingsTo(ctx context.Context, instanceID int64) ([]Binding, error) {
 	return s.bindings(ctx, selectBindingsTo, instanceID)
 }
 
 // BindingsOf are those to the instances of an offering.
-func (s *Store) BindingsOf(ctx context.Context, offeringID int64) ([]Binding, error) {
+func (s *ServiceStore) BindingsOf(ctx context.Context, offeringID int64) ([]Binding, error) {
 	return s.bindings(ctx, selectBindingsOf, offeringID)
 }
 
-func (s *Store) bindings(ctx context.Context, query string, id int64) ([]Binding, error) {
+func (s *ServiceStore) bindings(ctx context.Context, query string, id int64) ([]Binding, error) {
 	list, err := collect(ctx, s.db, scanBinding, query, id)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the bindings: %w", err)
@@ -316,7 +319,7 @@ func (s *Store) bindings(ctx context.Context, query string, id int64) ([]Binding
 }
 
 // Binding finds one by its token; ErrNotFound if there is none.
-func (s *Store) Binding(ctx context.Context, token string) (b Binding, err error) {
+func (s *ServiceStore) Binding(ctx context.Context, token string) (b Binding, err error) {
 	if err := notFound(s.db.QueryRowContext(ctx, selectBinding, token).Scan(b.fields()...)); err != nil {
 		return Binding{}, fmt.Errorf("cannot read the binding: %w", err)
 	}
@@ -324,7 +327,7 @@ func (s *Store) Binding(ctx context.Context, token string) (b Binding, err error
 }
 
 // BoundAliases are the names of the services of each of a user's apps.
-func (s *Store) BoundAliases(ctx context.Context, ownerID int64) (map[int64][]string, error) {
+func (s *ServiceStore) BoundAliases(ctx context.Context, ownerID int64) (map[int64][]string, error) {
 	list, err := collect(ctx, s.db, scanHost, selectBoundAliases, ownerID)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the bindings: %w", err)
@@ -338,7 +341,7 @@ func (s *Store) BoundAliases(ctx context.Context, ownerID int64) (map[int64][]st
 
 // UpdateHandle notes what a gateway says of an instance or a binding of its
 // offering; ErrNotFound if there is none.
-func (s *Store) UpdateHandle(ctx context.Context, offeringID int64, gatewayID string, configuration, credentials json.RawMessage) error {
+func (s *ServiceStore) UpdateHandle(ctx context.Context, offeringID int64, gatewayID string, configuration, credentials json.RawMessage) error {
 	for _, query := range []string{updateInstanceHandle, updateBindingHandle} {
 		result, err := s.db.ExecContext(ctx, query, offeringID, gatewayID, written(configuration), written(credentials), s.now().Unix())
 		if err != nil {
@@ -352,7 +355,7 @@ func (s *Store) UpdateHandle(ctx context.Context, offeringID int64, gatewayID st
 }
 
 // CreateBindingToken adds a token.
-func (s *Store) CreateBindingToken(ctx context.Context, t BindingToken) error {
+func (s *ServiceStore) CreateBindingToken(ctx context.Context, t BindingToken) error {
 	if _, err := s.db.ExecContext(ctx, insertBindingToken, t.Token, t.Instance.ID, written(t.Options), s.now().Unix()); err != nil {
 		return fmt.Errorf("cannot add the binding token: %w", err)
 	}
@@ -360,7 +363,7 @@ func (s *Store) CreateBindingToken(ctx context.Context, t BindingToken) error {
 }
 
 // BindingToken finds one; ErrNotFound if there is none.
-func (s *Store) BindingToken(ctx context.Context, token string) (t BindingToken, err error) {
+func (s *ServiceStore) BindingToken(ctx context.Context, token string) (t BindingToken, err error) {
 	if err := notFound(s.db.QueryRowContext(ctx, selectBindingToken, token).Scan(append([]any{&t.Token, text{&t.Options}}, t.Instance.fields()...)...)); err != nil {
 		return BindingToken{}, fmt.Errorf("cannot read the binding token: %w", err)
 	}
@@ -368,7 +371,7 @@ func (s *Store) BindingToken(ctx context.Context, token string) (t BindingToken,
 }
 
 // DeleteBindingToken removes one.
-func (s *Store) DeleteBindingToken(ctx context.Context, token string) error {
+func (s *ServiceStore) DeleteBindingToken(ctx context.Context, token string) error {
 	result, err := s.db.ExecContext(ctx, deleteBindingToken, token)
 	if err := changed(result, err, ErrNotFound); err != nil {
 		return fmt.Errorf("cannot remove the binding token: %w", err)

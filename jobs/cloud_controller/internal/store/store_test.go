@@ -74,8 +74,11 @@ func open(t testing.TB, uri string) *Store {
 
 func newApp(owner User, name string, hosts ...string) App {
 	return App{
-		OwnerID: owner.ID, Name: name, Framework: "node", Runtime: "node", State: Stopped, Instances: 2, Memory: 64, Disk: 2048, FDs: 256,
-		Environment: []string{"A=b"}, Command: "run", URIs: hosts,
+		Identity: Identity{OwnerID: owner.ID, Name: name}, State: Stopped,
+		Spec: Spec{
+			Framework: "node", Runtime: "node", Instances: 2, Memory: 64, Disk: 2048, FDs: 256,
+			Environment: []string{"A=b"}, Command: "run", URIs: hosts,
+		},
 	}
 }
 

@@ -14,6 +14,9 @@ type User struct {
 	PasswordHash string
 }
 
+// UserStore keeps accounts.
+type UserStore struct{ *database }
+
 // Usage is what an account takes.
 type Usage struct {
 	Memory   int // MB, of all instances of started apps
@@ -33,7 +36,7 @@ const (
 )
 
 // CreateUser adds an account; ErrExists if there is one with that email.
-func (s *Store) CreateUser(ctx context.Context, email, passwordHash string) (User, error) {
+func (s *UserStore) CreateUser(ctx context.Context, email, passwordHash string) (User, error) {
 	u := User{Email: strings.ToLower(email), PasswordHash: passwordHash}
 	err := s.db.QueryRowContext(ctx, insertUser, u.Email, passwordHash, s.now().Unix()).Scan(&u.ID)
 	if isDuplicate(err) {
@@ -46,16 +49,16 @@ func (s *Store) CreateUser(ctx context.Context, email, passwordHash string) (Use
 }
 
 // User finds an account by its email; ErrNotFound if there is none.
-func (s *Store) User(ctx context.Context, email string) (User, error) {
+func (s *UserStore) User(ctx context.Context, email string) (User, error) {
 	return s.user(s.db.QueryRowContext(ctx, selectUser, strings.ToLower(email)))
 }
 
 // UserByID finds an account; ErrNotFound if there is none.
-func (s *Store) UserByID(ctx context.Context, id int64) (User, error) {
+func (s *UserStore) UserByID(ctx context.Context, id int64) (User, error) {
 	return s.user(s.db.QueryRowContext(ctx, selectUserByID, id))
 }
 
-func (s *Store) user(row *sql.Row) (User, error) {
+func (s *UserStore) user(row *sql.Row) (User, error) {
 	var u User
 	if err := notFound(row.Scan(&u.ID, &u.Email, &u.PasswordHash)); err != nil {
 		return User{}, fmt.Errorf("cannot read the user: %w", err)
@@ -64,7 +67,7 @@ func (s *Store) user(row *sql.Row) (User, error) {
 }
 
 // Users are all accounts, by email.
-func (s *Store) Users(ctx context.Context) ([]User, error) {
+func (s *UserStore) Users(ctx context.Context) ([]User, error) {
 	users, err := collect(ctx, s.db, func(rows *sql.Rows) (u User, err error) {
 		err = rows.Scan(&u.ID, &u.Email, &u.PasswordHash)
 		return u, err
@@ -76,7 +79,7 @@ func (s *Store) Users(ctx context.Context) ([]User, error) {
 }
 
 // SetPassword replaces a user's password hash.
-func (s *Store) SetPassword(ctx context.Context, userID int64, passwordHash string) error {
+func (s *UserStore) SetPassword(ctx context.Context, userID int64, passwordHash string) error {
 	result, err := s.db.ExecContext(ctx, updatePassword, userID, passwordHash, s.now().Unix())
 	if err := changed(result, err, ErrNotFound); err != nil {
 		return fmt.Errorf("cannot set the password: %w", err)
@@ -85,7 +88,7 @@ func (s *Store) SetPassword(ctx context.Context, userID int64, passwordHash stri
 }
 
 // DeleteUser removes an account with everything that it owns.
-func (s *Store) DeleteUser(ctx context.Context, userID int64) error {
+func (s *UserStore) DeleteUser(ctx context.Context, userID int64) error {
 	result, err := s.db.ExecContext(ctx, deleteUser, userID)
 	if err := changed(result, err, ErrNotFound); err != nil {
 		return fmt.Errorf("cannot delete the user: %w", err)
@@ -94,7 +97,7 @@ func (s *Store) DeleteUser(ctx context.Context, userID int64) error {
 }
 
 // CountUsers is how many accounts there are.
-func (s *Store) CountUsers(ctx context.Context) (n int, err error) {
+func (s *UserStore) CountUsers(ctx context.Context) (n int, err error) {
 	if err := s.db.QueryRowContext(ctx, countUsers).Scan(&n); err != nil {
 		return 0, fmt.Errorf("cannot count the users: %w", err)
 	}
@@ -102,11 +105,11 @@ func (s *Store) CountUsers(ctx context.Context) (n int, err error) {
 }
 
 // Usage is what an account takes now.
-func (s *Store) Usage(ctx context.Context, userID int64) (Usage, error) {
+func (s *UserStore) Usage(ctx context.Context, userID int64) (Usage, error) {
 	return s.usage(ctx, s.db, userID)
 }
 
-func (s *Store) usage(ctx context.Context, q querier, userID int64) (u Usage, err error) {
+func (s *database) usage(ctx context.Context, q querier, userID int64) (u Usage, err error) {
 	if err := q.QueryRowContext(ctx, selectAppsUsage, userID).Scan(&u.Apps, &u.Memory); err != nil {
 		return Usage{}, fmt.Errorf("cannot compute the account's usage: %w", err)
 	}
@@ -118,7 +121,7 @@ func (s *Store) usage(ctx context.Context, q querier, userID int64) (u Usage, er
 
 // lockUser makes transactions that change what a user owns take turns, so that
 // two of them cannot exceed a limit together. SQLite's take turns anyway.
-func (s *Store) lockUser(ctx context.Context, q querier, userID int64) error {
+func (s *database) lockUser(ctx context.Context, q querier, userID int64) error {
 	query := selectUserByID
 	if s.postgres {
 		query += ` FOR UPDATE`
