@@ -55,6 +55,18 @@ var importRules = []importRule{
 	{packages: `jobs/runtimes`, may: `jobs/wire`, tests: `jobs/runtimes`},        // what stager, DEA and controller must agree on
 	{packages: `jobs`, tests: `jobs(/.*)?|manifests`},                            // job.hcl files and templates: data
 	{packages: `jobs/confine(/.*)?`, may: `jobs/confine(/.*)?|agent/host/[^/]+`}, // what stager and DEA run of users
+	// The controller's parts: each knows only those above it.
+	{packages: `jobs/cloud_controller/internal/(archive|auth|store)`, tests: `jobs/cloud_controller/internal/postgrestest`},
+	{packages: `jobs/cloud_controller/internal/blob`, may: `jobs/cloud_controller/internal/archive`},
+	{packages: `jobs/cloud_controller/internal/config`, may: `jobs/(component|wire)`},
+	{packages: `jobs/cloud_controller/internal/model`, may: `jobs/cloud_controller/internal/(config|store)|jobs/(runtimes|wire)`},
+	{packages: `jobs/cloud_controller/internal/rest`, may: `jobs/cloud_controller/internal/(config|model|store)`},
+	{packages: `jobs/cloud_controller/internal/accounts`, may: `jobs/cloud_controller/internal/(auth|config|model|rest|store)`},
+	{packages: `jobs/cloud_controller/internal/services`, may: `jobs/cloud_controller/internal/(config|model|rest|store)|jobs/wire`},
+	{packages: `jobs/cloud_controller/internal/peers`, may: `jobs/cloud_controller/internal/(archive|blob|config|model|rest|store)`},
+	{packages: `jobs/cloud_controller/internal/staging`, may: `jobs/cloud_controller/internal/(blob|config|model|peers|rest|services|store)|jobs/wire`},
+	{packages: `jobs/cloud_controller/internal/placement`, may: `jobs/cloud_controller/internal/(blob|config|model|services|store)|jobs/wire`},
+	{packages: `jobs/cloud_controller/internal/api`, may: `jobs/cloud_controller/internal/(accounts|archive|blob|config|model|peers|placement|rest|services|staging|store)|jobs/wire`},
 	// A job knows no other job, in tests apart, and not who deploys it.
 	{packages: `(jobs/[^/]+|examples/jobs/[^/]+)(/.*)?`, may: `$1(/.*)?|jobs/component(/.*)?|jobs/confine(/.*)?|jobs/runtimes|jobs/wire|agent/host/[^/]+`, tests: `jobs(/.*)?|agent/(api|client|agenttest)|manifests`},
 
@@ -184,6 +196,9 @@ func TestImportRulesCatch(t *testing.T) {
 		{"jobs/router", "jobs/nats", false, true},
 		{"jobs/router", "jobs/nats", true, false},
 		{"jobs/dea", "jobs/runtimes", false, false},
+		{"jobs/cloud_controller/internal/store", "jobs/cloud_controller/internal/model", false, true},
+		{"jobs/cloud_controller/internal/placement", "jobs/cloud_controller/internal/api", false, true},
+		{"jobs/cloud_controller/internal/api", "jobs/cloud_controller/internal/placement", false, false},
 		{"jobs/runtimes", "jobs/component", false, true},
 		{"jobs/router/cmd/router", "jobs/component", false, false},
 		{"jobs/router", "agent/api", false, true},

@@ -10,6 +10,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/accounts"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 )
 
 func TestUsers(t *testing.T) {
@@ -75,7 +78,7 @@ func TestLoginIsSlowedDown(t *testing.T) {
 	c.register("dev@example.com")
 	c.register("other@example.com")
 	nobody := &client{c: c}
-	for range loginBurst {
+	for range accounts.LoginBurst {
 		nobody.call("POST", "/users/dev@example.com/tokens", `{"password":"guess"}`).fails(403, 200)
 	}
 	a := nobody.call("POST", "/users/dev@example.com/tokens", `{"password":"secret of dev@example.com"}`)
@@ -84,13 +87,13 @@ func TestLoginIsSlowedDown(t *testing.T) {
 		t.Errorf("no Retry-After: %v", a.Header)
 	}
 	nobody.call("POST", "/users/other@example.com/tokens", `{"password":"secret of other@example.com"}`).want(200)
-	for range loginBurst { // nobody's account is no exception
+	for range accounts.LoginBurst { // nobody's account is no exception
 		nobody.call("POST", "/users/nobody@example.com/tokens", `{"password":"guess"}`).fails(403, 200)
 	}
 	nobody.call("POST", "/users/nobody@example.com/tokens", `{"password":"guess"}`).fails(429, 200)
 	// Of what can be no account's name nothing is remembered.
 	for _, name := range []string{strings.Repeat("x", 255), "a%00b@example.com"} {
-		for range loginBurst + 1 {
+		for range accounts.LoginBurst + 1 {
 			nobody.call("POST", "/users/"+name+"/tokens", `{"password":"guess"}`).fails(403, 200)
 		}
 	}
@@ -109,7 +112,7 @@ func TestLoginIsSlowedDownEverywhere(t *testing.T) {
 	login := func(n int, email, password string) answer {
 		return (&client{c: controllers[n%2]}).call("POST", "/users/"+email+"/tokens", map[string]string{"password": password})
 	}
-	for n := range loginBurst {
+	for n := range accounts.LoginBurst {
 		login(n, "one@example.com", "guess").fails(403, 200)
 	}
 	for n := range controllers {
@@ -118,7 +121,7 @@ func TestLoginIsSlowedDownEverywhere(t *testing.T) {
 
 	// All at once: what is under way at one controller the other cannot know of, but
 	// it is counted.
-	guesses := make(chan int, 8*loginBurst)
+	guesses := make(chan int, 8*accounts.LoginBurst)
 	for n := range cap(guesses) {
 		go func() { guesses <- login(n, "all@example.com", "guess").Status }()
 	}
@@ -128,21 +131,21 @@ func TestLoginIsSlowedDownEverywhere(t *testing.T) {
 			wrong++
 		}
 	}
-	if wrong > 2*loginBurst {
+	if wrong > 2*accounts.LoginBurst {
 		t.Errorf("%d guesses at once were let through", wrong)
 	}
-	forgotten, err := controllers[0].store.FailedLogins(t.Context(), "all@example.com")
+	forgotten, err := controllers[0].working().store.FailedLogins(t.Context(), "all@example.com")
 	must(t, err)
 	if want := time.Now().Add(time.Duration(wrong) * controllers[0].logins.Interval); forgotten.Before(want.Add(-time.Hour/2)) || forgotten.After(want) {
 		t.Errorf("%d failures are forgotten at %v, want %v", wrong, forgotten, want)
 	}
 
 	// A success forgets what failed, and leaves nothing.
-	for n := range loginBurst - 1 {
+	for n := range accounts.LoginBurst - 1 {
 		login(n, "late@example.com", "guess").fails(403, 200)
 	}
 	login(1, "late@example.com", "secret of late@example.com").want(200)
-	if forgotten, err := controllers[0].store.FailedLogins(t.Context(), "late@example.com"); err != nil || !forgotten.IsZero() {
+	if forgotten, err := controllers[0].working().store.FailedLogins(t.Context(), "late@example.com"); err != nil || !forgotten.IsZero() {
 		t.Errorf("after a success: %v, %v", forgotten, err)
 	}
 	login(0, "late@example.com", "guess").fails(403, 200)
@@ -312,7 +315,7 @@ func TestAppProblems(t *testing.T) {
 		u.call("PUT", "/apps/hello", body).fails(400, 100)
 		u.call("POST", "/apps", body).fails(400, 100)
 	}
-	u.call("PUT", "/apps/hello", strings.Repeat(" ", maxBody)+"{}").fails(400, 100)
+	u.call("PUT", "/apps/hello", strings.Repeat(" ", rest.MaxBody)+"{}").fails(400, 100)
 
 	// Without files there is nothing to stage.
 	u.put("hello", map[string]any{"instances": 1, "state": "STARTED"}).fails(500, 310)

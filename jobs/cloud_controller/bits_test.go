@@ -3,6 +3,8 @@ package cloudcontroller
 import (
 	"strings"
 	"testing"
+
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/api"
 )
 
 // TestTooManyResources: a list that no app can have is refused before it is
@@ -13,7 +15,7 @@ func TestTooManyResources(t *testing.T) {
 	u := c.register("dev@example.com")
 	u.create("hello")
 	list := func(n int) string { return "[" + strings.Repeat("{},", n-1) + "{}]" }
-	u.call("POST", "/resources", list(10*maxFiles+2)).fails(400, 100)
-	u.upload("hello", nil, list(10*maxFiles+2)).fails(400, 100)
-	u.upload("hello", nil, list(maxFiles+1)).fails(500, 402)
+	u.call("POST", "/resources", list(10*api.MaxFiles+2)).fails(400, 100)
+	u.upload("hello", nil, list(10*api.MaxFiles+2)).fails(400, 100)
+	u.upload("hello", nil, list(api.MaxFiles+1)).fails(500, 402)
 }

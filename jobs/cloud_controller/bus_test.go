@@ -14,6 +14,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -34,11 +36,11 @@ func (u *client) running(d *dea, name string, instances int) store.App {
 func (u *client) stored(name string) store.App {
 	t := u.c.w.t
 	t.Helper()
-	email, err := u.c.signer().Owner(u.token)
+	email, err := auth.NewSigner("").Owner(u.token)
 	must(t, err)
-	owner, err := u.c.store.User(t.Context(), email)
+	owner, err := u.c.working().store.User(t.Context(), email)
 	must(t, err)
-	app, err := u.c.store.App(t.Context(), owner.ID, name)
+	app, err := u.c.working().store.App(t.Context(), owner.ID, name)
 	must(t, err)
 	return app
 }
@@ -57,13 +59,13 @@ func TestCommands(t *testing.T) {
 
 	u.put("hello", map[string]any{"instances": 4}).want(200)
 	for _, index := range []int{2, 3} {
-		if s := received(t, d.starts); s.Index != index || s.Version != version(app) {
+		if s := received(t, d.starts); s.Index != index || s.Version != model.Version(app) {
 			t.Errorf("scaled up: %+v", s)
 		}
 	}
 	next(t, updated, wire.ParseDropletUpdated)
 	u.put("hello", map[string]any{"instances": 1}).want(200)
-	if s := received(t, d.stops); s.Version != version(app) || !slices.Equal(s.Indices, []int{1, 2, 3}) || s.Instances != nil {
+	if s := received(t, d.stops); s.Version != model.Version(app) || !slices.Equal(s.Indices, []int{1, 2, 3}) || s.Instances != nil {
 		t.Errorf("scaled down: %+v", s)
 	}
 	next(t, updated, wire.ParseDropletUpdated)
@@ -79,11 +81,11 @@ func TestCommands(t *testing.T) {
 
 	// A new upload changes nothing that runs, until it is taken into use.
 	u.upload("hello", zipOf(t, map[string]string{"app.js": "new"}), "[]").want(200)
-	if doc := u.document("hello"); doc["version"] != version(app) {
+	if doc := u.document("hello"); doc["version"] != model.Version(app) {
 		t.Errorf("after the upload: %v", doc["version"])
 	}
 	bulk := u.bulk()["1"]
-	if bulk.PackageState != wire.PackageStaged || bulk.Version != version(app) || bulk.State != wire.AppStarted {
+	if bulk.PackageState != wire.PackageStaged || bulk.Version != model.Version(app) || bulk.State != wire.AppStarted {
 		t.Errorf("the health manager is told %+v", bulk)
 	}
 	u.call("PUT", "/apps/hello/update", nil).want(204)
@@ -111,7 +113,7 @@ func TestCommands(t *testing.T) {
 func (u *client) bulk() map[wire.ID]wire.BulkApp {
 	t := u.c.w.t
 	t.Helper()
-	auth := u.c.settings.Load().BulkAPI.Auth
+	auth := u.c.config.Now().BulkAPI.Auth
 	request := http.Request{Header: http.Header{}}
 	request.SetBasicAuth(auth.User, auth.Password)
 	apps, err := wire.ParseBulkApps([]byte((&client{c: u.c}).do("GET", "/bulk/apps", request.Header, nil).want(200).Body))
@@ -131,7 +133,7 @@ func TestHealthManagerRequests(t *testing.T) {
 	app := u.running(d, "hello", 2)
 	ask := func(subject string, change func(*wire.HealthManagerRequest)) {
 		t.Helper()
-		r := wire.HealthManagerRequest{Droplet: "1", Op: wire.OpStart, LastUpdated: app.UpdatedAt, Version: version(app), Indices: []int{1}}
+		r := wire.HealthManagerRequest{Droplet: "1", Op: wire.OpStart, LastUpdated: app.UpdatedAt, Version: model.Version(app), Indices: []int{1}}
 		change(&r)
 		data, err := json.Marshal(r)
 		must(t, err)
@@ -140,7 +142,7 @@ func TestHealthManagerRequests(t *testing.T) {
 	plain, partition := wire.SubjectHealthManagerRequests, wire.SubjectHealthManagerRequests+".default"
 
 	ask(plain, func(r *wire.HealthManagerRequest) { r.Flapping = true })
-	if s := received(t, d.starts); s.Index != 1 || !s.Flapping || s.Version != version(app) {
+	if s := received(t, d.starts); s.Index != 1 || !s.Flapping || s.Version != model.Version(app) {
 		t.Errorf("started %+v", s)
 	}
 	// The older dialect's number, and what is to be ignored before what is not.
@@ -149,7 +151,7 @@ func TestHealthManagerRequests(t *testing.T) {
 	for _, broken := range []string{"", "{", "[]", `{"droplet":"1"}`, `{"droplet":"1","op":"BURN"}`, `{"droplet":{},"op":"START"}`, `{"droplet":"x","op":"START"}`, `{"droplet":"99","op":"START","version":"x","indices":[0]}`} {
 		must(t, w.conn.Publish(partition, []byte(broken)))
 	}
-	must(t, w.conn.Publish(partition, fmt.Appendf(nil, `{"droplet":1,"op":"START","last_updated":1,"version":"%s","indices":[0]}`, version(app))))
+	must(t, w.conn.Publish(partition, fmt.Appendf(nil, `{"droplet":1,"op":"START","last_updated":1,"version":"%s","indices":[0]}`, model.Version(app))))
 	if s := received(t, d.starts); s.Index != 0 {
 		t.Errorf("started %+v", s)
 	}
@@ -192,7 +194,7 @@ func TestQueueGroup(t *testing.T) {
 	app := u.running(d, "hello", 1)
 	const n = 20
 	for range n {
-		data, err := json.Marshal(wire.HealthManagerRequest{Droplet: "1", Op: wire.OpStart, Version: version(app), Indices: []int{0}})
+		data, err := json.Marshal(wire.HealthManagerRequest{Droplet: "1", Op: wire.OpStart, Version: model.Version(app), Indices: []int{0}})
 		must(t, err)
 		must(t, w.conn.Publish(wire.SubjectHealthManagerRequests, data))
 	}
@@ -225,7 +227,7 @@ func TestHealth(t *testing.T) {
 	_, err := w.conn.Subscribe(wire.SubjectHealthManagerHealth, func(m *nats.Msg) {
 		_ = m.Respond([]byte("not JSON"))
 		_ = m.Respond([]byte(`{"droplet":"99","version":"x","healthy":7}`))
-		_ = m.Respond(fmt.Appendf(nil, `{"droplet":%s,"version":"%s","healthy":2}`, droplet.Load(), version(app)))
+		_ = m.Respond(fmt.Appendf(nil, `{"droplet":%s,"version":"%s","healthy":2}`, droplet.Load(), model.Version(app)))
 	})
 	must(t, err)
 	_, err = w.conn.Subscribe(wire.SubjectHealthManagerStatus, func(m *nats.Msg) {
@@ -250,7 +252,7 @@ func TestHealth(t *testing.T) {
 	d.mu.Lock()
 	d.instances = slices.DeleteFunc(d.instances, func(f wire.DEAFound) bool { return f.Index == 2 })
 	d.mu.Unlock()
-	var doc struct{ Instances []instanceInfo }
+	var doc struct{ Instances []shownInstance }
 	u.call("GET", "/apps/hello/instances", nil).want(200).json(&doc)
 	if len(doc.Instances) != 3 || doc.Instances[0].State != "RUNNING" || doc.Instances[1].State != "FLAPPING" || doc.Instances[1].Since != 1343815200 || doc.Instances[2].State != "DOWN" {
 		t.Errorf("instances: %+v", doc.Instances)
@@ -433,35 +435,6 @@ func TestUploadDuringStaging(t *testing.T) {
 
 func TestPlacement(t *testing.T) {
 	t.Parallel()
-	now := time.Unix(1343815200, 0)
-	yes := true
-	var p pool
-	p.heard(wire.DEAAdvertise{ID: "small", AvailableMemory: 100, Runtimes: []string{"node"}}, now)
-	p.heard(wire.DEAAdvertise{ID: "large", AvailableMemory: 300, Runtimes: []string{"node", "java"}}, now)
-	p.heard(wire.DEAAdvertise{ID: "prod", AvailableMemory: 900, Runtimes: []string{"node"}, Prod: &yes}, now)
-	p.heard(wire.DEAAdvertise{ID: "old", AvailableMemory: 900, Runtimes: []string{"node"}}, now.Add(-11*time.Second))
-	for _, tc := range []struct {
-		memory  int
-		runtime string
-		prod    bool
-		want    string
-	}{
-		{100, "java", false, "large"}, // 200 left
-		{150, "node", false, "large"}, // 50 left
-		{60, "node", false, "small"},  // 40 left
-		{60, "node", false, ""},
-		{60, "ruby", true, ""},
-		{60, "node", true, "prod"},
-	} {
-		if got := p.take(tc.memory, tc.runtime, tc.prod, now); got != tc.want {
-			t.Errorf("%d MB of %s: %q, want %q", tc.memory, tc.runtime, got, tc.want)
-		}
-	}
-	p.left("prod")
-	if got := p.take(1, "node", true, now); got == "prod" {
-		t.Error("a DEA that left is chosen")
-	}
-
 	w := newWorld(t)
 	c := w.start("new_initial_placement: true\n")
 	w.anyStager()
@@ -471,11 +444,7 @@ func TestPlacement(t *testing.T) {
 	must(t, w.conn.Publish(wire.SubjectDEAAdvertise, []byte("not JSON")))
 	must(t, w.conn.Publish(wire.SubjectDEAShutdown, []byte("not JSON")))
 	must(t, w.conn.Publish(wire.SubjectDEAAdvertise, data))
-	eventually(t, "the DEA is known", func() bool {
-		c.pool.mu.Lock()
-		defer c.pool.mu.Unlock()
-		return len(c.pool.deas) == 1
-	})
+	eventually(t, "the DEA is known", func() bool { return c.working().placer.Known() == 1 })
 	c.register("dev@example.com").running(d, "hello", 1)
 }
 
@@ -500,7 +469,7 @@ func TestBrokenAnswers(t *testing.T) {
 	if doc := u.document("hello"); doc["runningInstances"] != nil {
 		t.Errorf("running: %v", doc["runningInstances"])
 	}
-	var doc struct{ Instances []instanceInfo }
+	var doc struct{ Instances []shownInstance }
 	u.call("GET", "/apps/hello/instances", nil).want(200).json(&doc)
 	if len(doc.Instances) != 1 || doc.Instances[0].State != "RUNNING" {
 		t.Errorf("instances: %+v", doc.Instances)

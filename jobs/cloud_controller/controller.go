@@ -3,66 +3,70 @@ package cloudcontroller
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/accounts"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/api"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/peers"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/placement"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/services"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/staging"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// healthWorkers is how many of the health manager's requests are answered at
-// once, and hmQueue how many may wait.
-const (
-	healthWorkers = 8
-	hmQueue       = 1024
-)
-
 // Controller is a running cloud controller.
 type Controller struct {
-	config   Config
-	settings atomic.Pointer[Config] // what a reload may change
-	file     string
-	base     *component.Component
-	catalog  catalog
-	store    *store.Store // set before requests are taken
-	blobs    *blob.Store
-	hasher   *auth.Hasher
-	logins   *auth.Limiter
-	client   *http.Client // to DEAs' file servers and peers
-	metrics  metrics
-	stagings stagings
-	pool     pool
-
-	registrar  *component.Registrar
-	hmRequests chan wire.HealthManagerRequest
-	hmSubs     []*nats.Subscription // guarded by mu
+	config    *config.Live
+	file      string
+	base      *component.Component
+	registrar *component.Registrar
+	catalog   model.Catalog
+	blobs     *blob.Store
+	hasher    *auth.Hasher
+	logins    *auth.Limiter
+	client    *http.Client // to DEAs' file servers, gateways and peers
 
 	mu        sync.Mutex
-	work      context.Context   // ends with the controller
+	parts     *parts            // nil: the database is not open yet
 	server    *component.Server // nil: does not listen yet
+	requests  []*nats.Subscription
 	listening string
 	waiting   error // why it cannot serve yet, nil: it can
 	gone      bool  // drained before it listened
 }
 
+// parts is what works with the database.
+type parts struct {
+	store    *store.Store
+	frame    *rest.Frame
+	accounts *accounts.Accounts
+	peers    *peers.Peers
+	staging  *staging.Staging
+	placer   *placement.Placer
+	api      *api.Server
+}
+
 // New reads the configuration and opens what the controller needs, except its
 // database and port. Run must follow, which gives all of it back.
 func New(p component.Process) (*Controller, error) {
-	cfg, raw, err := load(p.ConfigFile)
+	cfg, raw, err := config.Load(p.ConfigFile)
 	if err != nil {
 		return nil, err
 	}
-	catalog, err := newCatalog(cfg.RuntimesFile, cfg.Directories.StagingManifests)
+	catalog, err := model.NewCatalog(cfg.RuntimesFile, cfg.Directories.StagingManifests)
 	if err != nil {
 		return nil, err
 	}
@@ -71,13 +75,11 @@ func New(p component.Process) (*Controller, error) {
 		return nil, err
 	}
 	c := &Controller{
-		config: cfg, file: p.ConfigFile, catalog: catalog, blobs: blobs,
-		hasher: auth.NewHasher(concurrentHashes, auth.Recommended), logins: auth.NewLimiter(loginBurst, loginInterval),
-		hmRequests: make(chan wire.HealthManagerRequest, hmQueue),
-		waiting:    errors.New("waiting for the database"),
-		work:       context.Background(),
+		config: config.NewLive(cfg), file: p.ConfigFile, catalog: catalog, blobs: blobs,
+		hasher:  auth.NewHasher(accounts.ConcurrentHashes, auth.Recommended),
+		logins:  auth.NewLimiter(accounts.LoginBurst, accounts.LoginInterval),
+		waiting: errors.New("waiting for the database"),
 	}
-	c.settings.Store(&cfg)
 	c.base, err = component.Open(component.Options{
 		Type: "CloudController", Process: p, Config: cfg.Config, Raw: shown(raw),
 		Varz: c.varz, Ready: c.ready, Drain: c.drain, Reload: c.reload,
@@ -88,7 +90,7 @@ func New(p component.Process) (*Controller, error) {
 	c.registrar = c.base.NewRegistrar()
 	c.client = &http.Client{Transport: &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+			ctx, cancel := context.WithTimeout(ctx, peers.DialTimeout)
 			defer cancel()
 			return c.base.Dialer().DialContext(ctx, network, address)
 		},
@@ -104,8 +106,8 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer c.base.Close()
 	defer c.client.CloseIdleConnections()
 	defer func() {
-		if c.store != nil {
-			c.store.Close()
+		if p := c.working(); p != nil {
+			p.store.Close()
 		}
 	}()
 	return c.base.Run(ctx, c.registrar.Run, c.serve)
@@ -114,38 +116,39 @@ func (c *Controller) Run(ctx context.Context) error {
 // serve opens the database, waiting for it if it must, and then takes requests,
 // the bus's first.
 func (c *Controller) serve(ctx context.Context) error {
-	c.mu.Lock()
-	c.work = ctx
-	c.mu.Unlock()
-	if err := c.openStore(ctx); err != nil || c.store == nil {
-		return err
+	opened := c.openStore(ctx)
+	if opened == nil {
+		return nil
 	}
+	p := c.wire(ctx, opened)
 	c.waitFor(errors.New("fetching what the other controllers have"))
-	if err := c.addAdmins(ctx); err != nil {
+	if err := p.accounts.AddAdmins(ctx); err != nil {
 		return err
 	}
-	if err := c.subscribe(); err != nil {
+	requests, err := p.placer.Subscribe()
+	c.mu.Lock()
+	c.requests = requests
+	c.mu.Unlock()
+	if err != nil {
 		return err
 	}
+	c.base.OnConnect(p.placer.Locate)
 	var background sync.WaitGroup
 	defer background.Wait()
-	for range healthWorkers {
-		background.Go(func() { c.serveHealthManager(ctx) })
-	}
-	background.Go(func() { c.keepInStep(ctx) })
-	return c.listen(ctx)
+	background.Go(func() { p.placer.Serve(ctx) })
+	background.Go(func() { p.peers.KeepInStep(ctx, func(reason error) { c.waitFor(reason) }) })
+	return c.listen(ctx, p.api.Routes())
 }
 
-// openStore tries until the database is there, or ctx ends.
-func (c *Controller) openStore(ctx context.Context) error {
-	uri := func() (string, error) { return c.settings.Load().databaseURI() }
+// openStore tries until the database is there. It returns nil if ctx ends first.
+func (c *Controller) openStore(ctx context.Context) *store.Store {
+	uri := func() (string, error) { return c.config.Now().DatabaseURI() }
 	for {
 		attempt, cancel := context.WithTimeout(ctx, 3*time.Minute)
 		opened, err := store.Open(attempt, uri, c.base.Dialer())
 		cancel()
 		if err == nil {
-			c.store = opened
-			return nil
+			return opened
 		}
 		if known := c.waitFor(err); !known {
 			c.base.Log().Warn("cannot use the database, trying again and again", "error", err)
@@ -158,59 +161,41 @@ func (c *Controller) openStore(ctx context.Context) error {
 	}
 }
 
-// subscribe takes the bus's messages.
-func (c *Controller) subscribe() error {
-	bus := c.base.Bus()
-	for _, subject := range []string{wire.SubjectHealthManagerRequests, wire.PartitionSubject(wire.SubjectHealthManagerRequests, c.config.CCPartition)} {
-		sub, err := bus.QueueSubscribe(subject, wire.QueueCloudController, c.hmRequest)
-		if err != nil {
-			return fmt.Errorf("cannot subscribe %s: %w", subject, err)
-		}
-		c.mu.Lock()
-		c.hmSubs = append(c.hmSubs, sub)
-		c.mu.Unlock()
-	}
-	handlers := map[string]nats.MsgHandler{
-		wire.SubjectBulkCredentials: c.bulkCredentials,
-		wire.PartitionSubject(wire.SubjectBulkCredentials, c.config.CCPartition): c.bulkCredentials,
-		wire.SubjectDEAAdvertise: func(m *nats.Msg) {
-			a, err := wire.ParseDEAAdvertise(m.Data)
-			if err != nil {
-				c.base.Log().Warn("ignoring a message", "subject", m.Subject, "error", err)
-				return
-			}
-			c.pool.heard(a, time.Now())
-		},
-		wire.SubjectDEAShutdown: func(m *nats.Msg) {
-			if s, err := wire.ParseDEAShutdown(m.Data); err == nil {
-				c.pool.left(s.ID)
-			}
-		},
-	}
-	for subject, handle := range handlers {
-		if _, err := bus.Subscribe(subject, handle); err != nil {
-			return fmt.Errorf("cannot subscribe %s: %w", subject, err)
-		}
-	}
-	c.base.OnConnect(func() {
-		if err := bus.Publish(wire.SubjectDEALocate, nil); err != nil {
-			c.base.Log().Warn("cannot publish", "subject", wire.SubjectDEALocate, "error", err)
-		}
+// wire makes the parts, which work until ctx ends.
+func (c *Controller) wire(ctx context.Context, opened *store.Store) *parts {
+	log, bus := c.base.Log(), c.base.Bus()
+	p := &parts{store: opened, frame: rest.NewFrame(ctx, log)}
+	p.accounts = accounts.New(accounts.Deps{Config: c.config, Log: log, Store: opened, Hasher: c.hasher, Logins: c.logins})
+	offered := services.New(services.Deps{Config: c.config, Log: log, Store: opened, Client: c.client})
+	p.peers = peers.New(peers.Deps{Config: c.config, Log: log, Store: opened, Blobs: c.blobs, Client: c.client})
+	p.staging = staging.New(staging.Deps{
+		Config: c.config, Log: log, Bus: bus, Store: opened, Catalog: c.catalog, Services: offered, Peers: p.peers, Frame: p.frame, Address: c.address,
 	})
-	return nil
+	p.placer = placement.New(placement.Deps{
+		Config: c.config, Log: log, Bus: bus, Store: opened, Blobs: c.blobs, Catalog: c.catalog, Services: offered, Address: c.address,
+	})
+	p.api = api.New(api.Deps{
+		Config: c.config, Log: log, Store: opened, Blobs: c.blobs, Catalog: c.catalog, Client: c.client, Frame: p.frame,
+		Accounts: p.accounts, Services: offered, Peers: p.peers, Staging: p.staging, Placer: p.placer,
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.parts = p
+	return p
 }
 
 // listen serves the API and registers it with the routers.
-func (c *Controller) listen(ctx context.Context) error {
-	inet := c.config.Inet
+func (c *Controller) listen(ctx context.Context, routes http.Handler) error {
+	cfg := &c.config.Start
+	inet := cfg.Inet
 	if inet == "" {
 		inet = c.base.Address()
 	}
-	server, err := component.Listen(net.JoinHostPort(inet, strconv.Itoa(c.config.ExternalPort)), c.routes(), c.base.Log())
+	server, err := component.Listen(net.JoinHostPort(inet, strconv.Itoa(cfg.ExternalPort)), routes, c.base.Log())
 	if err != nil {
 		return err
 	}
-	server.PeerKeepalive, server.DrainTimeout = c.config.PeerKeepalive, c.config.DrainTimeout
+	server.PeerKeepalive, server.DrainTimeout = cfg.PeerKeepalive, cfg.DrainTimeout
 	_, port, err := net.SplitHostPort(server.Addr().String())
 	if err != nil {
 		return errors.Join(err, server.Close())
@@ -225,27 +210,38 @@ func (c *Controller) listen(ctx context.Context) error {
 	if err := c.registrar.Register(c.route()); err != nil {
 		return errors.Join(err, server.Close())
 	}
-	c.base.Log().Info("serving", "address", server.Addr().String(), "name", c.config.ExternalURI)
+	c.base.Log().Info("serving", "address", server.Addr().String(), "name", cfg.ExternalURI)
 	return server.Serve(ctx)
 }
 
 func (c *Controller) route() wire.Registration {
 	host, port, _ := net.SplitHostPort(c.address())
 	n, _ := strconv.Atoi(port)
-	return wire.Registration{Host: host, Port: n, URIs: []string{c.config.ExternalURI}, Tags: wire.Tags{"component": "CloudController"}}
+	return wire.Registration{Host: host, Port: n, URIs: []string{c.config.Start.ExternalURI}, Tags: wire.Tags{"component": "CloudController"}}
 }
 
-// Address is where requests come in, "" as long as the controller does not listen.
+// Address returns where requests come in, "" as long as the controller does not
+// listen.
 func (c *Controller) Address() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.listening
 }
 
-func (c *Controller) working() context.Context {
+// address returns host:port at which other components reach this controller, or
+// will.
+func (c *Controller) address() string {
+	if listening := c.Address(); listening != "" {
+		return listening
+	}
+	return net.JoinHostPort(c.base.Address(), strconv.Itoa(c.config.Start.ExternalPort))
+}
+
+// working returns the parts, nil as long as the database is not open.
+func (c *Controller) working() *parts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.work
+	return c.parts
 }
 
 func (c *Controller) ready() error {
@@ -254,6 +250,8 @@ func (c *Controller) ready() error {
 	return c.waiting
 }
 
+// waitFor sets why the controller is not ready, nil: it is. known reports whether
+// it was the reason before.
 func (c *Controller) waitFor(reason error) (known bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -269,7 +267,7 @@ func (c *Controller) drain(ctx context.Context) error {
 	c.mu.Lock()
 	c.gone = true
 	server := c.server
-	for _, sub := range c.hmSubs {
+	for _, sub := range c.requests {
 		_ = sub.Unsubscribe() // fails only with the connection, and then nothing comes
 	}
 	c.mu.Unlock()
@@ -282,18 +280,22 @@ func (c *Controller) drain(ctx context.Context) error {
 
 // reload takes what may change while requests are served.
 func (c *Controller) reload() error {
-	cfg, _, err := load(c.file)
+	cfg, _, err := config.Load(c.file)
 	if err != nil {
 		return err
 	}
-	c.settings.Store(&cfg)
+	c.config.Set(cfg)
 	return nil
 }
 
 func (c *Controller) varz() map[string]any {
-	doc := c.metrics.varz(time.Now())
-	for key, value := range c.stagings.varz() {
-		doc[key] = value
+	doc := map[string]any{}
+	if p := c.working(); p != nil {
+		doc = p.frame.Varz(time.Now())
+		doc["deas"] = p.placer.Known()
+		for key, value := range p.staging.Varz() {
+			doc[key] = value
+		}
 	}
 	return doc
 }

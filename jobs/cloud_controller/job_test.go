@@ -14,6 +14,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/manifests"
 )
 
@@ -65,10 +66,10 @@ func TestJob(t *testing.T) {
 	for _, tc := range []struct {
 		properties string
 		instances  int
-		check      func(t *testing.T, c Config)
+		check      func(t *testing.T, c config.Config)
 	}{
-		{"", 1, func(t *testing.T, c Config) {
-			if uri, err := c.databaseURI(); err != nil || !strings.HasPrefix(uri, "sqlite:///") {
+		{"", 1, func(t *testing.T, c config.Config) {
+			if uri, err := c.DatabaseURI(); err != nil || !strings.HasPrefix(uri, "sqlite:///") {
 				t.Errorf("database %s, %v", uri, err)
 			}
 			if c.Inet != "127.0.0.1" || c.ExternalURI != "api.cf.localhost" || c.Keys.Token != "a secret: \"#{x}\"" || len(c.Peers) != 0 || c.Timeouts.Health.Seconds() != 1 {
@@ -82,19 +83,19 @@ func TestJob(t *testing.T) {
       app_uris                 = { reserved_length = 2 }
       default_account_capacity = { memory = 4096 }
       builtin_services         = { mysql = "tok" }
-      timeouts                 = { health = "250ms" }`, 2, func(t *testing.T, c Config) {
-			uri, err := c.databaseURI()
+      timeouts                 = { health = "250ms" }`, 2, func(t *testing.T, c config.Config) {
+			uri, err := c.DatabaseURI()
 			if err != nil || !strings.HasPrefix(uri, "postgres://cloud_controller:dbword@127.0.0.1:5432/cloud_controller?sslmode=verify-full&sslrootcert=") {
 				t.Errorf("database %s, %v", uri, err)
 			}
 			if len(c.Peers) != 1 || c.Peers[0] != "127.0.0.2:9022" || c.Admins[0] != "ops@example.com" || c.AdminPassword != `p"w` || c.AppURIs.ReservedLength != 2 ||
-				c.DefaultCapacity != (Capacity{4096, 4, 16, 20}) || c.BuiltinServices["mysql"].Token != "tok" || c.Timeouts.Health.Milliseconds() != 250 {
+				c.DefaultCapacity != (config.Capacity{Memory: 4096, AppURIs: 4, Services: 16, Apps: 20}) || c.BuiltinServices["mysql"].Token != "tok" || c.Timeouts.Health.Milliseconds() != 250 {
 				t.Errorf("%+v", c)
 			}
 		}},
 		{`
       database         = "postgres"
-      shared_directory = "/mnt/cf"`, 2, func(t *testing.T, c Config) {
+      shared_directory = "/mnt/cf"`, 2, func(t *testing.T, c config.Config) {
 			if len(c.Peers) != 0 || c.Directories.Droplets != "/mnt/cf/droplets" || c.Directories.Resources != "/mnt/cf/resources" {
 				t.Errorf("%+v, %v", c.Directories, c.Peers)
 			}
@@ -108,7 +109,7 @@ func TestJob(t *testing.T) {
 	}
 }
 
-func rendered(t *testing.T, manifest *manifests.Manifest, count int) Config {
+func rendered(t *testing.T, manifest *manifests.Manifest, count int) config.Config {
 	t.Helper()
 	facts := manifests.Facts{
 		DeploymentID: "0123456789abcdef0123456789abcdef",
@@ -139,7 +140,7 @@ func rendered(t *testing.T, manifest *manifests.Manifest, count int) Config {
 			if template.Mode != 0o600 {
 				t.Errorf("its mode is %o", template.Mode)
 			}
-			cfg, _, err := load(file)
+			cfg, _, err := config.Load(file)
 			must(t, err)
 			return cfg
 		}

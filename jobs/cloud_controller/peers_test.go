@@ -15,7 +15,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/peers"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/postgrestest"
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/wire"
@@ -106,38 +109,41 @@ func TestPair(t *testing.T) {
 	// One that cannot be brought now is not lost.
 	must(t, os.WriteFile(first.blobs.Path(droplet), []byte("damaged"), 0o600))
 	must(t, os.Remove(second.blobs.Path(droplet)))
-	if err := second.syncBlobs(t.Context()); !errors.Is(err, errNotBrought) {
+	if err := second.working().peers.Sync(t.Context()); !errors.Is(err, peers.ErrNotBrought) {
 		t.Errorf("with a damaged copy: %v", err)
 	}
 	(&client{c: second}).call("GET", fmt.Sprintf("/staged_droplets/%d/%s", app.ID, droplet.SHA1), nil).fails(503, 111)
 	// It would not be ready without it, until nobody has it any more.
 	second.waitFor(errors.New("fetching"))
 	ctx, cancel := context.WithCancel(t.Context())
-	inStep := make(chan error)
-	go func() { inStep <- second.keepInStep(ctx) }()
-	eventually(t, "the second says what it waits for", func() bool { return errors.Is(second.ready(), errNotBrought) })
+	inStep := make(chan struct{})
+	go func() {
+		defer close(inStep)
+		second.working().peers.KeepInStep(ctx, func(reason error) { second.waitFor(reason) })
+	}()
+	eventually(t, "the second says what it waits for", func() bool { return errors.Is(second.ready(), peers.ErrNotBrought) })
 	must(t, os.Remove(first.blobs.Path(droplet)))
 	eventually(t, "the second is ready", func() bool { return second.ready() == nil })
 	cancel()
-	must(t, <-inStep)
-	if err := second.syncBlobs(t.Context()); err == nil || errors.Is(err, errNotBrought) || errors.Is(err, errPeerAway) {
+	<-inStep
+	if err := second.working().peers.Sync(t.Context()); err == nil || errors.Is(err, peers.ErrNotBrought) || errors.Is(err, peers.ErrAway) {
 		t.Errorf("with no copy left: %v", err)
 	}
 
 	// A token is read before it is checked; PostgreSQL takes no NUL.
-	(&client{c: first, token: first.signer().Sign("a\x00b", "", time.Now().Add(time.Hour))}).call("GET", "/apps", nil).fails(403, 200)
+	(&client{c: first, token: auth.NewSigner(first.config.Now().Keys.Derive("tokens")).Sign("a\x00b", "", time.Now().Add(time.Hour))}).call("GET", "/apps", nil).fails(403, 200)
 	// Peers are asked with a password.
-	u.call("GET", blobPath(droplet), nil).want(401)
-	auth := first.peerCredentials()
+	u.call("GET", peers.Path(droplet), nil).want(401)
+	credentials := first.working().peers.Credentials()
 	request := http.Request{Header: http.Header{}}
-	request.SetBasicAuth(auth.User, auth.Password)
+	request.SetBasicAuth(credentials.User, credentials.Password)
 	peer := &client{c: first}
 	wrong := blob.Blob{Kind: blob.Droplet, App: app.ID, SHA1: sum([]byte("right"))}
-	peer.do("PUT", blobPath(wrong), request.Header, strings.NewReader("wrong")).fails(400, 100)
+	peer.do("PUT", peers.Path(wrong), request.Header, strings.NewReader("wrong")).fails(400, 100)
 	if first.blobs.Has(wrong) {
 		t.Error("a copy with another sha1 is kept")
 	}
-	peer.do("GET", blobPath(wrong), request.Header, nil).fails(404, 303)
+	peer.do("GET", peers.Path(wrong), request.Header, nil).fails(404, 303)
 	peer.do("GET", "/internal/blobs/droplet/1/..%2F..%2Fcc.db", request.Header, nil).fails(404, 303)
 	peer.do("GET", "/internal/resources/x/1", request.Header, nil).fails(404, 303)
 }
@@ -182,12 +188,12 @@ func TestPairLosesOne(t *testing.T) {
 	// What is lost is fetched when there is someone to ask; until then nobody waits
 	// for each of many.
 	must(t, os.Remove(first.blobs.Path(droplet)))
-	if err := first.syncBlobs(t.Context()); !errors.Is(err, errPeerAway) || strings.Count(err.Error(), "cannot get") != 1 {
+	if err := first.working().peers.Sync(t.Context()); !errors.Is(err, peers.ErrAway) || strings.Count(err.Error(), "cannot get") != 1 {
 		t.Errorf("with nobody to ask: %v", err)
 	}
 	u.call("GET", fmt.Sprintf("/staged_droplets/1/%s", alone.SHA1), nil).fails(500, 111)
 	second.run()
-	must(t, first.syncBlobs(t.Context()))
+	must(t, first.working().peers.Sync(t.Context()))
 	if !first.blobs.Has(droplet) {
 		t.Error("the lost droplet was not fetched")
 	}
@@ -285,18 +291,6 @@ func TestVarz(t *testing.T) {
 	if _, ok := varz["requests_per_sec"].(float64); !ok || strings.Contains(string(text), "secretword") || strings.Contains(string(text), "a-long-secret") {
 		t.Errorf("varz: %s", text)
 	}
-	var m metrics
-	now := time.Unix(1343815200, 0)
-	for i := range 40 {
-		m.begin(now.Add(time.Duration(i) * time.Second / 2))
-		m.end()
-	}
-	if got := m.varz(now.Add(20 * time.Second)); got["requests"] != int64(40) || got["requests_per_sec"] != 2.0 {
-		t.Errorf("two requests a second: %v", got)
-	}
-	if got := m.varz(now.Add(time.Minute)); got["requests_per_sec"] != 0.0 {
-		t.Errorf("a minute later: %v", got)
-	}
 }
 
 func TestReload(t *testing.T) {
@@ -306,9 +300,9 @@ func TestReload(t *testing.T) {
 	u := c.register("dev@example.com")
 	u.call("GET", "/users", nil).fails(403, 200)
 	c.configure("admins: [dev@example.com]\nallow_registration: false\n")
-	text, err := os.ReadFile(c.config)
+	text, err := os.ReadFile(c.configFile)
 	must(t, err)
-	must(t, os.WriteFile(c.config, []byte(strings.Replace(string(text), "admins: [root@example.com]\n", "", 1)), 0o600))
+	must(t, os.WriteFile(c.configFile, []byte(strings.Replace(string(text), "admins: [root@example.com]\n", "", 1)), 0o600))
 	must(t, c.base.Reload())
 	u.call("GET", "/users", nil).want(200)
 	(&client{c: c}).call("POST", "/users", `{"email":"x@example.com","password":"x"}`).fails(403, 200)
@@ -324,7 +318,7 @@ func TestDatabaseAway(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	c := w.prepare(fmt.Sprintf("database_environment: {production: {adapter: postgresql, database: x, host: 127.0.0.1, port: %d, username: cc, password: secretword}}\n", freePort(t)))
-	controller, err := New(component.Process{ConfigFile: c.config, Output: t.Output()})
+	controller, err := New(component.Process{ConfigFile: c.configFile, Output: t.Output()})
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -366,7 +360,7 @@ func TestConfigProblems(t *testing.T) {
 			}
 			file := t.TempDir() + "/cc.yml"
 			must(t, os.WriteFile(file, []byte(text+settings+"\n"), 0o600))
-			if _, _, err := load(file); err == nil || !strings.Contains(err.Error(), want) {
+			if _, _, err := config.Load(file); err == nil || !strings.Contains(err.Error(), want) {
 				t.Errorf("error %v, want one with %q", err, want)
 			}
 		})

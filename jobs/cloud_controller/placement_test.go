@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -173,7 +174,7 @@ func TestPlacementSideBySide(t *testing.T) {
 	}
 	first.leave()
 	for index := range n {
-		data, err := json.Marshal(wire.HealthManagerRequest{Droplet: appID(app), Op: wire.OpStart, Version: version(app), Indices: []int{index}})
+		data, err := json.Marshal(wire.HealthManagerRequest{Droplet: model.ID(app), Op: wire.OpStart, Version: model.Version(app), Indices: []int{index}})
 		must(t, err)
 		must(t, w.conn.Publish(wire.SubjectHealthManagerRequests, data))
 	}

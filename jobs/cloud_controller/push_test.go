@@ -92,7 +92,7 @@ func TestPush(t *testing.T) {
 	if doc["state"] != "STARTED" || doc["runningInstances"] != float64(2) {
 		t.Errorf("after the start: %v", doc)
 	}
-	var instances struct{ Instances []instanceInfo }
+	var instances struct{ Instances []shownInstance }
 	u.call("GET", "/apps/hello/instances", nil).want(200).json(&instances)
 	if len(instances.Instances) != 2 || instances.Instances[1].State != "RUNNING" || instances.Instances[1].Since != 1343815200 {
 		t.Errorf("instances: %+v", instances)

@@ -117,7 +117,7 @@ func TestServices(t *testing.T) {
 			`"5.1":{"id":"1","vendor":"mysql","version":"5.1","tiers":{"free":{"options":{},"order":1}},"type":"database","description":"MySQL","provider":"core","default_plan":"free","alias":"current"}}}}` {
 		t.Errorf("/info/services: %s", got)
 	}
-	var offerings map[string]map[string]map[string]map[string]offering
+	var offerings map[string]map[string]map[string]map[string]struct{ URL string }
 	gateway.gatewayCall("", "GET", "/services/v1/offerings", "").want(200).json(&offerings)
 	if offerings["database"]["mysql"]["core"]["5.1"].URL != g.URL {
 		t.Errorf("offerings: %+v", offerings)
@@ -155,7 +155,7 @@ func TestServices(t *testing.T) {
 	u.put("hello", nil).want(200)
 	wantCalls(t, g.called())
 
-	var handles struct{ Handles []handle }
+	var handles struct{ Handles []gatewayHandle }
 	gateway.gatewayCall("tok", "GET", "/services/v1/offerings/mysql-5.1/handles", "").want(200).json(&handles)
 	if len(handles.Handles) != 2 || handles.Handles[0].ServiceID != "d1" || handles.Handles[1].ServiceID != "b1" {
 		t.Errorf("handles: %+v", handles)
@@ -307,7 +307,14 @@ func TestServiceProblems(t *testing.T) {
 	admin := c.register("root@example.com")
 	admin.call("DELETE", "/users/dev@example.com", nil).want(204)
 	wantCalls(t, g.called(), `DELETE /gateway/v1/configurations/d1 {}`)
-	if _, err := c.store.User(t.Context(), "dev@example.com"); err == nil {
+	if _, err := c.working().store.User(t.Context(), "dev@example.com"); err == nil {
 		t.Error("the user is still there")
 	}
+}
+
+// gatewayHandle is a gateway's record of an instance or a binding.
+type gatewayHandle struct {
+	ServiceID     string          `json:"service_id"`
+	Configuration json.RawMessage `json:"configuration"`
+	Credentials   json.RawMessage `json:"credentials"`
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/accounts"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/wire"
@@ -73,10 +74,10 @@ func newWorld(t *testing.T) *world {
 // cc is a running controller.
 type cc struct {
 	*Controller
-	w      *world
-	dir    string
-	config string // file
-	stop   func() error
+	w          *world
+	dir        string
+	configFile string
+	stop       func() error
 }
 
 // settings are lines of a controller's file; database and directories are added
@@ -91,7 +92,7 @@ func (w *world) start(settings string) *cc {
 func (w *world) prepare(settings string) *cc {
 	w.t.Helper()
 	dir := w.t.TempDir()
-	c := &cc{w: w, dir: dir, config: filepath.Join(dir, "cloud_controller.yml")}
+	c := &cc{w: w, dir: dir, configFile: filepath.Join(dir, "cloud_controller.yml")}
 	c.configure(settings)
 	return c
 }
@@ -109,18 +110,18 @@ func (c *cc) configure(settings string) {
 			text += value + "\n"
 		}
 	}
-	must(c.w.t, os.WriteFile(c.config, []byte(text+settings), 0o600))
+	must(c.w.t, os.WriteFile(c.configFile, []byte(text+settings), 0o600))
 }
 
 func (c *cc) run() {
 	t := c.w.t
 	t.Helper()
 	var err error
-	c.Controller, err = New(component.Process{ConfigFile: c.config, Output: t.Output()})
+	c.Controller, err = New(component.Process{ConfigFile: c.configFile, Output: t.Output()})
 	must(t, err)
 	// Hundreds of logins on a slow machine take their time.
-	c.hasher = auth.NewHasher(concurrentHashes, auth.Cost{Passes: 1, Memory: 64})
-	c.logins = auth.NewLimiter(loginBurst, time.Hour)
+	c.hasher = auth.NewHasher(accounts.ConcurrentHashes, auth.Cost{Passes: 1, Memory: 64})
+	c.logins = auth.NewLimiter(accounts.LoginBurst, time.Hour)
 	ctx, cancel := context.WithCancel(context.Background())
 	result := make(chan error, 1)
 	go func() {
@@ -290,6 +291,17 @@ func zipOf(t testing.TB, files map[string]string) []byte {
 func sum(data []byte) string {
 	hash := sha1.Sum(data)
 	return hex.EncodeToString(hash[:])
+}
+
+// shownInstance is an instance as the API shows it.
+type shownInstance struct {
+	Index       int     `json:"index"`
+	State       string  `json:"state"`
+	Since       int64   `json:"since"`
+	DebugIP     *string `json:"debug_ip"`
+	DebugPort   *int    `json:"debug_port"`
+	ConsoleIP   *string `json:"console_ip"`
+	ConsolePort *int    `json:"console_port"`
 }
 
 // document reads an app.

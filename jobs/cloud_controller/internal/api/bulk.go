@@ -1,4 +1,4 @@
-package cloudcontroller
+package api
 
 import (
 	"encoding/json"
@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -19,23 +21,23 @@ type bulkToken struct {
 }
 
 // bulkApps lists all apps, a batch at a time.
-func (c *Controller) bulkApps(w http.ResponseWriter, r *http.Request) error {
+func (s *Server) bulkApps(w http.ResponseWriter, r *http.Request) error {
 	query := r.URL.Query()
 	size := 200
 	if text := query.Get("batch_size"); text != "" {
 		n, err := strconv.Atoi(text)
 		if err != nil || n < 1 {
-			return because(errBadRequest, "batch_size is no positive number")
+			return model.Because(model.ErrBadRequest, "batch_size is no positive number")
 		}
 		size = min(n, maxBatch)
 	}
 	var token bulkToken
 	if text := query.Get("bulk_token"); text != "" {
 		if err := json.Unmarshal([]byte(text), &token); err != nil {
-			return because(errBadRequest, "bulk_token is not what was given")
+			return model.Because(model.ErrBadRequest, "bulk_token is not what was given")
 		}
 	}
-	apps, err := c.store.AppsAfter(r.Context(), token.ID, size)
+	apps, err := s.Store.AppsAfter(r.Context(), token.ID, size)
 	if err != nil {
 		return err
 	}
@@ -47,33 +49,33 @@ func (c *Controller) bulkApps(w http.ResponseWriter, r *http.Request) error {
 			// Whatever was uploaded since: there is a droplet, and it should run.
 			state = store.Staged
 		}
-		answer.Results[appID(a)] = wire.BulkApp{
+		answer.Results[model.ID(a)] = wire.BulkApp{
 			ID: a.ID, Name: a.Name, Instances: a.Instances, State: a.State, Framework: a.Framework, Runtime: a.Runtime,
-			Memory: a.Memory, PackageState: state, UpdatedAt: wire.BulkTime{Time: time.Unix(a.UpdatedAt, 0)}, Version: version(a),
+			Memory: a.Memory, PackageState: state, UpdatedAt: wire.BulkTime{Time: time.Unix(a.UpdatedAt, 0)}, Version: model.Version(a),
 		}
 	}
 	if answer.BulkToken, err = json.Marshal(token); err != nil {
 		return fmt.Errorf("cannot write the bulk token: %w", err)
 	}
-	writeJSON(w, http.StatusOK, answer)
+	rest.WriteJSON(w, http.StatusOK, answer)
 	return nil
 }
 
-// bulkCounts says how many users or apps there are.
-func (c *Controller) bulkCounts(w http.ResponseWriter, r *http.Request) error {
-	model := r.URL.Query().Get("model")
-	count := c.store.CountUsers
-	switch model {
+// bulkCounts counts users or apps.
+func (s *Server) bulkCounts(w http.ResponseWriter, r *http.Request) error {
+	counted := r.URL.Query().Get("model")
+	count := s.Store.CountUsers
+	switch counted {
 	case "user":
 	case "app":
-		count = c.store.CountApps
+		count = s.Store.CountApps
 	default:
-		return because(errBadRequest, "model is neither user nor app")
+		return model.Because(model.ErrBadRequest, "model is neither user nor app")
 	}
 	n, err := count(r.Context())
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, wire.BulkCounts{Counts: map[string]int{model: n}})
+	rest.WriteJSON(w, http.StatusOK, wire.BulkCounts{Counts: map[string]int{counted: n}})
 	return nil
 }

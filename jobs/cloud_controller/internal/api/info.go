@@ -1,14 +1,16 @@
-package cloudcontroller
+package api
 
 import (
 	"maps"
 	"net/http"
 	"slices"
+
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 )
 
-// getInfo says what this cloud is, and to who is logged in what the account has.
-func (c *Controller) getInfo(w http.ResponseWriter, r *http.Request) error {
-	settings := c.settings.Load()
+// getInfo describes this cloud and, if the request carries a token, the account.
+func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
+	settings := s.Config.Now()
 	type runtime struct {
 		Name        string `json:"name"`
 		Version     string `json:"version"`
@@ -20,14 +22,14 @@ func (c *Controller) getInfo(w http.ResponseWriter, r *http.Request) error {
 		Detection []map[string]any `json:"detection"`
 	}
 	frameworks := map[string]framework{}
-	for name, f := range c.catalog.frameworks {
+	for name, f := range s.Catalog.Frameworks {
 		entry := framework{Name: name, Runtimes: []runtime{}, Detection: f.Detection}
 		if entry.Detection == nil {
 			entry.Detection = []map[string]any{}
 		}
 		for _, choice := range f.Runtimes {
 			for _, name := range slices.Sorted(maps.Keys(choice)) {
-				if info, ok := c.catalog.runtimes[name]; ok {
+				if info, ok := s.Catalog.Runtimes[name]; ok {
 					entry.Runtimes = append(entry.Runtimes, runtime{info.Name, info.Version, info.Description})
 				}
 			}
@@ -38,33 +40,33 @@ func (c *Controller) getInfo(w http.ResponseWriter, r *http.Request) error {
 		"name": settings.Name, "build": settings.Build, "support": settings.Support, "version": settings.Version,
 		"description": settings.Description, "allow_debug": settings.AllowDebug, "frameworks": frameworks,
 	}
-	a, known, err := c.optional(r)
+	a, known, err := s.Accounts.Optional(r)
 	if err != nil {
 		return err
 	}
 	if known {
-		usage, err := c.store.Usage(r.Context(), a.ID)
+		usage, err := s.Store.Usage(r.Context(), a.ID)
 		if err != nil {
 			return err
 		}
 		doc["user"] = a.Email
-		doc["limits"] = settings.capacity(a.admin)
+		doc["limits"] = a.Capacity
 		doc["usage"] = map[string]int{"memory": usage.Memory, "apps": usage.Apps, "services": usage.Services}
 	}
-	writeJSON(w, http.StatusOK, doc)
+	rest.WriteJSON(w, http.StatusOK, doc)
 	return nil
 }
 
-func (c *Controller) getRuntimes(w http.ResponseWriter, _ *http.Request) error {
+func (s *Server) getRuntimes(w http.ResponseWriter, _ *http.Request) error {
 	type runtime struct {
 		Version     string   `json:"version"`
 		Description string   `json:"description"`
 		DebugModes  []string `json:"debug_modes"`
 	}
 	doc := map[string]runtime{}
-	for name, info := range c.catalog.runtimes {
+	for name, info := range s.Catalog.Runtimes {
 		doc[name] = runtime{info.Version, info.Description, info.DebugModes}
 	}
-	writeJSON(w, http.StatusOK, doc)
+	rest.WriteJSON(w, http.StatusOK, doc)
 	return nil
 }

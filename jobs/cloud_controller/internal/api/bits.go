@@ -1,4 +1,4 @@
-package cloudcontroller
+package api
 
 import (
 	"bytes"
@@ -14,6 +14,9 @@ import (
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/archive"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
 
@@ -23,16 +26,13 @@ const (
 	discardTimeout = 2 * time.Minute
 )
 
-// maxFiles is how many an app may have.
-const maxFiles = 100_000
-
-// maxResources bounds the text that lists resources.
-const maxResources = 32 << 20
+// MaxFiles is how many an app may have.
+const MaxFiles = 100_000
 
 // tooManyResources is true of a text that lists more than an app may have: told
 // before it is decoded, which takes many times its length in memory.
 func tooManyResources(text []byte) bool {
-	return bytes.Count(text, []byte{','}) > 10*maxFiles
+	return bytes.Count(text, []byte{','}) > 10*MaxFiles
 }
 
 // resource is a file as vmc describes it.
@@ -42,41 +42,36 @@ type resource struct {
 	Name string `json:"fn"`
 }
 
-// maxUpload is the largest body: files, packed or not, and what is around them.
-func (c *Controller) maxUpload() int64 {
-	return int64(c.config.MaxDropletSizeMB)<<20 + maxResources + 1<<20
-}
-
 // matchResources says which files need not be uploaded. They are given back as
 // they came: vmc deletes its copies by their names.
-func (c *Controller) matchResources(w http.ResponseWriter, r *http.Request, _ account) error {
-	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxResources))
+func (s *Server) matchResources(w http.ResponseWriter, r *http.Request, _ model.Account) error {
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, config.MaxResources))
 	if err != nil {
-		return because(errBadRequest, "cannot read the body: %v", err)
+		return model.Because(model.ErrBadRequest, "cannot read the body: %v", err)
 	}
 	if tooManyResources(data) {
-		return because(errBadRequest, "the list of resources is too long")
+		return model.Because(model.ErrBadRequest, "the list of resources is too long")
 	}
 	var list []json.RawMessage
 	if err := json.Unmarshal(data, &list); err != nil {
-		return because(errBadRequest, "the body is not the JSON that is wanted: %v", err)
+		return model.Because(model.ErrBadRequest, "the body is not the JSON that is wanted: %v", err)
 	}
 	known := []json.RawMessage{}
 	for _, raw := range list {
 		var one resource
 		if err := json.Unmarshal(raw, &one); err != nil {
-			return because(errBadRequest, "a resource is not as it should be: %v", err)
+			return model.Because(model.ErrBadRequest, "a resource is not as it should be: %v", err)
 		}
-		if f, err := c.blobs.Open(one.SHA1, int64(one.Size)); err == nil {
+		if f, err := s.Blobs.Open(one.SHA1, int64(one.Size)); err == nil {
 			f.Close()
 			known = append(known, raw)
 		}
 	}
-	writeJSON(w, http.StatusOK, known)
+	rest.WriteJSON(w, http.StatusOK, known)
 	return nil
 }
 
-// upload is what an upload's form has.
+// upload is the content of an upload's form.
 type upload struct {
 	file      *os.File // nil: none; it has no name, closing removes it
 	size      int64
@@ -85,48 +80,48 @@ type upload struct {
 
 // uploadBits makes an app's package of what is uploaded and what is known, and
 // answers when it is kept safely.
-func (c *Controller) uploadBits(w http.ResponseWriter, r *http.Request, a account, app store.App) error {
+func (s *Server) uploadBits(w http.ResponseWriter, r *http.Request, a model.Account, app store.App) error {
 	whole := r.Body
-	r.Body = http.MaxBytesReader(w, whole, c.maxUpload())
-	up, err := c.readUpload(r)
+	r.Body = http.MaxBytesReader(w, whole, s.Config.Start.MaxUpload())
+	up, err := s.readUpload(r)
 	if up.file != nil {
 		defer up.file.Close()
 	}
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
 		discard(w, whole)
-		return errPackaging(fmt.Errorf("the upload is larger than %d MiB", c.config.MaxDropletSizeMB))
+		return model.ErrPackaging(fmt.Errorf("the upload is larger than %d MiB", s.Config.Start.MaxDropletSizeMB))
 	}
 	if err != nil {
 		return err
 	}
-	ctx, cancel := c.detached(r)
+	ctx, cancel := s.Frame.Detached(r)
 	defer cancel()
-	known, err := c.gatherResources(ctx, up.resources)
+	known, err := s.gatherResources(ctx, up.resources)
 	if err != nil {
 		return err
 	}
-	kept, err := c.keepBlob(ctx, blob.Package, app.ID, func(w io.Writer) error {
+	kept, err := s.Peers.Keep(ctx, blob.Package, app.ID, func(w io.Writer) error {
 		var file io.ReaderAt
 		if up.file != nil {
 			file = up.file
 		}
-		return archive.Pack(w, file, up.size, known, c.blobs, archive.Limits{Bytes: int64(c.config.MaxDropletSizeMB) << 20, Files: maxFiles}, time.Now())
+		return archive.Pack(w, file, up.size, known, s.Blobs, archive.Limits{Bytes: int64(s.Config.Start.MaxDropletSizeMB) << 20, Files: MaxFiles}, time.Now())
 	})
 	var missing *archive.MissingError
 	var refused *archive.RefusedError
 	switch {
 	case errors.As(err, &missing):
-		return errResourceMissing(missing)
+		return model.ErrResourceMissing(missing)
 	case errors.As(err, &refused):
-		return errPackaging(refused)
+		return model.ErrPackaging(refused)
 	case err != nil:
 		return err
 	}
-	if err := c.store.SetPackage(ctx, app.ID, kept.SHA1); err != nil {
-		return appError(err)
+	if err := s.Store.SetPackage(ctx, app.ID, kept.SHA1); err != nil {
+		return model.AppError(err)
 	}
-	c.base.Log().Info("app uploaded", "app", app.ID, "name", app.Name, "owner", a.Email, "package", kept.SHA1)
+	s.Log.Info("app uploaded", "app", app.ID, "name", app.Name, "owner", a.Email, "package", kept.SHA1)
 	w.WriteHeader(http.StatusOK)
 	return nil
 }
@@ -141,10 +136,10 @@ func discard(w http.ResponseWriter, body io.Reader) {
 }
 
 // readUpload reads the form.
-func (c *Controller) readUpload(r *http.Request) (up upload, err error) {
+func (s *Server) readUpload(r *http.Request) (up upload, err error) {
 	parts, err := r.MultipartReader()
 	if err != nil {
-		return up, because(errBadRequest, "%v", err)
+		return up, model.Because(model.ErrBadRequest, "%v", err)
 	}
 	method := r.Method
 	for {
@@ -166,51 +161,52 @@ func (c *Controller) readUpload(r *http.Request) (up upload, err error) {
 			}
 		case "application":
 			if up.file != nil {
-				return up, because(errBadRequest, "the form has two files")
+				return up, model.Because(model.ErrBadRequest, "the form has two files")
 			}
-			if up.file, err = c.blobs.Temporary(); err != nil {
+			if up.file, err = s.Blobs.Temporary(); err != nil {
 				return up, err
 			}
 			if up.size, err = io.Copy(up.file, part); err != nil {
 				return up, badForm(err)
 			}
 		case "resources":
-			text, err := io.ReadAll(io.LimitReader(part, maxResources+1))
+			text, err := io.ReadAll(io.LimitReader(part, config.MaxResources+1))
 			if err != nil {
 				return up, badForm(err)
 			}
 			if up.resources, err = parseResources(text); err != nil {
-				return up, because(errBadRequest, "%v", err)
+				return up, model.Because(model.ErrBadRequest, "%v", err)
 			}
 		}
 	}
 	if method != http.MethodPut {
-		return up, because(errBadRequest, "the form's _method is not put")
+		return up, model.Because(model.ErrBadRequest, "the form's _method is not put")
 	}
 	if up.size == 0 && up.file != nil { // an empty form field
 		up.file.Close()
 		up.file = nil
 	}
 	if up.file == nil && up.resources == nil {
-		return up, because(errBadRequest, "the form has neither a file nor resources")
+		return up, model.Because(model.ErrBadRequest, "the form has neither a file nor resources")
 	}
 	return up, nil
 }
 
-// badForm keeps what net/http and the disk say apart from what is wrong with a form.
+// badForm turns an error of reading a form into a bad request, unless it comes
+// from the size limit or the disk.
 func badForm(err error) error {
 	var tooLarge *http.MaxBytesError
 	var disk *fs.PathError
 	if errors.As(err, &tooLarge) || errors.As(err, &disk) {
 		return err
 	}
-	return because(errBadRequest, "cannot read the form: %v", err)
+	return model.Because(model.ErrBadRequest, "cannot read the form: %v", err)
 }
 
 // parseResources reads the list of files that are not uploaded. What is wrong
 // with their names is found when they are packed.
 func parseResources(text []byte) ([]archive.Resource, error) {
-	if len(text) > maxResources || tooManyResources(text) {
+	if len(text) > config.MaxResources || tooManyResources(text) {
 		return nil, errors.New("the list of resources is too long")
 	}
 	var list []struct {
@@ -232,27 +228,27 @@ func parseResources(text []byte) ([]archive.Resource, error) {
 }
 
 // gatherResources fetches the resources that only another controller has.
-func (c *Controller) gatherResources(ctx context.Context, resources []archive.Resource) ([]archive.Resource, error) {
-	if len(resources) > maxFiles {
+func (s *Server) gatherResources(ctx context.Context, resources []archive.Resource) ([]archive.Resource, error) {
+	if len(resources) > MaxFiles {
 		return resources, nil // they are refused when they are packed
 	}
 	for _, r := range resources {
-		f, err := c.blobs.Open(r.SHA1, r.Size)
+		f, err := s.Blobs.Open(r.SHA1, r.Size)
 		if err == nil {
 			f.Close()
 			continue
 		}
-		if err := c.fetchResource(ctx, r); err != nil {
-			return nil, errResourceMissing(&archive.MissingError{Resource: r})
+		if err := s.Peers.FetchResource(ctx, r); err != nil {
+			return nil, model.ErrResourceMissing(&archive.MissingError{Resource: r})
 		}
 	}
 	return resources, nil
 }
 
 // downloadBits gives the app's files back.
-func (c *Controller) downloadBits(w http.ResponseWriter, r *http.Request, _ account, app store.App) error {
+func (s *Server) downloadBits(w http.ResponseWriter, r *http.Request, _ model.Account, app store.App) error {
 	if app.PackageHash == "" {
-		return errFileNotFound
+		return model.ErrFileNotFound
 	}
-	return c.sendBlob(w, r, blob.Blob{Kind: blob.Package, App: app.ID, SHA1: app.PackageHash}, "application/zip")
+	return s.Peers.Send(w, r, blob.Blob{Kind: blob.Package, App: app.ID, SHA1: app.PackageHash}, "application/zip")
 }

@@ -1,4 +1,5 @@
-package cloudcontroller
+// Package config reads the controller's file: the original's keys and our own.
+package config
 
 import (
 	"crypto/hmac"
@@ -6,46 +7,88 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
-	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// Config is the controller's file: the original's keys and our own.
+// Config is the controller's file, by subject.
 type Config struct {
 	component.Config `yaml:",inline"`
+	Serving          `yaml:",inline"`
+	Info             `yaml:",inline"`
+	Accounts         `yaml:",inline"`
+	Apps             `yaml:",inline"`
+	Components       `yaml:",inline"`
+	Databases        `yaml:",inline"`
+}
 
+// Live is the configuration of a running controller.
+type Live struct {
+	Start Config // as it was when the controller started; most keys need a restart
+	now   atomic.Pointer[Config]
+}
+
+// NewLive returns the configuration of a controller that starts.
+func NewLive(c Config) *Live {
+	l := &Live{Start: c}
+	l.Set(c)
+	return l
+}
+
+// Set takes what may change while requests are served.
+func (l *Live) Set(c Config) { l.now.Store(&c) }
+
+// Now returns the configuration as it was last read.
+func (l *Live) Now() *Config { return l.now.Load() }
+
+// Serving says where requests come in.
+type Serving struct {
 	// ExternalURI is the API's host name, api.<domain>; apps get names in the same
-	// domain. ExternalPort is where requests come in, on Inet ("": the own address).
+	// domain.
 	ExternalURI  string `yaml:"external_uri"`
 	ExternalPort int    `yaml:"external_port"`
-	Inet         string `yaml:"inet"`
+	Inet         string `yaml:"inet"` // address to listen on; "": the own address
+	// Peers are the other controllers, host:port. Packages and droplets are copied
+	// to them; none where Directories are shared.
+	Peers []string `yaml:"peers"`
+	// PeerKeepalive and DrainTimeout are those of component.Server. A drain waits
+	// for stagings in progress.
+	PeerKeepalive time.Duration `yaml:"peer_keepalive"`
+	DrainTimeout  time.Duration `yaml:"drain_timeout"`
+}
 
-	// What /info says.
+// Info is what /info says.
+type Info struct {
 	Name        string `yaml:"name"`
 	Build       int    `yaml:"build"`
 	Version     string `yaml:"version"`
 	Support     string `yaml:"support_address"`
 	Description string `yaml:"description"`
+}
 
-	AllowDebug        bool     `yaml:"allow_debug"`
+// Accounts says who may have an account and what an account may have.
+type Accounts struct {
 	AllowRegistration bool     `yaml:"allow_registration"`
 	Admins            []string `yaml:"admins"` // e-mail addresses
-	// AdminPassword, if set, is that of the admins' accounts, which are made at the
-	// start where they are missing. Without it admins register like anyone.
-	AdminPassword string  `yaml:"admin_password"`
-	AppURIs       AppURIs `yaml:"app_uris"`
-
+	// AdminPassword, if set, is the password of the admins' accounts, which are
+	// made at the start if they are missing. Without it admins register like anyone.
+	AdminPassword   string   `yaml:"admin_password"`
 	DefaultCapacity Capacity `yaml:"default_account_capacity"`
 	AdminCapacity   Capacity `yaml:"admin_account_capacity"`
+	Keys            Keys     `yaml:"keys"`
+}
 
+// Apps says what apps may be and where their files are kept.
+type Apps struct {
+	AllowDebug  bool        `yaml:"allow_debug"`
+	AppURIs     AppURIs     `yaml:"app_uris"`
 	Directories Directories `yaml:"directories"`
 	// MaxDropletSizeMB bounds an app's files when unpacked, and its droplet.
 	MaxDropletSizeMB int `yaml:"max_droplet_size_mb"`
@@ -54,27 +97,23 @@ type Config struct {
 	// RuntimesFile and Directories.StagingManifests replace the usual runtimes and
 	// frameworks.
 	RuntimesFile string `yaml:"runtimes_file"`
+}
 
-	Keys            Keys                      `yaml:"keys"`
-	Staging         Staging                   `yaml:"staging"`
-	BulkAPI         BulkAPI                   `yaml:"bulk_api"`
-	BuiltinServices map[string]BuiltinService `yaml:"builtin_services"`
+// MaxResources bounds the text that lists resources.
+const MaxResources = 32 << 20
 
-	DatabaseEnvironment map[string]Database `yaml:"database_environment"`
-	RailsEnvironment    string              `yaml:"rails_environment"`
+// MaxUpload returns the size of the largest body: files, packed or not, and what
+// is around them.
+func (a Apps) MaxUpload() int64 { return int64(a.MaxDropletSizeMB)<<20 + MaxResources + 1<<20 }
 
-	NewInitialPlacement bool   `yaml:"new_initial_placement"`
-	CCPartition         string `yaml:"cc_partition"`
-
-	// Peers are the other controllers, host:port. Packages and droplets are copied
-	// to them; none where Directories are shared.
-	Peers []string `yaml:"peers"`
-
-	Timeouts Timeouts `yaml:"timeouts"`
-	// PeerKeepalive and DrainTimeout are those of component.Server. A drain waits
-	// for stagings in progress.
-	PeerKeepalive time.Duration `yaml:"peer_keepalive"`
-	DrainTimeout  time.Duration `yaml:"drain_timeout"`
+// Components says how the other components are spoken to.
+type Components struct {
+	Staging             Staging                   `yaml:"staging"`
+	BulkAPI             BulkAPI                   `yaml:"bulk_api"`
+	BuiltinServices     map[string]BuiltinService `yaml:"builtin_services"`
+	NewInitialPlacement bool                      `yaml:"new_initial_placement"`
+	CCPartition         string                    `yaml:"cc_partition"`
+	Timeouts            Timeouts                  `yaml:"timeouts"`
 }
 
 // AppURIs says which host names apps may have.
@@ -131,19 +170,6 @@ type BuiltinService struct {
 	Token string `yaml:"token"`
 }
 
-// Database is one entry of database_environment, as ActiveRecord has it.
-type Database struct {
-	Adapter  string `yaml:"adapter"` // sqlite3, postgresql
-	Database string `yaml:"database"`
-	Host     string `yaml:"host"`
-	Port     int    `yaml:"port"`
-	Username string `yaml:"username"`
-	Password string `yaml:"password"`
-	// SSLMode is libpq's, prefer if absent; SSLRootCert a PEM file.
-	SSLMode     string `yaml:"sslmode"`
-	SSLRootCert string `yaml:"sslrootcert"`
-}
-
 // Timeouts are how long answers on the bus are waited for.
 type Timeouts struct {
 	Discover time.Duration `yaml:"discover"` // the first DEA
@@ -153,36 +179,32 @@ type Timeouts struct {
 	Gateway  time.Duration `yaml:"gateway"`  // a service gateway, unless its offering says
 }
 
-// defaults are the values of the keys that a file leaves out, the original's
+// Defaults returns the values of keys that a file does not set: the original's
 // where it had them.
-func defaults() Config {
+func Defaults() Config {
 	return Config{
-		ExternalPort:      9022,
-		Name:              "vcap",
-		Build:             2222,
-		Version:           "0.999",
-		Support:           "http://localhost/",
-		Description:       "Cloud Foundry of the first generation",
-		AllowRegistration: true,
-		DefaultCapacity:   Capacity{Memory: 2048, AppURIs: 4, Services: 16, Apps: 20},
-		AdminCapacity:     Capacity{Memory: 32768, AppURIs: 16, Services: 32, Apps: 200},
-		MaxDropletSizeMB:  512,
-		ResourcePoolMB:    2048,
-		Keys:              Keys{TokenExpiration: 604800},
-		Staging:           Staging{Queue: wire.SubjectStaging, MaxStagingRuntime: int(wire.StagingTimeout / time.Second)},
-		RailsEnvironment:  "production",
-		CCPartition:       wire.DefaultPartition,
-		Timeouts:          Timeouts{Discover: 2 * time.Second, Find: 2 * time.Second, Status: 2 * time.Second, Health: time.Second, Gateway: 10 * time.Second},
-		PeerKeepalive:     3 * time.Second,
-		DrainTimeout:      35 * time.Second,
+		Serving: Serving{ExternalPort: 9022, PeerKeepalive: 3 * time.Second, DrainTimeout: 35 * time.Second},
+		Info:    Info{Name: "vcap", Build: 2222, Version: "0.999", Support: "http://localhost/", Description: "Cloud Foundry of the first generation"},
+		Accounts: Accounts{
+			AllowRegistration: true,
+			DefaultCapacity:   Capacity{Memory: 2048, AppURIs: 4, Services: 16, Apps: 20},
+			AdminCapacity:     Capacity{Memory: 32768, AppURIs: 16, Services: 32, Apps: 200},
+			Keys:              Keys{TokenExpiration: 604800},
+		},
+		Apps: Apps{MaxDropletSizeMB: 512, ResourcePoolMB: 2048},
+		Components: Components{
+			Staging:     Staging{Queue: wire.SubjectStaging, MaxStagingRuntime: int(wire.StagingTimeout / time.Second)},
+			CCPartition: wire.DefaultPartition,
+			Timeouts:    Timeouts{Discover: 2 * time.Second, Find: 2 * time.Second, Status: 2 * time.Second, Health: time.Second, Gateway: 10 * time.Second},
+		},
+		Databases: Databases{RailsEnvironment: "production"},
 	}
 }
 
-// load reads a configuration file, with it as it stands.
-func load(file string) (Config, map[string]any, error) {
-	cfg := defaults()
-	raw, err := component.Load(file, &cfg)
-	if err != nil {
+// Load reads a configuration file. raw is the file as it stands.
+func Load(file string) (cfg Config, raw map[string]any, err error) {
+	cfg = Defaults()
+	if raw, err = component.Load(file, &cfg); err != nil {
 		return Config{}, nil, err
 	}
 	if err := cfg.complete(); err != nil {
@@ -196,7 +218,7 @@ func (c *Config) complete() error {
 	c.ExternalURI = strings.ToLower(c.ExternalURI)
 	d := c.Directories
 	switch {
-	case !validHost(c.ExternalURI) || c.domain() == "":
+	case !ValidHost(c.ExternalURI) || c.Domain() == "":
 		return errors.New("external_uri must be the API's host name, as \"api.example.com\"")
 	case c.ExternalPort < 0 || c.ExternalPort > 65535:
 		return fmt.Errorf("external_port %d is not within 0 and 65535", c.ExternalPort)
@@ -235,68 +257,41 @@ func (c *Config) complete() error {
 			auth.User = auth.name
 		}
 		if auth.Password == "" {
-			auth.Password = c.Keys.derive(auth.name + " password")
+			auth.Password = c.Keys.Derive(auth.name + " password")
 		}
 	}
-	if _, err := c.databaseURI(); err != nil {
+	if _, err := c.DatabaseURI(); err != nil {
 		return err
 	}
 	return nil
 }
 
-// derive makes a secret for one purpose, the same on all controllers.
-func (k Keys) derive(purpose string) string {
+// Derive returns the secret for one purpose, the same on all controllers.
+func (k Keys) Derive(purpose string) string {
 	mac := hmac.New(sha256.New, []byte(k.Token))
 	mac.Write([]byte(purpose))
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// domain is what follows the first label of the API's host name.
-func (c *Config) domain() string {
+// Domain returns what follows the first label of the API's host name.
+func (c *Config) Domain() string {
 	_, domain, _ := strings.Cut(c.ExternalURI, ".")
 	return domain
 }
 
-func (c *Config) isAdmin(email string) bool { return slices.Contains(c.Admins, email) }
+// IsAdmin reports whether the account with an e-mail address, in lower case, is
+// an admin's.
+func (c *Config) IsAdmin(email string) bool { return slices.Contains(c.Admins, email) }
 
-func (c *Config) capacity(admin bool) Capacity {
+// Capacity returns what an account may have.
+func (c *Config) Capacity(admin bool) Capacity {
 	if admin {
 		return c.AdminCapacity
 	}
 	return c.DefaultCapacity
 }
 
-// databaseURI is what internal/store opens.
-func (c *Config) databaseURI() (string, error) {
-	db, ok := c.DatabaseEnvironment[c.RailsEnvironment]
-	if !ok {
-		return "", fmt.Errorf("database_environment has no entry %q", c.RailsEnvironment)
-	}
-	switch db.Adapter {
-	case "sqlite3", "sqlite":
-		file, err := filepath.Abs(db.Database)
-		if err != nil || db.Database == "" {
-			return "", fmt.Errorf("the sqlite3 database %q is no file", db.Database)
-		}
-		if len(c.Peers) > 0 {
-			return "", errors.New("several controllers need PostgreSQL: SQLite serves a single one")
-		}
-		return "sqlite://" + file, nil
-	case "postgresql", "postgres":
-		u := url.URL{Scheme: "postgres", User: url.UserPassword(db.Username, db.Password), Path: "/" + db.Database}
-		if strings.HasPrefix(db.Host, "/") { // the folder of a unix socket
-			u.RawQuery = url.Values{"host": {db.Host}, "port": {strconv.Itoa(db.Port)}}.Encode()
-			return u.String(), nil
-		}
-		u.Host = net.JoinHostPort(db.Host, strconv.Itoa(db.Port))
-		query := url.Values{}
-		for name, value := range map[string]string{"sslmode": db.SSLMode, "sslrootcert": db.SSLRootCert} {
-			if value != "" {
-				query.Set(name, value)
-			}
-		}
-		u.RawQuery = query.Encode()
-		return u.String(), nil
-	}
-	return "", fmt.Errorf("the database's adapter %q is neither postgresql nor sqlite3", db.Adapter)
-}
+var hostName = regexp.MustCompile(`^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?)*$`)
+
+// ValidHost reports whether a host name, in lower case, can be one.
+func ValidHost(host string) bool { return len(host) <= 253 && hostName.MatchString(host) }

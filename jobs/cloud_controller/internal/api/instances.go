@@ -1,4 +1,4 @@
-package cloudcontroller
+package api
 
 import (
 	"context"
@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -32,22 +34,22 @@ type instanceInfo struct {
 	ConsolePort *int    `json:"console_port"`
 }
 
-// getInstances says how each index of an app is.
-func (c *Controller) getInstances(w http.ResponseWriter, r *http.Request, _ account, app store.App) error {
+// getInstances lists the state of each index of an app.
+func (s *Server) getInstances(w http.ResponseWriter, r *http.Request, _ model.Account, app store.App) error {
 	list := []instanceInfo{}
 	if app.State == store.Started {
 		var err error
-		if list, err = c.instances(r.Context(), app); err != nil {
+		if list, err = s.instances(r.Context(), app); err != nil {
 			return err
 		}
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"instances": list})
+	rest.WriteJSON(w, http.StatusOK, map[string]any{"instances": list})
 	return nil
 }
 
-func (c *Controller) instances(ctx context.Context, app store.App) ([]instanceInfo, error) {
+func (s *Server) instances(ctx context.Context, app store.App) ([]instanceInfo, error) {
 	flapping := map[int]int64{}
-	err := c.healthStatus(ctx, wire.HealthStatusRequest{Droplet: appID(app), Version: version(app), State: wire.StatusFlapping}, func(data []byte) error {
+	err := s.Placer.HealthStatus(ctx, wire.HealthStatusRequest{Droplet: model.ID(app), Version: model.Version(app), State: wire.StatusFlapping}, func(data []byte) error {
 		answer, err := wire.ParseFlappingIndices(data)
 		for _, f := range answer.Indices {
 			if f.Index >= 0 && f.Index < app.Instances {
@@ -61,8 +63,8 @@ func (c *Controller) instances(ctx context.Context, app store.App) ([]instanceIn
 	}
 	found := map[int]wire.DEAFound{}
 	if expected := app.Instances - len(flapping); expected > 0 {
-		answers, err := c.find(ctx, wire.DEAFind{Droplet: appID(app), InstanceFilter: wire.InstanceFilter{
-			Version: version(app), States: []string{wire.StateStarting, wire.StateRunning},
+		answers, err := s.Placer.Find(ctx, wire.DEAFind{Droplet: model.ID(app), InstanceFilter: wire.InstanceFilter{
+			Version: model.Version(app), States: []string{wire.StateStarting, wire.StateRunning},
 		}}, expected)
 		if err != nil {
 			return nil, err
@@ -92,8 +94,8 @@ func (c *Controller) instances(ctx context.Context, app store.App) ([]instanceIn
 	return list, nil
 }
 
-// getStats says what each running instance uses.
-func (c *Controller) getStats(w http.ResponseWriter, r *http.Request, _ account, app store.App) error {
+// getStats lists the usage of each running instance.
+func (s *Server) getStats(w http.ResponseWriter, r *http.Request, _ model.Account, app store.App) error {
 	type stats struct {
 		State string              `json:"state"`
 		Since int64               `json:"since,omitempty"`
@@ -101,8 +103,8 @@ func (c *Controller) getStats(w http.ResponseWriter, r *http.Request, _ account,
 	}
 	doc := map[string]stats{}
 	if app.State == store.Started && app.Instances > 0 {
-		answers, err := c.find(r.Context(), wire.DEAFind{Droplet: appID(app), IncludeStats: true, InstanceFilter: wire.InstanceFilter{
-			Version: version(app), States: []string{wire.StateRunning},
+		answers, err := s.Placer.Find(r.Context(), wire.DEAFind{Droplet: model.ID(app), IncludeStats: true, InstanceFilter: wire.InstanceFilter{
+			Version: model.Version(app), States: []string{wire.StateRunning},
 		}}, app.Instances)
 		if err != nil {
 			return err
@@ -118,14 +120,14 @@ func (c *Controller) getStats(w http.ResponseWriter, r *http.Request, _ account,
 			}
 		}
 	}
-	writeJSON(w, http.StatusOK, doc)
+	rest.WriteJSON(w, http.StatusOK, doc)
 	return nil
 }
 
 // getCrashes lists the instances that have crashed.
-func (c *Controller) getCrashes(w http.ResponseWriter, r *http.Request, _ account, app store.App) error {
+func (s *Server) getCrashes(w http.ResponseWriter, r *http.Request, _ model.Account, app store.App) error {
 	crashes := []wire.CrashedInstance{}
-	err := c.healthStatus(r.Context(), wire.HealthStatusRequest{Droplet: appID(app), State: wire.StatusCrashed}, func(data []byte) error {
+	err := s.Placer.HealthStatus(r.Context(), wire.HealthStatusRequest{Droplet: model.ID(app), State: wire.StatusCrashed}, func(data []byte) error {
 		answer, err := wire.ParseCrashedInstances(data)
 		crashes = append(crashes, answer.Instances...)
 		return err
@@ -133,50 +135,50 @@ func (c *Controller) getCrashes(w http.ResponseWriter, r *http.Request, _ accoun
 	if err != nil {
 		return err
 	}
-	writeJSON(w, http.StatusOK, map[string]any{"crashes": crashes})
+	rest.WriteJSON(w, http.StatusOK, map[string]any{"crashes": crashes})
 	return nil
 }
 
 var indexText = regexp.MustCompile(`^[0-9]{1,10}$`)
 
 // getFiles passes on a file or folder of an instance from the DEA that has it.
-func (c *Controller) getFiles(w http.ResponseWriter, r *http.Request, _ account, app store.App) error {
+func (s *Server) getFiles(w http.ResponseWriter, r *http.Request, _ model.Account, app store.App) error {
 	name := strings.TrimLeft(r.PathValue("path"), "/")
 	if name == "logs/staging.log" {
-		return c.getStagingLog(w, r, app)
+		return s.getStagingLog(w, r, app)
 	}
 	if app.State != store.Started {
-		return errAppStopped
+		return model.ErrAppStopped
 	}
 	which := r.PathValue("instance")
-	request := wire.DEAFind{Droplet: appID(app)}
+	request := wire.DEAFind{Droplet: model.ID(app)}
 	if indexText.MatchString(which) {
 		index, err := strconv.Atoi(which)
 		if err != nil || index >= app.Instances {
-			return errNoInstance(which)
+			return model.ErrNoInstance(which)
 		}
-		request.Version, request.Indices = version(app), []int{index}
+		request.Version, request.Indices = model.Version(app), []int{index}
 		request.States = []string{wire.StateStarting, wire.StateRunning}
 	} else {
 		request.Instances = []string{which}
 	}
-	answers, err := c.find(r.Context(), request, 1)
+	answers, err := s.Placer.Find(r.Context(), request, 1)
 	if err != nil {
 		return err
 	}
 	for _, f := range answers {
 		// A DEA that does not read the filter answers for others.
 		if f.Staged != nil && (len(request.Indices) > 0 && f.Index == request.Indices[0] || f.Instance == which) {
-			return c.passFile(w, r, f, name)
+			return s.passFile(w, r, f, name)
 		}
 	}
-	return errNoInstance(which)
+	return model.ErrNoInstance(which)
 }
 
-func (c *Controller) getStagingLog(w http.ResponseWriter, r *http.Request, app store.App) error {
-	log, err := c.store.StagingLog(r.Context(), app.ID)
+func (s *Server) getStagingLog(w http.ResponseWriter, r *http.Request, app store.App) error {
+	log, err := s.Store.StagingLog(r.Context(), app.ID)
 	if errors.Is(err, store.ErrNotFound) {
-		return errFile("logs/staging.log")
+		return model.ErrFile("logs/staging.log")
 	}
 	if err != nil {
 		return err
@@ -187,10 +189,10 @@ func (c *Controller) getStagingLog(w http.ResponseWriter, r *http.Request, app s
 }
 
 // passFile fetches from the DEA's file server and streams.
-func (c *Controller) passFile(w http.ResponseWriter, r *http.Request, f wire.DEAFound, name string) error {
+func (s *Server) passFile(w http.ResponseWriter, r *http.Request, f wire.DEAFound, name string) error {
 	base, err := url.Parse(f.FileURI)
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" {
-		return errFile(name)
+		return model.ErrFile(name)
 	}
 	at := base.JoinPath(*f.Staged, "/")
 	at.Path = strings.TrimSuffix(at.Path, "/") + path.Join("/", name)
@@ -200,20 +202,20 @@ func (c *Controller) passFile(w http.ResponseWriter, r *http.Request, f wire.DEA
 	}
 	request, err := http.NewRequestWithContext(r.Context(), http.MethodGet, at.String(), nil)
 	if err != nil {
-		return errFile(name)
+		return model.ErrFile(name)
 	}
 	request.SetBasicAuth(f.Credentials[0], f.Credentials[1])
 	if ranges := r.Header.Get("Range"); ranges != "" {
 		request.Header.Set("Range", ranges)
 	}
-	answer, err := c.client.Do(request)
+	answer, err := s.Client.Do(request)
 	if err != nil {
-		c.base.Log().Warn("cannot get a file from a DEA", "dea", f.DEA, "instance", f.Instance, "error", err)
-		return errFile(name)
+		s.Log.Warn("cannot get a file from a DEA", "dea", f.DEA, "instance", f.Instance, "error", err)
+		return model.ErrFile(name)
 	}
 	defer answer.Body.Close()
 	if answer.StatusCode != http.StatusOK && answer.StatusCode != http.StatusPartialContent {
-		return errFile(name)
+		return model.ErrFile(name)
 	}
 	for _, header := range []string{"Content-Length", "Content-Range", "Accept-Ranges"} {
 		if v := answer.Header.Get(header); v != "" {

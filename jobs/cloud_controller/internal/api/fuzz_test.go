@@ -1,4 +1,4 @@
-package cloudcontroller
+package api
 
 import (
 	"encoding/json"
@@ -6,19 +6,21 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
 
-// bare is a controller that can judge requests, and nothing else.
-func bare(t testing.TB) *Controller {
+// bare returns a server that can judge requests, and nothing else.
+func bare(t testing.TB) *Server {
 	t.Helper()
-	cfg := defaults()
+	cfg := config.Defaults()
 	cfg.ExternalURI = "api.cf.localhost"
-	catalog, err := newCatalog("", "")
-	must(t, err)
-	c := &Controller{config: cfg, catalog: catalog}
-	c.settings.Store(&cfg)
-	return c
+	catalog, err := model.NewCatalog("", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return New(Deps{Config: config.NewLive(cfg), Catalog: catalog})
 }
 
 // FuzzAppRequest: whatever a client sends, an app that comes of it is one that
@@ -34,13 +36,13 @@ func FuzzAppRequest(f *testing.F) {
 			return
 		}
 		app := store.App{Spec: store.Spec{Instances: 1, Memory: 64, Disk: 64, FDs: 64, Framework: "node", Runtime: "node"}}
-		if c.change(&app, body, account{}) != nil {
+		if c.change(&app, body, model.Account{}) != nil {
 			return
 		}
 		if app.Instances < 0 || app.Instances > maxInstances || app.Memory < 1 || app.Disk < 1 || app.FDs < 1 {
 			t.Errorf("%s makes %+v", text, app)
 		}
-		if _, _, err := c.catalog.resolve(app.Framework, app.Runtime); err != nil {
+		if _, _, err := c.Catalog.Resolve(app.Framework, app.Runtime); err != nil {
 			t.Errorf("%s makes an app of %s and %s", text, app.Framework, app.Runtime)
 		}
 		for _, host := range app.URIs {

@@ -1,0 +1,107 @@
+// Package rest is how the API answers requests and reports errors.
+package rest
+
+import (
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+)
+
+// MaxBody bounds JSON bodies.
+const MaxBody = 4 << 20
+
+// Frame is around all handlers: it counts requests and logs failures.
+type Frame struct {
+	Log     *slog.Logger
+	working context.Context // ends with the controller
+	metrics metrics
+}
+
+// NewFrame returns a frame for handlers that work until ctx ends.
+func NewFrame(ctx context.Context, log *slog.Logger) *Frame { return &Frame{Log: log, working: ctx} }
+
+// Handler answers a request or returns an error: a *model.Error is sent as it is.
+type Handler func(w http.ResponseWriter, r *http.Request) error
+
+// Handle turns a handler into one of net/http and counts its requests.
+func (f *Frame) Handle(h Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f.metrics.begin(time.Now())
+		defer f.metrics.end()
+		err := h(w, r)
+		if err == nil {
+			return
+		}
+		var told *model.Error
+		if !errors.As(err, &told) {
+			told = model.ErrSystem
+			if store.IsFailure(err) {
+				told = model.ErrDatabase
+			}
+			if r.Context().Err() == nil {
+				f.Log.Error("cannot answer", "method", r.Method, "path", r.URL.EscapedPath(), "error", err)
+			}
+		}
+		if told.Code == 0 {
+			w.WriteHeader(told.Status)
+			return
+		}
+		WriteJSON(w, told.Status, told)
+	})
+}
+
+// WriteJSON answers with a JSON document.
+func WriteJSON(w http.ResponseWriter, status int, body any) {
+	data, err := json.Marshal(body)
+	if err != nil { // our own types: they can be written
+		status, data = http.StatusInternalServerError, nil
+	}
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(len(data)))
+	w.WriteHeader(status)
+	_, _ = w.Write(data) // the client may be gone
+}
+
+// ReadJSON reads a request's body; an error is a bad request.
+func ReadJSON(w http.ResponseWriter, r *http.Request, into any) error {
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxBody))
+	if err != nil {
+		return model.Because(model.ErrBadRequest, "cannot read the body: %v", err)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return model.Because(model.ErrBadRequest, "the body is not the JSON that is wanted: %v", err)
+	}
+	return nil
+}
+
+// Basic asks for a user and a password, which other components have.
+func Basic(want func() config.Credentials, h Handler) Handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		user, password, _ := r.BasicAuth()
+		credentials := want()
+		if subtle.ConstantTimeCompare([]byte(user), []byte(credentials.User))&
+			subtle.ConstantTimeCompare([]byte(password), []byte(credentials.Password)) != 1 {
+			w.Header().Set("WWW-Authenticate", `Basic realm="cloud controller"`)
+			return &model.Error{Status: http.StatusUnauthorized, Code: model.ErrForbidden.Code, Description: model.ErrForbidden.Description}
+		}
+		return h(w, r)
+	}
+}
+
+// Detached returns a context for work that goes on when the client hangs up,
+// such as a staging. It ends with the controller.
+func (f *Frame) Detached(r *http.Request) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+	stop := context.AfterFunc(f.working, cancel)
+	return ctx, func() { stop(); cancel() }
+}

@@ -1,0 +1,106 @@
+package services
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+)
+
+// maxGatewayAnswer bounds what is read of a gateway's answer.
+const maxGatewayAnswer = 1 << 20
+
+// handle is a gateway's record of an instance or a binding.
+type handle struct {
+	ServiceID     string          `json:"service_id"`
+	Configuration json.RawMessage `json:"configuration"`
+	Credentials   json.RawMessage `json:"credentials"`
+}
+
+// gateway makes an offering's instances.
+type gateway struct {
+	s       *Services
+	url     string
+	token   string
+	timeout time.Duration
+}
+
+func (s *Services) gateway(o store.Offering) (gateway, error) {
+	doc, err := readOffering(o)
+	if err != nil {
+		return gateway{}, err
+	}
+	settings := s.Config.Now()
+	g := gateway{s: s, url: strings.TrimSuffix(doc.URL, "/"), token: settings.BuiltinServices[doc.name()].Token, timeout: settings.Timeouts.Gateway}
+	if doc.Timeout > 0 {
+		g.timeout = time.Duration(doc.Timeout) * time.Second
+	}
+	return g, nil
+}
+
+// ask calls the gateway; anything but 200 is an error of the API.
+func (g gateway) ask(ctx context.Context, method, path string, body any) (handle, error) {
+	answer, err := g.call(ctx, method, path, body)
+	if err != nil {
+		g.s.Log.Warn("a service gateway does not do what it is asked for", "method", method, "url", g.url+path, "error", err)
+		return handle{}, model.ErrGateway
+	}
+	return answer, nil
+}
+
+func (g gateway) call(ctx context.Context, method, path string, body any) (handle, error) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return handle{}, fmt.Errorf("cannot write the request: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.timeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, g.url+path, bytes.NewReader(data))
+	if err != nil {
+		return handle{}, fmt.Errorf("cannot make the request: %w", err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("X-VCAP-Service-Token", g.token)
+	response, err := g.s.Client.Do(request)
+	if err != nil {
+		return handle{}, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, maxGatewayAnswer))
+	if err != nil {
+		return handle{}, fmt.Errorf("cannot read the answer: %w", err)
+	}
+	if response.StatusCode != http.StatusOK {
+		return handle{}, fmt.Errorf("it answers %s: %.200s", response.Status, text)
+	}
+	var answer struct {
+		handle
+		Data json.RawMessage `json:"data"` // configuration, until July 2012
+	}
+	if err := json.Unmarshal(text, &answer); err != nil {
+		return handle{}, fmt.Errorf("cannot read the answer: %w", err)
+	}
+	if answer.Configuration == nil {
+		answer.Configuration = answer.Data
+	}
+	return answer.handle, nil
+}
+
+// made asks for something new, which must come with an id.
+func (g gateway) made(ctx context.Context, path string, body any) (handle, error) {
+	h, err := g.ask(ctx, http.MethodPost, path, body)
+	if err == nil && h.ServiceID == "" {
+		g.s.Log.Warn("a service gateway has answered without service_id", "url", g.url+path)
+		err = model.ErrGateway
+	}
+	return h, err
+}
+
+const gatewayPath = "/gateway/v1/configurations"
