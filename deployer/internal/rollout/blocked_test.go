@@ -52,7 +52,7 @@ func TestRollbackWaitsForItsOwnGroupOnly(t *testing.T) {
 	p.done("update b/1")
 	p.event(Event{Kind: EventSick, Instance: "b/1"})
 	p.want("update a/0") // both canaries hold the rest of b
-	p.now = p.state.NextDeadline()
+	p.now = p.deadline()
 	p.event(Event{Kind: EventTick})
 	p.want("update a/0", "rollback b/0")
 	p.done("rollback b/0")

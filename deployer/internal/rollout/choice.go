@@ -1,9 +1,6 @@
 package rollout
 
-import (
-	"strings"
-	"time"
-)
+import "time"
 
 // mayStart reports whether all groups that g requires are done.
 func (m *machine) mayStart(g int) bool {
@@ -130,34 +127,5 @@ func (m *machine) candidate(g int) (index int, canary bool) {
 	return -1, false
 }
 
-// isOwed reports whether the change of an instance has not begun.
-func isOwed(p InstanceProgress) bool {
-	return !p.InFlight && (p.Status == StatusPending || p.Status == StatusPrepared)
-}
-
-// isUpdated reports whether an instance has what is wanted.
-func isUpdated(p InstanceProgress) bool {
-	return p.Status == StatusUpdated || p.Status == StatusUnchanged
-}
-
-func isToRevert(p InstanceProgress) bool { return p.Touched && !p.InFlight && isUpdated(p) }
-
 // count returns how many instances of a group a fact is true of.
 func (m *machine) count(g int, f fact) int { return m.groups[g].facts[f].n }
-
-// sick names the instances of a group that do not serve.
-func (m *machine) sick(g int) string {
-	var ids []string
-	for i, p := range m.Groups[g].Instances {
-		switch x := m.Plan.Groups[g].Instances[i]; {
-		case p.Healthy:
-		case x.Held:
-			ids = append(ids, p.ID+" (stopped by an operator)")
-		case x.Exempt:
-			ids = append(ids, p.ID+" (not touched by this run)")
-		default:
-			ids = append(ids, p.ID)
-		}
-	}
-	return strings.Join(ids, ", ")
-}

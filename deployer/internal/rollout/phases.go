@@ -74,10 +74,6 @@ func (m *machine) prepare() Phase {
 	return PhaseUpdate
 }
 
-// prepares reports whether an instance is staged before anything is touched. One
-// whose VM is to be replaced need not be, and a restart has nothing to stage.
-func (x Instance) prepares() bool { return x.Action == ActionCreate || x.Action == ActionUpdate }
-
 // update changes groups in the order of what they require. Only groups that have
 // changed since they were last decided about, or whose requirements are now met,
 // are looked at.

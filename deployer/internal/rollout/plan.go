@@ -165,6 +165,10 @@ type Instance struct {
 // owes tells whether it is not what it shall be.
 func (x Instance) owes() bool { return x.Action != ActionNone || x.Generation != x.Previous }
 
+// prepares reports whether an instance is staged before anything is touched. One
+// whose VM is to be replaced need not be, and a restart has nothing to stage.
+func (x Instance) prepares() bool { return x.Action == ActionCreate || x.Action == ActionUpdate }
+
 // Removal is instances of one group that are no longer wanted.
 type Removal struct {
 	Group string `json:"group"`

@@ -175,7 +175,7 @@ const (
 	// EventStart begins a rollout, or continues one after the deployer ended:
 	// commands that were in progress are issued again under the same OpID.
 	EventStart EventKind = "start"
-	// EventTick is time passing; owed at State.NextDeadline.
+	// EventTick is time passing; owed at Machine.NextDeadline.
 	EventTick EventKind = "tick"
 	// EventDone and EventFailed answer the command of OpID.
 	EventDone   EventKind = "done"
@@ -210,8 +210,17 @@ func OpID(rollout, instance string, kind CommandKind, attempt int) string {
 	return strings.Join([]string{rollout, api.SubjectToken(instance), string(kind), strconv.Itoa(attempt)}, ".")
 }
 
-// NextDeadline returns when EventTick is owed, zero if never.
-func (s State) NextDeadline() time.Time { return NewMachine(s).NextDeadline() }
+// isOwed reports whether the change of an instance has not begun.
+func isOwed(p InstanceProgress) bool {
+	return !p.InFlight && (p.Status == StatusPending || p.Status == StatusPrepared)
+}
+
+// isUpdated reports whether an instance has what is wanted.
+func isUpdated(p InstanceProgress) bool {
+	return p.Status == StatusUpdated || p.Status == StatusUnchanged
+}
+
+func isToRevert(p InstanceProgress) bool { return p.Touched && !p.InFlight && isUpdated(p) }
 
 // Failures are all that went wrong, in the order of the plan, each before the
 // failure to roll it back.
@@ -275,4 +284,21 @@ func (s State) clone() State {
 		}
 	}
 	return s
+}
+
+// sick names the instances of a group that do not serve.
+func (s *State) sick(g int) string {
+	var ids []string
+	for i, p := range s.Groups[g].Instances {
+		switch x := s.Plan.Groups[g].Instances[i]; {
+		case p.Healthy:
+		case x.Held:
+			ids = append(ids, p.ID+" (stopped by an operator)")
+		case x.Exempt:
+			ids = append(ids, p.ID+" (not touched by this run)")
+		default:
+			ids = append(ids, p.ID)
+		}
+	}
+	return strings.Join(ids, ", ")
 }

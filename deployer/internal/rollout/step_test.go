@@ -57,6 +57,9 @@ func (p *play) event(e Event) {
 	p.issued = append(p.issued, commands...)
 }
 
+// deadline returns when EventTick is owed, zero if never.
+func (p *play) deadline() time.Time { return NewMachine(p.state).NextDeadline() }
+
 func name(c Command) string { return string(c.Kind) + " " + strings.Join(c.Instances, ",") }
 
 // pending are the commands not answered.
@@ -276,7 +279,7 @@ func TestAGroupWithoutAvailabilityToSpareWaitsThenFails(t *testing.T) {
 	blocked := func(t *testing.T) *play {
 		p := begin(t, plan(running("r", 3, sick(1), action(ActionNone, 1))), Memory{}).prepared()
 		p.want()
-		if p.state.Outcome != "" || p.state.NextDeadline().IsZero() {
+		if p.state.Outcome != "" || p.deadline().IsZero() {
 			t.Fatal("a blocked group should wait for health, up to a deadline")
 		}
 		return p
@@ -288,7 +291,7 @@ func TestAGroupWithoutAvailabilityToSpareWaitsThenFails(t *testing.T) {
 	})
 	t.Run("health does not return", func(t *testing.T) {
 		p := blocked(t)
-		p.now = p.state.NextDeadline()
+		p.now = p.deadline()
 		p.event(Event{Kind: EventTick})
 		p.ended(OutcomeFailed)
 		f := p.state.Failures()
@@ -318,7 +321,7 @@ func TestACanaryThatFallsSickHoldsTheRest(t *testing.T) {
 	})
 	t.Run("does not recover", func(t *testing.T) {
 		p := fellSick(t)
-		p.now = p.state.NextDeadline()
+		p.now = p.deadline()
 		p.event(Event{Kind: EventTick})
 		p.done("rollback r/0")
 		p.ended(OutcomeFailed)
@@ -335,7 +338,7 @@ func TestSickCanariesGoBackWithinMaxInFlight(t *testing.T) {
 	p.event(Event{Kind: EventSick, Instance: "r/1"})
 	p.done("update r/2")
 	p.want()
-	p.now = p.state.NextDeadline()
+	p.now = p.deadline()
 	p.event(Event{Kind: EventTick})
 	p.want("rollback r/0")
 	p.done("rollback r/0", "rollback r/1")
@@ -549,12 +552,12 @@ func TestAPlanWithNothingToDoEndsAtOnce(t *testing.T) {
 func TestDeadlines(t *testing.T) {
 	p := begin(t, plan(running("r", 2)), Memory{}).prepared()
 	p.want("update r/0")
-	if want := t0.Add(10*time.Minute + time.Minute + 30*time.Second); !p.state.NextDeadline().Equal(want) {
-		t.Fatalf("next deadline is %s, want %s", p.state.NextDeadline(), want)
+	if want := t0.Add(10*time.Minute + time.Minute + 30*time.Second); !p.deadline().Equal(want) {
+		t.Fatalf("next deadline is %s, want %s", p.deadline(), want)
 	}
 	late := p.issued[0]
 	p.issued = nil
-	p.now = p.state.NextDeadline().Add(-1)
+	p.now = p.deadline().Add(-1)
 	p.event(Event{Kind: EventTick})
 	p.want()
 	p.now = p.now.Add(1)
@@ -562,7 +565,7 @@ func TestDeadlines(t *testing.T) {
 	p.want("rollback r/0")
 	p.event(Event{Kind: EventDone, OpID: late.OpID}) // too late
 	p.want("rollback r/0")
-	p.now = p.state.NextDeadline()
+	p.now = p.deadline()
 	p.event(Event{Kind: EventTick})
 	p.ended(OutcomeFailed)
 	f := p.state.Failures()

@@ -57,7 +57,7 @@ func TestMinAvailable(t *testing.T) {
 
 func TestBlockedNamesWhoIsAwayAndWhy(t *testing.T) {
 	p := begin(t, plan(running("r", 4, minAvailable(3), held(3), action(ActionNone, 3), exempt(2), sick(1, 2), action(ActionNone, 1))), Memory{}).prepared()
-	p.now = p.state.NextDeadline()
+	p.now = p.deadline()
 	p.event(Event{Kind: EventTick})
 	p.ended(OutcomeFailed)
 	const want = "at least 3 of its 4 instances must stay healthy, and 1 are (not: r/1, r/2 (not touched by this run), r/3 (stopped by an operator))"
@@ -168,8 +168,8 @@ func TestPause(t *testing.T) {
 		p.event(pause)
 		p.done("update r/0")
 		p.want()
-		if !p.state.NextDeadline().IsZero() {
-			t.Errorf("a paused rollout ends by itself at %s", p.state.NextDeadline())
+		if !p.deadline().IsZero() {
+			t.Errorf("a paused rollout ends by itself at %s", p.deadline())
 		}
 		p.event(Event{Kind: EventStart}) // another deployer goes on with it
 		p.want()
@@ -192,11 +192,11 @@ func TestPause(t *testing.T) {
 	t.Run("blocked", func(t *testing.T) {
 		p := begin(t, plan(running("r", 3, sick(1), action(ActionNone, 1))), Memory{}).prepared()
 		p.event(pause)
-		if !p.state.NextDeadline().IsZero() {
+		if !p.deadline().IsZero() {
 			t.Error("a paused rollout waits for health")
 		}
 		p.event(resume)
-		if p.state.NextDeadline().IsZero() {
+		if p.deadline().IsZero() {
 			t.Error("a resumed rollout does not wait for health")
 		}
 	})

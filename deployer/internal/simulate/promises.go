@@ -83,7 +83,7 @@ func (w *world) checkChange(op *operation, x *instance) {
 		}
 	}
 	for i, other := range w.plan.Groups {
-		if w.tallies[i][owed] > 0 && slices.Contains(g.Requires, other.Name) {
+		if w.of[i][owed] > 0 && slices.Contains(g.Requires, other.Name) {
 			w.broken("%s is touched before all of %s, which it requires", x.id, other.Name)
 		}
 	}
@@ -94,7 +94,7 @@ func (w *world) checkChange(op *operation, x *instance) {
 	if g.FirstDeploy {
 		return
 	}
-	group := w.tallies[x.group]
+	group := w.of[x.group]
 	touched := group[tried]
 	if !x.held {
 		touched = w.others(x, tried) + 1

@@ -27,6 +27,12 @@ const (
 // tally is how many instances each mark is true of.
 type tally [marks]int
 
+// tallies are of all groups, of all groups that lose instances, and of everything.
+type tallies struct {
+	of, removals []tally
+	total        tally
+}
+
 func judge(x *instance) (is [marks]bool) {
 	is[busy] = x.busy != nil
 	if x.spec == nil {
@@ -49,7 +55,7 @@ func judge(x *instance) (is [marks]bool) {
 // recount brings the tallies up to date with instances that have changed.
 func (w *world) recount(changed ...*instance) {
 	for _, x := range changed {
-		group := w.tallies
+		group := w.of
 		if x.spec == nil {
 			group = w.removals
 		}
@@ -71,7 +77,7 @@ func (w *world) recount(changed ...*instance) {
 
 // others returns how many instances of x's group, x apart, a mark is true of.
 func (w *world) others(x *instance, mark int) int {
-	groups := w.tallies
+	groups := w.of
 	if x.spec == nil {
 		groups = w.removals
 	}

@@ -31,12 +31,10 @@ type world struct {
 	instances []*instance
 	byID      map[string]*instance
 	groups    []GroupReport
-	tallies   []tally // of groups
-	removals  []tally // of groups that lose instances
-	total     tally   // of all
-	ops       map[string]*operation
-	begun     int
-	problems  []string
+	tallies
+	ops      map[string]*operation
+	begun    int
+	problems []string
 }
 
 // instance is a VM with its agent. What is in it is the truth of the
@@ -134,10 +132,10 @@ func newWorld(p rollout.Plan, remembered rollout.Memory, o Options) *world {
 			add(x)
 		}
 	}
-	w.tallies, w.removals = make([]tally, len(p.Groups)), make([]tally, len(p.Removals))
+	w.tallies = tallies{of: make([]tally, len(p.Groups)), removals: make([]tally, len(p.Removals))}
 	w.recount(w.instances...)
 	for g := range w.groups {
-		w.groups[g].LowestAvailable = w.tallies[g][serves]
+		w.groups[g].LowestAvailable = w.of[g][serves]
 	}
 	return w
 }
@@ -307,8 +305,8 @@ func (w *world) begin(op *operation) {
 		w.recount(x)
 		if x.spec != nil {
 			g := &w.groups[x.group]
-			g.LowestAvailable = min(g.LowestAvailable, w.tallies[x.group][serves])
-			g.MaxInFlight = max(g.MaxInFlight, w.tallies[x.group][away])
+			g.LowestAvailable = min(g.LowestAvailable, w.of[x.group][serves])
+			g.MaxInFlight = max(g.MaxInFlight, w.of[x.group][away])
 		}
 	}
 }
