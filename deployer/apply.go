@@ -55,6 +55,9 @@ func (d *Deployer) planned(ctx context.Context, q PlanRequest) (*run, *plan.Plan
 		if err := r.target(q.Targets); err != nil {
 			return nil, err
 		}
+		if err := checkEngine(r.store, r.state); err != nil {
+			return nil, err
+		}
 		r.warnOfCertificates()
 		vms, err := r.planVMs(ctx)
 		if err != nil {
@@ -75,6 +78,9 @@ func (d *Deployer) planned(ctx context.Context, q PlanRequest) (*run, *plan.Plan
 func (r *run) plan(ctx context.Context, vms []plan.VMChange, p patience) (*plan.Plan, map[string]*api.Inventory, error) {
 	r.event(Event{Phase: PhaseSurvey, Step: "survey"})
 	inventories := r.fleet.survey(ctx, p)
+	if err := engineKnows(r, inventories); err != nil {
+		return nil, nil, err
+	}
 	r.abandonSilent(inventories)
 	for _, id := range r.vmIDs() {
 		if inv := inventories[id]; inv != nil {
@@ -265,7 +271,7 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 	r.tookOver = tookOver
 	r.deleteDisks = q.DeleteDisks
 
-	if err := r.target(q.Targets); err != nil {
+	if err := errors.Join(checkEngine(r.store, r.state), r.target(q.Targets)); err != nil {
 		return nil, r.cleanUp(err)
 	}
 	r.skipDrain = q.skipDrain

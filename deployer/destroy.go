@@ -55,6 +55,10 @@ func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (*Result, erro
 		result.Summary = "nothing to destroy but " + r.keptSentence()
 		return result, nil
 	}
+	if err := checkEngine(r.store, r.state); err != nil {
+		return nil, err
+	}
+	machines := machines(r.state)
 	inventories := r.fleet.survey(ctx, patient)
 	r.fleet.distrusted.forget() // they go with the others
 	existing := map[string]plan.Existing{}
@@ -89,7 +93,7 @@ func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (*Result, erro
 	}
 	result.Changed = true
 	leave := func(ctx context.Context) error { return r.leaveAll(ctx, !q.ForgetUnreachable) }
-	for _, step := range []func(context.Context) error{func(context.Context) error { return r.begin("destroy") }, r.stopAll, leave, r.destroyVMs} {
+	for _, step := range []func(context.Context) error{func(context.Context) error { return r.begin("destroy") }, r.stopAll, leave, r.destroyVMs, func(context.Context) error { return stillRun(machines) }} {
 		if err := step(ctx); err != nil {
 			result.Summary = "Failed"
 			r.ended(err)

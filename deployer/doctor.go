@@ -95,6 +95,7 @@ func (d *Deployer) Doctor(ctx context.Context) *Diagnosis {
 	}
 	defer r.close()
 	x.manifest(r)
+	x.problem("engine's state", checkEngine(r.store, r.state))
 	x.ports(r)
 	if len(r.state.VMs) == 0 {
 		x.add(LevelOK, "agents", "", "nothing is deployed yet")

@@ -340,6 +340,28 @@ func (f *fleet) unreachable(id string) bool {
 	return errors.As(f.reasons[id], &op) && op.Op == "dial"
 }
 
+// unheard returns why there is no answer of an agent's that could be used.
+func (f *fleet) unheard(id string) error {
+	if why := f.distrusted.of(id); why != nil {
+		return why
+	}
+	return fmt.Errorf("its agent does not answer: %s", f.reason(id))
+}
+
+// sift takes the inventories that cannot be true out of those found and returns
+// why each was.
+func (f *fleet) sift(found map[string]*api.Inventory) map[string]error {
+	refused := map[string]error{}
+	for _, id := range slices.Sorted(maps.Keys(found)) {
+		if err := impossible(f.run.state, id, found[id]); err != nil {
+			f.distrusted.add(id, err, found[id].State == api.InstanceRunning)
+			refused[id] = err
+			delete(found, id)
+		}
+	}
+	return refused
+}
+
 // highestEpoch is the highest that any agent that is believed has seen.
 func (f *fleet) highestEpoch() uint64 {
 	f.mu.Lock()

@@ -155,6 +155,8 @@ func newCluster(tb testing.TB, n int) *cluster {
 	applied, err := json.Marshal(terraform.Applied{Digest: digest})
 	must(err)
 	must(os.WriteFile(filepath.Join(r.store.Terraform(), "applied.json"), applied, 0o600))
+	must(os.WriteFile(filepath.Join(r.store.Terraform(), terraform.StateFile), []byte(`{"version":4,"serial":1,"lineage":"scale"}`), 0o600))
+	noteEngine(r.store, r.state)
 	engine.Close()
 
 	must(r.issueCertificates())

@@ -5,9 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/terraform"
 )
 
 // Encryption is how a state is encrypted: with a passphrase, or for recipients.
@@ -100,6 +108,63 @@ func (d *Deployer) ImportState(ctx context.Context, in io.Reader, force bool) (*
 		return nil, errors.Join(err, r.store.RemoveUnused())
 	}
 	return &StateSummary{Deployment: st.Deployment, DeploymentID: st.DeploymentID, Epoch: st.Epoch, Dir: r.store.Dir}, nil
+}
+
+// ForgetVMs gives up the VMs that the state has: the next apply makes others. What
+// runs of them on this machine is ended, machines elsewhere stay. It is for an
+// engine's state that is lost. It returns the VMs' instances.
+func (d *Deployer) ForgetVMs(ctx context.Context, approve func(instances []string) (bool, error)) ([]string, error) {
+	r, err := d.open()
+	if err != nil {
+		return nil, err
+	}
+	lock, _, err := d.hold(ctx, r.store)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Unlock()
+	if r.state, r.secrets, err = r.store.Load(); err != nil { // what was read before the lock may be another's past
+		return nil, err
+	}
+	if r.state == nil {
+		return nil, errNoState
+	}
+	machines := machines(r.state)
+	ids := slices.Sorted(maps.Keys(machines))
+	if len(ids) == 0 {
+		return ids, nil
+	}
+	if ok, err := approve(ids); err != nil {
+		return nil, err
+	} else if !ok {
+		return nil, ErrNotApproved
+	}
+	err = r.begin("forget the VMs of " + strings.Join(ids, ", "))
+	if err == nil {
+		err = forgetVMs(ctx, r, machines)
+	}
+	r.ended(err)
+	return ids, err
+}
+
+func forgetVMs(ctx context.Context, r *run, machines map[string]string) error {
+	for _, id := range machines {
+		if err := localvm.End(ctx, id); err != nil {
+			return err
+		}
+	}
+	old := filepath.Join(r.store.Terraform(), terraform.StateFile)
+	for _, err := range []error{
+		os.Rename(old, old+".forgotten-"+time.Now().UTC().Format("20060102T150405Z")),
+		os.Remove(filepath.Join(r.store.Terraform(), "applied.json")),
+	} {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("cannot set the engine's state aside: %w", err)
+		}
+	}
+	r.state.VMs, r.state.Leaving, r.state.Engine, r.state.Bus = nil, nil, state.EngineState{}, nil
+	r.secrets.Agents = nil
+	return r.save()
 }
 
 // StateSummary says which state it is.

@@ -70,7 +70,11 @@ func (d *Deployer) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	defer r.close()
-	return r.status(r.fleet.survey(ctx, patient)), nil
+	s := r.status(r.fleet.survey(ctx, patient))
+	if err := checkEngine(r.store, r.state); err != nil {
+		s.Warnings = append(s.Warnings, err.Error())
+	}
+	return s, nil
 }
 
 func (r *run) status(inventories map[string]*api.Inventory) *Status {

@@ -2,11 +2,10 @@ package deployer
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"sync"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
 // maxEpochLead is by how much an agent's epoch may exceed the state's. A state
@@ -15,10 +14,10 @@ import (
 const maxEpochLead = 1 << 32
 
 // impossible returns why an inventory cannot be true, nil if it may be.
-func (r *run) impossible(id string, inv *api.Inventory) error {
-	if inv.Epoch > r.state.Epoch && inv.Epoch-r.state.Epoch > maxEpochLead {
+func impossible(st *state.State, id string, inv *api.Inventory) error {
+	if inv.Epoch > st.Epoch && inv.Epoch-st.Epoch > maxEpochLead {
 		return fmt.Errorf("its agent reports epoch %d, which no run can have given it (the state is of epoch %d), so nothing that it says is believed; deploy recreate gives %s another VM",
-			inv.Epoch, r.state.Epoch, id)
+			inv.Epoch, st.Epoch, id)
 	}
 	return nil
 }
@@ -66,26 +65,4 @@ func (d *distrust) forget(ids ...string) {
 	if len(ids) == 0 {
 		d.why = nil
 	}
-}
-
-// unheard returns why there is no answer of an agent's that could be used.
-func (f *fleet) unheard(id string) error {
-	if why := f.distrusted.of(id); why != nil {
-		return why
-	}
-	return fmt.Errorf("its agent does not answer: %s", f.reason(id))
-}
-
-// sift takes the inventories that cannot be true out of those found and returns
-// why each was.
-func (f *fleet) sift(found map[string]*api.Inventory) map[string]error {
-	refused := map[string]error{}
-	for _, id := range slices.Sorted(maps.Keys(found)) {
-		if err := f.run.impossible(id, found[id]); err != nil {
-			f.distrusted.add(id, err, found[id].State == api.InstanceRunning)
-			refused[id] = err
-			delete(found, id)
-		}
-	}
-	return refused
 }

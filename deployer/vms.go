@@ -141,10 +141,9 @@ func (r *run) planVMs(ctx context.Context) ([]plan.VMChange, error) {
 		return nil, fmt.Errorf("cannot make a folder to plan in: %w", err)
 	}
 	defer os.RemoveAll(dir)
-	const engineState = "terraform.tfstate"
-	data, err := os.ReadFile(filepath.Join(r.store.Terraform(), engineState))
+	data, err := os.ReadFile(filepath.Join(r.store.Terraform(), terraform.StateFile))
 	if err == nil {
-		err = os.WriteFile(filepath.Join(dir, engineState), data, 0o600)
+		err = os.WriteFile(filepath.Join(dir, terraform.StateFile), data, 0o600)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("cannot copy the engine's state: %w", err)
@@ -319,6 +318,7 @@ func (r *run) keepVMs(in terraform.Input, instances map[string]terraform.Instanc
 		return err
 	}
 	r.state.VMs, r.state.Orphans, r.state.Leaving = vms, orphans, leaving
+	noteEngine(r.store, r.state)
 	return r.save()
 }
 

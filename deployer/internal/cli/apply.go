@@ -234,16 +234,24 @@ func (a *app) approve(progress views.Progress, p *plan.Plan, auto bool, question
 	if !a.json {
 		views.Plan(os.Stdout, p, colorOn(os.Stdout))
 	}
+	wanted := "yes"
+	if p.LosesData() {
+		wanted = p.Deployment
+		if !auto && !a.json {
+			fmt.Printf("\n%s", views.DataLoss(p, colorOn(os.Stdout)))
+		}
+	}
+	return a.ask(auto, question, wanted)
+}
+
+// ask asks on the terminal, unless told not to, and is true if the answer is the
+// wanted one.
+func (a *app) ask(auto bool, question, wanted string) (bool, error) {
 	if auto {
 		return true, nil
 	}
 	if a.json || !term.IsTerminal(int(os.Stdin.Fd())) {
 		return false, fmt.Errorf("cannot ask for approval: standard input is not a terminal; use --auto-approve: %w", deployer.ErrNotApproved)
-	}
-	wanted := "yes"
-	if p.LosesData() {
-		wanted = p.Deployment
-		fmt.Printf("\n%s", views.DataLoss(p, colorOn(os.Stdout)))
 	}
 	fmt.Printf("\n%s Only %s is accepted: ", question, wanted)
 	answer := make(chan string, 1) // the reader ends with the process if nobody answers

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -22,7 +23,7 @@ func (a *app) state() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.changing(a.stateEncrypt()), a.changing(a.stateDecrypt()), a.changing(a.stateExport()), a.changing(a.stateImport()), a.stateRevisions())
+	cmd.AddCommand(a.changing(a.stateEncrypt()), a.changing(a.stateDecrypt()), a.changing(a.stateExport()), a.changing(a.stateImport()), a.changing(a.stateForget()), a.stateRevisions())
 	return cmd
 }
 
@@ -142,6 +143,38 @@ another deployment, or a later one of the same, is overwritten only with --force
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "overwrite the state of another deployment, or a later one")
+	return cmd
+}
+
+func (a *app) stateForget() *cobra.Command {
+	var autoApprove bool
+	cmd := &cobra.Command{
+		Use:   "forget MANIFEST",
+		Short: "Give up the VMs, when the engine's state is lost",
+		Long: `Gives up the VMs that the state has: the next apply makes others. It is for an
+engine's state (terraform.tfstate) that is lost for good. VMs on this machine are
+ended; those elsewhere stay, and so do their disks: delete them yourself.`,
+		Example: "  deploy state forget cluster.hcl",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.deployer(args[0], a.aloud())
+			if err != nil {
+				return err
+			}
+			ids, err := d.ForgetVMs(cmd.Context(), func(ids []string) (bool, error) {
+				return a.ask(autoApprove, fmt.Sprintf("Give up the VMs of %s, with what is on them?", strings.Join(ids, ", ")), "yes")
+			})
+			if err != nil {
+				return err
+			}
+			if a.json {
+				return views.JSON(os.Stdout, map[string][]string{"forgotten": ids})
+			}
+			fmt.Printf("Forgotten: the VMs of %s. The next apply makes others.\n", strings.Join(ids, ", "))
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
 	return cmd
 }
 

@@ -82,6 +82,24 @@ func processesWith(match func(vmID string) bool) ([]process, error) {
 	return found, nil
 }
 
+// Running returns the pids of what runs of a VM on this machine, its init among
+// them.
+func Running(vmID string) ([]int, error) {
+	found, err := processesWith(func(id string) bool { return id == vmID })
+	var out []int
+	for _, p := range found {
+		out = append(out, p.pid)
+	}
+	return out, err
+}
+
+// End ends what runs of a VM on this machine, at once.
+func End(ctx context.Context, vmID string) error {
+	return end(ctx, 0, func() ([]process, error) {
+		return processesWith(func(id string) bool { return id == vmID })
+	})
+}
+
 // descendants returns all children of pid and theirs.
 func descendants(pid int) ([]process, error) {
 	all, err := procfs.AllProcs()

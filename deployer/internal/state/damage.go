@@ -24,13 +24,13 @@ func (e *damageError) Is(target error) bool { return target == ErrDamaged }
 const wayOut = "nothing was written; put it back from a copy of yours, or import an export (deploy state import MANIFEST < FILE)"
 
 // missing says that a file is not there although others are.
-func (s Store) missing(name string, others []string) error {
+func missing(dir, name string, others []string) error {
 	return &damageError{fmt.Sprintf("cannot use the state folder %s: %s is missing, and %s there: this deployment was applied before, so it does not begin anew; %s; "+
-		"if nothing of it exists any more, remove the folder", s.Dir, name, areThere(others), wayOut)}
+		"if nothing of it exists any more, remove the folder", dir, name, areThere(others), wayOut)}
 }
 
 // damaged says that a file holds what it must not.
-func (s Store) damaged(path string, why error) error {
+func damaged(path string, why error) error {
 	return &damageError{fmt.Sprintf("cannot use %s: %v; %s", path, why, wayOut)}
 }
 
@@ -52,10 +52,10 @@ func cutOff(data []byte, err error) error {
 
 // evidence are the files of the folder that only a run leaves which has begun,
 // after it has written the state.
-func (s Store) evidence() ([]string, error) {
+func evidence(dir string) ([]string, error) {
 	var found []string
 	for _, name := range []string{"journal.jsonl", "terraform/terraform.tfstate", "terraform/applied.json", "vms", "packages", "revisions"} {
-		path := filepath.Join(s.Dir, filepath.FromSlash(name))
+		path := filepath.Join(dir, filepath.FromSlash(name))
 		info, err := os.Stat(path)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -75,7 +75,7 @@ func (s Store) evidence() ([]string, error) {
 		found = append(found, name)
 	}
 	if len(found) > 0 {
-		if _, err := os.Stat(s.secretsFile()); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, "secrets.json")); err == nil {
 			found = append([]string{"secrets.json"}, found...)
 		}
 	}

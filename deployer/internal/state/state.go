@@ -41,6 +41,9 @@ type State struct {
 	// Leaving are VMs that instances had before the one that they have now, and
 	// that go when everybody knows the new ones.
 	Leaving map[string]VM `json:"leaving,omitempty"`
+	// Engine is the engine's state as the last run left it: another one is not that
+	// of these VMs.
+	Engine EngineState `json:"engine,omitzero"`
 	// Bus is set once the bus has served: where agents are asked first.
 	Bus []string `json:"bus,omitempty"`
 	// Ignored are the instances that nothing touches until the operator says so,
@@ -70,6 +73,12 @@ type Revision struct {
 	Packages []string `json:"packages"`
 	// VMs is a digest over what the VMs were made of.
 	VMs string `json:"vms,omitempty"`
+}
+
+// EngineState tells the engine's state from others: terraform.StateID.
+type EngineState struct {
+	Lineage string `json:"lineage"`
+	Serial  uint64 `json:"serial"`
 }
 
 // Slot is the place of one instance in its group.
@@ -252,10 +261,10 @@ func (s Store) Load() (*State, *Secrets, error) {
 		return nil, secrets, err
 	}
 	if secrets == nil {
-		return nil, nil, s.missing(filepath.Base(s.secretsFile()), []string{filepath.Base(s.stateFile())})
+		return nil, nil, missing(s.Dir, filepath.Base(s.secretsFile()), []string{filepath.Base(s.stateFile())})
 	}
 	if secrets.DeploymentID != "" && secrets.DeploymentID != st.DeploymentID {
-		return nil, nil, s.damaged(s.secretsFile(), fmt.Errorf("it holds the secrets of another deployment (id %.8s, that of state.json is %.8s)", secrets.DeploymentID, st.DeploymentID))
+		return nil, nil, damaged(s.secretsFile(), fmt.Errorf("it holds the secrets of another deployment (id %.8s, that of state.json is %.8s)", secrets.DeploymentID, st.DeploymentID))
 	}
 	return st, secrets, nil
 }
@@ -276,7 +285,7 @@ func (s Store) loadSecrets() (*Secrets, error) {
 	}
 	secrets := Secrets{read: true}
 	if err := json.Unmarshal(data, &secrets); err != nil {
-		return nil, s.damaged(s.secretsFile(), cutOff(data, err))
+		return nil, damaged(s.secretsFile(), cutOff(data, err))
 	}
 	return &secrets, nil
 }
@@ -285,9 +294,9 @@ func (s Store) loadSecrets() (*Secrets, error) {
 func (s Store) LoadState() (*State, error) {
 	data, err := os.ReadFile(s.stateFile())
 	if errors.Is(err, fs.ErrNotExist) {
-		others, err := s.evidence()
+		others, err := evidence(s.Dir)
 		if err == nil && len(others) > 0 {
-			err = s.missing(filepath.Base(s.stateFile()), others)
+			err = missing(s.Dir, filepath.Base(s.stateFile()), others)
 		}
 		return nil, err
 	}
@@ -300,7 +309,7 @@ func (s Store) LoadState() (*State, error) {
 	case errors.As(err, &newer):
 		return nil, fmt.Errorf("cannot use %s: %w", s.stateFile(), err)
 	case err != nil:
-		return nil, s.damaged(s.stateFile(), err)
+		return nil, damaged(s.stateFile(), err)
 	}
 	return st, nil
 }
