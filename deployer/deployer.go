@@ -220,7 +220,7 @@ func (d *Deployer) locate() (*run, error) {
 		r.manifest, err = d.revision.load(secrets)
 		return r, err
 	}
-	m, diags := d.readManifest()
+	m, diags := d.config.readManifest(d.openRelease)
 	if diags.HasErrors() {
 		if m.Deployment.Name == "" {
 			return nil, manifestError(m, diags)

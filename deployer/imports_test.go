@@ -30,7 +30,10 @@ const outside = `os|os/.*|path/filepath|net|net/http|syscall`
 // importRules is ARCHITECTURE.md's table. The first rule that matches a package
 // is its rule; a package without a rule is an error.
 var importRules = []importRule{
-	{packages: `manifests(/.*)?`, may: `manifests/internal/.*`, tests: `manifests(/.*)?`, never: outside},
+	{packages: `manifests/internal/(functions|graph)`, never: outside},
+	{packages: `manifests/internal/syntax`, may: `manifests/internal/functions`, never: outside},
+	{packages: `manifests/internal/jobspec`, may: `manifests/internal/syntax`, never: outside}, // a job knows no manifest
+	{packages: `manifests`, may: `manifests/internal/.*`, tests: `manifests(/.*)?`, never: outside},
 
 	// The leaves: what everybody's programs need of a Linux host. They know nobody,
 	// and whoever is not pure may import them.
@@ -170,6 +173,7 @@ func TestImportRulesCatch(t *testing.T) {
 		{"manifests", "agent/api", false, true},
 		{"manifests", "manifests/internal/graph", false, false},
 		{"manifests", "os", false, true},
+		{"manifests/internal/syntax", "manifests/internal/jobspec", false, true},
 		{"manifests", "os", true, false},
 		{"deployer", "testing/fstest", false, true},
 		{"agent/agenttest", "testing", false, false},

@@ -15,12 +15,12 @@ import (
 
 // readManifest reads the manifest's files and loads them. The manifest is never
 // nil; see manifests.Load.
-func (d *Deployer) readManifest() (*manifests.Manifest, hcl.Diagnostics) {
+func (c Config) readManifest(openRelease func(manifests.Release) (fs.FS, error)) (*manifests.Manifest, hcl.Diagnostics) {
 	o := manifests.Options{
-		Vars: d.config.Vars, Environ: d.config.Environ, Values: d.config.Values, Jobs: d.config.Jobs, OpenRelease: d.openRelease,
+		Vars: c.Vars, Environ: c.Environ, Values: c.Values, Jobs: c.Jobs, OpenRelease: openRelease,
 	}
 	var unreadable hcl.Diagnostics
-	for _, path := range d.config.VarFiles {
+	for _, path := range c.VarFiles {
 		source, err := os.ReadFile(path)
 		if err != nil {
 			unreadable = append(unreadable, &hcl.Diagnostic{
@@ -30,7 +30,7 @@ func (d *Deployer) readManifest() (*manifests.Manifest, hcl.Diagnostics) {
 		}
 		o.VarFiles = append(o.VarFiles, manifests.VarFile{Path: path, Source: source})
 	}
-	fsys, name, prefix := manifestFiles(d.config.Manifest)
+	fsys, name, prefix := manifestFiles(c.Manifest)
 	o.Prefix = prefix
 	m, diags := manifests.Load(fsys, name, o)
 	return m, append(unreadable, diags...)

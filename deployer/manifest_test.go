@@ -34,13 +34,13 @@ func TestManifestPaths(t *testing.T) {
 		"folder/none.hcl":                   "folder/none.hcl: no such file or directory",
 		filepath.Join(dir, "x", "none.hcl"): filepath.Join(dir, "x", "none.hcl") + ": no such file or directory",
 	} {
-		d := &Deployer{config: Config{Manifest: typed, Jobs: fstest.MapFS{}}}
-		if _, diags := d.readManifest(); !strings.Contains(diags.Error(), want) {
+		config := Config{Manifest: typed, Jobs: fstest.MapFS{}}
+		if _, diags := config.readManifest(nil); !strings.Contains(diags.Error(), want) {
 			t.Errorf("%s gives %v, want %q", typed, diags, want)
 		}
 	}
-	d := &Deployer{config: Config{Manifest: "good.hcl", VarFiles: []string{"missing.vars"}, Jobs: fstest.MapFS{}}}
-	_, diags := d.readManifest()
+	config := Config{Manifest: "good.hcl", VarFiles: []string{"missing.vars"}, Jobs: fstest.MapFS{}}
+	_, diags := config.readManifest(nil)
 	if text := diags.Error(); !strings.Contains(text, "missing.vars: no such file") || len(diags) != 2 { // and there is no infrastructure
 		t.Errorf("a missing file of variables gives %v", diags)
 	}

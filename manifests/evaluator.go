@@ -9,15 +9,10 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
+
+	"github.com/clusterworks/deploy/manifests/internal/jobspec"
+	"github.com/clusterworks/deploy/manifests/internal/syntax"
 )
-
-// instanceAttributes are the attributes of instance, and of an element of
-// group.<name>.instances.
-var instanceAttributes = []string{"id", "group", "index", "az", "address"}
-
-var instanceType = cty.Object(map[string]cty.Type{
-	"id": cty.String, "group": cty.String, "index": cty.Number, "az": cty.String, "address": cty.String,
-})
 
 // Evaluator evaluates a manifest against facts. What instances share is
 // evaluated once. It may be used from several goroutines.
@@ -30,7 +25,7 @@ type Evaluator struct {
 
 	root       *hcl.EvalContext // what properties may refer to, without instance
 	deployment cty.Value
-	instances  map[string]cty.Value // by group, list of instanceType
+	instances  map[string]cty.Value // by group, list of jobspec.InstanceType
 	leaving    map[string]cty.Value // by group, the same
 	found      map[instanceKey]evaluatedInstance
 	localDiags map[string]hcl.Diagnostics
@@ -82,7 +77,7 @@ func (m *Manifest) evaluator(f Facts, assumed bool) *Evaluator {
 		case listed || g.Instances == 0:
 			e.instances[g.Name] = instanceList(values)
 		default:
-			e.instances[g.Name] = cty.UnknownVal(cty.List(instanceType)).RefineNotNull()
+			e.instances[g.Name] = cty.UnknownVal(cty.List(jobspec.InstanceType)).RefineNotNull()
 		}
 		groups[g.Name] = cty.ObjectVal(map[string]cty.Value{"instances": e.instances[g.Name]})
 		var leaving []cty.Value
@@ -93,7 +88,7 @@ func (m *Manifest) evaluator(f Facts, assumed bool) *Evaluator {
 	}
 	secrets := map[string]cty.Value{}
 	for name, s := range m.Secrets {
-		secrets[name] = attributes(f.Secrets[name], secretAttributes(s.Type))
+		secrets[name] = jobspec.Attributes(f.Secrets[name], secretAttributes(s.Type))
 	}
 	variables := map[string]cty.Value{}
 	for name, v := range m.base.Variables {
@@ -106,7 +101,7 @@ func (m *Manifest) evaluator(f Facts, assumed bool) *Evaluator {
 	for _, x := range m.locals {
 		v, diags := x.attr.Expr.Value(e.root)
 		if diags.HasErrors() {
-			e.localDiags[x.name] = redact(diags, x.attr.Expr, e.root)
+			e.localDiags[x.name] = syntax.Redact(diags, x.attr.Expr, e.root)
 			v = cty.DynamicVal
 		}
 		locals := variables["local"].AsValueMap()
@@ -118,13 +113,13 @@ func (m *Manifest) evaluator(f Facts, assumed bool) *Evaluator {
 
 func instanceList(values []cty.Value) cty.Value {
 	if len(values) == 0 {
-		return cty.ListValEmpty(instanceType)
+		return cty.ListValEmpty(jobspec.InstanceType)
 	}
 	return cty.ListVal(values)
 }
 
-// serving are the instances that whoever uses a group must know: also those on
-// VMs that are on their way out.
+// serving returns the instances that the users of a group must know. They include
+// instances on VMs that are about to be deleted.
 func (e *Evaluator) serving(group string) cty.Value {
 	list, leaving := e.instances[group], e.leaving[group]
 	if !list.IsKnown() || leaving.LengthInt() == 0 {
@@ -133,37 +128,19 @@ func (e *Evaluator) serving(group string) cty.Value {
 	return instanceList(append(list.AsValueSlice(), leaving.AsValueSlice()...))
 }
 
-// instance is what expressions see of an instance.
+// instance returns an instance as an object for expressions.
 func (e *Evaluator) instance(g *Group, in Instance) cty.Value {
 	az := cty.StringVal(in.AZ)
 	if in.AZ == "" && e.assumed && len(g.AZs) > 0 {
-		az = known("")
+		az = jobspec.Known("")
 	}
 	return cty.ObjectVal(map[string]cty.Value{
 		"id":      cty.StringVal(g.Name + "/" + strconv.Itoa(in.Index)),
 		"group":   cty.StringVal(g.Name),
 		"index":   cty.NumberIntVal(int64(in.Index)),
 		"az":      az,
-		"address": known(in.Address),
+		"address": jobspec.Known(in.Address),
 	})
-}
-
-// attributes takes the named string attributes out of an object that may be
-// absent or lack some of them, which are then unknown. Those that are true are
-// sensitive.
-func attributes(from cty.Value, names map[string]bool) cty.Value {
-	out := map[string]cty.Value{}
-	for name, sensitive := range names {
-		v := known("")
-		if from != cty.NilVal && from.Type().IsObjectType() && from.IsKnown() && !from.IsNull() && from.Type().HasAttribute(name) {
-			v = from.GetAttr(name)
-		}
-		if sensitive {
-			v = v.Mark(Sensitive)
-		}
-		out[name] = v
-	}
-	return cty.ObjectVal(out)
 }
 
 // JobContext evaluates the properties of a job for one instance and returns
@@ -196,7 +173,7 @@ func (e *Evaluator) JobContext(group string, index int, job *GroupJob) (*hcl.Eva
 			"instance":    in.value,
 			"group":       e.ownGroup(group),
 			"deployment":  e.deployment,
-			"path":        jobPaths(in.AgentDir, in.ImageDir, job.Spec.Name),
+			"path":        jobspec.Paths(in.AgentDir, in.ImageDir, job.Spec.Name),
 			"package":     e.packages(in.AgentDir, job.Spec),
 			"link":        e.link(job),
 			"certificate": e.certificates(in.Instance, group, job.Spec),
@@ -210,12 +187,12 @@ func (e *Evaluator) ownGroup(name string) cty.Value {
 	instances, ok := e.instances[name]
 	leaving := e.leaving[name]
 	if !ok {
-		instances, leaving = cty.UnknownVal(cty.List(instanceType)).RefineNotNull(), instanceList(nil)
+		instances, leaving = cty.UnknownVal(cty.List(jobspec.InstanceType)).RefineNotNull(), instanceList(nil)
 	}
 	return cty.ObjectVal(map[string]cty.Value{"instances": instances, "leaving": leaving})
 }
 
-// JobContext is Evaluator(f).JobContext, for who needs just one.
+// JobContext is Evaluator(f).JobContext, for callers that need just one.
 func (m *Manifest) JobContext(f Facts, group string, index int, job *GroupJob) (*hcl.EvalContext, hcl.Diagnostics) {
 	return m.Evaluator(f).JobContext(group, index, job)
 }
@@ -241,7 +218,7 @@ func (e *Evaluator) evaluateProperties(group string, job *GroupJob, instance cty
 	ctx.Variables = map[string]cty.Value{"instance": instance}
 	p := evaluatedProperties{values: map[string]cty.Value{}}
 	for _, spec := range job.Spec.Properties {
-		v, diags := spec.evaluate(job, ctx)
+		v, diags := evaluateProperty(spec, job, ctx)
 		p.diags = append(p.diags, diags...)
 		if spec.Sensitive {
 			v = v.Mark(Sensitive)
@@ -252,7 +229,7 @@ func (e *Evaluator) evaluateProperties(group string, job *GroupJob, instance cty
 		return p
 	}
 	rules := &hcl.EvalContext{
-		Variables: map[string]cty.Value{"property": unmarked(cty.ObjectVal(p.values)), "group": e.ownGroup(group)},
+		Variables: map[string]cty.Value{"property": syntax.Unmarked(cty.ObjectVal(p.values)), "group": e.ownGroup(group)},
 		Functions: e.root.Functions,
 	}
 	for _, spec := range job.Spec.Properties {
@@ -261,14 +238,14 @@ func (e *Evaluator) evaluateProperties(group string, job *GroupJob, instance cty
 			at = attr.Expr.Range()
 		}
 		what := fmt.Sprintf("property %q of job %q", spec.Name, job.Spec.Name)
-		p.diags = append(p.diags, broken(spec.Validations, what, rules, at)...)
+		p.diags = append(p.diags, syntax.Broken(spec.Validations, what, rules, at)...)
 	}
 	return p
 }
 
-// evaluate is the value of one property: what the manifest says, or else the
-// default, in the declared type.
-func (p *Property) evaluate(job *GroupJob, ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
+// evaluateProperty returns the value of one property in the declared type: what
+// the manifest says, or else the default.
+func evaluateProperty(p *Property, job *GroupJob, ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
 	attr := job.properties[p.Name]
 	if attr == nil {
 		if p.Default == cty.NilVal {
@@ -278,42 +255,27 @@ func (p *Property) evaluate(job *GroupJob, ctx *hcl.EvalContext) (cty.Value, hcl
 	}
 	v, diags := attr.Expr.Value(ctx)
 	if diags.HasErrors() {
-		return cty.UnknownVal(p.Type), redact(diags, attr.Expr, ctx)
+		return cty.UnknownVal(p.Type), syntax.Redact(diags, attr.Expr, ctx)
 	}
 	given := v.Type()
-	v, err := p.typed.convert(v)
+	v, err := p.Convert(v)
 	if err != nil {
-		detail := fmt.Sprintf("Property %q of job %q must be of type %s: %s.", p.Name, job.Spec.Name, typeName(p.Type), conversionProblem(err))
+		detail := fmt.Sprintf("Property %q of job %q must be of type %s: %s.", p.Name, job.Spec.Name, syntax.TypeName(p.Type), syntax.ConversionProblem(err))
 		if given.IsObjectType() && p.Type.IsPrimitiveType() {
-			detail += fmt.Sprintf(" An attribute of it may be meant: %s.", strings.Join(sortedKeys(given.AttributeTypes()), ", "))
+			detail += fmt.Sprintf(" An attribute of it may be meant: %s.", strings.Join(syntax.SortedKeys(given.AttributeTypes()), ", "))
 		}
-		return cty.UnknownVal(p.Type), hcl.Diagnostics{problem("Wrong type of property", detail, attr.Expr.Range(), attr.Range)}
+		return cty.UnknownVal(p.Type), hcl.Diagnostics{syntax.Problem("Wrong type of property", detail, attr.Expr.Range(), attr.Range)}
 	}
 	if v.IsNull() {
 		switch {
 		case p.Default != cty.NilVal:
 			return p.Default.WithSameMarks(v), nil
 		case p.Required:
-			return v, hcl.Diagnostics{problem("Missing required property",
+			return v, hcl.Diagnostics{syntax.Problem("Missing required property",
 				fmt.Sprintf("Job %q needs the property %q%s, but its value is null.", job.Spec.Name, p.Name, describe(p)), attr.Expr.Range(), attr.Range)}
 		}
 	}
 	return v, nil
-}
-
-// jobPaths is path.*: see "The agent's folder" in ARCHITECTURE.md.
-func jobPaths(agentDir, imageDir, job string) cty.Value {
-	paths := map[string]cty.Value{"root": known(agentDir), "image": known(imageDir)}
-	if agentDir != "" && imageDir == "" {
-		paths["image"] = cty.StringVal("/") // the image is the VM's own disk
-	}
-	for name, folder := range map[string]string{"config": "jobs", "data": "data", "log": "log", "run": "run"} {
-		paths[name] = known("")
-		if agentDir != "" {
-			paths[name] = cty.StringVal(path.Join(agentDir, folder, job))
-		}
-	}
-	return cty.ObjectVal(paths)
 }
 
 // packages is package.*: where their programs are.
@@ -324,7 +286,7 @@ func (e *Evaluator) packages(agentDir string, job *Job) cty.Value {
 		if digest, ok := FindPackage(job, p.Program, e.facts.Packages); ok && p.Program != "" && agentDir != "" {
 			where = path.Join(agentDir, "store", digest)
 		}
-		packages[p.Name] = cty.ObjectVal(map[string]cty.Value{"path": known(where)})
+		packages[p.Name] = cty.ObjectVal(map[string]cty.Value{"path": jobspec.Known(where)})
 	}
 	return cty.ObjectVal(packages)
 }
@@ -333,7 +295,7 @@ func (e *Evaluator) certificates(in Instance, group string, job *Job) cty.Value 
 	certificates := map[string]cty.Value{}
 	for _, c := range job.Certificates {
 		key := CertificateKey{Group: group, Index: in.Index, Job: job.Name, Name: c.Name}
-		certificates[c.Name] = attributes(e.facts.Certificates[key], secretAttributes(SecretCertificate))
+		certificates[c.Name] = jobspec.Attributes(e.facts.Certificates[key], jobspec.CertificateAttributes())
 	}
 	return cty.ObjectVal(certificates)
 }
@@ -355,7 +317,7 @@ func (e *Evaluator) link(job *GroupJob) cty.Value {
 			continue
 		}
 		// Published properties do not refer to instance, so no instance is right.
-		all := e.properties(p.group.Name, p.job, cty.UnknownVal(instanceType)).values
+		all := e.properties(p.group.Name, p.job, cty.UnknownVal(jobspec.InstanceType)).values
 		published := map[string]cty.Value{}
 		for _, name := range p.provide.Properties {
 			published[name] = all[name]

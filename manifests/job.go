@@ -2,209 +2,63 @@ package manifests
 
 import (
 	"io/fs"
-	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/function"
+
+	"github.com/clusterworks/deploy/manifests/internal/jobspec"
+	"github.com/clusterworks/deploy/manifests/internal/syntax"
 )
 
-// Job is a decoded job.hcl with its folder.
-//
-// Fields of type hcl.Expression are evaluated per instance with the context
-// that JobContext returns; they may use
-//
-//	property.<name>                      the job's properties, defaults applied
-//	instance.{id,group,index,az,address} the instance
-//	group.instances[*].{id,index,az,address}
-//	                                     the own group's, this instance included:
-//	                                     how servers of a cluster find their peers
-//	deployment.{name,id,domain}
-//	path.{root,config,data,log,run}      absolute folders on the VM; config,
-//	                                     data, log and run are this job's own
-//	path.image                           where the files of the VM's image are
-//	package.<name>.path                  where a package of the job is unpacked;
-//	                                     for a system package: its program
-//	link.<name>.instances[*].{id,index,az,address}
-//	link.<name>.property.<name>          properties that the provider publishes
-//	certificate.<name>.{ca,certificate,private_key}
-//
-// and all functions of the manifest language.
-type Job struct {
-	Name string
-	// Release is the name of the release block that the job is from; "": it is
-	// built in.
-	Release      string
-	Description  string
-	Properties   []*Property
-	Provides     []*Provide
-	Consumes     []*Consume
-	Packages     []*JobPackage
-	Certificates []*Certificate
-	Templates    []*Template
-	Processes    []*Process
-	Hooks        []*Hook
-	Listens      []*Listen
-	Mbus         *Mbus
+// The types of a job: see internal/jobspec.
+type (
+	Job         = jobspec.Job
+	Property    = jobspec.Property
+	Provide     = jobspec.Provide
+	Consume     = jobspec.Consume
+	JobPackage  = jobspec.JobPackage
+	Certificate = jobspec.Certificate
+	Template    = jobspec.Template
+	Process     = jobspec.Process
+	Check       = jobspec.Check
+	Reload      = jobspec.Reload
+	Hook        = jobspec.Hook
+	Listen      = jobspec.Listen
+	Mbus        = jobspec.Mbus
+	Validation  = syntax.Validation
+)
 
-	FS    fs.FS // the job's folder: job.hcl, templates/
-	Files map[string]*hcl.File
-	Range hcl.Range
+// BusLink is the link type of the message bus: agents connect to the group whose
+// job provides it.
+const BusLink = jobspec.BusLink
 
-	expressions []wanted // every expression and template, with the type it must have
+// LoadJob reads the job in the folder name of fsys: its job.hcl, and the
+// templates as far as their references go.
+//
+// All problems are reported at once. The job is never nil: with errors it is
+// not fit for use, but its Files hold the sources for the printer.
+func LoadJob(fsys fs.FS, name string) (*Job, hcl.Diagnostics) {
+	return jobspec.Load(fsys, name, "")
 }
 
 // FindPackage finds a program for a job among packages by name: one of the
 // job's own release, "<release>/<program>", comes before what is built in.
 func FindPackage[P any](j *Job, program string, packages map[string]P) (P, bool) {
-	p, ok := packages[j.Release+"/"+program]
-	if !ok {
-		p, ok = packages[program]
-	}
-	return p, ok
+	return jobspec.FindPackage(j, program, packages)
 }
 
-// Property types one property of the job.
-type Property struct {
-	Name        string
-	Type        cty.Type
-	Default     cty.Value // cty.NilVal: none
-	Description string
-	Required    bool
-	Sensitive   bool
-	Validations []*Validation
-	Range       hcl.Range
+// Mark is the type of the marks that this package puts on values.
+type Mark = syntax.Mark
 
-	typed typed // Type, with the defaults of optional attributes
-}
+// Sensitive marks values that must not be shown.
+const Sensitive = syntax.Sensitive
 
-// Validation is a condition over property.<name>, and group.instances, and what to say when it does not hold.
-type Validation struct {
-	Condition hcl.Expression
-	Message   string
-	Range     hcl.Range
-}
+// Functions returns all functions of the manifest language by name.
+func Functions() map[string]function.Function { return syntax.Functions() }
 
-// Provide publishes properties of this job to the jobs that consume its type.
-type Provide struct {
-	Name       string
-	Type       string
-	Properties []string
-	Range      hcl.Range
-}
-
-// Consume asks for a provider. Exactly one group must provide the type, or the
-// manifest names one in the job block's links.
-type Consume struct {
-	Name     string
-	Type     string
-	Optional bool
-	Range    hcl.Range
-}
-
-// BusLink is the link type of the message bus: the group whose job provides it
-// is where the agents connect.
-const BusLink = "bus"
-
-// JobPackage is something the job needs on the VM; exactly one source is set.
-type JobPackage struct {
-	Name string
-	// Program is a prebuilt program of the release, by its name in the package
-	// index.
-	Program string
-	// System: a program of the VM's package manager.
-	System string   // name of the executable, "nginx"
-	Apt    []string // packages that provide it
-	Range  hcl.Range
-}
-
-// Certificate asks for one from the deployment's CA, for the instance's
-// address and the names given, renewed before it ends.
-type Certificate struct {
-	Name  string
-	Names hcl.Expression // list of DNS names; nil: none
-	Range hcl.Range
-}
-
-// Template is a file rendered from HCL template syntax.
-type Template struct {
-	Source      string // below templates/
-	Destination string // below path.config
-	Mode        uint32
-	OnChange    string // "restart", "reload", "none"
-	Process     string // whose change it is; "": all processes of the job
-	Range       hcl.Range
-}
-
-// Process is a process block.
-type Process struct {
-	Name       string
-	Command    hcl.Expression // list of strings
-	Env        hcl.Expression // map of strings; nil: none
-	User       hcl.Expression // string; nil: the agent's own
-	Dir        hcl.Expression // string; nil: path.data
-	OpenFiles  int
-	MemoryMB   int
-	KillMode   string
-	StopSignal string
-	StopGrace  time.Duration
-	Control    bool
-	Checks     []*Check
-	Reload     *Reload
-	Range      hcl.Range
-}
-
-// Check is a check block of a process.
-type Check struct {
-	Kind     string         // label: http, tcp, exec
-	Target   hcl.Expression // http, tcp
-	Host     hcl.Expression // http; may be nil
-	Command  hcl.Expression // exec
-	Interval time.Duration
-	Timeout  time.Duration
-	Failures int
-	Range    hcl.Range
-}
-
-// Reload is the reload block of a process; one of Signal, Command, Control.
-type Reload struct {
-	Signal  string
-	Command hcl.Expression
-	Control bool
-	Verify  hcl.Expression
-	Timeout time.Duration
-	Range   hcl.Range
-}
-
-// Hook is a hook block; its label is the kind.
-type Hook struct {
-	Kind      string
-	Name      string // errands
-	Command   hcl.Expression
-	Env       hcl.Expression
-	Timeout   time.Duration
-	OnTimeout string
-	// RollbackCompatible, of pre_start: what it does to data can be used by what
-	// ran before.
-	RollbackCompatible bool
-	Range              hcl.Range
-}
-
-// Listen is a listen block: a port that the job opens on its instance's address.
-type Listen struct {
-	Name    string
-	Network string         // tcp (default), udp
-	Port    hcl.Expression // number
-	Range   hcl.Range
-}
-
-// Mbus names files of a VM's image that hold message-bus URIs to rewrite, and
-// says what they shall be. What the block leaves out comes from the job's link
-// to the bus.
-type Mbus struct {
-	Files    []string       // patterns as of path.Match, relative to path.image or absolute
-	Servers  hcl.Expression // list of strings, host:port
-	User     hcl.Expression // string; nil: that of the URI stays
-	Password hcl.Expression // string; nil: that of the URI stays
-	Scheme   hcl.Expression // string; nil: that of the URI stays
-	Range    hcl.Range
+// Value evaluates an expression. Unlike its own method, the diagnostics say
+// nothing of sensitive values.
+func Value(expr hcl.Expression, ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
+	return syntax.Value(expr, ctx)
 }

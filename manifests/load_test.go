@@ -342,6 +342,12 @@ func TestVariables(t *testing.T) {
 		"any":                {"any", Options{Vars: map[string]string{"v": `[1]`}}, `cty.StringVal("[1]")`},
 		"unknown flag":       {"any", Options{Vars: map[string]string{"v": `1`, "vv": "1"}}, `declares no variable "vv", which --var sets. Did you mean "v"?`},
 		"unknown in file":    {"any", Options{VarFiles: []VarFile{file("a", "v = 1\nvw = 1")}}, `declares no variable "vw"`},
+		"json":               {"list(string)", Options{VarFiles: []VarFile{file("a.json", `{"v": ["${x}", "%{ if", 3]}`)}}, `cty.ListVal([]cty.Value{cty.StringVal("${x}"), cty.StringVal("%{ if"), cty.StringVal("3")})`},
+		"broken json":        {"any", Options{VarFiles: []VarFile{file("a.json", "{\n  \"v\": 1,\n}")}}, "Error: Trailing comma in object\n\n  on a.json line 2"},
+		"unknown in json":    {"any", Options{VarFiles: []VarFile{file("a.json", `{"v": 1, "vw": 1}`)}}, `declares no variable "vw"`},
+		"deep json":          {"any", Options{VarFiles: []VarFile{file("a.json", `{"v": `+strings.Repeat("[", 1e6))}}, `Text too complex`},
+		"quoted brackets":    {"any", Options{VarFiles: []VarFile{file("a.json", `{"v": "\\"}`)}}, `cty.StringVal("\\")`},
+		"no object":          {"any", Options{VarFiles: []VarFile{file("a.json", `3`)}}, `object`},
 		"no constant":        {"any", Options{VarFiles: []VarFile{file("a", "v = var.x")}}, `Variables may not be used here`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -382,11 +388,11 @@ func TestJobDefaults(t *testing.T) {
 		t.Fatal(shown(t, job.Files, diags))
 	}
 	p, h, tmpl := job.Processes[0], job.Hooks[0], job.Templates[0]
-	if p.KillMode != "group" || p.StopSignal != "TERM" || p.StopGrace != defaultStopGrace || !p.Control || !p.Reload.Control ||
+	if p.KillMode != "group" || p.StopSignal != "TERM" || p.StopGrace != 10*time.Second || !p.Control || !p.Reload.Control ||
 		p.Checks[0].Failures != 3 || p.Checks[0].Target != nil || p.Checks[0].Host != nil || p.Reload.Command != nil {
 		t.Errorf("process is %+v", p)
 	}
-	if h.Kind != "pre_start" || h.Timeout != defaultHookTimeout || h.OnTimeout != "fail" || h.Env != nil {
+	if h.Kind != "pre_start" || h.Timeout != time.Minute || h.OnTimeout != "fail" || h.Env != nil {
 		t.Errorf("hook is %+v", h)
 	}
 	if tmpl.Mode != 0o640 || tmpl.OnChange != "restart" || tmpl.Destination != "config/router.yml" {
@@ -456,7 +462,7 @@ func FuzzLoadJob(f *testing.F) {
 // Nesting that would use up the parser's stack, which nothing can recover
 // from, is an error like any other.
 func TestTooComplex(t *testing.T) {
-	const nested, chained = mostNesting + 1, mostOperators + 1
+	const nested, chained = 1_001, 20_001
 	for name, text := range map[string]string{
 		"lists":       "x = " + strings.Repeat("[", nested),
 		"parentheses": "x = " + strings.Repeat("(", nested),
@@ -489,11 +495,11 @@ func TestTooComplex(t *testing.T) {
 func TestComplex(t *testing.T) {
 	m, diags := loadText(t, `
 		deployment "d" {}
-		infrastructure "local" { sum = 1`+strings.Repeat("+1", mostOperators)+` }`)
+		infrastructure "local" { sum = 1`+strings.Repeat("+1", 20_000)+` }`)
 	if diags.HasErrors() {
 		t.Fatal(diags)
 	}
-	if got, _ := m.Infrastructure.Settings["sum"].AsBigFloat().Int64(); got != mostOperators+1 {
+	if got, _ := m.Infrastructure.Settings["sum"].AsBigFloat().Int64(); got != 20_001 {
 		t.Errorf("sum is %d", got)
 	}
 }

@@ -24,8 +24,8 @@ type Manifest struct {
 	PKI            PKI
 	Secrets        map[string]*Secret
 	Groups         []*Group // in the order of declaration
-	// Order is the groups' start order: every wave needs only earlier ones.
-	// Removals go the other way round.
+	// Order is the groups' start order: a wave requires earlier waves only. Groups
+	// are removed in the reverse order.
 	Order [][]*Group
 
 	// Files are all sources by path, for diagnostics' excerpts.
@@ -52,23 +52,23 @@ func (m *Manifest) Group(name string) *Group {
 type Deployment struct {
 	Name   string
 	Domain string
-	// MetricsPort is where every agent serves its metrics, 0 for nowhere.
+	// MetricsPort is the port on which every agent serves its metrics; 0: none does.
 	MetricsPort int
-	// Syslog is where processes' logs are sent as well, "udp://host:port" or
-	// "tcp://host:port"; "" for nowhere.
+	// Syslog is a server that processes' logs are also sent to, "udp://host:port" or
+	// "tcp://host:port"; "": none.
 	Syslog string
 	Range  hcl.Range
 }
 
-// PKI is the pki block: how long what the deployment's own CA signs is good (the
-// certificates of agents and of jobs' certificate blocks), and the CA itself.
-// Certificates are renewed by the first apply when less than a third is left.
+// PKI is the pki block: the lifetimes of the deployment's own CA and of the
+// certificates that it signs (for agents and for certificate blocks of jobs). An
+// apply renews a certificate when less than a third of its life is left.
 type PKI struct {
 	CertificateLife time.Duration // default: a year
 	CALife          time.Duration // default: ten years
 }
 
-// DefaultPKI is what holds without a pki block.
+// DefaultPKI returns the values without a pki block.
 func DefaultPKI() PKI {
 	const day = 24 * time.Hour
 	return PKI{CertificateLife: 365 * day, CALife: 10 * 365 * day}
@@ -83,7 +83,7 @@ type Infrastructure struct {
 	Range    hcl.Range
 }
 
-// SecretType is what a secret holds.
+// SecretType is the kind of value that a secret has.
 type SecretType string
 
 // The secret types and the attributes of their values.
@@ -125,7 +125,7 @@ type Disk struct {
 	Range  hcl.Range
 }
 
-// Network is where a group's VMs are attached.
+// Network is a network that a group's VMs are attached to.
 type Network struct {
 	Name string
 	// Static are addresses for a group's instances, by index.
@@ -134,7 +134,7 @@ type Network struct {
 	Range   hcl.Range
 }
 
-// OnFailure is what becomes of a failed rollout.
+// OnFailure says how a failed rollout ends.
 type OnFailure string
 
 const (
@@ -147,8 +147,8 @@ const (
 type Update struct {
 	Canaries    int
 	MaxInFlight Amount
-	// MinAvailable is how many instances must serve at any time, see Available;
-	// nil: as many as MaxInFlight leaves.
+	// MinAvailable is the number of instances that must serve at any time, see
+	// Available; nil: the group without MaxInFlight.
 	MinAvailable *Amount
 	// WatchMin and WatchMax bound the wait for health after a start.
 	WatchMin, WatchMax time.Duration
@@ -172,9 +172,9 @@ func (a Amount) Of(n int) int {
 	return min(max(k, 1), n)
 }
 
-// Available is how many of a group of n instances must serve while others are
-// updated: a percentage is rounded up. One instance at least may always go, or
-// nothing could ever be updated.
+// Available returns how many of a group of n instances must serve while others
+// are updated. A percentage is rounded up. It is always less than n, or nothing
+// could ever be updated.
 func (u Update) Available(n int) int {
 	switch a := u.MinAvailable; {
 	case a == nil:
@@ -186,7 +186,7 @@ func (u Update) Available(n int) int {
 	}
 }
 
-// DefaultUpdate is the policy of a manifest without update blocks.
+// DefaultUpdate returns the policy of a manifest without update blocks.
 func DefaultUpdate() Update {
 	return Update{
 		Canaries:       1,
@@ -215,7 +215,7 @@ type Group struct {
 	Range    hcl.Range
 }
 
-// VMFor is the size of one instance, exceptions applied.
+// VMFor returns the VM size of one instance, exceptions applied.
 func (g *Group) VMFor(index int) *VM {
 	if x := g.Exceptions[index]; x != nil && x.VM != nil {
 		return x.VM
@@ -245,10 +245,10 @@ type GroupJob struct {
 	links       map[string]provider // by consumes block; absent: none, if optional
 }
 
-// PerInstance tells whether the job's properties may differ by instance.
+// PerInstance reports whether the job's properties may differ by instance.
 func (j *GroupJob) PerInstance() bool { return j.perInstance }
 
-// Facts are what the manifest does not hold: identities, addresses, secrets.
+// Facts are values that are not in the manifest: identities, addresses, secrets.
 type Facts struct {
 	DeploymentID string
 	// Secrets are the values by name, objects with the attributes of their type
@@ -256,8 +256,8 @@ type Facts struct {
 	Secrets map[string]cty.Value
 	// Instances by group, ascending by index.
 	Instances map[string][]Instance
-	// Leaving are instances as they are on VMs that go when those that take their
-	// place are known to everybody, by group.
+	// Leaving are instances on obsolete VMs, by group. Such a VM is deleted once all
+	// consumers know its replacement.
 	Leaving map[string][]Instance
 	// Certificates by CertificateKey: objects with ca, certificate, private_key.
 	// One that is missing evaluates to unknown.
@@ -267,7 +267,7 @@ type Facts struct {
 	Packages map[string]string
 }
 
-// Instance is what is known of one instance.
+// Instance holds the facts of one instance.
 type Instance struct {
 	Group string
 	Index int
@@ -275,7 +275,7 @@ type Instance struct {
 	// Address and AgentDir are empty as long as the VM does not exist.
 	Address  string
 	AgentDir string
-	// ImageDir is where the files of the VM's image are; "": at "/".
+	// ImageDir is the folder with the files of the VM's image; "": "/".
 	ImageDir string
 }
 
@@ -286,9 +286,3 @@ type CertificateKey struct {
 	Job   string
 	Name  string
 }
-
-// Mark is the type of the marks that this package puts on values.
-type Mark string
-
-// Sensitive marks values that must not be shown.
-const Sensitive Mark = "sensitive"

@@ -2,6 +2,7 @@ package manifests
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"regexp"
 	"slices"
@@ -192,7 +193,7 @@ func TestReference(t *testing.T) {
 		}
 	}
 	slices.Sort(functions)
-	if want := sortedKeys(Functions()); !slices.Equal(functions, want) {
+	if want := slices.Sorted(maps.Keys(Functions())); !slices.Equal(functions, want) {
 		t.Errorf("the functions are\n%v, want\n%v", functions, want)
 	}
 }

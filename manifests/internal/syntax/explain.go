@@ -1,4 +1,4 @@
-package manifests
+package syntax
 
 import (
 	"fmt"
@@ -39,20 +39,20 @@ func explainSchema(d *hcl.Diagnostic, schema *hcl.BodySchema) {
 	}
 	switch {
 	case m[1] == "Blocks of type":
-		d.Detail += " " + suggest(m[2], blocks, "block")
+		d.Detail += " " + Suggest(m[2], blocks, "block")
 	case len(arguments) == 0:
 		d.Detail += " Only blocks stand here, and arguments in them."
 	case len(blocks) == 0:
-		d.Detail += " " + suggest(m[2], arguments, "argument")
+		d.Detail += " " + Suggest(m[2], arguments, "argument")
 	default:
-		d.Detail += fmt.Sprintf(" %s And as blocks: %s.", suggest(m[2], arguments, "argument"), strings.Join(blocks, ", "))
+		d.Detail += fmt.Sprintf(" %s And as blocks: %s.", Suggest(m[2], arguments, "argument"), strings.Join(blocks, ", "))
 	}
 }
 
 // explain adds to a diagnostic about an expression what was probably meant.
 func explain(d *hcl.Diagnostic, files map[string]*hcl.File) {
 	if m := noFunction.FindStringSubmatch(d.Detail); m != nil {
-		if guess := nearest(m[1], sortedKeys(Functions())); guess != "" {
+		if guess := nearest(m[1], SortedKeys(Functions())); guess != "" {
 			d.Detail += fmt.Sprintf(" Did you mean %q?", guess)
 		} else {
 			d.Detail += " manifests/REFERENCE.md lists all functions."
@@ -68,11 +68,11 @@ func explain(d *hcl.Diagnostic, files map[string]*hcl.File) {
 	source := files[d.Subject.Filename].Bytes
 	before := string(source[:min(d.Subject.Start.Byte, len(source))])
 	if ofInstance.MatchString(before) {
-		d.Detail += " " + suggest(m[1], instanceAttributes, "attribute of an instance")
+		d.Detail += " " + Suggest(m[1], InstanceAttributes, "attribute of an instance")
 	} else if link := ofLink.FindStringSubmatch(before); link != nil && d.EvalContext != nil {
 		if v := d.EvalContext.Variables["link"]; v != cty.NilVal && v.Type().IsObjectType() && v.Type().HasAttribute(link[1]) {
 			if l := v.Type().AttributeType(link[1]); l.IsObjectType() && l.HasAttribute("property") && l.AttributeType("property").IsObjectType() {
-				d.Detail += " " + suggest(m[1], sortedKeys(l.AttributeType("property").AttributeTypes()), "property that is published")
+				d.Detail += " " + Suggest(m[1], SortedKeys(l.AttributeType("property").AttributeTypes()), "property that is published")
 			}
 		}
 	}

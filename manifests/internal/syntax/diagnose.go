@@ -1,4 +1,4 @@
-package manifests
+package syntax
 
 import (
 	"errors"
@@ -11,9 +11,9 @@ import (
 	"github.com/zclconf/go-cty/cty"
 )
 
-// problem is an error diagnostic. The context, if any, is what to show around
-// the subject.
-func problem(summary, detail string, subject hcl.Range, context ...hcl.Range) *hcl.Diagnostic {
+// Problem returns an error diagnostic. The printer shows the context, if any,
+// around the subject.
+func Problem(summary, detail string, subject hcl.Range, context ...hcl.Range) *hcl.Diagnostic {
 	d := &hcl.Diagnostic{Severity: hcl.DiagError, Summary: summary, Detail: detail, Subject: &subject}
 	if len(context) > 0 && context[0].Filename == subject.Filename {
 		d.Context = hcl.RangeOver(subject, context[0]).Ptr()
@@ -21,16 +21,17 @@ func problem(summary, detail string, subject hcl.Range, context ...hcl.Range) *h
 	return d
 }
 
-// duplicate reports a second declaration of the same name.
-func duplicate(noun, name string, subject, first hcl.Range) *hcl.Diagnostic {
-	return problem("Duplicate "+noun, fmt.Sprintf("A %s named %q was already declared at %s. Rename one of them.", noun, name, place(first)), subject)
+// Duplicate returns the diagnostic for a second declaration of the same name.
+func Duplicate(noun, name string, subject, first hcl.Range) *hcl.Diagnostic {
+	return Problem("Duplicate "+noun, fmt.Sprintf("A %s named %q was already declared at %s. Rename one of them.", noun, name, Place(first)), subject)
 }
 
-func place(r hcl.Range) string { return fmt.Sprintf("%s:%d", r.Filename, r.Start.Line) }
+// Place returns "file:line" of a range.
+func Place(r hcl.Range) string { return fmt.Sprintf("%s:%d", r.Filename, r.Start.Line) }
 
-// suggest ends a message about an unknown name: with the name that was meant,
-// or else with those there are.
-func suggest(name string, known []string, noun string) string {
+// Suggest returns the end of a message about an unknown name: the name that was
+// probably meant, or else all names there are.
+func Suggest(name string, known []string, noun string) string {
 	if guess := nearest(name, known); name != "" && guess != "" {
 		return fmt.Sprintf("Did you mean %q?", guess)
 	}
@@ -42,7 +43,7 @@ func suggest(name string, known []string, noun string) string {
 	return fmt.Sprintf("There is: %s.", strings.Join(known, ", "))
 }
 
-// nearest is the known name that is at most a slip or two away, or of which one
+// nearest returns the known name that is at most a slip or two away, or of which one
 // is the beginning or the end of the other; "" if none is.
 func nearest(name string, known []string) string {
 	best, distance := "", 3
@@ -74,9 +75,9 @@ func nearest(name string, known []string) string {
 	return best
 }
 
-// conversionProblem words why a value does not have a type, with the path to
+// ConversionProblem says why a value does not have a type, with the path to
 // the part at fault.
-func conversionProblem(err error) string {
+func ConversionProblem(err error) string {
 	var at cty.PathError
 	if !errors.As(err, &at) || len(at.Path) == 0 {
 		text := err.Error()
@@ -106,9 +107,9 @@ func conversionProblem(err error) string {
 	return "at " + b.String() + ": " + at.Error()
 }
 
-// tidy explains diagnostics, puts them in the order of the sources and says each
+// Tidy explains diagnostics, puts them in the order of the sources and says each
 // thing once.
-func tidy(diags hcl.Diagnostics, files map[string]*hcl.File) hcl.Diagnostics {
+func Tidy(diags hcl.Diagnostics, files map[string]*hcl.File) hcl.Diagnostics {
 	for _, d := range diags {
 		explain(d, files)
 	}
