@@ -36,14 +36,41 @@ property "port" {
 
 property "max_body_mb" {
   type        = number
-  default     = 256
+  default     = 1024
   description = "Largest request body, MiB; 0: no limit"
 }
 
 property "answer_timeout_s" {
   type        = number
-  default     = 120
-  description = "Seconds that an answer, or a quiet WebSocket, may pause"
+  default     = 150
+  description = "Seconds that a router may pause in its answer; more than the routers' own answer_timeout_s, so that they say who was late"
+
+  validation {
+    condition     = property.answer_timeout_s > 0
+    error_message = "More than 0 seconds."
+  }
+}
+
+property "client_requests" {
+  type        = number
+  default     = 256
+  description = "Requests, WebSockets included, that a client's address may have at once; more get a 429"
+
+  validation {
+    condition     = property.client_requests >= 1
+    error_message = "1 or more."
+  }
+}
+
+property "host_requests" {
+  type        = number
+  default     = 2048
+  description = "Requests, WebSockets included, that a host name may have at once; more get a 429"
+
+  validation {
+    condition     = property.host_requests >= 1
+    error_message = "1 or more."
+  }
 }
 
 property "workers" {
@@ -66,6 +93,11 @@ package "nginx" {
 
 template "nginx.conf" {
   destination = "nginx.conf"
+  on_change   = "reload"
+}
+
+template "pages.conf" {
+  destination = "pages.conf"
   on_change   = "reload"
 }
 

@@ -3,6 +3,7 @@ package router
 import (
 	"errors"
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/clusterworks/deploy/jobs/component"
@@ -27,6 +28,16 @@ type Config struct {
 
 	// MaxBodyMB bounds a request's body in MiB; 0: no bound.
 	MaxBodyMB int `yaml:"max_body_mb"`
+	// AnswerTimeout is how long an app may take for the head of its answer, and
+	// pause while it takes the request or sends the answer. Less than those in
+	// front of the router wait, so that the router says who was late.
+	AnswerTimeout time.Duration `yaml:"answer_timeout"`
+	// BodyTimeout is how long a client may pause within its request's body.
+	BodyTimeout time.Duration `yaml:"body_timeout"`
+	// InstanceRequests bounds the requests, WebSockets included, that an instance
+	// has at once, InstanceUploads those whose body is still on its way.
+	InstanceRequests int `yaml:"instance_requests"`
+	InstanceUploads  int `yaml:"instance_uploads"`
 	// BackendKeepalive is how long an idle connection to a backend is kept: less
 	// than any backend keeps it.
 	BackendKeepalive time.Duration `yaml:"backend_keepalive"`
@@ -43,7 +54,11 @@ func defaults() Config {
 		Port:              8081,
 		TraceKey:          "22",
 		FlushAppsInterval: 30,
-		MaxBodyMB:         256,
+		MaxBodyMB:         1024,
+		AnswerTimeout:     120 * time.Second,
+		BodyTimeout:       60 * time.Second,
+		InstanceRequests:  1000,
+		InstanceUploads:   100,
 		BackendKeepalive:  2 * time.Second,
 		PeerKeepalive:     3 * time.Second,
 		DrainTimeout:      30 * time.Second,
@@ -64,6 +79,10 @@ func load(file string) (Config, map[string]any, error) {
 		err = fmt.Errorf("flush_apps_interval %g is no number of seconds", cfg.FlushAppsInterval)
 	case cfg.MaxBodyMB < 0:
 		err = errors.New("max_body_mb is below 0")
+	case cfg.AnswerTimeout <= 0 || cfg.BodyTimeout <= 0:
+		err = errors.New("answer_timeout and body_timeout must be positive durations, as \"60s\"")
+	case cfg.InstanceRequests < 1 || cfg.InstanceUploads < 1 || max(cfg.InstanceRequests, cfg.InstanceUploads) > math.MaxInt32:
+		err = errors.New("instance_requests and instance_uploads must be 1 or more")
 	case cfg.BackendKeepalive <= 0 || cfg.PeerKeepalive < 0 || cfg.DrainTimeout <= 0:
 		err = errors.New("backend_keepalive, peer_keepalive and drain_timeout must be positive durations, as \"2s\"")
 	}

@@ -20,8 +20,41 @@ property "not_found_redirect" {
 
 property "max_body_mb" {
   type        = number
-  default     = 256
+  default     = 1024
   description = "Largest request body, MiB; 0: no limit"
+}
+
+property "answer_timeout_s" {
+  type        = number
+  default     = 120
+  description = "Seconds that an app may take for the head of its answer, and pause in it, also on a WebSocket; less than the load balancer's answer_timeout_s"
+
+  validation {
+    condition     = property.answer_timeout_s > 0
+    error_message = "More than 0 seconds."
+  }
+}
+
+property "instance_requests" {
+  type        = number
+  default     = 1000
+  description = "Requests, WebSockets included, that one instance of an app may have at once from one router; more get a 503"
+
+  validation {
+    condition     = property.instance_requests >= 1
+    error_message = "1 or more."
+  }
+}
+
+property "instance_uploads" {
+  type        = number
+  default     = 100
+  description = "Of these, requests whose body is still on its way; more get a 503, so that slow uploads leave room for other requests"
+
+  validation {
+    condition     = property.instance_uploads >= 1
+    error_message = "1 or more."
+  }
 }
 
 property "active_apps_every_s" {
@@ -92,7 +125,7 @@ process "router" {
 
   # What a reload cannot change is repeated here, so that a change restarts.
   env = {
-    RESTART_ON = jsonencode([property.port, property.drain_timeout_s])
+    RESTART_ON = jsonencode([property.port, property.drain_timeout_s, property.answer_timeout_s, property.instance_requests, property.instance_uploads])
   }
 
   control    = true # readiness, drain and reload on the control socket

@@ -2,11 +2,8 @@ package router
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httputil"
 	"strings"
@@ -18,38 +15,27 @@ import (
 
 // Names of the original's protocol.
 const (
-	stickyCookie   = "__VCAP_ID__"
-	sessionCookie  = "JSESSIONID"
-	traceHeader    = "X-Vcap-Trace"
-	backendHeader  = "X-Vcap-Backend"
-	routerHeader   = "X-Vcap-Router"
-	monitorAgent   = "HTTP-Monitor/1.1"
-	notFoundText   = "VCAP ROUTER: 404 - DESTINATION NOT FOUND"
-	noAnswerText   = "VCAP ROUTER: 502 - NO INSTANCE ANSWERS"
-	tooLargeText   = "VCAP ROUTER: 413 - REQUEST TOO LARGE"
-	badRequestText = "VCAP ROUTER: 400 - REQUEST WITHOUT A HOST"
+	stickyCookie  = "__VCAP_ID__"
+	sessionCookie = "JSESSIONID"
+	traceHeader   = "X-Vcap-Trace"
+	backendHeader = "X-Vcap-Backend"
+	routerHeader  = "X-Vcap-Router"
+	monitorAgent  = "HTTP-Monitor/1.1"
 )
 
-const (
-	// asideFor is how long a backend that refused a connection is avoided.
-	asideFor = 5 * time.Second
-	// answerTimeout is how long a backend may take for the head of its answer,
-	// from the end of the request: the original's.
-	answerTimeout = 120 * time.Second
-	// statusClientGone is nginx's status for a client that did not wait.
-	statusClientGone = 499
-)
-
-// errNoBackend: every backend was tried or the last one has just left.
-var errNoBackend = errors.New("no backend is left to try")
+// asideFor is how long a backend that refused a connection is avoided.
+const asideFor = 5 * time.Second
 
 // exchange is one request on its way.
 type exchange struct {
+	ctx     context.Context
 	host    string // as the client sent it
 	session string // sticky session it asks for
 	trace   bool
 	closing bool // the answer already says that the connection closes
 	backend *backend
+	entered bool  // it counts to the backend's instance
+	body    *body // nil: the request has none
 	status  int
 }
 
@@ -58,14 +44,6 @@ type exchangeKey struct{}
 // newProxy makes the reverse proxy. It streams: nothing is buffered, and answers
 // are passed on as they come.
 func (r *Router) newProxy() *httputil.ReverseProxy {
-	backends := &http.Transport{
-		DialContext:           r.base.Dialer().DialContext,
-		DisableCompression:    true, // bodies pass as they are
-		MaxIdleConnsPerHost:   64,
-		IdleConnTimeout:       r.config.BackendKeepalive,
-		ResponseHeaderTimeout: answerTimeout,
-		ExpectContinueTimeout: time.Second,
-	}
 	return &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
 			p.Out.URL.Scheme = "http"
@@ -86,7 +64,7 @@ func (r *Router) newProxy() *httputil.ReverseProxy {
 				p.Out.Header.Set("X-Forwarded-Host", host)
 			}
 		},
-		Transport:      &retrying{router: r, next: backends},
+		Transport:      &retrying{router: r, next: r.newTransport()},
 		FlushInterval:  -1,
 		BufferPool:     &buffers{},
 		ModifyResponse: r.modifyResponse,
@@ -125,19 +103,27 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if cookie, err := req.Cookie(stickyCookie); err == nil {
 		x.session = cookie.Value
 	}
-	if limit := int64(settings.MaxBodyMB) << 20; limit > 0 {
-		if req.ContentLength > limit {
-			r.metrics.done(http.StatusRequestEntityTooLarge, nil, time.Since(start), time.Now())
-			http.Error(w, tooLargeText, http.StatusRequestEntityTooLarge)
-			return
+	limit := int64(settings.MaxBodyMB) << 20
+	if limit > 0 && req.ContentLength > limit {
+		r.metrics.done(http.StatusRequestEntityTooLarge, nil, time.Since(start), time.Now())
+		http.Error(w, tooLargeText(limit), http.StatusRequestEntityTooLarge)
+		return
+	}
+	if req.ContentLength != 0 {
+		if limit > 0 {
+			req.Body = http.MaxBytesReader(w, req.Body, limit)
 		}
-		req.Body = http.MaxBytesReader(w, req.Body, limit)
+		x.body = &body{ReadCloser: req.Body, control: http.NewResponseController(w), pause: r.config.BodyTimeout}
+		req.Body = x.body
 	}
 	// A backend may answer before it has all of the request. Without this the server
 	// would take the rest of the body away from the proxy, and lose it.
 	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 knows no other way
+	// A type that the app did not say is not for net/http to guess.
+	w.Header()["Content-Type"] = nil
 	// In a defer: the proxy panics to cut a connection whose backend broke off.
 	defer func() {
+		x.release()
 		var tags wire.Tags
 		if x.backend != nil {
 			tags = x.backend.Tags
@@ -145,7 +131,8 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		}
 		r.metrics.done(x.status, tags, time.Since(start), time.Now())
 	}()
-	r.proxy.ServeHTTP(w, req.WithContext(context.WithValue(req.Context(), exchangeKey{}, x)))
+	x.ctx = context.WithValue(req.Context(), exchangeKey{}, x)
+	r.proxy.ServeHTTP(w, req.WithContext(x.ctx))
 }
 
 // isProbe recognizes health probes: the original's, which has no Host, and
@@ -169,7 +156,13 @@ func (r *Router) health(w http.ResponseWriter) {
 // modifyResponse adds what the router has to say to a backend's answer.
 func (r *Router) modifyResponse(res *http.Response) error {
 	x := res.Request.Context().Value(exchangeKey{}).(*exchange)
+	if err := checkAnswer(res); err != nil {
+		return err
+	}
 	x.status = res.StatusCode
+	if res.StatusCode != http.StatusSwitchingProtocols {
+		res.Body = &answerBody{ReadCloser: res.Body, router: r, exchange: x}
+	}
 	for _, cookie := range res.Header["Set-Cookie"] {
 		if x.backend.Session != "" && strings.Contains(strings.ToUpper(cookie), sessionCookie) {
 			res.Header.Add("Set-Cookie", stickyCookie+"="+x.backend.Session+"; Path=/")
@@ -184,70 +177,6 @@ func (r *Router) modifyResponse(res *http.Response) error {
 		res.Header.Set("Connection", "close")
 	}
 	return nil
-}
-
-// failed answers when no backend did.
-func (r *Router) failed(w http.ResponseWriter, req *http.Request, err error) {
-	x := req.Context().Value(exchangeKey{}).(*exchange)
-	x.status = http.StatusBadGateway
-	text := noAnswerText
-	var tooLarge *http.MaxBytesError
-	var timeout net.Error
-	switch {
-	case errors.As(err, &tooLarge):
-		x.status, text = http.StatusRequestEntityTooLarge, tooLargeText
-	case req.Context().Err() != nil:
-		x.status = statusClientGone
-	case errors.As(err, &timeout) && timeout.Timeout():
-		x.status, text = http.StatusGatewayTimeout, "VCAP ROUTER: 504 - NO ANSWER IN TIME"
-	}
-	addr := ""
-	if x.backend != nil {
-		addr = x.backend.Addr
-	}
-	r.base.Log().Warn("request failed", "host", x.host, "method", req.Method, "backend", addr, "status", x.status, "error", err)
-	http.Error(w, text, x.status)
-}
-
-// retrying sends a request to a backend, and to another one as long as none
-// could be connected to: then nothing was sent, so any method may be repeated.
-type retrying struct {
-	router *Router
-	next   http.RoundTripper
-}
-
-func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
-	x := req.Context().Value(exchangeKey{}).(*exchange)
-	var tried []string
-	failure := errNoBackend
-	for {
-		b := t.router.choose(x.host, x.session, tried)
-		if b == nil {
-			return nil, fmt.Errorf("cannot reach any of %d backends: %w", len(tried), failure)
-		}
-		x.backend = b
-		out := *req
-		target := *req.URL
-		target.Host = b.Addr
-		out.URL = &target
-		if req.Body != nil {
-			// The transport closes the body when it fails; the next attempt needs it.
-			// The server closes it in the end.
-			out.Body = io.NopCloser(req.Body)
-		}
-		res, err := t.next.RoundTrip(&out)
-		if err == nil {
-			return res, nil
-		}
-		var dial *net.OpError
-		if !errors.As(err, &dial) || dial.Op != "dial" || req.Context().Err() != nil {
-			return nil, err
-		}
-		t.router.setAside(b.Addr)
-		t.router.base.Log().Info("backend refuses connections, trying another", "backend", b.Addr, "host", x.host, "error", err)
-		tried = append(tried, b.Addr)
-		failure = err
-	}
 }
 
 // buffers are the proxy's copy buffers.

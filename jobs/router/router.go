@@ -63,6 +63,7 @@ func New(p component.Process) (*Router, error) {
 		startInterval: wire.RouterStartInterval,
 		pruneInterval: wire.RouterPruneInterval,
 	}
+	r.table.maxRequests, r.table.maxUploads = cfg.InstanceRequests, cfg.InstanceUploads
 	r.settings.Store(&cfg)
 	r.base, err = component.Open(component.Options{
 		Type:    "Router",
@@ -273,10 +274,10 @@ func (r *Router) known(host string) bool {
 	return len(r.table.lookup(host)) > 0
 }
 
-func (r *Router) choose(host, session string, tried []string) *backend {
+func (r *Router) choose(host, session string, tried []string, upload bool) (chosen *backend, full bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.table.choose(host, session, tried, time.Now())
+	return r.table.choose(host, session, tried, upload, time.Now())
 }
 
 func (r *Router) setAside(addr string) {

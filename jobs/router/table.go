@@ -1,12 +1,14 @@
 package router
 
 import (
+	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/clusterworks/deploy/jobs/wire"
@@ -20,21 +22,48 @@ type backend struct {
 	// Session is the sticky session's value: the instance's private id.
 	Session string
 
+	instance   *instance
 	seen       time.Time
 	staleAfter time.Duration
+}
+
+// instance is what listens at an address, under whatever URIs. The counts are of
+// what is on its way to it; they need no lock.
+type instance struct {
+	routes int       // that lead to it
+	aside  time.Time // until when others are preferred
+
+	requests, uploads atomic.Int32
+}
+
+// enter counts a request, and its upload, unless there are too many.
+func (i *instance) enter(upload bool, requests, uploads int) bool {
+	if int(i.requests.Add(1)) > requests {
+		i.requests.Add(-1)
+		return false
+	}
+	if upload && int(i.uploads.Add(1)) > uploads {
+		i.uploads.Add(-1)
+		i.requests.Add(-1)
+		return false
+	}
+	return true
 }
 
 // table is the routing table: host names to backends. It is plain data without
 // lock or clock; times are passed in.
 type table struct {
-	hosts map[string][]*backend
-	// aside are backends that could not be connected to, by address, and until
-	// when others are preferred.
-	aside map[string]time.Time
+	hosts     map[string][]*backend
+	instances map[string]*instance // by address
+	// An instance that has so many requests or uploads gets no more.
+	maxRequests, maxUploads int
 }
 
 func newTable() *table {
-	return &table{hosts: map[string][]*backend{}, aside: map[string]time.Time{}}
+	return &table{
+		hosts: map[string][]*backend{}, instances: map[string]*instance{},
+		maxRequests: math.MaxInt32, maxUploads: math.MaxInt32,
+	}
 }
 
 // hostKey is a host name as the table has it: lower-case, without port and
@@ -69,12 +98,18 @@ func (t *table) register(r wire.Registration, now time.Time) (added int) {
 			t.hosts[host][i].seen = now
 			continue
 		}
+		in := t.instances[addr]
+		if in == nil {
+			in = &instance{}
+			t.instances[addr] = in
+		}
+		in.routes++
 		t.hosts[host] = append(t.hosts[host], &backend{
-			Addr: addr, App: string(r.App), Tags: r.Tags, Session: r.PrivateInstanceID,
+			instance: in, Addr: addr, App: string(r.App), Tags: r.Tags, Session: r.PrivateInstanceID,
 			seen: now, staleAfter: stale,
 		})
 		// Whoever registers anew can be reached, as far as it knows.
-		delete(t.aside, addr)
+		in.aside = time.Time{}
 		added++
 	}
 	return added
@@ -105,11 +140,6 @@ func (t *table) prune(now time.Time) (gone []string) {
 			}
 		}
 	}
-	for addr, until := range t.aside {
-		if !now.Before(until) {
-			delete(t.aside, addr)
-		}
-	}
 	slices.Sort(gone)
 	return gone
 }
@@ -124,7 +154,11 @@ func (t *table) touch(now time.Time) {
 }
 
 // setAside prefers other backends until then.
-func (t *table) setAside(addr string, until time.Time) { t.aside[addr] = until }
+func (t *table) setAside(addr string, until time.Time) {
+	if in := t.instances[addr]; in != nil {
+		in.aside = until
+	}
+}
 
 // lookup returns the backends of a Host header: of the name itself, else of the
 // closest wildcard "*.domain" above it. The slice is not to be changed.
@@ -152,44 +186,46 @@ func (t *table) lookup(hostHeader string) []*backend {
 }
 
 // choose picks a backend for a Host header: the one whose session it is, else
-// any at random, but none of tried, and one that was set aside only if there is
-// no other. nil if all are tried or there is none.
-func (t *table) choose(hostHeader, session string, tried []string, now time.Time) *backend {
+// that of two at random which has fewer requests; but none of tried, and one that
+// was set aside only if there is no other. nil if all are tried, there is none,
+// or those that there are have all the requests that they may have: full.
+func (t *table) choose(hostHeader, session string, tried []string, upload bool, now time.Time) (chosen *backend, full bool) {
 	var open, aside []*backend
 	for _, b := range t.lookup(hostHeader) {
-		if slices.Contains(tried, b.Addr) {
-			continue
-		}
-		if until, ok := t.aside[b.Addr]; ok && now.Before(until) {
+		in := b.instance
+		switch {
+		case slices.Contains(tried, b.Addr):
+		case int(in.requests.Load()) >= t.maxRequests || upload && int(in.uploads.Load()) >= t.maxUploads:
+			full = true
+		case now.Before(in.aside):
 			aside = append(aside, b)
-			continue
+		case session != "" && b.Session == session:
+			return b, false
+		default:
+			open = append(open, b)
 		}
-		if session != "" && b.Session == session {
-			return b
-		}
-		open = append(open, b)
 	}
 	if len(open) == 0 {
 		open = aside
 	}
 	if len(open) == 0 {
-		return nil
+		return nil, full
 	}
-	return open[rand.IntN(len(open))]
+	one, other := open[rand.IntN(len(open))], open[rand.IntN(len(open))]
+	if other.instance.requests.Load() < one.instance.requests.Load() {
+		one = other
+	}
+	return one, false
 }
 
 // size counts the host names and the distinct backends.
-func (t *table) size() (urls, backends int) {
-	addrs := map[string]bool{}
-	for _, list := range t.hosts {
-		for _, b := range list {
-			addrs[b.Addr] = true
-		}
-	}
-	return len(t.hosts), len(addrs)
-}
+func (t *table) size() (urls, backends int) { return len(t.hosts), len(t.instances) }
 
 func (t *table) remove(host string, i int) {
+	b := t.hosts[host][i]
+	if b.instance.routes--; b.instance.routes == 0 {
+		delete(t.instances, b.Addr)
+	}
 	if len(t.hosts[host]) == 1 {
 		delete(t.hosts, host)
 		return

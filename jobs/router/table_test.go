@@ -26,6 +26,11 @@ func addrs(backends []*backend) []string {
 	return list
 }
 
+func pick(t *table, session string, tried []string, now time.Time) *backend {
+	b, _ := t.choose("a.test", session, tried, false, now)
+	return b
+}
+
 func TestLookup(t *testing.T) {
 	table := newTable()
 	table.register(at("10.0.0.1", 1, "Hello.CF.test", "*.cf.test", "no/host", "", "trailing.test."), epoch)
@@ -114,11 +119,11 @@ func TestChoose(t *testing.T) {
 	}
 	seen := map[string]int{}
 	for range 300 {
-		seen[table.choose("a.test", "stale", nil, epoch).Addr]++
-		if got := table.choose("a.test", "s2", nil, epoch).Addr; got != "10.0.0.1:2" {
+		seen[pick(table, "stale", nil, epoch).Addr]++
+		if got := pick(table, "s2", nil, epoch).Addr; got != "10.0.0.1:2" {
 			t.Fatalf("the session's backend is 2, chose %s", got)
 		}
-		if got := table.choose("a.test", "s2", []string{"10.0.0.1:2", "10.0.0.1:1"}, epoch).Addr; got != "10.0.0.1:3" {
+		if got := pick(table, "s2", []string{"10.0.0.1:2", "10.0.0.1:1"}, epoch).Addr; got != "10.0.0.1:3" {
 			t.Fatalf("two are tried, chose %s", got)
 		}
 	}
@@ -127,18 +132,43 @@ func TestChoose(t *testing.T) {
 	}
 	table.setAside("10.0.0.1:2", epoch.Add(time.Second))
 	for range 100 {
-		if got := table.choose("a.test", "s2", nil, epoch).Addr; got == "10.0.0.1:2" {
+		if got := pick(table, "s2", nil, epoch).Addr; got == "10.0.0.1:2" {
 			t.Fatal("chose one that is set aside")
 		}
 	}
-	if got := table.choose("a.test", "", []string{"10.0.0.1:1", "10.0.0.1:3"}, epoch); got == nil || got.Addr != "10.0.0.1:2" {
+	if got := pick(table, "", []string{"10.0.0.1:1", "10.0.0.1:3"}, epoch); got == nil || got.Addr != "10.0.0.1:2" {
 		t.Error("none is left but the one set aside, and it is not chosen")
 	}
-	if got := table.choose("a.test", "s2", nil, epoch.Add(time.Second)).Addr; got != "10.0.0.1:2" {
+	if got := pick(table, "s2", nil, epoch.Add(time.Second)).Addr; got != "10.0.0.1:2" {
 		t.Error("set aside for longer than asked")
 	}
-	if table.choose("a.test", "", []string{"10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3"}, epoch) != nil {
+	if pick(table, "", []string{"10.0.0.1:1", "10.0.0.1:2", "10.0.0.1:3"}, epoch) != nil {
 		t.Error("chose one that was tried")
+	}
+}
+
+// TestFull: an instance that has as many requests as it may gets no more, under
+// any of its URIs, and neither does one with too many uploads get another.
+func TestFull(t *testing.T) {
+	table := newTable()
+	table.maxRequests, table.maxUploads = 3, 1
+	table.register(at("10.0.0.1", 1, "a.test", "b.test"), epoch)
+	enter := func(upload bool) bool {
+		b, full := table.choose("b.test", "", nil, upload, epoch)
+		if b == nil && !full {
+			t.Error("neither a backend nor full")
+		}
+		return b != nil && b.instance.enter(upload, table.maxRequests, table.maxUploads)
+	}
+	if !enter(true) || enter(true) || !enter(false) || !enter(false) || enter(false) {
+		t.Error("want three requests, one of them an upload")
+	}
+	if b, full := table.choose("a.test", "", nil, false, epoch); b != nil || !full {
+		t.Errorf("the other URI: %v, full %v", b, full)
+	}
+	table.register(at("10.0.0.1", 2, "a.test"), epoch)
+	if b := pick(table, "", nil, epoch); b == nil || b.Addr != "10.0.0.1:2" {
+		t.Errorf("another instance has room; chose %v", b)
 	}
 }
 
@@ -208,13 +238,16 @@ func TestTableModel(t *testing.T) {
 						if _, ok := table.hosts[host]; ok {
 							t.Errorf("%s stays without a backend", host)
 						}
-					} else if table.choose(host, "", want[1:], now) == nil {
+					} else if b, _ := table.choose(host, "", want[1:], false, now); b == nil {
 						t.Errorf("%s has a backend that was not tried, and none is chosen", host)
 					}
 				}
-				urls, _ := table.size()
-				if urls != len(table.hosts) {
-					t.Errorf("%d urls", urls)
+				distinct := map[string]bool{}
+				for key := range model {
+					distinct[key.addr] = true
+				}
+				if urls, backends := table.size(); urls != len(table.hosts) || backends != len(distinct) {
+					t.Errorf("%d urls, %d backends of %v", urls, backends, distinct)
 				}
 			},
 		})

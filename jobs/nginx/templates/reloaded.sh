@@ -1,6 +1,6 @@
 # Exits 0 once nginx answers with this configuration. bash, because its /dev/tcp
 # needs no further program on the VM.
-want="${sha256(jsonencode([instance.address, property.domains, property.routers, property.router_port, property.port, property.max_body_mb, property.answer_timeout_s, property.workers, property.access_log]))}"
+want="${sha256(jsonencode([instance.address, property.domains, property.routers, property.router_port, property.port, property.max_body_mb, property.answer_timeout_s, property.client_requests, property.host_requests, property.workers, property.access_log]))}"
 # By the clock: the agent's own limit is 15 s, and a try takes longer on a busy VM.
 while [ "$SECONDS" -lt 10 ]; do
   if exec 3<>"/dev/tcp/${instance.address}/${property.port}"; then
