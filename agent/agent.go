@@ -238,7 +238,7 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 		Agent: api.AgentInfo{
 			Version: a.config.Version, Digest: a.config.Digest, PID: os.Getpid(), StartedAt: a.started,
 			API: api.Version, OS: runtime.GOOS, Arch: runtime.GOARCH, Dir: a.config.Dir,
-			Unkept: os.Getppid() != a.parent,
+			Unkept: os.Getppid() != a.parent, DiskGone: a.diskGone(),
 		},
 		DeploymentID: a.identity.DeploymentID,
 		Instance:     a.identity.Instance,

@@ -6,6 +6,20 @@ import (
 	"path/filepath"
 )
 
+// diskGone returns the persistent disk that the jobs' data is on and that is not
+// there any more, "" if it is or there is none.
+func (a *Agent) diskGone() string {
+	target, err := os.Readlink(filepath.Join(a.config.Dir, "data"))
+	if err != nil {
+		return ""
+	}
+	disk := filepath.Dir(target)
+	if _, err := os.Stat(disk); !os.IsNotExist(err) {
+		return ""
+	}
+	return disk
+}
+
 // useDisk places the jobs' data (path.data) on the persistent disk, a folder:
 // the agent's data folder becomes a link to <disk>/data. "" is no disk.
 func (a *Agent) useDisk(disk string) error {

@@ -27,6 +27,18 @@ func TestDataLiesOnTheDisk(t *testing.T) {
 	if err := a.useDisk(""); err != nil {
 		t.Error(err)
 	}
+	if gone := a.diskGone(); gone != "" {
+		t.Errorf("%s is gone although it is there", gone)
+	}
+	if err := os.RemoveAll(disk); err != nil {
+		t.Fatal(err)
+	}
+	if gone := a.diskGone(); gone != disk {
+		t.Errorf("the disk is gone, and %q is said to be", gone)
+	}
+	if err := os.Mkdir(disk, 0o700); err != nil {
+		t.Fatal(err)
+	}
 
 	full := &Agent{config: Config{Dir: t.TempDir()}}
 	kept := filepath.Join(full.config.Dir, "data", "job")

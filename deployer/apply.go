@@ -347,7 +347,7 @@ func (r *run) survey(ctx context.Context, refresh, exact bool) (p *plan.Plan, do
 		}
 	}
 	vms := r.firstVMs()
-	if len(r.state.VMs) > 0 || exact {
+	if len(r.state.VMs) > 0 || len(r.state.Orphans) > 0 || exact {
 		if vms, err = r.planVMs(ctx); err != nil {
 			return nil, false, err
 		}
@@ -367,7 +367,7 @@ func (r *run) allExpected(inventories map[string]*api.Inventory) bool {
 			continue
 		}
 		inv, vm := inventories[id], r.state.VMs[id]
-		if inv == nil || inv.VMID != vm.ID || inv.Instance != id || inv.Agent.Unkept {
+		if inv == nil || inv.VMID != vm.ID || inv.Instance != id || inv.Agent.Unkept || inv.Agent.DiskGone != "" {
 			return false
 		}
 	}

@@ -176,6 +176,9 @@ type run struct {
 	plannedVMs map[string]terraform.Instance
 	// beside are the instances whose new VM can be made beside the old one.
 	beside map[string]bool
+	// lostDisks are the instances whose persistent disk the engine does not find, and
+	// would make anew, empty.
+	lostDisks map[string]bool
 	// deleteDisks: persistent disks that no instance has any more are not kept.
 	deleteDisks bool
 	// addressesChanged: others than the VMs' own instances have yet to learn it.

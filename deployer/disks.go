@@ -2,7 +2,9 @@ package deployer
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -29,6 +31,27 @@ func (r *run) keptDisks(disks map[string]terraform.DiskInput) error {
 		}
 	}
 	return nil
+}
+
+// diskGone says that a persistent disk is not there.
+func diskGone(disk string) string {
+	return fmt.Sprintf("its persistent disk %s is gone, with the data on it", disk)
+}
+
+// knownDisks are the persistent disks that the state knows, by instance.
+func knownDisks(st *state.State) map[string]state.Orphan {
+	out := map[string]state.Orphan{}
+	for _, o := range st.Orphans {
+		out[o.ID] = o
+	}
+	for id, vm := range st.VMs {
+		var was madeOf
+		// What cannot be read is found where it is needed.
+		if json.Unmarshal(vm.Input, &was) == nil && was.Disk != nil {
+			out[id] = state.Orphan{ID: id, Group: was.Disk.Group, Index: was.Disk.Index, SizeGB: was.Disk.SizeGB, Folder: vm.Disk}
+		}
+	}
+	return out
 }
 
 // unwantedDisks are the instances whose orphaned disks are to be deleted.
@@ -76,8 +99,12 @@ func (r *run) diskChanges(gone func(id string) bool) ([]plan.DiskChange, error) 
 		return !gone(id) && g != nil && g.Disk != nil && r.has(id)
 	}
 	var out []plan.DiskChange
+	known := knownDisks(r.state)
+	for _, id := range slices.Sorted(maps.Keys(r.lostDisks)) {
+		out = append(out, plan.DiskChange{Instance: id, Action: plan.Lost, SizeGB: known[id].SizeGB, Folder: known[id].Folder})
+	}
 	for _, o := range r.state.Orphans {
-		if r.exempt(o.ID) != "" {
+		if r.exempt(o.ID) != "" || r.lostDisks[o.ID] {
 			continue
 		}
 		c := plan.DiskChange{Instance: o.ID, SizeGB: o.SizeGB, Folder: o.Folder}
@@ -96,7 +123,7 @@ func (r *run) diskChanges(gone func(id string) bool) ([]plan.DiskChange, error) 
 		if err != nil {
 			return nil, err
 		}
-		if was.Disk == nil || wants(id, was.Disk.Group) || r.exempt(id) != "" {
+		if was.Disk == nil || wants(id, was.Disk.Group) || r.exempt(id) != "" || r.lostDisks[id] {
 			continue
 		}
 		c := plan.DiskChange{Instance: id, Action: plan.Keep, SizeGB: was.Disk.SizeGB, Folder: r.state.VMs[id].Disk}
@@ -113,7 +140,7 @@ func (r *run) diskChanges(gone func(id string) bool) ([]plan.DiskChange, error) 
 func (r *run) destroyButDisks(ctx context.Context, in terraform.Input) error {
 	ids := r.vmIDs()
 	r.event(Event{Phase: PhaseDestroy, Message: fmt.Sprintf("%d VMs", len(ids))})
-	_, err := r.applyVMs(ctx, in, scope{what: "destroy the VMs", remove: ids, create: true, update: true, left: true})
+	_, err := r.applyVMs(ctx, in, scope{what: "destroy the VMs", remove: ids, create: true, update: true, left: true, lost: r.lostDisks})
 	if err != nil {
 		return err
 	}

@@ -343,6 +343,9 @@ func (x *doctor) agent(check string, c checkup, outdated bool) {
 	case api.InstanceStopped:
 		x.add(LevelWarn, check, "deploy apply starts it", "its processes are stopped")
 	}
+	if c.Agent.DiskGone != "" {
+		x.add(LevelFail, check, "bring the disk back; deploy apply --accept-data-loss makes an empty one", "%s", diskGone(c.Agent.DiskGone))
+	}
 	if c.Interrupted {
 		x.add(LevelWarn, check, "deploy apply continues it", "an update has begun and has not ended well")
 	}

@@ -83,7 +83,12 @@ func quoted(s string) string { return fmt.Sprintf("%q", s) }
 // inputs took effect at once: which inputs are for the rollout to bring, batch
 // by batch, and what of the VMs' addresses is known before.
 func (r *run) notePlannedVMs(in terraform.Input, p *terraform.Plan) error {
+	known := knownDisks(r.state)
+	r.lostDisks = map[string]bool{}
 	for _, c := range p.Changes {
+		if _, was := known[c.Key]; was && c.Name == terraform.DiskResource && c.Action == terraform.Create {
+			r.lostDisks[c.Key] = true
+		}
 		if c.Name != terraform.DiskResource {
 			r.enginePlan[c.Key] = append(r.enginePlan[c.Key], c.Action)
 		}
@@ -206,14 +211,20 @@ type scope struct {
 	replace []string // whose resources may be replaced, deleted, created
 	remove  []string // whose resources may be deleted
 	disks   []string // whose persistent disks may be deleted
-	left    bool     // machines that outlive their instances were left already
-	create  bool     // others that are missing may be created
-	update  bool     // others may be updated
+	// lost are the instances whose persistent disk may be made anew, empty.
+	lost   map[string]bool
+	left   bool // machines that outlive their instances were left already
+	create bool // others that are missing may be created
+	update bool // others may be updated
 }
 
 // check refuses a plan that goes beyond its scope.
-func (s scope) check(changes []terraform.Change, in terraform.Input, vms map[string]state.VM) error {
+func (s scope) check(changes []terraform.Change, in terraform.Input, st *state.State) error {
+	vms, disks := st.VMs, knownDisks(st)
 	for _, c := range changes {
+		if had, was := disks[c.Key]; was && c.Name == terraform.DiskResource && c.Action == terraform.Create && !s.lost[c.Key] {
+			return fmt.Errorf("cannot %s: the persistent disk of %s (%s) is gone, and an empty one would take its place; nothing was done: bring it back, or apply again with --accept-data-loss", s.what, c.Key, had.Folder)
+		}
 		_, wanted := in.Instances[c.Key]
 		_, known := vms[c.Key]
 		_, disk := in.Disks[c.Key]

@@ -1,6 +1,7 @@
 package deployer
 
 import (
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/rollout"
 	"github.com/clusterworks/deploy/deployer/internal/state"
 	"github.com/clusterworks/deploy/deployer/internal/terraform"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 func TestScopeCheck(t *testing.T) {
@@ -48,7 +50,7 @@ func TestScopeCheck(t *testing.T) {
 		{"a VM that shall stay", remove, terraform.Change{Name: "vm", Key: "db/1", Action: terraform.Delete}, false},
 	} {
 		test.change.Address = "module.vms.x." + test.change.Name
-		err := test.scope.check([]terraform.Change{test.change}, in, vms)
+		err := test.scope.check([]terraform.Change{test.change}, in, &state.State{VMs: vms})
 		if (err == nil) != test.allow {
 			t.Errorf("%s: %v", test.name, err)
 		}
@@ -68,6 +70,39 @@ func TestMadeOfChanges(t *testing.T) {
 	want := []string{"memory_mb 512 -> 1024", `image "" -> "big"`, "options", "disk 5 GB -> none"}
 	if got := was.changes(other); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// A disk that the state knows and the engine does not find is made anew only where
+// that was approved.
+func TestALostDiskIsNotMadeAnewInSilence(t *testing.T) {
+	input, err := json.Marshal(madeOf{Disk: &terraform.DiskInput{Group: "db", Index: 0, SizeGB: 5}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st := &state.State{
+		VMs:     map[string]state.VM{"db/0": {Input: input, Disk: "/disks/db-0"}, "db/1": {Input: []byte(`{}`)}},
+		Orphans: []state.Orphan{{ID: "db/7", Group: "db", Index: 7, SizeGB: 3}},
+	}
+	for id, known := range map[string]bool{"db/0": true, "db/1": false, "db/7": true, "db/8": false} {
+		change := []terraform.Change{{Name: terraform.DiskResource, Key: id, Action: terraform.Create}}
+		err := scope{what: "change the VMs", create: true}.check(change, terraform.Input{}, st)
+		if (err != nil) != known || err != nil && !strings.Contains(err.Error(), "--accept-data-loss") {
+			t.Errorf("%s: %v", id, err)
+		}
+		if err := (scope{what: "change the VMs", create: true, lost: map[string]bool{id: true}}).check(change, terraform.Input{}, st); err != nil {
+			t.Errorf("%s, approved: %v", id, err)
+		}
+	}
+	r := &run{Deployer: &Deployer{}, state: st, manifest: &manifests.Manifest{}, lostDisks: map[string]bool{"db/0": true, "db/7": true}}
+	changes, err := r.diskChanges(func(string) bool { return false })
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := plan.Plan{Disks: changes}
+	want := []plan.DiskChange{{Instance: "db/0", Action: plan.Lost, SizeGB: 5, Folder: "/disks/db-0"}, {Instance: "db/7", Action: plan.Lost, SizeGB: 3}}
+	if !p.LosesData() || !p.LostDisk() || !slices.Equal(changes, want) {
+		t.Errorf("got %+v", changes)
 	}
 }
 

@@ -134,6 +134,9 @@ func (r *run) instanceStatus(id string, inv *api.Inventory) InstanceStatus {
 	if inv.Agent.Unkept {
 		out.Reasons = append(slices.Clone(out.Reasons), "nothing would start its agent again, the init or keeper that did has ended: apply mends it")
 	}
+	if inv.Agent.DiskGone != "" {
+		out.Reasons = append(slices.Clone(out.Reasons), diskGone(inv.Agent.DiskGone))
+	}
 	if had, leaving := r.state.Leaving[id]; leaving {
 		out.Reasons = append(slices.Clone(out.Reasons), fmt.Sprintf("the VM that it had before, at %s, is still there: apply deletes it when all know the new one", had.Address))
 	}

@@ -215,8 +215,9 @@ func (r *run) makeVMs(ctx context.Context) error {
 		}
 	}
 	r.event(Event{Phase: PhaseVMs, Message: fmt.Sprintf("%d VMs from template %s", len(in.Instances), r.manifest.Infrastructure.Template)})
-	_, err = r.applyVMs(ctx, in, scope{what: "change the VMs", replace: replace, create: true, update: true, disks: r.unwantedDisks()})
+	_, err = r.applyVMs(ctx, in, scope{what: "change the VMs", replace: replace, create: true, update: true, disks: r.unwantedDisks(), lost: r.lostDisks})
 	if err == nil {
+		r.lostDisks = nil
 		for id := range r.movedVMs {
 			r.recreate = slices.DeleteFunc(r.recreate, func(x string) bool { return x == id })
 		}
@@ -255,7 +256,7 @@ func (r *run) applyVMs(ctx context.Context, in terraform.Input, s scope) (applie
 		if err := r.store.Check(r.state); err != nil {
 			return false, err
 		}
-		if err := s.check(p.Changes, in, r.state.VMs); err != nil {
+		if err := s.check(p.Changes, in, r.state); err != nil {
 			return false, err
 		}
 		if !s.left {

@@ -117,6 +117,8 @@ type AgentInfo struct {
 	// Unkept: what has started this agent, its machine's init or a keeper, has ended,
 	// so that nothing would start it again. Another install mends that.
 	Unkept bool `json:"unkept,omitempty"`
+	// DiskGone is the persistent disk that was there and is not any more.
+	DiskGone string `json:"disk_gone,omitempty"`
 }
 
 // BusStatus is the agent's view of its connection.

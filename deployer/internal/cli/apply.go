@@ -67,6 +67,7 @@ nothing, if the world has moved since. Sensitive variables must be given again.`
 	}
 	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
 	cmd.Flags().BoolVar(&q.DeleteDisks, "delete-disks", false, "delete persistent disks that no instance has any more, with all data on them")
+	a.dataLossFlag(cmd)
 	cmd.Flags().BoolVar(&q.Refresh, "refresh", false, "ask the engine about the VMs even if every agent answers")
 	a.targetFlag(cmd, &q.Targets)
 	return cmd
@@ -76,6 +77,11 @@ nothing, if the world has moved since. Sensitive variables must be given again.`
 func (a *app) targetFlag(cmd *cobra.Command, targets *[]string) {
 	cmd.Flags().StringArrayVar(targets, "target", nil, "change only `GROUP[/INDEX]` (may be repeated)")
 	_ = cmd.RegisterFlagCompletionFunc("target", a.completeInstances(true)) // the flag exists
+}
+
+// dataLossFlag is --accept-data-loss.
+func (a *app) dataLossFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&a.acceptDataLoss, "accept-data-loss", false, "make an empty persistent disk where one is gone, without asking")
 }
 
 // openPlan makes the request of a saved plan and returns its manifest.
@@ -233,6 +239,9 @@ func (a *app) approve(progress views.Progress, p *plan.Plan, auto bool, question
 	defer progress.Resume()
 	if !a.json {
 		views.Plan(os.Stdout, p, colorOn(os.Stdout))
+	}
+	if auto && p.LostDisk() && !a.acceptDataLoss {
+		return false, fmt.Errorf("cannot put an empty disk in the place of one that is gone without being asked: bring it back, or use deploy apply --accept-data-loss: %w", deployer.ErrNotApproved)
 	}
 	wanted := "yes"
 	if p.LosesData() {

@@ -129,6 +129,8 @@ type app struct {
 	values   map[string]cty.Value // of variables, from a saved plan
 	lockWait time.Duration
 	takeover bool
+	// acceptDataLoss: an empty disk may take the place of one that is gone.
+	acceptDataLoss bool
 }
 
 // changing gives a command that changes something the flags for when another one

@@ -86,6 +86,7 @@ const (
 
 	Keep  Action = "keep"  // a disk stays without its instance
 	Adopt Action = "adopt" // an instance takes the disk that was kept
+	Lost  Action = "lost"  // a disk is gone: an empty one takes its place
 )
 
 // NewVM tells whether another VM takes the instance's place.
@@ -110,7 +111,7 @@ type Plan struct {
 	Disks []DiskChange `json:"disks,omitempty"`
 }
 
-// DiskChange is what becomes of a persistent disk: Keep, Adopt or Delete.
+// DiskChange is what becomes of a persistent disk: Keep, Adopt, Delete or Lost.
 type DiskChange struct {
 	Instance string `json:"instance"`
 	Action   Action `json:"action"`
@@ -118,9 +119,15 @@ type DiskChange struct {
 	Folder   string `json:"folder,omitempty"` // or device
 }
 
-// LosesData tells whether a disk is deleted with all that is on it.
-func (p *Plan) LosesData() bool {
-	return slices.ContainsFunc(p.Disks, func(d DiskChange) bool { return d.Action == Delete })
+// LosesData reports whether a disk is deleted with all that is on it, or an empty
+// one takes the place of one that is gone.
+func (p *Plan) LosesData() bool { return p.has(Delete) || p.LostDisk() }
+
+// LostDisk reports whether an empty disk takes the place of one that is gone.
+func (p *Plan) LostDisk() bool { return p.has(Lost) }
+
+func (p *Plan) has(a Action) bool {
+	return slices.ContainsFunc(p.Disks, func(d DiskChange) bool { return d.Action == a })
 }
 
 // VMChange is a resource that the engine creates, changes or deletes.

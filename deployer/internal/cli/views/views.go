@@ -204,6 +204,8 @@ func disk(d plan.DiskChange, color bool) string {
 	switch d.Action {
 	case plan.Delete:
 		return "  " + paint(color, red, "- "+what+": DELETED, all data on it is lost")
+	case plan.Lost:
+		return "  " + paint(color, red, "! "+what+": GONE, with all data on it; an EMPTY one takes its place")
 	case plan.Adopt:
 		return "  " + paint(color, green, "+") + " " + what + ": " + d.Instance + " takes it again, with the data on it"
 	}
@@ -214,7 +216,7 @@ func disk(d plan.DiskChange, color bool) string {
 func DataLoss(p *plan.Plan, color bool) string {
 	n := 0
 	for _, d := range p.Disks {
-		if d.Action == plan.Delete {
+		if d.Action == plan.Delete || d.Action == plan.Lost {
 			n++
 		}
 	}
