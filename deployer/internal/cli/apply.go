@@ -1,22 +1,18 @@
 package cli
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
-	"os"
+	"io"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/clusterworks/deploy/deployer"
 	"github.com/clusterworks/deploy/deployer/internal/cli/views"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
-func (a *app) apply() *cobra.Command {
+func applyCommand(a *app) *cobra.Command {
 	var autoApprove bool
 	var q deployer.ApplyRequest
 	cmd := &cobra.Command{
@@ -43,7 +39,7 @@ nothing, if the world has moved since. Sensitive variables must be given again.`
 			manifest := args[0]
 			if deployer.IsPlan(manifest) {
 				var err error
-				if manifest, err = a.openPlan(cmd, manifest, &q); err != nil {
+				if manifest, err = openPlan(a, cmd, manifest, &q); err != nil {
 					return err
 				}
 				autoApprove = true
@@ -65,27 +61,20 @@ nothing, if the world has moved since. Sensitive variables must be given again.`
 			return a.result(result, err)
 		},
 	}
-	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
 	cmd.Flags().BoolVar(&q.DeleteDisks, "delete-disks", false, "delete persistent disks that no instance has any more, with all data on them")
-	a.dataLossFlag(cmd)
+	dataLossFlag(a, cmd)
 	cmd.Flags().BoolVar(&q.Refresh, "refresh", false, "ask the engine about the VMs even if every agent answers")
-	a.targetFlag(cmd, &q.Targets)
-	return cmd
-}
-
-// targetFlag is --target, with completion.
-func (a *app) targetFlag(cmd *cobra.Command, targets *[]string) {
-	cmd.Flags().StringArrayVar(targets, "target", nil, "change only `GROUP[/INDEX]` (may be repeated)")
-	_ = cmd.RegisterFlagCompletionFunc("target", a.completeInstances(true)) // the flag exists
+	targetFlag(a, cmd, &q.Targets)
+	return a.changing(approvable(cmd, &autoApprove))
 }
 
 // dataLossFlag is --accept-data-loss.
-func (a *app) dataLossFlag(cmd *cobra.Command) {
+func dataLossFlag(a *app, cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&a.acceptDataLoss, "accept-data-loss", false, "make an empty persistent disk where one is gone, without asking")
 }
 
 // openPlan makes the request of a saved plan and returns its manifest.
-func (a *app) openPlan(cmd *cobra.Command, path string, q *deployer.ApplyRequest) (string, error) {
+func openPlan(a *app, cmd *cobra.Command, path string, q *deployer.ApplyRequest) (string, error) {
 	for _, flag := range []string{"target", "delete-disks", "var-file"} {
 		if cmd.Flags().Changed(flag) {
 			return "", fmt.Errorf("cannot use --%s with a saved plan: it says already what is done; plan again with it", flag)
@@ -105,21 +94,7 @@ func (a *app) openPlan(cmd *cobra.Command, path string, q *deployer.ApplyRequest
 	return saved.Manifest, nil
 }
 
-// result prints how a run ended.
-func (a *app) result(r *deployer.Result, err error) error {
-	if r == nil {
-		return err
-	}
-	if a.json {
-		return errors.Join(err, views.JSON(os.Stdout, r))
-	}
-	if err == nil {
-		views.Result(os.Stdout, r)
-	}
-	return err
-}
-
-func (a *app) destroy() *cobra.Command {
+func destroyCommand(a *app) *cobra.Command {
 	var autoApprove, forget, deleteDisks bool
 	cmd := &cobra.Command{
 		Use:   "destroy MANIFEST",
@@ -145,22 +120,15 @@ go too, with all data on them.`,
 				DeleteDisks:       deleteDisks,
 			})
 			progress.Close()
-			if result != nil && err == nil {
-				if a.json {
-					return views.JSON(os.Stdout, result)
-				}
-				views.Result(os.Stdout, result)
-			}
-			return err
+			return a.result(result, err)
 		},
 	}
-	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
 	cmd.Flags().BoolVar(&deleteDisks, "delete-disks", false, "delete persistent disks too, with all data on them")
 	cmd.Flags().BoolVar(&forget, "forget-unreachable", false, "leave machines of yours that cannot be reached as they are")
-	return cmd
+	return a.changing(approvable(cmd, &autoApprove))
 }
 
-func (a *app) plan() *cobra.Command {
+func planCommand(a *app) *cobra.Command {
 	var out string
 	var q deployer.PlanRequest
 	cmd := &cobra.Command{
@@ -204,75 +172,25 @@ secrets: they are redacted, and sensitive variables must be given again.`,
 			if err != nil {
 				return err
 			}
-			if a.json {
-				if err := views.JSON(os.Stdout, p); err != nil {
-					return err
-				}
-			} else {
-				views.Plan(os.Stdout, p, colorOn(os.Stdout))
+			err = a.answer(p, func(w io.Writer, color bool) {
+				views.Plan(w, p, color)
 				if out != "" {
-					fmt.Printf("Saved. To do just this: deploy apply %s\n", out)
+					views.Line(w, "Saved. To do just this: deploy apply %s", out)
 				}
-			}
-			if !p.Empty() {
+			})
+			if err == nil && !p.Empty() {
 				return exitCode(exitChanges)
 			}
-			return nil
+			return err
 		},
 	}
 	cmd.Flags().StringVarP(&out, "out", "o", "", "save the plan as `FILE`, for deploy apply FILE")
-	a.targetFlag(cmd, &q.Targets)
+	targetFlag(a, cmd, &q.Targets)
 	return cmd
 }
 
-// quiet is progress for commands whose standard output is their answer.
-func (a *app) quiet() views.Progress {
-	if a.json {
-		return views.NoProgress{}
-	}
-	return a.progress()
-}
-
-// approve shows the plan and asks, unless told not to.
-func (a *app) approve(progress views.Progress, p *plan.Plan, auto bool, question string) (bool, error) {
-	progress.Pause()
-	defer progress.Resume()
-	if !a.json {
-		views.Plan(os.Stdout, p, colorOn(os.Stdout))
-	}
-	if auto && p.LostDisk() && !a.acceptDataLoss {
-		return false, fmt.Errorf("cannot put an empty disk in the place of one that is gone without being asked: bring it back, or use deploy apply --accept-data-loss: %w", deployer.ErrNotApproved)
-	}
-	wanted := "yes"
-	if p.LosesData() {
-		wanted = p.Deployment
-		if !auto && !a.json {
-			fmt.Printf("\n%s", views.DataLoss(p, colorOn(os.Stdout)))
-		}
-	}
-	return a.ask(auto, question, wanted)
-}
-
-// ask asks on the terminal, unless told not to, and is true if the answer is the
-// wanted one.
-func (a *app) ask(auto bool, question, wanted string) (bool, error) {
-	if auto {
-		return true, nil
-	}
-	if a.json || !term.IsTerminal(int(os.Stdin.Fd())) {
-		return false, fmt.Errorf("cannot ask for approval: standard input is not a terminal; use --auto-approve: %w", deployer.ErrNotApproved)
-	}
-	fmt.Printf("\n%s Only %s is accepted: ", question, wanted)
-	answer := make(chan string, 1) // the reader ends with the process if nobody answers
-	go func() {
-		line, _ := bufio.NewReader(os.Stdin).ReadString('\n')
-		answer <- strings.TrimSpace(line)
-	}()
-	select {
-	case line := <-answer:
-		return line == wanted, nil
-	case <-a.interrupt:
-		fmt.Println()
-		return false, nil
-	}
+// targetFlag is --target, with completion.
+func targetFlag(a *app, cmd *cobra.Command, targets *[]string) {
+	cmd.Flags().StringArrayVar(targets, "target", nil, "change only `GROUP[/INDEX]` (may be repeated)")
+	_ = cmd.RegisterFlagCompletionFunc("target", completeInstances(a, true)) // the flag exists
 }

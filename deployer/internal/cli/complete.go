@@ -23,7 +23,7 @@ func completeFiles(_ *cobra.Command, args []string, _ string) ([]string, cobra.S
 
 // names asks the manifest, the first argument, for what there is. A manifest
 // that cannot be read has nothing to offer.
-func (a *app) names(args []string) deployer.Names {
+func namesOf(a *app, args []string) deployer.Names {
 	if len(args) == 0 {
 		return deployer.Names{}
 	}
@@ -40,7 +40,7 @@ func (a *app) names(args []string) deployer.Names {
 
 // complete offers, after the manifest, what pick takes of its names; not twice
 // the same. With most, no more than so many arguments are offered.
-func (a *app) complete(most int, pick func(deployer.Names) []string) completion {
+func complete(a *app, most int, pick func(deployer.Names) []string) completion {
 	return func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 		if len(args) == 0 {
 			return completeFiles(cmd, args, toComplete)
@@ -49,7 +49,7 @@ func (a *app) complete(most int, pick func(deployer.Names) []string) completion 
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		var out []string
-		for _, name := range pick(a.names(args)) {
+		for _, name := range pick(namesOf(a, args)) {
 			word, _, _ := strings.Cut(name, "\t")
 			if strings.HasPrefix(word, toComplete) && !slices.Contains(args[1:], word) {
 				out = append(out, name)
@@ -61,8 +61,8 @@ func (a *app) complete(most int, pick func(deployer.Names) []string) completion 
 
 // completeInstances offers instances, and groups too if a command takes them, as
 // many as one likes.
-func (a *app) completeInstances(groups bool) completion {
-	return a.complete(0, func(n deployer.Names) []string {
+func completeInstances(a *app, groups bool) completion {
+	return complete(a, 0, func(n deployer.Names) []string {
 		if groups {
 			return append(slices.Clone(n.Groups), n.Instances...)
 		}
@@ -71,8 +71,8 @@ func (a *app) completeInstances(groups bool) completion {
 }
 
 // completeRevisions offers the revisions that are kept, up to so many.
-func (a *app) completeRevisions(most int) completion {
-	return a.complete(most, func(n deployer.Names) []string {
+func completeRevisions(a *app, most int) completion {
+	return complete(a, most, func(n deployer.Names) []string {
 		var out []string
 		for _, r := range n.Revisions {
 			out = append(out, fmt.Sprintf("%d\t%s", r.Number, r.At.Local().Format("2006-01-02 15:04")))

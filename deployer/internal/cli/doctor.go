@@ -1,14 +1,14 @@
 package cli
 
 import (
-	"os"
+	"io"
 
 	"github.com/spf13/cobra"
 
 	"github.com/clusterworks/deploy/deployer/internal/cli/views"
 )
 
-func (a *app) doctor() *cobra.Command {
+func doctorCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor MANIFEST",
 		Short: "Check all that an apply needs and all that runs, and say what to do",
@@ -25,17 +25,11 @@ Exit codes: 0 nothing fails (there may be warnings), 1 something does.`,
 				return err
 			}
 			diagnosis := d.Doctor(cmd.Context())
-			if a.json {
-				if err := views.JSON(os.Stdout, diagnosis); err != nil {
-					return err
-				}
-			} else {
-				views.Diagnosis(os.Stdout, diagnosis, colorOn(os.Stdout))
-			}
-			if diagnosis.Failed() {
+			err = a.answer(diagnosis, func(w io.Writer, color bool) { views.Diagnosis(w, diagnosis, color) })
+			if err == nil && diagnosis.Failed() {
 				return exitCode(exitError)
 			}
-			return nil
+			return err
 		},
 	}
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/cli/views"
 )
 
-func (a *app) status() *cobra.Command {
+func statusCommand(a *app) *cobra.Command {
 	var drift bool
 	cmd := &cobra.Command{
 		Use:   "status MANIFEST",
@@ -41,18 +41,14 @@ func (a *app) status() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return views.JSON(os.Stdout, s)
-			}
-			views.Status(os.Stdout, s, colorOn(os.Stdout))
-			return nil
+			return a.answer(s, func(w io.Writer, color bool) { views.Status(w, s, color) })
 		},
 	}
 	cmd.Flags().BoolVar(&drift, "drift", false, "compare every installed file with what is there")
 	return cmd
 }
 
-func (a *app) validate() *cobra.Command {
+func validateCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:     "validate MANIFEST",
 		Short:   "Check a manifest, its jobs and templates, without any VM",
@@ -67,16 +63,14 @@ func (a *app) validate() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return views.JSON(os.Stdout, summary)
-			}
-			fmt.Printf("%s is valid: %d groups, %d instances, %d jobs\n", args[0], summary.Groups, summary.Instances, summary.Jobs)
-			return nil
+			return a.answer(summary, func(w io.Writer, _ bool) {
+				views.Line(w, "%s is valid: %d groups, %d instances, %d jobs", args[0], summary.Groups, summary.Instances, summary.Jobs)
+			})
 		},
 	}
 }
 
-func (a *app) logs() *cobra.Command {
+func logsCommand(a *app) *cobra.Command {
 	var request deployer.LogsRequest
 	cmd := &cobra.Command{
 		Use:   "logs MANIFEST [GROUP[/INDEX] [PROCESS]]",
@@ -96,17 +90,17 @@ func (a *app) logs() *cobra.Command {
 			if len(args) > 2 {
 				request.Process = args[2]
 			}
-			out := views.NewLogs(os.Stdout, a.json, colorOn(os.Stdout))
+			out := views.NewLogs(a.out, a.json, isTerminal(a.out), color(a.out))
 			return d.Logs(cmd.Context(), request, out.Line)
 		},
 	}
-	cmd.ValidArgsFunction = a.complete(1, func(n deployer.Names) []string { return append(slices.Clone(n.Groups), n.Instances...) })
+	cmd.ValidArgsFunction = complete(a, 1, func(n deployer.Names) []string { return append(slices.Clone(n.Groups), n.Instances...) })
 	cmd.Flags().BoolVarP(&request.Follow, "follow", "f", false, "go on as lines are written, until interrupted")
 	cmd.Flags().IntVarP(&request.Lines, "lines", "n", 20, "start with the last `N` lines of each process")
 	return cmd
 }
 
-func (a *app) ssh() *cobra.Command {
+func sshCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ssh MANIFEST GROUP/INDEX [-- COMMAND...]",
 		Short: "Open a shell on an instance's VM, or run a command there",
@@ -120,7 +114,7 @@ func (a *app) ssh() *cobra.Command {
 			}
 			status, err := d.SSH(cmd.Context(), deployer.SSHRequest{
 				Instance: args[1], Command: strings.Join(args[2:], " "),
-				In: os.Stdin, Out: os.Stdout, Err: os.Stderr,
+				In: a.in, Out: file(a.out), Err: file(a.errOut),
 			})
 			if err != nil {
 				return err
@@ -131,11 +125,11 @@ func (a *app) ssh() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.ValidArgsFunction = a.complete(1, func(n deployer.Names) []string { return n.Instances })
+	cmd.ValidArgsFunction = complete(a, 1, func(n deployer.Names) []string { return n.Instances })
 	return cmd
 }
 
-func (a *app) bus() *cobra.Command {
+func busCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "bus MANIFEST -- COMMAND...",
 		Short: "Run a NATS client with the deployer's access to the bus",
@@ -150,7 +144,7 @@ command only, and may do everything that deploy may.`,
 			if err != nil {
 				return err
 			}
-			status, err := d.Bus(cmd.Context(), args[1:], os.Stdin, os.Stdout, os.Stderr)
+			status, err := d.Bus(cmd.Context(), args[1:], a.in, file(a.out), file(a.errOut))
 			if err != nil {
 				return err
 			}
@@ -162,7 +156,7 @@ command only, and may do everything that deploy may.`,
 	}
 }
 
-func (a *app) format() *cobra.Command {
+func formatCommand(a *app) *cobra.Command {
 	var check bool
 	cmd := &cobra.Command{
 		Use:   "fmt PATH...",
@@ -173,7 +167,7 @@ func (a *app) format() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var changed bool
 			for _, path := range args {
-				c, err := formatPath(path, check, os.Stdout)
+				c, err := formatPath(path, check, a.out)
 				if err != nil {
 					return err
 				}
@@ -213,7 +207,7 @@ func formatPath(path string, check bool, out io.Writer) (changed bool, err error
 			return nil
 		}
 		changed = true
-		fmt.Fprintln(out, file)
+		views.Line(out, "%s", file)
 		if check {
 			return nil
 		}

@@ -1,14 +1,12 @@
 package cli
 
 import (
-	"os"
-
 	"github.com/spf13/cobra"
 
 	"github.com/clusterworks/deploy/deployer/internal/cli/views"
 )
 
-func (a *app) metrics() *cobra.Command {
+func metricsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "metrics MANIFEST",
 		Short: "Print the figures of all agents for Prometheus",
@@ -29,9 +27,9 @@ server, give the deployment a block: metrics { port = 9100 }.`,
 				return err
 			}
 			if a.json {
-				return views.JSON(os.Stdout, m)
+				return views.JSON(a.out, m)
 			}
-			return m.WriteText(os.Stdout)
+			return m.WriteText(a.out)
 		},
 	}
 }

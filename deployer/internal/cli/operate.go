@@ -4,10 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,13 +17,13 @@ import (
 )
 
 // operating is a command that does something to instances.
-func (a *app) operating(cmd *cobra.Command, ask, question string, do func(*deployer.Deployer, context.Context, deployer.OperateRequest) (*deployer.Result, error)) *cobra.Command {
+func operating(a *app, cmd *cobra.Command, ask, question string, do func(*deployer.Deployer, context.Context, deployer.OperateRequest) (*deployer.Result, error)) *cobra.Command {
 	var autoApprove bool
 	var q deployer.OperateRequest
 	cmd.Args = cobra.MinimumNArgs(2)
-	cmd.ValidArgsFunction = a.completeInstances(true)
+	cmd.ValidArgsFunction = completeInstances(a, true)
+	approvable(cmd, &autoApprove) // start does not ask and takes it, as the others do
 	if ask != "" {
-		cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
 		cmd.Flags().BoolVar(&q.SkipDrain, "skip-drain", false, "stop at once, without pre_stop and drain: "+ask)
 	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -45,8 +44,8 @@ func (a *app) operating(cmd *cobra.Command, ask, question string, do func(*deplo
 	return a.changing(cmd)
 }
 
-func (a *app) stop() *cobra.Command {
-	return a.operating(&cobra.Command{
+func stopCommand(a *app) *cobra.Command {
+	return operating(a, &cobra.Command{
 		Use:   "stop MANIFEST GROUP[/INDEX]...",
 		Short: "Drain and stop instances; they stay stopped until start",
 		Long: `Drains and stops instances, consumers before providers. They stay stopped,
@@ -57,8 +56,8 @@ nothing. Their VMs stay.`,
 	}, "requests are lost", "Stop this?", (*deployer.Deployer).Stop)
 }
 
-func (a *app) start() *cobra.Command {
-	return a.operating(&cobra.Command{
+func startCommand(a *app) *cobra.Command {
+	return operating(a, &cobra.Command{
 		Use:   "start MANIFEST GROUP[/INDEX]...",
 		Short: "Start instances that were stopped",
 		Long: `Starts what stop has stopped, and whatever else of what is installed does not run,
@@ -68,8 +67,8 @@ installed: changes of the manifest since then are for apply.`,
 	}, "", "", (*deployer.Deployer).Start)
 }
 
-func (a *app) restart() *cobra.Command {
-	return a.operating(&cobra.Command{
+func restartCommand(a *app) *cobra.Command {
+	return operating(a, &cobra.Command{
 		Use:   "restart MANIFEST GROUP[/INDEX]...",
 		Short: "Restart instances, at the pace that their update policies allow",
 		Long: `Drains, stops and starts all processes of instances, at the pace of an update: a
@@ -80,8 +79,8 @@ changes.`,
 	}, "requests are lost", "Restart this?", (*deployer.Deployer).Restart)
 }
 
-func (a *app) recreate() *cobra.Command {
-	return a.operating(&cobra.Command{
+func recreateCommand(a *app) *cobra.Command {
+	return operating(a, &cobra.Command{
 		Use:   "recreate MANIFEST GROUP[/INDEX]...",
 		Short: "Give instances another VM, at the pace that their update policies allow",
 		Long: `Replaces the VMs of instances, a batch at a time as in an update. Persistent disks
@@ -92,7 +91,7 @@ replaced without asking it. The instances get what the manifest says now.`,
 	}, "requests are lost", "Recreate this?", (*deployer.Deployer).Recreate)
 }
 
-func (a *app) run() *cobra.Command {
+func runCommand(a *app) *cobra.Command {
 	var q deployer.RunRequest
 	var env []string
 	cmd := &cobra.Command{
@@ -123,7 +122,7 @@ status is the errand's own; with several, 1 if one fails.`,
 				}
 				q.Env[name] = value
 			}
-			out := views.NewErrandOutput(os.Stdout, os.Stderr, a.json, q.All, colorOn(os.Stdout))
+			out := views.NewErrandOutput(a.out, a.errOut, a.json, q.All, color(a.out))
 			d, err := a.deployer(args[0], a.aloud())
 			if err != nil {
 				return err
@@ -132,18 +131,18 @@ status is the errand's own; with several, 1 if one fails.`,
 			result, err := d.Run(cmd.Context(), q)
 			out.Close()
 			if result != nil && a.json {
-				err = errors.Join(err, views.JSON(os.Stdout, result))
+				err = errors.Join(err, views.JSON(a.out, result))
 			}
 			if err != nil || result == nil {
 				return err
 			}
-			return a.errandsEnded(result)
+			return errandsEnded(a, result)
 		},
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective) {
 			if len(args) == 1 {
-				return a.complete(1, func(n deployer.Names) []string { return n.Errands })(cmd, args, toComplete)
+				return complete(a, 1, func(n deployer.Names) []string { return n.Errands })(cmd, args, toComplete)
 			}
-			return a.completeInstances(true)(cmd, args, toComplete)
+			return completeInstances(a, true)(cmd, args, toComplete)
 		},
 	}
 	cmd.Flags().BoolVar(&q.All, "all", false, "on all instances with the job, or all that are named, side by side")
@@ -153,19 +152,10 @@ status is the errand's own; with several, 1 if one fails.`,
 }
 
 // errandsEnded tells how errands ended, and makes that the exit code.
-func (a *app) errandsEnded(r *deployer.RunResult) error {
+func errandsEnded(a *app, r *deployer.RunResult) error {
 	failed := slices.DeleteFunc(slices.Clone(r.Runs), func(x deployer.ErrandRun) bool { return x.Error == "" })
 	if !a.json {
-		for _, x := range r.Runs {
-			how := fmt.Sprintf("ended well after %s", x.Took.Round(10*time.Millisecond))
-			if x.Error != "" {
-				how = "failed: " + x.Error
-				if x.Status > 0 {
-					how += fmt.Sprintf(" (exit status %d)", x.Status)
-				}
-			}
-			fmt.Fprintf(os.Stderr, "%s on %s %s\n", r.Errand, x.Instance, how)
-		}
+		views.ErrandsEnded(a.errOut, r)
 	}
 	switch {
 	case len(failed) == 0:
@@ -176,7 +166,7 @@ func (a *app) errandsEnded(r *deployer.RunResult) error {
 	return exitCode(exitError)
 }
 
-func (a *app) pause() *cobra.Command {
+func pauseCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "pause MANIFEST",
 		Short: "Let the rollout that goes on elsewhere finish what is in flight, and wait",
@@ -195,16 +185,14 @@ that run.`,
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return views.JSON(os.Stdout, map[string]string{"paused": holder})
-			}
-			fmt.Printf("Asked %s to pause. deploy resume %s lets it go on.\n", holder, args[0])
-			return nil
+			return a.answer(map[string]string{"paused": holder}, func(w io.Writer, _ bool) {
+				views.Line(w, "Asked %s to pause. To continue: deploy resume %s", holder, args[0])
+			})
 		},
 	}
 }
 
-func (a *app) resume() *cobra.Command {
+func resumeCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:     "resume MANIFEST",
 		Short:   "Let a paused rollout go on",
@@ -218,11 +206,7 @@ func (a *app) resume() *cobra.Command {
 			if err := d.Resume(); err != nil {
 				return err
 			}
-			if a.json {
-				return views.JSON(os.Stdout, map[string]bool{"resumed": true})
-			}
-			fmt.Println("It goes on.")
-			return nil
+			return a.answer(map[string]bool{"resumed": true}, func(w io.Writer, _ bool) { views.Line(w, "The rollout continues.") })
 		},
 	}
 }

@@ -1,9 +1,7 @@
 package cli
 
 import (
-	"fmt"
-	"os"
-	"strings"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -12,18 +10,18 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/packages"
 )
 
-func (a *app) release() *cobra.Command {
+func releaseCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "release",
 		Short: "Make releases: jobs with their programs as one archive",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.releaseCreate())
+	cmd.AddCommand(releaseCreateCommand(a))
 	return cmd
 }
 
-func (a *app) releaseCreate() *cobra.Command {
+func releaseCreateCommand(a *app) *cobra.Command {
 	var request deployer.ReleaseRequest
 	cmd := &cobra.Command{
 		Use:   "create DIR -o FILE.tar.gz",
@@ -43,13 +41,10 @@ block with which a manifest pins it.`,
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return views.JSON(os.Stdout, r)
+			if !a.json {
+				views.ReleaseMade(a.errOut, r)
 			}
-			fmt.Fprintf(os.Stderr, "%s: version %s, jobs %s, programs %s, %.1f MiB\n",
-				r.Archive, r.Version, strings.Join(r.Jobs, " "), strings.Join(r.Programs, " "), float64(r.Size)/(1<<20))
-			fmt.Printf("release \"mine\" {\n  archive = %q\n  version = %q\n  sha256  = %q\n}\n", r.Archive, r.Version, r.SHA256)
-			return nil
+			return a.answer(r, func(w io.Writer, _ bool) { views.ReleaseBlock(w, r) })
 		},
 	}
 	cmd.Flags().StringVarP(&request.Out, "output", "o", "", "the archive's `file`")

@@ -2,7 +2,7 @@ package cli
 
 import (
 	"fmt"
-	"os"
+	"io"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -12,7 +12,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
-func (a *app) rollback() *cobra.Command {
+func rollbackCommand(a *app) *cobra.Command {
 	var autoApprove bool
 	cmd := &cobra.Command{
 		Use:   "rollback MANIFEST [REVISION]",
@@ -47,14 +47,15 @@ again what was rolled back.`,
 			progress.Close()
 			err = a.result(result, err)
 			if err == nil && !a.json && result != nil && result.Changed {
-				fmt.Printf("%s still says what was rolled back: mend it before the next apply.\n", args[0])
+				return a.print(func(w io.Writer, _ bool) {
+					views.Line(w, "%s still says what was rolled back: mend it before the next apply.", args[0])
+				})
 			}
 			return err
 		},
-		ValidArgsFunction: a.completeRevisions(1),
+		ValidArgsFunction: completeRevisions(a, 1),
 	}
-	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
-	return a.changing(cmd)
+	return a.changing(approvable(cmd, &autoApprove))
 }
 
 func revisionNumber(text string) (int, error) {
@@ -65,7 +66,7 @@ func revisionNumber(text string) (int, error) {
 	return n, nil
 }
 
-func (a *app) history() *cobra.Command {
+func historyCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "history MANIFEST",
 		Short: "Show what was done to the deployment, by whom and how it ended",
@@ -83,15 +84,12 @@ star can be returned to (deploy rollback) and compared with (deploy diff).`,
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return views.JSON(os.Stdout, h)
-			}
-			return views.History(os.Stdout, h)
+			return a.answer(h, func(w io.Writer, _ bool) { views.History(w, h) })
 		},
 	}
 }
 
-func (a *app) diff() *cobra.Command {
+func diffCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "diff MANIFEST REVISION [REVISION]",
 		Short: "Show what changed from a revision to the manifest, or to another revision",
@@ -122,18 +120,12 @@ runs is compared by deploy plan. Exit codes: 0 the same, 2 there are differences
 			if err != nil {
 				return err
 			}
-			if a.json {
-				if err := views.JSON(os.Stdout, diff); err != nil {
-					return err
-				}
-			} else {
-				views.Diff(os.Stdout, diff, colorOn(os.Stdout))
-			}
-			if !diff.Plan.Empty() {
+			err = a.answer(diff, func(w io.Writer, color bool) { views.Diff(w, diff, color) })
+			if err == nil && !diff.Plan.Empty() {
 				return exitCode(exitChanges)
 			}
-			return nil
+			return err
 		},
-		ValidArgsFunction: a.completeRevisions(2),
+		ValidArgsFunction: completeRevisions(a, 2),
 	}
 }

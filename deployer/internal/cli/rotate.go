@@ -1,16 +1,13 @@
 package cli
 
 import (
-	"os"
-
 	"github.com/spf13/cobra"
 
 	"github.com/clusterworks/deploy/deployer"
-	"github.com/clusterworks/deploy/deployer/internal/cli/views"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
-func (a *app) rotateCA() *cobra.Command {
+func rotateCACommand(a *app) *cobra.Command {
 	var autoApprove bool
 	cmd := &cobra.Command{
 		Use:   "rotate-ca MANIFEST",
@@ -37,16 +34,8 @@ CAs of the manifest's own secrets are the matter of deploy secret rotate.`,
 				},
 			})
 			progress.Close()
-			if err != nil {
-				return err
-			}
-			if a.json {
-				return views.JSON(os.Stdout, result)
-			}
-			views.Result(os.Stdout, result)
-			return nil
+			return a.result(result, err)
 		},
 	}
-	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
-	return cmd
+	return a.changing(approvable(cmd, &autoApprove))
 }

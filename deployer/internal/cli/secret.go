@@ -6,8 +6,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -18,18 +16,18 @@ import (
 // maxSecret bounds what secret set reads.
 const maxSecret = 1 << 20
 
-func (a *app) secret() *cobra.Command {
+func secretCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "secret",
 		Short: "List, show, set and rotate the manifest's secrets",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.secretList(), a.secretShow(), a.changing(a.secretSet()), a.changing(a.secretRotate()))
+	cmd.AddCommand(secretListCommand(a), secretShowCommand(a), a.changing(secretSetCommand(a)), a.changing(secretRotateCommand(a)))
 	return cmd
 }
 
-func (a *app) secretList() *cobra.Command {
+func secretListCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list MANIFEST",
 		Short:   "List the secrets, without their values",
@@ -44,27 +42,12 @@ func (a *app) secretList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return views.JSON(os.Stdout, map[string]any{"secrets": secrets})
-			}
-			out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(out, "SECRET\tTYPE\tATTRIBUTES\tSTATE")
-			for _, s := range secrets {
-				state := "not made yet"
-				switch {
-				case s.NotAfter != nil:
-					state = "until " + s.NotAfter.Format(time.DateOnly)
-				case s.Made:
-					state = "made"
-				}
-				fmt.Fprintf(out, "%s\t%s\t%s\t%s\n", s.Name, s.Type, strings.Join(s.Attributes, " "), state)
-			}
-			return out.Flush()
+			return a.answer(map[string]any{"secrets": secrets}, func(w io.Writer, _ bool) { views.Secrets(w, secrets) })
 		},
 	}
 }
 
-func (a *app) secretShow() *cobra.Command {
+func secretShowCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show MANIFEST NAME[.ATTRIBUTE]",
 		Short: "Print one attribute of a secret as it is, for a pipe",
@@ -80,19 +63,16 @@ func (a *app) secretShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return views.JSON(os.Stdout, map[string]string{"name": args[1], "value": value})
-			}
-			if term.IsTerminal(int(os.Stdout.Fd())) && !strings.HasSuffix(value, "\n") {
+			if isTerminal(a.out) && !strings.HasSuffix(value, "\n") {
 				value += "\n"
 			}
-			_, err = io.WriteString(os.Stdout, value)
-			return err
+			// As it is: what is piped must be what is kept.
+			return a.answer(map[string]string{"name": args[1], "value": value}, func(w io.Writer, _ bool) { _, _ = io.WriteString(w, value) })
 		},
 	}
 }
 
-func (a *app) secretSet() *cobra.Command {
+func secretSetCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "set MANIFEST NAME[.ATTRIBUTE]",
 		Short: "Give a secret a value of your own, read from standard input",
@@ -109,7 +89,7 @@ as a JSON object. The next apply rolls the value out.`,
 			if err != nil {
 				return err
 			}
-			value, err := readSecret(args[1])
+			value, err := readSecret(a.in, args[1])
 			if err != nil {
 				return err
 			}
@@ -117,12 +97,12 @@ as a JSON object. The next apply rolls the value out.`,
 			if err != nil {
 				return err
 			}
-			return a.secretsChanged(changed)
+			return secretsChanged(a, changed)
 		},
 	}
 }
 
-func (a *app) secretRotate() *cobra.Command {
+func secretRotateCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rotate MANIFEST NAME",
 		Short: "Make a new value for a secret",
@@ -140,29 +120,23 @@ old value stays valid until that apply is done.`,
 			if err != nil {
 				return err
 			}
-			return a.secretsChanged(changed)
+			return secretsChanged(a, changed)
 		},
 	}
 }
 
-func (a *app) secretsChanged(changed []string) error {
-	if a.json {
-		return views.JSON(os.Stdout, map[string][]string{"changed": changed})
-	}
-	if len(changed) == 0 {
-		fmt.Println("Nothing changed: it has this value already.")
-		return nil
-	}
-	fmt.Printf("Changed in the state: %s. The next apply rolls it out.\n", strings.Join(changed, ", "))
-	return nil
+func secretsChanged(a *app, changed []string) error {
+	return a.answer(map[string][]string{"changed": changed}, func(w io.Writer, _ bool) {
+		views.Changed(w, changed, "Changed in the state: %s. The next apply rolls it out.", "Nothing changed: it has this value already.")
+	})
 }
 
 // readSecret reads a value from standard input, or asks for it.
-func readSecret(name string) (string, error) {
-	if term.IsTerminal(int(os.Stdin.Fd())) {
-		return prompt(os.Stdin, "Value of "+name+": ")
+func readSecret(in *os.File, name string) (string, error) {
+	if term.IsTerminal(int(in.Fd())) {
+		return prompt(in, "Value of "+name+": ")
 	}
-	data, err := io.ReadAll(io.LimitReader(os.Stdin, maxSecret+1))
+	data, err := io.ReadAll(io.LimitReader(in, maxSecret+1))
 	if err != nil {
 		return "", fmt.Errorf("cannot read the value: %w", err)
 	}
@@ -178,9 +152,9 @@ func readSecret(name string) (string, error) {
 
 // prompt asks on a terminal without echo.
 func prompt(terminal *os.File, question string) (string, error) {
-	fmt.Fprint(os.Stderr, question)
+	views.Ask(os.Stderr, question)
 	answer, err := term.ReadPassword(int(terminal.Fd()))
-	fmt.Fprintln(os.Stderr)
+	views.Line(os.Stderr, "")
 	if err != nil {
 		return "", fmt.Errorf("cannot read the answer: %w", err)
 	}

@@ -1,7 +1,7 @@
 package cli
 
 import (
-	"os"
+	"io"
 	"strings"
 	"time"
 
@@ -11,7 +11,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/cli/views"
 )
 
-func (a *app) simulate() *cobra.Command {
+func simulateCommand(a *app) *cobra.Command {
 	var q deployer.SimulateRequest
 	var trace bool
 	cmd := &cobra.Command{
@@ -35,18 +35,14 @@ canaries first, no instance touched that is not to be, and an end.`,
 			}
 			if trace {
 				q.Trace = func(at time.Duration, event string, commands []string) {
-					views.SimulationEvent(os.Stderr, at, event, commands)
+					views.SimulationEvent(a.errOut, at, event, commands)
 				}
 			}
 			s, err := d.Simulate(q)
 			if err != nil {
 				return err
 			}
-			if a.json {
-				err = views.JSON(os.Stdout, s)
-			} else {
-				views.Simulation(os.Stdout, s)
-			}
+			err = a.answer(s, func(w io.Writer, _ bool) { views.Simulation(w, s) })
 			if err == nil && len(s.Broken) > 0 {
 				return exitCode(exitError)
 			}

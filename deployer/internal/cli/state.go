@@ -4,26 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"io"
 	"strings"
-	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/clusterworks/deploy/deployer"
 	"github.com/clusterworks/deploy/deployer/internal/cli/views"
 )
 
-func (a *app) state() *cobra.Command {
+func stateCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "state",
 		Short: "Encrypt, export and import the state",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.changing(a.stateEncrypt()), a.changing(a.stateDecrypt()), a.changing(a.stateExport()), a.changing(a.stateImport()), a.changing(a.stateForget()), a.stateRevisions())
+	cmd.AddCommand(a.changing(stateEncryptCommand(a)), a.changing(stateDecryptCommand(a)), a.changing(stateExportCommand(a)), a.changing(stateImportCommand(a)), a.changing(stateForgetCommand(a)), stateRevisionsCommand(a))
 	return cmd
 }
 
@@ -40,7 +37,7 @@ func encryptionFlags(cmd *cobra.Command) func() *deployer.Encryption {
 	}
 }
 
-func (a *app) stateEncrypt() *cobra.Command {
+func stateEncryptCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "encrypt MANIFEST --passphrase | --recipient RECIPIENT...",
 		Short: "Encrypt the secrets in the state folder from now on",
@@ -56,24 +53,24 @@ func (a *app) stateEncrypt() *cobra.Command {
 		if how() == nil {
 			return errors.New("cannot encrypt: give --passphrase or --recipient")
 		}
-		return a.encryptState(cmd.Context(), args[0], how())
+		return encryptState(cmd.Context(), a, args[0], how())
 	}
 	return cmd
 }
 
-func (a *app) stateDecrypt() *cobra.Command {
+func stateDecryptCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:     "decrypt MANIFEST",
 		Short:   "Keep the secrets unencrypted (mode 0600) from now on",
 		Example: "  deploy state decrypt cluster.hcl",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.encryptState(cmd.Context(), args[0], nil)
+			return encryptState(cmd.Context(), a, args[0], nil)
 		},
 	}
 }
 
-func (a *app) encryptState(ctx context.Context, manifest string, how *deployer.Encryption) error {
+func encryptState(ctx context.Context, a *app, manifest string, how *deployer.Encryption) error {
 	d, err := a.deployer(manifest, a.aloud())
 	if err != nil {
 		return err
@@ -81,18 +78,14 @@ func (a *app) encryptState(ctx context.Context, manifest string, how *deployer.E
 	if err := d.EncryptState(ctx, how); err != nil {
 		return err
 	}
-	if a.json {
-		return views.JSON(os.Stdout, map[string]bool{"encrypted": how != nil})
-	}
+	said := "The secrets are encrypted."
 	if how == nil {
-		fmt.Println("The secrets are kept unencrypted.")
-	} else {
-		fmt.Println("The secrets are encrypted.")
+		said = "The secrets are kept unencrypted."
 	}
-	return nil
+	return a.answer(map[string]bool{"encrypted": how != nil}, func(w io.Writer, _ bool) { views.Line(w, "%s", said) })
 }
 
-func (a *app) stateExport() *cobra.Command {
+func stateExportCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export MANIFEST > FILE",
 		Short: "Write state, secrets and the engine's state as one file",
@@ -105,19 +98,19 @@ local VMs are not in it. Keep an unencrypted one as you keep a key: umask 077.`,
 	}
 	how := encryptionFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if term.IsTerminal(int(os.Stdout.Fd())) {
+		if isTerminal(a.out) {
 			return errors.New("cannot export to a terminal: it holds secrets; redirect it to a file")
 		}
 		d, err := a.deployer(args[0], a.aloud())
 		if err != nil {
 			return err
 		}
-		return d.ExportState(cmd.Context(), os.Stdout, how())
+		return d.ExportState(cmd.Context(), a.out, how())
 	}
 	return cmd
 }
 
-func (a *app) stateImport() *cobra.Command {
+func stateImportCommand(a *app) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "import MANIFEST < FILE",
@@ -131,24 +124,22 @@ another deployment, or a later one of the same, is overwritten only with --force
 			if err != nil {
 				return err
 			}
-			s, err := d.ImportState(cmd.Context(), os.Stdin, force)
+			s, err := d.ImportState(cmd.Context(), a.in, force)
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return views.JSON(os.Stdout, s)
-			}
-			fmt.Printf("Imported the state of %s (id %.8s, epoch %d) into %s.\n", s.Deployment, s.DeploymentID, s.Epoch, s.Dir)
-			return nil
+			return a.answer(s, func(w io.Writer, _ bool) {
+				views.Line(w, "Imported the state of %s (id %.8s, epoch %d) into %s.", s.Deployment, s.DeploymentID, s.Epoch, s.Dir)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "overwrite the state of another deployment, or a later one")
 	return cmd
 }
 
-func (a *app) stateForget() *cobra.Command {
+func stateForgetCommand(a *app) *cobra.Command {
 	var autoApprove bool
-	cmd := &cobra.Command{
+	return approvable(&cobra.Command{
 		Use:   "forget MANIFEST",
 		Short: "Give up the VMs, when the engine's state is lost",
 		Long: `Gives up the VMs that the state has: the next apply makes others. It is for an
@@ -162,23 +153,20 @@ ended; those elsewhere stay, and so do their disks: delete them yourself.`,
 				return err
 			}
 			ids, err := d.ForgetVMs(cmd.Context(), func(ids []string) (bool, error) {
-				return a.ask(autoApprove, fmt.Sprintf("Give up the VMs of %s, with what is on them?", strings.Join(ids, ", ")), "yes")
+				question := fmt.Sprintf("Give up the VMs of %s, with what is on them?", strings.Join(ids, ", "))
+				return a.ask(autoApprove, question, "yes", nil)
 			})
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return views.JSON(os.Stdout, map[string][]string{"forgotten": ids})
-			}
-			fmt.Printf("Forgotten: the VMs of %s. The next apply makes others.\n", strings.Join(ids, ", "))
-			return nil
+			return a.answer(map[string][]string{"forgotten": ids}, func(w io.Writer, _ bool) {
+				views.Changed(w, ids, "Forgotten: the VMs of %s. The next apply makes others.", "There was no VM to forget.")
+			})
 		},
-	}
-	cmd.Flags().BoolVar(&autoApprove, "auto-approve", false, "do not ask")
-	return cmd
+	}, &autoApprove)
 }
 
-func (a *app) stateRevisions() *cobra.Command {
+func stateRevisionsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:     "revisions MANIFEST",
 		Short:   "List the applies that can be returned to",
@@ -193,15 +181,7 @@ func (a *app) stateRevisions() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if a.json {
-				return views.JSON(os.Stdout, map[string]any{"revisions": revisions})
-			}
-			out := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(out, "REVISION\tAT\tMANIFEST\tINSTANCES\tPACKAGES")
-			for _, r := range revisions {
-				fmt.Fprintf(out, "%d\t%s\t%.12s\t%d\t%d\n", r.Number, r.At.Local().Format(time.DateTime), r.Manifest, len(r.Generations), len(r.Packages))
-			}
-			return out.Flush()
+			return a.answer(map[string]any{"revisions": revisions}, func(w io.Writer, _ bool) { views.Revisions(w, revisions) })
 		},
 	}
 }

@@ -12,7 +12,7 @@ import (
 func Diagnosis(w io.Writer, d *deployer.Diagnosis, color bool) {
 	paints := map[deployer.Level]ansi{deployer.LevelOK: green, deployer.LevelWarn: yellow, deployer.LevelFail: red}
 	counts := map[deployer.Level]int{}
-	for _, f := range d.Findings {
+	for _, f := range cleaned(d.Findings) {
 		counts[f.Level]++
 		message := strings.ReplaceAll(f.Message, "\n", "\n      ")
 		fmt.Fprintf(w, "%s  %s: %s\n", paint(color, paints[f.Level], fmt.Sprintf("%-4s", f.Level)), f.Check, message)

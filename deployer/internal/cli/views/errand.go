@@ -55,7 +55,7 @@ func (o *ErrandOutput) Write(instance string, piece api.Output) {
 }
 
 func (o *ErrandOutput) line(w io.Writer, instance string, text []byte) {
-	fmt.Fprintf(w, "%s %s\n", paint(o.color, faint, instance+" |"), text)
+	fmt.Fprintf(w, "%s %s\n", paint(o.color, faint, safe(instance)+" |"), safe(string(text)))
 }
 
 // Close shows lines that were not finished.

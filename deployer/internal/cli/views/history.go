@@ -11,7 +11,8 @@ import (
 )
 
 // History prints what was done to a deployment.
-func History(w io.Writer, h *deployer.History) error {
+func History(w io.Writer, h *deployer.History) {
+	h = cleaned(h)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "WHEN\tWHAT\tBY\tTOOK\tREVISION\tRESULT")
 	for _, e := range h.Entries {
@@ -31,11 +32,8 @@ func History(w io.Writer, h *deployer.History) error {
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", e.At.Local().Format(time.DateTime), e.What, orDash(e.Who), took, revision, result)
 	}
-	if err := t.Flush(); err != nil {
-		return fmt.Errorf("cannot print: %w", err)
-	}
+	t.Flush()
 	if len(h.Revisions) > 0 {
 		fmt.Fprintln(w, "\n* can be returned to (deploy rollback) and compared with (deploy diff)")
 	}
-	return nil
 }

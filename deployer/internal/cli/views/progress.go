@@ -79,8 +79,9 @@ func (p *plainProgress) Close() {
 	p.closed = true
 }
 
-// line is an event as a line of text; "" if it is only worth showing live.
+// line returns an event as a line of text, "" if it is only worth showing live.
 func line(e deployer.Event) string {
+	e = cleaned(e)
 	subject := e.Instance
 	if subject == "" {
 		subject = string(e.Phase)
@@ -162,6 +163,7 @@ func (p *liveProgress) tick() {
 func (p *liveProgress) Event(e deployer.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	e = cleaned(e)
 	if p.phase != e.Phase {
 		p.phase = e.Phase
 		clear(p.active)

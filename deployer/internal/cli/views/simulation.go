@@ -11,14 +11,15 @@ import (
 
 // SimulationEvent prints what happened, and what follows.
 func SimulationEvent(w io.Writer, at time.Duration, event string, commands []string) {
-	fmt.Fprintf(w, "%10s  %s\n", at.Round(time.Millisecond), event)
+	fmt.Fprintf(w, "%10s  %s\n", at.Round(time.Millisecond), safe(event))
 	for _, c := range commands {
-		fmt.Fprintf(w, "%10s  -> %s\n", "", c)
+		fmt.Fprintf(w, "%10s  -> %s\n", "", safe(c))
 	}
 }
 
 // Simulation prints how a simulated rollout went.
 func Simulation(w io.Writer, s *deployer.Simulation) {
+	s = cleaned(s)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "GROUP\tINSTANCES\tTOUCHED\tMOST IN FLIGHT\tLOWEST AVAILABLE")
 	for _, g := range s.Groups {

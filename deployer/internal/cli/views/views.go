@@ -54,15 +54,15 @@ func Error(w io.Writer, err error, color bool, width uint) {
 		_, _ = w.Write(b.Bytes())
 		return
 	}
-	fmt.Fprintf(w, "%s %s\n", paint(color, red, "Error:"), err)
+	fmt.Fprintf(w, "%s %s\n", paint(color, red, "Error:"), safe(err.Error()))
 	shown := map[string]bool{} // instances that fail alike are told once
 	for _, failure := range failures(err) {
 		alike := strings.Join(append([]string{failure.Job, failure.Name}, failure.Log...), "\n")
 		if len(failure.Log) > 0 && !shown[alike] {
 			shown[alike] = true
-			fmt.Fprintf(w, "\nLast lines of %s/%s:\n", failure.Job, failure.Name)
+			fmt.Fprintf(w, "\nLast lines of %s:\n", safe(failure.Job+"/"+failure.Name))
 			for _, l := range failure.Log {
-				fmt.Fprintf(w, "  %s %s\n", paint(color, faint, "|"), l)
+				fmt.Fprintf(w, "  %s %s\n", paint(color, faint, "|"), safe(l))
 			}
 		}
 	}
@@ -95,6 +95,7 @@ func failures(err error) []*api.ProcessFailure {
 
 // Plan prints every consequence.
 func Plan(w io.Writer, p *plan.Plan, color bool) {
+	p = cleaned(p)
 	if p.Empty() {
 		exempt(w, p, color)
 		what := "everything is as the manifest says"
@@ -128,6 +129,7 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 
 // Diff prints what lies between two revisions.
 func Diff(w io.Writer, d *deployer.Diff, color bool) {
+	d = cleaned(d)
 	if d.Plan.Empty() {
 		fmt.Fprintf(w, "%s and %s lead to the same.\n", capital(d.From), d.To)
 		return
@@ -298,18 +300,6 @@ func symbol(a plan.Action, color bool) string {
 	return paint(color, yellow, "~")
 }
 
-func printDiff(w io.Writer, diff string, color bool) {
-	for _, l := range strings.Split(strings.TrimSuffix(diff, "\n"), "\n") {
-		switch {
-		case strings.HasPrefix(l, "+"):
-			l = paint(color, green, l)
-		case strings.HasPrefix(l, "-"):
-			l = paint(color, red, l)
-		}
-		fmt.Fprintf(w, "      %s\n", l)
-	}
-}
-
 func summary(p *plan.Plan) string {
 	counts := map[plan.Action]int{}
 	for _, c := range p.Instances {
@@ -340,6 +330,7 @@ func summary(p *plan.Plan) string {
 
 // Result prints how a run ended.
 func Result(w io.Writer, r *deployer.Result) {
+	r = cleaned(r)
 	if !r.Changed {
 		fmt.Fprintf(w, "%s: %s.\n", r.Deployment, r.Summary)
 		return
@@ -349,6 +340,7 @@ func Result(w io.Writer, r *deployer.Result) {
 
 // Status prints the cluster's table.
 func Status(w io.Writer, s *deployer.Status, color bool) {
+	s = cleaned(s)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "INSTANCE\tSTATE\tADDRESS\tAZ\tPROCESS\tPID\tUPTIME\tRESTARTS\tCPU\tMEMORY")
 	for _, in := range s.Instances {
@@ -413,11 +405,15 @@ type Logs struct {
 	mu    sync.Mutex
 	w     io.Writer
 	json  bool
+	safe  bool
 	color bool
 }
 
-// NewLogs prints to w.
-func NewLogs(w io.Writer, asJSON, color bool) *Logs { return &Logs{w: w, json: asJSON, color: color} }
+// NewLogs prints to w. On a terminal lines must be safe; in a file or a pipe they
+// are what was written.
+func NewLogs(w io.Writer, asJSON, safe, color bool) *Logs {
+	return &Logs{w: w, json: asJSON, safe: safe, color: color}
+}
 
 // Line prints one line. It may be called concurrently.
 func (l *Logs) Line(line deployer.LogLine) error {
@@ -427,6 +423,9 @@ func (l *Logs) Line(line deployer.LogLine) error {
 	if l.json {
 		err = json.NewEncoder(l.w).Encode(line)
 	} else {
+		if l.safe {
+			line = cleaned(line)
+		}
 		_, err = fmt.Fprintf(l.w, "%s %s\n", paint(l.color, faint, line.Instance+" "+line.Process+" |"), line.Text)
 	}
 	if err != nil {
