@@ -21,6 +21,8 @@ import (
 	"time"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/host/proc"
+	"github.com/clusterworks/deploy/agent/host/sockets"
 	"github.com/clusterworks/deploy/agent/internal/bus"
 	"github.com/clusterworks/deploy/agent/internal/install"
 	"github.com/clusterworks/deploy/agent/internal/server"
@@ -106,7 +108,7 @@ func (a *Agent) open(ctx context.Context) error {
 	if a.lock, err = lockFolder(ctx, filepath.Join(c.Dir, "agent.lock")); err != nil {
 		return err
 	}
-	if a.bootID, err = bootID(); err != nil {
+	if a.bootID, err = proc.BootID(); err != nil {
 		return err
 	}
 	if a.key, err = loadKey(filepath.Join(c.Dir, "key.pem")); err != nil {
@@ -133,9 +135,13 @@ func (a *Agent) open(ctx context.Context) error {
 		c.Log.Error("cannot bring back what should run", "err", err)
 	}
 	a.handlers = server.Handlers(a)
-	listener, err := server.Listen(filepath.Join(c.Dir, "run", "agent.sock"))
+	socket := filepath.Join(c.Dir, "run", "agent.sock")
+	listener, err := sockets.Listen(socket)
 	if err != nil {
 		return err
+	}
+	if err := os.Chmod(socket, 0o600); err != nil { // its owner's only
+		return errors.Join(err, listener.Close())
 	}
 	if address := metricsAddress(a.identity); address != "" {
 		a.metrics = a.serveMetrics(address, nil)

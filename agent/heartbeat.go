@@ -1,15 +1,13 @@
 package agent
 
 import (
-	"bufio"
 	"encoding/json"
 	"math/rand/v2"
-	"os"
 	"runtime/debug"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
+
+	"github.com/prometheus/procfs"
 
 	"github.com/clusterworks/deploy/agent/api"
 )
@@ -64,27 +62,14 @@ func (a *Agent) publishHeartbeat(sequence uint64) {
 // vitals reads the VM's figures; one that cannot be read stays zero.
 func vitals(dir string) api.Vitals {
 	var v api.Vitals
-	if data, err := os.ReadFile("/proc/loadavg"); err == nil {
-		first, _, _ := strings.Cut(string(data), " ")
-		v.Load1, _ = strconv.ParseFloat(first, 64)
-	}
-	if f, err := os.Open("/proc/meminfo"); err == nil {
-		defer f.Close()
-		var available int64
-		for lines := bufio.NewScanner(f); lines.Scan(); {
-			fields := strings.Fields(lines.Text())
-			if len(fields) < 2 {
-				continue
-			}
-			kib, _ := strconv.ParseInt(fields[1], 10, 64)
-			switch fields[0] {
-			case "MemTotal:":
-				v.MemoryBytes = kib << 10
-			case "MemAvailable:":
-				available = kib << 10
-			}
+	if kernel, err := procfs.NewDefaultFS(); err == nil {
+		if load, err := kernel.LoadAvg(); err == nil {
+			v.Load1 = load.Load1
 		}
-		v.MemoryUsedBytes = v.MemoryBytes - available
+		if memory, err := kernel.Meminfo(); err == nil && memory.MemTotalBytes != nil && memory.MemAvailableBytes != nil {
+			v.MemoryBytes = int64(*memory.MemTotalBytes)
+			v.MemoryUsedBytes = v.MemoryBytes - int64(*memory.MemAvailableBytes)
+		}
 	}
 	var fs syscall.Statfs_t
 	if err := syscall.Statfs(dir, &fs); err == nil {

@@ -19,6 +19,7 @@ import (
 
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/agent/client"
+	"github.com/clusterworks/deploy/agent/host/sockets"
 	"github.com/clusterworks/deploy/agent/internal/boot"
 )
 
@@ -91,7 +92,7 @@ func lookup(environ []string, name string) string {
 // ask asks whoever is the agent of dir now.
 func ask(ctx context.Context, dir string) (api.Inventory, error) {
 	socket := filepath.Join(dir, "run", "agent.sock")
-	c := client.Unix(func(ctx context.Context) (net.Conn, error) { return client.DialSocket(ctx, socket) })
+	c := client.Unix(func(ctx context.Context) (net.Conn, error) { return sockets.Dial(ctx, socket) })
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	return c.Inventory(ctx)
@@ -148,7 +149,7 @@ func waitAnswer(ctx context.Context, dir, digest string) (hung int, err error) {
 
 // listener is the process that listens on the agent's socket, 0 if none does.
 func listener(ctx context.Context, dir string) int {
-	conn, err := client.DialSocket(ctx, filepath.Join(dir, "run", "agent.sock"))
+	conn, err := sockets.Dial(ctx, filepath.Join(dir, "run", "agent.sock"))
 	if err != nil {
 		return 0
 	}

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/clusterworks/deploy/agent/host/parent"
+	"github.com/clusterworks/deploy/agent/host/proc"
 	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
@@ -111,13 +113,13 @@ func endProcess(ctx context.Context, folder string) error {
 	}
 	// What is left of it, or all if its shim was gone.
 	var started *shim.Started
-	boot, err := shim.BootID()
+	boot, err := proc.BootID()
 	if err != nil {
 		return err
 	}
 	if s, err := shim.ReadStarted(folder); err == nil && s.ID == spec.ID && s.BootID == boot {
 		started = &s
-		if err := shim.Kill(ctx, s.ShimPID, s.ShimTicks); err != nil {
+		if err := parent.Kill(ctx, s.ShimPID, s.ShimTicks); err != nil {
 			return err
 		}
 	}

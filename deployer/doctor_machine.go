@@ -1,13 +1,10 @@
 package deployer
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -15,6 +12,8 @@ import (
 	"github.com/prometheus/procfs"
 	"github.com/zclconf/go-cty/cty"
 	"golang.org/x/sys/unix"
+
+	"github.com/clusterworks/deploy/agent/host/proc"
 )
 
 // localTemplate is the template whose VMs run on this machine.
@@ -122,75 +121,15 @@ func (x *doctor) port(r *run, address string) {
 		x.add(LevelFail, check, "choose another address in the infrastructure's publish", "cannot be listened on: %v", err)
 		return
 	}
-	pid, command := listener(address)
+	holder, known := proc.Holder("tcp", address)
+	words, _ := holder.CmdLine() // for people, and empty if it has ended
+	command := strings.Join(words, " ")
 	switch {
-	case pid != 0 && strings.Contains(command, " local-publish ") && strings.Contains(command, r.store.Dir):
+	case known && strings.Contains(command, " local-publish ") && strings.Contains(command, r.store.Dir):
 		x.add(LevelOK, check, "", "served by this deployment")
-	case pid != 0:
-		x.add(LevelFail, check, "end it, or choose another address in the infrastructure's publish", "in use by process %d (%.80s)", pid, command)
+	case known:
+		x.add(LevelFail, check, "end it, or choose another address in the infrastructure's publish", "in use by process %d (%.80s)", holder.PID, command)
 	default:
 		x.add(LevelFail, check, "find out by whom (ss -tlnp), or choose another address in the infrastructure's publish", "in use")
 	}
-}
-
-// listener finds the process that listens on an address, 0 if the kernel does
-// not tell this user.
-func listener(address string) (pid int, command string) {
-	addr, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return 0, ""
-	}
-	sockets := listening(addr)
-	all, err := procfs.AllProcs()
-	if err != nil || len(sockets) == 0 {
-		return 0, ""
-	}
-	for _, p := range all {
-		targets, err := p.FileDescriptorTargets()
-		if err != nil { // ended, or somebody else's
-			continue
-		}
-		if slices.ContainsFunc(targets, func(t string) bool { return slices.Contains(sockets, t) }) {
-			words, _ := p.CmdLine()
-			return p.PID, strings.Join(words, " ")
-		}
-	}
-	return 0, ""
-}
-
-// listening are the sockets, as /proc/<pid>/fd names them, that listen on an
-// address or on all (proc_net_tcp, Documentation/networking of the kernel).
-func listening(addr netip.AddrPort) []string {
-	const state = "0A" // TCP_LISTEN, include/net/tcp_states.h
-	// Addresses are written as 32-bit words of the machine's own byte order.
-	text := func(ip []byte) string {
-		var out strings.Builder
-		for ; len(ip) >= 4; ip = ip[4:] {
-			fmt.Fprintf(&out, "%08X", binary.NativeEndian.Uint32(ip))
-		}
-		return out.String()
-	}
-	mapped := addr.Addr().As16()
-	wanted := []string{text(make([]byte, 4)), text(make([]byte, 16)), text(mapped[:])}
-	if addr.Addr().Is4() {
-		wanted = append(wanted, text(addr.Addr().AsSlice()))
-	}
-	var sockets []string
-	for _, name := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			continue
-		}
-		for line := range strings.Lines(string(data)) {
-			fields := strings.Fields(line)
-			if len(fields) < 10 || fields[3] != state {
-				continue
-			}
-			ip, port, _ := strings.Cut(fields[1], ":")
-			if n, err := strconv.ParseUint(port, 16, 16); err == nil && uint16(n) == addr.Port() && slices.Contains(wanted, ip) {
-				sockets = append(sockets, "socket:["+fields[9]+"]")
-			}
-		}
-	}
-	return sockets
 }

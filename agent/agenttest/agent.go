@@ -23,6 +23,7 @@ import (
 
 	"github.com/clusterworks/deploy/agent"
 	"github.com/clusterworks/deploy/agent/client"
+	"github.com/clusterworks/deploy/agent/host/sockets"
 	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
@@ -100,7 +101,7 @@ func Start(t testing.TB) *Agent {
 
 // Dial connects to the agent's socket.
 func (a *Agent) Dial(ctx context.Context) (net.Conn, error) {
-	return client.DialSocket(ctx, a.Socket())
+	return sockets.Dial(ctx, a.Socket())
 }
 
 // Socket is the path of the agent's socket.

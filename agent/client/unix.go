@@ -8,8 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -18,9 +16,6 @@ import (
 
 // maxReply bounds a reply; a spec with all its files is the largest.
 const maxReply = 64 << 20
-
-// maxSocketPath is what fits into a sockaddr_un on every system we know.
-const maxSocketPath = 100
 
 // Unix asks over HTTP on connections that dial makes, to the agent's
 // run/agent.sock.
@@ -72,19 +67,4 @@ func refusal(body []byte, status string) error {
 		return fmt.Errorf("not an agent's answer: %s: %.100s", status, strings.TrimSpace(string(body)))
 	}
 	return &e
-}
-
-// DialSocket connects to a local unix socket whose path may be longer than the
-// kernel takes.
-func DialSocket(ctx context.Context, path string) (net.Conn, error) {
-	var d net.Dialer
-	if len(path) <= maxSocketPath {
-		return d.DialContext(ctx, "unix", path)
-	}
-	folder, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	defer folder.Close()
-	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), filepath.Base(path)))
 }

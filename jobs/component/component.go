@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/clusterworks/deploy/agent/host/sockets"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -152,7 +153,7 @@ func Open(o Options) (_ *Component, err error) {
 	}
 	c.cleanup = append(c.cleanup, func() { c.status.Close() })
 	if o.Process.Control != "" {
-		c.control, err = listenControl(o.Process.Control)
+		c.control, err = sockets.Listen(o.Process.Control)
 		if err != nil {
 			return nil, err
 		}

@@ -26,6 +26,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"github.com/clusterworks/deploy/agent/host/sockets"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -316,13 +317,7 @@ nested: {password: hidden, pass: hidden, keys: hidden, shown: 1, deeper: {servic
 // dialControl is how an agent reaches the control socket.
 func dialControl(path string) *http.Client {
 	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		folder, err := os.Open(filepath.Dir(path))
-		if err != nil {
-			return nil, err
-		}
-		defer folder.Close()
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), filepath.Base(path)))
+		return sockets.Dial(ctx, path)
 	}}}
 }
 

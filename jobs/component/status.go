@@ -7,11 +7,10 @@ import (
 	"net/http"
 	"os"
 	"runtime"
-	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
+	"github.com/clusterworks/deploy/agent/host/proc"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -96,17 +95,9 @@ func (c *Component) cpuPercent() float64 {
 
 // residentKiB is the memory that the process holds, 0 where it cannot be known.
 func residentKiB() int {
-	data, err := os.ReadFile("/proc/self/statm")
+	state, err := proc.Stat(os.Getpid())
 	if err != nil {
 		return 0
 	}
-	fields := strings.Fields(string(data))
-	if len(fields) < 2 {
-		return 0
-	}
-	pages, err := strconv.Atoi(fields[1])
-	if err != nil {
-		return 0
-	}
-	return pages * os.Getpagesize() / 1024
+	return state.ResidentMemory() / 1024
 }

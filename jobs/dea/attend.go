@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/clusterworks/deploy/agent/host/proc"
 	"github.com/clusterworks/deploy/agent/host/unpack"
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/confine"
@@ -247,7 +248,7 @@ func (a *attendant) finishRequests(ctx context.Context, handle *warden.Handle) {
 		case <-deadline.C:
 			return
 		case <-tick.C:
-			n, err := connected(a.instance.Port)
+			n, err := proc.Connections(a.instance.Port)
 			if err != nil {
 				a.dea.base.Log().Warn("cannot wait for requests in progress", "error", err)
 				return

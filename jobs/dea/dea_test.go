@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/clusterworks/deploy/agent/host/proc"
 	"github.com/clusterworks/deploy/jobs/confine"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -284,7 +285,7 @@ func TestKind(t *testing.T) {
 	found := a.launch(a.document("7", a.droplet(), "MODE=polite"))
 	answer := make(chan string, 1)
 	go func() { answer <- get(t, found, "/slow/1") }()
-	eventually(t, "the request is in progress", func() bool { n, err := connected(*found.Stats.Port); return err == nil && n > 0 })
+	eventually(t, "the request is in progress", func() bool { n, err := proc.Connections(*found.Stats.Port); return err == nil && n > 0 })
 	folder := filepath.Join(a.base, "apps", *found.Staged)
 	// The folder goes with the instance: a link to the file that it writes last.
 	logs := filepath.Join(t.TempDir(), "logs")

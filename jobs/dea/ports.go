@@ -1,7 +1,6 @@
 package dea
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -51,35 +50,4 @@ func lockPort(port int) (*os.File, error) {
 		return nil, err
 	}
 	return os.NewFile(uintptr(fd), name), nil
-}
-
-// connected counts the connections to a port of this machine that are
-// established.
-func connected(port int) (int, error) {
-	n := 0
-	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			if file == "/proc/net/tcp6" && errors.Is(err, os.ErrNotExist) {
-				continue // no IPv6 here
-			}
-			return 0, fmt.Errorf("cannot see who is connected: %w", err)
-		}
-		n += connectedIn(data, port)
-	}
-	return n, nil
-}
-
-// connectedIn reads a table of proc_net_tcp(5): number, local address, remote
-// address, state ("01" is established), all hexadecimal.
-func connectedIn(table []byte, port int) int {
-	suffix := fmt.Appendf(nil, ":%04X", port)
-	n := 0
-	for line := range bytes.Lines(table) {
-		fields := bytes.Fields(line)
-		if len(fields) > 3 && bytes.HasSuffix(fields[1], suffix) && string(fields[3]) == "01" {
-			n++
-		}
-	}
-	return n
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/clusterworks/deploy/agent/host/parent"
+	"github.com/clusterworks/deploy/agent/host/proc"
 	"github.com/clusterworks/deploy/jobs/confine"
 	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/dea/internal/core"
@@ -21,7 +23,7 @@ func (d *DEA) recover(ctx context.Context, m *core.Machine) []core.Action {
 	var actions []core.Action
 	step := func(e core.Event) { actions = append(actions, m.Step(time.Now(), e)...) }
 	folders, records := map[string]bool{}, map[string]bool{}
-	boot, err := warden.BootID()
+	boot, err := proc.BootID()
 	if err != nil {
 		d.base.Log().Error("cannot tell whether the machine was started anew", "error", err)
 	}
@@ -54,7 +56,7 @@ func (d *DEA) recover(ctx context.Context, m *core.Machine) []core.Action {
 			}
 			d.attend(ctx, a)
 		default:
-			if err != nil && !errors.Is(err, warden.ErrGone) {
+			if err != nil && !errors.Is(err, parent.ErrGone) {
 				d.base.Log().Error("cannot take an instance over, it is ended", "instance", i.ID, "error", err)
 			}
 			if started, err := warden.ReadStarted(d.records(i.ID)); err == nil && started.BootID != boot && boot != "" {

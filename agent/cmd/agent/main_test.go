@@ -22,6 +22,7 @@ import (
 	"github.com/clusterworks/deploy/agent/agenttest"
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/agent/client"
+	"github.com/clusterworks/deploy/agent/host/sockets"
 )
 
 const patience = 60 * time.Second
@@ -148,7 +149,7 @@ func TestInstallStartsAndUpgrades(t *testing.T) {
 	env := append(os.Environ(), "DEPLOY_SERVICES="+services, "DEPLOY_INIT_PID="+strconv.Itoa(os.Getpid()), "DEPLOY_VM=main-test-"+filepath.Base(dir))
 	initd(t, services, env)
 	socket := filepath.Join(dir, "run", "agent.sock")
-	c := client.Unix(func(ctx context.Context) (net.Conn, error) { return client.DialSocket(ctx, socket) })
+	c := client.Unix(func(ctx context.Context) (net.Conn, error) { return sockets.Dial(ctx, socket) })
 
 	program := executable(t)
 	digest, err := agent.FileDigest(program)
@@ -208,7 +209,7 @@ func TestUninstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := client.Unix(func(ctx context.Context) (net.Conn, error) {
-		return client.DialSocket(ctx, filepath.Join(dir, "run", "agent.sock"))
+		return sockets.Dial(ctx, filepath.Join(dir, "run", "agent.sock"))
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -303,7 +304,7 @@ func TestShippedProgramIsStaticAndSmall(t *testing.T) {
 		}
 	}()
 	c := client.Unix(func(ctx context.Context) (net.Conn, error) {
-		return client.DialSocket(ctx, filepath.Join(dir, "run", "agent.sock"))
+		return sockets.Dial(ctx, filepath.Join(dir, "run", "agent.sock"))
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()

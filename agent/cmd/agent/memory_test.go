@@ -17,6 +17,7 @@ import (
 	"github.com/clusterworks/deploy/agent/agenttest"
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/agent/client"
+	"github.com/clusterworks/deploy/agent/host/sockets"
 	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
@@ -98,7 +99,7 @@ func runProgram(t *testing.T, program, dir string) (*client.Client, *exec.Cmd, f
 		t.Fatal(err)
 	}
 	c := client.Unix(func(ctx context.Context) (net.Conn, error) {
-		return client.DialSocket(ctx, filepath.Join(dir, "run", "agent.sock"))
+		return sockets.Dial(ctx, filepath.Join(dir, "run", "agent.sock"))
 	})
 	return c, cmd, func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)

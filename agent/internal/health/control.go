@@ -8,9 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
+
+	"github.com/clusterworks/deploy/agent/host/sockets"
 )
 
 // maxAnswer is how much of an answer's body, one line for people, is read.
@@ -37,7 +37,7 @@ func (c Control) ask(ctx context.Context, method, path string) error {
 	}
 	transport := &http.Transport{
 		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dial(ctx) },
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return sockets.Dial(ctx, string(c)) },
 	}
 	response, err := (&http.Client{Transport: transport}).Do(request)
 	if err != nil {
@@ -49,14 +49,4 @@ func (c Control) ask(ctx context.Context, method, path string) error {
 		return nil
 	}
 	return fmt.Errorf("%s answers %d: %s", path, response.StatusCode, strings.TrimSpace(string(body)))
-}
-
-func (c Control) dial(ctx context.Context) (net.Conn, error) {
-	folder, err := os.Open(filepath.Dir(string(c)))
-	if err != nil {
-		return nil, err
-	}
-	defer folder.Close()
-	var d net.Dialer
-	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), filepath.Base(string(c))))
 }

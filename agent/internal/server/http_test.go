@@ -6,12 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"net"
-	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 
@@ -106,50 +101,4 @@ func FuzzHTTP(f *testing.F) {
 			t.Errorf("got %d %q", w.Code, w.Body)
 		}
 	})
-}
-
-func TestSocketPathMayBeLong(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), strings.Repeat("long/", 40))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "agent.sock")
-	for range 2 { // the second replaces what the first has left behind
-		listener, err := Listen(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-			t.Errorf("socket %v, %v", info, err)
-		}
-		server := http.Server{Handler: HTTP(Handlers(echo{}))}
-		ended := make(chan error, 1)
-		go func() { ended <- server.Serve(listener) }()
-		folder, err := os.Open(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer folder.Close()
-		c := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", filepath.Join("/proc/self/fd", strconv.Itoa(int(folder.Fd())), "agent.sock"))
-		}}}
-		response, err := c.Post("http://agent/v1/inventory", "application/json", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		response.Body.Close()
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-		if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
-			t.Error(err)
-		}
-		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("the socket stays: %v", err)
-		}
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
 }

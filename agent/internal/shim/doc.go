@@ -21,6 +21,7 @@
 // If the shim itself is killed, the kernel kills the process (PDEATHSIG); what
 // that one had started is found by Sweep.
 //
-// Files: client.go and records.go are the agent's side, main.go, log.go and
-// limits.go run in the shim, strays.go in both.
+// What a shim has in common with the parent of an app (jobs/confine/warden) is in
+// agent/host/parent. Here, client.go and records.go are the agent's side, main.go
+// and limits.go run in the shim.
 package shim

@@ -1,16 +1,15 @@
 package shim
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/host/parent"
 )
 
 // The names of the files in a shim's folder.
@@ -21,6 +20,10 @@ const (
 	socketFile = "shim.sock"
 	stderrFile = "stderr"
 )
+
+// ProcessVariable is the environment variable that holds the id of a start and
+// is inherited by all that the process starts.
+const ProcessVariable = "DEPLOY_PROCESS"
 
 // Spec is what a shim starts, pinned for the life of the process.
 type Spec struct {
@@ -78,42 +81,13 @@ type Ended struct {
 
 // ReadSpec reads what was last started, or was about to be. The error is
 // fs.ErrNotExist if nothing ever was.
-func ReadSpec(dir string) (Spec, error) { return readRecord[Spec](dir, specFile) }
+func ReadSpec(dir string) (Spec, error) { return parent.Read[Spec](dir, specFile) }
 
 // ReadStarted reads the record of a start.
-func ReadStarted(dir string) (Started, error) { return readRecord[Started](dir, startFile) }
+func ReadStarted(dir string) (Started, error) { return parent.Read[Started](dir, startFile) }
 
 // ReadEnded reads the record of an end.
-func ReadEnded(dir string) (Ended, error) { return readRecord[Ended](dir, exitFile) }
-
-func readRecord[T any](dir, name string) (T, error) {
-	var record T
-	data, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil {
-		return record, fmt.Errorf("cannot read the record of a process: %w", err)
-	}
-	if err := json.Unmarshal(data, &record); err != nil {
-		return record, fmt.Errorf("cannot read the record of a process %s: %w", filepath.Join(dir, name), err)
-	}
-	return record, nil
-}
-
-// writeRecord replaces a record at once. It does not sync: run/ means nothing
-// after a reboot, and the crash of a process alone loses no write.
-func writeRecord(dir, name string, record any) error {
-	data, err := json.Marshal(record)
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
-		return fmt.Errorf("cannot write the record of a process: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return fmt.Errorf("cannot write the record of a process: %w", err)
-	}
-	return nil
-}
+func ReadEnded(dir string) (Ended, error) { return parent.Read[Ended](dir, exitFile) }
 
 // clear removes the records of an earlier start.
 func clear(dir string) error {
@@ -123,13 +97,4 @@ func clear(dir string) error {
 		}
 	}
 	return nil
-}
-
-// BootID identifies the running kernel's boot.
-func BootID() (string, error) {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "", fmt.Errorf("cannot tell one boot from the next: %w", err)
-	}
-	return strings.TrimSpace(string(data)), nil
 }

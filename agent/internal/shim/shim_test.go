@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/host/parent"
+	"github.com/clusterworks/deploy/agent/host/proc"
 )
 
 // TestMain lets the test binary be a shim.
@@ -71,7 +73,7 @@ func launch(t *testing.T, dir string, spec Spec) *Conn {
 	}
 	t.Cleanup(func() {
 		// Whatever the test has made of it, nothing stays.
-		_ = Kill(context.Background(), c.Started.ShimPID, c.Started.ShimTicks)
+		_ = parent.Kill(context.Background(), c.Started.ShimPID, c.Started.ShimTicks)
 		_ = Sweep(context.Background(), spec.ID, &c.Started)
 		c.Close()
 		c.Reap()
@@ -123,8 +125,8 @@ func awaitLog(t *testing.T, spec Spec, word string) string {
 
 // alive tells whether a process is there and has not ended.
 func alive(pid int) bool {
-	s, err := readStat(pid)
-	return err == nil && s.state != 'Z' && s.state != 'X'
+	_, err := proc.Stat(pid)
+	return err == nil
 }
 
 // number finds "name=123" in the log.
@@ -167,7 +169,7 @@ func TestExitIsRecorded(t *testing.T) {
 			if log := logged(t, spec); log != "said\n" {
 				t.Errorf("logged %q", log)
 			}
-			if _, err := Connect(testContext(t), dir); !errors.Is(err, ErrGone) {
+			if _, err := Connect(testContext(t), dir); !errors.Is(err, parent.ErrGone) {
 				t.Errorf("a connection to a shim that has ended: %v", err)
 			}
 		})
@@ -192,8 +194,8 @@ func TestStartedIsTheProcess(t *testing.T) {
 	if again.Started != c.Started || recorded.PID != c.Started.PID || recorded.Ticks == 0 || recorded.BootID == "" {
 		t.Errorf("records differ: %+v, %+v, %+v", c.Started, again.Started, recorded)
 	}
-	if s, err := readStat(c.Started.PID); err != nil || s.group != c.Started.PID || s.session != c.Started.ShimPID {
-		t.Errorf("the process has group %d, session %d, want its own and the shim's: %v", s.group, s.session, err)
+	if s, err := proc.Stat(c.Started.PID); err != nil || s.PGRP != c.Started.PID || s.Session != c.Started.ShimPID {
+		t.Errorf("the process has group %d, session %d, want its own and the shim's: %v", s.PGRP, s.Session, err)
 	}
 }
 
@@ -446,35 +448,55 @@ func TestSocketInLongPath(t *testing.T) {
 	}
 }
 
-func TestParseStat(t *testing.T) {
-	tests := []struct {
-		line string
-		want procStat
-		bad  bool
-	}{
-		{line: "12 (a) S 1 2 3 0 -1 4 5 6 7 8 9 10 11 12 20 0 1 0 4711 0 0", want: procStat{'S', 1, 2, 3, 4711}},
-		{line: "12 (a) Z) (b) Z 1 2 3 0 -1 4 5 6 7 8 9 10 11 12 20 0 1 0 4711 0 0", want: procStat{'Z', 1, 2, 3, 4711}},
-		{line: "", bad: true},
-		{line: "12 (a) S 1 2", bad: true},
-		{line: "12 (a) S x 2 3 0 -1 4 5 6 7 8 9 10 11 12 20 0 1 0 4711 0 0", bad: true},
+// A process that forks faster than it can be killed is stopped first.
+func TestForkBombEnds(t *testing.T) {
+	dir, spec := shell(t, `exec perl -MPOSIX -e '$SIG{TERM} = "IGNORE"; $| = 1; print "go "; while (1) { my $pid = fork; setsid if defined $pid && !$pid }'`)
+	// The limit counts all processes of the user.
+	spec.Limits.Processes = 100
+	if os.Geteuid() == 0 {
+		spec.User, spec.Dir = &User{UID: 61234, GID: 61234}, "/"
+	} else {
+		spec.Limits.Processes += uint64(threads(t))
 	}
-	for _, tt := range tests {
-		got, err := parseStat([]byte(tt.line))
-		if (err != nil) != tt.bad || !tt.bad && got != tt.want {
-			t.Errorf("%q: %+v, %v", tt.line, got, err)
-		}
+	c := launch(t, dir, spec)
+	eventually(t, "a bomb", func() bool { return len(members(t, c)) > 50 })
+	if err := Stop(testContext(t), dir, "TERM", 10*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	ended(t, c, dir)
+	if left := members(t, c); len(left) > 0 {
+		t.Errorf("%d processes are left", len(left))
 	}
 }
 
-func FuzzParseStat(f *testing.F) {
-	f.Add([]byte("12 (a) S 1 2 3 0 -1 4 5 6 7 8 9 10 11 12 20 0 1 0 4711 0 0"))
-	f.Add([]byte(")"))
-	f.Add([]byte("\n\x00) ) ) )"))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		if s, err := parseStat(data); err == nil && s.state == 0 {
-			t.Errorf("no state in %q", data)
+// members returns the processes that carry the id of a start.
+func members(t *testing.T, c *Conn) (pids []int) {
+	t.Helper()
+	all, err := proc.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pid := range all {
+		if proc.HasVariable(pid, ProcessVariable+"="+c.Started.ID) {
+			pids = append(pids, pid)
 		}
-	})
+	}
+	return pids
+}
+
+// threads counts the threads of this user.
+func threads(t *testing.T) (n int) {
+	t.Helper()
+	all, err := proc.All()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pid, s := range all {
+		if info, err := os.Stat("/proc/" + strconv.Itoa(pid)); err == nil && info.Sys().(*syscall.Stat_t).Uid == uint32(os.Getuid()) {
+			n += s.NumThreads
+		}
+	}
+	return n
 }
 
 func TestLimitsSurviveTheirText(t *testing.T) {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/host/parent"
+	"github.com/clusterworks/deploy/agent/host/proc"
 	"github.com/clusterworks/deploy/agent/internal/health"
 	"github.com/clusterworks/deploy/agent/internal/shim"
 )
@@ -187,7 +189,7 @@ func (p *process) adopt() {
 		}
 		return
 	}
-	if !errors.Is(err, shim.ErrGone) {
+	if !errors.Is(err, parent.ErrGone) {
 		p.log.Warn("a shim does not answer and is ended", "err", err)
 		p.killShim()
 	}
@@ -337,7 +339,7 @@ func (p *process) account(spec shim.Spec) api.Exit {
 	dir := p.names.shim()
 	started, err := shim.ReadStarted(dir)
 	known := err == nil && started.ID == spec.ID
-	if boot, err := shim.BootID(); known && err == nil && boot != started.BootID {
+	if boot, err := proc.BootID(); known && err == nil && boot != started.BootID {
 		return api.Exit{} // a reboot ended it, and everything else
 	}
 	ended, err := shim.ReadEnded(dir)
@@ -363,7 +365,7 @@ func (p *process) account(spec shim.Spec) api.Exit {
 	case !known:
 		err = shim.Sweep(ctx, spec.ID, nil)
 	case spec.KillMode == api.KillProcess:
-		err = shim.Kill(ctx, started.PID, started.Ticks)
+		err = parent.Kill(ctx, started.PID, started.Ticks)
 	default:
 		err = shim.Sweep(ctx, spec.ID, &started)
 	}
@@ -406,7 +408,7 @@ func (p *process) stop() {
 	ctx, cancel := context.WithTimeout(p.ctx, stopTimeout)
 	defer cancel()
 	err := shim.Stop(ctx, p.names.shim(), stopSignal(spec), stopGrace(spec))
-	if err != nil && !errors.Is(err, shim.ErrGone) && p.ctx.Err() == nil {
+	if err != nil && !errors.Is(err, parent.ErrGone) && p.ctx.Err() == nil {
 		p.log.Warn("the shim cannot stop the process and is killed", "err", err)
 		p.overdue.Reset(0)
 	}
@@ -420,7 +422,7 @@ func (p *process) killShim() {
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(p.ctx), sweepTimeout)
 	defer cancel()
-	if err := shim.Kill(ctx, started.ShimPID, started.ShimTicks); err != nil {
+	if err := parent.Kill(ctx, started.ShimPID, started.ShimTicks); err != nil {
 		p.log.Error("a shim does not end", "err", err)
 	}
 }

@@ -21,6 +21,8 @@ import (
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
+
+	"github.com/clusterworks/deploy/agent/host/proc"
 )
 
 // kind is one of the two detached programs. The subcommand of deploy that runs
@@ -102,11 +104,8 @@ func daemonProcess(dir string) (*status, process, bool) {
 
 // bootID differs from boot to boot of this machine; "" if the kernel has none.
 func bootID() string {
-	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(data))
+	id, _ := proc.BootID()
+	return id
 }
 
 func digest(data []byte) string {

@@ -4,22 +4,20 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/clusterworks/deploy/agent/host/sockets"
 )
 
 const (
 	handshakeTimeout = 30 * time.Second
 	dialTimeout      = 10 * time.Second
-	// maxSocketPath is what sockaddr_un.sun_path holds, without its final zero.
-	maxSocketPath = 107
 )
 
 // sshServer serves the SSH of a VM: sessions (exec, shell, SFTP) and channels
@@ -173,14 +171,5 @@ func (s *sshServer) dialSocket(ctx context.Context, extra []byte) (net.Conn, err
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(s.init.dir, path)
 	}
-	if len(path) > maxSocketPath {
-		folder, err := os.Open(filepath.Dir(path))
-		if err != nil {
-			return nil, err
-		}
-		defer func() { _ = folder.Close() }()
-		path = fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), filepath.Base(path))
-	}
-	var d net.Dialer
-	return d.DialContext(ctx, "unix", path)
+	return sockets.Dial(ctx, path)
 }

@@ -1,20 +1,19 @@
 package warden
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
+	"github.com/clusterworks/deploy/agent/host/parent"
+	"github.com/clusterworks/deploy/agent/host/proc"
+	"github.com/clusterworks/deploy/agent/host/sockets"
 	"github.com/clusterworks/deploy/jobs/confine"
 )
 
@@ -26,11 +25,8 @@ type Handle struct {
 	dir     string
 	id      string
 	started Started
-	conn    net.Conn
+	conn    *parent.Conn[struct{}]
 	gone    chan struct{} // closed when the warden has ended
-	replies chan reply
-
-	mu sync.Mutex // one request at a time
 }
 
 // Launch starts a warden with the program self (and its first arguments) in dir,
@@ -41,10 +37,10 @@ func Launch(ctx context.Context, self []string, dir string, spec Spec, locks []*
 	if len(locks) > maxLocks {
 		return fail(fmt.Errorf("%d locks are too many", len(locks)))
 	}
-	if err := write(dir, specFile, spec); err != nil {
+	if err := parent.Write(dir, specFile, spec); err != nil {
 		return fail(err)
 	}
-	socket, err := listen(dir)
+	socket, err := sockets.File(filepath.Join(dir, socketFile))
 	if err != nil {
 		return fail(err)
 	}
@@ -104,83 +100,66 @@ func environment() []string {
 	return []string{}
 }
 
+// instanceVariable is in the environment of every app and holds its instance id.
+const instanceVariable = "VMC_APP_ID"
+
 // vmVariable marks what runs on a VM whose processes nothing else keeps apart.
 const vmVariable = "DEPLOY_VM"
 
-func (h *Handle) record() error {
-	s, err := readStat(h.started.PID)
-	if err != nil {
+func (h *Handle) record() (err error) {
+	if h.started.Ticks, err = proc.StartOf(h.started.PID); err != nil {
 		return err
 	}
-	h.started.Ticks = s.startTicks
-	if h.started.BootID, err = BootID(); err != nil {
+	if h.started.BootID, err = proc.BootID(); err != nil {
 		return err
 	}
-	return write(h.dir, startFile, h.started)
+	return parent.Write(h.dir, startFile, h.started)
 }
 
-// ErrGone says that there is no warden in a folder, or none any more.
-var ErrGone = errors.New("its warden is gone")
-
 // Attach finds the warden that an earlier DEA started in dir. If it is gone, the
-// error is ErrGone.
+// error is parent.ErrGone.
 func Attach(ctx context.Context, dir string) (*Handle, error) {
 	spec, err := ReadSpec(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrGone
+		return nil, parent.ErrGone
 	}
 	if err != nil {
 		return nil, err
 	}
 	started, err := ReadStarted(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, ErrGone // it ends by itself when nobody tells it to go
+		return nil, parent.ErrGone // it ends by itself when nobody tells it to go
 	}
 	if err != nil {
 		return nil, err
 	}
-	boot, err := BootID()
+	boot, err := proc.BootID()
 	if err != nil {
 		return nil, err
 	}
 	if started.BootID != boot {
-		return nil, ErrGone
+		return nil, parent.ErrGone
 	}
 	h := &Handle{dir: dir, id: spec.ID, started: started}
 	if err := h.attach(ctx); err != nil {
-		if !started.alive() {
-			return nil, ErrGone
+		if !proc.Runs(started.PID, started.Ticks) {
+			return nil, parent.ErrGone
 		}
 		return nil, err
 	}
 	return h, nil
 }
 
-// attach connects, and watches the connection from then on.
-func (h *Handle) attach(ctx context.Context) error {
-	conn, err := dial(ctx, h.dir)
-	if err != nil {
+// attach connects; the end of the connection is the warden's.
+func (h *Handle) attach(ctx context.Context) (err error) {
+	if h.conn, err = parent.Dial[struct{}](ctx, filepath.Join(h.dir, socketFile)); err != nil {
 		return err
 	}
-	h.conn, h.gone, h.replies = conn, make(chan struct{}), make(chan reply, 1)
+	h.gone = make(chan struct{})
 	go func() {
 		defer close(h.gone)
-		defer conn.Close()
-		lines := bufio.NewReader(conn)
-		for {
-			line, err := lines.ReadBytes('\n')
-			if err != nil {
-				return
-			}
-			var r reply
-			if err := json.Unmarshal(line, &r); err != nil {
-				r.Error = err.Error()
-			}
-			select {
-			case h.replies <- r:
-			default: // nobody waits for it any more
-			}
-		}
+		defer h.conn.Close()
+		h.conn.Wait()
 	}()
 	return nil
 }
@@ -200,33 +179,13 @@ func (h *Handle) Leave() {
 // Stop asks the warden to end the app: TERM, and after grace KILL. It returns
 // when the warden knows; Gone tells of the end.
 func (h *Handle) Stop(ctx context.Context, grace time.Duration) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	data, err := json.Marshal(request{Op: "stop", GraceMS: max(grace, 0).Milliseconds()})
-	if err != nil {
-		return err
+	err := parent.Stop(ctx, filepath.Join(h.dir, socketFile), "TERM", grace)
+	if err != nil && !errors.Is(err, parent.ErrGone) {
+		return fmt.Errorf("cannot tell a warden to stop its app: %w", err)
 	}
-	if _, err := h.conn.Write(append(data, '\n')); err != nil {
-		select {
-		case <-h.gone:
-			return nil
-		default:
-			return fmt.Errorf("cannot tell a warden to stop: %w", err)
-		}
-	}
-	select {
-	case r := <-h.replies:
-		if r.Error != "" {
-			return fmt.Errorf("cannot stop an app: %s", r.Error)
-		}
-		return nil
-	case <-h.gone:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("a warden does not answer: %w", context.Cause(ctx))
-	}
+	return nil
 }
 
 // Kill ends the warden and whatever is left of its app, without its help. It
@@ -243,32 +202,14 @@ func Kill(ctx context.Context, dir string) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	if boot, err := BootID(); err != nil || boot != started.BootID {
+	if boot, err := proc.BootID(); err != nil || boot != started.BootID {
 		return err
 	}
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		find, session := strays(spec.ID, started)
-		left, err := killAll(session, func(all map[int]stat) []int {
-			found := find(all)
-			if started.alive() {
-				found = append(found, started.PID)
-			}
-			return found
-		})
-		if err != nil {
-			return fmt.Errorf("cannot end instance %s: %w", spec.ID, err)
-		}
-		if len(left) == 0 {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("processes %v of instance %s do not end: %w", left, spec.ID, context.Cause(ctx))
-		}
+	left := parent.Left{Variable: instanceVariable + "=" + spec.ID, Parent: started.PID, ParentStart: started.Ticks, BootID: started.BootID}
+	if err := parent.Sweep(ctx, left); err != nil {
+		return fmt.Errorf("cannot end instance %s: %w", spec.ID, err)
 	}
+	return nil
 }
 
 // Probe finds out whether this machine lets apps have namespaces and a file
@@ -315,34 +256,4 @@ func Probe(ctx context.Context, self []string, dir, home string, spec Spec) erro
 		return fmt.Errorf("a trial %v: %.300s", ended, said)
 	}
 	return nil
-}
-
-// listen makes the warden's socket. The kernel takes 107 bytes of a path only, so
-// the folder is opened and the name is reached through it.
-func listen(dir string) (*os.File, error) {
-	folder, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer folder.Close()
-	if err := os.Remove(filepath.Join(dir, socketFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), socketFile), Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	defer l.Close()
-	l.SetUnlinkOnClose(false)
-	return l.File()
-}
-
-func dial(ctx context.Context, dir string) (net.Conn, error) {
-	folder, err := os.Open(dir)
-	if err != nil {
-		return nil, err
-	}
-	defer folder.Close()
-	var d net.Dialer
-	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", folder.Fd(), socketFile))
 }

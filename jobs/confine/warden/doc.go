@@ -17,6 +17,7 @@
 // means that the warden is gone, an end of file on a connection that it ends now.
 // By then exit.json is written and nothing of the app is left.
 //
-// Files: client.go is the side of who starts a warden; main.go runs in the warden;
-// records.go and proc.go serve both.
+// What it has in common with the shim of the agent is in agent/host/parent. Here,
+// client.go is the side of who starts a warden, main.go runs in the warden,
+// records.go serves both.
 package warden

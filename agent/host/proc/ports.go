@@ -1,0 +1,101 @@
+package proc
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/prometheus/procfs"
+)
+
+// States of a TCP socket (include/net/tcp_states.h of the kernel).
+const (
+	established = 1
+	listening   = 10
+)
+
+// sockets returns the sockets of a network, "tcp" or "udp", of both IP versions.
+func sockets(network string) (procfs.NetIPSocket, error) {
+	host, err := procfs.NewDefaultFS()
+	if err != nil {
+		return nil, err
+	}
+	var all procfs.NetIPSocket
+	add := func(lines procfs.NetIPSocket, e error) {
+		all = append(all, lines...)
+		if !errors.Is(e, fs.ErrNotExist) { // else there is no IPv6 here
+			err = errors.Join(err, e)
+		}
+	}
+	tcp := func(tcp procfs.NetTCP, e error) { add(procfs.NetIPSocket(tcp), e) }
+	udp := func(udp procfs.NetUDP, e error) { add(procfs.NetIPSocket(udp), e) }
+	switch network {
+	case "tcp":
+		tcp(host.NetTCP())
+		tcp(host.NetTCP6())
+	case "udp":
+		udp(host.NetUDP())
+		udp(host.NetUDP6())
+	default:
+		return nil, fmt.Errorf("network %q is neither tcp nor udp", network)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the table of %s sockets: %w", network, err)
+	}
+	return all, nil
+}
+
+// Holder returns the process that has an address of a network ("tcp" or "udp")
+// open, on this address or on all. It reports false if there is none, or if this
+// user may not know.
+func Holder(network, address string) (procfs.Proc, bool) {
+	host, portText, err := net.SplitHostPort(address)
+	if err != nil {
+		return procfs.Proc{}, false
+	}
+	port, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil {
+		return procfs.Proc{}, false
+	}
+	ip, err := netip.ParseAddr(host)
+	all := err != nil || ip.IsUnspecified()
+	lines, err := sockets(network)
+	if err != nil {
+		return procfs.Proc{}, false
+	}
+	var open []string // as links in /proc/<pid>/fd name them
+	for _, l := range lines {
+		local, _ := netip.AddrFromSlice(l.LocalAddr)
+		if l.LocalPort == port && (network != "tcp" || l.St == listening) && (all || local.IsUnspecified() || local.Unmap() == ip.Unmap()) {
+			open = append(open, fmt.Sprintf("socket:[%d]", l.Inode))
+		}
+	}
+	processes, err := procfs.AllProcs()
+	if err != nil || len(open) == 0 {
+		return procfs.Proc{}, false
+	}
+	for _, p := range processes {
+		// An error: it has ended, or belongs to somebody else.
+		targets, _ := p.FileDescriptorTargets()
+		if slices.ContainsFunc(targets, func(t string) bool { return slices.Contains(open, t) }) {
+			return p, true
+		}
+	}
+	return procfs.Proc{}, false
+}
+
+// Connections counts the established TCP connections of this machine's own port.
+func Connections(port int) (int, error) {
+	lines, err := sockets("tcp")
+	n := 0
+	for _, l := range lines {
+		if l.LocalPort == uint64(port) && l.St == established {
+			n++
+		}
+	}
+	return n, err
+}
