@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-version"
@@ -39,9 +40,13 @@ type FindOptions struct {
 // ErrNotBuilt says that an engine would have to be built, and can be.
 var ErrNotBuilt = errors.New("no engine is built yet")
 
+// errUnfit says that a program is no engine for deploy: it is not there, or too old.
+var errUnfit = errors.New("unfit")
+
 // Find returns the engine that DEPLOY_ENGINE names; else tofu or terraform
 // (1.5 or later) on PATH; else an OpenTofu built earlier; else it builds
-// OpenTofu from its Go module, which takes minutes, once.
+// OpenTofu from its Go module, which takes minutes, once. An engine that is on
+// PATH and does not answer is an error, no reason to build another.
 func Find(ctx context.Context, o FindOptions) (Engine, error) {
 	if chosen := os.Getenv(EngineEnv); chosen != "" {
 		engine, err := tryEngine(ctx, chosen)
@@ -57,6 +62,11 @@ func Find(ctx context.Context, o FindOptions) (Engine, error) {
 			return engine, nil
 		}
 		tried = append(tried, err)
+	}
+	for _, err := range tried {
+		if !errors.Is(err, errUnfit) {
+			return Engine{}, fmt.Errorf("cannot use the engine on PATH: %w; mend it, or name another one in %s", err, EngineEnv)
+		}
 	}
 	if o.CacheDir == "" {
 		cache, err := os.UserCacheDir()
@@ -79,9 +89,18 @@ func Find(ctx context.Context, o FindOptions) (Engine, error) {
 		errors.Join(append(tried, err)...), minEngine)
 }
 
+// unfit is why a program is not used as the engine.
+type unfit struct{ error }
+
+func (e unfit) Unwrap() error   { return e.error }
+func (unfit) Is(err error) bool { return err == errUnfit }
+
 // tryEngine asks a program for its version.
 func tryEngine(ctx context.Context, name string) (Engine, error) {
 	path, err := exec.LookPath(name)
+	if errors.Is(err, exec.ErrNotFound) {
+		return Engine{}, unfit{err}
+	}
 	if err != nil {
 		return Engine{}, err
 	}
@@ -91,7 +110,13 @@ func tryEngine(ctx context.Context, name string) (Engine, error) {
 	for key, value := range engineEnv() {
 		cmd.Env = append(cmd.Env, key+"="+value)
 	}
+	// In a group of its own: what a terminal sends to ours is for us to act on, and an
+	// engine that it ends must not look like one that does not work.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	output, err := cmd.Output()
+	if ctx.Err() != nil {
+		return Engine{}, fmt.Errorf("cannot ask %s for its version: %w", path, context.Cause(ctx))
+	}
 	if err != nil {
 		return Engine{}, fmt.Errorf("cannot ask %s for its version: %w", path, err)
 	}
@@ -106,7 +131,7 @@ func tryEngine(ctx context.Context, name string) (Engine, error) {
 		return Engine{}, fmt.Errorf("cannot read the version of %s: %w", path, err)
 	}
 	if found.LessThan(version.Must(version.NewVersion(minEngine))) {
-		return Engine{}, fmt.Errorf("%s is version %s, %s or later is needed", path, found, minEngine)
+		return Engine{}, unfit{fmt.Errorf("%s is version %s, %s or later is needed", path, found, minEngine)}
 	}
 	kind := "terraform"
 	if strings.Contains(filepath.Base(path), "tofu") {
