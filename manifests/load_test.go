@@ -403,6 +403,49 @@ func TestJobDefaults(t *testing.T) {
 	}
 }
 
+// component = true adds what the job does not have itself.
+func TestComponent(t *testing.T) {
+	load := func(text string) *Job {
+		t.Helper()
+		job, diags := LoadJob(fstest.MapFS{
+			"x/job.hcl":              {Data: []byte(text)},
+			"x/templates/bus-ca.pem": {Data: []byte("${certificate.bus.ca}")},
+		}, "x")
+		if diags.HasErrors() {
+			t.Fatal(shown(t, job.Files, diags))
+		}
+		return job
+	}
+	job := load(`process "x" {
+  command   = ["x"]
+  component = true
+}`)
+	p := job.Processes[0]
+	if !p.Control || p.Reload == nil || !p.Reload.Control || job.Property("log_level") == nil || job.Certificates[0].Name != "bus" ||
+		job.Consumes[0].Name != BusLink || job.Templates[0].OnChange != "reload" {
+		t.Errorf("a component is %+v with the process %+v", job, p)
+	}
+	job = load(`consumes "bus" { optional = true }
+property "log_level" { default = "warn" }
+process "x" {
+  command   = ["x"]
+  component = true
+  reload { signal = "HUP" }
+}`)
+	p = job.Processes[0]
+	if !p.Control || p.Reload.Signal != "HUP" || p.Reload.Control || len(job.Properties) != 1 || job.Properties[0].Default.AsString() != "warn" ||
+		len(job.Consumes) != 1 || !job.Consumes[0].Optional {
+		t.Errorf("a component with blocks of its own is %+v with the process %+v", job, p)
+	}
+	if job := load("process \"x\" {\n  command = [\"x\"]\n  component = false\n}"); job.Processes[0].Control || len(job.Properties) > 0 {
+		t.Errorf("no component is %+v", job)
+	}
+	_, diags := LoadJob(fstest.MapFS{"x/job.hcl": {Data: []byte("process \"x\" {\n  command = [\"x\"]\n  component = true\n}")}}, "x")
+	if len(diags) != 1 || diags[0].Summary != "Missing template" || !strings.Contains(diags[0].Detail, "bus-ca.pem") {
+		t.Errorf("without its template: %v", diags)
+	}
+}
+
 func FuzzLoad(f *testing.F) {
 	for _, pattern := range []string{"testdata/valid/*.hcl", "testdata/valid/*/*.hcl", "testdata/errors/*.hcl", "testdata/invalid/*/*.hcl"} {
 		paths, err := filepath.Glob(pattern)

@@ -4,6 +4,7 @@ property "external_uri" {
   type        = string
   required    = true
   description = "The API's host name, \"api.<domain>\"; apps get names in the same domain"
+  on_change   = "restart"
 
   validation {
     condition     = can(regex("^[a-z0-9-]+(\\.[a-z0-9-]+)+$", property.external_uri))
@@ -15,12 +16,14 @@ property "port" {
   type        = number
   default     = 9022
   description = "Port for requests, on the instance's own address"
+  on_change   = "restart"
 }
 
 property "database" {
   type        = string
   default     = "sqlite"
   description = "sqlite, a file of the only controller; or postgres, the link of that name, for any number of them"
+  on_change   = "restart"
 
   validation {
     condition     = contains(["sqlite", "postgres"], property.database)
@@ -49,6 +52,7 @@ property "shared_directory" {
   type        = string
   default     = ""
   description = "A folder that all controllers share, and better the DEAs too (NFS): packages and droplets are there. \"\": each controller has its own, and copies"
+  on_change   = "restart"
 }
 
 property "admins" {
@@ -102,24 +106,28 @@ property "max_droplet_size_mb" {
   type        = number
   default     = 512
   description = "Largest app, unpacked, and largest droplet, MiB"
+  on_change   = "restart"
 }
 
 property "resource_pool_mb" {
   type        = number
   default     = 2048
   description = "Disk for files that need not be uploaded again, MiB"
+  on_change   = "restart"
 }
 
 property "max_staging_runtime_s" {
   type        = number
   default     = 120
   description = "How long a stager may take, seconds"
+  on_change   = "restart"
 }
 
 property "new_initial_placement" {
   type        = bool
   default     = false
   description = "Choose the DEA with the most memory by what DEAs advertise; else the first that offers to run an instance, which spreads an app's instances"
+  on_change   = "restart"
 }
 
 property "timeouts" {
@@ -132,18 +140,21 @@ property "timeouts" {
   })
   default     = {}
   description = "How long answers are waited for: of a DEA that offers, of the DEAs for an app's instances, of the health manager for one app and for many, of a service gateway"
+  on_change   = "restart"
 }
 
 property "cc_partition" {
   type        = string
   default     = "default"
   description = "Tells the health manager's messages for these controllers from others'"
+  on_change   = "restart"
 }
 
 property "drain_timeout_s" {
   type        = number
   default     = 35
   description = "How long a controller that leaves waits for requests in progress, seconds; a staging that takes longer is to be started again"
+  on_change   = "restart"
 
   validation {
     condition     = property.drain_timeout_s > 0 && property.drain_timeout_s <= 40
@@ -151,22 +162,9 @@ property "drain_timeout_s" {
   }
 }
 
-property "log_level" {
-  type        = string
-  default     = "info"
-  description = "off, error, warn, info or debug"
-
-  validation {
-    condition     = contains(["off", "error", "warn", "info", "debug"], property.log_level)
-    error_message = "One of off, error, warn, info, debug."
-  }
-}
-
 provides "cloud_controller" {
   properties = ["external_uri", "port", "cc_partition"]
 }
-
-consumes "bus" {}
 
 consumes "postgres" {
   optional = true
@@ -176,43 +174,21 @@ package "cloud_controller" {
   program = "cloud_controller"
 }
 
-# The CA that the bus's own certificate is from.
-certificate "bus" {}
-
 template "cloud_controller.yml" {
   destination = "cloud_controller.yml"
   mode        = "0600" # holds passwords
   on_change   = "reload"
 }
 
-template "bus-ca.pem" {
-  destination = "bus-ca.pem"
-  on_change   = "reload"
-}
-
 process "cloud_controller" {
   command = ["${package.cloud_controller.path}/cloud_controller", "-c", "${path.config}/cloud_controller.yml"]
 
-  # What a reload cannot change is repeated here, so that a change restarts.
-  env = {
-    RESTART_ON = jsonencode([
-      property.external_uri, property.port, property.database, property.shared_directory, property.max_droplet_size_mb,
-      property.resource_pool_mb, property.max_staging_runtime_s, property.new_initial_placement, property.timeouts, property.cc_partition,
-      property.drain_timeout_s,
-    ])
-  }
-
-  control    = true # readiness, drain and reload on the control socket
+  component  = true # log_level, the bus with its CA, the control socket
   stop_grace = "10s"
 
   # Beside the control socket: the port itself answers.
   check "http" {
     target = "http://${instance.address}:${property.port}/info"
-  }
-
-  # The answer, unlike a signal, says that the new files are in use.
-  reload {
-    control = true
   }
 }
 

@@ -4,6 +4,7 @@ property "max_memory_mb" {
   type        = number
   default     = 4096
   description = "What instances may use together, by the sum of their limits; it is never overcommitted"
+  on_change   = "restart"
 
   validation {
     condition     = property.max_memory_mb >= 1
@@ -15,6 +16,7 @@ property "max_clients" {
   type        = number
   default     = 1024
   description = "How many instances may start or run"
+  on_change   = "restart"
 
   validation {
     condition     = property.max_clients >= 1
@@ -26,12 +28,14 @@ property "filer_port" {
   type        = number
   default     = 12345
   description = "Port of the file server, on the instance's own address"
+  on_change   = "restart"
 }
 
 property "ports" {
   type        = string
   default     = "20000-31999"
   description = "Ports that apps may be given, outside of those that the kernel gives to outgoing connections"
+  on_change   = "restart"
 
   validation {
     condition     = can(regex("^[0-9]+-[0-9]+$", property.ports))
@@ -43,6 +47,7 @@ property "isolation" {
   type        = string
   default     = "namespaces"
   description = "What apps must have at least: processes (for users who trust each other only), namespaces or full; they get the best that the machine offers. README.md says what each is"
+  on_change   = "restart"
 
   validation {
     condition     = contains(["processes", "namespaces", "full"], property.isolation)
@@ -54,54 +59,63 @@ property "visible" {
   type        = list(string)
   default     = []
   description = "Folders of the VM that apps see, read only, beside the system's: runtimes that lie elsewhere"
+  on_change   = "restart"
 }
 
 property "processes" {
   type        = number
   default     = 512
   description = "How many processes an instance may have, threads included"
+  on_change   = "restart"
 }
 
 property "runtimes" {
   type        = list(string)
   default     = ["binary", "java", "node", "python", "ruby", "static"]
   description = "Runtimes that are advertised; which are really there is found out when an app asks for one"
+  on_change   = "restart"
 }
 
 property "prod" {
   type        = bool
   default     = null
   description = "true: for production apps only"
+  on_change   = "restart"
 }
 
 property "cc_partition" {
   type        = string
   default     = "default"
   description = "Of apps whose start message names none"
+  on_change   = "restart"
 }
 
 property "force_http_sharing" {
   type        = bool
   default     = false
   description = "Fetch droplets over HTTP although a shared folder has them"
+  on_change   = "restart"
 }
 
 property "disk_percent" {
   type        = number
   default     = 95
   description = "How full the disk may be before nothing new is taken"
+  on_change   = "restart"
 }
 
 property "cache_mb" {
   type        = number
   default     = 1024
   description = "How much of droplets that were used is kept"
+  on_change   = "restart"
 }
 
 property "max_droplet_mb" {
   type        = number
   default     = 1024
   description = "How large a droplet may be"
+  on_change   = "restart"
 }
 
 property "when_others_are_full" {
@@ -119,6 +133,7 @@ property "intervals" {
   type        = map(number)
   default     = {}
   description = "Times in seconds, with fractions; README.md has them all with their defaults"
+  on_change   = "restart"
 
   validation {
     condition = length(setsubtract(keys(property.intervals), [
@@ -134,19 +149,6 @@ property "intervals" {
   }
 }
 
-property "log_level" {
-  type        = string
-  default     = "info"
-  description = "off, error, warn, info or debug"
-
-  validation {
-    condition     = contains(["off", "error", "warn", "info", "debug"], property.log_level)
-    error_message = "One of off, error, warn, info, debug."
-  }
-}
-
-consumes "bus" {}
-
 package "dea" {
   program = "dea"
 }
@@ -157,17 +159,9 @@ package "warden" {
   program = "warden"
 }
 
-# The CA that the bus's own certificate is from.
-certificate "bus" {}
-
 template "dea.yml" {
   destination = "dea.yml"
   mode        = "0600" # holds the bus's password
-  on_change   = "reload"
-}
-
-template "bus-ca.pem" {
-  destination = "bus-ca.pem"
   on_change   = "reload"
 }
 
@@ -191,26 +185,12 @@ hook "drain" {
 
 process "dea" {
   command = ["${package.dea.path}/dea", "-c", "${path.config}/dea.yml"]
-
-  # What a reload cannot change is repeated here, so that a change restarts.
-  env = {
-    RESTART_ON = jsonencode([
-      property.max_memory_mb, property.max_clients, property.filer_port, property.ports, property.isolation, property.visible,
-      property.processes, property.runtimes, property.prod, property.cc_partition, property.force_http_sharing,
-      property.disk_percent, property.cache_mb, property.max_droplet_mb, property.intervals,
-    ])
-    WARDEN = package.warden.path
-  }
+  env     = { WARDEN = package.warden.path }
 
   # Apps run on while the DEA itself is started again.
   kill_mode  = "process"
-  control    = true # readiness, drain and reload on the control socket
+  component  = true # log_level, the bus with its CA, the control socket
   stop_grace = "15s"
-
-  # The answer, unlike a signal, says that the new files are in use.
-  reload {
-    control = true
-  }
 }
 
 listen "files" {

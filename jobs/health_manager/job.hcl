@@ -31,27 +31,11 @@ property "batch_size" {
   }
 }
 
-property "log_level" {
-  type        = string
-  default     = "info"
-  description = "off, error, warn, info or debug"
-
-  validation {
-    condition     = contains(["off", "error", "warn", "info", "debug"], property.log_level)
-    error_message = "One of off, error, warn, info, debug."
-  }
-}
-
-consumes "bus" {}
-
 consumes "cloud_controller" {}
 
 package "health_manager" {
   program = "health_manager"
 }
-
-# The CA that the bus's own certificate is from.
-certificate "bus" {}
 
 template "health_manager.yml" {
   destination = "health_manager.yml"
@@ -59,22 +43,11 @@ template "health_manager.yml" {
   on_change   = "reload"
 }
 
-template "bus-ca.pem" {
-  destination = "bus-ca.pem"
-  on_change   = "reload"
-}
-
 process "health_manager" {
   command = ["${package.health_manager.path}/health_manager", "-c", "${path.config}/health_manager.yml"]
 
-  # What a reload cannot change is repeated here, so that a change restarts.
-  env = {
-    RESTART_ON = jsonencode([link.cloud_controller.property.cc_partition, lookup(property.intervals, "presence", 1)])
-  }
+  # A reload changes neither the partition nor how often its presence is announced.
+  restart_on = [link.cloud_controller.property.cc_partition, lookup(property.intervals, "presence", 1)]
 
-  control = true # readiness, drain and reload on the control socket
-
-  reload {
-    control = true
-  }
+  component = true # log_level, the bus with its CA, the control socket
 }

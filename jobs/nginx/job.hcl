@@ -32,6 +32,7 @@ property "port" {
   type        = number
   default     = 8080
   description = "Port for requests, on the instance's own address"
+  on_change   = "restart" # a reload onto a taken port keeps the old configuration silently
 }
 
 property "max_body_mb" {
@@ -119,12 +120,6 @@ process "nginx" {
   command     = [package.nginx.path, "-e", "stderr", "-p", path.data, "-c", "${path.config}/nginx.conf"]
   stop_signal = "QUIT" # finishes requests in progress
   stop_grace  = "30s"
-
-  # What a reload cannot be trusted with is repeated here, so that a change
-  # restarts: a reload onto a taken port keeps the old configuration silently.
-  env = {
-    RESTART_ON = jsonencode([property.port])
-  }
 
   check "http" {
     target = "http://${instance.address}:${property.port}/.deploy/health"

@@ -38,6 +38,7 @@ property "port" {
   type        = number
   default     = 5432
   description = "Port for clients, on the instance's own address"
+  on_change   = "restart"
 }
 
 property "allow_from" {
@@ -61,6 +62,7 @@ property "run_as" {
   type        = string
   default     = "postgres"
   description = "Who runs the server where the agent is root; elsewhere the agent's own user does"
+  on_change   = "restart"
 
   validation {
     condition     = can(regex("^[a-z_][a-z0-9_-]*$", property.run_as)) && property.run_as != "root"
@@ -72,12 +74,14 @@ property "max_connections" {
   type        = number
   default     = 100
   description = "Connections at once"
+  on_change   = "restart"
 }
 
 property "shared_buffers_mb" {
   type        = number
   default     = 64
   description = "Memory for pages, MiB; a quarter of the VM's is usual"
+  on_change   = "restart"
 }
 
 property "settings" {
@@ -180,21 +184,19 @@ process "postgres" {
   stop_signal = "INT"     # fast shutdown: open transactions are rolled back
   stop_grace  = "60s"
 
-  # What a reload cannot change is repeated here, so that a change restarts. The
-  # names are all of context "postmaster" (select name from pg_settings).
-  env = {
-    RESTART_ON = jsonencode([property.port, property.run_as, property.max_connections, property.shared_buffers_mb, {
-      for name, value in property.settings : name => value if contains([
-        "archive_mode", "autovacuum_freeze_max_age", "autovacuum_max_workers", "autovacuum_multixact_freeze_max_age", "bonjour", "bonjour_name",
-        "cluster_name", "data_sync_retry", "dynamic_shared_memory_type", "event_source", "hot_standby", "huge_page_size", "huge_pages",
-        "jit_provider", "max_files_per_process", "max_locks_per_transaction", "max_logical_replication_workers", "max_pred_locks_per_transaction",
-        "max_prepared_transactions", "max_replication_slots", "max_wal_senders", "max_worker_processes", "min_dynamic_shared_memory",
-        "old_snapshot_threshold", "recovery_target", "recovery_target_action", "recovery_target_inclusive", "recovery_target_lsn",
-        "recovery_target_name", "recovery_target_time", "recovery_target_timeline", "recovery_target_xid", "shared_memory_type",
-        "shared_preload_libraries", "superuser_reserved_connections", "track_activity_query_size", "track_commit_timestamp", "wal_buffers",
-        "wal_decode_buffer_size", "wal_level", "wal_log_hints",
-      ], name)
-    }])
+  # Of the settings, those that PostgreSQL takes at its start only: context
+  # "postmaster" (select name from pg_settings).
+  restart_on = {
+    for name, value in property.settings : name => value if contains([
+      "archive_mode", "autovacuum_freeze_max_age", "autovacuum_max_workers", "autovacuum_multixact_freeze_max_age", "bonjour", "bonjour_name",
+      "cluster_name", "data_sync_retry", "dynamic_shared_memory_type", "event_source", "hot_standby", "huge_page_size", "huge_pages",
+      "jit_provider", "max_files_per_process", "max_locks_per_transaction", "max_logical_replication_workers", "max_pred_locks_per_transaction",
+      "max_prepared_transactions", "max_replication_slots", "max_wal_senders", "max_worker_processes", "min_dynamic_shared_memory",
+      "old_snapshot_threshold", "recovery_target", "recovery_target_action", "recovery_target_inclusive", "recovery_target_lsn",
+      "recovery_target_name", "recovery_target_time", "recovery_target_timeline", "recovery_target_xid", "shared_memory_type",
+      "shared_preload_libraries", "superuser_reserved_connections", "track_activity_query_size", "track_commit_timestamp", "wal_buffers",
+      "wal_decode_buffer_size", "wal_level", "wal_log_hints",
+    ], name)
   }
 
   check "exec" {

@@ -343,9 +343,9 @@ func testPostgres(t *testing.T, as *user.User) {
 
 	// A reload takes a new password, files and parameters; the server stays.
 	restartOn := func() string {
-		env, diags := m.job.Spec.Processes[0].Env.Value(m.vars)
+		v, diags := m.job.Spec.Processes[0].RestartOn.Value(m.vars)
 		mustBeFine(t, diags)
-		return env.GetAttr("RESTART_ON").AsString()
+		return v.GoString()
 	}
 	before := restartOn()
 	m.render(`

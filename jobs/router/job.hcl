@@ -4,6 +4,7 @@ property "port" {
   type        = number
   default     = 8081
   description = "Port for requests, on the instance's own address"
+  on_change   = "restart"
 }
 
 property "trace_key" {
@@ -28,6 +29,7 @@ property "answer_timeout_s" {
   type        = number
   default     = 120
   description = "Seconds that an app may take for the head of its answer, and pause in it, also on a WebSocket; less than the load balancer's answer_timeout_s"
+  on_change   = "restart"
 
   validation {
     condition     = property.answer_timeout_s > 0
@@ -39,6 +41,7 @@ property "instance_requests" {
   type        = number
   default     = 1000
   description = "Requests, WebSockets included, that one instance of an app may have at once from one router; more get a 503"
+  on_change   = "restart"
 
   validation {
     condition     = property.instance_requests >= 1
@@ -50,6 +53,7 @@ property "instance_uploads" {
   type        = number
   default     = 100
   description = "Of these, requests whose body is still on its way; more get a 503, so that slow uploads leave room for other requests"
+  on_change   = "restart"
 
   validation {
     condition     = property.instance_uploads >= 1
@@ -61,6 +65,7 @@ property "active_apps_every_s" {
   type        = number
   default     = 0
   description = "Seconds between two messages router.active_apps, which say which apps were asked for; 0: none"
+  on_change   = "restart"
 
   validation {
     condition     = property.active_apps_every_s >= 0
@@ -72,23 +77,14 @@ property "expose_all_apps" {
   type        = bool
   default     = false
   description = "Let varz have the request rates of all host names, not just of the ten that are asked for most"
-}
-
-property "log_level" {
-  type        = string
-  default     = "info"
-  description = "off, error, warn, info or debug"
-
-  validation {
-    condition     = contains(["off", "error", "warn", "info", "debug"], property.log_level)
-    error_message = "One of off, error, warn, info, debug."
-  }
+  on_change   = "restart"
 }
 
 property "drain_timeout_s" {
   type        = number
   default     = 30
   description = "Seconds that a router which leaves waits for requests and WebSockets in progress, before it cuts them"
+  on_change   = "restart"
 
   validation {
     condition     = property.drain_timeout_s > 0 && property.drain_timeout_s <= 40
@@ -100,14 +96,9 @@ provides "router" {
   properties = ["port"]
 }
 
-consumes "bus" {}
-
 package "router" {
   program = "router"
 }
-
-# The CA that the bus's own certificate is from.
-certificate "bus" {}
 
 template "router.yml" {
   destination = "router.yml"
@@ -115,30 +106,15 @@ template "router.yml" {
   on_change   = "reload"
 }
 
-template "bus-ca.pem" {
-  destination = "bus-ca.pem"
-  on_change   = "reload"
-}
-
 process "router" {
   command = ["${package.router.path}/router", "-c", "${path.config}/router.yml"]
 
-  # What a reload cannot change is repeated here, so that a change restarts.
-  env = {
-    RESTART_ON = jsonencode([property.port, property.drain_timeout_s, property.answer_timeout_s, property.instance_requests, property.instance_uploads])
-  }
-
-  control    = true # readiness, drain and reload on the control socket
+  component  = true # log_level, the bus with its CA, the control socket
   stop_grace = "10s"
 
   # Beside the control socket: the port itself answers.
   check "http" {
     target = "http://${instance.address}:${property.port}/healthz"
-  }
-
-  # The answer, unlike a signal, says that the new files are in use.
-  reload {
-    control = true
   }
 }
 

@@ -218,10 +218,13 @@ func restartCause(w Wanted, active *api.Spec, j api.Job, p api.Process) string {
 	if f := fileCause(w, active, j, restartClass(p)); f != "" {
 		out = append(out, f)
 	}
-	if len(out) == 0 {
-		return "it runs an earlier specification"
+	switch {
+	case len(out) > 0:
+		return strings.Join(out, "; ") + " changed"
+	case len(inputs) > 0: // the job says that these need a restart
+		return describeInputs(inputs) + " changed"
 	}
-	return strings.Join(out, "; ") + " changed"
+	return "it runs an earlier specification"
 }
 
 // fileCause names the files of a class that differ from the active ones, and

@@ -71,6 +71,11 @@ func TestCausesNameWhatChanged(t *testing.T) {
 			causes: []string{"property level"}, processes: []string{"restart: environment (property level) changed"},
 		},
 		{
+			name: "a property with on_change", inputs: now("property.level", "v2"), action: Update,
+			change: func(s *api.Spec) { s.Jobs[0].Processes[0].Digest = "d2" },
+			causes: []string{"property level"}, processes: []string{"restart: property level changed"},
+		},
+		{
 			name: "a package", inputs: now("package.router", "p2"), action: Update,
 			change: func(s *api.Spec) {
 				s.Packages[0].Digest, s.Jobs[0].Processes[0].Command, s.Jobs[0].Processes[0].Digest = "p2", []string{"store/p2/router"}, "d2"

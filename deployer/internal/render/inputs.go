@@ -68,8 +68,17 @@ func (r *Renderer) references(job *manifests.Job) *references {
 		slices.Sort(found)
 		out.parts[Part{job.Name, PartFile, t.Destination}] = found
 	}
+	var restart []string // properties whose change restarts all processes
+	for _, p := range job.Properties {
+		if p.OnChange == "restart" {
+			restart = append(restart, "property."+p.Name)
+			all["property."+p.Name] = true
+		}
+	}
 	for _, p := range job.Processes {
-		out.parts[Part{job.Name, PartProcess, p.Name}] = names(p.Command, p.Env, p.User, p.Dir)
+		used := append(names(p.Command, p.Env, p.User, p.Dir, p.RestartOn), restart...)
+		slices.Sort(used)
+		out.parts[Part{job.Name, PartProcess, p.Name}] = slices.Compact(used)
 		for _, c := range p.Checks {
 			names(c.Target, c.Host, c.Command)
 		}

@@ -404,14 +404,49 @@ func (r *jobRenderer) process(p *manifests.Process, job api.Job, owners map[stri
 			Subject: p.Range.Ptr(),
 		})
 	}
-	r.processDigests(&out, job, owners, known)
+	restartOn, restartKnown := r.restartOn(p)
+	r.processDigests(&out, job, owners, restartOn, known && restartKnown)
 	return out
+}
+
+// restartOn returns a keyed digest of the values that the process must be
+// restarted for although it was not started with them: the properties with
+// on_change = "restart", and restart_on. It is empty if there are none. known
+// reports whether all these values are.
+func (r *jobRenderer) restartOn(p *manifests.Process) (digest string, known bool) {
+	mac, found := r.mac("restart on"), false
+	known = true
+	add := func(name string, v cty.Value) {
+		fmt.Fprintf(mac, "%s=", name)
+		known = hashValue(mac, v) && known
+		found = true
+	}
+	for _, property := range r.spec.Properties {
+		if property.OnChange == "restart" {
+			add(property.Name, r.ctx.Variables["property"].GetAttr(property.Name))
+		}
+	}
+	if p.RestartOn != nil {
+		v, diags := manifests.Value(p.RestartOn, r.ctx)
+		r.diags = append(r.diags, diags...)
+		if diags.HasErrors() {
+			return "", false
+		}
+		add("", v)
+	}
+	if !known {
+		r.out.Known = false
+	}
+	if !found {
+		return "", true
+	}
+	return hex.EncodeToString(mac.Sum(nil)), known
 }
 
 // processDigests covers what a restart, and what a reload, would have to renew.
 // Either stays empty while something of it is unknown; known tells whether the
 // process itself is known.
-func (r *jobRenderer) processDigests(p *api.Process, job api.Job, owners map[string]string, known bool) {
+func (r *jobRenderer) processDigests(p *api.Process, job api.Job, owners map[string]string, restartOn string, known bool) {
 	var restart, reload []string
 	reloadKnown := true
 	for _, f := range job.Files {
@@ -445,7 +480,9 @@ func (r *jobRenderer) processDigests(p *api.Process, job api.Job, owners map[str
 		Control bool
 		Files   []string
 		Mbus    *api.Mbus `json:",omitempty"` // rewrites what the process reads when it starts
-	}{p.Command, p.Env, p.User, p.Dir, p.Limits, p.Control, restart, job.Mbus})
+
+		RestartOn string `json:",omitempty"`
+	}{p.Command, p.Env, p.User, p.Dir, p.Limits, p.Control, restart, job.Mbus, restartOn})
 }
 
 // eval evaluates an expression to a known, unmarked value. ok is false if it

@@ -4,6 +4,7 @@ property "name" {
   type        = string
   default     = "hello"
   description = "First part of the host name"
+  on_change   = "restart"
 
   validation {
     condition     = can(regex("^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", property.name))
@@ -21,18 +22,13 @@ property "port" {
   type        = number
   default     = 8082
   description = "Port for requests, on the instance's own address"
+  on_change   = "restart"
 }
-
-# The message bus: whichever group of the manifest has it.
-consumes "bus" {}
 
 # The program, as built for the VM's platform.
 package "hello" {
   program = "hello"
 }
-
-# The CA that the bus's own certificate is from.
-certificate "bus" {}
 
 template "hello.yml" {
   destination = "hello.yml"
@@ -40,24 +36,10 @@ template "hello.yml" {
   on_change   = "reload"
 }
 
-template "bus-ca.pem" {
-  destination = "bus-ca.pem"
-  on_change   = "reload"
-}
-
 process "hello" {
   command = ["${package.hello.path}/hello", "-c", "${path.config}/hello.yml"]
 
-  # What a reload cannot change is repeated here, so that a change restarts.
-  env = {
-    RESTART_ON = jsonencode([property.name, property.port])
-  }
-
-  control = true # readiness, drain and reload on the control socket
-
-  reload {
-    control = true
-  }
+  component = true # log_level, the bus with its CA, the control socket
 }
 
 listen "http" {

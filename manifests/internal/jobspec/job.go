@@ -85,6 +85,9 @@ type Property struct {
 	Description string
 	Required    bool
 	Sensitive   bool
+	// OnChange is "restart" if a change restarts the job's processes; "": only what
+	// the property is used in says what a change asks for.
+	OnChange    string
 	Validations []*syntax.Validation
 	Range       hcl.Range
 
@@ -158,6 +161,7 @@ type Process struct {
 	StopSignal string
 	StopGrace  time.Duration
 	Control    bool
+	RestartOn  hcl.Expression // any type: the process restarts when the value changes; nil: none
 	Checks     []*Check
 	Reload     *Reload
 	Range      hcl.Range

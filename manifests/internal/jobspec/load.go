@@ -101,6 +101,7 @@ func (l *loader) parse(source []byte, filename string) {
 		return
 	}
 	l.job.Range = body.MissingItemRange()
+	l.addComponent(body)
 	content := l.Content(body, "description",
 		"property:name", "provides:link", "consumes:link", "package:name", "certificate:name", "template:source",
 		"process:name", "hook:kind", "listen:name", "mbus")
@@ -171,7 +172,7 @@ func blockTitle(b *hcl.Block) string {
 
 func (l *loader) property(b *hcl.Block, name string) {
 	l.CheckIdentifier(b)
-	content := l.Content(b.Body, "type default description required sensitive", "validation")
+	content := l.Content(b.Body, "type default description required sensitive on_change", "validation")
 	attrs := content.Attributes
 	p := &Property{
 		Name:        name,
@@ -179,6 +180,7 @@ func (l *loader) property(b *hcl.Block, name string) {
 		Description: l.Text(attrs, "description", ""),
 		Required:    l.Flag(attrs, "required", false),
 		Sensitive:   l.Flag(attrs, "sensitive", false),
+		OnChange:    l.Choice(attrs, "on_change", "", "restart"),
 		Range:       b.DefRange,
 		typed:       l.Typed(attrs),
 	}
@@ -329,7 +331,7 @@ func (l *loader) templateSource(b *hcl.Block, source string) {
 
 func (l *loader) process(b *hcl.Block, name string) {
 	l.CheckName(b)
-	content := l.Content(b.Body, "command! env user dir open_files memory_mb kill_mode stop_signal stop_grace control",
+	content := l.Content(b.Body, "command! env user dir open_files memory_mb kill_mode stop_signal stop_grace control component restart_on",
 		"check:kind", "reload")
 	attrs, title := content.Attributes, blockTitle(b)
 	p := &Process{
@@ -344,8 +346,10 @@ func (l *loader) process(b *hcl.Block, name string) {
 		StopSignal: l.Choice(attrs, "stop_signal", "TERM", signals...),
 		StopGrace:  l.Duration(attrs, "stop_grace", defaultStopGrace, time.Millisecond),
 		Control:    l.Flag(attrs, "control", false),
+		RestartOn:  l.expression(attrs, "restart_on", cty.DynamicPseudoType, title),
 		Range:      b.DefRange,
 	}
+	l.Flag(attrs, "component", false) // see addComponent
 	blocks := content.Blocks.ByType()
 	for _, c := range blocks["check"] {
 		l.check(p, c)

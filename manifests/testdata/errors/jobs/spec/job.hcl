@@ -11,7 +11,9 @@ property "b" {
   required = true
   default  = "b" # error: Default of a required property
 }
-property "c d" {} # error: Invalid name
+property "c d" { # error: Invalid name
+  on_change = "reload" # error: Unknown on_change
+}
 property "e" {
   type = list(strng) # error: Invalid type specification
   validation { # error: Missing required argument
@@ -51,6 +53,8 @@ process "main" {
   open_files  = 0          # error: Number out of range
   env         = ["A=b"]    # error: Wrong type
   umask       = 0          # error: Unsupported argument
+  component   = "perhaps"  # error: Wrong type
+  restart_on  = propety.a  # error: Unknown reference
 
   check "htp" {} # error: Unknown kind of check
   check "tcp" {} # error: Missing required argument
