@@ -27,6 +27,9 @@ type Result struct {
 	Duration   time.Duration `json:"duration_ns"`
 	Counts     Counts        `json:"counts"`
 	Error      string        `json:"error,omitempty"`
+	// Failing are the instances that an apply had nothing to change of, and that do
+	// not do what they should.
+	Failing []plan.Failing `json:"failing,omitempty"`
 }
 
 // PlanRequest says of what to plan.
@@ -288,9 +291,13 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 		return nil, r.cleanUp(err)
 	}
 	result := &Result{Deployment: p.Deployment, Summary: "nothing to do, everything is as the manifest says", Counts: r.counts.snapshot()}
-	if done {
+	result.Failing = p.Unhealed()
+	if done && len(result.Failing) > 0 {
+		result.Summary = "nothing to change"
+	}
+	if done && !slices.ContainsFunc(result.Failing, func(f plan.Failing) bool { return f.Restartable }) {
 		result.Duration = time.Since(started)
-		return result, nil
+		return result, r.heal(ctx, result.Failing)
 	}
 	if err := r.protected(p); err != nil {
 		return nil, r.cleanUp(err)
@@ -301,11 +308,24 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (*Result, error) {
 		return nil, r.cleanUp(ErrNotApproved)
 	}
 	told := r.tellInterrupt()
-	err = r.apply(ctx, p, q.Approve)
+	if done {
+		err = r.begin(r.what())
+	} else {
+		err = r.apply(ctx, p, q.Approve)
+	}
+	if err == nil {
+		err = r.heal(ctx, result.Failing)
+	}
 	told()
 	r.ended(err)
 	result.Changed = true
 	result.Summary = "Applied"
+	if done {
+		result.Summary = "Restarted what was failing"
+	}
+	if err == nil {
+		result.Failing = nil
+	}
 	if err != nil {
 		result.Summary, result.Error = "Failed", err.Error()
 	}

@@ -29,6 +29,15 @@ type Status struct {
 	Warnings []string `json:"warnings,omitempty"`
 }
 
+// Healthy reports whether every instance does what it should: all but those that
+// are ignored run, or were stopped by an operator, and nothing is wrong with them.
+func (s *Status) Healthy() bool {
+	return !slices.ContainsFunc(s.Instances, func(in InstanceStatus) bool {
+		runs := in.VM == VMRunning && in.Agent == AgentAlive && (in.State == string(api.InstanceRunning) || in.Held) && len(in.Reasons) == 0
+		return !in.Ignored && !runs
+	})
+}
+
 // InstanceStatus is one instance as it is.
 type InstanceStatus struct {
 	ID         string          `json:"id"`

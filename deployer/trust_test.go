@@ -1,6 +1,7 @@
 package deployer
 
 import (
+	"errors"
 	"math"
 	"slices"
 	"strings"
@@ -22,9 +23,13 @@ func TestAnImpossibleEpochBlocksItsInstanceOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 		greeting := []string{"One", "Two", "Three"}[i]
-		result := c.apply(t, greeting, 3)
-		if !result.Changed {
-			t.Fatalf("epoch %d: the others were not changed: %+v", epoch, result)
+		c.vars["greeting"] = greeting
+		result, err := c.deployer(t).Apply(ctx, ApplyRequest{Approve: yes})
+		if !errors.Is(err, ErrFailing) || !strings.Contains(err.Error(), "hello/0") || !result.Changed {
+			t.Fatalf("epoch %d: %+v, %v", epoch, result, err)
+		}
+		if changes := c.surveyed(t).Changes(); len(changes) > 0 {
+			t.Fatalf("epoch %d: still owed: %+v", epoch, changes)
 		}
 		after, err := c.store().LoadState()
 		if err != nil || after.Epoch != before.Epoch+1 {

@@ -22,6 +22,7 @@ type Simulated struct {
 	inventory  api.Inventory
 	specs      map[string]api.Spec // staged and active, by generation
 	operations map[string]api.Operation
+	fails      map[api.OperationKind]*api.Error
 }
 
 // Simulate serves a simulated agent on a connection that may speak for it, until
@@ -45,6 +46,13 @@ func (s *Simulated) Lie(change func(*api.Inventory)) {
 	change(&s.inventory)
 }
 
+// Fail makes operations of a kind fail; with nil they no longer do.
+func (s *Simulated) Fail(kind api.OperationKind, err *api.Error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fails = map[api.OperationKind]*api.Error{kind: err}
+}
+
 // activate makes a spec what runs. s.mu is held, or s is not shared yet.
 func (s *Simulated) activate(spec api.Spec) {
 	since := time.Now()
@@ -52,7 +60,7 @@ func (s *Simulated) activate(spec api.Spec) {
 	if in.Active != spec.Generation {
 		in.Previous = in.Active
 	}
-	in.Active, in.State, in.HealthySince = spec.Generation, api.InstanceRunning, &since
+	in.Active, in.State, in.Reasons, in.HealthySince = spec.Generation, api.InstanceRunning, nil, &since
 	in.Store, in.Processes = nil, nil
 	for _, p := range spec.Packages {
 		in.Store = append(in.Store, p.Digest)
@@ -114,7 +122,14 @@ func (s *Simulated) Submit(_ context.Context, q api.Submission) (api.Operation, 
 	s.inventory.Epoch = q.Epoch
 	now := time.Now()
 	op := api.Operation{OpID: q.OpID, Kind: q.Kind, Epoch: q.Epoch, State: api.OperationDone, Started: now, Ended: &now}
+	if err := s.fails[q.Kind]; err != nil {
+		op.State, op.Error = api.OperationFailed, err
+		s.operations[q.OpID] = op
+		return op, nil
+	}
 	switch q.Kind {
+	case api.KindRestart:
+		s.activate(s.specs[s.inventory.Active])
 	case api.KindConfigure:
 		if q.Configure.Bus != nil {
 			s.inventory.Bus.Digest = q.Configure.Bus.Digest

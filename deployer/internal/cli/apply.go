@@ -22,6 +22,9 @@ func applyCommand(a *app) *cobra.Command {
 once to finish the running step, save and leave; twice to leave now. The next
 apply continues from what is really there.
 
+What fails although nothing is to be changed there is restarted and waited for. Exit
+codes: 0 done, 3 done, but something is failing, 1 error.
+
 With --target, only these groups and instances are changed: order and limits hold
 as if the others were of the same apply, which leaves them as they are.
 
@@ -135,7 +138,8 @@ func planCommand(a *app) *cobra.Command {
 		Use:   "plan MANIFEST",
 		Short: "Show every consequence of an apply, and change nothing",
 		Long: `Shows every consequence of an apply and changes nothing.
-Exit codes: 0 nothing to do, 2 there are changes, 1 error.
+Exit codes: 0 nothing to do, 2 there are changes, 3 nothing to change but something
+is failing, 1 error.
 
 With --out the plan is saved as well. deploy apply FILE does just that, and
 refuses when manifest, state or cluster have moved since. The file holds no
@@ -178,8 +182,11 @@ secrets: they are redacted, and sensitive variables must be given again.`,
 					views.Line(w, "Saved. To do just this: deploy apply %s", out)
 				}
 			})
-			if err == nil && !p.Empty() {
+			switch {
+			case err == nil && !p.Empty():
 				return exitCode(exitChanges)
+			case err == nil && len(p.Failing) > 0:
+				return exitCode(exitFailing)
 			}
 			return err
 		},

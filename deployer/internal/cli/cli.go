@@ -29,6 +29,7 @@ const (
 	exitOK      = 0 // done, or nothing to do
 	exitError   = 1
 	exitChanges = 2 // plan: there are changes
+	exitFailing = 3 // apply, plan, status: nothing (more) to change, but something does not do what it should
 )
 
 // Main runs the command line and returns the exit code.

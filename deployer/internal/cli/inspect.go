@@ -20,10 +20,13 @@ import (
 )
 
 func statusCommand(a *app) *cobra.Command {
-	var drift bool
+	var drift, exit bool
 	cmd := &cobra.Command{
 		Use:   "status MANIFEST",
 		Short: "Show every instance, its agent and its processes",
+		Long: `Shows every instance, its agent and its processes. With --exit-code it exits with 3
+if any does not do what it should: it does not run and no operator has stopped it,
+its VM or disk is gone, its agent is silent or not believed. Ignored ones do not count.`,
 		Example: `  deploy status examples/cluster.hcl
   deploy status --drift cluster.hcl     what was changed by hand since it was installed
   deploy status --json cluster.hcl | jq -r '.instances[] | select(.state != "running").id'`,
@@ -41,9 +44,14 @@ func statusCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.answer(s, func(w io.Writer, color bool) { views.Status(w, s, color) })
+			err = a.answer(s, func(w io.Writer, color bool) { views.Status(w, s, color) })
+			if err == nil && exit && !s.Healthy() {
+				return exitCode(exitFailing)
+			}
+			return err
 		},
 	}
+	cmd.Flags().BoolVar(&exit, "exit-code", false, "exit with 3 if an instance does not do what it should")
 	cmd.Flags().BoolVar(&drift, "drift", false, "compare every installed file with what is there")
 	return cmd
 }

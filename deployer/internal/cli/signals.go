@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+
+	"github.com/clusterworks/deploy/deployer"
 )
 
 // signals ends a run in order. At the first signal (INT, TERM, HUP, or a reader of
@@ -129,6 +131,8 @@ func exitStatus(ctx context.Context, err error) (code int, show bool) {
 		return by.exitCode(), by.by != syscall.SIGPIPE
 	case errors.Is(err, syscall.EPIPE):
 		return interrupted{by: syscall.SIGPIPE}.exitCode(), false
+	case errors.Is(err, deployer.ErrFailing):
+		return exitFailing, true
 	}
 	return exitError, true
 }

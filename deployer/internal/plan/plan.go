@@ -109,6 +109,24 @@ type Plan struct {
 	Instances  []InstanceChange `json:"instances"`
 	// Disks are persistent disks that lose or find their instance.
 	Disks []DiskChange `json:"disks,omitempty"`
+	// Failing are the instances that should run and do not do what they should, in
+	// the order of rollout, whether anything is to be changed there or not.
+	Failing []Failing `json:"failing,omitempty"`
+}
+
+// Failing is an instance that does not do what it should.
+type Failing struct {
+	Instance string   `json:"instance"`
+	Reasons  []string `json:"reasons"`
+	// Restartable: its processes can be started anew, which may help.
+	Restartable bool `json:"restartable"`
+}
+
+// Unhealed are the failing instances to which nothing else happens.
+func (p *Plan) Unhealed() []Failing {
+	return slices.DeleteFunc(slices.Clone(p.Failing), func(f Failing) bool {
+		return slices.ContainsFunc(p.Instances, func(c InstanceChange) bool { return c.Instance == f.Instance && c.Action != None })
+	})
 }
 
 // DiskChange is what becomes of a persistent disk: Keep, Adopt, Delete or Lost.
@@ -209,6 +227,9 @@ func (p *Plan) Exempt(why func(instance string) string) {
 		if c.Exempt = why(c.Instance); c.Exempt == "" {
 			continue
 		}
+		if c.Exempt != ExemptDistrusted {
+			p.Failing = slices.DeleteFunc(p.Failing, func(f Failing) bool { return f.Instance == c.Instance })
+		}
 		if c.Action != None {
 			c.Owed = c.Action
 		}
@@ -249,6 +270,9 @@ func Make(deployment string, wanted []Wanted, existing map[string]Existing, vms 
 	for _, w := range wanted {
 		seen[w.Spec.Instance] = true
 		p.Instances = append(p.Instances, instance(w, existing[w.Spec.Instance]))
+		if f := failing(w.Spec.Instance, existing[w.Spec.Instance]); len(f.Reasons) > 0 {
+			p.Failing = append(p.Failing, f)
+		}
 	}
 	var gone []InstanceChange
 	for id, e := range existing {
@@ -268,6 +292,26 @@ func Make(deployment string, wanted []Wanted, existing map[string]Existing, vms 
 	slices.SortFunc(gone, func(a, b InstanceChange) int { return strings.Compare(a.Instance, b.Instance) })
 	p.Instances = append(p.Instances, gone...)
 	return p
+}
+
+// failing says why an instance does not do what it should; no reasons: it does.
+func failing(id string, e Existing) Failing {
+	f := Failing{Instance: id}
+	switch inv := e.Inventory; {
+	case e.Distrusted != "":
+		f.Reasons = []string{e.Distrusted}
+	case inv == nil || inv.Held:
+	case inv.State == api.InstanceFailing:
+		f.Restartable = inv.Active != ""
+		if f.Reasons = slices.Clone(inv.Reasons); len(f.Reasons) == 0 {
+			f.Reasons = []string{"it does not say why"}
+		}
+	}
+	if inv := e.Inventory; inv != nil && inv.Agent.DiskGone != "" {
+		f.Reasons = append(f.Reasons, fmt.Sprintf("its persistent disk %s is gone", inv.Agent.DiskGone))
+		f.Restartable = false
+	}
+	return f
 }
 
 func instance(w Wanted, e Existing) InstanceChange {

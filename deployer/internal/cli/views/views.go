@@ -98,6 +98,11 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 	p = cleaned(p)
 	if p.Empty() {
 		exempt(w, p, color)
+		if len(p.Failing) > 0 {
+			fmt.Fprintf(w, "%s: nothing to change, but %d of %d instances do not do what they should:\n", p.Deployment, len(p.Failing), len(p.Instances))
+			failing(w, p.Failing, color)
+			return
+		}
 		what := "everything is as the manifest says"
 		if n := owed(p); n > 0 {
 			what = fmt.Sprintf("but for %d left as they are, everything is as the manifest says", n)
@@ -124,7 +129,18 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 	}
 	changes(w, p, color)
 	exempt(w, p, color)
+	if left := p.Unhealed(); len(left) > 0 {
+		fmt.Fprintf(w, "\n%s\n", paint(color, bold, "Failing, with nothing to change"))
+		failing(w, left, color)
+	}
 	fmt.Fprintf(w, "\nPlan: %s.\n", summary(p))
+}
+
+// failing says which instances fail, and why.
+func failing(w io.Writer, list []plan.Failing, color bool) {
+	for _, f := range list {
+		fmt.Fprintf(w, "  %s %s is failing: %s\n", paint(color, red, "!"), f.Instance, strings.Join(f.Reasons, "; "))
+	}
 }
 
 // Diff prints what lies between two revisions.
@@ -184,13 +200,10 @@ func owed(p *plan.Plan) int {
 	return n
 }
 
-// exempt says what is owed to instances that are ignored or not believed. Of those
-// that are no target only their number is told, by summary.
+// exempt says what is owed to instances that are ignored. Of those that are no
+// target only their number is told, by summary; of those not believed by failing.
 func exempt(w io.Writer, p *plan.Plan, color bool) {
 	for _, c := range p.Instances {
-		if c.Exempt == plan.ExemptDistrusted {
-			fmt.Fprintf(w, "  %s %s %s: %s\n", symbol(plan.Blocked, color), c.Instance, paint(color, red, "is blocked"), strings.Join(c.Causes, "; "))
-		}
 		if c.Exempt == plan.ExemptIgnored && c.Owed != "" {
 			fmt.Fprintf(w, "  = %s %s\n", c.Instance, paint(color, faint, "is ignored: it would "+string(c.Owed)+": "+strings.Join(c.Causes, "; ")))
 		}
