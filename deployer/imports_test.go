@@ -70,6 +70,10 @@ var importRules = []importRule{
 	{packages: `jobs/cloud_controller/internal/staging`, may: `jobs/cloud_controller/internal/(blob|config|model|peers|rest|services|store)|jobs/wire`},
 	{packages: `jobs/cloud_controller/internal/placement`, may: `jobs/cloud_controller/internal/(blob|config|model|services|store)|jobs/wire`},
 	{packages: `jobs/cloud_controller/internal/api`, may: `jobs/cloud_controller/internal/(accounts|archive|blob|config|model|peers|placement|rest|services|staging|store)|jobs/wire`},
+	// The users' program speaks to the controller as anybody can.
+	{packages: `jobs/cloud_controller/client`, tests: `jobs/cloud_controller(/.*)?`},
+	{packages: `jobs/cloud_controller/(vmc|cmd/vmc)(/.*)?`, may: `jobs/cloud_controller/(vmc(/.*)?|client)`, tests: `jobs(/.*)?`},
+
 	// A job knows no other job, in tests apart, and not who deploys it.
 	{packages: `(jobs/[^/]+|examples/jobs/[^/]+)(/.*)?`, may: `$1(/.*)?|jobs/component(/.*)?|jobs/confine(/.*)?|jobs/runtimes|jobs/wire|agent/host/[^/]+`, tests: `jobs(/.*)?|agent/(api|client|agenttest)|manifests`},
 

@@ -4,7 +4,7 @@ package main
 import (
 	"os"
 
-	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/vmc"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/vmc"
 )
 
 // version is set by the build: -ldflags "-X main.version=1.2.3".

@@ -17,7 +17,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
-func (v *vmc) targetCommand() *cobra.Command {
+func targetCommand(v *vmc) *cobra.Command {
 	return &cobra.Command{
 		Use:               "target [HOST]",
 		Short:             "Say where the cloud is, or show it",
@@ -91,7 +91,7 @@ func (v *vmc) login(ctx context.Context, c *client.Client, email, password strin
 	})
 }
 
-func (v *vmc) loginCommand() *cobra.Command {
+func loginCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:     "login EMAIL",
 		Short:   "Log in; the password is asked for, or taken from VMC_PASSWORD or standard input",
@@ -110,7 +110,7 @@ func (v *vmc) loginCommand() *cobra.Command {
 	})
 }
 
-func (v *vmc) logoutCommand() *cobra.Command {
+func logoutCommand(v *vmc) *cobra.Command {
 	var forget bool
 	c := v.command(&cobra.Command{
 		Use:   "logout",
@@ -128,7 +128,7 @@ func (v *vmc) logoutCommand() *cobra.Command {
 	return c
 }
 
-func (v *vmc) registerCommand() *cobra.Command {
+func registerCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:     "register EMAIL",
 		Short:   "Make an account and log in",
@@ -169,7 +169,7 @@ func (v *vmc) registerCommand() *cobra.Command {
 	})
 }
 
-func (v *vmc) passwdCommand() *cobra.Command {
+func passwdCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:   "passwd",
 		Short: "Change your password",
@@ -193,7 +193,7 @@ func (v *vmc) passwdCommand() *cobra.Command {
 	})
 }
 
-func (v *vmc) infoCommand() *cobra.Command {
+func infoCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:   "info",
 		Short: "Show what the cloud is, who you are and what you use",
@@ -222,7 +222,7 @@ func (v *vmc) infoCommand() *cobra.Command {
 	})
 }
 
-func (v *vmc) runtimesCommand() *cobra.Command {
+func runtimesCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:   "runtimes",
 		Short: "List what apps can run with",
@@ -243,7 +243,7 @@ func (v *vmc) runtimesCommand() *cobra.Command {
 	})
 }
 
-func (v *vmc) frameworksCommand() *cobra.Command {
+func frameworksCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:   "frameworks",
 		Short: "List the kinds of apps",
@@ -268,7 +268,7 @@ func (v *vmc) frameworksCommand() *cobra.Command {
 	})
 }
 
-func (v *vmc) usersCommand() *cobra.Command {
+func usersCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:   "users",
 		Short: "List all accounts; for administrators",
@@ -297,7 +297,7 @@ func (v *vmc) usersCommand() *cobra.Command {
 	})
 }
 
-func (v *vmc) deleteUserCommand() *cobra.Command {
+func deleteUserCommand(v *vmc) *cobra.Command {
 	var force bool
 	c := v.command(&cobra.Command{
 		Use:   "delete-user EMAIL",

@@ -21,7 +21,7 @@ func (v *vmc) appsOf(c *cobra.Command, run func(ctx context.Context, c *client.C
 	return v.command(c, run)
 }
 
-func (v *vmc) appsCommand() *cobra.Command {
+func appsCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:     "apps [APP...]",
 		Short:   "List your apps",
@@ -77,7 +77,7 @@ func timeoutFlag(c *cobra.Command, timeout *time.Duration) {
 	c.Flags().DurationVar(timeout, "timeout", 2*time.Minute, "how long the instances may take to run")
 }
 
-func (v *vmc) startCommand() *cobra.Command {
+func startCommand(v *vmc) *cobra.Command {
 	var timeout time.Duration
 	c := v.appsOf(&cobra.Command{
 		Use:   "start APP...",
@@ -102,7 +102,7 @@ func (v *vmc) startCommand() *cobra.Command {
 	return c
 }
 
-func (v *vmc) stopCommand() *cobra.Command {
+func stopCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:   "stop APP...",
 		Short: "Stop apps",
@@ -125,7 +125,7 @@ func stop(ctx context.Context, c *client.Client, name string) error {
 	})
 }
 
-func (v *vmc) restartCommand() *cobra.Command {
+func restartCommand(v *vmc) *cobra.Command {
 	var timeout time.Duration
 	c := v.appsOf(&cobra.Command{
 		Use:   "restart APP...",
@@ -146,7 +146,7 @@ func (v *vmc) restartCommand() *cobra.Command {
 	return c
 }
 
-func (v *vmc) deleteCommand() *cobra.Command {
+func deleteCommand(v *vmc) *cobra.Command {
 	var force bool
 	c := v.appsOf(&cobra.Command{
 		Use:     "delete APP...",
@@ -213,7 +213,7 @@ func (v *vmc) scale(ctx context.Context, c *client.Client, name, count string, t
 	return nil
 }
 
-func (v *vmc) scaleCommand() *cobra.Command {
+func scaleCommand(v *vmc) *cobra.Command {
 	var timeout time.Duration
 	c := v.appsOf(&cobra.Command{
 		Use:     "scale APP [+|-]N",
@@ -227,7 +227,7 @@ func (v *vmc) scaleCommand() *cobra.Command {
 	return c
 }
 
-func (v *vmc) memCommand() *cobra.Command {
+func memCommand(v *vmc) *cobra.Command {
 	var timeout time.Duration
 	c := v.appsOf(&cobra.Command{
 		Use:     "mem APP [SIZE]",
@@ -276,7 +276,7 @@ func (v *vmc) changeAndRestart(ctx context.Context, c *client.Client, name strin
 	return v.start(ctx, c, name, timeout)
 }
 
-func (v *vmc) envCommand() *cobra.Command {
+func envCommand(v *vmc) *cobra.Command {
 	show := func(ctx context.Context, c *client.Client, name string) error {
 		app, err := c.App(ctx, name)
 		if err != nil {
@@ -368,7 +368,7 @@ func hostOf(text string) (string, error) {
 	return host, nil
 }
 
-func (v *vmc) mapCommand() *cobra.Command {
+func mapCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:     "map APP URL",
 		Short:   "Give an app one more URL",
@@ -392,7 +392,7 @@ func (v *vmc) mapCommand() *cobra.Command {
 	})
 }
 
-func (v *vmc) unmapCommand() *cobra.Command {
+func unmapCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:   "unmap APP URL",
 		Short: "Take a URL from an app",

@@ -28,7 +28,7 @@ type pushFlags struct {
 	timeout            time.Duration
 }
 
-func (v *vmc) pushCommand() *cobra.Command {
+func pushCommand(v *vmc) *cobra.Command {
 	var flags pushFlags
 	var cmd *cobra.Command
 	cmd = v.command(&cobra.Command{
@@ -396,7 +396,7 @@ func (v *vmc) renew(ctx context.Context, c *client.Client, name string, timeout 
 	return v.waitFor(ctx, c, name, timeout, seen)
 }
 
-func (v *vmc) updateCommand() *cobra.Command {
+func updateCommand(v *vmc) *cobra.Command {
 	var path string
 	var timeout time.Duration
 	c := v.appsOf(&cobra.Command{

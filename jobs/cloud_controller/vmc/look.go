@@ -15,7 +15,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
-func (v *vmc) instancesCommand() *cobra.Command {
+func instancesCommand(v *vmc) *cobra.Command {
 	var timeout time.Duration
 	c := v.appsOf(&cobra.Command{
 		Use:     "instances APP [[+|-]N]",
@@ -50,7 +50,7 @@ func (v *vmc) instancesCommand() *cobra.Command {
 	return c
 }
 
-func (v *vmc) statsCommand() *cobra.Command {
+func statsCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:   "stats APP",
 		Short: "Show what an app's instances use",
@@ -87,7 +87,7 @@ func (v *vmc) statsCommand() *cobra.Command {
 	})
 }
 
-func (v *vmc) crashesCommand() *cobra.Command {
+func crashesCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:   "crashes APP",
 		Short: "List instances that ended by themselves",
@@ -115,7 +115,7 @@ func (v *vmc) crashesCommand() *cobra.Command {
 	})
 }
 
-func (v *vmc) crashlogsCommand() *cobra.Command {
+func crashlogsCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:   "crashlogs APP",
 		Short: "Show the log of the last crash that is still kept",
@@ -182,7 +182,7 @@ func (h *heading) Write(p []byte) (int, error) {
 	return h.w.Write(p)
 }
 
-func (v *vmc) logsCommand() *cobra.Command {
+func logsCommand(v *vmc) *cobra.Command {
 	var instance string
 	var follow, staging bool
 	c := v.appsOf(&cobra.Command{
@@ -253,7 +253,7 @@ func (v *vmc) more(ctx context.Context, c *client.Client, app, instance, file st
 	return at + n, err
 }
 
-func (v *vmc) filesCommand() *cobra.Command {
+func filesCommand(v *vmc) *cobra.Command {
 	var instance string
 	c := v.appsOf(&cobra.Command{
 		Use:     "files APP [PATH]",

@@ -13,7 +13,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
-func (v *vmc) servicesCommand() *cobra.Command {
+func servicesCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:   "services",
 		Short: "List the services that can be had and those that you have",
@@ -75,7 +75,7 @@ func offer(offers []client.ServiceOffer, vendor, version string) (client.Service
 	return *found, nil
 }
 
-func (v *vmc) createServiceCommand() *cobra.Command {
+func createServiceCommand(v *vmc) *cobra.Command {
 	var plan, version, bind string
 	var timeout time.Duration
 	c := v.command(&cobra.Command{
@@ -112,7 +112,7 @@ func (v *vmc) createServiceCommand() *cobra.Command {
 	return c
 }
 
-func (v *vmc) deleteServiceCommand() *cobra.Command {
+func deleteServiceCommand(v *vmc) *cobra.Command {
 	var force bool
 	c := v.command(&cobra.Command{
 		Use:   "delete-service NAME...",
@@ -143,7 +143,7 @@ func (v *vmc) bind(ctx context.Context, c *client.Client, service, app string, t
 	})
 }
 
-func (v *vmc) bindServiceCommand() *cobra.Command {
+func bindServiceCommand(v *vmc) *cobra.Command {
 	var timeout time.Duration
 	c := v.command(&cobra.Command{
 		Use:   "bind-service NAME APP",
@@ -156,7 +156,7 @@ func (v *vmc) bindServiceCommand() *cobra.Command {
 	return c
 }
 
-func (v *vmc) unbindServiceCommand() *cobra.Command {
+func unbindServiceCommand(v *vmc) *cobra.Command {
 	var timeout time.Duration
 	c := v.command(&cobra.Command{
 		Use:   "unbind-service NAME APP",

@@ -1,0 +1,131 @@
+package vmc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// vmc is what the commands share.
+type vmc struct {
+	version string // of this program
+
+	in       io.Reader
+	out, err io.Writer
+
+	json   bool
+	trace  bool
+	target string // flag
+	as     string // flag
+}
+
+// client returns one for whoever is logged in, or nobody.
+func (v *vmc) client() (*client.Client, error) {
+	saved, err := loadSettings()
+	if err != nil {
+		return nil, err
+	}
+	target := saved.Target
+	for _, other := range []string{os.Getenv("VMC_TARGET"), v.target} {
+		if other == "" {
+			continue
+		}
+		if target, err = client.ParseTarget(other); err != nil {
+			return nil, err
+		}
+	}
+	if target == "" {
+		return nil, errors.New("there is no target yet: vmc target HOST says where the cloud is, such as api.cf.localhost:8080")
+	}
+	token := saved.Tokens[target]
+	if given := os.Getenv("VMC_TOKEN"); given != "" {
+		token = given
+	}
+	c, err := client.New(target, token)
+	if err != nil {
+		return nil, err
+	}
+	c.As = v.as
+	c.Retrying = func(err error) { fmt.Fprintf(v.err, "Trying again: %v\n", err) }
+	if v.trace {
+		c.Trace = func(method, path string, status int, took time.Duration) {
+			fmt.Fprintf(v.err, "%s %s: %d, %v\n", method, path, status, took.Round(time.Millisecond))
+		}
+	}
+	return c, nil
+}
+
+// command makes a command that has a client.
+func (v *vmc) command(c *cobra.Command, run func(ctx context.Context, c *client.Client, args []string) error) *cobra.Command {
+	c.RunE = func(cmd *cobra.Command, args []string) error {
+		api, err := v.client()
+		if err != nil {
+			return err
+		}
+		defer api.Close()
+		return run(cmd.Context(), api, args)
+	}
+	if c.ValidArgsFunction == nil {
+		c.ValidArgsFunction = cobra.NoFileCompletions
+	}
+	return c
+}
+
+// completeApps completes names of apps.
+func (v *vmc) completeApps(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 && !strings.Contains(cmd.Use, "APP...") {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	api, err := v.client()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	defer api.Close()
+	api.Retrying = nil
+	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
+	defer cancel()
+	apps, err := api.Apps(ctx)
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	names := []string{}
+	for _, app := range apps {
+		names = append(names, app.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}
+
+// explain adds what to do next, where that is known.
+func (v *vmc) explain(err error) string {
+	text := err.Error()
+	if client.Is(err, client.CodeForbidden) && !strings.Contains(text, "too many attempts") {
+		text += "\nLog in with vmc login, if you have not or a while ago; vmc register makes an account."
+	}
+	return text
+}
+
+// printJSON prints a result for machines.
+func (v *vmc) printJSON(result any) error {
+	e := json.NewEncoder(v.out)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(result)
+}
+
+// say tells what is being done.
+func (v *vmc) say(format string, args ...any) { fmt.Fprintf(v.err, format+"\n", args...) }
+
+// terminal returns the file that a stream is, if it is a terminal.
+func terminal(stream any) (*os.File, bool) {
+	f, ok := stream.(*os.File)
+	return f, ok && term.IsTerminal(int(f.Fd()))
+}
