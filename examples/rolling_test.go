@@ -61,11 +61,16 @@ group "lb" {
 group "router" {
   instances = 3
   job "router" {
-    properties { drain_timeout_s = var.drain_timeout_s }
+    properties {
+      drain_timeout_s = var.drain_timeout_s
+      trace_key       = "22"
+    }
   }
 }
 group "edge" {
-  job "router" {}
+  job "router" {
+    properties { trace_key = "22" }
+  }
 }
 group "hello" {
   instances = 3

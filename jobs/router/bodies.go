@@ -68,6 +68,7 @@ type answerBody struct {
 
 func (b *answerBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
+	b.exchange.sent += int64(n)
 	if err != nil && !errors.Is(err, io.EOF) && b.exchange.ctx.Err() == nil {
 		reason := "the app broke its answer off"
 		if errors.Is(err, os.ErrDeadlineExceeded) {

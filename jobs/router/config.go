@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"time"
 
 	"github.com/clusterworks/deploy/jobs/component"
@@ -16,8 +17,15 @@ type Config struct {
 	// Inet and Port are where requests come in; Inet "": the own address.
 	Inet string `yaml:"inet"`
 	Port int    `yaml:"port"`
-	// TraceKey is the value of X-Vcap-Trace that asks for trace headers.
+	// TraceKey is the value of X-Vcap-Trace that asks for trace headers; "": none does.
 	TraceKey string `yaml:"trace_key"`
+	// TrustedFronts are the networks of those in front of the router, whose word
+	// on a request's client, scheme and id is believed.
+	TrustedFronts []string `yaml:"trusted_fronts"`
+	// AccessLog says whether each request is logged.
+	AccessLog bool `yaml:"access_log"`
+	// MaxRoutes bounds the routes of all; registrations beyond it are ignored.
+	MaxRoutes int `yaml:"max_routes"`
 	// NotFoundRedirect, if set, is where requests for unknown hosts are sent.
 	NotFoundRedirect string `yaml:"404_redirect"`
 
@@ -46,13 +54,19 @@ type Config struct {
 	// progress; see component.Server.
 	PeerKeepalive time.Duration `yaml:"peer_keepalive"`
 	DrainTimeout  time.Duration `yaml:"drain_timeout"`
+
+	fronts []netip.Prefix // TrustedFronts, parsed
 }
+
+// maxBody returns MaxBodyMB in bytes.
+func (c *Config) maxBody() int64 { return int64(c.MaxBodyMB) << 20 }
 
 // defaults are the values of the keys that a file leaves out.
 func defaults() Config {
 	return Config{
 		Port:              8081,
-		TraceKey:          "22",
+		TrustedFronts:     []string{"0.0.0.0/0", "::/0"},
+		MaxRoutes:         250_000,
 		FlushAppsInterval: 30,
 		MaxBodyMB:         1024,
 		AnswerTimeout:     120 * time.Second,
@@ -72,7 +86,16 @@ func load(file string) (Config, map[string]any, error) {
 	if err != nil {
 		return Config{}, nil, err
 	}
+	for _, front := range cfg.TrustedFronts {
+		prefix, err := netip.ParsePrefix(front)
+		if err != nil {
+			return Config{}, nil, fmt.Errorf("cannot use the configuration %s: trusted_fronts: %q is no network such as \"10.0.0.0/8\"", file, front)
+		}
+		cfg.fronts = append(cfg.fronts, prefix.Masked())
+	}
 	switch {
+	case cfg.MaxRoutes < 1:
+		err = errors.New("max_routes must be 1 or more")
 	case cfg.Port < 0 || cfg.Port > 65535:
 		err = fmt.Errorf("port %d is not within 0 and 65535", cfg.Port)
 	case !(cfg.FlushAppsInterval >= 0.01 && cfg.FlushAppsInterval <= 1e9):

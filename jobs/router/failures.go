@@ -56,6 +56,7 @@ func (r *Router) failed(w http.ResponseWriter, req *http.Request, err error) {
 		// The rest of the body is not worth reading.
 		w.Header().Set("Connection", "close")
 	}
+	w.Header().Set(requestID, x.id)
 	http.Error(w, text, x.status)
 }
 

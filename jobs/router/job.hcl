@@ -9,8 +9,37 @@ property "port" {
 
 property "trace_key" {
   type        = string
-  default     = "22"
-  description = "Value of the request header X-Vcap-Trace that asks for X-Vcap-Backend and X-Vcap-Router; \"\": none does"
+  default     = ""
+  description = "Value of the request header X-Vcap-Trace that asks for X-Vcap-Backend and X-Vcap-Router, which show addresses: a secret (vmc -t KEY sends it); \"\": none does"
+}
+
+property "trusted_fronts" {
+  type        = list(string)
+  default     = ["0.0.0.0/0", "::/0"]
+  description = "Networks of the load balancers, whose X-Forwarded-*, Forwarded and X-Request-Id are believed; from others they are replaced. Narrow it where others reach the routers' port"
+
+  validation {
+    condition     = alltrue([for n in property.trusted_fronts : can(regex("^[0-9a-fA-F.:]+/[0-9]+$", n))])
+    error_message = "Networks such as \"10.0.0.0/8\"."
+  }
+}
+
+property "access_log" {
+  type        = bool
+  default     = false
+  description = "Log each request: id, client, host, app, instance, status and latency"
+}
+
+property "max_routes" {
+  type        = number
+  default     = 250000
+  description = "Routes of all apps; registrations beyond it are ignored, with a warning"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.max_routes >= 1
+    error_message = "1 or more."
+  }
 }
 
 property "not_found_redirect" {

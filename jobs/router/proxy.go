@@ -29,14 +29,20 @@ const asideFor = 5 * time.Second
 // exchange is one request on its way.
 type exchange struct {
 	ctx     context.Context
+	started time.Time
+	id      string
 	host    string // as the client sent it
+	client  string // address
 	session string // sticky session it asks for
+	trusted bool   // the peer is a front, whose word is believed
 	trace   bool
 	closing bool // the answer already says that the connection closes
+	lost    bool // it leads to no backend
+	entered bool // it counts to the backend's instance
 	backend *backend
-	entered bool  // it counts to the backend's instance
 	body    *body // nil: the request has none
 	status  int
+	sent    int64 // bytes of the answer's body
 }
 
 type exchangeKey struct{}
@@ -45,25 +51,7 @@ type exchangeKey struct{}
 // are passed on as they come.
 func (r *Router) newProxy() *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
-		Rewrite: func(p *httputil.ProxyRequest) {
-			p.Out.URL.Scheme = "http"
-			p.Out.Host = p.In.Host
-			p.Out.URL.RawQuery = p.In.URL.RawQuery // also one that Go cannot parse
-			for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
-				if values, ok := p.In.Header[name]; ok {
-					p.Out.Header[name] = values
-				}
-			}
-			proto, host := p.Out.Header.Get("X-Forwarded-Proto"), p.Out.Header.Get("X-Forwarded-Host")
-			p.SetXForwarded()
-			// Whoever is in front knows better what the client asked for.
-			if proto != "" {
-				p.Out.Header.Set("X-Forwarded-Proto", proto)
-			}
-			if host != "" {
-				p.Out.Header.Set("X-Forwarded-Host", host)
-			}
-		},
+		Rewrite:        r.forward,
 		Transport:      &retrying{router: r, next: r.newTransport()},
 		FlushInterval:  -1,
 		BufferPool:     &buffers{},
@@ -75,69 +63,102 @@ func (r *Router) newProxy() *httputil.ReverseProxy {
 
 // ServeHTTP answers one request.
 func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	start := time.Now()
 	if r.isProbe(req) {
 		r.health(w)
 		return
 	}
-	if req.Host == "" {
-		r.metrics.bad()
-		http.Error(w, badRequestText, http.StatusBadRequest)
-		return
-	}
 	settings := r.settings.Load()
-	if !r.known(req.Host) {
-		r.metrics.bad()
-		if settings.NotFoundRedirect != "" {
-			http.Redirect(w, req, settings.NotFoundRedirect, http.StatusFound)
-			return
-		}
-		http.Error(w, notFoundText, http.StatusNotFound)
-		return
-	}
 	x := &exchange{
+		started: time.Now(),
 		host:    req.Host,
+		trusted: settings.trusts(req),
 		trace:   settings.TraceKey != "" && req.Header.Get(traceHeader) == settings.TraceKey,
 		closing: w.Header().Get("Connection") != "",
+	}
+	x.client, x.id = client(req, x.trusted), identify(req, x.trusted)
+	w.Header().Set(requestID, x.id)
+	// In a defer: the proxy panics to cut a connection whose backend broke off.
+	defer r.finish(x, req, settings.AccessLog)
+	if !r.pass(w, req, x, settings) {
+		return
 	}
 	if cookie, err := req.Cookie(stickyCookie); err == nil {
 		x.session = cookie.Value
 	}
-	limit := int64(settings.MaxBodyMB) << 20
-	if limit > 0 && req.ContentLength > limit {
-		r.metrics.done(http.StatusRequestEntityTooLarge, nil, time.Since(start), time.Now())
-		http.Error(w, tooLargeText(limit), http.StatusRequestEntityTooLarge)
-		return
-	}
 	if req.ContentLength != 0 {
-		if limit > 0 {
+		if limit := settings.maxBody(); limit > 0 {
 			req.Body = http.MaxBytesReader(w, req.Body, limit)
 		}
 		x.body = &body{ReadCloser: req.Body, control: http.NewResponseController(w), pause: r.config.BodyTimeout}
 		req.Body = x.body
+	}
+	if upgrade := req.Header.Get("Upgrade"); upgrade != "" && !strings.EqualFold(upgrade, "websocket") {
+		// An offer, such as h2c, that the app would refuse or misunderstand.
+		req.Header.Del("Upgrade")
 	}
 	// A backend may answer before it has all of the request. Without this the server
 	// would take the rest of the body away from the proxy, and lose it.
 	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 knows no other way
 	// A type that the app did not say is not for net/http to guess.
 	w.Header()["Content-Type"] = nil
-	// In a defer: the proxy panics to cut a connection whose backend broke off.
-	defer func() {
-		x.release()
-		var tags wire.Tags
-		if x.backend != nil {
-			tags = x.backend.Tags
-			r.traffic.add(hostKey(x.host), wire.ID(x.backend.App), client(req), time.Now())
-		}
-		r.metrics.done(x.status, tags, time.Since(start), time.Now())
-	}()
+	// The answer has the id, too; an app that repeats it must not double it.
+	w.Header().Del(requestID)
 	x.ctx = context.WithValue(req.Context(), exchangeKey{}, x)
 	r.proxy.ServeHTTP(w, req.WithContext(x.ctx))
+}
+
+// pass answers a request that goes nowhere, and reports whether it goes on.
+func (r *Router) pass(w http.ResponseWriter, req *http.Request, x *exchange, settings *Config) bool {
+	text := ""
+	x.status, text = admit(req)
+	switch {
+	case x.status != 0:
+	case req.Host == "":
+		x.status, text, x.lost = http.StatusBadRequest, badRequestText, true
+	case !r.known(req.Host):
+		x.lost = true
+		if settings.NotFoundRedirect != "" {
+			x.status = http.StatusFound
+			http.Redirect(w, req, settings.NotFoundRedirect, x.status)
+			return false
+		}
+		x.status, text = http.StatusNotFound, notFoundText
+	case settings.maxBody() > 0 && req.ContentLength > settings.maxBody():
+		x.status, text = http.StatusRequestEntityTooLarge, tooLargeText(settings.maxBody())
+	default:
+		return true
+	}
+	http.Error(w, text, x.status)
+	return false
+}
+
+// finish counts and logs an exchange that has ended.
+func (r *Router) finish(x *exchange, req *http.Request, log bool) {
+	x.release()
+	took := time.Since(x.started)
+	var tags wire.Tags
+	app, addr := "", ""
+	if x.backend != nil {
+		tags, app, addr = x.backend.Tags, x.backend.App, x.backend.Addr
+		r.traffic.add(hostKey(x.host), wire.ID(app), x.client, time.Now())
+	}
+	if x.lost {
+		r.metrics.bad()
+	} else {
+		r.metrics.done(x.status, tags, took, time.Now())
+	}
+	if log {
+		r.base.Log().Info("request", "request_id", x.id, "client", x.client, "host", x.host, "method", req.Method, "uri", req.RequestURI,
+			"status", x.status, "bytes", x.sent, "ms", float64(took.Microseconds())/1000, "app", app, "backend", addr)
+	}
 }
 
 // isProbe recognizes health probes: the original's, which has no Host, and
 // requests for /healthz of the router itself, by its address.
 func (r *Router) isProbe(req *http.Request) bool {
+	if len(req.Header[forwardedFor]) > 0 {
+		return false // it came through a front, from somebody who has no business here
+	}
 	if req.Host == "" {
 		return req.UserAgent() == monitorAgent
 	}
@@ -163,12 +184,8 @@ func (r *Router) modifyResponse(res *http.Response) error {
 	if res.StatusCode != http.StatusSwitchingProtocols {
 		res.Body = &answerBody{ReadCloser: res.Body, router: r, exchange: x}
 	}
-	for _, cookie := range res.Header["Set-Cookie"] {
-		if x.backend.Session != "" && strings.Contains(strings.ToUpper(cookie), sessionCookie) {
-			res.Header.Add("Set-Cookie", stickyCookie+"="+x.backend.Session+"; Path=/")
-			break
-		}
-	}
+	x.stick(res)
+	res.Header.Set(requestID, x.id)
 	if x.trace {
 		res.Header.Set(backendHeader, x.backend.Addr)
 		res.Header.Set(routerHeader, r.base.Address())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http/httputil"
+	"net/netip"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -63,7 +64,7 @@ func New(p component.Process) (*Router, error) {
 		startInterval: wire.RouterStartInterval,
 		pruneInterval: wire.RouterPruneInterval,
 	}
-	r.table.maxRequests, r.table.maxUploads = cfg.InstanceRequests, cfg.InstanceUploads
+	r.table.maxRequests, r.table.maxUploads, r.table.maxRoutes = cfg.InstanceRequests, cfg.InstanceUploads, cfg.MaxRoutes
 	r.settings.Store(&cfg)
 	r.base, err = component.Open(component.Options{
 		Type:    "Router",
@@ -246,9 +247,30 @@ func (r *Router) registration(m *nats.Msg, take func(wire.Registration)) {
 }
 
 func (r *Router) register(m wire.Registration) {
+	own, _ := netip.ParseAddrPort(r.Address())
+	log := r.base.Log().With("host", m.Host, "port", m.Port)
+	switch {
+	case m.RouteServiceURL != "":
+		// It would be served without its route service, which may be its door lock.
+		log.Warn("ignoring a registration: this router knows no route services", "uris", m.URIs)
+		r.unregister(m)
+		return
+	case m.Host == r.base.Address() && m.Port == int(own.Port()):
+		log.Warn("ignoring a registration: it leads to this router itself", "uris", m.URIs)
+		return
+	case len(m.URIs) > maxURIs:
+		log.Warn("ignoring a registration: it has too many URIs", "uris", len(m.URIs), "most", maxURIs)
+		return
+	}
 	r.mu.Lock()
-	added := r.table.register(m, time.Now())
+	added, stale, full := r.table.register(m, time.Now())
 	r.mu.Unlock()
+	if full {
+		log.Warn("ignoring routes: there are too many", "uris", m.URIs, "most", r.config.MaxRoutes)
+	}
+	if len(stale) > 0 {
+		log.Warn("dropped routes of an app that is gone: another one listens there now", "routes", stale)
+	}
 	if added == 0 {
 		return
 	}

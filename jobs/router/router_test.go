@@ -258,7 +258,7 @@ func TestSticky(t *testing.T) {
 		c.backend(func(w http.ResponseWriter, r *http.Request) {
 			if r.Header.Get("Login") != "" {
 				w.Header().Add("Set-Cookie", "other=1")
-				w.Header().Add("Set-Cookie", "jsessionid=abc; Path=/")
+				w.Header().Add("Set-Cookie", "jsessionid=abc; Path=/; Secure; SameSite=None")
 			}
 			fmt.Fprint(w, r.Context().Value(http.LocalAddrContextKey))
 		}, "a.test")
@@ -268,7 +268,7 @@ func TestSticky(t *testing.T) {
 	}
 	res, home := c.get("a.test", "Login", "1")
 	_, port, _ := net.SplitHostPort(home)
-	if got, want := strings.Join(res.Header["Set-Cookie"], "|"), "other=1|jsessionid=abc; Path=/|__VCAP_ID__=session-"+port+"; Path=/"; got != want {
+	if got, want := strings.Join(res.Header["Set-Cookie"], "|"), "other=1|jsessionid=abc; Path=/; Secure; SameSite=None|__VCAP_ID__=session-"+port+"; Path=/; HttpOnly; Secure; SameSite=None"; got != want {
 		t.Fatalf("cookies %q, want %q", got, want)
 	}
 	for range 30 {
@@ -276,8 +276,14 @@ func TestSticky(t *testing.T) {
 			t.Fatalf("the session is at %s, the request went to %s", home, body)
 		}
 	}
-	if res, _ := c.get("a.test", "Cookie", "__VCAP_ID__=gone"); res.StatusCode != 200 {
-		t.Errorf("stale session: %d", res.StatusCode)
+	// The session of an instance that is gone moves to one that lives, and stays.
+	res, home = c.get("a.test", "Cookie", "__VCAP_ID__=gone", "X-Forwarded-Proto", "https")
+	_, port, _ = net.SplitHostPort(home)
+	if got, want := strings.Join(res.Header["Set-Cookie"], "|"), "__VCAP_ID__=session-"+port+"; Path=/; HttpOnly; Secure"; got != want {
+		t.Errorf("a stale session: %q, want %q", got, want)
+	}
+	if res, _ := c.get("a.test", "Cookie", "__VCAP_ID__=session-"+port); len(res.Cookies()) != 0 {
+		t.Errorf("a session at home gets %v", res.Cookies())
 	}
 }
 

@@ -30,8 +30,8 @@ type backend struct {
 // instance is what listens at an address, under whatever URIs. The counts are of
 // what is on its way to it; they need no lock.
 type instance struct {
-	routes int       // that lead to it
-	aside  time.Time // until when others are preferred
+	hosts []string  // that lead to it
+	aside time.Time // until when others are preferred
 
 	requests, uploads atomic.Int32
 }
@@ -57,12 +57,13 @@ type table struct {
 	instances map[string]*instance // by address
 	// An instance that has so many requests or uploads gets no more.
 	maxRequests, maxUploads int
+	routes, maxRoutes       int
 }
 
 func newTable() *table {
 	return &table{
 		hosts: map[string][]*backend{}, instances: map[string]*instance{},
-		maxRequests: math.MaxInt32, maxUploads: math.MaxInt32,
+		maxRequests: math.MaxInt32, maxUploads: math.MaxInt32, maxRoutes: math.MaxInt32,
 	}
 }
 
@@ -82,13 +83,16 @@ func hostKey(host string) string {
 
 // register adds the backend to each URI and says how many routes are new. A
 // backend already there is only seen again: its tags, app and session stay, as
-// in the original. URIs that are no host names are left out.
-func (t *table) register(r wire.Registration, now time.Time) (added int) {
+// in the original. URIs that are no host names are left out, and so are new ones
+// when there are too many routes: full. stale are the other hosts that led to the
+// same address for another app: that app is gone.
+func (t *table) register(r wire.Registration, now time.Time) (added int, stale []string, full bool) {
 	addr := net.JoinHostPort(r.Host, strconv.Itoa(r.Port))
-	stale := wire.RouterStaleAfter
-	if s := r.StaleThresholdInSeconds; s > 0 && s < int(stale/time.Second) {
-		stale = time.Duration(s) * time.Second
+	after := wire.RouterStaleAfter
+	if s := r.StaleThresholdInSeconds; s > 0 && s < int(after/time.Second) {
+		after = time.Duration(s) * time.Second
 	}
+	stale = t.dropOthers(addr, r)
 	for _, uri := range r.URIs {
 		host := hostKey(uri)
 		if host == "" {
@@ -98,21 +102,45 @@ func (t *table) register(r wire.Registration, now time.Time) (added int) {
 			t.hosts[host][i].seen = now
 			continue
 		}
+		if t.routes >= t.maxRoutes {
+			full = true
+			continue
+		}
 		in := t.instances[addr]
 		if in == nil {
 			in = &instance{}
 			t.instances[addr] = in
 		}
-		in.routes++
+		in.hosts = append(in.hosts, host)
+		t.routes++
 		t.hosts[host] = append(t.hosts[host], &backend{
 			instance: in, Addr: addr, App: string(r.App), Tags: r.Tags, Session: r.PrivateInstanceID,
-			seen: now, staleAfter: stale,
+			seen: now, staleAfter: after,
 		})
 		// Whoever registers anew can be reached, as far as it knows.
 		in.aside = time.Time{}
 		added++
 	}
-	return added
+	return added, stale, full
+}
+
+// dropOthers removes the routes to an address that another app had, except those
+// that are registered again.
+func (t *table) dropOthers(addr string, r wire.Registration) (gone []string) {
+	in := t.instances[addr]
+	if in == nil || r.App == "" {
+		return nil
+	}
+	for at := len(in.hosts) - 1; at >= 0; at-- {
+		host := in.hosts[at]
+		i := indexOf(t.hosts[host], addr)
+		if app := t.hosts[host][i].App; app == "" || app == string(r.App) || slices.ContainsFunc(r.URIs, func(uri string) bool { return hostKey(uri) == host }) {
+			continue
+		}
+		t.remove(host, i)
+		gone = append(gone, host)
+	}
+	return gone
 }
 
 // unregister removes the backend from each URI and says how many routes went.
@@ -223,7 +251,9 @@ func (t *table) size() (urls, backends int) { return len(t.hosts), len(t.instanc
 
 func (t *table) remove(host string, i int) {
 	b := t.hosts[host][i]
-	if b.instance.routes--; b.instance.routes == 0 {
+	t.routes--
+	at := slices.Index(b.instance.hosts, host)
+	if b.instance.hosts = slices.Delete(b.instance.hosts, at, at+1); len(b.instance.hosts) == 0 {
 		delete(t.instances, b.Addr)
 	}
 	if len(t.hosts[host]) == 1 {

@@ -70,7 +70,7 @@ func TestRegisteredAgain(t *testing.T) {
 	second := at("10.0.0.1", 1, "a.test")
 	second.App, second.PrivateInstanceID = "2", "two"
 	table.register(first, epoch)
-	if added := table.register(second, epoch.Add(100*time.Second)); added != 0 {
+	if added, _, _ := table.register(second, epoch.Add(100*time.Second)); added != 0 {
 		t.Errorf("%d routes are new", added)
 	}
 	b := table.lookup("a.test")[0]
@@ -172,6 +172,38 @@ func TestFull(t *testing.T) {
 	}
 }
 
+// TestAnotherApp: when another app registers an address, routes of the one before
+// go, so that its users do not get the other's pages.
+func TestAnotherApp(t *testing.T) {
+	table := newTable()
+	first, second := at("10.0.0.1", 1, "a.test", "both.test"), at("10.0.0.1", 1, "b.test", "both.test")
+	first.App, second.App = "1", "2"
+	table.register(first, epoch)
+	added, stale, full := table.register(second, epoch)
+	if added != 1 || full || strings.Join(stale, " ") != "a.test" {
+		t.Errorf("%d new, stale %v, full %v", added, stale, full)
+	}
+	if len(table.lookup("a.test")) != 0 || len(table.lookup("both.test")) != 1 {
+		t.Error("a.test leads to the other app, or both.test nowhere")
+	}
+}
+
+// TestMaxRoutes: what is there is kept fresh when there is no room for more.
+func TestMaxRoutes(t *testing.T) {
+	table := newTable()
+	table.maxRoutes = 2
+	if added, _, full := table.register(at("10.0.0.1", 1, "a.test", "b.test", "c.test"), epoch); added != 2 || !full {
+		t.Errorf("%d new, full %v", added, full)
+	}
+	if added, _, full := table.register(at("10.0.0.1", 1, "a.test", "b.test"), epoch); added != 0 || full {
+		t.Errorf("%d new, full %v", added, full)
+	}
+	table.unregister(at("10.0.0.1", 1, "a.test"))
+	if added, _, full := table.register(at("10.0.0.2", 1, "c.test"), epoch); added != 1 || full {
+		t.Errorf("after one has gone: %d new, full %v", added, full)
+	}
+}
+
 // TestTableModel compares the table with a naive model under any sequence of
 // messages and times.
 func TestTableModel(t *testing.T) {
@@ -187,7 +219,8 @@ func TestTableModel(t *testing.T) {
 		t.Repeat(map[string]func(*rapid.T){
 			"register": func(t *rapid.T) {
 				r := draw(t)
-				added, want := table.register(r, now), 0
+				want := 0
+				added, _, _ := table.register(r, now)
 				for _, uri := range r.URIs {
 					key := route{strings.ToLower(uri), fmt.Sprintf("10.0.0.1:%d", r.Port)}
 					if _, ok := model[key]; !ok {

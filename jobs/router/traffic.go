@@ -3,8 +3,6 @@ package router
 import (
 	"cmp"
 	"maps"
-	"net"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -128,16 +126,3 @@ func (t *traffic) rates(now time.Time) []rate {
 }
 
 func perSecond(n int) float64 { return float64(n) / sweep.Seconds() }
-
-// client is who asks: the address that the one in front of the router saw, or
-// that one itself.
-func client(req *http.Request) string {
-	if hops := strings.Split(strings.Join(req.Header.Values("X-Forwarded-For"), ","), ","); strings.TrimSpace(hops[len(hops)-1]) != "" {
-		return strings.TrimSpace(hops[len(hops)-1])
-	}
-	host, _, err := net.SplitHostPort(req.RemoteAddr)
-	if err != nil {
-		return req.RemoteAddr
-	}
-	return host
-}

@@ -62,7 +62,10 @@ func TestClient(t *testing.T) {
 		if forwarded != "" {
 			req.Header.Set("X-Forwarded-For", forwarded)
 		}
-		if got := client(req); got != want {
+		if got := client(req, false); got != "127.0.0.1" {
+			t.Errorf("forwarded for %q by a stranger: %s", forwarded, got)
+		}
+		if got := client(req, true); got != want {
 			t.Errorf("forwarded for %q: %s, want %s", forwarded, got, want)
 		}
 	}

@@ -44,6 +44,9 @@ type Registration struct {
 	// PrivateInstanceID is the sticky session's value, unique to the instance.
 	PrivateInstanceID    string `json:"private_instance_id,omitempty"`
 	PrivateInstanceIndex ID     `json:"private_instance_index,omitempty"`
+	// RouteServiceURL is gorouter's: all requests are to pass that service first.
+	// Our router cannot do it and ignores such a registration.
+	RouteServiceURL string `json:"route_service_url,omitempty"`
 	// StaleThresholdInSeconds lowers (never raises) RouterStaleAfter; 0 leaves it.
 	StaleThresholdInSeconds int `json:"stale_threshold_in_seconds,omitempty"`
 }

@@ -1,0 +1,165 @@
+package router
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// Headers that say for whom a request is made. From anyone but a trusted front
+// they are replaced.
+const (
+	forwardedFor   = "X-Forwarded-For"
+	forwardedHost  = "X-Forwarded-Host"
+	forwardedPort  = "X-Forwarded-Port"
+	forwardedProto = "X-Forwarded-Proto"
+	forwarded      = "Forwarded"
+	realIP         = "X-Real-Ip"
+	clientCert     = "X-Forwarded-Client-Cert"
+	requestID      = "X-Request-Id"
+	vcapRequestID  = "X-Vcap-Request-Id"
+	hopsHeader     = "X-Vcap-Router-Hops"
+)
+
+// fromFronts are these headers, and those that only the router sets.
+var fromFronts = map[string]bool{
+	forwardedFor: true, forwardedHost: true, forwardedPort: true, forwardedProto: true, forwarded: true,
+	realIP: true, clientCert: true, requestID: true, vcapRequestID: true, hopsHeader: true, "Proxy": true,
+}
+
+// admit returns the status and the text with which a request is refused, for
+// what it is and not for where it goes; 0 if it is not.
+func admit(req *http.Request) (status int, text string) {
+	switch req.Method {
+	case http.MethodConnect, http.MethodTrace:
+		return http.StatusMethodNotAllowed, "VCAP ROUTER: 405 - THE ROUTER KNOWS NO " + req.Method
+	}
+	if len(req.Method)+len(req.RequestURI)+len("  HTTP/1.1\r\n") > maxLine {
+		return http.StatusRequestURITooLong, fmt.Sprintf("VCAP ROUTER: 414 - THE REQUEST LINE IS LARGER THAN %d KB", maxLine>>10)
+	}
+	lines, total := 1, len("Host: \r\n")+len(req.Host)
+	for name, values := range req.Header {
+		if fromFronts[name] {
+			continue // a front may add some to what it let pass
+		}
+		for _, value := range values {
+			size := len(name) + len(value) + len(": \r\n")
+			if size > maxLine {
+				return http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("VCAP ROUTER: 431 - A HEADER IS LARGER THAN %d KB", maxLine>>10)
+			}
+			lines, total = lines+1, total+size
+		}
+	}
+	if lines > maxLines || total > maxHead {
+		return http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("VCAP ROUTER: 431 - MORE THAN %d HEADERS, OR OF MORE THAN %d KB TOGETHER", maxLines, maxHead>>10)
+	}
+	if hops, _ := strconv.Atoi(req.Header.Get(hopsHeader)); hops >= maxHops {
+		return http.StatusLoopDetected, "VCAP ROUTER: 508 - THE REQUEST CAME BACK TO THE ROUTERS AGAIN AND AGAIN"
+	}
+	return 0, ""
+}
+
+// trusts reports whether a request comes from a front, whose word is believed.
+func (c *Config) trusts(req *http.Request) bool {
+	peer, err := netip.ParseAddrPort(req.RemoteAddr)
+	if err != nil {
+		return false
+	}
+	for _, front := range c.fronts {
+		if front.Contains(peer.Addr().Unmap()) {
+			return true
+		}
+	}
+	return false
+}
+
+// identify returns the request's id: that of a trusted front, else a new one.
+func identify(req *http.Request, trusted bool) string {
+	if id := req.Header.Get(requestID); trusted && id != "" && len(id) <= 128 && strings.Trim(id, idLetters) == "" {
+		return id
+	}
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+const idLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:=/+"
+
+// forward makes the headers of the request that a backend gets.
+func (r *Router) forward(p *httputil.ProxyRequest) {
+	x := p.In.Context().Value(exchangeKey{}).(*exchange)
+	p.Out.URL.Scheme = "http"
+	p.Out.Host = p.In.Host
+	p.Out.URL.RawQuery = p.In.URL.RawQuery // also one that Go cannot parse
+	out := p.Out.Header
+	for name := range out {
+		// X_Forwarded_For is X-Forwarded-For to whatever follows CGI.
+		if strings.Contains(name, "_") && fromFronts[http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))] {
+			delete(out, name)
+		}
+	}
+	for name := range fromFronts {
+		delete(out, name)
+	}
+	if x.trusted {
+		for _, name := range []string{forwarded, forwardedFor, forwardedHost, forwardedPort, forwardedProto, realIP, clientCert} {
+			if values, ok := p.In.Header[name]; ok {
+				out[name] = values
+			}
+		}
+	}
+	proto, host := out.Get(forwardedProto), out.Get(forwardedHost)
+	p.SetXForwarded()
+	// Whoever is in front knows better what the client asked for.
+	if proto != "" {
+		out.Set(forwardedProto, proto)
+	}
+	if host != "" {
+		out.Set(forwardedHost, host)
+	}
+	if out.Get(forwardedPort) == "" {
+		out.Set(forwardedPort, portOf(out.Get(forwardedHost), out.Get(forwardedProto)))
+	}
+	if out.Get(realIP) == "" {
+		out.Set(realIP, x.client)
+	}
+	out.Set(requestID, x.id)
+	out.Set(vcapRequestID, x.id)
+	hops, _ := strconv.Atoi(p.In.Header.Get(hopsHeader))
+	out.Set(hopsHeader, strconv.Itoa(max(hops, 0)+1))
+}
+
+// portOf returns the port that a client used, by the host that it asked for.
+func portOf(host, proto string) string {
+	if _, port, err := net.SplitHostPort(host); err == nil && port != "" {
+		return port
+	}
+	if proto == "https" {
+		return "443"
+	}
+	return "80"
+}
+
+// client is who asks: the address that a trusted front saw, or the peer's own.
+func client(req *http.Request, trusted bool) string {
+	if trusted {
+		if address := req.Header.Get(realIP); address != "" {
+			return address
+		}
+		hops := strings.Split(strings.Join(req.Header.Values(forwardedFor), ","), ",")
+		if last := strings.TrimSpace(hops[len(hops)-1]); last != "" {
+			return last
+		}
+	}
+	host, _, err := net.SplitHostPort(req.RemoteAddr)
+	if err != nil {
+		return req.RemoteAddr
+	}
+	return host
+}
