@@ -28,6 +28,7 @@ import (
 	"github.com/zclconf/go-cty/cty/convert"
 
 	"github.com/clusterworks/deploy/jobs"
+	"github.com/clusterworks/deploy/jobs/nginx"
 	"github.com/clusterworks/deploy/manifests"
 )
 
@@ -118,6 +119,24 @@ func nginxProgram(t *testing.T) string {
 	return ""
 }
 
+// TestMain lets this program be lb_check under that name.
+func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "lb_check" {
+		os.Exit(nginx.Main(os.Args[1:], os.Stderr))
+	}
+	os.Exit(m.Run())
+}
+
+// lbCheck is this program as lb_check.
+func lbCheck(t *testing.T) string {
+	t.Helper()
+	self, err := os.Executable()
+	must(t, err)
+	link := filepath.Join(t.TempDir(), "lb_check")
+	must(t, os.Symlink(self, link))
+	return link
+}
+
 func loopback() string {
 	return fmt.Sprintf("127.%d.%d.%d", 100+rand.IntN(100), rand.IntN(250), 1+rand.IntN(250))
 }
@@ -161,6 +180,7 @@ group "lb" {
 	b.job = m.Group("lb").Jobs[0]
 	b.vars, diags = m.JobContext(manifests.Facts{
 		Instances: map[string][]manifests.Instance{"lb": {{Group: "lb", Address: b.address, AgentDir: b.dir}}},
+		Packages:  map[string]string{"lb_check": "0"},
 	}, "lb", 0, b.job)
 	mustBeFine(b.t, diags)
 	must(b.t, os.MkdirAll(folder, 0o755))
@@ -178,6 +198,7 @@ func (b *balancer) strings(expr hcl.Expression) []string {
 	b.t.Helper()
 	v, diags := expr.Value(b.vars)
 	mustBeFine(b.t, diags)
+	v, _ = v.UnmarkDeep()
 	if v.Type() == cty.String {
 		return []string{v.AsString()}
 	}
@@ -194,8 +215,13 @@ func (b *balancer) strings(expr hcl.Expression) []string {
 func (b *balancer) cmd(expr hcl.Expression, env ...string) *exec.Cmd {
 	b.t.Helper()
 	args := b.strings(expr)
-	if args[0] == "nginx" {
-		args[0] = b.program
+	for i, arg := range args {
+		switch {
+		case arg == "nginx":
+			args[i] = b.program
+		case strings.HasSuffix(arg, "/lb_check"):
+			args[i] = lbCheck(b.t)
+		}
 	}
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Env = append(append(os.Environ(), "PATH="+os.Getenv("PATH")+":"+filepath.Dir(b.program)), env...)

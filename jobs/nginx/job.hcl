@@ -81,9 +81,113 @@ property "workers" {
 }
 
 property "access_log" {
+  type        = string
+  default     = "off"
+  description = "Log each request to the process's own log, its time, id, client, host, status and latency: off, text or json"
+
+  validation {
+    condition     = contains(["off", "text", "json"], property.access_log)
+    error_message = "One of off, text, json."
+  }
+}
+
+property "trusted_fronts" {
+  type        = list(string)
+  default     = []
+  description = "Networks of the proxies in front, such as \"192.0.2.0/24\", whose X-Forwarded-*, Forwarded and X-Request-Id are believed; from others they are replaced"
+
+  validation {
+    condition     = alltrue([for n in property.trusted_fronts : can(regex("^[0-9a-fA-F.:]+(/[0-9]+)?$", n))])
+    error_message = "Addresses or networks such as \"192.0.2.0/24\"."
+  }
+}
+
+property "addresses" {
+  type        = list(string)
+  default     = []
+  description = "Addresses to listen on beside the instance's own; they must be the VM's"
+  on_change   = "restart"
+}
+
+property "tls_port" {
+  type        = number
+  default     = 0
+  description = "Port for HTTPS and HTTP/2, for domains that have a certificate; 0: none"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.tls_port >= 0 && property.tls_port <= 65535 && property.tls_port != property.port
+    error_message = "A port other than the one for HTTP, or 0."
+  }
+}
+
+property "public_tls_port" {
+  type        = number
+  default     = 443
+  description = "Port to which https_only redirects: the one that clients reach tls_port by"
+}
+
+property "certificate" {
+  type        = string
+  default     = ""
+  description = "Certificate of all domains that are not in sites, PEM: its own, then those that lead to a root; \"\": no HTTPS"
+}
+
+property "key" {
+  type        = string
+  default     = ""
+  sensitive   = true
+  description = "Private key of the certificate, PEM"
+}
+
+property "https_only" {
   type        = bool
   default     = false
-  description = "Log each request, to the process's own log"
+  description = "Redirect requests over HTTP to HTTPS, of domains that are not in sites; a trusted front's X-Forwarded-Proto counts"
+}
+
+property "hsts_s" {
+  type        = number
+  default     = 0
+  description = "Seconds for which browsers are told to use HTTPS only (Strict-Transport-Security), of domains that are not in sites; 0: they are not"
+}
+
+property "sites" {
+  type = list(object({
+    name             = string                     # host name, or "*." and a domain
+    certificate      = optional(string, "")       # PEM; "": no HTTPS
+    key              = optional(string, "")       # PEM
+    https_only       = optional(bool, false)      # as the properties of these names
+    hsts_s           = optional(number, 0)
+    max_body_mb      = optional(number)
+    answer_timeout_s = optional(number)
+    redirect         = optional(string, "")       # URL that requests are redirected to, with their path
+    allow            = optional(list(string), []) # networks of clients; others get a 403
+    deny             = optional(list(string), []) # networks of clients that get a 403, before allow
+    extra            = optional(string, "")       # of nginx's server block, as it is
+  }))
+  default     = []
+  description = "Domains with settings of their own"
+
+  validation {
+    condition     = alltrue([for s in property.sites : can(regex("^([*][.])?[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$", s.name))])
+    error_message = "Each name is a host name such as \"www.example.com\" or \"*.example.com\"."
+  }
+
+  validation {
+    condition     = length(distinct([for s in property.sites : lower(s.name)])) == length(property.sites)
+    error_message = "Each name once."
+  }
+
+  validation {
+    condition     = alltrue([for s in property.sites : s.redirect == "" || can(regex("^https?://[^ \"'$;{}]+$", s.redirect))])
+    error_message = "A redirect is a URL such as \"https://www.example.com\"."
+  }
+
+  validation {
+    condition     = alltrue([for n in flatten([for s in property.sites : concat(s.allow, s.deny)]) : can(regex("^[0-9a-fA-F.:]+(/[0-9]+)?$", n))])
+    error_message = "In allow and deny are addresses or networks such as \"192.0.2.0/24\"."
+  }
 }
 
 # Debian's nginx; any of 1.22 or later will do.
@@ -92,8 +196,23 @@ package "nginx" {
   apt    = ["nginx-light"]
 }
 
+package "lb_check" {
+  program = "lb_check"
+}
+
 template "nginx.conf" {
   destination = "nginx.conf"
+  on_change   = "reload"
+}
+
+template "proxy.conf" {
+  destination = "proxy.conf"
+  on_change   = "reload"
+}
+
+template "certificates.json" {
+  destination = "certificates.json"
+  mode        = "0600"
   on_change   = "reload"
 }
 
@@ -107,11 +226,13 @@ template "reloaded.sh" {
   on_change   = "reload"
 }
 
-# nginx tells what is wrong with a file better than anyone: before it is used.
+# Certificates must be those of their domains, and in time; they go where
+# nginx.conf names them. nginx tells what else is wrong better than anyone: before
+# it is used.
 hook "check" {
   command = [
-    "/bin/sh", "-c", "mkdir -p \"$1\" \"$2\" && exec \"$0\" -t -q -e stderr -p \"$2\" -c \"$DEPLOY_STAGED/nginx.conf\"",
-    package.nginx.path, path.run, path.data,
+    "/bin/sh", "-c", "mkdir -p \"$1\" \"$2\" && \"$3\" \"$DEPLOY_STAGED/certificates.json\" \"$2/certificates\" && exec \"$0\" -t -q -e stderr -p \"$2\" -c \"$DEPLOY_STAGED/nginx.conf\"",
+    package.nginx.path, path.run, path.data, "${package.lb_check.path}/lb_check",
   ]
   timeout = "20s"
 }
@@ -136,4 +257,8 @@ process "nginx" {
 
 listen "http" {
   port = property.port
+}
+
+listen "https" {
+  port = property.tls_port
 }

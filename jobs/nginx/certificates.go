@@ -1,0 +1,172 @@
+// Package nginx checks what nginx cannot: whether the certificates of a
+// configuration are those of its domains, whole and in time. nginx -t reads each
+// key pair, and would serve one that has expired or is another domain's.
+package nginx
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+)
+
+// Certificate is that of a server of the configuration, as certificates.json has
+// it.
+type Certificate struct {
+	Name        string `json:"name"`        // host names, with blanks between them
+	Certificate string `json:"certificate"` // PEM: its own, then those that lead to a root
+	Key         string `json:"key"`         // PEM
+}
+
+// Read returns the certificates of a file.
+func Read(file string) ([]Certificate, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the certificates: %w", err)
+	}
+	var list []Certificate
+	if err := json.Unmarshal(data, &list); err != nil {
+		return nil, fmt.Errorf("cannot read the certificates in %s: %w", file, err)
+	}
+	return list, nil
+}
+
+// Check says all that is wrong with a certificate at that time.
+func (c Certificate) Check(now time.Time) error {
+	pair, err := tls.X509KeyPair([]byte(c.Certificate), []byte(c.Key))
+	if err != nil {
+		return fmt.Errorf("cannot serve %s over TLS: %w; give its certificate and the key that belongs to it, as PEM", c.Name, err)
+	}
+	var chain []*x509.Certificate
+	for _, der := range pair.Certificate {
+		link, err := x509.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("cannot serve %s over TLS: %w", c.Name, err)
+		}
+		chain = append(chain, link)
+	}
+	var problems []error
+	problem := func(format string, a ...any) {
+		problems = append(problems, fmt.Errorf("cannot serve %s over TLS: "+format, append([]any{c.Name}, a...)...))
+	}
+	for _, name := range strings.Fields(c.Name) {
+		if !covers(chain[0], name) {
+			problem("the certificate is for %s, not for %s; give one that has this name", strings.Join(chain[0].DNSNames, ", "), name)
+		}
+	}
+	for i, link := range chain {
+		if now.After(link.NotAfter) {
+			problem("the certificate of %q expired at %s; renew it", link.Subject.CommonName, link.NotAfter.Format(time.RFC3339))
+		}
+		if now.Before(link.NotBefore) {
+			problem("the certificate of %q begins at %s; is the clock of this VM right?", link.Subject.CommonName, link.NotBefore.Format(time.RFC3339))
+		}
+		if i > 0 {
+			if err := chain[i-1].CheckSignatureFrom(link); err != nil {
+				problem("the certificate of %q is not signed by the one that follows it, of %q: %w; put them in order, without others", chain[i-1].Subject.CommonName, link.Subject.CommonName, err)
+			}
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// covers reports whether a certificate is good for a name of nginx's: a host, or
+// "*." and a domain, for which a browser asks with any label before it.
+func covers(leaf *x509.Certificate, name string) bool {
+	if domain, wildcard := strings.CutPrefix(name, "*."); wildcard {
+		for _, have := range leaf.DNSNames {
+			if strings.EqualFold(have, "*."+domain) {
+				return true
+			}
+		}
+		return false
+	}
+	return leaf.VerifyHostname(name) == nil
+}
+
+// File is the name of the file that holds a certificate and its key. It follows
+// from both, so that a configuration keeps naming what it was made with.
+func (c Certificate) File() string {
+	sum := sha256.Sum256([]byte(c.Certificate + "\n" + c.Key))
+	return hex.EncodeToString(sum[:]) + ".pem"
+}
+
+// Store writes the certificates into a folder, for nobody else to read. Those of
+// other configurations stay for as long as keep, which may return to them.
+func Store(folder string, list []Certificate, now time.Time, keep time.Duration) error {
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return fmt.Errorf("cannot store the certificates: %w", err)
+	}
+	wanted := map[string]bool{}
+	for _, c := range list {
+		wanted[c.File()] = true
+		path := filepath.Join(folder, c.File())
+		text := []byte(c.Certificate + "\n" + c.Key)
+		if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, text) {
+			if err := os.Chtimes(path, now, now); err != nil {
+				return fmt.Errorf("cannot store the certificate of %s: %w", c.Name, err)
+			}
+			continue
+		}
+		if err := renameio.WriteFile(path, text, 0o600); err != nil {
+			return fmt.Errorf("cannot store the certificate of %s: %w", c.Name, err)
+		}
+	}
+	entries, err := os.ReadDir(folder)
+	if err != nil {
+		return fmt.Errorf("cannot clear old certificates away: %w", err)
+	}
+	for _, entry := range entries {
+		if info, err := entry.Info(); err != nil || wanted[entry.Name()] || now.Sub(info.ModTime()) < keep {
+			continue
+		}
+		if err := os.Remove(filepath.Join(folder, entry.Name())); err != nil {
+			return fmt.Errorf("cannot clear an old certificate away: %w", err)
+		}
+	}
+	return nil
+}
+
+// Prepare checks the certificates of a file and stores them in a folder.
+func Prepare(file, folder string, now time.Time) error {
+	list, err := Read(file)
+	if err != nil {
+		return err
+	}
+	var problems []error
+	for _, c := range list {
+		problems = append(problems, c.Check(now))
+	}
+	if err := errors.Join(problems...); err != nil {
+		return err
+	}
+	return Store(folder, list, now, keepFor)
+}
+
+// keepFor is longer than a generation is kept that a rollback may return to.
+const keepFor = 90 * 24 * time.Hour
+
+// Main is the program lb_check: it prepares the certificates of a file, and
+// returns its exit status.
+func Main(args []string, problems io.Writer) int {
+	if len(args) != 2 {
+		fmt.Fprintln(problems, "usage: lb_check CERTIFICATES.JSON FOLDER")
+		return 2
+	}
+	if err := Prepare(args[0], args[1], time.Now()); err != nil {
+		fmt.Fprintln(problems, err)
+		return 1
+	}
+	return 0
+}
