@@ -1,16 +1,17 @@
 package deployer
 
 import (
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/clusterworks/deploy/deployer/internal/localvm"
+	"github.com/clusterworks/deploy/deployer/internal/fleet"
+	"github.com/clusterworks/deploy/deployer/internal/infra"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
 	"github.com/clusterworks/deploy/deployer/internal/terraform"
 )
@@ -81,7 +82,7 @@ func TestDamagedStateFolders(t *testing.T) {
 				if status, err := c.deployer(t).Status(ctx); err == nil && !strings.Contains(strings.Join(status.Warnings, " "), filepath.Base(name)) {
 					t.Errorf("status is green: %+v", status.Warnings)
 				}
-				if d := c.deployer(t).Doctor(ctx); !d.Failed() || !strings.Contains(findings(&doctor{Diagnosis: *d}), filepath.Base(name)) {
+				if d := c.deployer(t).Doctor(ctx); !d.Failed() || !strings.Contains(fmt.Sprint(d.Findings), filepath.Base(name)) {
 					t.Errorf("doctor is green: %+v", d.Findings)
 				}
 				if after := folder(t, dir); !maps.Equal(before, after) {
@@ -100,35 +101,13 @@ func TestAnEngineThatHasLostAVM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.close()
-	r.enginePlan["hello/0"] = []terraform.Action{terraform.Create}
-	_, _, err = r.plan(t.Context(), []plan.VMChange{{Resource: "VM hello/0", Action: plan.Create}}, quick)
+	defer r.fleet.Close()
+	lost := infra.Plan{
+		Actions: map[string][]terraform.Action{"hello/0": {terraform.Create}},
+		Changes: []plan.VMChange{{Resource: "VM hello/0", Action: plan.Create}},
+	}
+	_, err = r.compare(t.Context(), lost, fleet.Quick)
 	if err == nil || !strings.Contains(err.Error(), "lacks the VMs of hello/0, whose agents answer") {
 		t.Errorf("got %v", err)
-	}
-}
-
-// A deployment is not called destroyed as long as something of its machines runs.
-func TestWhatStillRunsIsNotDestroyed(t *testing.T) {
-	vm := filepath.Base(t.TempDir()) + "-still-runs"
-	if err := stillRun(map[string]string{"g/0": vm}); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), "sleep", "1000")
-	cmd.Env = append(os.Environ(), "DEPLOY_VM="+vm)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := stillRun(map[string]string{"g/0": vm}); err == nil || !strings.Contains(err.Error(), "g/0") || !strings.Contains(err.Error(), "destroy again") {
-		t.Errorf("got %v", err)
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	if err := localvm.End(t.Context(), vm); err != nil {
-		t.Error(err)
-	}
-	<-ended
-	if err := stillRun(map[string]string{"g/0": vm}); err != nil {
-		t.Error(err)
 	}
 }

@@ -15,15 +15,15 @@ import (
 // Bus runs a NATS client that finds the bus, and a credential that ends with
 // it, in its environment. It returns the client's exit status.
 func (d *Deployer) Bus(ctx context.Context, command []string, in io.Reader, out, errOut io.Writer) (int, error) {
-	r, err := d.load()
+	x, err := d.load()
 	if err != nil {
 		return 0, err
 	}
-	defer r.close()
-	if len(r.state.Bus) == 0 {
+	defer x.fleet.Close()
+	if len(x.State.Bus) == 0 {
 		return 0, errors.New("cannot reach the bus: none has served yet; apply first")
 	}
-	settings, err := r.busSettings(r.state.Bus)
+	settings, err := x.credentials.BusSettings(x.State.Bus)
 	if err != nil {
 		return 0, err
 	}

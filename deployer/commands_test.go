@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/clusterworks/deploy/deployer/internal/fleet"
+	"github.com/clusterworks/deploy/deployer/internal/infra"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
 	"github.com/clusterworks/deploy/deployer/internal/state"
 )
@@ -246,26 +248,29 @@ func TestSavedPlanRefusesAnotherWorld(t *testing.T) {
 	c := newCluster(t, 10)
 	c.vars["greeting"] = "One"
 	// As SavePlan and Apply do, without the engine.
-	look := func() (*run, *plan.Plan) {
+	look := func() (*deployment, comparison) {
 		t.Helper()
 		r, err := c.deployer(t).load()
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(r.close)
-		p, _, err := r.plan(t.Context(), nil, quick)
+		t.Cleanup(r.fleet.Close)
+		p, err := r.compare(t.Context(), infra.Plan{}, fleet.Quick)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return r, p
 	}
 	r, p := look()
-	w, err := r.world()
+	w, err := r.world(p)
 	if err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "next.plan")
-	saved := &SavedPlan{Format: savedFormat, Version: savedVersion, Manifest: c.manifest, World: w, Plan: p}
+	saved, err := c.deployer(t).source.Save(r.Session, w, p.plan)
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := saved.Write(file); err != nil {
 		t.Fatal(err)
 	}
@@ -273,7 +278,7 @@ func TestSavedPlanRefusesAnotherWorld(t *testing.T) {
 		t.Error("a plan and a manifest are not told apart")
 	}
 	data, err := os.ReadFile(file)
-	if err != nil || strings.Contains(string(data), r.secrets.Values["nats"]["value"]) {
+	if err != nil || strings.Contains(string(data), r.Secrets.Values["nats"]["value"]) {
 		t.Errorf("the plan holds a secret: %v", err)
 	}
 	if saved, err = OpenPlan(file); err != nil {
@@ -282,7 +287,10 @@ func TestSavedPlanRefusesAnotherWorld(t *testing.T) {
 	moved := func(wants ...string) {
 		t.Helper()
 		r, p := look()
-		err := r.moved(saved, p)
+		w, err := r.world(p)
+		if err == nil {
+			err = saved.Moved(w, p.plan, r.Store, r.fleet.Reason)
+		}
 		if len(wants) == 0 {
 			if err != nil {
 				t.Errorf("the same world: %v", err)

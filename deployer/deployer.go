@@ -1,39 +1,34 @@
 // Package deployer makes a cluster what its manifest says: it plans, drives the
 // engine that makes VMs, puts agents on them, and rolls changes out. It prints
 // nothing; it reports Events.
+//
+// Each file is a use case: its steps in order, with values passed from one to the
+// next. What they do is in the packages below internal.
 package deployer
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 
-	"github.com/clusterworks/deploy/agent/api"
-	"github.com/clusterworks/deploy/deployer/internal/packages"
-	"github.com/clusterworks/deploy/deployer/internal/pki"
-	"github.com/clusterworks/deploy/deployer/internal/plan"
-	"github.com/clusterworks/deploy/deployer/internal/render"
-	"github.com/clusterworks/deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/deployer/internal/credentials"
+	"github.com/clusterworks/deploy/deployer/internal/desired"
+	"github.com/clusterworks/deploy/deployer/internal/execute"
+	"github.com/clusterworks/deploy/deployer/internal/fleet"
+	"github.com/clusterworks/deploy/deployer/internal/infra"
+	"github.com/clusterworks/deploy/deployer/internal/session"
+	"github.com/clusterworks/deploy/deployer/internal/source"
 	"github.com/clusterworks/deploy/deployer/internal/state"
-	"github.com/clusterworks/deploy/deployer/internal/terraform"
-	"github.com/clusterworks/deploy/manifests"
 )
 
-// Config is what a Deployer needs; all fields are required unless it says otherwise.
+// Config is what a Deployer needs. All fields are required unless they say
+// otherwise.
 type Config struct {
 	Manifest string            // file or folder
 	StateDir string            // default: .deploy beside the manifest
@@ -56,8 +51,8 @@ type Config struct {
 	Passphrase func(confirm bool) (string, error)
 	// Identity is a file of age identities that open an encrypted state; "" is none.
 	Identity string
-	// LockWait is how long to wait for another run on the same deployment;
-	// Takeover takes over from one that goes on.
+	// LockWait is how long to wait for another run on the same deployment.
+	// Takeover takes the lock from a run that still holds it.
 	LockWait time.Duration
 	Takeover bool
 	// Interrupt, once closed, ends a run gracefully: what is in flight finishes.
@@ -67,22 +62,9 @@ type Config struct {
 
 // Deployer works on one deployment.
 type Deployer struct {
-	config Config
-	counts counters
-	warn   sync.Once // the manifest is read twice in an apply
-	keys   *state.Keys
-	// archives are the releases that the manifest pins.
-	archives archives
-	// revision, if not nil, is the manifest's stand-in, of the deployment named.
-	revision   *revisionSources
-	deployment string
-}
-
-// counters are Counts as they grow.
-type counters struct{ engine, ssh, state atomic.Int64 }
-
-func (c *counters) snapshot() Counts {
-	return Counts{EngineRuns: int(c.engine.Load()), SSHDials: int(c.ssh.Load()), StateWrites: int(c.state.Load())}
+	config   Config
+	source   *source.Source
+	counters session.Counters
 }
 
 // New checks the configuration and fills in defaults.
@@ -111,390 +93,106 @@ func New(c Config) (*Deployer, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Deployer{config: c, keys: &state.Keys{Ask: c.Passphrase, IdentityFile: c.Identity}}, nil
+	d := &Deployer{config: c}
+	d.source = source.New(source.Options{
+		Manifest: c.Manifest, StateDir: c.StateDir, Vars: c.Vars, VarFiles: c.VarFiles, Values: c.Values, Environ: c.Environ,
+		Jobs: c.Jobs, Packages: c.Packages, Keys: &state.Keys{Ask: c.Passphrase, IdentityFile: c.Identity},
+		Warn: func(err error) {
+			d.config.Report(Event{At: time.Now(), Phase: PhaseLoad, Message: err.Error()})
+		},
+	})
+	return d, nil
 }
 
-// Summary is what Validate found.
-type Summary struct {
-	Deployment string `json:"deployment"`
-	Groups     int    `json:"groups"`
-	Instances  int    `json:"instances"`
-	Jobs       int    `json:"jobs"`
-}
-
-// Validate checks the manifest, its jobs and all templates without a VM:
-// everything is rendered with what is not known yet left open.
-func (d *Deployer) Validate() (*Summary, error) {
-	r, err := d.load()
+// at returns a deployer to which a kept revision is the manifest.
+func at(d *Deployer, number int) (*Deployer, error) {
+	revision, err := d.source.At(number)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := r.wanted(); err != nil {
+	return &Deployer{config: d.config, source: revision}, nil
+}
+
+func (c Config) options(counters *session.Counters) session.Options {
+	return session.Options{
+		Report: c.Report, Log: c.Log, Interrupt: c.Interrupt, Parallel: c.Parallel,
+		LockWait: c.LockWait, Takeover: c.Takeover, Counters: counters,
+	}
+}
+
+// open reads manifest and state.
+func (d *Deployer) open() (*session.Session, error) {
+	m, store, err := d.source.Locate()
+	if err != nil {
 		return nil, err
 	}
-	s := &Summary{Deployment: r.manifest.Deployment.Name, Groups: len(r.manifest.Groups)}
-	jobs := map[string]bool{}
-	for _, g := range r.manifest.Groups {
-		s.Instances += g.Instances
-		for _, j := range g.Jobs {
-			jobs[j.Spec.Name] = true
-		}
+	return session.Open(d.config.options(&d.counters), store, m)
+}
+
+// deployment is a deployment as a use case works on it.
+type deployment struct {
+	*session.Session
+	credentials *credentials.Credentials
+	packages    *source.Packages
+	fleet       *fleet.Fleet
+	infra       *infra.Infra
+	desired     *desired.Renderer
+	rollouts    *execute.Rollouts
+}
+
+// load is open, and brings the state's instances and secrets, in memory, to what
+// the manifest wants. The caller closes the fleet.
+func (d *Deployer) load() (*deployment, error) {
+	s, err := d.open()
+	if err != nil {
+		return nil, err
 	}
-	s.Jobs = len(jobs)
-	return s, nil
+	x := &deployment{Session: s, credentials: credentials.Of(s)}
+	if x.packages, err = d.source.Packages(s); err != nil {
+		return nil, err
+	}
+	s.Assign()
+	if err := x.credentials.Ensure(); err != nil {
+		return nil, err
+	}
+	x.fleet = fleet.New(s, x.credentials, x.packages, fleet.Options{Environ: d.config.Environ, Dir: d.source.Dir()})
+	x.infra = infra.New(s, x.credentials, x.fleet, infra.Options{
+		Templates: d.config.Templates, Executable: d.config.Executable, Dir: d.source.Dir(),
+	})
+	x.desired = desired.New(s, x.credentials, x.packages)
+	x.rollouts = &execute.Rollouts{
+		Session: s, Credentials: x.credentials, Fleet: x.fleet, Infra: x.infra, Desired: x.desired, Manifest: d.config.Manifest,
+	}
+	return x, nil
 }
 
-// run is one piece of work on a deployment: what was read, and what is being
-// made of it.
-type run struct {
-	*Deployer
-	manifest *manifests.Manifest
-	store    state.Store
-	// vmsMu guards state.VMs, Memory and saving while a rollout's commands run
-	// side by side.
-	vmsMu   sync.Mutex
-	state   *state.State
-	secrets *state.Secrets
-	// parsedCA is the CA of parsedOf, which is needed for every agent.
-	parsedCA *pki.CA
-	parsedOf state.KeyPair
-	// fresh: there was no state before this run.
-	fresh    bool
-	packages *packages.Index
-	fleet    *fleet
-	renderer *render.Renderer // of the last facts; keeps what it has rendered
-	// enginePlan is what the engine would do, by the resources' keys; disks apart.
-	enginePlan map[string][]terraform.Action
-	// owedVMs are the changed inputs of VMs that the rollout brings in batches;
-	// movedVMs are those that settings of the infrastructure replace; plannedVMs is
-	// what is known beforehand of the VMs that replace others.
-	owedVMs  map[string][]string
-	movedVMs map[string]bool
-	// held are instances that an operator has stopped, whose agent was on a VM that
-	// was replaced and can tell it no more.
-	held       map[string]bool
-	plannedVMs map[string]terraform.Instance
-	// beside are the instances whose new VM can be made beside the old one.
-	beside map[string]bool
-	// lostDisks are the instances whose persistent disk the engine does not find, and
-	// would make anew, empty.
-	lostDisks map[string]bool
-	// deleteDisks: persistent disks that no instance has any more are not kept.
-	deleteDisks bool
-	// addressesChanged: others than the VMs' own instances have yet to learn it.
-	addressesChanged bool
-	// movesWait: instances have yet to move elsewhere; holdMoves: none may now.
-	// See firstMoves.
-	movesWait, holdMoves bool
-	// vmsAsWanted: the root module is what was last applied, and every agent
-	// answers from the expected VM, so that the engine need not be asked.
-	vmsAsWanted bool
-	// rolls counts the rollouts of this run: each has operations of its own.
-	rolls int
-	// targets restrict the run to some groups or instances; empty: all.
-	targets []string
-	// recreate are the instances that get another VM because an operator asks for
-	// it, until they have.
-	recreate []string
-	// parted are instances with a VM that the manifest no longer has.
-	parted []string
-	// skipDrain stops what must stop without pre_stop and drain.
-	skipDrain bool
-	// tookOver: an earlier run may go on one day, so every agent is told the new
-	// epoch.
-	tookOver bool
-	// began is the journal's entry of this run, nil before it has the lease;
-	// madeRevision the revision that it made.
-	began        *state.Entry
-	madeRevision int
-	now          time.Time
-}
-
-// locate reads the manifest and tells where its state is.
-// With a manifest that is wrong, the run is returned too if its state can be told.
-func (d *Deployer) locate() (*run, error) {
-	r := &run{Deployer: d, now: time.Now(), enginePlan: map[string][]terraform.Action{}}
-	if d.revision != nil {
-		r.store = state.Store{Dir: filepath.Join(d.config.StateDir, d.deployment), Keys: d.keys}
-		_, secrets, err := r.store.Load()
-		if err != nil {
+// change holds the deployment's lock while f works on it; see session.Change.
+func (d *Deployer) change(ctx context.Context, f func(*deployment) error) error {
+	before, err := d.load()
+	if err != nil {
+		return err
+	}
+	var x *deployment
+	reopen := func() (*session.Session, error) {
+		if x, err = d.load(); err != nil {
 			return nil, err
 		}
-		r.manifest, err = d.revision.load(secrets)
-		return r, err
+		return x.Session, nil
 	}
-	m, diags := d.config.readManifest(d.openRelease)
-	if diags.HasErrors() {
-		if m.Deployment.Name == "" {
-			return nil, manifestError(m, diags)
-		}
-		r.store = state.Store{Dir: filepath.Join(d.config.StateDir, m.Deployment.Name), Keys: d.keys}
-		return r, manifestError(m, diags)
-	}
-	if len(diags) > 0 { // warnings
-		d.warn.Do(func() { r.event(Event{Phase: PhaseLoad, Message: manifestError(m, diags).Error()}) })
-	}
-	r.manifest = m
-	r.store = state.Store{Dir: filepath.Join(d.config.StateDir, m.Deployment.Name), Keys: d.keys}
-	return r, nil
+	return session.Change(ctx, before.Session, reopen, func(*session.Session) error {
+		defer x.fleet.Close()
+		return f(x)
+	})
 }
 
-// open is locate, and reads the state, which is nil if there is none.
-func (d *Deployer) open() (*run, error) {
-	r, err := d.locate()
+// changeState is change for what is in the state only.
+func (d *Deployer) changeState(ctx context.Context, f func(*session.Session) error) error {
+	s, err := d.open()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if r.state, r.secrets, err = r.store.Load(); err != nil {
-		return nil, err
-	}
-	return r, nil
+	return session.Change(ctx, s, d.open, f)
 }
 
-// load is open, and brings the state's instances and secrets, in memory, to
-// what the manifest wants.
-func (d *Deployer) load() (*run, error) {
-	r, err := d.open()
-	if err != nil {
-		return nil, err
-	}
-	if r.packages, err = packages.Open(d.config.Packages); err != nil {
-		return nil, fmt.Errorf("cannot find the packages for VMs: %w", err)
-	}
-	if r.state == nil {
-		r.fresh = true
-		r.state = state.New(r.manifest.Deployment.Name)
-	}
-	if r.secrets == nil {
-		r.secrets = &state.Secrets{}
-	}
-	r.assign()
-	if err := r.ensureSecrets(); err != nil {
-		return nil, err
-	}
-	r.fleet = newFleet(r)
-	return r, nil
-}
-
-// assign gives the manifest's instances their places, and finds those that it no
-// longer has.
-func (r *run) assign() {
-	slots := map[string][]state.Slot{}
-	for _, g := range r.manifest.Groups {
-		slots[g.Name] = r.state.Assign(g.Name, g.Instances, g.AZs)
-	}
-	r.state.Groups = slots
-	for _, id := range slices.Sorted(maps.Keys(r.state.VMs)) {
-		if !r.has(id) {
-			r.parted = append(r.parted, id)
-		}
-	}
-}
-
-func manifestError(m *manifests.Manifest, diags hcl.Diagnostics) error {
-	e := &ManifestError{Diagnostics: diags}
-	if m != nil {
-		e.Files = m.Files
-	}
-	return e
-}
-
-// close may be called of a run that could not be loaded.
-func (r *run) close() {
-	if r != nil {
-		r.fleet.close()
-	}
-}
-
-func (r *run) event(e Event) {
-	e.At = time.Now()
-	r.config.Report(e)
-}
-
-// has tells whether the manifest wants an instance.
-func (r *run) has(id string) bool {
-	group, index, err := api.SplitInstance(id)
-	return err == nil && slices.ContainsFunc(r.state.Groups[group], func(s state.Slot) bool { return s.Index == index })
-}
-
-// ids are the wanted instances in rollout order.
-func (r *run) ids() []string {
-	var out []string
-	for _, wave := range r.manifest.Order {
-		for _, g := range wave {
-			for _, s := range r.state.Groups[g.Name] {
-				out = append(out, api.InstanceID(g.Name, s.Index))
-			}
-		}
-	}
-	return out
-}
-
-// save writes the state; nothing if nothing differs from the disk.
-func (r *run) save() error {
-	wrote, err := r.store.Save(r.state, r.secrets)
-	if wrote {
-		r.counts.state.Add(1)
-	}
-	return err
-}
-
-// facts are what is known of the instances, and the secrets' values.
-func (r *run) facts() manifests.Facts {
-	f := manifests.Facts{
-		DeploymentID: r.state.DeploymentID,
-		Secrets:      map[string]cty.Value{},
-		Instances:    map[string][]manifests.Instance{},
-		Leaving:      map[string][]manifests.Instance{},
-		Certificates: map[manifests.CertificateKey]cty.Value{},
-	}
-	for name, attributes := range r.secrets.Values {
-		f.Secrets[name] = stringObject(attributes)
-	}
-	for group, slots := range r.state.Groups {
-		f.Instances[group] = []manifests.Instance{}
-		for _, s := range slots {
-			id := api.InstanceID(group, s.Index)
-			vm, made := r.state.VMs[id]
-			if !made && r.exempt(id) != "" {
-				continue // it does not come in this run
-			}
-			if p, replaced := r.plannedVMs[id]; replaced {
-				vm.Address, vm.AgentDir = p.Address, p.AgentDir
-			}
-			f.Instances[group] = append(f.Instances[group], manifests.Instance{
-				Group: group, Index: s.Index, AZ: s.AZ, Address: vm.Address, AgentDir: vm.AgentDir, ImageDir: vm.ImageDir,
-			})
-		}
-	}
-	for _, id := range slices.Sorted(maps.Keys(r.state.Leaving)) {
-		vm := r.state.Leaving[id]
-		group, index, _ := api.SplitInstance(id)
-		f.Leaving[group] = append(f.Leaving[group], manifests.Instance{
-			Group: group, Index: index, Address: vm.Address, AgentDir: vm.AgentDir, ImageDir: vm.ImageDir,
-		})
-	}
-	for key, c := range r.secrets.Certificates {
-		if k, ok := parseCertificateKey(key); ok {
-			f.Certificates[k] = stringObject(map[string]string{
-				"ca": r.trusted(), "certificate": c.Certificate, "private_key": c.PrivateKey,
-			})
-		}
-	}
-	return f
-}
-
-func stringObject(m map[string]string) cty.Value {
-	attributes := map[string]cty.Value{}
-	for k, v := range m {
-		attributes[k] = cty.StringVal(v)
-	}
-	return cty.ObjectVal(attributes)
-}
-
-// wanted renders every instance, in rollout order.
-func (r *run) wanted() ([]plan.Wanted, error) {
-	built, err := r.builtPackages()
-	if err != nil {
-		return nil, err
-	}
-	facts := r.facts()
-	if r.renderer == nil {
-		r.renderer = render.New(r.manifest, facts, r.secrets.DigestKey, built)
-	} else {
-		r.renderer = r.renderer.With(facts, built)
-	}
-	var list []render.Wanted
-	for _, wave := range r.manifest.Order {
-		for _, g := range wave {
-			for _, in := range facts.Instances[g.Name] {
-				list = append(list, render.Wanted{Group: g, Instance: in})
-			}
-		}
-	}
-	rendered, problems := r.renderer.All(list)
-	out := make([]plan.Wanted, 0, len(list))
-	var diags hcl.Diagnostics
-	failed := map[string]bool{} // the same problem for every instance of a group helps nobody
-	for i, x := range rendered {
-		g := list[i].Group
-		if !failed[g.Name] {
-			for _, d := range problems[i] {
-				d := *d // the renderer may keep it
-				d.Detail += fmt.Sprintf(" This is for instance %s.", api.InstanceID(g.Name, list[i].Instance.Index))
-				diags = append(diags, &d)
-			}
-			failed[g.Name] = problems[i].HasErrors()
-		}
-		out = append(out, wantedInstance(g, list[i].Instance, x))
-	}
-	if diags.HasErrors() {
-		return nil, manifestError(r.manifest, diags)
-	}
-	return out, nil
-}
-
-// wantedInstance is a rendered instance as plans compare it.
-func wantedInstance(g *manifests.Group, in manifests.Instance, x *render.Instance) plan.Wanted {
-	w := plan.Wanted{
-		Group: g.Name, AZ: in.AZ, Spec: x.Spec, Known: x.Known,
-		Shown: make(map[string]string, len(x.Files)), Sources: make(map[plan.Part][]string, len(x.Sources)),
-	}
-	for key, text := range x.Files {
-		w.Shown[key.Job+"/"+key.Path] = text.String()
-	}
-	for part, names := range x.Sources {
-		w.Sources[plan.Part(part)] = names
-	}
-	return w
-}
-
-// memory is what the rollout remembers.
-func (r *run) memory() (rollout.Memory, error) {
-	var m rollout.Memory
-	if len(r.state.Memory) == 0 {
-		return m, nil
-	}
-	if err := json.Unmarshal(r.state.Memory, &m); err != nil {
-		return m, fmt.Errorf("cannot read the memory of earlier rollouts in %s: %w", r.store.Dir, err)
-	}
-	return m, nil
-}
-
-// interrupted tells whether the user asked to stop.
-func (r *run) interrupted() bool {
-	select {
-	case <-r.config.Interrupt:
-		return true
-	default:
-		return false
-	}
-}
-
-// ErrInterrupted ends a run that the user asked to stop: what was in flight has
-// finished and is saved.
-var ErrInterrupted = errors.New("interrupted: what had begun has finished; the next apply continues from here")
-
-// parseCertificateKey reads "group/index/job/name".
-func parseCertificateKey(s string) (manifests.CertificateKey, bool) {
-	parts := strings.Split(s, "/")
-	if len(parts) != 4 {
-		return manifests.CertificateKey{}, false
-	}
-	_, index, err := api.SplitInstance(parts[0] + "/" + parts[1])
-	if err != nil {
-		return manifests.CertificateKey{}, false
-	}
-	return manifests.CertificateKey{Group: parts[0], Index: index, Job: parts[2], Name: parts[3]}, true
-}
-
-func certificateKey(k manifests.CertificateKey) string {
-	return api.InstanceID(k.Group, k.Index) + "/" + k.Job + "/" + k.Name
-}
-
-// within bounds a context for one exchange with one machine.
-func within(ctx context.Context, limit time.Duration, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	return f(ctx)
-}
+// begin takes the lease of a change.
+func (x *deployment) begin(what string) error { return x.Begin(what, x.fleet.HighestEpoch()) }

@@ -7,12 +7,11 @@ import (
 	"time"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/fleet"
+	"github.com/clusterworks/deploy/deployer/internal/infra"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 )
-
-// stopLimit bounds stopping one instance before its VM is deleted. A machine
-// that hangs is deleted all the same.
-const stopLimit = 60 * time.Second
 
 // DestroyRequest is how to destroy.
 type DestroyRequest struct {
@@ -25,125 +24,122 @@ type DestroyRequest struct {
 }
 
 // Destroy stops everything, consumers before providers, removes the VMs and
-// then the state. A deployment that was never applied is nothing to do.
-func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (*Result, error) {
+// then the state. It does nothing to a deployment that was never applied.
+func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (result *Result, err error) {
 	started := time.Now()
-	r, err := d.load()
-	if err != nil {
-		return nil, err
+	err = d.change(ctx, func(x *deployment) error {
+		x.infra.DeleteDisks = q.DeleteDisks
+		nothing := ""
+		switch {
+		case x.Fresh:
+			nothing = "nothing to destroy, it was never applied"
+		case len(x.State.VMs) == 0 && len(x.State.Orphans) > 0 && !q.DeleteDisks:
+			nothing = "nothing to destroy but " + x.infra.KeptDisks()
+		}
+		if nothing != "" {
+			result = &Result{Deployment: x.Manifest.Deployment.Name, Summary: nothing}
+			return nil
+		}
+		if err := infra.CheckEngine(x.Session); err != nil {
+			return err
+		}
+		machines := infra.Machines(x.State)
+		p, err := x.destroyPlan(ctx)
+		if err != nil {
+			return err
+		}
+		if err := q.Approve.ask(p); err != nil {
+			return err
+		}
+		result = &Result{Deployment: p.Deployment, Changed: true, Summary: "Destroyed"}
+		for _, step := range []func() error{
+			func() error { return x.begin("destroy") },
+			func() error { return x.stopAll(ctx) },
+			func() error { return x.fleet.UninstallAll(ctx, !q.ForgetUnreachable) },
+			func() error { return x.infra.Destroy(ctx) },
+			func() error { return infra.CheckEnded(machines) },
+		} {
+			if err := step(); err != nil {
+				return err
+			}
+		}
+		if len(x.State.Orphans) > 0 && !q.DeleteDisks {
+			result.Summary += "; what is left is " + x.infra.KeptDisks()
+			return nil
+		}
+		return x.Remove()
+	})
+	if result != nil && result.Changed {
+		result.end(d, started, err)
 	}
-	defer func() { r.close() }()
-	result := &Result{Deployment: r.manifest.Deployment.Name, Summary: "nothing to destroy, it was never applied"}
-	if r.fresh {
-		return result, nil
-	}
-	lock, tookOver, err := d.hold(ctx, r.store)
-	if err != nil {
-		return nil, err
-	}
-	defer lock.Unlock()
-	// What was read before the lock may be another run's past.
-	if r, err = d.load(); err != nil {
-		return nil, err
-	}
-	r.tookOver = tookOver
-	if r.fresh { // destroyed meanwhile
-		return result, r.cleanUp(nil)
-	}
-	r.deleteDisks = q.DeleteDisks
-	if len(r.state.VMs) == 0 && len(r.state.Orphans) > 0 && !r.deleteDisks {
-		result.Summary = "nothing to destroy but " + r.keptSentence()
-		return result, nil
-	}
-	if err := checkEngine(r.store, r.state); err != nil {
-		return nil, err
-	}
-	machines := machines(r.state)
-	inventories := r.fleet.survey(ctx, patient)
-	r.fleet.distrusted.forget() // they go with the others
+	return result, err
+}
+
+// destroyPlan returns what a destroy does to each instance. What must not be
+// destroyed is an error.
+func (x *deployment) destroyPlan(ctx context.Context) (*plan.Plan, error) {
+	inventories := x.fleet.Survey(ctx, fleet.Patient)
+	x.Distrusted.Forget() // they are destroyed with the others
 	existing := map[string]plan.Existing{}
-	for _, id := range r.vmIDs() {
-		if inv := inventories[id]; inv != nil && inv.DeploymentID == r.state.DeploymentID {
-			if err := r.refuse(id, inv); err != nil {
+	for _, id := range x.VMIDs() {
+		if inv := inventories[id]; inv != nil && inv.DeploymentID == x.State.DeploymentID {
+			if err := x.fleet.Refuse(id, inv); err != nil {
 				return nil, err
 			}
 		}
 		existing[id] = plan.Existing{VM: true, Inventory: inventories[id]}
 	}
-	p := plan.Make(r.manifest.Deployment.Name, nil, existing, nil)
-	if err := r.protected(p); err != nil {
+	p := plan.Make(x.Manifest.Deployment.Name, nil, existing, nil)
+	if err := x.infra.Protected(p, infra.Plan{}); err != nil {
 		return nil, err
 	}
-	if err := r.refuseIgnored(); err != nil {
+	if err := x.refuseIgnored(); err != nil {
 		return nil, err
 	}
-	if p.Disks, err = r.diskChanges(func(string) bool { return true }); err != nil {
-		return nil, err
-	}
-	for i := range p.Instances { // the manifest has them; they go all the same
+	for i := range p.Instances { // the manifest has them; they are deleted all the same
 		p.Instances[i].Causes = nil
 		for k := range p.Instances[i].Processes {
 			p.Instances[i].Processes[k].Cause = "the deployment is destroyed"
 		}
 	}
-	if ok, err := q.Approve(p); err != nil {
-		return nil, err
-	} else if !ok {
-		return nil, ErrNotApproved
-	}
-	result.Changed = true
-	leave := func(ctx context.Context) error { return r.leaveAll(ctx, !q.ForgetUnreachable) }
-	for _, step := range []func(context.Context) error{func(context.Context) error { return r.begin("destroy") }, r.stopAll, leave, r.destroyVMs, func(context.Context) error { return stillRun(machines) }} {
-		if err := step(ctx); err != nil {
-			result.Summary = "Failed"
-			r.ended(err)
-			return result, err
-		}
-	}
-	summary := "Destroyed"
-	if len(r.state.Orphans) > 0 && !r.deleteDisks {
-		summary += "; what is left is " + r.keptSentence()
-		r.ended(nil)
-	} else if err := r.store.Remove(); err != nil {
-		return result, err
-	}
-	result.Summary, result.Duration, result.Counts = summary, time.Since(started), r.counts.snapshot()
-	return result, nil
+	var err error
+	p.Disks, err = x.infra.DiskChanges(nil, func(string) bool { return true })
+	return p, err
 }
 
 // stopAll stops instances wave by wave, last started first, without a drain:
-// nobody stays who could take over what they do. What cannot be stopped is
-// reported and does not keep the VM from going.
-func (r *run) stopAll(ctx context.Context) error {
-	waves := [][]string{r.parted}
-	for i := len(r.manifest.Order) - 1; i >= 0; i-- {
+// nobody is left to take over what they do. A failure to stop is reported, and the
+// VM is deleted all the same.
+func (x *deployment) stopAll(ctx context.Context) error {
+	waves := [][]string{x.Removed}
+	for i := len(x.Manifest.Order) - 1; i >= 0; i-- {
 		var wave []string
-		for _, g := range r.manifest.Order[i] {
-			for _, slot := range r.state.Groups[g.Name] {
+		for _, g := range x.Manifest.Order[i] {
+			for _, slot := range x.State.Groups[g.Name] {
 				wave = append(wave, api.InstanceID(g.Name, slot.Index))
 			}
 		}
 		waves = append(waves, wave)
 	}
 	for _, wave := range waves {
-		err := r.parallel(ctx, len(wave), func(ctx context.Context, i int) error {
+		err := x.Each(ctx, len(wave), func(ctx context.Context, i int) error {
 			id := wave[i]
-			if inv := r.fleet.inventory(id); inv == nil || inv.Instance == "" {
-				return nil // nothing answers there; its VM goes as it is
+			if inv := x.fleet.Inventory(id); inv == nil || inv.Instance == "" {
+				return nil // nothing answers there; its VM is deleted as it is
 			}
-			r.event(Event{Phase: PhaseDestroy, Instance: id, Step: "stop"})
-			s := r.submission(id, fmt.Sprintf("%.8s-%d.stop.%s", r.state.DeploymentID, r.state.Epoch, api.SubjectToken(id)))
-			s.Kind, s.Stop = api.KindStop, &api.Stop{Next: "delete", SkipDrain: true}
-			err := within(ctx, stopLimit, func(ctx context.Context) error { return r.submit(ctx, id, s) })
+			x.Event(Event{Phase: PhaseDestroy, Instance: id, Step: "stop"})
+			s := x.fleet.Submission(id, fmt.Sprintf("%.8s-%d.stop.%s", x.State.DeploymentID, x.State.Epoch, api.SubjectToken(id)))
+			s.Kind, s.Stop = api.KindStop, &api.Stop{Next: api.NextDelete, SkipDrain: true}
+			err := fleet.Within(ctx, infra.StopLimit, func(ctx context.Context) error { return x.fleet.Submit(ctx, state.Own(id), s) })
 			var refused *api.Error
 			if errors.As(err, &refused) && refused.Code == api.CodeStaleEpoch {
 				return fmt.Errorf("cannot stop %s: %w", id, err)
 			}
 			e := Event{Phase: PhaseDestroy, Instance: id, Step: "stop", Done: true}
 			if err != nil {
-				e.Message = "not in good order, its VM goes all the same: " + err.Error()
+				e.Message = "it was not stopped in order; its VM is deleted all the same: " + err.Error()
 			}
-			r.event(e)
+			x.Event(e)
 			return nil
 		})
 		if err != nil {

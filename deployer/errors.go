@@ -1,32 +1,28 @@
 package deployer
 
 import (
-	"bytes"
-	"fmt"
+	"errors"
 
-	"github.com/hashicorp/hcl/v2"
+	"github.com/clusterworks/deploy/deployer/internal/session"
+	"github.com/clusterworks/deploy/deployer/internal/source"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // ManifestError is a manifest that cannot be used: all its problems, with the
 // sources to show them in.
-type ManifestError struct {
-	Diagnostics hcl.Diagnostics
-	Files       map[string]*hcl.File
-}
+type ManifestError = manifests.Error
 
-// Error is the problems as a terminal without colour shows them.
-func (e *ManifestError) Error() string {
-	var b bytes.Buffer
-	e.Write(&b, 78, false)
-	return b.String()
-}
-
-// Write prints the problems with their source lines.
-func (e *ManifestError) Write(b *bytes.Buffer, width uint, color bool) {
-	if err := hcl.NewDiagnosticTextWriter(b, e.Files, width, color).WriteDiagnostics(e.Diagnostics); err != nil {
-		fmt.Fprintf(b, "%s", e.Diagnostics.Error()) // a bytes.Buffer does not fail
-	}
-}
-
-// ErrNotApproved is returned by Apply and Destroy when the user said no.
-var ErrNotApproved = fmt.Errorf("not approved: nothing was changed")
+var (
+	// ErrNotApproved is returned by Apply and Destroy when the user said no.
+	ErrNotApproved = errors.New("not approved: nothing was changed")
+	// ErrInterrupted ends a run that the user asked to stop. What was in flight has
+	// finished and is saved.
+	ErrInterrupted = session.ErrInterrupted
+	// ErrSuperseded ends a run that another one has taken over from.
+	ErrSuperseded = state.ErrSuperseded
+	// ErrMoved is returned by the apply of a saved plan that is out of date.
+	ErrMoved = source.ErrMoved
+	// ErrNothingRuns is returned by Pause and Resume.
+	ErrNothingRuns = errors.New("no deploy works on this deployment now")
+)

@@ -1,40 +1,27 @@
 package deployer
 
-import "time"
-
-// Phase is a stretch of a run.
-type Phase string
-
-// The phases, in the order of an apply.
-const (
-	PhaseLoad      Phase = "load"      // manifest and state
-	PhaseSurvey    Phase = "survey"    // ask the agents
-	PhaseVMs       Phase = "vms"       // the engine makes or removes VMs
-	PhaseBootstrap Phase = "bootstrap" // agents onto VMs
-	PhasePackages  Phase = "packages"  // packages to the bus, or to the VMs
-	PhaseRollout   Phase = "rollout"   // instances change
-	PhaseBus       Phase = "bus"       // agents are told their bus
-	PhaseDestroy   Phase = "destroy"
+import (
+	"github.com/clusterworks/deploy/deployer/internal/session"
 )
 
 // Event is something that happened in a run. Views print events; the deployer
 // prints nothing itself.
-type Event struct {
-	At    time.Time `json:"at"`
-	Phase Phase     `json:"phase"`
-	// Instance is set when the event is about one.
-	Instance string `json:"instance,omitempty"`
-	// Step names what is being done to the instance ("prepare", "update", or the
-	// agent's own step), Done that it ended; an Error that it failed.
-	Step    string `json:"step,omitempty"`
-	Done    bool   `json:"done,omitempty"`
-	Message string `json:"message,omitempty"`
-	Error   string `json:"error,omitempty"`
-}
+type Event = session.Event
 
-// Counts is what a run cost. A run that finds nothing to do has none of them.
-type Counts struct {
-	EngineRuns  int `json:"engine_runs"`
-	SSHDials    int `json:"ssh_dials"`
-	StateWrites int `json:"state_writes"`
-}
+// Phase is a stretch of a run.
+type Phase = session.Phase
+
+// The phases, in the order of an apply.
+const (
+	PhaseLoad      = session.PhaseLoad      // manifest and state
+	PhaseSurvey    = session.PhaseSurvey    // ask the agents
+	PhaseVMs       = session.PhaseVMs       // the engine makes or removes VMs
+	PhaseBootstrap = session.PhaseBootstrap // agents onto VMs
+	PhasePackages  = session.PhasePackages  // packages to the bus, or to the VMs
+	PhaseRollout   = session.PhaseRollout   // instances change
+	PhaseBus       = session.PhaseBus       // agents are told their bus
+	PhaseDestroy   = session.PhaseDestroy
+)
+
+// Counts is the cost of a run. A run that finds nothing to do has none of them.
+type Counts = session.Counts

@@ -10,11 +10,12 @@ import (
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
 	"github.com/clusterworks/deploy/deployer/internal/rollout"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 	"github.com/clusterworks/deploy/manifests"
 )
 
-// ErrFailing is in the chain of the error of an apply that leaves instances which
-// are as the manifest says, and do not do what they should.
+// ErrFailing is in the chain of the error of an apply after which instances are as
+// the manifest says, and do not do what they should.
 var ErrFailing = errors.New("not everything is healthy")
 
 // failingError is ErrFailing with what is known of each instance.
@@ -28,7 +29,7 @@ func (e *failingError) Unwrap() []error      { return e.errs }
 
 // heal restarts what fails of instances to which nothing else happens, and waits
 // for it. What cannot be restarted, and what fails again, is the error.
-func (r *run) heal(ctx context.Context, failing []plan.Failing) error {
+func (x *deployment) heal(ctx context.Context, failing []plan.Failing) error {
 	var ids []string
 	out := &failingError{}
 	for _, f := range failing {
@@ -39,7 +40,7 @@ func (r *run) heal(ctx context.Context, failing []plan.Failing) error {
 		}
 	}
 	// A wave that fails is the last one: what needs it would fail too.
-	if err := r.inWaves(ctx, ids, false, r.restartFailing); errors.Is(err, ErrInterrupted) {
+	if err := x.inWaves(ctx, ids, false, x.restartFailing); errors.Is(err, ErrInterrupted) {
 		return err
 	} else if err != nil {
 		out.errs = append(out.errs, err)
@@ -52,8 +53,8 @@ func (r *run) heal(ctx context.Context, failing []plan.Failing) error {
 
 // restartFailing restarts the processes of an instance that fail, unless they have
 // recovered, and waits until it is healthy.
-func (r *run) restartFailing(ctx context.Context, id string, u manifests.Update) error {
-	inv, err := r.fleet.client(id).Inventory(ctx)
+func (x *deployment) restartFailing(ctx context.Context, id string, u manifests.Update) error {
+	inv, err := x.fleet.Client(state.Own(id)).Inventory(ctx)
 	if err != nil {
 		return fmt.Errorf("cannot restart what fails on %s: %w", id, err)
 	}
@@ -64,7 +65,7 @@ func (r *run) restartFailing(ctx context.Context, id string, u manifests.Update)
 	limit := healthLimit(policy)
 	q := failingProcesses(inv.Processes)
 	q.MinHealthyMS, q.DeadlineMS = max(policy.MinHealthy, policy.WatchMin).Milliseconds(), limit.Milliseconds()
-	return r.oneOperation(ctx, id, "restart", func(s *api.Submission) { s.Kind, s.Restart = api.KindRestart, &q }, limit)
+	return x.oneOperation(ctx, id, "restart", func(s *api.Submission) { s.Kind, s.Restart = api.KindRestart, &q }, limit)
 }
 
 // failingProcesses is the least that restarts all processes that fail: one, those

@@ -12,6 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/fleet"
+	"github.com/clusterworks/deploy/deployer/internal/session"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
 // LogsRequest says whose logs.
@@ -32,21 +35,21 @@ type LogLine struct {
 
 // Logs delivers log lines to out, which may be called concurrently.
 func (d *Deployer) Logs(ctx context.Context, q LogsRequest, out func(LogLine) error) error {
-	r, err := d.load()
+	x, err := d.load()
 	if err != nil {
 		return err
 	}
-	defer r.close()
-	ids, err := r.withVM(q.Target)
+	defer x.fleet.Close()
+	ids, err := x.withVM(q.Target)
 	if err != nil {
 		return err
 	}
-	inventories := r.fleet.survey(ctx, patient)
+	inventories := x.fleet.Survey(ctx, fleet.Patient)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
 		select {
-		case <-r.config.Interrupt:
+		case <-x.Interrupt:
 			cancel()
 		case <-ctx.Done():
 		}
@@ -57,7 +60,7 @@ func (d *Deployer) Logs(ctx context.Context, q LogsRequest, out func(LogLine) er
 	for _, id := range ids {
 		inv := inventories[id]
 		if inv == nil {
-			silent = append(silent, fmt.Errorf("cannot read the logs of %s: %w", id, r.fleet.unheard(id)))
+			silent = append(silent, fmt.Errorf("cannot read the logs of %s: %w", id, x.fleet.Unheard(id)))
 			continue
 		}
 		for _, p := range inv.Processes {
@@ -65,11 +68,11 @@ func (d *Deployer) Logs(ctx context.Context, q LogsRequest, out func(LogLine) er
 				continue
 			}
 			streams++
-			group.Go(func() error { return r.stream(ctx, id, p.Job, p.Name, q, out) })
+			group.Go(func() error { return x.stream(ctx, id, p.Job, p.Name, q, out) })
 		}
 	}
 	err = group.Wait()
-	if errors.Is(err, context.Canceled) && r.interrupted() {
+	if errors.Is(err, context.Canceled) && x.Interrupted() {
 		err = nil
 	}
 	if streams == 0 && len(silent) == 0 {
@@ -78,27 +81,27 @@ func (d *Deployer) Logs(ctx context.Context, q LogsRequest, out func(LogLine) er
 	return errors.Join(append(silent, err)...)
 }
 
-// withVM are the instances with a VM that "router/0", "router" or "" means.
-func (r *run) withVM(target string) ([]string, error) {
-	ids := r.vmIDs()
+// withVM returns the instances with a VM that "router/0", "router" or "" names.
+func (x *deployment) withVM(target string) ([]string, error) {
+	ids := x.VMIDs()
 	if target == "" {
 		return ids, nil
 	}
-	ids = slices.DeleteFunc(ids, func(id string) bool { return !matches(target, id) })
+	ids = slices.DeleteFunc(ids, func(id string) bool { return !session.Matches(target, id) })
 	if len(ids) == 0 {
 		return nil, fmt.Errorf("cannot find %q: there is no such instance or group with a VM; see deploy status", target)
 	}
 	return ids, nil
 }
 
-// stream reads one log to its end, or on and on.
-func (r *run) stream(ctx context.Context, id, job, process string, q LogsRequest, out func(LogLine) error) error {
+// stream reads one log to its end, or without end.
+func (x *deployment) stream(ctx context.Context, id, job, process string, q LogsRequest, out func(LogLine) error) error {
 	request := api.LogRequest{Job: job, Process: process, Offset: -1, Lines: q.Lines, Max: 256 << 10}
 	var rest []byte // an unfinished line
 	for {
 		var chunk api.LogChunk
-		err := within(ctx, 45*time.Second, func(ctx context.Context) (err error) {
-			chunk, err = r.fleet.client(id).Log(ctx, request)
+		err := fleet.Within(ctx, 45*time.Second, func(ctx context.Context) (err error) {
+			chunk, err = x.fleet.Client(state.Own(id)).Log(ctx, request)
 			return err
 		})
 		if err != nil {

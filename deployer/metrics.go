@@ -5,25 +5,27 @@ import (
 	"slices"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/client"
+	"github.com/clusterworks/deploy/deployer/internal/fleet"
 )
 
 // Metrics asks all agents for their figures, side by side, and merges them:
 // every sample gets the label "instance". Of silent agents deploy_agent_up is 0
 // and nothing else is known.
 func (d *Deployer) Metrics(ctx context.Context) (api.Metrics, error) {
-	r, err := d.load()
+	x, err := d.load()
 	if err != nil {
 		return api.Metrics{}, err
 	}
-	defer r.close()
-	inventories := r.fleet.survey(ctx, patient)
-	answers := askAgents(ctx, r, inventories, func(ctx context.Context, id string) (api.Metrics, error) {
-		return r.fleet.client(id).Metrics(ctx)
+	defer x.fleet.Close()
+	x.fleet.Survey(ctx, fleet.Patient)
+	answers := fleet.Ask(ctx, x.fleet, func(ctx context.Context, agent *client.Client) (api.Metrics, error) {
+		return agent.Metrics(ctx)
 	})
 	return mergeMetrics(answers), nil
 }
 
-func mergeMetrics(answers []answer[api.Metrics]) api.Metrics {
+func mergeMetrics(answers []fleet.Answer[api.Metrics]) api.Metrics {
 	up := api.MetricFamily{Name: "deploy_agent_up", Help: "1 if the agent answers.", Type: api.MetricGauge}
 	merged := api.Metrics{Families: []api.MetricFamily{up}}
 	add := func(f api.MetricFamily, id string) {
@@ -39,12 +41,12 @@ func mergeMetrics(answers []answer[api.Metrics]) api.Metrics {
 	}
 	for _, a := range answers {
 		up.Samples = []api.MetricSample{{Value: 1}}
-		if a.err != nil {
+		if a.Err != nil {
 			up.Samples[0].Value = 0
 		}
-		add(up, a.id)
-		for _, f := range a.value.Families {
-			add(f, a.id)
+		add(up, a.Instance)
+		for _, f := range a.Value.Families {
+			add(f, a.Instance)
 		}
 	}
 	return merged

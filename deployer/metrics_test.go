@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/fleet"
 )
 
 // Families are told once, whoever has samples of them, and the silent are named.
@@ -16,8 +17,8 @@ func TestMergeMetrics(t *testing.T) {
 		}}}}
 	}
 	var out strings.Builder
-	err := mergeMetrics([]answer[api.Metrics]{
-		{id: "a/0", value: load(1)}, {id: "a/1", err: errors.New("silent")}, {id: "b/0", value: load(2)},
+	err := mergeMetrics([]fleet.Answer[api.Metrics]{
+		{Instance: "a/0", Value: load(1)}, {Instance: "a/1", Err: errors.New("silent")}, {Instance: "b/0", Value: load(2)},
 	}).WriteText(&out)
 	const want = `# HELP deploy_agent_up 1 if the agent answers.
 # TYPE deploy_agent_up gauge

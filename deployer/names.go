@@ -3,10 +3,11 @@ package deployer
 import (
 	"slices"
 
+	"github.com/clusterworks/deploy/deployer/internal/session"
 	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
-// Names are what commands can be told about a deployment.
+// Names are the words that commands take for a deployment.
 type Names struct {
 	Groups    []string
 	Instances []string
@@ -16,20 +17,21 @@ type Names struct {
 
 // Names reads manifest and state, and asks nobody.
 func (d *Deployer) Names() (Names, error) {
-	r, err := d.locate()
+	m, store, err := d.source.Locate()
 	if err != nil {
 		return Names{}, err
 	}
-	if r.state, err = r.store.LoadState(); err != nil {
+	x := session.Session{Manifest: m} // without the secrets, for which somebody would be asked
+	if x.State, err = store.LoadState(); err != nil {
 		return Names{}, err
 	}
-	if r.state == nil {
-		r.state = state.New(r.manifest.Deployment.Name)
+	if x.State == nil {
+		x.State = state.New(m.Deployment.Name)
 	}
-	r.assign()
+	x.Assign()
 	var n Names
-	n.Groups, n.Instances = r.known()
-	for _, g := range r.manifest.Groups {
+	n.Groups, n.Instances = x.Known()
+	for _, g := range x.Manifest.Groups {
 		for _, j := range g.Jobs {
 			for _, h := range j.Spec.Hooks {
 				if name := j.Spec.Name + "/" + h.Name; h.Name != "" && !slices.Contains(n.Errands, name) {
@@ -39,6 +41,6 @@ func (d *Deployer) Names() (Names, error) {
 		}
 	}
 	slices.Sort(n.Errands)
-	n.Revisions = r.state.Revisions
+	n.Revisions = x.State.Revisions
 	return n, nil
 }

@@ -52,16 +52,16 @@ func TestProductionExample(t *testing.T) {
 		t.Errorf("the summary is %+v", *s)
 	}
 
-	r, err := d.load()
+	x, err := d.load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.close()
-	wanted, err := r.wanted()
+	defer x.fleet.Close()
+	wanted, err := x.desired.Render(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := plan.Make(s.Deployment, wanted, nil, r.firstVMs())
+	p := plan.Make(s.Deployment, wanted, nil, x.infra.First().Changes)
 	if len(p.VMs) != 13 || len(p.Changes()) != 13 {
 		t.Fatalf("%d VMs and %d changed instances, want 13 of each", len(p.VMs), len(p.Changes()))
 	}
@@ -82,7 +82,7 @@ func TestProductionExample(t *testing.T) {
 		t.Errorf("the order of the groups is %v", position)
 	}
 
-	in, err := r.vmInput(nil)
+	in, err := x.infra.Inputs()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,6 +22,8 @@ import (
 
 	"github.com/clusterworks/deploy/agent/agenttest"
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/fleet"
+	"github.com/clusterworks/deploy/deployer/internal/infra"
 	"github.com/clusterworks/deploy/deployer/internal/pki"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
 	"github.com/clusterworks/deploy/deployer/internal/state"
@@ -125,49 +127,51 @@ func newCluster(tb testing.TB, n int) *cluster {
 	// The bus needs the deployment's CA, and the deployment the bus's port.
 	r, err := c.deployer(tb).load()
 	must(err)
-	must(r.store.Begin(r.state, r.secrets, 1))
-	ca, err := r.ca()
+	must(r.Store.Begin(r.State, r.Secrets, 1))
+	ca, err := r.credentials.CA()
 	must(err)
 	bus := startBus(tb, ca)
 	c.vars["port"] = strconv.Itoa(bus.Addr().(*net.TCPAddr).Port)
 
 	r, err = c.deployer(tb).load()
 	must(err)
-	r.state.VMs = map[string]state.VM{}
-	in, err := r.vmInput(nil)
+	r.State.VMs = map[string]state.VM{}
+	in, err := r.infra.Inputs()
 	must(err)
-	for i, id := range r.ids() {
+	for i, id := range r.IDs() {
 		address := netip.AddrFrom4([4]byte{127, 77, byte(i / 250), byte(i%250 + 1)}).String()
 		if id == "nats/0" {
 			address = "127.0.0.1"
 		}
-		input, err := json.Marshal(madeOfVM(in, id))
+		input, err := json.Marshal(map[string]any{"vm": in.Instances[id]})
 		must(err)
-		r.state.VMs[id] = state.VM{
+		r.State.VMs[id] = state.VM{
 			ID: "vm-" + strconv.Itoa(i), Address: address, SSHHost: address, SSHPort: 1, SSHUser: "nobody", HostKey: "none",
 			AgentDir: "/nowhere/" + id, OS: runtime.GOOS, Arch: runtime.GOARCH, Running: true, Input: input,
 		}
 	}
-	engine, err := r.engine(r.store.Terraform())
+	engine, err := terraform.Open(terraform.Options{
+		Dir: r.Store.Terraform(), Templates: os.DirFS("../templates"), Template: "local", BaseDir: dir, VMs: r.Store.VMs(),
+	})
 	must(err)
 	digest, err := engine.Write(in)
 	must(err)
 	applied, err := json.Marshal(terraform.Applied{Digest: digest})
 	must(err)
-	must(os.WriteFile(filepath.Join(r.store.Terraform(), "applied.json"), applied, 0o600))
-	must(os.WriteFile(filepath.Join(r.store.Terraform(), terraform.StateFile), []byte(`{"version":4,"serial":1,"lineage":"scale"}`), 0o600))
-	noteEngine(r.store, r.state)
+	must(os.WriteFile(filepath.Join(r.Store.Terraform(), "applied.json"), applied, 0o600))
+	must(os.WriteFile(filepath.Join(r.Store.Terraform(), terraform.StateFile), []byte(`{"version":4,"serial":1,"lineage":"scale"}`), 0o600))
+	infra.NoteEngine(r.Store, r.State)
 	engine.Close()
 
-	must(r.issueCertificates())
-	r.state.Bus = r.busURLs()
-	agent, err := r.agentBlob()
+	must(r.credentials.Issue(nil))
+	r.State.Bus = r.credentials.BusURLs(nil)
+	agent, err := r.packages.Agent()
 	must(err)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(err)
 	public, err := x509.MarshalPKIXPublicKey(key.Public())
 	must(err)
-	wanted, err := r.wanted()
+	wanted, err := r.desired.Render(nil)
 	must(err)
 	var connections []*nats.Conn
 	for range 16 {
@@ -179,14 +183,14 @@ func newCluster(tb testing.TB, n int) *cluster {
 	for i, w := range wanted {
 		id := w.Spec.Instance
 		inventory := api.Inventory{
-			Agent:        api.AgentInfo{Version: "0.0.0", API: api.Version, Digest: agent.Digest, OS: runtime.GOOS, Arch: runtime.GOARCH, Dir: r.state.VMs[id].AgentDir},
-			DeploymentID: r.state.DeploymentID, Instance: id, VMID: r.state.VMs[id].ID, BootID: "boot", PublicKey: public, Epoch: 1,
+			Agent:        api.AgentInfo{Version: "0.0.0", API: api.Version, Digest: agent.Digest, OS: runtime.GOOS, Arch: runtime.GOARCH, Dir: r.State.VMs[id].AgentDir},
+			DeploymentID: r.State.DeploymentID, Instance: id, VMID: r.State.VMs[id].ID, BootID: "boot", PublicKey: public, Epoch: 1,
 		}
-		settings := r.busFor(r.state.Bus, id, &inventory)
+		settings := r.credentials.BusFor(r.State.Bus, id, &inventory)
 		if settings == nil {
 			tb.Fatalf("no bus settings for %s", id)
 		}
-		inventory.Bus = api.BusStatus{URLs: r.state.Bus, Connected: true, Digest: settings.Digest}
+		inventory.Bus = api.BusStatus{URLs: r.State.Bus, Connected: true, Digest: settings.Digest}
 		c.agents[id] = agenttest.Simulate(tb, connections[i%len(connections)], inventory, w.Spec)
 	}
 	for _, nc := range connections {
@@ -196,9 +200,9 @@ func newCluster(tb testing.TB, n int) *cluster {
 		map[string]any{"name": "hello", "served": true}, map[string]any{"name": "lb", "served": true},
 		map[string]any{"name": "nats", "served": true}, map[string]any{"name": "router", "served": true},
 	}}
-	r.state.Memory, err = json.Marshal(memory)
+	r.State.Memory, err = json.Marshal(memory)
 	must(err)
-	_, err = r.store.Save(r.state, r.secrets)
+	_, err = r.Store.Save(r.State, r.Secrets)
 	must(err)
 	return c
 }
@@ -243,15 +247,17 @@ func (c *cluster) plan(tb testing.TB) *plan.Plan {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer r.close()
-	p, inventories, err := r.plan(tb.Context(), nil, quick)
+	defer r.fleet.Close()
+	comparison, err := r.compare(tb.Context(), infra.Plan{}, fleet.Quick)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if len(inventories) != len(r.state.VMs) {
-		tb.Fatalf("%d of %d agents have answered: %s", len(inventories), len(r.state.VMs), r.fleet.reason("hello/0"))
+	for id := range r.State.VMs {
+		if r.fleet.Inventory(id) == nil {
+			tb.Fatalf("the agent of %s has not answered: %s", id, r.fleet.Reason(id))
+		}
 	}
-	return p
+	return comparison.plan
 }
 
 // noop is an apply that finds nothing to do.

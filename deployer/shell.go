@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/clusterworks/deploy/deployer/internal/ssh"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
 // SSHRequest is a shell on a VM, or a command there.
@@ -25,15 +26,15 @@ type SSHRequest struct {
 // SSH connects a terminal to an instance's VM and returns the exit status of
 // what ran there.
 func (d *Deployer) SSH(ctx context.Context, q SSHRequest) (int, error) {
-	r, err := d.load()
+	x, err := d.load()
 	if err != nil {
 		return 0, err
 	}
-	defer r.close()
-	if _, ok := r.state.VMs[q.Instance]; !ok {
+	defer x.fleet.Close()
+	if _, ok := x.State.VMs[q.Instance]; !ok {
 		return 0, fmt.Errorf("cannot open a shell on %q: there is no such instance with a VM; see deploy status", q.Instance)
 	}
-	c, err := r.fleet.connect(ctx, q.Instance)
+	c, err := x.fleet.Connect(ctx, state.Own(q.Instance))
 	if err != nil {
 		return 0, err
 	}

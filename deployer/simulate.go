@@ -40,10 +40,10 @@ type SimulateRequest struct {
 	Trace func(at time.Duration, event string, commands []string)
 }
 
-// SimulatedMoments are those at which a command may fail.
+// SimulatedMoments returns the moments at which a command may fail.
 func SimulatedMoments() []string { return simulate.Moments() }
 
-// Simulation is how a simulated rollout went.
+// Simulation is the course of a simulated rollout.
 type Simulation struct {
 	Deployment string            `json:"deployment"`
 	Instances  int               `json:"instances"`
@@ -57,7 +57,7 @@ type Simulation struct {
 	Broken []string `json:"broken,omitempty"`
 }
 
-// SimulationGroup is what a group went through.
+// SimulationGroup is the course of one group.
 type SimulationGroup struct {
 	Name            string `json:"name"`
 	Instances       int    `json:"instances"`
@@ -69,7 +69,7 @@ type SimulationGroup struct {
 // Simulate runs the rollout of a manifest against simulated agents: the machine
 // that production runs, with the manifest's own policies.
 func (d *Deployer) Simulate(q SimulateRequest) (*Simulation, error) {
-	r, err := d.open()
+	x, err := d.open()
 	if err != nil {
 		return nil, err
 	}
@@ -86,22 +86,22 @@ func (d *Deployer) Simulate(q SimulateRequest) (*Simulation, error) {
 		return nil, err
 	}
 	total := 0
-	for _, g := range r.manifest.Groups {
+	for _, g := range x.Manifest.Groups {
 		total += g.Instances
 	}
 	if total == 0 {
-		return nil, fmt.Errorf("cannot simulate %s: it has no instances", r.manifest.Deployment.Name)
+		return nil, fmt.Errorf("cannot simulate %s: it has no instances", x.Manifest.Deployment.Name)
 	}
 	p := rollout.Plan{ID: "simulation"}
-	out := &Simulation{Deployment: r.manifest.Deployment.Name}
+	out := &Simulation{Deployment: x.Manifest.Deployment.Name}
 	var memory rollout.Memory
 	for _, name := range q.Bad {
-		if r.manifest.Group(name) == nil {
+		if x.Manifest.Group(name) == nil {
 			return nil, fmt.Errorf("cannot simulate: there is no group %q", name)
 		}
 		options.Bad = append(options.Bad, name+"-next")
 	}
-	for _, wave := range r.manifest.Order {
+	for _, wave := range x.Manifest.Order {
 		for _, g := range wave {
 			n := g.Instances
 			if q.Agents > 0 && n > 0 {
@@ -152,7 +152,7 @@ func (d *Deployer) Simulate(q SimulateRequest) (*Simulation, error) {
 	}
 	for _, id := range named {
 		if !slices.ContainsFunc(p.Groups, func(g rollout.Group) bool {
-			return slices.ContainsFunc(g.Instances, func(x rollout.Instance) bool { return x.ID == id })
+			return slices.ContainsFunc(g.Instances, func(in rollout.Instance) bool { return in.ID == id })
 		}) {
 			return nil, fmt.Errorf("cannot simulate %s: there is no such instance", id)
 		}

@@ -8,10 +8,12 @@ import (
 	"time"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/fleet"
+	"github.com/clusterworks/deploy/deployer/internal/infra"
 	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
-// How Status calls the state of VMs and agents.
+// The states of VMs and agents in a Status.
 const (
 	VMRunning   = "running"
 	VMMissing   = "missing"
@@ -21,11 +23,11 @@ const (
 	AgentDistrusted = "not believed"
 )
 
-// Status is the cluster as it is.
+// Status is the present state of a cluster.
 type Status struct {
 	Deployment string           `json:"deployment"`
 	Instances  []InstanceStatus `json:"instances"`
-	// Warnings are what will need attention: certificates that end.
+	// Warnings name what will need attention: certificates that end.
 	Warnings []string `json:"warnings,omitempty"`
 }
 
@@ -38,7 +40,7 @@ func (s *Status) Healthy() bool {
 	})
 }
 
-// InstanceStatus is one instance as it is.
+// InstanceStatus is the present state of one instance.
 type InstanceStatus struct {
 	ID         string          `json:"id"`
 	Group      string          `json:"group"`
@@ -58,7 +60,7 @@ type InstanceStatus struct {
 	Drift []api.Drift `json:"drift,omitempty"`
 }
 
-// ProcessStatus is one process as it is.
+// ProcessStatus is the present state of one process.
 type ProcessStatus struct {
 	Job        string    `json:"job"`
 	Name       string    `json:"name"`
@@ -74,23 +76,23 @@ type ProcessStatus struct {
 
 // Status asks all expected agents side by side and names the silent.
 func (d *Deployer) Status(ctx context.Context) (*Status, error) {
-	r, err := d.load()
+	x, err := d.load()
 	if err != nil {
 		return nil, err
 	}
-	defer r.close()
-	s := r.status(r.fleet.survey(ctx, patient))
-	if err := checkEngine(r.store, r.state); err != nil {
+	defer x.fleet.Close()
+	s := x.status(x.fleet.Survey(ctx, fleet.Patient))
+	if err := infra.CheckEngine(x.Session); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	}
 	return s, nil
 }
 
-func (r *run) status(inventories map[string]*api.Inventory) *Status {
-	s := &Status{Deployment: r.manifest.Deployment.Name, Warnings: r.certificateWarnings()}
-	pids := localvm.HostPIDs(r.store.VMs())
-	for _, id := range append(r.ids(), r.parted...) {
-		in := r.instanceStatus(id, inventories[id])
+func (x *deployment) status(inventories map[string]*api.Inventory) *Status {
+	s := &Status{Deployment: x.Manifest.Deployment.Name, Warnings: x.credentials.Warnings()}
+	pids := localvm.HostPIDs(x.Store.VMs())
+	for _, id := range append(x.IDs(), x.Removed...) {
+		in := x.instanceStatus(id, inventories[id])
 		if here, ok := pids[id]; ok {
 			for i := range in.Processes {
 				in.Processes[i].PID = here[in.Processes[i].PID]
@@ -107,33 +109,33 @@ func (r *run) status(inventories map[string]*api.Inventory) *Status {
 	return s
 }
 
-func (r *run) instanceStatus(id string, inv *api.Inventory) InstanceStatus {
+func (x *deployment) instanceStatus(id string, inv *api.Inventory) InstanceStatus {
 	group, index, _ := api.SplitInstance(id)
 	out := InstanceStatus{
 		ID: id, Group: group, Index: index,
 		VM: VMMissing, Agent: AgentSilent, State: string(api.InstanceStopped),
-		Processes: []ProcessStatus{}, Ignored: slices.Contains(r.state.Ignored, id),
+		Processes: []ProcessStatus{}, Ignored: slices.Contains(x.State.Ignored, id),
 	}
-	for _, slot := range r.state.Groups[group] {
+	for _, slot := range x.State.Groups[group] {
 		if slot.Index == index {
 			out.AZ = slot.AZ
 		}
 	}
-	if vm, ok := r.state.VMs[id]; ok {
+	if vm, ok := x.State.VMs[id]; ok {
 		out.VM, out.Address = VMRunning, vm.Address
 	}
 	if inv == nil {
 		if out.VM == VMRunning {
 			out.State = string(api.InstanceFailing)
 			out.Reasons = []string{"the agent does not answer"}
-			if why := r.fleet.distrusted.of(id); why != nil {
+			if why := x.Distrusted.Of(id); why != nil {
 				out.Agent, out.Reasons = AgentDistrusted, []string{why.Error()}
 				return out
 			}
-			if why := r.fleet.reason(id); why != "" {
+			if why := x.fleet.Reason(id); why != "" {
 				out.Reasons = []string{"the agent does not answer: " + why}
 			}
-			if r.fleet.unreachable(id) {
+			if x.fleet.Unreachable(id) {
 				out.VM = VMMissing // nothing answers at its address either
 			}
 		}
@@ -141,13 +143,13 @@ func (r *run) instanceStatus(id string, inv *api.Inventory) InstanceStatus {
 	}
 	out.Agent, out.Generation, out.State, out.Reasons = AgentAlive, inv.Active, string(inv.State), inv.Reasons
 	if inv.Agent.Unkept {
-		out.Reasons = append(slices.Clone(out.Reasons), "nothing would start its agent again, the init or keeper that did has ended: apply mends it")
+		out.Reasons = append(slices.Clone(out.Reasons), "nothing would start its agent again, since its init or keeper has ended: apply mends that")
 	}
 	if inv.Agent.DiskGone != "" {
-		out.Reasons = append(slices.Clone(out.Reasons), diskGone(inv.Agent.DiskGone))
+		out.Reasons = append(slices.Clone(out.Reasons), infra.DiskGone(inv.Agent.DiskGone))
 	}
-	if had, leaving := r.state.Leaving[id]; leaving {
-		out.Reasons = append(slices.Clone(out.Reasons), fmt.Sprintf("the VM that it had before, at %s, is still there: apply deletes it when all know the new one", had.Address))
+	if previous, has := x.State.Previous[id]; has {
+		out.Reasons = append(slices.Clone(out.Reasons), fmt.Sprintf("its previous VM, at %s, still exists: apply deletes it when all know the new one", previous.Address))
 	}
 	out.Held = inv.Held
 	now := inv.Now // by the VM's clock, as its processes' starts: it may be another than ours

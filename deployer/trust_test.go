@@ -8,7 +8,10 @@ import (
 	"testing"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/fleet"
+	"github.com/clusterworks/deploy/deployer/internal/infra"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
 // One agent that reports an epoch which no run can have given it neither stops
@@ -16,7 +19,7 @@ import (
 func TestAnImpossibleEpochBlocksItsInstanceOnly(t *testing.T) {
 	c := newCluster(t, 10)
 	ctx := t.Context()
-	for i, epoch := range []uint64{math.MaxUint64, math.MaxUint64 - 1, maxEpochLead + 100} {
+	for i, epoch := range []uint64{math.MaxUint64, math.MaxUint64 - 1, 1<<32 + 100} {
 		c.agents["hello/0"].Lie(func(in *api.Inventory) { in.Epoch = epoch })
 		before, err := c.store().LoadState()
 		if err != nil {
@@ -79,19 +82,19 @@ func TestALiarIsRecreated(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.close()
-	r.targets, r.recreate = []string{"hello/0"}, []string{"hello/0"}
-	r.owedVMs, r.movedVMs = map[string][]string{"hello/0": {"another one is asked for"}}, map[string]bool{}
-	p, _, err := r.plan(t.Context(), nil, patient)
+	defer r.fleet.Close()
+	r.Targets = []string{"hello/0"}
+	r.SetRecreate([]string{"hello/0"})
+	compared, err := r.compare(t.Context(), infra.Plan{Pending: map[string][]string{"hello/0": {"an operator asks for another one"}}}, fleet.Patient)
 	if err != nil {
 		t.Fatal(err)
 	}
-	changes := p.Changes()
-	if len(changes) != 1 || changes[0].Instance != "hello/0" || changes[0].Action != plan.Recreate || !r.movedVMs["hello/0"] {
+	changes := compared.plan.Changes()
+	if len(changes) != 1 || changes[0].Instance != "hello/0" || changes[0].Action != plan.Recreate || !compared.vms.AtOnce["hello/0"] {
 		t.Errorf("%+v", changes)
 	}
-	r.fleet.forget("hello/0") // its new VM is there
-	if why := r.exempt("hello/0"); why != "" {
+	r.fleet.Forget(state.Own("hello/0")) // its new VM is there
+	if why := r.Exempt("hello/0"); why != "" {
 		t.Errorf("on its new VM it is still %s", why)
 	}
 }
@@ -103,10 +106,10 @@ func (c *cluster) surveyed(t *testing.T) *plan.Plan {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.close()
-	p, _, err := r.plan(t.Context(), nil, quick)
+	defer r.fleet.Close()
+	x, err := r.compare(t.Context(), infra.Plan{}, fleet.Quick)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p
+	return x.plan
 }

@@ -91,7 +91,7 @@ func TestOperatorsDay(t *testing.T) {
 		t.Fatalf("apply of the plan exited with %d:\n%s%s", code, out, errOut)
 	}
 	_, errOut, code := c.typed("apply", file)
-	mustTell(t, errOut, code, 1, "another world", "app/0 runs another generation")
+	mustTell(t, errOut, code, 1, "has changed since", "app/0 runs another generation")
 	if out, code := c.run("plan", changed); code != 0 {
 		t.Errorf("after the saved plan there is something to do (%d):\n%s", code, out)
 	}

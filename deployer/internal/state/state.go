@@ -38,9 +38,9 @@ type State struct {
 	// Orphans are persistent disks without an instance. One that returns takes its
 	// disk again.
 	Orphans []Orphan `json:"orphans,omitempty"`
-	// Leaving are VMs that instances had before the one that they have now, and
-	// that go when everybody knows the new ones.
-	Leaving map[string]VM `json:"leaving,omitempty"`
+	// Previous are the VMs beside which instances got the one that they have now,
+	// by instance id. They are deleted when everybody knows the new ones.
+	Previous map[string]VM `json:"leaving,omitempty"`
 	// Engine is the engine's state as the last run left it: another one is not that
 	// of these VMs.
 	Engine EngineState `json:"engine,omitzero"`
@@ -122,6 +122,29 @@ type VM struct {
 	// Input is what the VM was made of, as last rolled.
 	Input json.RawMessage `json:"input,omitempty"`
 }
+
+// VMID names a VM: an instance's own, or its previous one while both exist.
+type VMID struct {
+	Instance string
+	Previous bool
+}
+
+// Own names the VM that an instance has.
+func Own(instance string) VMID { return VMID{Instance: instance} }
+
+// PreviousOf names the VM beside which an instance got its own.
+func PreviousOf(instance string) VMID { return VMID{Instance: instance, Previous: true} }
+
+// String is "nats/0" or "nats/0 (previous VM)".
+func (v VMID) String() string {
+	if v.Previous {
+		return v.Instance + " (previous VM)"
+	}
+	return v.Instance
+}
+
+// SSHAgent as a VM's PrivateKeyFile means the keys of the SSH agent.
+const SSHAgent = "agent"
 
 // Clone is a deep copy.
 func (s *State) Clone() *State {

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/zclconf/go-cty/cty"
 	ctyjson "github.com/zclconf/go-cty/cty/json"
@@ -16,39 +15,12 @@ import (
 // Input is what a template gets: the variables of templates/CONTRACT.md.
 type Input struct {
 	Deployment Deployment
-	Instances  map[string]InstanceInput // by instance id, "router/0"
-	// Keys are those of instances whose VM does not have the instance's id for a
-	// key: see BesideKey.
-	Keys         map[string]string
+	// Instances are the VMs by key: the instance's id, "router/0", or another one
+	// for a VM that is made beside it.
+	Instances    map[string]InstanceInput
 	Disks        map[string]DiskInput // by instance id
 	SSHPublicKey string               // authorized_keys line
 	Settings     map[string]cty.Value // of the manifest's infrastructure block
-}
-
-// besideMark ends the key of a VM that was made beside another one of the same
-// instance.
-const besideMark = "+"
-
-// BesideKey is the key of a VM that is made beside the one with the given key.
-// That one goes later, so the two take turns: "nats/0", "nats/0+", "nats/0".
-func BesideKey(key string) string {
-	if id, beside := strings.CutSuffix(key, besideMark); beside {
-		return id
-	}
-	return key + besideMark
-}
-
-// key is that of an instance's VM.
-func (in Input) key(id string) string { return cmp.Or(in.Keys[id], id) }
-
-// instance is whose VM has a key; a key that is nobody's stays as it is.
-func (in Input) instance(key string) string {
-	for id, k := range in.Keys {
-		if k == key {
-			return id
-		}
-	}
-	return key
 }
 
 // Deployment is the deployment's name for people and its id for tags.
@@ -90,7 +62,7 @@ type Instance struct {
 	SSHPort    int    `json:"ssh_port"`
 	SSHUser    string `json:"ssh_user"`
 	SSHHostKey string `json:"ssh_host_key"` // authorized_keys form; "": unknown
-	// SSHPrivateKeyFile is the key to log in with: a path, SSHAgent, or "" for
+	// SSHPrivateKeyFile is the key to log in with: a path, state.SSHAgent, or "" for
 	// the deployment's own.
 	SSHPrivateKeyFile string `json:"ssh_private_key_file"`
 	AgentDir          string `json:"agent_dir"`
@@ -106,9 +78,6 @@ type Instance struct {
 	Beside bool `json:"beside"`
 }
 
-// SSHAgent instead of a private key's path means the keys of the SSH agent.
-const SSHAgent = "agent"
-
 // arguments are the module call's arguments as JSON values. Strings are
 // escaped, since the engine reads each as a string template.
 func (in Input) arguments() (map[string]any, error) {
@@ -121,10 +90,10 @@ func (in Input) arguments() (map[string]any, error) {
 		settings[name] = data
 	}
 	instances := map[string]InstanceInput{}
-	for id, i := range in.Instances { // a map(string) variable takes no null
+	for key, i := range in.Instances { // a map(string) variable takes no null
 		i.Options = nonNil(i.Options)
 		i.Tags = nonNil(i.Tags)
-		instances[in.key(id)] = i
+		instances[key] = i
 	}
 	data, err := json.Marshal(map[string]any{
 		"deployment":     in.Deployment,
@@ -150,22 +119,13 @@ func nonNil[V any](m map[string]V) map[string]V {
 	return m
 }
 
-// byInstance is an output's map by instance id.
-func (in Input) byInstance(output map[string]Instance) map[string]Instance {
-	instances := make(map[string]Instance, len(output))
-	for key, x := range output {
-		instances[in.instance(key)] = x
-	}
-	return instances
-}
-
 // readInstances reads the output "instances" and checks it against what went in.
 func readInstances(output json.RawMessage, in Input) (map[string]Instance, error) {
-	var byKey map[string]Instance
-	if err := json.Unmarshal(output, &byKey); err != nil {
+	var instances map[string]Instance
+	if err := json.Unmarshal(output, &instances); err != nil {
 		return nil, fmt.Errorf("cannot read the template's output \"instances\": %w; see templates/CONTRACT.md", err)
 	}
-	instances, wanted := in.byInstance(byKey), in.Instances
+	wanted := in.Instances
 	var errs []error
 	for _, id := range slices.Sorted(maps.Keys(wanted)) {
 		instance, found := instances[id]

@@ -150,9 +150,8 @@ type Change struct {
 	Address string // "module.vms.localvm_machine.vm[\"router/0\"]"
 	Type    string // "localvm_machine"
 	Name    string // "vm"
-	// Key is the resource's for_each key: in templates that follow the built-in
-	// ones the instance id (which it is here also for a VM with another key, see
-	// BesideKey). "" if it has none.
+	// Key is the resource's for_each key, "" if it has none. In templates that
+	// follow the built-in ones it is a key of Input.
 	Key    string
 	Action Action
 }
@@ -168,8 +167,8 @@ type Plan struct {
 }
 
 // Plan compares the written root module with the world and saves what an Apply
-// would do. A plan without changes counts as an apply. The VMs of the instances
-// in replace are replaced, whatever their inputs; their persistent disks are not.
+// would do. A plan without changes counts as an apply. The VMs with the keys in
+// replace are replaced, whatever their inputs; their persistent disks are not.
 func (r *Runner) Plan(ctx context.Context, replace ...string) (*Plan, error) {
 	if err := r.ready(ctx); err != nil {
 		return nil, err
@@ -197,14 +196,11 @@ func (r *Runner) Plan(ctx context.Context, replace ...string) (*Plan, error) {
 	for _, change := range shown.ResourceChanges {
 		if action, changes := actionOf(change.Change.Actions); changes {
 			key, _ := change.Index.(string)
-			if change.Name != DiskResource {
-				key = r.root.input.instance(key)
-			}
 			plan.Changes = append(plan.Changes, Change{Address: change.Address, Type: change.Type, Name: change.Name, Key: key, Action: action})
 		}
 	}
 	if pending {
-		plan.Instances = r.root.input.byInstance(plannedInstances(shown.OutputChanges[outputName]))
+		plan.Instances = plannedInstances(shown.OutputChanges[outputName])
 		return plan, nil
 	}
 	var output json.RawMessage = []byte("null")
@@ -223,9 +219,9 @@ func (r *Runner) Plan(ctx context.Context, replace ...string) (*Plan, error) {
 // disks, see templates/CONTRACT.md.
 const DiskResource = "disk"
 
-// addresses are those of the instances' resources, disks apart.
-func (r *Runner) addresses(ctx context.Context, ids []string) ([]string, error) {
-	if len(ids) == 0 {
+// addresses returns those of the resources of VMs, by their keys, disks apart.
+func (r *Runner) addresses(ctx context.Context, keys []string) ([]string, error) {
+	if len(keys) == 0 {
 		return nil, nil
 	}
 	r.tf.SetStdout(io.Discard)
@@ -240,7 +236,7 @@ func (r *Runner) addresses(ctx context.Context, ids []string) ([]string, error) 
 			return
 		}
 		for _, x := range m.Resources {
-			if key, _ := x.Index.(string); x.Mode == tfjson.ManagedResourceMode && x.Name != DiskResource && slices.Contains(ids, r.root.input.instance(key)) {
+			if key, _ := x.Index.(string); x.Mode == tfjson.ManagedResourceMode && x.Name != DiskResource && slices.Contains(keys, key) {
 				found = append(found, x.Address)
 			}
 		}

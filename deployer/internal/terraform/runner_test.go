@@ -165,39 +165,36 @@ func TestLifeOfThreeVMs(t *testing.T) {
 		must(d.run(made["web/1"], "true"))(t)
 	})
 
-	t.Run("one is made beside another, which goes later", func(t *testing.T) {
-		const leaving = "web/0 (leaving)"
-		d.input.Keys = map[string]string{}
+	t.Run("one is made beside another, which is deleted later", func(t *testing.T) {
+		own, beside := "web/0", "web/0+"
 		for range 2 { // there and back
-			had := made["web/0"]
-			d.input.Instances[leaving] = d.input.Instances["web/0"]
-			d.input.Keys[leaving] = d.input.key("web/0")
-			d.input.Keys["web/0"] = BesideKey(d.input.key("web/0"))
+			had := made[own]
+			d.input.Instances[beside] = d.input.Instances[own]
 			d.write()
-			if actions := d.actions(d.plan()); len(actions) != 1 || actions["localvm_machine web/0"] != Create {
+			if actions := d.actions(d.plan()); len(actions) != 1 || actions["localvm_machine "+beside] != Create {
 				t.Errorf("to make it: %v", actions)
 			}
 			both := d.apply()
-			if both[leaving] != had || both["web/0"].ID == had.ID || both["web/0"].Address == had.Address || both["web/1"] != made["web/1"] {
+			if both[own] != had || both[beside].ID == had.ID || both[beside].Address == had.Address || both["web/1"] != made["web/1"] {
 				t.Errorf("it was %+v, there are %+v", had, both)
 			}
-			must(d.run(both[leaving], "true"))(t)
-			must(d.run(both["web/0"], "true"))(t)
+			must(d.run(both[own], "true"))(t)
+			must(d.run(both[beside], "true"))(t)
 
-			delete(d.input.Instances, leaving)
+			delete(d.input.Instances, own)
 			d.write()
-			if actions := d.actions(d.plan()); len(actions) != 1 || actions["localvm_machine "+leaving] != Delete {
+			if actions := d.actions(d.plan()); len(actions) != 1 || actions["localvm_machine "+own] != Delete {
 				t.Errorf("to delete the old one: %v", actions)
 			}
-			delete(d.input.Keys, leaving)
 			made = d.apply()
-			if made["web/0"] != both["web/0"] || len(made) != 3 {
+			if made[beside] != both[beside] || len(made) != 3 {
 				t.Errorf("there were %+v, are %+v", both, made)
 			}
-			must(d.run(made["web/0"], "true"))(t)
+			must(d.run(made[beside], "true"))(t)
 			if p := d.plan(); p.Pending {
 				t.Errorf("changes are left: %+v", p.Changes)
 			}
+			own, beside = beside, own
 		}
 	})
 

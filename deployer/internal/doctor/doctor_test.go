@@ -1,0 +1,159 @@
+package doctor
+
+import (
+	"crypto/rand"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/pki"
+	"github.com/clusterworks/deploy/deployer/internal/session"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+)
+
+func findings(x *Doctor) string {
+	var out []string
+	for _, f := range x.Findings {
+		out = append(out, string(f.Level)+" "+f.Check+": "+f.Message+" -> "+f.Fix)
+	}
+	return strings.Join(out, "\n")
+}
+
+// What an agent says of itself is judged, and each judgement says what to do.
+func TestDoctorJudgesAgents(t *testing.T) {
+	past := time.Now().Add(-time.Hour)
+	whole := func() checkup {
+		return checkup{took: 10 * time.Millisecond, Inventory: api.Inventory{
+			Instance: "app/0", State: api.InstanceRunning, Now: time.Now(), Bus: api.BusStatus{URLs: []string{"tls://x:1"}, Connected: true},
+			Vitals: &api.Vitals{DiskBytes: 10 << 30, DiskUsedBytes: 1 << 30},
+		}}
+	}
+	for _, tc := range []struct {
+		name     string
+		change   func(*checkup)
+		outdated bool
+		want     string // part of the only finding, "" for none
+	}{
+		{"whole", func(*checkup) {}, false, ""},
+		{"outdated", func(*checkup) {}, true, "warn agent app/0: it runs another version"},
+		{"clock a little off", func(c *checkup) { c.offset = -3 * time.Second }, false, "warn agent app/0: its clock is -3s off"},
+		{"clock off, within what the answer took", func(c *checkup) { c.offset, c.took = 3*time.Second, 4*time.Second }, false, ""},
+		{"clock ten minutes off", func(c *checkup) { c.offset = 10 * time.Minute }, false, "fail agent app/0: its clock is 10m0s off"},
+		{"older than the question for its clock", func(c *checkup) { c.Now, c.offset = time.Time{}, 10*time.Minute }, false, ""},
+		{"failing", func(c *checkup) { c.State, c.Reasons = api.InstanceFailing, []string{"check says no"} }, false, "fail agent app/0: it is failing: check says no -> deploy logs"},
+		{"stopped", func(c *checkup) { c.State = api.InstanceStopped }, false, "warn agent app/0: its processes are stopped"},
+		{"disk gone", func(c *checkup) { c.Agent.DiskGone = "/disks/db-0" }, false, "fail agent app/0: its persistent disk /disks/db-0 is gone"},
+		{"interrupted", func(c *checkup) { c.Interrupted = true }, false, "warn agent app/0: an update began"},
+		{"drift", func(c *checkup) { c.Drift = []api.Drift{{Path: "jobs/a/b", Kind: api.DriftMissing}} }, false, "jobs/a/b removed by hand"},
+		{"drift that is left", func(c *checkup) { c.Drift = []api.Drift{{Path: "store/a/b", Kind: api.DriftExtra, Left: true}} }, false, ""},
+		{"off the bus", func(c *checkup) { c.Bus.Connected, c.Bus.Error = false, "refused" }, false, "warn agent app/0: it is not on the bus: refused"},
+		{"certificate over", func(c *checkup) { c.Bus.CertificateEnds = &past }, false, "fail agent app/0: its certificate has ended"},
+		{"disk short", func(c *checkup) { c.Vitals.DiskUsedBytes = c.Vitals.DiskBytes - 100<<20 }, false, "warn agent app/0: its disk has 100 MiB left"},
+		{"disk full", func(c *checkup) { c.Vitals.DiskUsedBytes = c.Vitals.DiskBytes }, false, "fail agent app/0: its disk has 0 MiB left"},
+	} {
+		x, c := &Doctor{}, whole()
+		tc.change(&c)
+		x.agent("agent app/0", c, tc.outdated)
+		got := findings(x)
+		if (tc.want == "") != (got == "") || !strings.Contains(got, tc.want) || len(x.Findings) > 1 || got != "" && x.Findings[0].Fix == "" {
+			t.Errorf("%s: got %q, want %q", tc.name, got, tc.want)
+		}
+	}
+}
+
+func TestDoctorJudgesCertificates(t *testing.T) {
+	made := time.Now().Add(-100 * time.Hour)
+	ca, err := pki.NewCA(rand.Reader, "test", made, 1000*time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pair, err := ca.Pair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	issue := func(life time.Duration) state.Certificate {
+		p, err := ca.IssueServer(rand.Reader, "x", []string{"x"}, nil, made, life)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return state.Certificate{KeyPair: state.KeyPair{Certificate: string(p.Certificate)}}
+	}
+	for _, tc := range []struct {
+		life time.Duration
+		want string
+	}{
+		{400 * time.Hour, "ok jobs' certificates: valid until"},
+		{120 * time.Hour, "warn jobs' certificates: that of a/0/j/c ends at"},
+		{99 * time.Hour, "fail jobs' certificates: that of a/0/j/c has ended at"},
+	} {
+		x := &Doctor{}
+		x.certificates(&session.Session{Now: time.Now(), Secrets: &state.Secrets{
+			CA: state.KeyPair{Certificate: string(pair.Certificate)}, Certificates: map[string]state.Certificate{"a/0/j/c": issue(tc.life)},
+		}})
+		got := findings(x)
+		if !strings.Contains(got, tc.want) || !strings.Contains(got, "ok CA: valid until") || len(x.Findings) != 2 {
+			t.Errorf("life %s: got\n%s\nwant %s", tc.life, got, tc.want)
+		}
+	}
+}
+
+func TestDoctorFindsWhoListens(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	x, s := &Doctor{}, &session.Session{State: state.New("d")}
+	x.port(s, l.Addr().String())
+	if got := findings(x); !strings.Contains(got, "fail address "+l.Addr().String()+": in use by process "+strconv.Itoa(os.Getpid())) {
+		t.Errorf("got %s", got)
+	}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	x = &Doctor{}
+	x.port(s, l.Addr().String())
+	if got := findings(x); !strings.HasPrefix(got, "ok address "+l.Addr().String()+": free") {
+		t.Errorf("got %s", got)
+	}
+	x = &Doctor{}
+	x.port(s, "192.0.2.1:80") // TEST-NET-1, RFC 5737: nobody's
+	if got := findings(x); !strings.Contains(got, "fail address 192.0.2.1:80: cannot be listened on") {
+		t.Errorf("got %s", got)
+	}
+}
+
+// Built files that are not what their index says are named.
+func TestDoctorReadsThePackages(t *testing.T) {
+	from, folder := t.TempDir(), t.TempDir()
+	for _, name := range []string{"agent", "router"} {
+		if err := os.WriteFile(filepath.Join(from, name), []byte(name), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := packages.Pack(from, filepath.Join(folder, "linux_amd64"), "linux", "amd64", []string{"agent", "router"}); err != nil {
+		t.Fatal(err)
+	}
+	x := &Doctor{}
+	x.packages(folder)
+	if got := findings(x); !strings.HasPrefix(got, "ok packages: ") || len(x.Findings) != 1 {
+		t.Errorf("got %s", got)
+	}
+	archives, err := filepath.Glob(filepath.Join(folder, "*", "router.tar.gz"))
+	if err != nil || len(archives) != 1 {
+		t.Fatal(archives, err)
+	}
+	if err := os.Truncate(archives[0], 10); err != nil {
+		t.Fatal(err)
+	}
+	x.Findings = nil
+	x.packages(folder)
+	if got := findings(x); !strings.HasPrefix(got, "fail packages: ") || !strings.Contains(got, "router.tar.gz") || !strings.Contains(got, "make build") {
+		t.Errorf("got %s", got)
+	}
+}

@@ -1,0 +1,117 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/session"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+)
+
+// fenceLimit bounds telling an agent that another run has taken over. An agent
+// that does not hear it obeys the earlier run until it is told anything, but the
+// state keeps that run from continuing.
+const fenceLimit = 5 * time.Second
+
+// Identify tells the agents of instances who they are: those on new VMs, and those
+// whose VM or address has changed. After a takeover it tells all the new epoch.
+func (f *Fleet) Identify(ctx context.Context, ids []string) error {
+	return f.s.Each(ctx, len(ids), func(ctx context.Context, i int) error {
+		id := ids[i]
+		inv := f.Inventory(id)
+		if inv == nil || !f.s.Has(id) || f.s.Exempt(id) != "" && !f.s.TookOver {
+			return nil
+		}
+		vm := f.s.VM(state.Own(id))
+		// With a bus, ConnectAgents tells where metrics are served.
+		settled := f.ReportsWhereWanted(inv) || len(f.credentials.BusURLs(nil)) > 0
+		known := inv.DeploymentID == f.s.State.DeploymentID && inv.Instance == id && inv.VMID == vm.ID && settled
+		if known && !f.s.TookOver {
+			return nil
+		}
+		if known { // it only learns the new epoch
+			fence, cancel := context.WithTimeout(ctx, fenceLimit)
+			defer cancel()
+			if err := f.configure(fence, id, nil); err != nil {
+				f.s.Event(session.Event{Phase: session.PhaseSurvey, Message: "not told that another run has taken over: " + err.Error()})
+			}
+			return nil
+		}
+		if err := f.RefuseForeign(id, inv); err != nil {
+			return err
+		}
+		return f.configure(ctx, id, nil)
+	})
+}
+
+// ReportsWhereWanted reports whether an agent serves metrics and sends logs where
+// the manifest says.
+func (f *Fleet) ReportsWhereWanted(inv *api.Inventory) bool {
+	d := f.s.Manifest.Deployment
+	return inv.MetricsPort == d.MetricsPort && inv.Syslog == d.Syslog
+}
+
+// ConnectAgents tells agents where the bus is, once it serves.
+func (f *Fleet) ConnectAgents(ctx context.Context) error {
+	urls := f.credentials.BusURLs(nil)
+	if len(urls) == 0 {
+		return nil
+	}
+	// Issuing changes the state, so it is done before the machines work side by side.
+	due := map[string]*api.Bus{}
+	var ids []string
+	for _, id := range f.s.VMIDs() {
+		// An instance comes onto the bus once its previous VM is deleted.
+		if inv := f.Inventory(id); inv != nil && f.s.Touches(id) && !f.s.HasPrevious(id) {
+			if b := f.credentials.BusFor(urls, id, inv); b != nil &&
+				(b.Digest != inv.Bus.Digest || !f.ReportsWhereWanted(inv)) {
+				due[id] = b
+				ids = append(ids, id)
+			}
+		}
+	}
+	if len(ids) > 0 {
+		if err := f.s.Save(); err != nil {
+			return err
+		}
+		f.s.Event(session.Event{Phase: session.PhaseBus, Message: fmt.Sprintf("%d agents to %s", len(ids), strings.Join(urls, ", "))})
+		err := f.s.Each(ctx, len(ids), func(ctx context.Context, i int) error { return f.configure(ctx, ids[i], due[ids[i]]) })
+		if err != nil {
+			return err
+		}
+	}
+	if !slices.Equal(f.s.State.Bus, urls) {
+		f.s.State.Bus = urls
+		f.forgetBus()
+	}
+	return nil
+}
+
+func (f *Fleet) configure(ctx context.Context, id string, b *api.Bus) error {
+	vm := f.s.VM(state.Own(id))
+	step, settings := "identify", ""
+	if b != nil {
+		step, settings = "configure", "."+b.Digest[:min(8, len(b.Digest))]
+		f.s.Event(session.Event{Phase: session.PhaseBus, Instance: id, Step: step})
+	}
+	// The same settings give the same operation, whoever sends them.
+	opID := fmt.Sprintf("%.8s-%d.%s.%s%s", f.s.State.DeploymentID, f.s.State.Epoch, step, api.SubjectToken(id), settings)
+	s := f.Submission(id, opID)
+	s.Kind = api.KindConfigure
+	s.Configure = &api.Configure{
+		Deployment: f.s.Manifest.Deployment.Name, VMID: vm.ID, Address: vm.Address, Disk: vm.Disk, Bus: b,
+		MetricsPort: f.s.Manifest.Deployment.MetricsPort, Syslog: f.s.Manifest.Deployment.Syslog,
+	}
+	err := Within(ctx, 30*time.Second, func(ctx context.Context) error { return f.Client(state.Own(id)).Do(ctx, s, nil) })
+	if err != nil {
+		return fmt.Errorf("cannot configure the agent of %s: %w", id, err)
+	}
+	if b != nil {
+		f.s.Event(session.Event{Phase: session.PhaseBus, Instance: id, Step: step, Done: true})
+	}
+	return nil
+}

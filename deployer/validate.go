@@ -1,0 +1,31 @@
+package deployer
+
+// Summary is what Validate found.
+type Summary struct {
+	Deployment string `json:"deployment"`
+	Groups     int    `json:"groups"`
+	Instances  int    `json:"instances"`
+	Jobs       int    `json:"jobs"`
+}
+
+// Validate checks the manifest, its jobs and all templates without a VM:
+// everything is rendered with what is not known yet left open.
+func (d *Deployer) Validate() (*Summary, error) {
+	x, err := d.load()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := x.desired.Render(nil); err != nil {
+		return nil, err
+	}
+	s := &Summary{Deployment: x.Manifest.Deployment.Name, Groups: len(x.Manifest.Groups)}
+	jobs := map[string]bool{}
+	for _, g := range x.Manifest.Groups {
+		s.Instances += g.Instances
+		for _, j := range g.Jobs {
+			jobs[j.Spec.Name] = true
+		}
+	}
+	s.Jobs = len(jobs)
+	return s, nil
+}
