@@ -137,14 +137,14 @@ func Open(o Options) (_ *Component, err error) {
 		return nil, err
 	}
 	c.ip, c.dialer = ip, dialer(ip, fixed)
-	c.uuid = randomHex()
+	c.uuid = RandomHex()
 	if o.Config.Index != nil {
 		c.uuid = strconv.Itoa(*o.Config.Index) + "-" + c.uuid
 	}
 	c.credentials = [2]string{o.Config.Status.User, o.Config.Status.Password}
 	for i := range c.credentials {
 		if c.credentials[i] == "" {
-			c.credentials[i] = randomHex()
+			c.credentials[i] = RandomHex()
 		}
 	}
 	c.status, err = net.Listen("tcp", net.JoinHostPort(ip.String(), strconv.Itoa(o.Config.Status.Port)))
@@ -366,8 +366,9 @@ func (c *Component) drainWhenAsked(ctx context.Context) error {
 	return nil
 }
 
-// randomHex is 16 random bytes, as the original's identities and passwords.
-func randomHex() string {
+// RandomHex returns 16 random bytes in hexadecimal, as the identities and passwords
+// of the original are.
+func RandomHex() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails
 	return hex.EncodeToString(b[:])

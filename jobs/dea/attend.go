@@ -188,7 +188,7 @@ func (a *attendant) leave() {
 // order is on its way, or with ctx.
 func (a *attendant) end(ctx context.Context, handle *warden.Handle, o order) {
 	d := a.dea
-	grace := d.config.Intervals.StopTimeout.duration()
+	grace := d.config.Intervals.StopTimeout.Duration()
 	switch o {
 	case endKindly:
 		a.finishRequests(ctx, handle)
@@ -229,8 +229,8 @@ func (a *attendant) finishRequests(ctx context.Context, handle *warden.Handle) {
 	if a.instance.Port == 0 {
 		return
 	}
-	settle := a.dea.config.Intervals.SettleTime.duration()
-	deadline := time.NewTimer(a.dea.config.Intervals.ConnectionTimeout.duration())
+	settle := a.dea.config.Intervals.SettleTime.Duration()
+	deadline := time.NewTimer(a.dea.config.Intervals.ConnectionTimeout.Duration())
 	defer deadline.Stop()
 	tick := time.NewTicker(max(settle/10, 10*time.Millisecond))
 	defer tick.Stop()
@@ -439,8 +439,11 @@ func makeFolder(ctx context.Context, file string, spec warden.Spec, runtime stri
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxStartup+1))
 	f.Close()
-	if err != nil || len(text) > maxStartup {
-		return fmt.Errorf("cannot use a droplet: its file startup is too large or unreadable: %w", err)
+	if err != nil {
+		return fmt.Errorf("cannot use a droplet: cannot read its file startup: %w", err)
+	}
+	if len(text) > maxStartup {
+		return fmt.Errorf("cannot use a droplet: its file startup has more than %d bytes", maxStartup)
 	}
 	replaced := []byte(strings.ReplaceAll(string(text), localRuntime, runtime))
 	if err := root.Remove("startup"); err != nil {
@@ -469,11 +472,11 @@ func (a *attendant) probe(ctx context.Context) error {
 		return err
 	}
 	ready := func() bool { return true }
-	timeout, what := d.config.Intervals.PortTimeout.duration(), ""
+	timeout, what := d.config.Intervals.PortTimeout.Duration(), ""
 	switch {
 	case stateFile != "":
 		ready = func() bool { return stateIsRunning(root, stateFile) }
-		timeout, what = d.config.Intervals.StateFileTimeout.duration(), "its state file "+stateFile+" did not say RUNNING"
+		timeout, what = d.config.Intervals.StateFileTimeout.Duration(), "its state file "+stateFile+" did not say RUNNING"
 		if i.Start.Debug != nil && *i.Start.Debug == "suspend" {
 			timeout = 0 // it waits for a debugger, for as long as that takes
 		}
@@ -497,7 +500,7 @@ func (a *attendant) probe(ctx context.Context) error {
 		late = timer.C
 	}
 	// Quick at first, for those that are.
-	interval := d.config.Intervals.Probe.duration()
+	interval := d.config.Intervals.Probe.Duration()
 	for wait := min(interval, 20*time.Millisecond); !ready(); wait = min(interval, 2*wait) {
 		pause := time.NewTimer(wait)
 		select {

@@ -3,12 +3,10 @@ package dea
 import (
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/confine"
@@ -26,6 +24,8 @@ const (
 // fractions allowed.
 type Config struct {
 	component.Config `yaml:",inline"`
+	Droplets         `yaml:",inline"`
+	Confinement      `yaml:",inline"`
 
 	// BaseDir holds all that the DEA keeps: droplets, instances, records. A relative
 	// path is one from the folder that the DEA is started in.
@@ -37,9 +37,6 @@ type Config struct {
 	// MultiTenant false lets one instance run at a time; MaxClients bounds them.
 	MultiTenant bool `yaml:"multi_tenant"`
 	MaxClients  int  `yaml:"max_clients"`
-	// ForceHTTPSharing fetches droplets over HTTP although the start document names
-	// a file on a shared folder.
-	ForceHTTPSharing bool `yaml:"force_http_sharing"`
 	// Runtimes are those that are advertised: names, or as in the older dialect a
 	// map of names to descriptions. Which are really here is found out when one is
 	// asked for.
@@ -50,18 +47,28 @@ type Config struct {
 
 	Intervals Intervals `yaml:"intervals"`
 	// EvacuationDelay is the original's place for the interval of that name.
-	EvacuationDelay *Seconds `yaml:"evacuation_delay"`
+	EvacuationDelay *component.Seconds `yaml:"evacuation_delay"`
 	// WhenFull: see WhenFullRefuse and WhenFullWarn.
 	WhenFull string `yaml:"when_others_are_full"`
 
 	// DiskThreshold is how full the disk may be, percent, before nothing new is
 	// taken.
 	DiskThreshold float64 `yaml:"droplet_fs_percent_used_threshold"`
+}
+
+// Droplets says how droplets are fetched and kept.
+type Droplets struct {
+	// ForceHTTPSharing fetches droplets over HTTP although the start document names
+	// a file on a shared folder.
+	ForceHTTPSharing bool `yaml:"force_http_sharing"`
 	// CacheMB is how much of droplets that were used is kept, MaxDropletMB how large
 	// one may be.
 	CacheMB      int64 `yaml:"staged_cache_mb"`
 	MaxDropletMB int64 `yaml:"max_droplet_mb"`
+}
 
+// Confinement says how apps are kept apart.
+type Confinement struct {
 	// Isolation is the level that apps must have at least; they get the best that
 	// the machine offers.
 	Isolation string `yaml:"isolation"`
@@ -80,57 +87,30 @@ type Config struct {
 
 // Intervals are the DEA's times; those that are how often must be above 0.
 type Intervals struct {
-	Heartbeat Seconds `yaml:"heartbeat"`
-	Advertise Seconds `yaml:"advertise"`
-	Monitor   Seconds `yaml:"monitor"`        // usage, quotas, the disk
-	Reap      Seconds `yaml:"crashes_reaper"` // what is left of crashed instances
-	Probe     Seconds `yaml:"probe"`          // of an app that starts
+	Heartbeat component.Seconds `yaml:"heartbeat"`
+	Advertise component.Seconds `yaml:"advertise"`
+	Monitor   component.Seconds `yaml:"monitor"`        // usage, quotas, the disk
+	Reap      component.Seconds `yaml:"crashes_reaper"` // what is left of crashed instances
+	Probe     component.Seconds `yaml:"probe"`          // of an app that starts
 
 	// CrashLifetime is how long what is left of a crashed instance is kept.
-	CrashLifetime Seconds `yaml:"crash_lifetime"`
+	CrashLifetime component.Seconds `yaml:"crash_lifetime"`
 	// PortTimeout is how long an app may take to listen, StateFileTimeout to write
 	// the state file that its droplet names.
-	PortTimeout      Seconds `yaml:"port_timeout"`
-	StateFileTimeout Seconds `yaml:"state_file_timeout"`
+	PortTimeout      component.Seconds `yaml:"port_timeout"`
+	StateFileTimeout component.Seconds `yaml:"state_file_timeout"`
 	// DownloadTimeout bounds the transfer of a droplet.
-	DownloadTimeout Seconds `yaml:"download_timeout"`
+	DownloadTimeout component.Seconds `yaml:"download_timeout"`
 	// An instance that is stopped is withdrawn from the routers; then its open
 	// connections are awaited for ConnectionTimeout; then it gets TERM, and after
 	// StopTimeout KILL.
-	ConnectionTimeout Seconds `yaml:"connection_timeout"`
-	StopTimeout       Seconds `yaml:"stop_timeout"`
+	ConnectionTimeout component.Seconds `yaml:"connection_timeout"`
+	StopTimeout       component.Seconds `yaml:"stop_timeout"`
 	// EvacuationDelay is how long a DEA that drains waits for its apps to run
 	// elsewhere. SettleTime is what routers have to hear of a change.
-	EvacuationDelay Seconds `yaml:"evacuation_delay"`
-	SettleTime      Seconds `yaml:"settle_time"`
+	EvacuationDelay component.Seconds `yaml:"evacuation_delay"`
+	SettleTime      component.Seconds `yaml:"settle_time"`
 }
-
-// Seconds is a time that a file gives as a number of seconds, or as "1m30s".
-type Seconds time.Duration
-
-// UnmarshalYAML reads a number or a duration.
-func (s *Seconds) UnmarshalYAML(unmarshal func(any) error) error {
-	var n float64
-	if err := unmarshal(&n); err == nil {
-		if n < 0 || n > math.MaxInt32 || n != n {
-			return fmt.Errorf("a time of %v seconds cannot be", n)
-		}
-		*s = Seconds(n * float64(time.Second))
-		return nil
-	}
-	var text string
-	if err := unmarshal(&text); err != nil {
-		return errors.New("want a number of seconds")
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d < 0 {
-		return fmt.Errorf("want a number of seconds, have %q", text)
-	}
-	*s = Seconds(d)
-	return nil
-}
-
-func (s Seconds) duration() time.Duration { return time.Duration(s) }
 
 // Runtimes are runtimes by name.
 type Runtimes map[string]wire.RuntimeInfo
@@ -209,26 +189,23 @@ func defaults() Config {
 		Partition:     wire.DefaultPartition,
 		WhenFull:      WhenFullRefuse,
 		DiskThreshold: 95,
-		CacheMB:       1024,
-		MaxDropletMB:  1024,
-		Isolation:     confine.LevelSafe,
-		Ports:         PortRange{20000, 31999},
-		Processes:     512,
+		Droplets:      Droplets{CacheMB: 1024, MaxDropletMB: 1024},
+		Confinement:   Confinement{Isolation: confine.LevelSafe, Ports: PortRange{20000, 31999}, Processes: 512},
 	}
 	c.Intervals = Intervals{
-		Heartbeat:         Seconds(wire.DEAHeartbeatInterval),
-		Advertise:         Seconds(wire.DEAAdvertiseInterval),
-		Monitor:           Seconds(2 * time.Second),
-		Reap:              Seconds(30 * time.Second),
-		Probe:             Seconds(500 * time.Millisecond),
-		CrashLifetime:     Seconds(time.Hour),
-		PortTimeout:       Seconds(time.Minute),
-		StateFileTimeout:  Seconds(5 * time.Minute),
-		DownloadTimeout:   Seconds(5 * time.Minute),
-		ConnectionTimeout: Seconds(10 * time.Second),
-		StopTimeout:       Seconds(5 * time.Second),
-		EvacuationDelay:   Seconds(30 * time.Second),
-		SettleTime:        Seconds(time.Second),
+		Heartbeat:         component.Seconds(wire.DEAHeartbeatInterval.Seconds()),
+		Advertise:         component.Seconds(wire.DEAAdvertiseInterval.Seconds()),
+		Monitor:           2,
+		Reap:              30,
+		Probe:             0.5,
+		CrashLifetime:     3600,
+		PortTimeout:       60,
+		StateFileTimeout:  300,
+		DownloadTimeout:   300,
+		ConnectionTimeout: 10,
+		StopTimeout:       5,
+		EvacuationDelay:   30,
+		SettleTime:        1,
 	}
 	c.Runtimes = Runtimes{}
 	for _, r := range runtimes.Runtimes() {
@@ -284,7 +261,7 @@ func (c Config) check() error {
 	case !filepath.IsAbs(c.Warden):
 		return fmt.Errorf("warden %q is no absolute path of a program", c.Warden)
 	}
-	for _, interval := range []Seconds{c.Intervals.Heartbeat, c.Intervals.Advertise, c.Intervals.Monitor, c.Intervals.Reap, c.Intervals.Probe} {
+	for _, interval := range []component.Seconds{c.Intervals.Heartbeat, c.Intervals.Advertise, c.Intervals.Monitor, c.Intervals.Reap, c.Intervals.Probe} {
 		if interval <= 0 {
 			return errors.New("intervals: heartbeat, advertise, monitor, crashes_reaper and probe must be above 0")
 		}

@@ -2,8 +2,6 @@ package dea
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -121,7 +119,7 @@ func New(p component.Process) (_ *DEA, err error) {
 	d.routes = d.base.NewRegistrar()
 	d.cache = &bits.Cache{
 		Dir:     filepath.Join(cfg.BaseDir, "staged"),
-		Timeout: cfg.Intervals.DownloadTimeout.duration(),
+		Timeout: cfg.Intervals.DownloadTimeout.Duration(),
 		Client: &http.Client{Transport: &http.Transport{
 			DialContext: d.base.Dialer().DialContext, ResponseHeaderTimeout: 30 * time.Second,
 			IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
@@ -132,7 +130,7 @@ func New(p component.Process) (_ *DEA, err error) {
 	if err := d.cache.Clean(); err != nil {
 		return nil, err
 	}
-	d.files = &fileServer{folder: filepath.Join(cfg.BaseDir, "apps"), credentials: [2]string{randomHex(), randomHex()}, log: d.base.Log()}
+	d.files = &fileServer{folder: filepath.Join(cfg.BaseDir, "apps"), credentials: [2]string{component.RandomHex(), component.RandomHex()}, log: d.base.Log()}
 	d.files.listener, err = net.Listen("tcp", net.JoinHostPort(d.base.Address(), strconv.Itoa(cfg.FilerPort)))
 	if err != nil {
 		return nil, fmt.Errorf("cannot serve files: %w", err)
@@ -166,7 +164,7 @@ func (d *DEA) Run(ctx context.Context) error {
 	m := core.New(core.Config{
 		DEA: d.base.UUID(), IP: d.base.Address(), FilePort: d.files.listener.Addr().(*net.TCPAddr).Port, Credentials: d.files.credentials,
 		Cores: runtime.NumCPU(), MaxMemory: d.config.MaxMemory, MaxClients: d.config.clients(), Prod: d.config.Prod,
-		Runtimes: d.config.Runtimes.names(), Partition: d.config.Partition, CrashedFor: d.config.Intervals.CrashLifetime.duration(),
+		Runtimes: d.config.Runtimes.names(), Partition: d.config.Partition, CrashedFor: d.config.Intervals.CrashLifetime.Duration(),
 	}, d.saved)
 	return d.base.Run(ctx,
 		func(ctx context.Context) error { return d.loop(ctx, m) },
@@ -386,7 +384,7 @@ func (d *DEA) subscribe(ctx context.Context) error {
 	handlers := map[string]nats.MsgHandler{
 		wire.SubjectDEAStartOf(d.base.UUID()): handle(d, wire.ParseDEAStart, func(_ *nats.Msg, doc wire.DEAStart) {
 			doc.RuntimeInfo = d.runtime(doc.RuntimeInfo)
-			d.event(core.Start{Document: doc, ID: randomHex(), PrivateID: randomHex() + randomHex()})
+			d.event(core.Start{Document: doc, ID: component.RandomHex(), PrivateID: component.RandomHex() + component.RandomHex()})
 		}),
 		wire.SubjectDEADiscover:        handle(d, wire.ParseDEADiscover, func(m *nats.Msg, r wire.DEADiscover) { d.discovered(ctx, m, r) }),
 		wire.SubjectDEAStop:            handle(d, wire.ParseDEAStop, func(_ *nats.Msg, s wire.DEAStop) { d.event(core.Stop{Filter: s}) }),
@@ -554,9 +552,9 @@ func advertise(m *core.Machine) []core.Action {
 
 // ticks does what is done again and again.
 func (d *DEA) ticks(ctx context.Context) error {
-	beat := time.NewTicker(d.config.Intervals.Heartbeat.duration())
-	advertisement := time.NewTicker(d.config.Intervals.Advertise.duration())
-	reap := time.NewTicker(d.config.Intervals.Reap.duration())
+	beat := time.NewTicker(d.config.Intervals.Heartbeat.Duration())
+	advertisement := time.NewTicker(d.config.Intervals.Advertise.Duration())
+	reap := time.NewTicker(d.config.Intervals.Reap.Duration())
 	defer beat.Stop()
 	defer advertisement.Stop()
 	defer reap.Stop()
@@ -650,11 +648,4 @@ func removeAll(dir string) error {
 		return nil
 	})
 	return os.RemoveAll(dir)
-}
-
-// randomHex is 16 random bytes, as the original's instance ids.
-func randomHex() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
 }

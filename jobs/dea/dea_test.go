@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/clusterworks/deploy/agent/host/proc"
+	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/confine"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -536,7 +537,7 @@ func TestRequiredIsolation(t *testing.T) {
 	config := defaults()
 	config.BaseDir, config.Warden = t.TempDir(), "/bin/false"
 	// A warden that cannot do anything offers nothing.
-	if _, err := survey(t.Context(), config, "dea-test-"+randomHex()); err == nil || !strings.Contains(err.Error(), "cannot run programs of users") {
+	if _, err := survey(t.Context(), config, "dea-test-"+component.RandomHex()); err == nil || !strings.Contains(err.Error(), "cannot run programs of users") {
 		t.Errorf("with a broken warden: %v", err)
 	}
 	found := newCell(t).start("").dea.machine

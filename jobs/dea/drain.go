@@ -33,14 +33,14 @@ func (d *DEA) drain(ctx context.Context) error {
 		d.base.Log().Warn("there is no other DEA: apps are stopped without a replacement")
 		d.event(core.GiveUp{})
 	}
-	late := time.NewTimer(d.config.Intervals.EvacuationDelay.duration())
+	late := time.NewTimer(d.config.Intervals.EvacuationDelay.Duration())
 	defer late.Stop()
 	for {
 		select {
 		case <-d.drained:
 			return d.routes.Close(ctx)
 		case <-late.C:
-			d.base.Log().Warn("apps do not run elsewhere in time and are stopped all the same", "waited", d.config.Intervals.EvacuationDelay.duration())
+			d.base.Log().Warn("apps do not run elsewhere in time and are stopped all the same", "waited", d.config.Intervals.EvacuationDelay.Duration())
 			d.event(core.GiveUp{})
 		case <-d.leaving:
 			return d.shutdown(ctx)
@@ -59,7 +59,7 @@ func (d *DEA) heard(ctx context.Context, h wire.DEAHeartbeat) {
 	}
 	d.begin(func() {
 		select {
-		case <-time.After(d.config.Intervals.SettleTime.duration()):
+		case <-time.After(d.config.Intervals.SettleTime.Duration()):
 		case <-ctx.Done():
 			return
 		}

@@ -28,7 +28,7 @@ type sample struct {
 
 // monitor looks at what instances use, and at the disk, again and again.
 func (d *DEA) monitor(ctx context.Context) error {
-	tick := time.NewTicker(d.config.Intervals.Monitor.duration())
+	tick := time.NewTicker(d.config.Intervals.Monitor.Duration())
 	defer tick.Stop()
 	samples := map[string]*sample{}
 	full := false

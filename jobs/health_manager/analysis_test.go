@@ -7,13 +7,14 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // The tables' clock: the bus is heard from start on.
 var start = time.Date(2012, 8, 1, 10, 0, 0, 0, time.UTC)
 
-func at(seconds float64) time.Time { return start.Add(Seconds(seconds).Duration()) }
+func at(seconds float64) time.Time { return start.Add(component.Seconds(seconds).Duration()) }
 
 func testSettings() Settings { return defaults().settings() }
 
@@ -374,7 +375,7 @@ func TestDelays(t *testing.T) {
 			tc.set(&settings)
 			s := NewState(settings, func() float64 { return tc.noise })
 			for i, want := range tc.want {
-				if got := s.delay(2 + i); got != Seconds(want).Duration() {
+				if got := s.delay(2 + i); got != component.Seconds(want).Duration() {
 					t.Errorf("after crash %d: %v, want %v s", 2+i, got, want)
 				}
 			}

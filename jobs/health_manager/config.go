@@ -34,41 +34,24 @@ type BulkAPI struct {
 	BatchSize int      `yaml:"batch_size"` // apps in an answer
 }
 
-// Seconds is a length of time, written as a number of seconds that may have a
-// fraction.
-type Seconds float64
-
-// Duration is the same length of time.
-func (s Seconds) Duration() time.Duration { return time.Duration(float64(s) * float64(time.Second)) }
-
-// UnmarshalYAML reads a number.
-func (s *Seconds) UnmarshalYAML(unmarshal func(any) error) error {
-	var number float64
-	if err := unmarshal(&number); err != nil {
-		return err
-	}
-	*s = Seconds(number)
-	return nil
-}
-
 // Intervals are the health manager's times and numbers, with the original's
 // names and defaults.
 type Intervals struct {
-	DesiredStateUpdate  Seconds  `yaml:"desired_state_update"`  // between two readings of all apps
-	ExpectedStateUpdate *Seconds `yaml:"expected_state_update"` // its earlier name
-	DesiredStateLost    Seconds  `yaml:"desired_state_lost"`    // an older reading is not acted on
-	DropletLost         Seconds  `yaml:"droplet_lost"`          // an instance not heard of for longer is gone
-	DropletsAnalysis    Seconds  `yaml:"droplets_analysis"`     // between two analyses
-	RestartTimeout      Seconds  `yaml:"restart_timeout"`       // between two requests for the same
-	FlappingDeath       int      `yaml:"flapping_death"`        // an index with more crashes flaps
-	FlappingTimeout     Seconds  `yaml:"flapping_timeout"`      // after so long without one, crashes are forgotten
-	MinRestartDelay     Seconds  `yaml:"min_restart_delay"`     // of a flapping index, doubled each time
-	MaxRestartDelay     Seconds  `yaml:"max_restart_delay"`
-	DelayTimeNoise      Seconds  `yaml:"delay_time_noise"`    // added or taken away at random
-	GiveupCrashNumber   int      `yaml:"giveup_crash_number"` // an index with more crashes is not started again; -1: always
-	QueueBatchSize      int      `yaml:"queue_batch_size"`    // starts that leave the queue together
-	RequestQueue        Seconds  `yaml:"request_queue"`       // between two batches
-	Presence            Seconds  `yaml:"presence"`            // between two words to other health managers; ours
+	DesiredStateUpdate  component.Seconds  `yaml:"desired_state_update"`  // between two readings of all apps
+	ExpectedStateUpdate *component.Seconds `yaml:"expected_state_update"` // its earlier name
+	DesiredStateLost    component.Seconds  `yaml:"desired_state_lost"`    // an older reading is not acted on
+	DropletLost         component.Seconds  `yaml:"droplet_lost"`          // an instance not heard of for longer is gone
+	DropletsAnalysis    component.Seconds  `yaml:"droplets_analysis"`     // between two analyses
+	RestartTimeout      component.Seconds  `yaml:"restart_timeout"`       // between two requests for the same
+	FlappingDeath       int                `yaml:"flapping_death"`        // an index with more crashes flaps
+	FlappingTimeout     component.Seconds  `yaml:"flapping_timeout"`      // after so long without one, crashes are forgotten
+	MinRestartDelay     component.Seconds  `yaml:"min_restart_delay"`     // of a flapping index, doubled each time
+	MaxRestartDelay     component.Seconds  `yaml:"max_restart_delay"`
+	DelayTimeNoise      component.Seconds  `yaml:"delay_time_noise"`    // added or taken away at random
+	GiveupCrashNumber   int                `yaml:"giveup_crash_number"` // an index with more crashes is not started again; -1: always
+	QueueBatchSize      int                `yaml:"queue_batch_size"`    // starts that leave the queue together
+	RequestQueue        component.Seconds  `yaml:"request_queue"`       // between two batches
+	Presence            component.Seconds  `yaml:"presence"`            // between two words to other health managers; ours
 }
 
 // Settings are what the judgement depends on.
@@ -160,8 +143,8 @@ func (c Config) check() error {
 	i := c.Intervals
 	for _, n := range []struct {
 		name  string
-		value Seconds
-		least Seconds // above 0: must be above it
+		value component.Seconds
+		least component.Seconds // above 0: must be above it
 	}{
 		{"desired_state_update", i.DesiredStateUpdate, 0.01},
 		{"desired_state_lost", i.DesiredStateLost, 0.01},

@@ -132,13 +132,13 @@ func (s *Stager) take(m *nats.Msg) {
 	request, err := wire.ParseStagingRequest(m.Data)
 	if err != nil {
 		s.base.Log().Warn("refusing a request", "subject", m.Subject, "error", err)
-		s.answer(m, wire.StagingAnswer{TaskID: newTaskID(), Error: err.Error()})
+		s.answer(m, wire.StagingAnswer{TaskID: component.RandomHex(), Error: err.Error()})
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
-		s.answer(m, wire.StagingAnswer{TaskID: newTaskID(), Error: errLeaving.Error()})
+		s.answer(m, wire.StagingAnswer{TaskID: component.RandomHex(), Error: errLeaving.Error()})
 		return
 	}
 	s.waiting++
@@ -148,7 +148,7 @@ func (s *Stager) take(m *nats.Msg) {
 func (s *Stager) work(m *nats.Msg, request wire.StagingRequest) {
 	ctx, cancel := context.WithTimeoutCause(s.working, s.config.stagingTime(), errTimeout{s.config.stagingTime()})
 	defer cancel()
-	t := &task{stager: s, id: newTaskID(), request: request}
+	t := &task{stager: s, id: component.RandomHex(), request: request}
 	log := s.base.Log().With("task", t.id, "app", request.AppID, "framework", request.Properties.Framework)
 
 	place := -1

@@ -3,8 +3,6 @@ package stager
 import (
 	"bytes"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -57,12 +55,6 @@ type task struct {
 	id      string
 	request wire.StagingRequest
 	log     bytes.Buffer // for the app's owner
-}
-
-func newTaskID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
 }
 
 func (t *task) say(format string, args ...any) { fmt.Fprintf(&t.log, format+"\n", args...) }
