@@ -370,13 +370,13 @@ func TestBits(t *testing.T) {
 	c := newWorld(t).start("max_droplet_size_mb: 1\n")
 	u := c.register("dev@example.com")
 	u.create("hello")
-	known := strings.Repeat("known", 100)
+	known := strings.Repeat("known", 20_000)
 	u.upload("hello", zipOf(t, map[string]string{"app.js": "x", "lib/known.js": known}), "[]").want(200)
 
 	// fn comes back as it was, and what is known by another size is not known.
-	asked := fmt.Sprintf(`[{"size":500,"sha1":"%s","fn":"/tmp/.vmc_hello_files/lib/known.js","other":1},{"size":501,"sha1":"%s","fn":"b"},{"size":1,"sha1":"%040d","fn":"c"},{"size":1,"sha1":"../x","fn":"d"}]`,
+	asked := fmt.Sprintf(`[{"size":100000,"sha1":"%s","fn":"/tmp/.vmc_hello_files/lib/known.js","other":1},{"size":100001,"sha1":"%s","fn":"b"},{"size":1,"sha1":"%040d","fn":"c"},{"size":1,"sha1":"../x","fn":"d"}]`,
 		sum([]byte(known)), sum([]byte(known)), 7)
-	want := fmt.Sprintf(`[{"size":500,"sha1":"%s","fn":"/tmp/.vmc_hello_files/lib/known.js","other":1}]`, sum([]byte(known)))
+	want := fmt.Sprintf(`[{"size":100000,"sha1":"%s","fn":"/tmp/.vmc_hello_files/lib/known.js","other":1}]`, sum([]byte(known)))
 	if got := u.call("POST", "/resources", asked).want(200).Body; got != want {
 		t.Errorf("matched %s, want %s", got, want)
 	}
@@ -385,7 +385,7 @@ func TestBits(t *testing.T) {
 	}
 	(&client{c: c}).call("POST", "/resources", "[]").fails(403, 200)
 
-	resource := fmt.Sprintf(`[{"size":500,"sha1":"%s","fn":"lib/known.js"}]`, sum([]byte(known)))
+	resource := fmt.Sprintf(`[{"size":100000,"sha1":"%s","fn":"lib/known.js"}]`, sum([]byte(known)))
 	before := u.call("GET", "/apps/hello/application", nil).want(200)
 	if before.Header.Get("Content-Type") != "application/zip" {
 		t.Errorf("a package is a %s", before.Header.Get("Content-Type"))
@@ -412,7 +412,7 @@ func TestBits(t *testing.T) {
 		status, code int
 	}{
 		"unknown resource":  {nil, fmt.Sprintf(`[{"size":1,"sha1":"%040d","fn":"a"}]`, 7), 400, 401},
-		"resource outside":  {nil, fmt.Sprintf(`[{"size":500,"sha1":"%s","fn":"../a"}]`, sum([]byte(known))), 500, 402},
+		"resource outside":  {nil, fmt.Sprintf(`[{"size":100000,"sha1":"%s","fn":"../a"}]`, sum([]byte(known))), 500, 402},
 		"file outside":      {zipOf(t, map[string]string{"../a": "x"}), "[]", 500, 402},
 		"no zip":            {[]byte("hello"), "[]", 500, 402},
 		"bomb":              {zipOf(t, map[string]string{"a": strings.Repeat("0", 2<<20)}), "[]", 500, 402},

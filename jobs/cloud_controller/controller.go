@@ -1,6 +1,7 @@
 package cloudcontroller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net"
@@ -10,12 +11,14 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/accounts"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/api"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/hosts"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/peers"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/placement"
@@ -39,13 +42,13 @@ type Controller struct {
 	logins    *auth.Limiter
 	client    *http.Client // to DEAs' file servers, gateways and peers
 
-	mu        sync.Mutex
-	parts     *parts            // nil: the database is not open yet
-	server    *component.Server // nil: does not listen yet
-	requests  []*nats.Subscription
-	listening string
-	waiting   error // why it cannot serve yet, nil: it can
-	gone      bool  // drained before it listened
+	mu       sync.Mutex
+	parts    *parts            // nil: the database is not open yet
+	public   *component.Server // nil: does not listen yet
+	internal *component.Server // nil: does not listen yet
+	requests []*nats.Subscription
+	waiting  error // why it cannot serve yet, nil: it can
+	gone     bool  // drained before it listened
 }
 
 // parts is what works with the database.
@@ -53,6 +56,7 @@ type parts struct {
 	store    *store.Store
 	frame    *rest.Frame
 	accounts *accounts.Accounts
+	hosts    *hosts.Hosts
 	peers    *peers.Peers
 	staging  *staging.Staging
 	placer   *placement.Placer
@@ -125,6 +129,9 @@ func (c *Controller) serve(ctx context.Context) error {
 	if err := p.accounts.AddAdmins(ctx); err != nil {
 		return err
 	}
+	if err := p.hosts.Subscribe(ctx); err != nil {
+		return err
+	}
 	requests, err := p.placer.Subscribe()
 	c.mu.Lock()
 	c.requests = requests
@@ -135,9 +142,10 @@ func (c *Controller) serve(ctx context.Context) error {
 	c.base.OnConnect(p.placer.Locate)
 	var background sync.WaitGroup
 	defer background.Wait()
+	background.Go(func() { p.hosts.Serve(ctx) })
 	background.Go(func() { p.placer.Serve(ctx) })
 	background.Go(func() { p.peers.KeepInStep(ctx, func(reason error) { c.waitFor(reason) }) })
-	return c.listen(ctx, p.api.Routes())
+	return c.listen(ctx, p)
 }
 
 // openStore tries until the database is there. It returns nil if ctx ends first.
@@ -166,6 +174,7 @@ func (c *Controller) wire(ctx context.Context, opened *store.Store) *parts {
 	log, bus := c.base.Log(), c.base.Bus()
 	p := &parts{store: opened, frame: rest.NewFrame(ctx, log)}
 	p.accounts = accounts.New(accounts.Deps{Config: c.config, Log: log, Store: opened, Hasher: c.hasher, Logins: c.logins})
+	p.hosts = hosts.New(hosts.Deps{Config: c.config, Log: log, Bus: bus, Store: opened})
 	offered := services.New(services.Deps{Config: c.config, Log: log, Store: opened, Client: c.client})
 	p.peers = peers.New(peers.Deps{Config: c.config, Log: log, Store: opened, Blobs: c.blobs, Client: c.client})
 	p.staging = staging.New(staging.Deps{
@@ -176,7 +185,7 @@ func (c *Controller) wire(ctx context.Context, opened *store.Store) *parts {
 	})
 	p.api = api.New(api.Deps{
 		Config: c.config, Log: log, Store: opened, Blobs: c.blobs, Catalog: c.catalog, Client: c.client, Frame: p.frame,
-		Accounts: p.accounts, Services: offered, Peers: p.peers, Staging: p.staging, Placer: p.placer,
+		Accounts: p.accounts, Hosts: p.hosts, Services: offered, Peers: p.peers, Staging: p.staging, Placer: p.placer,
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -184,57 +193,75 @@ func (c *Controller) wire(ctx context.Context, opened *store.Store) *parts {
 	return p
 }
 
-// listen serves the API and registers it with the routers.
-func (c *Controller) listen(ctx context.Context, routes http.Handler) error {
+// listen serves users and, on a port of its own, the other components, and
+// registers the API with the routers.
+func (c *Controller) listen(ctx context.Context, p *parts) error {
 	cfg := &c.config.Start
-	inet := cfg.Inet
-	if inet == "" {
-		inet = c.base.Address()
-	}
-	server, err := component.Listen(net.JoinHostPort(inet, strconv.Itoa(cfg.ExternalPort)), routes, c.base.Log())
+	internal, err := c.server(cfg.InternalPort, p.api.Internal())
 	if err != nil {
 		return err
 	}
-	server.PeerKeepalive, server.DrainTimeout = cfg.PeerKeepalive, cfg.DrainTimeout
-	_, port, err := net.SplitHostPort(server.Addr().String())
+	public, err := c.server(cfg.ExternalPort, p.api.Routes())
 	if err != nil {
-		return errors.Join(err, server.Close())
+		return errors.Join(err, internal.Close())
 	}
 	c.mu.Lock()
 	if c.gone {
 		c.mu.Unlock()
-		return server.Close()
+		return errors.Join(public.Close(), internal.Close())
 	}
-	c.server, c.listening = server, net.JoinHostPort(c.base.Address(), port)
+	c.public, c.internal = public, internal
 	c.mu.Unlock()
 	if err := c.registrar.Register(c.route()); err != nil {
-		return errors.Join(err, server.Close())
+		return errors.Join(err, public.Close(), internal.Close())
 	}
-	c.base.Log().Info("serving", "address", server.Addr().String(), "name", cfg.ExternalURI)
-	return server.Serve(ctx)
+	c.base.Log().Info("serving", "address", public.Addr().String(), "internal", internal.Addr().String(), "name", cfg.ExternalURI)
+	both, ctx := errgroup.WithContext(ctx)
+	both.Go(func() error { return internal.Serve(ctx) })
+	both.Go(func() error { return public.Serve(ctx) })
+	return both.Wait()
+}
+
+// server takes a port on the controller's address.
+func (c *Controller) server(port int, routes http.Handler) (*component.Server, error) {
+	inet := cmp.Or(c.config.Start.Inet, c.base.Address())
+	server, err := component.Listen(net.JoinHostPort(inet, strconv.Itoa(port)), routes, c.base.Log())
+	if err != nil {
+		return nil, err
+	}
+	server.PeerKeepalive, server.DrainTimeout = c.config.Start.PeerKeepalive, c.config.Start.DrainTimeout
+	return server, nil
 }
 
 func (c *Controller) route() wire.Registration {
-	host, port, _ := net.SplitHostPort(c.address())
+	host, port, _ := net.SplitHostPort(c.Address())
 	n, _ := strconv.Atoi(port)
 	return wire.Registration{Host: host, Port: n, URIs: []string{c.config.Start.ExternalURI}, Tags: wire.Tags{"component": "CloudController"}}
 }
 
-// Address returns where requests come in, "" as long as the controller does not
-// listen.
+// reached returns host:port at which a server is reached, "" if it is nil.
+func (c *Controller) reached(server *component.Server) string {
+	if server == nil {
+		return ""
+	}
+	_, port, _ := net.SplitHostPort(server.Addr().String())
+	return net.JoinHostPort(c.base.Address(), port)
+}
+
+// Address returns where users' requests come in, "" as long as the controller
+// does not listen.
 func (c *Controller) Address() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.listening
+	return c.reached(c.public)
 }
 
 // address returns host:port at which other components reach this controller, or
 // will.
 func (c *Controller) address() string {
-	if listening := c.Address(); listening != "" {
-		return listening
-	}
-	return net.JoinHostPort(c.base.Address(), strconv.Itoa(c.config.Start.ExternalPort))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return cmp.Or(c.reached(c.internal), net.JoinHostPort(c.base.Address(), strconv.Itoa(c.config.Start.InternalPort)))
 }
 
 // working returns the parts, nil as long as the database is not open.
@@ -266,16 +293,17 @@ func (c *Controller) waitFor(reason error) (known bool) {
 func (c *Controller) drain(ctx context.Context) error {
 	c.mu.Lock()
 	c.gone = true
-	server := c.server
+	public, internal := c.public, c.internal
 	for _, sub := range c.requests {
 		_ = sub.Unsubscribe() // fails only with the connection, and then nothing comes
 	}
 	c.mu.Unlock()
 	err := c.registrar.Close(ctx)
-	if server == nil {
+	if public == nil {
 		return err
 	}
-	return errors.Join(err, server.Drain(ctx))
+	// Stagings in progress, which users wait for, need the internal one.
+	return errors.Join(err, public.Drain(ctx), internal.Drain(ctx))
 }
 
 // reload takes what may change while requests are served.

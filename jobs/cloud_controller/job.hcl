@@ -19,6 +19,18 @@ property "port" {
   on_change   = "restart"
 }
 
+property "internal_port" {
+  type        = number
+  default     = 9023
+  description = "Port for other components only: packages, droplets, the bulk API, copies among controllers. Let neither load balancers nor users reach it"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.internal_port != property.port
+    error_message = "It must differ from port."
+  }
+}
+
 property "database" {
   type        = string
   default     = "sqlite"
@@ -82,6 +94,12 @@ property "app_uris" {
   })
   default     = {}
   description = "Host names that apps may have: outside of the domain, and which first labels nobody gets"
+}
+
+property "reserved_hosts" {
+  type        = list(string)
+  default     = []
+  description = "Host names that apps may not have, beside admin, api, login, uaa and www and those that jobs register: first labels in the apps' domain, or whole names"
 }
 
 property "default_account_capacity" {
@@ -163,7 +181,7 @@ property "drain_timeout_s" {
 }
 
 provides "cloud_controller" {
-  properties = ["external_uri", "port", "cc_partition"]
+  properties = ["external_uri", "port", "internal_port", "cc_partition"]
 }
 
 consumes "postgres" {
@@ -194,4 +212,8 @@ process "cloud_controller" {
 
 listen "http" {
   port = property.port
+}
+
+listen "internal" {
+  port = property.internal_port
 }

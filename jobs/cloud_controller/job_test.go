@@ -88,7 +88,7 @@ func TestJob(t *testing.T) {
 			if err != nil || !strings.HasPrefix(uri, "postgres://cloud_controller:dbword@127.0.0.1:5432/cloud_controller?sslmode=verify-full&sslrootcert=") {
 				t.Errorf("database %s, %v", uri, err)
 			}
-			if len(c.Peers) != 1 || c.Peers[0] != "127.0.0.2:9022" || c.Admins[0] != "ops@example.com" || c.AdminPassword != `p"w` || c.AppURIs.ReservedLength != 2 ||
+			if len(c.Peers) != 1 || c.Peers[0] != "127.0.0.2:9023" || c.Admins[0] != "ops@example.com" || c.AdminPassword != `p"w` || c.AppURIs.ReservedLength != 2 ||
 				c.DefaultCapacity != (config.Capacity{Memory: 4096, AppURIs: 4, Services: 16, Apps: 20}) || c.BuiltinServices["mysql"].Token != "tok" || c.Timeouts.Health.Milliseconds() != 250 {
 				t.Errorf("%+v", c)
 			}

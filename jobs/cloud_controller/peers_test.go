@@ -56,7 +56,7 @@ func (w *world) pair() (first, second *cc) {
 	name, _ := postgres.Database(w.t)
 	a, b := freePort(w.t), freePort(w.t)
 	settings := func(own, other int) string {
-		return postgresSettings(name) + fmt.Sprintf("external_port: %d\npeers: [\"127.0.0.1:%d\"]\n", own, other)
+		return postgresSettings(name) + fmt.Sprintf("internal_port: %d\npeers: [\"127.0.0.1:%d\"]\n", own, other)
 	}
 	first, second = w.prepare(settings(a, b)), w.prepare(settings(b, a))
 	first.run()
@@ -75,7 +75,7 @@ func TestPair(t *testing.T) {
 	u := first.register("dev@example.com")
 	elsewhere := &client{c: second, token: u.token}
 	u.create("hello")
-	known := strings.Repeat("known", 100)
+	known := strings.Repeat("known", 20_000)
 	u.upload("hello", zipOf(t, map[string]string{"app.js": known}), "[]").want(200)
 	app := u.stored("hello")
 	if !second.blobs.Has(blob.Blob{Kind: blob.Package, App: app.ID, SHA1: app.PackageHash}) {
@@ -84,7 +84,7 @@ func TestPair(t *testing.T) {
 	// Started through the other one, with its copy.
 	elsewhere.put("hello", map[string]any{"state": "STARTED"}).want(200)
 	start := received(t, d.starts)
-	if !strings.Contains(start.ExecutableURI, second.Address()) {
+	if !strings.Contains(start.ExecutableURI, second.address()) {
 		t.Errorf("the droplet is at %s", start.ExecutableURI)
 	}
 	droplet := blob.Blob{Kind: blob.Droplet, App: app.ID, SHA1: start.SHA1}
@@ -92,9 +92,9 @@ func TestPair(t *testing.T) {
 		t.Error("the first has no copy of the droplet")
 	}
 	// A resource that only the first has is fetched; so is a droplet that is lost.
-	resource := fmt.Sprintf(`[{"size":500,"sha1":"%s","fn":"app.js"}]`, sum([]byte(known)))
+	resource := fmt.Sprintf(`[{"size":100000,"sha1":"%s","fn":"app.js"}]`, sum([]byte(known)))
 	elsewhere.create("other")
-	odd := strings.Replace(resource, `","fn"`, `/500?","fn"`, 1) // a path of the peer's
+	odd := strings.Replace(resource, `","fn"`, `/100000?","fn"`, 1) // a path of the peer's
 	elsewhere.upload("other", nil, odd).fails(400, 401)
 	elsewhere.upload("other", nil, resource).want(200)
 	must(t, os.Remove(second.blobs.Path(droplet)))
@@ -112,7 +112,7 @@ func TestPair(t *testing.T) {
 	if err := second.working().peers.Sync(t.Context()); !errors.Is(err, peers.ErrNotBrought) {
 		t.Errorf("with a damaged copy: %v", err)
 	}
-	(&client{c: second}).call("GET", fmt.Sprintf("/staged_droplets/%d/%s", app.ID, droplet.SHA1), nil).fails(503, 111)
+	(&client{c: second}).call("GET", second.signedPath("/staged_droplets/%d/%s", app.ID, droplet.SHA1), nil).fails(503, 111)
 	// It would not be ready without it, until nobody has it any more.
 	second.waitFor(errors.New("fetching"))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -145,7 +145,7 @@ func TestPair(t *testing.T) {
 	}
 	peer.do("GET", peers.Path(wrong), request.Header, nil).fails(404, 303)
 	peer.do("GET", "/internal/blobs/droplet/1/..%2F..%2Fcc.db", request.Header, nil).fails(404, 303)
-	peer.do("GET", "/internal/resources/x/1", request.Header, nil).fails(404, 303)
+	peer.do("GET", "/internal/resources/1/x/1", request.Header, nil).fails(404, 303)
 }
 
 // TestPairLosesOne: apps are pushed while one controller is away, then the other;
@@ -176,7 +176,7 @@ func TestPairLosesOne(t *testing.T) {
 	must(t, second.stop())
 	other := push(u, "other")
 	for _, start := range []wire.DEAStart{alone, other} {
-		response, err := http.Get("http://" + first.Address() + fmt.Sprintf("/staged_droplets/%s/%s", start.Droplet, start.SHA1))
+		response, err := http.Get(first.signed(fmt.Sprintf("/staged_droplets/%s/%s", start.Droplet, start.SHA1)))
 		must(t, err)
 		text, err := io.ReadAll(response.Body)
 		must(t, err)
@@ -191,7 +191,7 @@ func TestPairLosesOne(t *testing.T) {
 	if err := first.working().peers.Sync(t.Context()); !errors.Is(err, peers.ErrAway) || strings.Count(err.Error(), "cannot get") != 1 {
 		t.Errorf("with nobody to ask: %v", err)
 	}
-	u.call("GET", fmt.Sprintf("/staged_droplets/1/%s", alone.SHA1), nil).fails(500, 111)
+	u.call("GET", first.signedPath("/staged_droplets/1/%s", alone.SHA1), nil).fails(500, 111)
 	second.run()
 	must(t, first.working().peers.Sync(t.Context()))
 	if !first.blobs.Has(droplet) {
@@ -261,7 +261,11 @@ func TestDatabaseCrash(t *testing.T) {
 	u := c.register("dev@example.com")
 	u.create("hello")
 	own.Halt()
-	u.call("GET", "/apps", nil).fails(500, 101)
+	away := u.call("GET", "/apps", nil)
+	away.fails(503, 101)
+	if away.Header.Get("Retry-After") == "" {
+		t.Error("a client is not told when to try again")
+	}
 	must(t, own.Resume())
 	if doc := u.document("hello"); doc["name"] != "hello" {
 		t.Errorf("after the crash: %v", doc)

@@ -24,6 +24,7 @@ import (
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/accounts"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -102,6 +103,7 @@ func (c *cc) configure(settings string) {
 	text := fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nexternal_uri: api.cf.localhost\nkeys: {token: a-long-secret}\npeer_keepalive: 200ms\nadmins: [root@example.com]\n", c.w.bus.ClientURL())
 	for key, value := range map[string]string{
 		"external_port:":        "external_port: 0",
+		"internal_port:":        "internal_port: 0",
 		"timeouts:":             "timeouts: {discover: 60s, find: 300ms, status: 300ms, health: 300ms}",
 		"database_environment:": "database_environment: {production: {adapter: sqlite3, database: " + c.dir + "/cc.db}}",
 		"directories:":          fmt.Sprintf("directories: {droplets: %s/droplets, resources: %s/resources, tmpdir: %s/tmp}", c.dir, c.dir, c.dir),
@@ -139,9 +141,10 @@ func (c *cc) run() {
 
 // client is a user of one controller.
 type client struct {
-	c     *cc
-	token string
-	as    string // Proxy-User
+	c       *cc
+	token   string
+	as      string // Proxy-User
+	outside bool   // asks the public port whatever the path is
 }
 
 // answer is what a request got.
@@ -156,7 +159,13 @@ type answer struct {
 func (u *client) do(method, path string, header http.Header, body io.Reader) answer {
 	t := u.c.w.t
 	t.Helper()
-	request, err := http.NewRequest(method, "http://"+u.c.Address()+path, body)
+	address := u.c.Address()
+	for _, prefix := range []string{"/bulk", "/staging", "/staged_droplets", "/internal"} {
+		if strings.HasPrefix(path, prefix) && !u.outside {
+			address = u.c.address()
+		}
+	}
+	request, err := http.NewRequest(method, "http://"+address+path, body)
 	must(t, err)
 	request.Host = "api.cf.localhost"
 	for key, values := range header {
@@ -239,6 +248,16 @@ func (u *client) login(email string) {
 	var doc struct{ Token string }
 	u.call("POST", "/users/"+url.PathEscape(email)+"/tokens", map[string]string{"password": "secret of " + email}).want(200).json(&doc)
 	u.token = doc.Token
+}
+
+// signed is the URL of a path at the controller, as it is given to DEAs and stagers.
+func (c *cc) signed(path string) string {
+	return rest.SignedURL(c.Controller.config, c.address(), path)
+}
+
+// signedPath is signed without the address.
+func (c *cc) signedPath(format string, args ...any) string {
+	return strings.TrimPrefix(c.signed(fmt.Sprintf(format, args...)), "http://"+c.address())
 }
 
 // create makes an app with one host name below cf.localhost.

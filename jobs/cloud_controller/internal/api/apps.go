@@ -187,13 +187,13 @@ func (s *Server) putApp(w http.ResponseWriter, r *http.Request, a model.Account,
 			return model.AppError(err)
 		}
 	}
-	if wanted == store.Started {
+	// A running app goes on with the droplet that its record names: new files are
+	// used from the next start or update on.
+	if starting {
 		var err error
 		if app, err = s.Staging.Staged(ctx, app); err != nil {
 			return err
 		}
-	}
-	if starting {
 		app.State = store.Started
 		app.RunCount++
 		if err := s.Store.UpdateApp(ctx, &app, limits(a)); err != nil {

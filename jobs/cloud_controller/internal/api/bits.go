@@ -42,9 +42,10 @@ type resource struct {
 	Name string `json:"fn"`
 }
 
-// matchResources says which files need not be uploaded. They are given back as
-// they came: vmc deletes its copies by their names.
-func (s *Server) matchResources(w http.ResponseWriter, r *http.Request, _ model.Account) error {
+// matchResources answers which files need not be uploaded, since this user has
+// uploaded them before. They are given back as they came: vmc deletes its copies by
+// their names.
+func (s *Server) matchResources(w http.ResponseWriter, r *http.Request, a model.Account) error {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, config.MaxResources))
 	if err != nil {
 		return model.Because(model.ErrBadRequest, "cannot read the body: %v", err)
@@ -56,13 +57,13 @@ func (s *Server) matchResources(w http.ResponseWriter, r *http.Request, _ model.
 	if err := json.Unmarshal(data, &list); err != nil {
 		return model.Because(model.ErrBadRequest, "the body is not the JSON that is wanted: %v", err)
 	}
-	known := []json.RawMessage{}
+	known, pool := []json.RawMessage{}, s.Blobs.Pool(a.ID)
 	for _, raw := range list {
 		var one resource
 		if err := json.Unmarshal(raw, &one); err != nil {
 			return model.Because(model.ErrBadRequest, "a resource is not as it should be: %v", err)
 		}
-		if f, err := s.Blobs.Open(one.SHA1, int64(one.Size)); err == nil {
+		if f, err := pool.Open(one.SHA1, int64(one.Size)); err == nil {
 			f.Close()
 			known = append(known, raw)
 		}
@@ -97,7 +98,7 @@ func (s *Server) uploadBits(w http.ResponseWriter, r *http.Request, a model.Acco
 	}
 	ctx, cancel := s.Frame.Detached(r)
 	defer cancel()
-	known, err := s.gatherResources(ctx, up.resources)
+	known, err := s.gatherResources(ctx, app.OwnerID, up.resources)
 	if err != nil {
 		return err
 	}
@@ -106,7 +107,7 @@ func (s *Server) uploadBits(w http.ResponseWriter, r *http.Request, a model.Acco
 		if up.file != nil {
 			file = up.file
 		}
-		return archive.Pack(w, file, up.size, known, s.Blobs, archive.Limits{Bytes: int64(s.Config.Start.MaxDropletSizeMB) << 20, Files: MaxFiles}, time.Now())
+		return archive.Pack(w, file, up.size, known, s.Blobs.Pool(app.OwnerID), archive.Limits{Bytes: int64(s.Config.Start.MaxDropletSizeMB) << 20, Files: MaxFiles}, time.Now())
 	})
 	var missing *archive.MissingError
 	var refused *archive.RefusedError
@@ -227,18 +228,18 @@ func parseResources(text []byte) ([]archive.Resource, error) {
 	return resources, nil
 }
 
-// gatherResources fetches the resources that only another controller has.
-func (s *Server) gatherResources(ctx context.Context, resources []archive.Resource) ([]archive.Resource, error) {
+// gatherResources fetches the owner's resources that only another controller has.
+func (s *Server) gatherResources(ctx context.Context, owner int64, resources []archive.Resource) ([]archive.Resource, error) {
 	if len(resources) > MaxFiles {
 		return resources, nil // they are refused when they are packed
 	}
 	for _, r := range resources {
-		f, err := s.Blobs.Open(r.SHA1, r.Size)
+		f, err := s.Blobs.Pool(owner).Open(r.SHA1, r.Size)
 		if err == nil {
 			f.Close()
 			continue
 		}
-		if err := s.Peers.FetchResource(ctx, r); err != nil {
+		if err := s.Peers.FetchResource(ctx, owner, r); err != nil {
 			return nil, model.ErrResourceMissing(&archive.MissingError{Resource: r})
 		}
 	}

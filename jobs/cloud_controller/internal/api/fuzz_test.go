@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/hosts"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
@@ -20,7 +21,8 @@ func bare(t testing.TB) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return New(Deps{Config: config.NewLive(cfg), Catalog: catalog})
+	live := config.NewLive(cfg)
+	return New(Deps{Config: live, Catalog: catalog, Hosts: hosts.New(hosts.Deps{Config: live})})
 }
 
 // FuzzAppRequest: whatever a client sends, an app that comes of it is one that

@@ -240,8 +240,7 @@ func (s *Server) checkURIs(wanted, present []string, a model.Account) ([]string,
 		switch {
 		case !inside && !settings.AppURIs.AllowExternal && !a.Admin:
 			return nil, model.Because(model.ErrExternalURI, "%s does not end in .%s", host, settings.Domain())
-		case host == settings.ExternalURI, host == settings.Domain(),
-			inside && (slices.Contains(settings.AppURIs.ReservedList, label) || len(label) <= settings.AppURIs.ReservedLength):
+		case host == settings.Domain(), inside && len(label) <= settings.AppURIs.ReservedLength, s.Hosts.Taken(host):
 			return nil, model.Because(model.ErrURITaken, "%s", host)
 		}
 	}

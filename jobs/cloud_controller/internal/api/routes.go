@@ -8,6 +8,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/accounts"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/hosts"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/peers"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/placement"
@@ -27,6 +28,7 @@ type Deps struct {
 	Client   *http.Client // to DEAs' file servers
 	Frame    *rest.Frame
 	Accounts *accounts.Accounts
+	Hosts    *hosts.Hosts
 	Services *services.Services
 	Peers    *peers.Peers
 	Staging  *staging.Staging
@@ -39,7 +41,7 @@ type Server struct{ Deps }
 // New returns the API.
 func New(d Deps) *Server { return &Server{d} }
 
-// Routes returns the whole API.
+// Routes returns the API for users.
 func (s *Server) Routes() http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, h rest.Handler) { mux.Handle(pattern, s.Frame.Handle(h)) }
@@ -89,14 +91,22 @@ func (s *Server) Routes() http.Handler {
 	app("GET /apps/{app}/update", s.getUpdate)
 	app("PUT /apps/{app}/update", s.putUpdate)
 
-	s.Staging.Routes(handle)
-	bulk := func() config.Credentials { return s.Config.Now().BulkAPI.Auth }
-	handle("GET /bulk/apps", rest.Basic(bulk, s.bulkApps))
-	handle("GET /bulk/counts", rest.Basic(bulk, s.bulkCounts))
-	s.Peers.Routes(handle)
 	service := services.API{Services: s.Services, Frame: s.Frame, Authenticate: s.Accounts.Authenticate, Optional: s.Accounts.Optional}
 	service.Routes(handle, user)
 
+	handle("/", func(http.ResponseWriter, *http.Request) error { return model.ErrNoSuchRoute })
+	return mux
+}
+
+// Internal returns what other components ask for.
+func (s *Server) Internal() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, h rest.Handler) { mux.Handle(pattern, s.Frame.Handle(h)) }
+	s.Staging.Routes(handle)
+	s.Peers.Routes(handle)
+	bulk := func() config.Credentials { return s.Config.Now().BulkAPI.Auth }
+	handle("GET /bulk/apps", rest.Basic(bulk, s.bulkApps))
+	handle("GET /bulk/counts", rest.Basic(bulk, s.bulkCounts))
 	handle("/", func(http.ResponseWriter, *http.Request) error { return model.ErrNoSuchRoute })
 	return mux
 }

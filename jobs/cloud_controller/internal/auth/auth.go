@@ -9,8 +9,11 @@ import (
 	"crypto/subtle"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/url"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -149,6 +152,20 @@ func (s Signer) Check(token, passwordHash string, now time.Time) error {
 		return ErrToken
 	}
 	return nil
+}
+
+// SignPath returns a path of a URL with a query that opens it until a time.
+func (s Signer) SignPath(path string, until time.Time) string {
+	expires := strconv.FormatInt(until.Unix(), 10)
+	return path + "?" + url.Values{"expires": {expires}, "signature": {hex.EncodeToString(s.mac([]byte(expires), path))}}.Encode()
+}
+
+// OpensPath reports whether a query opens a path.
+func (s Signer) OpensPath(path string, query url.Values, now time.Time) bool {
+	expires := query.Get("expires")
+	until, err := strconv.ParseInt(expires, 10, 64)
+	signature, err2 := hex.DecodeString(query.Get("signature"))
+	return err == nil && err2 == nil && hmac.Equal(signature, s.mac([]byte(expires), path)) && now.Unix() < until
 }
 
 func split(token string) (payload, mac []byte, err error) {

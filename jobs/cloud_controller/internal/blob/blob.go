@@ -203,19 +203,35 @@ func syncFolder(path string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// resourcePath is the original's: two levels of folders from the sha1 as a number.
-func (s *Store) resourcePath(sha1 string) string {
+// MinResource is the size of the smallest file that a pool keeps, in bytes, as in
+// later versions of Cloud Foundry: it costs little to upload a smaller one again,
+// and its content could be guessed.
+const MinResource = 64 << 10
+
+// Pool has the files of one owner by their sha1, so that they need not be uploaded
+// again. Nobody else's uploads can refer to them. It implements archive.Pool.
+type Pool struct {
+	store *Store
+	owner int64
+}
+
+// Pool returns the pool of an owner, by the id of the account.
+func (s *Store) Pool(owner int64) Pool { return Pool{s, owner} }
+
+// path has the original's two levels of folders from the sha1 as a number, below
+// one of the owner.
+func (p Pool) path(sha1 string) string {
 	n, _ := new(big.Int).SetString(sha1, 16)
 	level := func(m int64) string { return new(big.Int).Mod(n, big.NewInt(m)).String() }
-	return filepath.Join(s.resources, level(269), level(251), sha1)
+	return filepath.Join(p.store.resources, fmt.Sprintf("owner_%d", p.owner), level(269), level(251), sha1)
 }
 
 // Open implements archive.Pool.
-func (s *Store) Open(sha1 string, size int64) (io.ReadCloser, error) {
-	if !sha1Hex.MatchString(sha1) {
+func (p Pool) Open(sha1 string, size int64) (io.ReadCloser, error) {
+	if size < MinResource || !sha1Hex.MatchString(sha1) {
 		return nil, fs.ErrNotExist
 	}
-	f, err := os.Open(s.resourcePath(sha1))
+	f, err := os.Open(p.path(sha1))
 	if err != nil {
 		return nil, err
 	}
@@ -234,16 +250,16 @@ func (s *Store) Open(sha1 string, size int64) (io.ReadCloser, error) {
 	return f, nil
 }
 
-// Add implements archive.Pool. Empty files are not worth keeping.
-func (s *Store) Add(size int64) (archive.PoolWriter, error) {
-	if size == 0 {
+// Add implements archive.Pool. Small files are not kept.
+func (p Pool) Add(size int64) (archive.PoolWriter, error) {
+	if size < MinResource {
 		return nothing{}, nil
 	}
-	f, err := os.CreateTemp(s.resources, ".incoming-*")
+	f, err := os.CreateTemp(p.store.resources, ".incoming-*")
 	if err != nil {
 		return nil, fmt.Errorf("cannot keep a resource: %w", err)
 	}
-	return &resource{File: f, store: s}, nil
+	return &resource{File: f, pool: p}, nil
 }
 
 type nothing struct{}
@@ -254,13 +270,13 @@ func (nothing) Discard()                    {}
 
 type resource struct {
 	*os.File
-	store *Store
+	pool Pool
 }
 
 // Commit keeps the file. It need not survive a crash of the machine whole: the
 // size is compared, and a package has all its files in itself.
 func (r *resource) Commit(sha1 string) error {
-	path := r.store.resourcePath(sha1)
+	path := r.pool.path(sha1)
 	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), r.Close()); err != nil {
 		return fmt.Errorf("cannot keep a resource: %w", err)
 	}

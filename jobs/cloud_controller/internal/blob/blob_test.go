@@ -102,8 +102,9 @@ func TestSweep(t *testing.T) {
 
 func TestResources(t *testing.T) {
 	s := open(t)
+	p := s.Pool(7)
 	add := func(text string) string {
-		w, err := s.Add(int64(len(text)))
+		w, err := p.Add(int64(len(text)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,39 +116,42 @@ func TestResources(t *testing.T) {
 		return sum(text)
 	}
 	has := func(sha1 string, size int64) bool {
-		f, err := s.Open(sha1, size)
+		f, err := p.Open(sha1, size)
 		if err != nil {
 			return false
 		}
 		f.Close()
 		return true
 	}
-	a, b := add("first"), add("second")
-	if !has(a, 5) || has(a, 6) || has(sum("third"), 5) || has("../../../../etc/passwd", 5) {
+	first, second := strings.Repeat("a", MinResource), strings.Repeat("b", MinResource+1)
+	a, b := add(first), add(second)
+	if !has(a, MinResource) || has(a, MinResource+1) || has(sum("third"), MinResource) || has("../../../../etc/passwd", MinResource) {
 		t.Error("the pool does not have what it should")
 	}
-	// The original's folders, so that its pool can be taken over.
-	if got := s.resourcePath("da39a3ee5e6b4b0d3255bfef95601890afd80709"); !strings.HasSuffix(got, "/resources/205/142/da39a3ee5e6b4b0d3255bfef95601890afd80709") {
+	if _, err := s.Pool(8).Open(a, MinResource); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("another owner has it: %v", err)
+	}
+	if got := p.path("da39a3ee5e6b4b0d3255bfef95601890afd80709"); !strings.HasSuffix(got, "/resources/owner_7/205/142/da39a3ee5e6b4b0d3255bfef95601890afd80709") {
 		t.Errorf("a resource lies at %s", got)
 	}
-	w, err := s.Add(4)
+	w, err := p.Add(MinResource)
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.Discard()
 	past := time.Now().Add(-time.Hour)
-	if err := errors.Join(os.Chtimes(s.resourcePath(a), past, past), s.SweepResources(8)); err != nil {
+	if err := errors.Join(os.Chtimes(p.path(a), past, past), s.SweepResources(MinResource+1)); err != nil {
 		t.Fatal(err)
 	}
-	if has(a, 5) || !has(b, 6) {
+	if has(a, MinResource) || !has(b, MinResource+1) {
 		t.Error("not what was used last was kept")
 	}
-	if err := s.SweepResources(0); err != nil || has(b, 6) {
+	if err := s.SweepResources(0); err != nil || has(b, MinResource+1) {
 		t.Errorf("%v; the last is still there", err)
 	}
-	w, err = s.Add(0)
-	if err != nil || w.Commit(sum("")) != nil || has(sum(""), 0) {
-		t.Errorf("an empty file is kept, %v", err)
+	small := second[:MinResource-1]
+	if add(small); has(sum(small), MinResource-1) {
+		t.Error("a small file is kept")
 	}
 }
 

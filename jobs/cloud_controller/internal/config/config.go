@@ -2,6 +2,7 @@
 package config
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
@@ -54,8 +55,11 @@ type Serving struct {
 	// domain.
 	ExternalURI  string `yaml:"external_uri"`
 	ExternalPort int    `yaml:"external_port"`
+	// InternalPort is where other components ask for packages, droplets, the bulk
+	// API and copies: nothing that users need, and not behind the routers.
+	InternalPort int    `yaml:"internal_port"`
 	Inet         string `yaml:"inet"` // address to listen on; "": the own address
-	// Peers are the other controllers, host:port. Packages and droplets are copied
+	// Peers are the other controllers, host:port of their InternalPort. Packages and droplets are copied
 	// to them; none where Directories are shared.
 	Peers []string `yaml:"peers"`
 	// PeerKeepalive and DrainTimeout are those of component.Server. A drain waits
@@ -87,9 +91,12 @@ type Accounts struct {
 
 // Apps says what apps may be and where their files are kept.
 type Apps struct {
-	AllowDebug  bool        `yaml:"allow_debug"`
-	AppURIs     AppURIs     `yaml:"app_uris"`
-	Directories Directories `yaml:"directories"`
+	AllowDebug bool    `yaml:"allow_debug"`
+	AppURIs    AppURIs `yaml:"app_uris"`
+	// ReservedHosts are names that no app gets: whole ones, or first labels within
+	// the apps' domain.
+	ReservedHosts []string    `yaml:"reserved_hosts"`
+	Directories   Directories `yaml:"directories"`
 	// MaxDropletSizeMB bounds an app's files when unpacked, and its droplet.
 	MaxDropletSizeMB int `yaml:"max_droplet_size_mb"`
 	// ResourcePoolMB bounds the files kept for resource matching.
@@ -146,12 +153,10 @@ type Keys struct {
 	TokenExpiration int    `yaml:"token_expiration"` // seconds
 }
 
-// Staging says how stagers are asked. Without Auth the credentials follow from
-// Keys.
+// Staging says how stagers are asked.
 type Staging struct {
-	Queue             string      `yaml:"queue"`
-	MaxStagingRuntime int         `yaml:"max_staging_runtime"` // seconds
-	Auth              Credentials `yaml:"auth"`
+	Queue             string `yaml:"queue"`
+	MaxStagingRuntime int    `yaml:"max_staging_runtime"` // seconds
 }
 
 // BulkAPI is for the health manager, which asks for the credentials on the bus.
@@ -183,7 +188,7 @@ type Timeouts struct {
 // where it had them.
 func Defaults() Config {
 	return Config{
-		Serving: Serving{ExternalPort: 9022, PeerKeepalive: 3 * time.Second, DrainTimeout: 35 * time.Second},
+		Serving: Serving{ExternalPort: 9022, InternalPort: 9023, PeerKeepalive: 3 * time.Second, DrainTimeout: 35 * time.Second},
 		Info:    Info{Name: "vcap", Build: 2222, Version: "0.999", Support: "http://localhost/", Description: "Cloud Foundry of the first generation"},
 		Accounts: Accounts{
 			AllowRegistration: true,
@@ -220,8 +225,10 @@ func (c *Config) complete() error {
 	switch {
 	case !ValidHost(c.ExternalURI) || c.Domain() == "":
 		return errors.New("external_uri must be the API's host name, as \"api.example.com\"")
-	case c.ExternalPort < 0 || c.ExternalPort > 65535:
-		return fmt.Errorf("external_port %d is not within 0 and 65535", c.ExternalPort)
+	case c.ExternalPort < 0 || c.ExternalPort > 65535 || c.InternalPort < 0 || c.InternalPort > 65535:
+		return fmt.Errorf("external_port %d or internal_port %d is not within 0 and 65535", c.ExternalPort, c.InternalPort)
+	case c.ExternalPort == c.InternalPort && c.ExternalPort != 0:
+		return fmt.Errorf("external_port and internal_port are both %d: choose two", c.ExternalPort)
 	case len(c.Keys.Token) < 8:
 		return errors.New("keys.token must be a secret of at least 8 characters; all controllers have the same")
 	case c.Keys.TokenExpiration <= 0 || c.Staging.MaxStagingRuntime <= 0:
@@ -246,20 +253,13 @@ func (c *Config) complete() error {
 			return fmt.Errorf("cannot find a folder of directories: %w", err)
 		}
 	}
-	for i, email := range c.Admins {
-		c.Admins[i] = strings.ToLower(email)
-	}
-	for _, auth := range []struct {
-		name string
-		*Credentials
-	}{{"staging", &c.Staging.Auth}, {"bulk_api", &c.BulkAPI.Auth}} {
-		if auth.User == "" {
-			auth.User = auth.name
-		}
-		if auth.Password == "" {
-			auth.Password = c.Keys.Derive(auth.name + " password")
+	for _, list := range [][]string{c.Admins, c.ReservedHosts} {
+		for i, text := range list {
+			list[i] = strings.ToLower(text)
 		}
 	}
+	c.BulkAPI.Auth.User = cmp.Or(c.BulkAPI.Auth.User, "bulk_api")
+	c.BulkAPI.Auth.Password = cmp.Or(c.BulkAPI.Auth.Password, c.Keys.Derive("bulk_api password"))
 	if _, err := c.DatabaseURI(); err != nil {
 		return err
 	}

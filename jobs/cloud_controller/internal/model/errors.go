@@ -23,6 +23,7 @@ func (e *Error) Error() string { return fmt.Sprintf("%s (code %d)", e.Descriptio
 var (
 	ErrBadRequest      = &Error{http.StatusBadRequest, 100, "Bad request"}
 	ErrDatabase        = &Error{http.StatusInternalServerError, 101, "Error talking with the database"}
+	ErrDatabaseAway    = &Error{http.StatusServiceUnavailable, 101, "The database cannot be reached now, try again"}
 	ErrLocking         = &Error{http.StatusBadRequest, 102, "Optimistic locking failure"}
 	ErrSystem          = &Error{http.StatusInternalServerError, 111, "System Exception Encountered"}
 	ErrForbidden       = &Error{http.StatusForbidden, 200, "Operation not permitted"}

@@ -38,12 +38,13 @@ func (p *Peers) Routes(handle func(string, rest.Handler)) {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	})
-	peer("GET /internal/resources/{sha1}/{size}", func(w http.ResponseWriter, r *http.Request) error {
-		size, err := strconv.ParseInt(r.PathValue("size"), 10, 64)
-		if err != nil {
+	peer("GET /internal/resources/{owner}/{sha1}/{size}", func(w http.ResponseWriter, r *http.Request) error {
+		owner, err1 := strconv.ParseInt(r.PathValue("owner"), 10, 64)
+		size, err2 := strconv.ParseInt(r.PathValue("size"), 10, 64)
+		if err1 != nil || err2 != nil {
 			return model.ErrFileNotFound
 		}
-		f, err := p.Blobs.Open(r.PathValue("sha1"), size)
+		f, err := p.Blobs.Pool(owner).Open(r.PathValue("sha1"), size)
 		if err != nil {
 			return model.ErrFileNotFound
 		}

@@ -170,20 +170,20 @@ func (p *Peers) fetch(ctx context.Context, b blob.Blob) error {
 	return fmt.Errorf("cannot get %s: %w: %v", Path(b), result, errors.Join(problems...))
 }
 
-// FetchResource gets a file of the resource pool from the first peer that has it.
-func (p *Peers) FetchResource(ctx context.Context, r archive.Resource) error {
+// FetchResource gets a file of an owner's pool from the first peer that has it.
+func (p *Peers) FetchResource(ctx context.Context, owner int64, r archive.Resource) error {
 	// A client may have written anything there.
-	if (blob.Blob{Kind: blob.Package, App: 1, SHA1: r.SHA1}).Validate() != nil || r.Size < 0 {
+	if (blob.Blob{Kind: blob.Package, App: 1, SHA1: r.SHA1}).Validate() != nil || r.Size < blob.MinResource {
 		return fs.ErrNotExist
 	}
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
 	for _, peer := range p.Config.Now().Peers {
-		answer, err := p.askPeer(ctx, http.MethodGet, peer, fmt.Sprintf("/internal/resources/%s/%d", r.SHA1, r.Size), nil, 0)
+		answer, err := p.askPeer(ctx, http.MethodGet, peer, fmt.Sprintf("/internal/resources/%d/%s/%d", owner, r.SHA1, r.Size), nil, 0)
 		if err != nil {
 			continue
 		}
-		err = p.keepResource(r, answer.Body)
+		err = p.keepResource(owner, r, answer.Body)
 		answer.Body.Close()
 		if err == nil {
 			return nil
@@ -192,8 +192,8 @@ func (p *Peers) FetchResource(ctx context.Context, r archive.Resource) error {
 	return fs.ErrNotExist
 }
 
-func (p *Peers) keepResource(r archive.Resource, from io.Reader) error {
-	w, err := p.Blobs.Add(r.Size)
+func (p *Peers) keepResource(owner int64, r archive.Resource, from io.Reader) error {
+	w, err := p.Blobs.Pool(owner).Add(r.Size)
 	if err != nil {
 		return err
 	}

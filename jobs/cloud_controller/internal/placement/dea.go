@@ -11,6 +11,7 @@ import (
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -48,7 +49,7 @@ func (p *Placer) startDocument(ctx context.Context, app store.App) (wire.DEAStar
 		Droplet: model.ID(app), Name: app.Name, Version: model.Version(app), URIs: model.NotNil(app.URIs),
 		Runtime: app.Runtime, RuntimeInfo: info, Framework: app.Framework,
 		SHA1: app.DropletHash, ExecutableFile: p.Blobs.Path(droplet),
-		ExecutableURI: fmt.Sprintf("http://%s/staged_droplets/%d/%s", p.Address(), app.ID, app.DropletHash),
+		ExecutableURI: rest.SignedURL(p.Config, p.Address(), fmt.Sprintf("/staged_droplets/%d/%s", app.ID, app.DropletHash)),
 		Services:      services,
 		Limits:        wire.Limits{Mem: app.Memory, Disk: app.Disk, FDs: app.FDs},
 		Env:           model.NotNil(app.Environment), Users: []string{app.OwnerEmail},

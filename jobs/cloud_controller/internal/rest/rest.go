@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
@@ -19,6 +20,10 @@ import (
 
 // MaxBody bounds JSON bodies.
 const MaxBody = 4 << 20
+
+// retryAfter is when a client that is refused for the moment may try again,
+// seconds.
+const retryAfter = "5"
 
 // Frame is around all handlers: it counts requests and logs failures.
 type Frame struct {
@@ -48,9 +53,15 @@ func (f *Frame) Handle(h Handler) http.Handler {
 			if store.IsFailure(err) {
 				told = model.ErrDatabase
 			}
+			if store.IsAway(err) {
+				told = model.ErrDatabaseAway
+			}
 			if r.Context().Err() == nil {
 				f.Log.Error("cannot answer", "method", r.Method, "path", r.URL.EscapedPath(), "error", err)
 			}
+		}
+		if told.Status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", retryAfter)
 		}
 		if told.Code == 0 {
 			w.WriteHeader(told.Status)
@@ -93,6 +104,28 @@ func Basic(want func() config.Credentials, h Handler) Handler {
 			subtle.ConstantTimeCompare([]byte(password), []byte(credentials.Password)) != 1 {
 			w.Header().Set("WWW-Authenticate", `Basic realm="cloud controller"`)
 			return &model.Error{Status: http.StatusUnauthorized, Code: model.ErrForbidden.Code, Description: model.ErrForbidden.Description}
+		}
+		return h(w, r)
+	}
+}
+
+// urlLifetime is how long a signed URL opens what it is for: longer than a DEA or
+// a stager waits before it fetches.
+const urlLifetime = 15 * time.Minute
+
+func urlSigner(c *config.Live) auth.Signer { return auth.NewSigner(c.Now().Keys.Derive("signed urls")) }
+
+// SignedURL returns the URL of a path at a controller, signed: whoever has it may
+// use it for a while, at any controller.
+func SignedURL(c *config.Live, address, path string) string {
+	return "http://" + address + urlSigner(c).SignPath(path, time.Now().Add(urlLifetime))
+}
+
+// Signed refuses requests whose URL is not signed.
+func Signed(c *config.Live, h Handler) Handler {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		if !urlSigner(c).OpensPath(r.URL.Path, r.URL.Query(), time.Now()) {
+			return model.ErrForbidden
 		}
 		return h(w, r)
 	}

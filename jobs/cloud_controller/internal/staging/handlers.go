@@ -7,7 +7,6 @@ import (
 	"strconv"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
-	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
@@ -15,10 +14,10 @@ import (
 
 // Routes adds what stagers and DEAs ask for.
 func (s *Staging) Routes(handle func(string, rest.Handler)) {
-	credentials := func() config.Credentials { return s.Config.Now().Staging.Auth }
-	handle("GET /staged_droplets/{id}/{sha1}", s.getDroplet)
-	handle("GET /staging/app/{id}", rest.Basic(credentials, s.getPackage))
-	handle("POST /staging/droplet/{id}/{upload}", rest.Basic(credentials, s.takeDroplet))
+	handle("GET /staged_droplets/{id}/{sha1}", rest.Signed(s.Config, s.getDroplet))
+	handle("GET /staging/app/{id}", rest.Signed(s.Config, s.getPackage))
+	// An upload's id is a secret that serves once.
+	handle("POST /staging/droplet/{id}/{upload}", s.takeDroplet)
 }
 
 // getPackage gives a stager an app's files.

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"strings"
 	"time"
 
@@ -89,8 +88,6 @@ func (s *Staging) stage(ctx context.Context, app store.App) (droplet, log string
 		return "", "", err
 	}
 	id := s.tasks.begin(app.ID)
-	auth := s.Config.Now().Staging.Auth
-	at := url.URL{Scheme: "http", Host: s.Address(), User: url.UserPassword(auth.User, auth.Password)}
 	answer, err := s.askStager(ctx, wire.StagingRequest{
 		AppID: model.ID(app),
 		Properties: wire.StagingProperties{
@@ -99,8 +96,8 @@ func (s *Staging) stage(ctx context.Context, app store.App) (droplet, log string
 			Environment: model.NotNil(app.Environment),
 			Meta:        wire.StagingMeta{Debug: model.Debug(app), Console: model.Console(app), Command: app.Command},
 		},
-		DownloadURI: at.JoinPath("staging", "app", string(model.ID(app))).String(),
-		UploadURI:   at.JoinPath("staging", "droplet", string(model.ID(app)), id).String(),
+		DownloadURI: rest.SignedURL(s.Config, s.Address(), fmt.Sprintf("/staging/app/%d", app.ID)),
+		UploadURI:   fmt.Sprintf("http://%s/staging/droplet/%d/%s", s.Address(), app.ID, id),
 	})
 	droplet = s.tasks.end(id)
 	log = strings.ToValidUTF8(strings.ReplaceAll(answer.TaskLog, "\x00", ""), "\ufffd")

@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -276,14 +277,24 @@ func isDuplicate(err error) bool {
 	return false
 }
 
-// IsFailure says whether an error is the database's, or that it is lost, and no
-// answer of it.
+// IsFailure reports whether an error is the database's own.
 func IsFailure(err error) bool {
 	var pg *pgconn.PgError
-	var connect *pgconn.ConnectError
 	var lite *sqlite.Error
+	return errors.As(err, &pg) || errors.As(err, &lite) || IsAway(err)
+}
+
+// IsAway reports whether an error says that the database cannot be reached, or
+// takes no work now.
+func IsAway(err error) bool {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) {
+		// Connection exception, too many connections, shut down or starting.
+		return slices.Contains([]string{"08", "53", "57"}, pg.Code[:min(2, len(pg.Code))])
+	}
+	var connect *pgconn.ConnectError
 	var network *net.OpError
-	return errors.As(err, &pg) || errors.As(err, &connect) || errors.As(err, &lite) || errors.As(err, &network) ||
+	return errors.As(err, &connect) || errors.As(err, &network) ||
 		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, driver.ErrBadConn) || errors.Is(err, sql.ErrConnDone)
 }
 

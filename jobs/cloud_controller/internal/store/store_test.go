@@ -114,6 +114,7 @@ func scenario(t testing.TB, s *Store) {
 	}
 
 	failedLogins(t, s)
+	platformHosts(t, s)
 
 	hello := newApp(dev, "hello", "hello.cf", "www.hello.cf")
 	must(t, s.CreateApp(ctx, &hello, nil))
@@ -234,6 +235,28 @@ func failedLogins(t testing.TB, s *Store) {
 	must(t, s.LoginSucceeded(ctx, "dev@example.com"))
 	must(t, s.LoginSucceeded(ctx, "dev@example.com"))
 	want("dev@example.com", 0)
+}
+
+// platformHosts goes through what the controllers remember of components' names.
+func platformHosts(t testing.TB, s *Store) {
+	ctx := t.Context()
+	want := func(hosts ...string) {
+		t.Helper()
+		if got, err := s.PlatformHosts(ctx); err != nil || !slices.Equal(got, hosts) {
+			t.Errorf("the components' names are %q, %v; want %q", got, err, hosts)
+		}
+	}
+	want()
+	must(t, s.NotePlatformHost(ctx, "old.cf", time.Hour))
+	then := s.now
+	defer func() { s.now = then }()
+	s.now = func() time.Time { return then().Add(30 * time.Minute) }
+	must(t, s.NotePlatformHost(ctx, "hello.cf", time.Hour))
+	must(t, s.NotePlatformHost(ctx, "hello.cf", time.Hour))
+	want("hello.cf", "old.cf")
+	s.now = func() time.Time { return then().Add(time.Hour) }
+	must(t, s.NotePlatformHost(ctx, "other.cf", time.Hour))
+	want("hello.cf", "other.cf")
 }
 
 // services goes through what the controllers do with services; both apps are one
