@@ -6,27 +6,31 @@ export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
 # A version is stable where a commit is not; only the programs that show it have
 # it, so that a new version restarts no component that is as it was.
 VERSION := $(shell cat VERSION)
-VERSIONED := ./agent/cmd/agent ./deployer/cmd/deploy ./jobs/cloud_controller/cmd/vmc
+VMC := ./jobs/cloud_controller/cmd/vmc
+VERSIONED := ./agent/cmd/agent ./deployer/cmd/deploy $(VMC)
 BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" \
 	$(foreach p,$(VERSIONED),-ldflags "$(p)=-s -w -X main.version=$(VERSION)")
 
 # The platforms that VMs can have; by default this machine's.
 PLATFORMS ?= $(shell go env GOHOSTOS)/$(shell go env GOHOSTARCH)
 
+# What is released.
+DIST_PLATFORMS ?= linux/amd64 linux/arm64
+
 # Every program that goes to VMs.
 PROGRAMS := $(filter-out %/vmc,$(patsubst %/,./%,$(sort $(dir $(wildcard \
 	agent/cmd/*/*.go jobs/*/cmd/*/*.go examples/jobs/*/cmd/*/*.go)))))
 # The programs that stay here. pack is a step of the build; vmc is the users'.
-TOOLS := $(patsubst %/,./%,$(sort $(dir $(wildcard deployer/cmd/*/*.go jobs/cloud_controller/cmd/vmc/*.go))))
+TOOLS := $(patsubst %/,./%,$(sort $(dir $(wildcard deployer/cmd/*/*.go)))) $(VMC)
 
 EXAMPLE := examples/cluster.hcl
 DEMO_API := api.cf.localhost:8080
 DEMO_URL := http://node.cf.localhost:8080/
 
-.PHONY: help build $(PLATFORMS) setup demo demo-down test check-format bench bench-ansible soak fmt lint clean
+.PHONY: help build $(PLATFORMS) setup demo demo-down check unit e2e test dist check-format bench bench-ansible soak fmt lint clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: $(PLATFORMS) ## bin/deploy, bin/vmc, and bin/packages/<os>_<arch> for each of PLATFORMS ("linux/amd64 linux/arm64")
 
@@ -75,30 +79,58 @@ demo-check: # the README's first command, and that the second leaves nothing
 	@if [ -e examples/.deploy ]; then echo "make demo-down left examples/.deploy"; exit 1; fi
 .PHONY: demo-check
 
-# All stages run even if one fails, so that one run shows all that is wrong.
-# The race detector needs cgo; -p 2 because some tests start whole clusters. The
-# end-to-end tests mostly wait, so three of them share two cores. Without the race
-# detector the simulator runs thousands of rollouts, with it hundreds.
-test: ## everything: format, build, vet, unit tests with the race detector, end-to-end tests
-	@failed=; times=; \
+# Runs all stages, even after one that fails, so that one run shows all that is
+# wrong; then prints their times.
+STAGES = failed=; times=; \
 	stage() { \
 		name=$$1; shift; echo "=== $$name: $$*"; begin=$$(date +%s); \
 		if "$$@"; then result=ok; else result=FAILED; failed="$$failed $$name"; fi; \
 		times="$$times$$(printf '  %-8s %4d s  %s' $$name $$(($$(date +%s) - begin)) $$result)\n"; \
 	}; \
-	stage setup $(MAKE) --no-print-directory setup; \
-	stage format $(MAKE) --no-print-directory check-format; \
-	stage build $(MAKE) --no-print-directory build; \
+	summary() { \
+		printf "=== stages\n$$times"; \
+		if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; \
+		echo "all stages passed"; \
+	}
+MAKE_STAGE = $(MAKE) --no-print-directory
+# Runs go test and keeps what it says of each test in bin/NAME.json.
+GOTESTSUM := go run gotest.tools/gotestsum@v1.13.0
+TIMED = $(GOTESTSUM) --format standard-quiet --jsonfile bin/$(1).json --
+
+check: ## what to run before each commit: format, vet, lint, unit tests; under a minute when little changed
+	@$(STAGES); \
+	stage format $(MAKE_STAGE) check-format; \
 	stage vet go vet ./...; \
 	stage vet-e2e go vet -tags e2e ./examples/...; \
-	stage lint $(MAKE) --no-print-directory lint; \
-	stage unit env CGO_ENABLED=1 go test -race -p 2 -timeout 10m ./...; \
+	stage lint $(MAKE_STAGE) lint; \
+	stage unit $(MAKE_STAGE) unit; \
+	summary
+
+unit: ## unit tests, without the race detector
+	go test ./...
+
+e2e: build ## end-to-end tests: make e2e RUN=TestX
+	go test -tags e2e -v -run '$(RUN)' -parallel 3 -timeout 25m ./examples/
+
+# The race detector needs cgo; -p 2 because some tests start whole clusters. The
+# end-to-end tests mostly wait, so three of them share two cores. Without the race
+# detector the simulator runs thousands of rollouts, with it hundreds.
+test: ## everything: check, unit tests with the race detector, end-to-end tests, demo; prints the slowest tests
+	@mkdir -p bin; rm -f bin/unit.json bin/e2e.json; $(STAGES); \
+	stage setup $(MAKE_STAGE) setup; \
+	stage format $(MAKE_STAGE) check-format; \
+	stage build $(MAKE_STAGE) build; \
+	stage vet go vet ./...; \
+	stage vet-e2e go vet -tags e2e ./examples/...; \
+	stage lint $(MAKE_STAGE) lint; \
+	stage unit env CGO_ENABLED=1 $(call TIMED,unit) -race -p 2 -timeout 10m ./...; \
 	stage rollouts go test ./deployer/internal/simulate; \
-	stage e2e go test -tags e2e -p 1 -parallel 3 -timeout 25m ./examples/...; \
-	stage demo $(MAKE) --no-print-directory demo-check; \
-	printf "=== stages\n$$times"; \
-	if [ -n "$$failed" ]; then echo "FAILED:$$failed"; exit 1; fi; \
-	echo "all stages passed"
+	stage e2e $(call TIMED,e2e) -tags e2e -p 1 -parallel 3 -timeout 25m ./examples/...; \
+	stage demo $(MAKE_STAGE) demo-check; \
+	for stage in unit e2e; do \
+		echo "=== the slowest $$stage tests"; $(GOTESTSUM) tool slowest --num 15 --jsonfile bin/$$stage.json; \
+	done; \
+	summary
 
 check-format:
 	@unformatted=$$(gofmt -l .); \
@@ -118,8 +150,20 @@ bench-ansible: build ## the same deployment to the same 30 machines, by deploy a
 fmt: ## format all Go code
 	gofmt -w .
 
-lint: ## staticcheck
+lint: ## staticcheck (staticcheck.conf), the analyzers of .ci/lint, spelling
 	go run honnef.co/go/tools/cmd/staticcheck@v0.8.2 -tags e2e ./...
+	@mkdir -p bin
+	cd .ci/lint && go build -o ../../bin/lint .
+	go vet -vettool=bin/lint -tags e2e ./...
+	@git ls-files '*.go' '*.md' '*.hcl' '*.yml' | grep -v /testdata/ | \
+		xargs go run github.com/golangci/misspell/cmd/misspell@v0.8.0 -error -i adress,scirpt,wrok
+
+dist: ## dist/: an archive for each of DIST_PLATFORMS, checksums, and an SBOM
+	@$(MAKE_STAGE) build PLATFORMS="$(DIST_PLATFORMS)"
+	$(foreach p,$(DIST_PLATFORMS),mkdir -p bin/dist/$(subst /,_,$(p)) && \
+		GOOS=$(firstword $(subst /, ,$(p))) GOARCH=$(lastword $(subst /, ,$(p))) \
+		$(BUILD) -o bin/dist/$(subst /,_,$(p))/ ./deployer/cmd/deploy $(VMC) &&) true
+	PROGRAMS="$(PROGRAMS) ./deployer/cmd/deploy $(VMC)" .ci/dist.sh $(VERSION) $(DIST_PLATFORMS)
 
 clean: ## remove what was built (clusters stay: make demo-down)
-	rm -rf bin
+	rm -rf bin dist

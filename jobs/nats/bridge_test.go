@@ -2,6 +2,7 @@ package nats
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -109,7 +110,7 @@ func TestTakesPlace(t *testing.T) {
 	must(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	defer cancel()
-	if _, err := js.ObjectStore(ctx, api.PackageBucket); err != jetstream.ErrBucketNotFound {
+	if _, err := js.ObjectStore(ctx, api.PackageBucket); !errors.Is(err, jetstream.ErrBucketNotFound) {
 		t.Errorf("the new server shows the old one's packages: %v", err)
 	}
 	next.fill(t, 1)

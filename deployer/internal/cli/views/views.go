@@ -72,8 +72,8 @@ func Error(w io.Writer, err error, color bool, width uint) {
 func failures(err error) []*api.ProcessFailure {
 	var out []*api.ProcessFailure
 	seen := map[*api.ProcessFailure]bool{}
-	var walk func(error)
-	walk = func(err error) {
+	var walk func(any) // a tree walked by hand: errors.As finds only the first
+	walk = func(err any) {
 		if e, ok := err.(*api.Error); ok && e.Process != nil && !seen[e.Process] {
 			seen[e.Process] = true
 			out = append(out, e.Process)
