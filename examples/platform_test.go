@@ -271,6 +271,12 @@ func TestPlatform(t *testing.T) {
 
 	t.Run("a DEA's VM is lost", func(t *testing.T) {
 		pids := p.processes(list, "server.js")
+		there := 0 // by now: one was started again, wherever there was room
+		for _, i := range list {
+			if i.Host == address["dea/2"] {
+				there++
+			}
+		}
 		begin := time.Now()
 		p.loseVM("cf", "dea-2")
 		list = p.mustRun("node", 6, func(i instance) bool { return i.Host != address["dea/2"] })
@@ -282,8 +288,8 @@ func TestPlatform(t *testing.T) {
 				moved++
 			}
 		}
-		if moved != hosts[address["dea/2"]] {
-			t.Errorf("%d instances were started, want those %d of dea/2", moved, hosts[address["dea/2"]])
+		if moved != there {
+			t.Errorf("%d instances were started, want those %d of dea/2", moved, there)
 		}
 		p.mustServe("node", "Hello from node/")
 		p.mustApply()

@@ -1,6 +1,7 @@
 package confine
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -68,7 +69,7 @@ func Exec(spec Spec, root string) error {
 	if err := refuse(); err != nil {
 		return err
 	}
-	unix.Umask(0o077)
+	unix.Umask(cmp.Or(spec.Umask, 0o077))
 	err := syscall.Exec(spec.Command[0], spec.Command, spec.Env)
 	return fmt.Errorf("%s: %w", spec.Command[0], err)
 }

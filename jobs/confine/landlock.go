@@ -2,6 +2,8 @@ package confine
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/landlock-lsm/go-landlock/landlock"
 	llsyscall "github.com/landlock-lsm/go-landlock/landlock/syscall"
@@ -45,6 +47,7 @@ func restrict(spec Spec) error {
 		read, write = []string{"/"}, []string{Home, "/tmp", "/dev/shm"}
 	} else {
 		read = append([]string{"/proc", "/sys/devices/system/cpu", "/etc/passwd", "/etc/group"}, read...)
+		read = slices.AppendSeq(read, maps.Values(spec.Mounts))
 	}
 	var devicePaths []string
 	for _, device := range devices {

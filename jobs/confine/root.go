@@ -76,6 +76,11 @@ func ownRoot(root string, spec Spec) error {
 			return err
 		}
 	}
+	for seen, path := range spec.Mounts {
+		if err := show(path, at(seen)); err != nil {
+			return err
+		}
+	}
 	for _, dir := range []string{"/proc", "/dev", "/tmp", "/var", "/dev/shm", Home} {
 		if err := os.MkdirAll(at(dir), 0o755); err != nil {
 			return err

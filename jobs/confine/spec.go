@@ -13,12 +13,17 @@ type Spec struct {
 	// of which it sees Dir and, read only, what is in Visible.
 	Namespaces bool     `json:"namespaces"`
 	Visible    []string `json:"visible"`
+	// Mounts are more of it, by where the process sees it; without namespaces that
+	// is where it is.
+	Mounts map[string]string `json:"mounts,omitempty"`
 	// Ports are the TCP ports below those that the kernel chooses on which the
 	// process may listen.
 	Ports []int `json:"ports,omitempty"`
 	// UID and GID are whom the process runs as; 0: who its parent is.
 	UID int `json:"uid"`
 	GID int `json:"gid"`
+	// Umask is the process's; 0: 077.
+	Umask int `json:"umask,omitempty"`
 	// Cgroups are folders of control groups that the process joins.
 	Cgroups []string `json:"cgroups"`
 }

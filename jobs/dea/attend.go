@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/clusterworks/deploy/agent/host/proc"
 	"github.com/clusterworks/deploy/agent/host/unpack"
 	"github.com/clusterworks/deploy/jobs/component"
@@ -118,7 +120,7 @@ func (a *attendant) run(ctx context.Context) {
 			return
 		case err != nil:
 			d.base.Log().Warn("cannot launch an instance", "app", i.Start.Name, "index", i.Start.Index, "error", err)
-			d.event(core.Failed{ID: i.ID, Why: err.Error()})
+			d.event(core.Failed{ID: i.ID, Why: err.Error(), Fault: !errors.As(err, &dropletError{})})
 			return
 		case stopped:
 			a.tell(endNow)
@@ -332,7 +334,7 @@ func (a *attendant) launch(ctx context.Context) error {
 		}()
 	}
 	if err := makeFolder(ctx, file, spec, runtime.Path); err != nil {
-		return err
+		return blame(err)
 	}
 
 	var locks []*os.File
@@ -352,7 +354,7 @@ func (a *attendant) launch(ctx context.Context) error {
 		if !want.wanted {
 			continue
 		}
-		port, lock, err := reservePort(d.config.Ports)
+		port, lock, err := reservePort(portLocks(), d.config.Ports)
 		if err != nil {
 			return err
 		}
@@ -394,6 +396,24 @@ func (a *attendant) launch(ctx context.Context) error {
 type unfitError struct{ error }
 
 func (e unfitError) Unwrap() error { return e.error }
+
+// dropletError says that an instance could not be launched for what its droplet is.
+type dropletError struct{ error }
+
+func (e dropletError) Unwrap() error { return e.error }
+
+// blame says of an error in the making of an instance's folder that it is the
+// droplet's, unless the machine has failed.
+func blame(err error) error {
+	for _, machine := range []error{
+		unix.ENOSPC, unix.EDQUOT, unix.EIO, unix.EROFS, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ESTALE, context.Canceled, context.DeadlineExceeded,
+	} {
+		if errors.Is(err, machine) {
+			return err
+		}
+	}
+	return dropletError{err}
+}
 
 // localRuntime stands in startup for the runtime's executable.
 const localRuntime = "%VCAP_LOCAL_RUNTIME%"

@@ -15,10 +15,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/nats-io/nats.go"
 
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/confine"
 	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/dea/internal/bits"
 	"github.com/clusterworks/deploy/jobs/dea/internal/core"
@@ -71,18 +71,8 @@ func New(p component.Process) (_ *DEA, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(cfg.BaseDir, 0o711); err != nil {
-		return nil, fmt.Errorf("cannot use base_dir: %w", err)
-	}
-	for folder, mode := range map[string]os.FileMode{"staged": 0o700, "apps": 0o711, "db": 0o700, "run": 0o700} {
-		path := filepath.Join(cfg.BaseDir, folder)
-		if err := os.MkdirAll(path, mode); err != nil {
-			return nil, fmt.Errorf("cannot use base_dir: %w", err)
-		}
-		// Users of instances must come through apps, whoever has made it.
-		if err := os.Chmod(path, mode); err != nil {
-			return nil, fmt.Errorf("cannot use base_dir: %w", err)
-		}
+	if err := makeFolders(cfg.BaseDir); err != nil {
+		return nil, err
 	}
 	d := &DEA{
 		config:        cfg,
@@ -137,21 +127,6 @@ func New(p component.Process) (_ *DEA, err error) {
 	}
 	d.base.Log().Info("isolation of apps", "level", d.machine.Level(), "lacks", d.machine.Lacks)
 	return d, nil
-}
-
-// survey finds out what the machine offers apps, and fails if that is less than
-// the configuration requires.
-func survey(ctx context.Context, c Config, cgroups string) (warden.Machine, error) {
-	m, err := warden.Survey(ctx, warden.Trial{
-		Warden: []string{c.Warden}, Records: filepath.Join(c.BaseDir, "run"), Folder: filepath.Join(c.BaseDir, "apps"),
-		User: firstUser, Cgroups: cgroups,
-	})
-	if err == nil {
-		if err = m.Require(c.Isolation); err != nil {
-			m.Close()
-		}
-	}
-	return m, err
 }
 
 // Run runs instances until ctx ends. Those that run when it ends by an error, or
@@ -348,7 +323,7 @@ func (d *DEA) discard(ctx context.Context, id, folder string) error {
 	if err := os.RemoveAll(d.records(id)); err != nil {
 		return err
 	}
-	return removeAll(d.instanceFolder(folder))
+	return confine.RemoveAll(d.instanceFolder(folder))
 }
 
 // send publishes a message.
@@ -590,62 +565,3 @@ func (d *DEA) records(id string) string { return recordsFolder(d.config, id) }
 
 // recordsFolder is an instance's warden's.
 func recordsFolder(c Config, id string) string { return filepath.Join(c.BaseDir, "run", id) }
-
-// readRecords reads db/applications.json: {app id: {instance id: record}}.
-func readRecords(file string) ([]core.Instance, error) {
-	data, err := os.ReadFile(file)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read which instances there are: %w", err)
-	}
-	var records map[wire.ID]map[string]core.Instance
-	if err := json.Unmarshal(data, &records); err != nil {
-		return nil, fmt.Errorf("cannot read which instances there are from %s: %w", file, err)
-	}
-	var all []core.Instance
-	for _, app := range records {
-		for id, i := range app {
-			if i.ID != id || id == "" || filepath.Base(id) != id || i.Folder == "" || filepath.Base(i.Folder) != i.Folder {
-				return nil, fmt.Errorf("cannot use %s: the record of instance %q is no record of it", file, id)
-			}
-			all = append(all, i)
-		}
-	}
-	return all, nil
-}
-
-func writeRecords(file string, all []core.Instance) error {
-	records := map[wire.ID]map[string]core.Instance{}
-	for _, i := range all {
-		if records[i.Start.Droplet] == nil {
-			records[i.Start.Droplet] = map[string]core.Instance{}
-		}
-		records[i.Start.Droplet][i.ID] = i
-	}
-	data, err := json.Marshal(records)
-	if err == nil {
-		err = renameio.WriteFile(file, data, 0o600) // it has the apps' credentials
-	}
-	if err != nil {
-		return fmt.Errorf("cannot save which instances there are: %w", err)
-	}
-	return nil
-}
-
-// removeAll removes a folder that an app has filled, in which it may have taken
-// away our right to.
-func removeAll(dir string) error {
-	err := os.RemoveAll(dir)
-	if err == nil || !errors.Is(err, os.ErrPermission) {
-		return err
-	}
-	_ = filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
-		if err == nil && e.IsDir() {
-			_ = os.Chmod(path, 0o700) // what stays locked fails below
-		}
-		return nil
-	})
-	return os.RemoveAll(dir)
-}

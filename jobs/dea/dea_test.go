@@ -3,6 +3,7 @@ package dea
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,7 +26,8 @@ func TestLife(t *testing.T) {
 	t.Parallel()
 	c := newCell(t)
 	a := c.start("")
-	doc := a.document("7", a.droplet(), "GREETING=hi", "SECOND=$GREETING there", "THIRD='$GREETING'", `QUOTE="it's"`)
+	doc := a.document("7", a.droplet(), "GREETING=hi", "SECOND=$GREETING there", "THIRD='$GREETING'", `QUOTE="it's"`,
+		" VCAP_APP_HOST=10.0.0.1", "vmc_app_id=another", "DEPLOY_VM=elsewhere", "\tVMC_APP_ID=another")
 	doc.Users = []string{"o'neill@cf.test"}
 	found := a.launch(doc)
 	if got := get(t, found, "/"); got != "hello from "+found.Instance+"\n" {
@@ -40,6 +42,9 @@ func TestLife(t *testing.T) {
 		if !strings.Contains(env, "\n"+want+"\n") {
 			t.Errorf("the environment lacks %s:%s", want, env)
 		}
+	}
+	if strings.Contains(env, "another") || strings.Contains(env, "elsewhere") {
+		t.Errorf("the user has set what is the platform's: %s", env)
 	}
 	if strings.Contains(env, "nats://") || strings.Contains(env, configVariable) {
 		t.Errorf("the environment has something of the DEA's: %s", env)
@@ -319,19 +324,21 @@ func TestBadDroplets(t *testing.T) {
 	a := c.start("")
 	good := a.droplet()
 	for i, tc := range []struct {
-		name string
-		doc  func(wire.ID) wire.DEAStart
+		name   string
+		reason string
+		doc    func(wire.ID) wire.DEAStart
 	}{
-		{"no startup", func(id wire.ID) wire.DEAStart { return a.document(id, a.droplet(entry{name: "app/x", text: "x"})) }},
-		{"leaves its folder", func(id wire.ID) wire.DEAStart {
+		{"no startup", wire.ReasonCrashed, func(id wire.ID) wire.DEAStart { return a.document(id, a.droplet(entry{name: "app/x", text: "x"})) }},
+		{"leaves its folder", wire.ReasonCrashed, func(id wire.ID) wire.DEAStart {
 			return a.document(id, a.droplet(entry{name: "../../../x", text: "x"}))
 		}},
-		{"wrong sha1", func(id wire.ID) wire.DEAStart {
+		// Whoever has the droplet may be back in a moment.
+		{"wrong sha1", wire.ReasonFault, func(id wire.ID) wire.DEAStart {
 			d := a.document(id, strings.Repeat("0", 40))
 			d.ExecutableFile = filepath.Join(a.droplets, good)
 			return d
 		}},
-		{"too large", func(id wire.ID) wire.DEAStart {
+		{"too large", wire.ReasonCrashed, func(id wire.ID) wire.DEAStart {
 			d := a.document(id, a.droplet(entry{name: "startup", text: strings.Repeat("x", 2<<20)}))
 			d.Limits.Disk = 1
 			return d
@@ -342,8 +349,8 @@ func TestBadDroplets(t *testing.T) {
 			a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), tc.doc(id))
 			eventually(t, "its exit is told", func() bool { return len(c.exits(id)) == 1 })
 			for _, exits := range c.exits(id) {
-				if exits[0].Reason != wire.ReasonCrashed {
-					t.Errorf("exit %+v", exits[0])
+				if exits[0].Reason != tc.reason {
+					t.Errorf("exit %+v, want %s", exits[0], tc.reason)
 				}
 			}
 			eventually(t, "nothing is left", func() bool {
@@ -352,6 +359,58 @@ func TestBadDroplets(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPorts: no app takes ports from others, and that there is none left is no
+// fault of an app's, which comes when there is one.
+func TestPorts(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	held, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	port := held.Addr().(*net.TCPAddr).Port
+	a := c.start(fmt.Sprintf("ports: %d-%d", port, port+1))
+	sha := a.droplet()
+	// What used to be the locks of ports, and is any program's to take.
+	greedy := a.launch(a.document("1", a.droplet(entry{name: "startup", mode: 0o500, text: "#!/bin/sh\nexec perl app.pl \"$@\"\n"}, entry{name: "app.pl", mode: 0o600, text: fmt.Sprintf(`
+use Socket;
+socket(my $s, AF_INET, SOCK_STREAM, 0);
+setsockopt($s, SOL_SOCKET, SO_REUSEADDR, 1);
+bind($s, sockaddr_in($ARGV[1], INADDR_ANY)) and listen($s, 5) or die "its own port: $!";
+open(my $log, ">", "tried");
+for my $port (%d, %d) {
+    socket(my $u, AF_UNIX, SOCK_STREAM, 0);
+    bind($u, pack_sockaddr_un("\0vcap-dea-port-$port"));
+    push(@all, $u);
+}
+for my $port (%d - 40 .. %d + 40, 8080, 12345) {
+    next if $port == $ARGV[1];
+    socket(my $t, AF_INET, SOCK_STREAM, 0);
+    push(@all, $t);
+    print $log "took $port\n" if bind($t, sockaddr_in($port, INADDR_ANY));
+}
+print $log "done\n"; close $log;
+sleep 1 while 1;
+`, port, port+1, port, port)})))
+	if *greedy.Stats.Port != port+1 {
+		t.Fatalf("it has port %d", *greedy.Stats.Port)
+	}
+	eventually(t, "it has tried", func() bool { return strings.Contains(file(t, greedy, "/tried"), "done\n") })
+	if got := file(t, greedy, "/tried"); a.dea.machine.Landlock >= 4 && got != "done\n" {
+		t.Errorf("it took ports of others: %s", got)
+	}
+	a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), a.document("2", sha))
+	eventually(t, "its exit is told", func() bool { return len(c.exits("2")) == 1 })
+	for _, exits := range c.exits("2") {
+		if exits[0].Reason != wire.ReasonFault {
+			t.Errorf("without a port: %+v", exits[0])
+		}
+	}
+	held.Close()
+	a.launch(a.document("2", sha))
 }
 
 // TestPlacement: who has fewer instances of an app, and more memory, answers

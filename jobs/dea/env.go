@@ -105,10 +105,11 @@ func (v *variables) set(name, value string) {
 
 // user sets "K=V" as the original's shell script did: V is as between double
 // quotes, so that $NAME and ${NAME} stand for what is set already, unless it is
-// in single quotes. Commands are not run.
+// in single quotes. Commands are not run. A name that is reserved is left out.
 func (v *variables) user(pair string) {
 	name, value, found := strings.Cut(pair, "=")
-	if !found {
+	name = strings.TrimSpace(name)
+	if !found || reserved(name) {
 		return
 	}
 	switch {
@@ -119,7 +120,19 @@ func (v *variables) user(pair string) {
 	default:
 		value = v.expand(value)
 	}
-	v.set(strings.TrimSpace(name), value)
+	v.set(name, value)
+}
+
+// reserved says whether a variable is the platform's: what it tells an app, and
+// the marks by which processes are found.
+func reserved(name string) bool {
+	upper := strings.ToUpper(name)
+	for _, prefix := range []string{"VCAP_", "VMC_", "DEPLOY_"} {
+		if strings.HasPrefix(upper, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
 func (v *variables) expand(text string) string {

@@ -165,14 +165,15 @@ template "dea.yml" {
   on_change   = "reload"
 }
 
-# Whether the other DEAs have room for this one's apps is said before anything is
-# touched. Where there is no DEA yet, there is nothing to ask.
+# Whether the machine keeps apps apart as is required, and whether the other DEAs
+# have room for this one's apps, is said before anything is touched. Where there is
+# no DEA yet, there are no apps.
 hook "check" {
   command = [
-    "/bin/sh", "-c", "test ! -e \"$1/dea.yml\" || exec \"$0\" check-evacuation -c \"$DEPLOY_STAGED/dea.yml\"",
+    "/bin/sh", "-ec", "\"$0\" check-isolation -c \"$DEPLOY_STAGED/dea.yml\"; test ! -e \"$1/dea.yml\" || exec \"$0\" check-evacuation -c \"$DEPLOY_STAGED/dea.yml\"",
     "${package.dea.path}/dea", path.config,
   ]
-  timeout = "30s"
+  timeout = "60s"
 }
 
 # Nothing is left to do when the DEA has drained. This hook's time is the drain's:

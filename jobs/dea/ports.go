@@ -3,27 +3,44 @@ package dea
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"os"
+	"path/filepath"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
+// portLocks is where the DEAs of a machine lock ports. Apps cannot reach it: it is
+// not among what they see, nor what Landlock lets them open. Root's DEAs have a
+// folder that nobody else can enter; those of ordinary users share one.
+func portLocks() string {
+	if os.Geteuid() == 0 {
+		return "/run/deploy-dea-ports"
+	}
+	return "/dev/shm/deploy-dea-ports"
+}
+
 // reservePort finds a TCP port that nobody listens on, on any address, and
 // reserves it: several DEAs may share a machine, and apps listen on all
-// addresses. Whoever holds the lock has the port. It is a socket with a name in
-// the network namespace, so it goes with its last holder, and it keeps nothing
-// from the app.
-func reservePort(ports PortRange) (port int, lock *os.File, err error) {
+// addresses. Whoever holds the lock, a file in the folder locks, has the port; it
+// goes with its last holder.
+func reservePort(locks string, ports PortRange) (port int, lock *os.File, err error) {
+	if err := os.MkdirAll(locks, 0o700); err != nil {
+		return 0, nil, fmt.Errorf("cannot reserve a port: %w", err)
+	}
+	if os.Geteuid() != 0 {
+		_ = os.Chmod(locks, 0o1777) // fails for those who have not made it
+	}
 	n := ports.Last - ports.First + 1
 	begin := rand.IntN(n)
 	for i := range n {
 		port := ports.First + (begin+i)%n
-		lock, err := lockPort(port)
-		if errors.Is(err, unix.EADDRINUSE) {
-			continue
+		lock, err := lockPort(locks, port)
+		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrPermission) {
+			continue // another DEA's
 		}
 		if err != nil {
 			return 0, nil, fmt.Errorf("cannot reserve a port: %w", err)
@@ -39,15 +56,21 @@ func reservePort(ports PortRange) (port int, lock *os.File, err error) {
 	return 0, nil, fmt.Errorf("cannot reserve a port: all of %d to %d are taken", ports.First, ports.Last)
 }
 
-func lockPort(port int) (*os.File, error) {
-	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+// lockPort takes a port's lock; the error is EWOULDBLOCK if another has it.
+func lockPort(locks string, port int) (*os.File, error) {
+	name := filepath.Join(locks, strconv.Itoa(port))
+	// Not to be made by O_CREATE if it is there: the kernel refuses that for files of
+	// other users in a folder that all may write.
+	f, err := os.OpenFile(name, os.O_RDWR|unix.O_NOFOLLOW, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		f, err = os.OpenFile(name, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	}
 	if err != nil {
 		return nil, err
 	}
-	name := fmt.Sprintf("@vcap-dea-port-%d", port)
-	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: name}); err != nil {
-		unix.Close(fd)
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), name), nil
+	return f, nil
 }

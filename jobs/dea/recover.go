@@ -51,7 +51,7 @@ func (d *DEA) recover(ctx context.Context, m *core.Machine) []core.Action {
 				handle.Leave()
 			}
 			if err := d.clear(ctx, i.ID, i.Folder); err != nil {
-				step(core.Failed{ID: i.ID, Why: err.Error()})
+				step(core.Failed{ID: i.ID, Why: err.Error(), Fault: true})
 				continue
 			}
 			d.attend(ctx, a)
@@ -113,7 +113,7 @@ func (d *DEA) sweep(ctx context.Context, folders, records map[string]bool) error
 	}
 	for _, e := range entries {
 		if !folders[e.Name()] {
-			failed = errors.Join(failed, removeAll(d.instanceFolder(e.Name())))
+			failed = errors.Join(failed, confine.RemoveAll(d.instanceFolder(e.Name())))
 		}
 	}
 	return failed

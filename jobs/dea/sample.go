@@ -3,11 +3,10 @@ package dea
 import (
 	"context"
 	"fmt"
-	"io/fs"
-	"path/filepath"
 	"syscall"
 	"time"
 
+	"github.com/clusterworks/deploy/jobs/confine"
 	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/dea/internal/core"
 	"github.com/clusterworks/deploy/jobs/wire"
@@ -78,7 +77,7 @@ func (d *DEA) look(a *attendant, s *sample, used warden.Usage, now time.Time) {
 	}
 	s.at, s.cpu = now, used.CPU
 	if !now.Before(s.nextDisk) {
-		s.disk = diskUsage(d.instanceFolder(a.instance.Folder))
+		s.disk = confine.DiskUsage(d.instanceFolder(a.instance.Folder))
 		s.nextDisk = now.Add(time.Duration(float64(time.Since(now)) / diskShare))
 	}
 	d.event(core.Used{ID: a.instance.ID, Usage: wire.Usage{
@@ -102,29 +101,6 @@ func (d *DEA) look(a *attendant, s *sample, used warden.Usage, now time.Time) {
 		s.over = true
 		d.event(core.Over{ID: a.instance.ID, Why: why})
 	}
-}
-
-// leastFile is what a file counts at least, bytes: an empty one takes an inode of
-// the disk, and our time and memory to find it.
-const leastFile = 4096
-
-// diskUsage adds up what a folder's files take on the disk, each leastFile or
-// more. A file with several names counts once for each, what cannot be read does
-// not.
-func diskUsage(dir string) int64 {
-	sum := int64(0)
-	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return nil // it goes away while we look
-		}
-		if info, err := e.Info(); err == nil {
-			if s, ok := info.Sys().(*syscall.Stat_t); ok {
-				sum += max(s.Blocks*512, leastFile)
-			}
-		}
-		return nil
-	})
-	return sum
 }
 
 // percentUsed is how full the file system of a folder is, as df shows it.

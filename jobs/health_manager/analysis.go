@@ -127,7 +127,7 @@ func (s *State) Due(now time.Time) (starts []Start, next time.Time) {
 					next = x.restart
 				}
 			default:
-				starts = append(starts, Start{App: id, Version: a.desired.Version, Updated: a.desired.Updated, Indices: []int{i}, Flapping: true, Urgency: Crashed})
+				starts = append(starts, Start{App: id, Version: a.desired.Version, Updated: a.desired.Updated, Indices: []int{i}, Flapping: s.flaps(x), Urgency: Crashed})
 			}
 		}
 	}

@@ -340,6 +340,35 @@ func TestFlapping(t *testing.T) {
 	}
 }
 
+// TestFaults: what a DEA could not start for no fault of the app's is tried again,
+// later each time, and never given up; nor does it count as a crash.
+func TestFaults(t *testing.T) {
+	s := tell(t, nil)
+	now := 100.0
+	for _, delay := range []float64{60, 120, 240, 480, 480, 480, 480} {
+		if start, _ := s.ends(now, wire.ReasonFault, "v-1", "a", 0); start != nil {
+			t.Errorf("at %v it is started at once, where it cannot be", now)
+		}
+		if starts, next := s.Due(at(now + delay - 0.1)); len(starts) != 0 || !next.Equal(at(now+delay)) {
+			t.Errorf("before its time: %+v, next %v", starts, next)
+		}
+		now += delay
+		starts, _ := s.Due(at(now))
+		if len(starts) != 1 || starts[0].Flapping || starts[0].Indices[0] != 0 {
+			t.Fatalf("at %v: %+v", now, starts)
+		}
+		s.Requested(starts[0].request(), at(now))
+	}
+	s.runs(now, "v-1", "b", 0)
+	if start, _ := s.ends(now+1, wire.ReasonCrashed, "v-1", "b", 0); start == nil {
+		t.Error("its first crash is not restarted at once")
+	}
+	s.ends(now+2, wire.ReasonFault, "v-1", "c", 0)
+	if _, next := s.Due(at(now + 2)); !next.Equal(at(now + 62)) {
+		t.Errorf("after it ran, a fault puts it off until %v", next)
+	}
+}
+
 func TestCrashesAreForgotten(t *testing.T) {
 	s := tell(t, nil)
 	s.ends(100, wire.ReasonCrashed, "v-1", "a", 0)
@@ -375,8 +404,8 @@ func TestDelays(t *testing.T) {
 			tc.set(&settings)
 			s := NewState(settings, func() float64 { return tc.noise })
 			for i, want := range tc.want {
-				if got := s.delay(2 + i); got != component.Seconds(want).Duration() {
-					t.Errorf("after crash %d: %v, want %v s", 2+i, got, want)
+				if got := s.delay(1 + i); got != component.Seconds(want).Duration() {
+					t.Errorf("put off for the time %d: %v, want %v s", 1+i, got, want)
 				}
 			}
 		})

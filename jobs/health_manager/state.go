@@ -65,6 +65,7 @@ type instance struct {
 type index struct {
 	crashes   int
 	crashed   time.Time // the last crash
+	faults    int       // starts in a row that failed for no fault of the app's
 	restart   time.Time // not before; zero: nothing is put off
 	requested time.Time // the last start was asked for, and could be done
 }
@@ -156,6 +157,9 @@ func (s *State) Heartbeat(h wire.DEAHeartbeat, now time.Time) (read []wire.ID) {
 			i.since, i.heard = time.Unix(d.StateTimestamp, 0), now
 			if x := a.indices[d.Index]; x != nil && a.wants(d.Version, d.Index) {
 				x.restart = time.Time{} // it was started by somebody
+				if i.running {
+					x.faults = 0
+				}
 			}
 		case wire.StateCrashed:
 			a := s.app(d.Droplet)
@@ -218,13 +222,18 @@ func (s *State) ended(id wire.ID, a *app, e wire.DropletExited, now time.Time) *
 		start.Urgency = Lost
 	case wire.ReasonEvacuation:
 		start.Urgency = Evacuated
+	case wire.ReasonFault:
+		// However often: whatever it is that lacks there, it comes back when that does.
+		x.faults++
+		x.restart = now.Add(s.delay(x.faults))
+		return nil
 	case wire.ReasonCrashed:
 		if now.Sub(x.crashed) > s.settings.FlappingTimeout {
 			x.crashes = 0
 		}
 		x.crashes, x.crashed = x.crashes+1, now
 		if s.flaps(x) {
-			x.restart = now.Add(s.delay(x.crashes))
+			x.restart = now.Add(s.delay(x.crashes - s.settings.FlappingDeath))
 			return nil
 		}
 		start.Urgency = Crashed
@@ -242,11 +251,11 @@ func (s *State) givenUp(x *index) bool {
 	return s.flaps(x) && s.settings.GiveupCrashNumber >= 0 && x.crashes > s.settings.GiveupCrashNumber
 }
 
-// delay is how long the restart of a flapping index is put off: from the second
-// crash too many on twice as long each time.
-func (s *State) delay(crashes int) time.Duration {
+// delay is how long the restart of an index is put off: from the second time on
+// twice as long each time.
+func (s *State) delay(times int) time.Duration {
 	delay := s.settings.MinRestartDelay
-	for range crashes - s.settings.FlappingDeath - 1 {
+	for range times - 1 {
 		if delay *= 2; delay >= s.settings.MaxRestartDelay || delay <= 0 {
 			break
 		}

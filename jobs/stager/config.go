@@ -6,9 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/confine"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -23,11 +25,17 @@ type Config struct {
 	MaxStagingDuration float64 `yaml:"max_staging_duration"`
 	// MaxActiveTasks is how many apps are staged side by side; others wait.
 	MaxActiveTasks int `yaml:"max_active_tasks"`
-	// Secure runs each plugin as another user than the stager, which must be root
-	// for that: uid and gid are SecureUID plus the number of the task's place.
-	Secure    bool   `yaml:"secure"`
-	SecureUID uint32 `yaml:"secure_uid"`
-	Dirs      Dirs   `yaml:"dirs"`
+	// Isolation is the level that plugins must have at least (jobs/confine); they get
+	// the best that the machine offers.
+	Isolation string `yaml:"isolation"`
+	// Warden is the program that is the parent of a plugin; "": the one beside this
+	// program.
+	Warden string `yaml:"warden"`
+	// MaxMemoryMB is what a staging may use of memory, Processes how many processes
+	// it may have, threads included.
+	MaxMemoryMB int64 `yaml:"max_memory_mb"`
+	Processes   int   `yaml:"processes"`
+	Dirs        Dirs  `yaml:"dirs"`
 
 	// Plugins are programs by the framework that they stage; see README.md.
 	Plugins map[string]string `yaml:"plugins"`
@@ -58,8 +66,10 @@ func defaults() Config {
 		Queues:             []string{wire.SubjectStaging},
 		MaxStagingDuration: wire.StagingTimeout.Seconds(),
 		MaxActiveTasks:     4,
-		SecureUID:          21000, // a thousand below the DEAs' pools, which are 22000 to 61999
-		MaxAppMB:           512,   // what the original controller takes
+		Isolation:          confine.LevelSafe,
+		MaxMemoryMB:        1024,
+		Processes:          512,
+		MaxAppMB:           512, // what the original controller takes
 		MaxDropletMB:       1024,
 	}
 }
@@ -80,8 +90,10 @@ func load(file string) (Config, map[string]any, error) {
 		err = errors.New("max_active_tasks is not within 1 and 1000")
 	case cfg.MaxAppMB < 1 || cfg.MaxDropletMB < 1 || cfg.MaxDropletMB > 1<<20:
 		err = errors.New("max_app_mb and max_droplet_mb must be at least 1")
-	case cfg.Secure && os.Geteuid() != 0:
-		err = errors.New("secure needs root: only root can run plugins as other users")
+	case cfg.MaxMemoryMB < 1 || cfg.Processes < 1:
+		err = errors.New("max_memory_mb and processes must be at least 1")
+	case !slices.Contains(confine.Levels(), cfg.Isolation):
+		err = fmt.Errorf("isolation %q is none of %s", cfg.Isolation, strings.Join(confine.Levels(), ", "))
 	}
 	for framework, program := range cfg.Plugins {
 		if err == nil && !filepath.IsAbs(program) {
@@ -99,11 +111,14 @@ func load(file string) (Config, map[string]any, error) {
 			}
 		}
 	}
+	self, err := os.Executable()
+	if err != nil {
+		return Config{}, nil, fmt.Errorf("cannot find the stager's own program: %w", err)
+	}
+	if cfg.Warden == "" {
+		cfg.Warden = filepath.Join(filepath.Dir(self), "warden")
+	}
 	if cfg.StaticServer == "" {
-		self, err := os.Executable()
-		if err != nil {
-			return Config{}, nil, fmt.Errorf("cannot find the static_server: %w", err)
-		}
 		if beside := filepath.Join(filepath.Dir(self), "static_server"); fileExists(beside) {
 			cfg.StaticServer = beside
 		}

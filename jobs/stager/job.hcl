@@ -57,10 +57,34 @@ property "fetch_dependencies" {
   on_change   = "restart"
 }
 
-property "secure" {
-  type        = bool
-  default     = false
-  description = "Run each plugin as a user of its own; the agent must be root's"
+property "isolation" {
+  type        = string
+  default     = "namespaces"
+  description = "What plugins must have at least: processes (for users who trust each other only), namespaces or full; they get the best that the machine offers. README.md says what each is"
+  on_change   = "restart"
+
+  validation {
+    condition     = contains(["processes", "namespaces", "full"], property.isolation)
+    error_message = "One of processes, namespaces, full."
+  }
+}
+
+property "max_memory_mb" {
+  type        = number
+  default     = 1024
+  description = "What one staging may use of memory"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.max_memory_mb >= 1
+    error_message = "At least 1 MB."
+  }
+}
+
+property "processes" {
+  type        = number
+  default     = 512
+  description = "How many processes one staging may have, threads included"
   on_change   = "restart"
 }
 
@@ -82,6 +106,11 @@ package "stager" {
   program = "stager"
 }
 
+# The parent of each plugin's process.
+package "warden" {
+  program = "warden"
+}
+
 # Goes into the droplets of static apps.
 package "static_server" {
   program = "static_server"
@@ -93,13 +122,20 @@ template "stager.yml" {
   on_change   = "reload"
 }
 
+# Whether the machine keeps plugins apart as is required is said before anything is
+# touched.
+hook "check" {
+  command = ["/bin/sh", "-c", "exec \"$0\" check-isolation -c \"$DEPLOY_STAGED/stager.yml\"", "${package.stager.path}/stager"]
+  timeout = "60s"
+}
+
 process "stager" {
   command = ["${package.stager.path}/stager", "-c", "${path.config}/stager.yml"]
 
-  # Goes into droplets; the stager reads it at its start.
-  restart_on = package.static_server.path
+  # The stager reads the program that goes into droplets at its start.
+  restart_on = [package.static_server.path, package.warden.path]
 
-  kill_mode  = "group" # a plugin has a group of its own, and is ended by the stager
+  kill_mode  = "group" # a plugin's warden has a group of its own, and ends with the stager
   component  = true    # log_level, the bus with its CA, the control socket
   stop_grace = "10s"
 }

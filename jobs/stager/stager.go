@@ -5,15 +5,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/runtimes"
-	"github.com/clusterworks/deploy/jobs/stager/internal/plugins"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -24,6 +27,7 @@ type Stager struct {
 	runtimes runtimes.Finder
 	client   *http.Client
 	folder   *workFolder
+	machine  warden.Machine
 
 	// places has a number for each task that may run now.
 	places chan int
@@ -74,17 +78,60 @@ func New(p component.Process) (_ *Stager, err error) {
 		return nil, err
 	}
 	s.client = newClient(s.base.Dialer())
-	s.folder, err = openWorkFolder(cfg.Dirs.Tmp, s.base.UUID())
-	if err != nil {
-		s.base.Close()
+	defer func() {
+		if err != nil {
+			s.base.Close()
+		}
+	}()
+	if s.folder, err = openWorkFolder(cfg, s.base.UUID()); err != nil {
 		return nil, err
 	}
+	if s.machine, err = survey(context.Background(), cfg, s.folder.path, warden.CgroupName("stager", cfg.Dirs.Tmp)); err != nil {
+		s.folder.close(s.base.Log())
+		return nil, err
+	}
+	s.base.Log().Info("isolation of plugins", "level", s.machine.Level(), "lacks", s.machine.Lacks)
 	return s, nil
+}
+
+// survey finds out what the machine offers plugins, and fails if that is less than
+// the configuration requires.
+func survey(ctx context.Context, c Config, folder, cgroups string) (warden.Machine, error) {
+	m, err := warden.Survey(ctx, warden.Trial{Warden: []string{c.Warden}, Records: folder, Folder: filepath.Join(folder, "trials"), User: firstUser, Cgroups: cgroups})
+	if err == nil {
+		if err = m.Require(c.Isolation); err != nil {
+			m.Close()
+		}
+	}
+	return m, err
+}
+
+// CheckIsolation says at which level the machine keeps plugins apart, and fails if
+// the configuration requires more. It touches no stager that runs.
+func CheckIsolation(ctx context.Context, p component.Process, out io.Writer) error {
+	cfg, _, err := load(p.ConfigFile)
+	if err != nil {
+		return err
+	}
+	id := "check-" + component.RandomHex()
+	folder, err := openWorkFolder(cfg, id)
+	if err != nil {
+		return err
+	}
+	defer folder.close(slog.New(slog.DiscardHandler))
+	m, err := survey(ctx, cfg, folder.path, "stager-"+id)
+	if err != nil {
+		return err
+	}
+	m.Close()
+	_, err = fmt.Fprintf(out, "isolation of plugins: %s\n", m.Level())
+	return err
 }
 
 // Run stages until ctx ends, then lets tasks finish for a moment.
 func (s *Stager) Run(ctx context.Context) error {
 	defer s.base.Close()
+	defer s.machine.Close()
 	defer s.folder.close(s.base.Log())
 	defer s.client.CloseIdleConnections()
 	defer s.end() // first, since tasks answer over the bus
@@ -219,7 +266,7 @@ func (s *Stager) varz() map[string]any {
 	}
 	doc := map[string]any{
 		"runtimes":      found,
-		"isolation":     plugins.Confinement(),
+		"isolation":     s.machine.Varz(),
 		"waiting_tasks": s.waiting,
 		"running_tasks": s.running,
 		"staged":        s.staged,

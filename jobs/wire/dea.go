@@ -55,6 +55,7 @@ const (
 	ReasonCrashed    = "CRASHED" // it ended by itself, with whatever exit status
 	ReasonShutdown   = "DEA_SHUTDOWN"
 	ReasonEvacuation = "DEA_EVACUATION" // it still runs, for a moment: start it elsewhere
+	ReasonFault      = "DEA_FAULT"      // the DEA could not start it, for no fault of the app's
 )
 
 // Limits are what an instance may use at most. 0 is the default of each, see

@@ -129,7 +129,7 @@ directories: {droplets: %[1]s/droplets, resources: %[1]s/resources, tmpdir: %[1]
 bulk_api: {host: "http://`+p.target+`", addresses: ["`+front.Address()+`"]}
 intervals: {desired_state_update: 1, droplet_lost: 2, droplets_analysis: 0.5, min_restart_delay: 1, max_restart_delay: 2, delay_time_noise: 0, giveup_crash_number: 2, request_queue: 0.1}
 `, func(process component.Process) (runnable, error) { return healthmanager.New(process) })
-	p.run("stager", common+"dirs: {tmp: "+t.TempDir()+"}\n", func(process component.Process) (runnable, error) { return stager.New(process) })
+	p.run("stager", common+"dirs: {tmp: "+t.TempDir()+"}\nwarden: "+warden+"\n", func(process component.Process) (runnable, error) { return stager.New(process) })
 	p.run("dea", common+fmt.Sprintf(`
 base_dir: %s
 filer_port: 0

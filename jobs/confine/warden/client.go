@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -27,6 +28,7 @@ type Handle struct {
 	started Started
 	conn    *parent.Conn[struct{}]
 	gone    chan struct{} // closed when the warden has ended
+	life    *os.File      // of a warden that is bound: it ends when nobody has this pipe
 }
 
 // Launch starts a warden with the program self (and its first arguments) in dir,
@@ -36,6 +38,10 @@ func Launch(ctx context.Context, self []string, dir string, spec Spec, locks []*
 	fail := func(err error) (*Handle, error) { return nil, fmt.Errorf("cannot start a warden: %w", err) }
 	if len(locks) > maxLocks {
 		return fail(fmt.Errorf("%d locks are too many", len(locks)))
+	}
+	// By which Kill finds what is left when the warden is gone.
+	if mark := instanceVariable + "=" + spec.ID; !slices.Contains(spec.Env, mark) {
+		spec.Env = append(slices.Clone(spec.Env), mark)
 	}
 	if err := parent.Write(dir, specFile, spec); err != nil {
 		return fail(err)
@@ -50,7 +56,12 @@ func Launch(ctx context.Context, self []string, dir string, spec Spec, locks []*
 		return fail(err)
 	}
 	defer goes.Close()
-	defer tell.Close()
+	launched := false
+	defer func() {
+		if !launched || !spec.Bound {
+			tell.Close()
+		}
+	}()
 	stderr, err := os.OpenFile(filepath.Join(dir, stderrFile), os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return fail(err)
@@ -87,6 +98,10 @@ func Launch(ctx context.Context, self []string, dir string, spec Spec, locks []*
 			err = fmt.Errorf("%w; it said: %.500s", err, said)
 		}
 		return fail(err)
+	}
+	launched = true
+	if spec.Bound {
+		h.life = tell
 	}
 	return h, nil
 }
@@ -158,6 +173,7 @@ func (h *Handle) attach(ctx context.Context) (err error) {
 	h.gone = make(chan struct{})
 	go func() {
 		defer close(h.gone)
+		defer h.life.Close() // fails if there is none
 		defer h.conn.Close()
 		h.conn.Wait()
 	}()
@@ -237,7 +253,7 @@ func Probe(ctx context.Context, self []string, dir, home string, spec Spec) erro
 		spec.Home = confine.Home
 	}
 	spec.Command = []string{"/bin/sh", "-c", "cd \"$HOME\" && test -w . && test -e /proc/self/stat"}
-	spec.Env = []string{instanceVariable + "=" + spec.ID, "HOME=" + spec.Home}
+	spec.Env = []string{"HOME=" + spec.Home}
 	h, err := Launch(ctx, self, dir, spec, nil)
 	if err != nil {
 		return err

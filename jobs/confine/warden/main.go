@@ -73,7 +73,6 @@ func run(dir string) error {
 	if n, err := goes.Read(make([]byte, 1)); n != 1 {
 		return fmt.Errorf("the DEA went before the start was recorded: %w", err)
 	}
-	goes.Close()
 	// The app, which may be of the same user, shall not look into this process.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot close this process to the app: %w", err)
@@ -95,9 +94,20 @@ func run(dir string) error {
 		return parent.Write(dir, exitFile, Ended{Status: -1, At: time.Now().UTC(), Error: err.Error()})
 	}
 	p := &parent.Parent{PID: pid, Signal: syscall.SIGTERM, Grace: defaultGrace}
+	if spec.Bound {
+		p.Grace = 0
+	}
 	// These two live as long as the process that they are in.
 	go parent.Serve(p, socket, struct{}{})
 	go p.Heed(signals)
+	if spec.Bound {
+		go func() {
+			_, _ = goes.Read(make([]byte, 1)) // ends with who started us
+			signals <- syscall.SIGTERM
+		}()
+	} else {
+		goes.Close()
+	}
 	var ended Ended
 	ended.Status, ended.Signal = parent.Exit(p.Reap())
 	p.End()

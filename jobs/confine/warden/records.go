@@ -24,6 +24,8 @@ type Spec struct {
 	confine.Spec
 	// Output takes what the command itself prints; below Dir.
 	Output string `json:"output"`
+	// Bound ends it with the connection of who started it; else it lives on.
+	Bound bool `json:"bound,omitempty"`
 }
 
 // Started identifies a warden: pid and start time do within a boot.

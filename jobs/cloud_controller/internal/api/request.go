@@ -204,7 +204,7 @@ func checkEnvironment(list []string) error {
 		if !ok || name == "" || strings.ContainsRune(entry, 0) {
 			return model.Because(model.ErrInvalidApp, "the environment has an entry that is not NAME=value")
 		}
-		lower := strings.ToLower(name)
+		lower := strings.ToLower(strings.TrimSpace(name))
 		if strings.HasPrefix(lower, "vcap_") || strings.HasPrefix(lower, "vmc_") {
 			return model.Because(model.ErrForbidden, "names of variables that begin with vcap_ or vmc_ are reserved")
 		}

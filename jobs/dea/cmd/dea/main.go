@@ -1,9 +1,11 @@
-// Command dea runs instances of apps. "dea check-evacuation -c FILE" says
-// whether other DEAs have room for those of this one.
+// Command dea runs instances of apps. "dea check-evacuation -c FILE" says whether
+// other DEAs have room for those of this one, "dea check-isolation -c FILE" whether
+// the machine keeps apps apart as the configuration requires.
 package main
 
 import (
 	"context"
+	"io"
 	"os"
 
 	"github.com/clusterworks/deploy/jobs/component"
@@ -18,11 +20,13 @@ func main() {
 		}
 		return d.Run(ctx)
 	}
-	if len(os.Args) > 1 && os.Args[1] == "check-evacuation" {
+	checks := map[string]func(context.Context, component.Process, io.Writer) error{
+		"check-evacuation": dea.CheckEvacuation, "check-isolation": dea.CheckIsolation,
+	}
+	if len(os.Args) > 1 && checks[os.Args[1]] != nil {
+		check := checks[os.Args[1]]
 		os.Args = append(os.Args[:1:1], os.Args[2:]...)
-		run = func(ctx context.Context, p component.Process) error {
-			return dea.CheckEvacuation(ctx, p, os.Stdout)
-		}
+		run = func(ctx context.Context, p component.Process) error { return check(ctx, p, os.Stdout) }
 	}
 	os.Exit(component.Main("dea", run))
 }

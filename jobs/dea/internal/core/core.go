@@ -76,10 +76,12 @@ type (
 	}
 	// Ready says that the instance serves.
 	Ready struct{ ID string }
-	// Failed says that the instance could not be launched.
+	// Failed says that the instance could not be launched. Fault says that this was
+	// no fault of the app's.
 	Failed struct {
-		ID  string
-		Why string
+		ID    string
+		Why   string
+		Fault bool
 	}
 	// Unfit says that the instance cannot be run here at all, for lack of its
 	// runtime: the start is as if it had been ignored.
@@ -297,7 +299,11 @@ func (m *Machine) one(now time.Time, e Event) []Action {
 		}
 	case Failed:
 		if i := m.instances[e.ID]; i != nil {
-			return m.ended(now, i, e.Why, true)
+			reason := wire.ReasonCrashed
+			if e.Fault {
+				reason = wire.ReasonFault
+			}
+			return m.ended(now, i, e.Why, reason, true)
 		}
 	case Unfit:
 		if i := m.instances[e.ID]; i != nil {
@@ -305,7 +311,7 @@ func (m *Machine) one(now time.Time, e Event) []Action {
 		}
 	case Ended:
 		if i := m.instances[e.ID]; i != nil {
-			return m.ended(now, i, e.Why, false)
+			return m.ended(now, i, e.Why, wire.ReasonCrashed, false)
 		}
 	case Lost:
 		if i := m.instances[e.ID]; i != nil && i.State != wire.StateCrashed {
@@ -405,7 +411,7 @@ func (m *Machine) ready(now time.Time, i *Instance) []Action {
 }
 
 // ended takes the end of an instance, whoever wanted it.
-func (m *Machine) ended(now time.Time, i *Instance, why string, neverRan bool) []Action {
+func (m *Machine) ended(now time.Time, i *Instance, why, reason string, neverRan bool) []Action {
 	switch i.State {
 	case wire.StateStopped:
 		return m.forget(i)
@@ -420,7 +426,7 @@ func (m *Machine) ended(now time.Time, i *Instance, why string, neverRan bool) [
 	actions = append(actions, m.unregister(i, i.Start.URIs)...)
 	m.enter(now, i, wire.StateCrashed)
 	i.Usage = nil
-	actions = append(actions, m.tell(now, i, wire.ReasonCrashed)...)
+	actions = append(actions, m.tell(now, i, reason)...)
 	// What never ran has no log to read, and of what crashes again and again
 	// enough was kept.
 	if neverRan || i.Start.Flapping {

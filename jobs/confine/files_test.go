@@ -1,4 +1,4 @@
-package dea
+package confine
 
 import (
 	"os"
@@ -15,7 +15,7 @@ func TestDiskUsage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got := diskUsage(dir); got < 101*leastFile {
+	if got := DiskUsage(dir); got < 101*leastFile {
 		t.Errorf("100 empty files and their folder take %d bytes", got)
 	}
 }
