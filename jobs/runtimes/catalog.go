@@ -39,9 +39,11 @@ func Frameworks() []wire.FrameworkInfo {
 		{Name: "java_web", Runtimes: one("java"), Detection: is("*.war", true, "WEB-INF/web.xml", true)},
 		{Name: "rack", Runtimes: one("ruby"), Detection: is("config.ru", true)},
 		{Name: "sinatra", Runtimes: one("ruby"), Detection: is("*.rb", `^\s*require[\s(]*['"]sinatra(/base)?['"]`)},
+		// A site may have scripts and a package.json for its build; a server that serves
+		// pages has one of these names, or a start script.
+		{Name: "static", Runtimes: one("static"), Detection: is("index.html", true, "server.js", false, "app.js", false, "wsgi.py", false)},
 		{Name: "node", Runtimes: one("node"), Detection: is("package.json", true, "*.js", ".")},
 		{Name: "wsgi", Runtimes: one("python"), Detection: is("wsgi.py", true)},
-		{Name: "static", Runtimes: one("static"), Detection: is("index.html", true)},
 		{Name: "binary", Runtimes: one("binary")},
 		{Name: "standalone", Runtimes: all},
 	}

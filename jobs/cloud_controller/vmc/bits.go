@@ -2,7 +2,6 @@ package vmc
 
 import (
 	"archive/zip"
-	"bufio"
 	"context"
 	"crypto/sha1"
 	"encoding/hex"
@@ -13,9 +12,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
+	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
@@ -27,7 +27,7 @@ const matchFrom = 64 << 10
 // ignoreFiles name what is not pushed, in the manner of .gitignore.
 var ignoreFiles = []string{".vmcignore", ".cfignore"}
 
-// neverPushed is nothing of an app.
+// neverPushed are names that are no part of an app.
 var neverPushed = []string{".git/", ".hg/", ".svn/", ".bzr/", ".DS_Store", "*~", "/" + manifestFile, ".vmcignore", ".cfignore"}
 
 // file is one to be pushed.
@@ -56,9 +56,12 @@ func (v *vmc) upload(ctx context.Context, c *client.Client, app, source string) 
 			return fmt.Errorf("cannot push %s: %w", source, err)
 		}
 	}
-	files, err := scan(folder)
+	files, skipped, err := scan(folder)
 	if err != nil {
 		return fmt.Errorf("cannot push %s: %w", source, err)
+	}
+	if len(skipped) > 0 {
+		v.say("Not pushed, being sockets, pipes or devices: %s", strings.Join(skipped, ", "))
 	}
 	if len(files) == 0 {
 		return fmt.Errorf("cannot push %s: there are no files in it, or all of them are ignored", source)
@@ -119,18 +122,16 @@ func (v *vmc) send(ctx context.Context, c *client.Client, app, archive string, f
 	return nil
 }
 
-// scan lists a folder's files and links that are not ignored.
-func scan(folder string) ([]file, error) {
-	rules := ignoreRules(neverPushed)
-	for _, name := range ignoreFiles {
-		more, err := readIgnore(filepath.Join(folder, name))
-		if err != nil {
-			return nil, err
-		}
-		rules = append(rules, more...)
+// scan lists a folder's files, links and empty folders that are not ignored, and
+// the names that cannot be pushed: sockets, pipes and devices.
+func scan(folder string) (files []file, skipped []string, err error) {
+	ignored, err := readIgnore(folder)
+	if err != nil {
+		return nil, nil, err
 	}
-	var files []file
-	err := filepath.WalkDir(folder, func(at string, entry fs.DirEntry, err error) error {
+	kept := map[string]bool{} // folders with something in them
+	var folders []file
+	err = filepath.WalkDir(folder, func(at string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -139,7 +140,7 @@ func scan(folder string) ([]file, error) {
 			return err
 		}
 		name = filepath.ToSlash(name)
-		if rules.ignore(name, entry.IsDir()) {
+		if ignored.Match(strings.Split(name, "/"), entry.IsDir()) {
 			if entry.IsDir() {
 				return fs.SkipDir
 			}
@@ -149,16 +150,37 @@ func scan(folder string) ([]file, error) {
 		if err != nil {
 			return err
 		}
+		if !utf8.ValidString(name) {
+			return fmt.Errorf("the name %q is not UTF-8: rename it, or name it in %s", name, ignoreFiles[0])
+		}
 		switch mode := info.Mode(); {
 		case mode.IsDir():
+			folders = append(folders, file{name: name + "/", info: info})
+			return nil
 		case mode.IsRegular(), mode&fs.ModeSymlink != 0:
 			files = append(files, file{name: name, info: info})
 		default:
-			return fmt.Errorf("%s is no file, folder or link", name)
+			skipped = append(skipped, name) // as git does
+			return nil
+		}
+		for dir := path.Dir(name); dir != "." && !kept[dir]; dir = path.Dir(dir) {
+			kept[dir] = true
 		}
 		return nil
 	})
-	return files, err
+	// An app may rely on a folder in which nothing is yet, tmp/pids or the like. The
+	// deepest ones make those above them.
+	for _, f := range slices.Backward(folders) {
+		name := strings.TrimSuffix(f.name, "/")
+		if kept[name] {
+			continue
+		}
+		files = append(files, f)
+		for dir := path.Dir(name); dir != "." && !kept[dir]; dir = path.Dir(dir) {
+			kept[dir] = true
+		}
+	}
+	return files, skipped, err
 }
 
 // match finds out which files the controller has. What can be executed is pushed
@@ -219,9 +241,15 @@ func pack(w io.Writer, folder string, files []file) error {
 			return err
 		}
 		header.Name, header.Method = f.name, zip.Deflate
+		if f.info.IsDir() {
+			header.Method = zip.Store
+		}
 		out, err := archive.CreateHeader(header)
 		if err != nil {
 			return err
+		}
+		if f.info.IsDir() {
+			continue
 		}
 		if err := copyInto(out, filepath.Join(folder, filepath.FromSlash(f.name)), f.info); err != nil {
 			return err
@@ -286,8 +314,8 @@ func explode(source, folder string) error {
 			}
 			continue
 		}
-		if !f.Mode().IsRegular() {
-			return fmt.Errorf("its entry %q is no file", f.Name)
+		if !f.Mode().IsRegular() && f.Mode()&fs.ModeSymlink == 0 {
+			return fmt.Errorf("its entry %q is no file, folder or link", f.Name)
 		}
 		if dir := path.Dir(name); dir != "." {
 			if err := root.MkdirAll(dir, 0o755); err != nil {
@@ -298,11 +326,33 @@ func explode(source, folder string) error {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(create(root, name, in, f.Mode()), in.Close()); err != nil {
+		if f.Mode()&fs.ModeSymlink != 0 {
+			err = link(root, name, in)
+		} else {
+			err = create(root, name, in, f.Mode())
+		}
+		if err := errors.Join(err, in.Close()); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// maxLink is the length of the longest target of a link, in bytes.
+const maxLink = 4096
+
+// link makes a link of an archive, as npm leaves them in node_modules/.bin. Where
+// it leads is for the stager to judge, which refuses those that leave the app;
+// nothing here follows it.
+func link(root *os.Root, name string, target io.Reader) error {
+	text, err := io.ReadAll(io.LimitReader(target, maxLink+1))
+	if err != nil {
+		return err
+	}
+	if len(text) > maxLink {
+		return fmt.Errorf("its link %q is too long", name)
+	}
+	return root.Symlink(string(text), name)
 }
 
 func create(root *os.Root, name string, in io.Reader, mode fs.FileMode) error {
@@ -312,95 +362,4 @@ func create(root *os.Root, name string, in io.Reader, mode fs.FileMode) error {
 	}
 	_, err = io.Copy(out, in)
 	return errors.Join(err, out.Close())
-}
-
-// ignoreList are rules in the manner of .gitignore: the last one that fits says.
-type ignoreList []ignoreRule
-
-type ignoreRule struct {
-	pattern    *regexp.Regexp
-	folderOnly bool
-	keep       bool // "!": not ignored after all
-}
-
-func readIgnore(name string) (ignoreList, error) {
-	f, err := os.Open(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	var lines []string
-	scanner := bufio.NewScanner(f)
-	for scanner.Scan() {
-		lines = append(lines, scanner.Text())
-	}
-	return ignoreRules(lines), scanner.Err()
-}
-
-func ignoreRules(lines []string) ignoreList {
-	var rules ignoreList
-	for _, line := range lines {
-		// Of names that are no UTF-8, an expression sees the same replacement.
-		line = strings.ToValidUTF8(strings.TrimRight(line, " \t\r"), "\uFFFD")
-		if line == "" || strings.HasPrefix(line, "#") {
-			continue
-		}
-		var rule ignoreRule
-		if line, rule.keep = strings.CutPrefix(line, "!"); line == "" {
-			continue
-		}
-		line, rule.folderOnly = strings.CutSuffix(line, "/")
-		// A slash within ties the pattern to the root.
-		rooted := strings.Contains(line, "/")
-		line = strings.TrimPrefix(line, "/")
-		expression := globExpression(line)
-		if !rooted {
-			expression = "(?:.*/)?" + expression
-		}
-		rule.pattern = regexp.MustCompile("^" + expression + "$")
-		rules = append(rules, rule)
-	}
-	return rules
-}
-
-// globExpression is a pattern of names as a regular expression: ** crosses
-// folders, * and ? do not.
-func globExpression(pattern string) string {
-	var b strings.Builder
-	for i := 0; i < len(pattern); {
-		switch rest := pattern[i:]; {
-		case strings.HasPrefix(rest, "**/"):
-			b.WriteString("(?:.*/)?")
-			i += 3
-		case strings.HasPrefix(rest, "**"):
-			b.WriteString(".*")
-			i += 2
-		case rest[0] == '*':
-			b.WriteString("[^/]*")
-			i++
-		case rest[0] == '?':
-			b.WriteString("[^/]")
-			i++
-		case rest[0] == '\\' && len(rest) > 1:
-			b.WriteString(regexp.QuoteMeta(rest[1:2]))
-			i += 2
-		default:
-			b.WriteString(regexp.QuoteMeta(rest[:1]))
-			i++
-		}
-	}
-	return b.String()
-}
-
-func (l ignoreList) ignore(name string, folder bool) bool {
-	ignored := false
-	for _, rule := range l {
-		if (!rule.folderOnly || folder) && rule.pattern.MatchString(name) {
-			ignored = !rule.keep
-		}
-	}
-	return ignored
 }

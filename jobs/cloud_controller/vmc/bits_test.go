@@ -3,12 +3,15 @@ package vmc
 import (
 	"archive/zip"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/fstest"
 
@@ -26,7 +29,10 @@ docs/*.md
 deep/**/x
 \#odd
 a?c
-`, "\n"))
+*.py[cod]
+file[0-9]
+debug[!1]
+`+"trail\\ \n", "\n"))
 	for name, want := range map[string]bool{
 		"x.log": true, "sub/x.log": true, "keep.log": false, "sub/keep.log": false,
 		"top": true, "sub/top": false,
@@ -34,10 +40,11 @@ a?c
 		"docs/a.md": true, "docs/sub/a.md": false, "sub/docs/a.md": false,
 		"cache": true, "a/b/cache": true, "mycache": false,
 		"deep/x": true, "deep/a/b/x": true,
+		"a.pyc": true, "sub/a.pyo": true, "a.py": false, "file1": true, "filea": false, "debug0": true, "debug1": false, "trail ": true, "trail": false,
 		"#odd": true, "abc": true, "a/c": false, "comment": false,
 	} {
 		bare, folder := strings.CutSuffix(name, "/")
-		if got := rules.ignore(bare, folder); got != want {
+		if got := rules.Match(strings.Split(bare, "/"), folder); got != want {
 			t.Errorf("%s: ignored %v, want %v", name, got, want)
 		}
 	}
@@ -49,7 +56,7 @@ func FuzzIgnore(f *testing.F) {
 		f.Add(line, "a/b")
 	}
 	f.Fuzz(func(_ *testing.T, line, name string) {
-		ignoreRules([]string{line}).ignore(name, true)
+		ignoreRules([]string{line}).Match(strings.Split(name, "/"), true)
 	})
 }
 
@@ -65,8 +72,14 @@ func TestScanAndPack(t *testing.T) {
 	}
 	must(t, os.WriteFile(filepath.Join(dir, ".vmcignore"), []byte("skip/\n"), 0o644))
 	must(t, os.Symlink("server.js", filepath.Join(dir, "link")))
-	files, err := scan(dir)
+	must(t, os.MkdirAll(filepath.Join(dir, "tmp/pids"), 0o755))
+	must(t, os.MkdirAll(filepath.Join(dir, "skip/empty"), 0o755))
+	must(t, syscall.Mkfifo(filepath.Join(dir, "tmp/pipe"), 0o600))
+	files, skipped, err := scan(dir)
 	must(t, err)
+	if !slices.Equal(skipped, []string{"tmp/pipe"}) {
+		t.Errorf("skipped %q, want the pipe", skipped)
+	}
 	var b bytes.Buffer
 	must(t, pack(&b, dir, files))
 	r, err := zip.NewReader(bytes.NewReader(b.Bytes()), int64(b.Len()))
@@ -82,6 +95,7 @@ func TestScanAndPack(t *testing.T) {
 	want := []string{
 		".env -rw-r--r-- .env", "bin/run -rwxr-xr-x bin/run", "link Lrwxrwxrwx server.js",
 		"node_modules/a/index.js -rw-r--r-- node_modules/a/index.js", "server.js -rw-r--r-- server.js", "sub/manifest.yml -rw-r--r-- sub/manifest.yml",
+		"tmp/pids/ drwxr-xr-x ",
 	}
 	if !slices.Equal(list, want) {
 		t.Errorf("packed\n%q\nwant\n%q", list, want)
@@ -112,6 +126,21 @@ func TestExplode(t *testing.T) {
 	if err := explode(archive("../x"), filepath.Join(t.TempDir(), "app")); err == nil || !strings.Contains(err.Error(), "outside") {
 		t.Errorf("an entry that leads out: %v", err)
 	}
+	linked := filepath.Join(t.TempDir(), "app.zip")
+	out, err := os.Create(linked)
+	must(t, err)
+	w := zip.NewWriter(out)
+	header := &zip.FileHeader{Name: "node_modules/.bin/tool"}
+	header.SetMode(fs.ModeSymlink | 0o777)
+	entry, err := w.CreateHeader(header)
+	must(t, err)
+	_, err = io.WriteString(entry, "../tool/cli.js")
+	must(t, errors.Join(err, w.Close(), out.Close()))
+	folder = filepath.Join(t.TempDir(), "app")
+	must(t, explode(linked, folder))
+	if target, err := os.Readlink(filepath.Join(folder, "node_modules/.bin/tool")); target != "../tool/cli.js" {
+		t.Errorf("a link of an archive leads to %q, %v", target, err)
+	}
 	program := filepath.Join(t.TempDir(), "program")
 	must(t, os.WriteFile(program, []byte("x"), 0o755))
 	folder = filepath.Join(t.TempDir(), "app")
@@ -127,7 +156,7 @@ var frameworks = map[string]client.Framework{
 	"rack":       {Name: "rack", Detection: []map[string]any{{"config.ru": true}}},
 	"sinatra":    {Name: "sinatra", Detection: []map[string]any{{"*.rb": `^\s*require\s*['"]sinatra['"]`}, {"config/environment.rb": false}}},
 	"node":       {Name: "node", Detection: []map[string]any{{"package.json": true}, {"*.js": "."}}},
-	"static":     {Name: "static", Detection: []map[string]any{{"index.html": true}}},
+	"static":     {Name: "static", Detection: []map[string]any{{"index.html": true}, {"server.js": false}, {"app.js": false}}},
 	"binary":     {Name: "binary"},
 	"standalone": {Name: "standalone"},
 }
@@ -145,7 +174,12 @@ func TestDetect(t *testing.T) {
 		"exploded":       {fstest.MapFS{"WEB-INF/web.xml": {}, "index.html": {}}, "java_web"},
 		"sinatra":        {fstest.MapFS{"a.rb": {}, "b.rb": {Data: []byte("# hi\nrequire 'sinatra'\n")}}, "sinatra"},
 		"not sinatra":    {fstest.MapFS{"b.rb": {Data: []byte("require 'sinatra'")}, "config/environment.rb": {}}, ""},
-		"sinatra first":  {fstest.MapFS{"b.rb": {Data: []byte("require 'sinatra'")}, "config.ru": {}}, "sinatra"},
+		"rackup":         {fstest.MapFS{"b.rb": {Data: []byte("require 'sinatra'")}, "config.ru": {}}, "rack"},
+		"site":           {fstest.MapFS{"index.html": {}, "main.js": {Data: []byte("document.title")}}, "static"},
+		"built site":     {fstest.MapFS{"index.html": {}, "package.json": {Data: []byte(`{"scripts": {"build": "x"}, "main": "index.js"}`)}}, "static"},
+		"server":         {fstest.MapFS{"index.html": {}, "server.js": {Data: []byte("x")}}, "node"},
+		"start script":   {fstest.MapFS{"index.html": {}, "package.json": {Data: []byte(`{"scripts": {"start": "node index"}}`)}}, "node"},
+		"broken package": {fstest.MapFS{"package.json": {Data: []byte(`{`)}}, "node"},
 		"static":         {fstest.MapFS{"index.html": {}, "style.css": {}}, "static"},
 		"nothing":        {fstest.MapFS{"x.txt": {}}, ""},
 		"nothing at all": {fstest.MapFS{}, ""},

@@ -2,6 +2,8 @@ package vmc
 
 import (
 	"debug/elf"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -10,13 +12,14 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
 // preference is the order in which frameworks are tried, the most particular
 // first; others come before these, by name, since someone has added them.
-var preference = []string{"grails", "lift", "spring", "java_web", "rails3", "sinatra", "rack", "django", "wsgi", "php", "node", "static"}
+var preference = []string{"grails", "lift", "spring", "java_web", "rails3", "rack", "sinatra", "django", "wsgi", "php", "static", "node"}
 
 // detect finds out what kind of app there is, by the rules that the cloud tells of
 // its frameworks. "": none fits.
@@ -28,6 +31,13 @@ func detect(source string, frameworks map[string]client.Framework) (string, erro
 	var files fs.FS = onlyFile(source)
 	if info.IsDir() {
 		files = os.DirFS(source)
+	}
+	declared, err := declares(files)
+	if err != nil {
+		return "", err
+	}
+	if _, offered := frameworks[declared]; offered {
+		return declared, nil
 	}
 	names := slices.Sorted(maps.Keys(frameworks))
 	rank := func(name string) int { return slices.Index(preference, name) }
@@ -51,6 +61,44 @@ func detect(source string, frameworks map[string]client.Framework) (string, erro
 		}
 	}
 	return "", nil
+}
+
+// declares returns the framework of an app whose files say how it runs; a guess by
+// names is for the others. "": none does.
+func declares(files fs.FS) (string, error) {
+	if _, err := fs.Stat(files, "config.ru"); err == nil {
+		return "rack", nil
+	}
+	text, err := fs.ReadFile(files, "package.json")
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	var about struct {
+		Scripts map[string]string `json:"scripts"`
+	}
+	// One that is broken is for npm to complain of, when the app is staged.
+	if json.Unmarshal(text, &about) == nil && about.Scripts["start"] != "" {
+		return "node", nil
+	}
+	return "", nil
+}
+
+// lookedFor lists the files by which frameworks are found out.
+func lookedFor(frameworks map[string]client.Framework) string {
+	found := map[string]bool{}
+	for _, framework := range frameworks {
+		for _, rules := range framework.Detection {
+			for glob, rule := range rules {
+				if rule != false {
+					found[glob] = true
+				}
+			}
+		}
+	}
+	return strings.Join(slices.Sorted(maps.Keys(found)), ", ")
 }
 
 // onlyFile is a folder with one file in it.

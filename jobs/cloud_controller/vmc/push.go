@@ -297,7 +297,7 @@ func (v *vmc) create(ctx context.Context, c *client.Client, info client.Info, ap
 		case app.Command != "" && (found == "" || found == "binary"):
 			framework = "standalone"
 		case found == "":
-			return fmt.Errorf("cannot tell what kind of app %s is: say --framework (vmc frameworks lists them), or --command for a standalone one", app.Path)
+			return fmt.Errorf("cannot tell what kind of app %s is: there is none of %s; say --framework (vmc frameworks lists them), or --command for any other program", app.Path, lookedFor(info.Frameworks))
 		default:
 			framework = found
 		}

@@ -78,14 +78,18 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 			err = fmt.Errorf("%w (instances: %s)", err, states)
 		}
 	}()
-	app, err := c.App(ctx, name)
-	if err != nil {
-		done(err)
-		return err
-	}
 	end := time.Now().Add(timeout)
 	var running time.Time // since when all do
 	for {
+		// Anew each time: it may be stopped, scaled or deleted from elsewhere.
+		app, err := c.App(ctx, name)
+		if err == nil && app.State != client.Started {
+			err = fmt.Errorf("%s does not run: it was stopped while it was started", name)
+		}
+		if err != nil {
+			done(err)
+			return err
+		}
 		instances, err := c.Instances(ctx, name)
 		if err != nil {
 			done(err)
@@ -96,7 +100,7 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 			count[i.State]++
 		}
 		states = summary(count)
-		if len(instances) != count[client.Running] {
+		if count[client.Running] != app.Instances || len(instances) != app.Instances {
 			running = time.Time{}
 		} else if running.IsZero() {
 			running = time.Now()
