@@ -234,7 +234,7 @@ func lockFolder(ctx context.Context, name string) (*os.File, error) {
 
 // Inventory tells what is there now.
 func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
-	snapshot := a.installer.Snapshot()
+	installed := a.installer.Installed()
 	state, reasons, since := a.supervisor.Health()
 	drift := a.installer.Drift(false)
 	figures := vitals(a.config.Dir)
@@ -253,12 +253,7 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 		Epoch:        a.identity.Epoch,
 		PublicKey:    a.key.public,
 		Bus:          a.busStatus(),
-		Store:        snapshot.Store,
-		Generations:  snapshot.Generations,
-		Active:       snapshot.Active,
-		Previous:     snapshot.Previous,
-		Interrupted:  snapshot.Interrupted,
-		Held:         snapshot.Held,
+		Installed:    installed,
 		State:        state,
 		Reasons:      reasons,
 		HealthySince: since,

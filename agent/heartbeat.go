@@ -49,7 +49,7 @@ func (a *Agent) publishHeartbeat(sequence uint64) {
 	state, _, _ := a.supervisor.Health()
 	data, err := json.Marshal(api.Heartbeat{
 		DeploymentID: id.DeploymentID, Instance: id.Instance, BootID: a.bootID, Sequence: sequence, At: time.Now().UTC(),
-		State: state, Generation: a.installer.Snapshot().Active, Processes: a.supervisor.Statuses(), Vitals: vitals(a.config.Dir),
+		State: state, Generation: a.installer.Installed().Active, Processes: a.supervisor.Statuses(), Vitals: vitals(a.config.Dir),
 	})
 	if err == nil {
 		err = b.Publish(api.HeartbeatSubject(id.Instance), data)

@@ -363,7 +363,7 @@ func (a *Agent) Submit(_ context.Context, s api.Submission) (api.Operation, erro
 		return api.Operation{}, &api.Error{Code: api.CodeConflict,
 			Message: fmt.Sprintf("cannot begin %s: operation %s (%s) runs; wait for it", s.Kind, running.OpID, running.Kind)}
 	}
-	if active := a.installer.Snapshot().Active; s.Expect != nil && *s.Expect != active {
+	if active := a.installer.Installed().Active; s.Expect != nil && *s.Expect != active {
 		return api.Operation{}, &api.Error{Code: api.CodeConflict,
 			Message: fmt.Sprintf("cannot begin %s: the active generation is %q where %q was expected; plan again", s.Kind, active, *s.Expect)}
 	}

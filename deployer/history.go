@@ -37,7 +37,7 @@ func (d *Deployer) Diff(from, to int) (*Diff, error) {
 	existing := map[string]plan.Existing{}
 	for i := range before {
 		w := &before[i]
-		inv := &api.Inventory{Active: w.Spec.Generation}
+		inv := &api.Inventory{Installed: api.Installed{Active: w.Spec.Generation}}
 		if !w.Known {
 			inv.Active = "unknown"
 		}

@@ -17,17 +17,7 @@ type Inventory struct {
 	PublicKey []byte    `json:"public_key,omitempty"`
 	Bus       BusStatus `json:"bus"`
 
-	Store       []string     `json:"store,omitempty"` // digests of unpacked packages
-	Generations []Generation `json:"generations,omitempty"`
-	Active      string       `json:"active,omitempty"`   // generation
-	Previous    string       `json:"previous,omitempty"` // generation that rollback returns to
-	// Interrupted is set while an update has begun and has not ended well: the
-	// instance is then owed work although Active may be the wanted generation.
-	Interrupted bool `json:"interrupted,omitempty"`
-
-	// Held: an operator has stopped the instance (Stop.Hold), and nothing but
-	// KindStart starts it. Active is then what would run.
-	Held bool `json:"held,omitempty"`
+	Installed
 
 	State        InstanceState   `json:"state"`
 	Reasons      []string        `json:"reasons,omitempty"` // why State is not running
@@ -46,6 +36,20 @@ type Inventory struct {
 	Vitals *Vitals `json:"vitals,omitempty"`
 	// Now is the time by the VM's clock.
 	Now time.Time `json:"now,omitzero"`
+}
+
+// Installed is what an agent has installed.
+type Installed struct {
+	Store       []string     `json:"store,omitempty"` // digests of unpacked packages
+	Generations []Generation `json:"generations,omitempty"`
+	Active      string       `json:"active,omitempty"`   // generation
+	Previous    string       `json:"previous,omitempty"` // generation that rollback returns to
+	// Interrupted is set while an update has begun and has not ended well: there is
+	// still something to do although Active may be the wanted generation.
+	Interrupted bool `json:"interrupted,omitempty"`
+	// Held is set when an operator has stopped the instance (Stop.Hold), and nothing
+	// but KindStart starts it. Active is then what would run.
+	Held bool `json:"held,omitempty"`
 }
 
 // MaxDrift is how many differences an inventory names.

@@ -4,11 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/clusterworks/deploy/agent/api"
 )
@@ -50,7 +47,7 @@ func (i *Installer) drift(spec api.Spec, full bool) []api.Drift {
 		out = append(out, i.linkDrift(spec)...)
 	}
 	for _, p := range spec.Packages {
-		for _, d := range i.differences(kindPackage, p.Digest, full) {
+		for _, d := range i.records.differences(kindPackage, p.Digest, full) {
 			drift := api.Drift{Path: below(kindPackage+"/"+p.Digest, d.path), Kind: d.kind, Package: p.Name, Left: d.kind == api.DriftExtra}
 			if d.kind == api.DriftChanged || d.kind == api.DriftMissing {
 				drift.Restart = usersOf(spec, p)
@@ -69,33 +66,6 @@ func (i *Installer) drift(spec api.Spec, full bool) []api.Drift {
 	return out
 }
 
-// differences compares an installed folder with its record.
-func (i *Installer) differences(kind, digest string, full bool) []difference {
-	i.recordsMu.Lock()
-	defer i.recordsMu.Unlock()
-	folder := i.path(kind, digest)
-	r, err := i.record(kind, digest)
-	if errors.Is(err, fs.ErrNotExist) {
-		return []difference{{".", api.DriftMissing}}
-	}
-	var out []difference
-	if err == nil {
-		out, err = r.compare(folder, full)
-	}
-	if err != nil {
-		i.Log.Warn("cannot compare with what was installed", "folder", folder, "err", err)
-	}
-	return out
-}
-
-// drifted tells whether a folder must be made anew. Files that were added to a
-// package are no reason: there are programs that do so themselves.
-func (i *Installer) drifted(kind, digest string) bool {
-	return slices.ContainsFunc(i.differences(kind, digest, false), func(d difference) bool {
-		return kind == kindGeneration || d.kind != api.DriftExtra
-	})
-}
-
 func below(folder, path string) string {
 	if path == "." {
 		return folder
@@ -105,7 +75,7 @@ func below(folder, path string) string {
 
 func (i *Installer) generationDrift(spec api.Spec, full bool) []api.Drift {
 	var out []api.Drift
-	for _, d := range i.differences(kindGeneration, spec.Generation, full) {
+	for _, d := range i.records.differences(kindGeneration, spec.Generation, full) {
 		drift := api.Drift{Path: below(kindGeneration+"/"+spec.Generation, d.path), Kind: d.kind}
 		for _, job := range spec.Jobs {
 			if folder := "jobs/" + job.Name; d.path == folder || strings.HasPrefix(d.path, folder+"/") {
@@ -194,12 +164,6 @@ func usersOf(spec api.Spec, p api.Package) []string {
 	return out
 }
 
-// whole tells whether a folder is there as it was installed.
-func (i *Installer) whole(kind, digest string) (bool, error) {
-	present, err := exists(i.path(kind, digest))
-	return present && !i.drifted(kind, digest), err
-}
-
 // noteDrift remembers what was changed by hand before a preparation mends it on
 // disk: the processes that may have loaded it are then still to be told.
 func (i *Installer) noteDrift(wanted api.Spec) error {
@@ -220,48 +184,4 @@ func (i *Installer) noteDrift(wanted api.Spec) error {
 		return nil // what was noted is in it
 	}
 	return i.change(func(s *state) { s.Mended = owed })
-}
-
-// install puts a finished folder at its place, recorded as it is. What is there
-// already is as it should be, by its name, or was changed by hand and goes:
-// nothing is ever written into it.
-func (i *Installer) install(temporary, kind, digest string) error {
-	if err := i.keepRecord(kind, digest, temporary); err != nil {
-		return err
-	}
-	if err := syncFolder(temporary); err != nil {
-		return err
-	}
-	final := i.path(kind, digest)
-	i.recordsMu.Lock()
-	delete(i.records, kind+"-"+digest)
-	i.recordsMu.Unlock()
-	present, err := exists(final)
-	if err != nil {
-		return err
-	}
-	if present {
-		err = exchange(temporary, final) // the caller removes the other
-	} else {
-		err = os.Rename(temporary, final)
-	}
-	if err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(final))
-}
-
-// exchange makes two names change places. File systems that cannot leave a
-// moment without the second.
-func exchange(a, b string) error {
-	if err := unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE); err == nil {
-		return nil
-	}
-	if err := os.Rename(b, a+".old"); err != nil {
-		return err
-	}
-	if err := os.Rename(a, b); err != nil {
-		return err
-	}
-	return os.Rename(a+".old", a)
 }

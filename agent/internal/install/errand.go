@@ -23,7 +23,7 @@ func (i *Installer) PostDeploy(ctx context.Context, report Report) error {
 	var steps []step
 	for _, job := range active.Jobs {
 		steps = append(steps, step{string(api.HookPostDeploy), func(ctx context.Context) error {
-			return i.runHooks(ctx, report, active, job, api.HookPostDeploy, nil)
+			return i.hooks.runAll(ctx, report, active, job, api.HookPostDeploy, nil)
 		}})
 	}
 	return runSteps(ctx, report, steps)
@@ -56,7 +56,7 @@ func (i *Installer) Errand(ctx context.Context, e api.Errand, report Report) err
 			}
 			return runSteps(ctx, report, []step{{string(api.HookErrand), func(ctx context.Context) error {
 				report.Event(string(api.HookErrand), job.Name+"/"+hook.Name)
-				err := i.runHook(ctx, report, active, job, hook, e.Env)
+				err := i.hooks.run(ctx, report, active, job, hook, e.Env)
 				if err != nil && ctx.Err() != nil {
 					return context.Cause(ctx)
 				}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"sort"
 	"strconv"
 	"strings"
@@ -39,14 +40,20 @@ const sweepTimeout = 10 * time.Second
 // wait: it is run until it exits 0.
 const drainPause = time.Second
 
-// runHooks runs the job's hooks of a kind, in the order of the spec.
-func (i *Installer) runHooks(ctx context.Context, report Report, spec api.Spec, job api.Job, kind api.HookKind, env map[string]string) error {
+// hooks runs the hooks of jobs.
+type hooks struct {
+	dir string // the agent's folder
+	env []string
+}
+
+// runAll runs the job's hooks of a kind, in the order of the spec.
+func (h hooks) runAll(ctx context.Context, report Report, spec api.Spec, job api.Job, kind api.HookKind, env map[string]string) error {
 	for _, hook := range job.Hooks {
 		if hook.Kind != kind {
 			continue
 		}
 		report.Event(string(kind), job.Name)
-		err := i.runHook(ctx, report, spec, job, hook, env)
+		err := h.run(ctx, report, spec, job, hook, env)
 		if err == nil {
 			continue
 		}
@@ -63,7 +70,7 @@ func (i *Installer) runHooks(ctx context.Context, report Report, spec api.Spec, 
 }
 
 // runHook runs one hook within its time.
-func (i *Installer) runHook(ctx context.Context, report Report, spec api.Spec, job api.Job, hook api.Hook, env map[string]string) error {
+func (h hooks) run(ctx context.Context, report Report, spec api.Spec, job api.Job, hook api.Hook, env map[string]string) error {
 	limit := time.Duration(hook.TimeoutMS) * time.Millisecond
 	if limit <= 0 {
 		limit = time.Minute
@@ -71,7 +78,7 @@ func (i *Installer) runHook(ctx context.Context, report Report, spec api.Spec, j
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	for {
-		tail, said, err := i.runOnce(limited, report, spec, job, hook, env)
+		tail, said, err := h.runOnce(limited, report, spec, job, hook, env)
 		wait, again := time.Duration(0), false
 		switch {
 		case hook.Kind != api.HookDrain:
@@ -163,27 +170,27 @@ func HookProcess(dir, opID string) string {
 	return fmt.Sprintf("hook-%08x-%s", crc32.ChecksumIEEE([]byte(dir)), opID)
 }
 
-func (i *Installer) runOnce(ctx context.Context, report Report, spec api.Spec, job api.Job, hook api.Hook, env map[string]string) (tail []string, said []byte, err error) {
+func (h hooks) runOnce(ctx context.Context, report Report, spec api.Spec, job api.Job, hook api.Hook, env map[string]string) (tail []string, said []byte, err error) {
 	if len(hook.Command) == 0 {
 		return nil, nil, errors.New("it has no command")
 	}
-	data := i.path("data", job.Name)
+	data := filepath.Join(h.dir, "data", job.Name)
 	if err := os.MkdirAll(data, 0o755); err != nil {
 		return nil, nil, err
 	}
-	log := logfile.Open(i.path("log", job.Name, hookName(hook)+".log"), hookLogBytes, hookLogKeep)
+	log := logfile.Open(filepath.Join(h.dir, "log", job.Name, hookName(hook)+".log"), hookLogBytes, hookLogKeep)
 	defer log.Close()
 	fmt.Fprintf(log, "%s %s of %s begins\n", time.Now().UTC().Format(time.RFC3339), called(hook), spec.Instance)
 
 	heard := &hookOutput{log: log, report: report}
 	cmd := exec.CommandContext(ctx, hook.Command[0], hook.Command[1:]...)
 	cmd.Dir = data
-	cmd.Env = append([]string{}, i.Env...)
+	cmd.Env = append([]string{}, h.env...)
 	for _, add := range []map[string]string{
 		hook.Env, env,
 		{
 			"DEPLOY_INSTANCE": spec.Instance, "DEPLOY_ADDRESS": spec.Address, "DEPLOY_JOB": job.Name, "DEPLOY_HOOK": string(hook.Kind),
-			"DEPLOY_PROCESS": HookProcess(i.Dir, report.ID()),
+			"DEPLOY_PROCESS": HookProcess(h.dir, report.ID()),
 		},
 	} {
 		cmd.Env = append(cmd.Env, environ(add)...)
@@ -212,7 +219,7 @@ func (i *Installer) runOnce(ctx context.Context, report Report, spec api.Spec, j
 		err = nil
 	}
 	if ctx.Err() != nil && cmd.Process != nil {
-		err = errors.Join(err, i.endHook(ctx, report, cmd.Process.Pid))
+		err = errors.Join(err, h.end(ctx, report, cmd.Process.Pid))
 	}
 	if err != nil {
 		fmt.Fprintf(log, "%s %s: %v\n", time.Now().UTC().Format(time.RFC3339), called(hook), err)
@@ -220,12 +227,12 @@ func (i *Installer) runOnce(ctx context.Context, report Report, spec api.Spec, j
 	return lastLines(heard.recent(), 30), answer.Bytes(), err
 }
 
-// endHook kills what is left of a hook whose time is over.
-func (i *Installer) endHook(ctx context.Context, report Report, group int) error {
+// end kills what is left of a hook whose time is over.
+func (h hooks) end(ctx context.Context, report Report, group int) error {
 	_ = syscall.Kill(-group, syscall.SIGKILL) // it may have ended, all of it
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sweepTimeout)
 	defer cancel()
-	return shim.Sweep(ctx, HookProcess(i.Dir, report.ID()), nil)
+	return shim.Sweep(ctx, HookProcess(h.dir, report.ID()), nil)
 }
 
 // exitOf is how a command ended, nil if it did not run.

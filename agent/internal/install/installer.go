@@ -71,17 +71,19 @@ type Installer struct {
 	state state
 
 	// swapping is held while what is active becomes something else on disk.
-	swapping  sync.RWMutex
-	recordsMu sync.Mutex
-	records   map[string]*record // by kind and digest, those that were needed
+	swapping sync.RWMutex
+	records  *records
+	packages packages
+	hooks    hooks
 }
 
 // Open reads what is there.
 func Open(c Config) (*Installer, error) {
-	i := &Installer{Config: c, records: map[string]*record{}}
-	if i.Log == nil {
-		i.Log = slog.New(slog.DiscardHandler)
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
 	}
+	r := &records{dir: c.Dir, log: c.Log, all: map[string]*record{}}
+	i := &Installer{Config: c, records: r, packages: packages{r, c.Fetch}, hooks: hooks{c.Dir, c.Env}}
 	for _, name := range []string{"store", "incoming", "generations", "records", "jobs", "data", "log"} {
 		if err := os.MkdirAll(i.path(name), 0o755); err != nil {
 			return nil, fmt.Errorf("cannot make the agent's folder: %w", err)

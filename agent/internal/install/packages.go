@@ -17,27 +17,33 @@ import (
 	"github.com/clusterworks/deploy/agent/host/unpack"
 )
 
-// fetchPackages makes every package of the spec present in the store. What
-// neither an upload nor the bus has is named by CodePackageMissing, all at once.
-func (i *Installer) fetchPackages(ctx context.Context, report Report, packages []api.Package) error {
+// packages are the store/ and incoming/ of an agent's folder.
+type packages struct {
+	*records
+	from func(ctx context.Context, digest string, w io.Writer) error // the bus, nil: there is none
+}
+
+// fetch makes every wanted package present in the store. What neither an upload
+// nor the bus has is named by CodePackageMissing, all at once.
+func (s packages) fetch(ctx context.Context, report Report, wanted []api.Package) error {
 	var missing []string
 	var why []string
-	for _, p := range packages {
-		whole, err := i.whole(kindPackage, p.Digest)
+	for _, p := range wanted {
+		whole, err := s.whole(kindPackage, p.Digest)
 		if err != nil {
 			return err
 		}
 		if whole {
 			continue
 		}
-		source, err := i.obtain(ctx, p)
+		source, err := s.obtain(ctx, p)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 			// Another upload would not fit either.
 			return fmt.Errorf("cannot unpack package %s of %d bytes, the disk is full: make room for %s (df tells how much there is) and apply again: %w",
-				p.Name, p.Size, i.path("store"), err)
+				p.Name, p.Size, s.path("store"), err)
 		}
 		if err != nil {
 			missing = append(missing, p.Digest)
@@ -57,40 +63,40 @@ func (i *Installer) fetchPackages(ctx context.Context, report Report, packages [
 }
 
 // obtain gets one package from incoming/ or the bus and unpacks it.
-func (i *Installer) obtain(ctx context.Context, p api.Package) (source string, err error) {
+func (s packages) obtain(ctx context.Context, p api.Package) (source string, err error) {
 	if p.Format != api.PackageTarGz {
 		return "", fmt.Errorf("format %q is not known to this agent", p.Format)
 	}
-	incoming := i.path("incoming", p.Digest+".tar.gz")
+	incoming := s.path("incoming", p.Digest+".tar.gz")
 	source = "upload"
 	found, err := exists(incoming)
 	if err != nil {
 		return "", err
 	}
 	if !found {
-		if i.Fetch == nil {
+		if s.from == nil {
 			return "", errors.New("not uploaded")
 		}
 		source = "bus"
-		if err := i.download(ctx, p, incoming); err != nil {
+		if err := s.download(ctx, p, incoming); err != nil {
 			return "", err
 		}
 	}
-	if err := i.addToStore(ctx, p, incoming); err != nil {
+	if err := s.addToStore(ctx, p, incoming); err != nil {
 		// A broken upload would be found again for ever.
 		return "", errors.Join(err, os.Remove(incoming))
 	}
 	return source, os.Remove(incoming)
 }
 
-func (i *Installer) download(ctx context.Context, p api.Package, to string) error {
-	f, err := os.CreateTemp(i.path("incoming"), ".download-")
+func (s packages) download(ctx context.Context, p api.Package, to string) error {
+	f, err := os.CreateTemp(s.path("incoming"), ".download-")
 	if err != nil {
 		return err
 	}
 	defer os.Remove(f.Name())
 	defer f.Close()
-	if err := i.Fetch(ctx, p.Digest, &boundedWriter{f, p.Size}); err != nil {
+	if err := s.from(ctx, p.Digest, &boundedWriter{f, p.Size}); err != nil {
 		return err
 	}
 	if err := f.Close(); err != nil {
@@ -117,7 +123,7 @@ func (b *boundedWriter) Write(p []byte) (int, error) {
 const maxUnpackedBytes = 4 << 30
 
 // addToStore verifies an archive and unpacks it to store/<digest>.
-func (i *Installer) addToStore(ctx context.Context, p api.Package, archive string) error {
+func (s packages) addToStore(ctx context.Context, p api.Package, archive string) error {
 	f, err := os.Open(archive)
 	if err != nil {
 		return err
@@ -138,7 +144,7 @@ func (i *Installer) addToStore(ctx context.Context, p api.Package, archive strin
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	temporary, err := os.MkdirTemp(i.path("store"), ".unpack-")
+	temporary, err := os.MkdirTemp(s.path("store"), ".unpack-")
 	if err != nil {
 		return err
 	}
@@ -149,7 +155,7 @@ func (i *Installer) addToStore(ctx context.Context, p api.Package, archive strin
 	if err := os.Chmod(temporary, 0o755); err != nil {
 		return err
 	}
-	return i.install(temporary, kindPackage, p.Digest)
+	return s.install(temporary, kindPackage, p.Digest)
 }
 
 func syncFolder(name string) error {

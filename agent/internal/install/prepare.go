@@ -23,7 +23,7 @@ func (i *Installer) Prepare(ctx context.Context, spec api.Spec, report Report) e
 	}
 	return runSteps(ctx, report, []step{
 		{"drift", func(context.Context) error { return i.noteDrift(spec) }},
-		{"fetch", func(ctx context.Context) error { return i.fetchPackages(ctx, report, spec.Packages) }},
+		{"fetch", func(ctx context.Context) error { return i.packages.fetch(ctx, report, spec.Packages) }},
 		{"system packages", func(ctx context.Context) error { return i.systemPackages(ctx, report, spec.SystemPackages) }},
 		{"ports", func(context.Context) error { return i.checkPorts(spec) }},
 		{"mbus", func(context.Context) error { _, err := rewritings(spec); return err }},
@@ -79,7 +79,7 @@ func validate(spec api.Spec) error {
 // stage writes generations/<digest>. One that is there has the same content,
 // by its name, unless it was changed by hand.
 func (i *Installer) stage(spec api.Spec) error {
-	if whole, err := i.whole(kindGeneration, spec.Generation); err != nil || whole {
+	if whole, err := i.records.whole(kindGeneration, spec.Generation); err != nil || whole {
 		return err
 	}
 	temporary, err := os.MkdirTemp(i.path("generations"), ".stage-")
@@ -119,7 +119,7 @@ func (i *Installer) stage(spec api.Spec) error {
 	if err := os.Chmod(temporary, 0o755); err != nil {
 		return err
 	}
-	return i.install(temporary, kindGeneration, spec.Generation)
+	return i.records.install(temporary, kindGeneration, spec.Generation)
 }
 
 // fileOwner is who must be able to read a job's files: the user that its
@@ -173,7 +173,7 @@ func (i *Installer) runChecks(ctx context.Context, report Report, spec api.Spec)
 	var problems []error
 	for _, job := range spec.Jobs {
 		staged := i.path("generations", spec.Generation, "jobs", job.Name)
-		if err := i.runHooks(ctx, report, spec, job, api.HookCheck, map[string]string{"DEPLOY_STAGED": staged}); err != nil {
+		if err := i.hooks.runAll(ctx, report, spec, job, api.HookCheck, map[string]string{"DEPLOY_STAGED": staged}); err != nil {
 			problems = append(problems, err)
 		}
 	}

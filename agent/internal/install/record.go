@@ -3,7 +3,6 @@ package install
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"io"
 	"io/fs"
@@ -104,55 +103,6 @@ func sha256File(name string) (string, error) {
 		return "", err
 	}
 	return hex.EncodeToString(hash.Sum(nil)), nil
-}
-
-func (i *Installer) recordFile(kind, digest string) string {
-	return i.path("records", kind+"-"+digest+".json")
-}
-
-// keepRecord notes how a finished folder is, before it comes to its place. It
-// does not sync: a record that is lost is made anew from what is there.
-func (i *Installer) keepRecord(kind, digest, folder string) error {
-	entries, err := scan(folder, true)
-	if err != nil {
-		return err
-	}
-	data, err := json.Marshal(entries)
-	if err != nil {
-		return err
-	}
-	name := i.recordFile(kind, digest)
-	if err := os.WriteFile(name+".new", data, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(name+".new", name)
-}
-
-// record gives the record of an installed folder. One that an agent of an
-// earlier version has not made is made of what is there now.
-func (i *Installer) record(kind, digest string) (*record, error) {
-	key := kind + "-" + digest
-	if r := i.records[key]; r != nil {
-		return r, nil
-	}
-	r := &record{read: map[string]reading{}}
-	data, err := os.ReadFile(i.recordFile(kind, digest))
-	if err == nil {
-		err = json.Unmarshal(data, &r.entries)
-	}
-	if err != nil {
-		if err := i.keepRecord(kind, digest, i.path(kind, digest)); err != nil {
-			return nil, err
-		}
-		if data, err = os.ReadFile(i.recordFile(kind, digest)); err != nil {
-			return nil, err
-		}
-		if err := json.Unmarshal(data, &r.entries); err != nil {
-			return nil, err
-		}
-	}
-	i.records[key] = r
-	return r, nil
 }
 
 // compare tells how a folder differs from its record, sorted by path. Of a

@@ -55,15 +55,6 @@ func (s state) backTo() string {
 	return s.Previous
 }
 
-// Snapshot is what the inventory tells of generations.
-type Snapshot struct {
-	Active, Previous string
-	Interrupted      bool
-	Held             bool
-	Generations      []api.Generation
-	Store            []string
-}
-
 func (i *Installer) load() error {
 	data, err := os.ReadFile(i.path("generations.json"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -104,10 +95,10 @@ func (i *Installer) snapshot() state {
 	return s
 }
 
-// Snapshot tells which generations and packages are there.
-func (i *Installer) Snapshot() Snapshot {
+// Installed returns which generations and packages are there.
+func (i *Installer) Installed() api.Installed {
 	s := i.snapshot()
-	out := Snapshot{Active: s.Active, Previous: s.backTo(), Interrupted: s.Pending != nil, Held: s.Held}
+	out := api.Installed{Active: s.Active, Previous: s.backTo(), Interrupted: s.Pending != nil, Held: s.Held}
 	if s.Active != "" {
 		out.Generations = append(out.Generations, api.Generation{Digest: s.Active, State: api.GenerationActive})
 	}

@@ -268,7 +268,7 @@ func (t *transition) oldHooks(ctx context.Context, kind api.HookKind) error {
 		if !touched(job.Name, t.stop) {
 			continue
 		}
-		err := t.runHooks(ctx, t.report, t.from, job, kind, map[string]string{"DEPLOY_NEXT": t.next})
+		err := t.hooks.runAll(ctx, t.report, t.from, job, kind, map[string]string{"DEPLOY_NEXT": t.next})
 		if err != nil && (t.back || t.returns) && ctx.Err() == nil {
 			// What is bad about a version does not keep it from being replaced by the
 			// one that served.
@@ -307,7 +307,7 @@ func (t *transition) preStart(ctx context.Context) error {
 		if err := t.notePreStart(job); err != nil {
 			return err
 		}
-		if err := t.runHooks(ctx, t.report, t.to, job, api.HookPreStart, nil); err != nil {
+		if err := t.hooks.runAll(ctx, t.report, t.to, job, api.HookPreStart, nil); err != nil {
 			return err
 		}
 	}
@@ -337,7 +337,7 @@ func (t *transition) postStart(ctx context.Context) error {
 		if !t.starts(job) && (!t.resumed || t.part || t.held) {
 			continue
 		}
-		if err := t.runHooks(ctx, t.report, t.to, job, api.HookPostStart, nil); err != nil {
+		if err := t.hooks.runAll(ctx, t.report, t.to, job, api.HookPostStart, nil); err != nil {
 			return err
 		}
 	}

@@ -204,7 +204,7 @@ func TestUpdateTouchesOnlyWhatDiffers(t *testing.T) {
 			t.Errorf("%s: jobs/a/config is %q, %v", tc.spec.Generation, content, err)
 		}
 	}
-	s := i.Snapshot()
+	s := i.Installed()
 	if s.Active != "g5" || s.Previous != "g4" || s.Interrupted {
 		t.Errorf("got %+v", s)
 	}
@@ -245,7 +245,7 @@ func TestFailedUpdateRollsBackToWhatWasActive(t *testing.T) {
 		if err := prepareAndUpdate(t, i, spec(bad, "a/one@"+bad+"/1")); err == nil {
 			t.Fatal("an unhealthy update must fail")
 		}
-		if s := i.Snapshot(); s.Active != bad || s.Previous != "g2" || !s.Interrupted {
+		if s := i.Installed(); s.Active != bad || s.Previous != "g2" || !s.Interrupted {
 			t.Errorf("got %+v", s)
 		}
 	}
@@ -253,7 +253,7 @@ func TestFailedUpdateRollsBackToWhatWasActive(t *testing.T) {
 	r.take()
 	for range 2 { // a rollback may be repeated
 		must(t, i.Rollback(t.Context(), api.Rollback{}, &steps{}))
-		if s := i.Snapshot(); s.Active != "g2" || s.Interrupted {
+		if s := i.Installed(); s.Active != "g2" || s.Interrupted {
 			t.Errorf("got %+v", s)
 		}
 	}
@@ -272,11 +272,11 @@ func TestRollbackOfARestart(t *testing.T) {
 	if err := i.Restart(t.Context(), api.RestartProcesses{}, &steps{left: 6}); !errors.Is(err, errCut) {
 		t.Fatal(err)
 	}
-	if s := i.Snapshot(); s.Active != "g2" || s.Previous != "g2" || !s.Interrupted {
+	if s := i.Installed(); s.Active != "g2" || s.Previous != "g2" || !s.Interrupted {
 		t.Errorf("got %+v", s)
 	}
 	must(t, i.Rollback(t.Context(), api.Rollback{}, &steps{}))
-	if s := i.Snapshot(); s.Active != "g2" || s.Previous != "g1" || s.Interrupted {
+	if s := i.Installed(); s.Active != "g2" || s.Previous != "g1" || s.Interrupted {
 		t.Errorf("got %+v", s)
 	}
 }
@@ -324,12 +324,12 @@ func TestNoWayBackAfterPreStart(t *testing.T) {
 			}
 			if !tc.refused {
 				must(t, err)
-				if s := i.Snapshot(); s.Active != "g1" || s.Interrupted {
+				if s := i.Installed(); s.Active != "g1" || s.Interrupted {
 					t.Errorf("got %+v", s)
 				}
 				return
 			}
-			if s := i.Snapshot(); s.Active != "g2" || s.Previous != "g1" || !s.Interrupted {
+			if s := i.Installed(); s.Active != "g2" || s.Previous != "g1" || !s.Interrupted {
 				t.Errorf("got %+v", s)
 			}
 			// Forward, and back on an operator's wish, are open.
@@ -356,7 +356,7 @@ func TestBadHooksDoNotKeepAnUpdateFromGoingBack(t *testing.T) {
 		}
 		r.sick = nil
 		must(t, i.Update(t.Context(), api.Update{Generation: "g1", Back: true}, &steps{}))
-		if s := i.Snapshot(); s.Active != "g1" || s.Interrupted {
+		if s := i.Installed(); s.Active != "g1" || s.Interrupted {
 			t.Errorf("%s: got %+v", kind, s)
 		}
 	}
@@ -369,7 +369,7 @@ func TestRollbackOfTheFirstUpdateRemovesEverything(t *testing.T) {
 		t.Fatal("an unhealthy update must fail")
 	}
 	must(t, i.Rollback(t.Context(), api.Rollback{}, &steps{}))
-	if s := i.Snapshot(); s.Active != "" || s.Previous != "" || s.Interrupted || len(r.running) > 0 {
+	if s := i.Installed(); s.Active != "" || s.Previous != "" || s.Interrupted || len(r.running) > 0 {
 		t.Errorf("got %+v, running %v", s, r.running)
 	}
 	if entries, err := os.ReadDir(i.path("jobs")); err != nil || len(entries) > 0 {
@@ -433,7 +433,7 @@ func TestAnyCutIsContinuedOrUndone(t *testing.T) {
 		i = newInstaller(t, dir, r)
 		must(t, i.Resume(t.Context()))
 		want := second
-		if back := rapid.Bool().Draw(rt, "back"); back && i.Snapshot().Previous == "g1" {
+		if back := rapid.Bool().Draw(rt, "back"); back && i.Installed().Previous == "g1" {
 			want = first
 			if err := i.Rollback(t.Context(), api.Rollback{}, &steps{left: rapid.IntRange(0, 13).Draw(rt, "cut back")}); err != nil && !errors.Is(err, errCut) {
 				rt.Fatal(err)
@@ -444,7 +444,7 @@ func TestAnyCutIsContinuedOrUndone(t *testing.T) {
 		} else {
 			must(t, i.Update(t.Context(), api.Update{Generation: "g2"}, &steps{}))
 		}
-		if s := i.Snapshot(); s.Active != want.Generation || s.Interrupted {
+		if s := i.Installed(); s.Active != want.Generation || s.Interrupted {
 			rt.Fatalf("got %+v, want %s", s, want.Generation)
 		}
 		got := map[ref]string{}

@@ -43,28 +43,46 @@ type process struct {
 	done     chan struct{} // closed when the loop has ended
 	forget   bool          // the loop shall end
 
-	state    api.ProcessState
-	wanted   wanted
-	history  history
-	policy   restarts
-	reason   string
-	conn     *shim.Conn    // nil when nothing runs
-	running  shim.Spec     // of conn
-	target   health.Target // of conn
-	launched error         // why the last launch failed
+	state  api.ProcessState
+	wanted wanted
+	record
+	run
+	checking
+	pending
 
-	checks      *checklist // nil when no checks run
-	endChecks   context.CancelFunc
-	settled     *time.Timer // eventReady for a process without checks
-	pause       *time.Timer // eventRetry
-	overdue     *time.Timer // the stop takes too long
-	pauseLength time.Duration
+	pause   *time.Timer // eventRetry
+	overdue *time.Timer // the stop takes too long
+}
 
-	draining    bool   // an end is as asked for
-	reloadError string // of the last reload
-	crashed     bool   // ended by itself and not ready since
+// record is how a process did so far.
+type record struct {
+	history     history
+	policy      restarts
+	reason      string
+	crashed     bool // ended by itself and not ready since
 	crashes     crashes
+	pauseLength time.Duration // before the next start
+}
 
+// run is a run of a process, from its launch to its end.
+type run struct {
+	conn        *shim.Conn    // nil when nothing runs
+	running     shim.Spec     // of conn
+	target      health.Target // of conn
+	launched    error         // why the last launch failed
+	draining    bool          // an end is as asked for
+	reloadError string        // of the last reload
+}
+
+// checking is how the checks of a start go.
+type checking struct {
+	checks    *checklist // nil when no checks run
+	endChecks context.CancelFunc
+	settled   *time.Timer // eventReady for a process without checks
+}
+
+// pending is what somebody waits for.
+type pending struct {
 	stopped []chan<- error // whom to tell of the end
 	then    *startRequest  // what to start after the end
 }
@@ -92,7 +110,7 @@ func newProcess(s *Supervisor, k key, w wanted) *process {
 		answers:  make(chan answer),
 		done:     make(chan struct{}),
 		state:    api.ProcessStopped,
-		settled:  idleTimer(), pause: idleTimer(), overdue: idleTimer(),
+		checking: checking{settled: idleTimer()}, pause: idleTimer(), overdue: idleTimer(),
 	}
 }
 

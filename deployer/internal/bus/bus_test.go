@@ -328,7 +328,7 @@ func TestInventories(t *testing.T) {
 			if i == 8 {
 				return // silent
 			}
-			answer, err := json.Marshal(api.Inventory{Instance: instance, Store: []string{strings.Repeat("0", 1000)}})
+			answer, err := json.Marshal(api.Inventory{Instance: instance, Installed: api.Installed{Store: []string{strings.Repeat("0", 1000)}}})
 			if err != nil {
 				t.Error(err)
 			}

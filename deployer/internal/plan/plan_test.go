@@ -34,7 +34,7 @@ func spec(generation string, change func(*api.Spec)) api.Spec {
 }
 
 func running(s api.Spec) *api.Inventory {
-	inv := &api.Inventory{Active: s.Generation, State: api.InstanceRunning}
+	inv := &api.Inventory{Installed: api.Installed{Active: s.Generation}, State: api.InstanceRunning}
 	for _, j := range s.Jobs {
 		for _, p := range j.Processes {
 			inv.Processes = append(inv.Processes, api.ProcessStatus{
