@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/clusterworks/deploy/deployer/internal/credentials"
 	"github.com/clusterworks/deploy/deployer/internal/pki"
@@ -73,6 +74,9 @@ func (d *Deployer) Secret(name string) (string, error) {
 // rolls them out.
 func (d *Deployer) SetSecret(ctx context.Context, name, value string) ([]string, error) {
 	return changeSecret(ctx, d, "set secret", name, func(session *session.Session, s *manifests.Secret, attribute string) (map[string]string, error) {
+		if err := checkText(value); err != nil {
+			return nil, err
+		}
 		next := map[string]string{}
 		if attribute == "" {
 			if err := json.Unmarshal([]byte(value), &next); err != nil {
@@ -87,6 +91,18 @@ func (d *Deployer) SetSecret(ctx context.Context, name, value string) ([]string,
 		}
 		return next, nil
 	})
+}
+
+// checkText refuses a value that the state, which is JSON, would change.
+func checkText(value string) error {
+	for i, r := range value {
+		if r == utf8.RuneError {
+			if _, size := utf8.DecodeRuneInString(value[i:]); size == 1 {
+				return fmt.Errorf("its byte %d is not UTF-8 text; set it encoded, for example in base64, and let the job decode it", i+1)
+			}
+		}
+	}
+	return nil
 }
 
 // RotateSecret makes a new value for a secret, all its attributes. It returns

@@ -25,9 +25,10 @@ var reloadable = map[string][]string{
 	"nats":             {"password"},
 	"nginx": {
 		"domains", "routers", "router_port", "max_body_mb", "answer_timeout_s", "client_requests", "host_requests", "workers", "access_log",
+		"public_tls_port", "trusted_fronts", "certificate", "key", "https_only", "hsts_s", "sites",
 	},
 	"postgres": {"database", "user", "password", "allow_from", "require_tls", "settings", "backups"},
-	"router":   {"trace_key", "not_found_redirect", "max_body_mb", "log_level"},
+	"router":   {"trace_key", "not_found_redirect", "max_body_mb", "trusted_fronts", "access_log", "log_level"},
 	"stager":   {"log_level"},
 }
 

@@ -57,6 +57,7 @@ func (l *loader) evaluate() {
 				l.Report(d)
 			}
 		}
+		l.checkPorts(g, e)
 	}
 }
 

@@ -348,6 +348,7 @@ func TestVariables(t *testing.T) {
 		"deep json":          {"any", Options{VarFiles: []VarFile{file("a.json", `{"v": `+strings.Repeat("[", 1e6))}}, `Text too complex`},
 		"quoted brackets":    {"any", Options{VarFiles: []VarFile{file("a.json", `{"v": "\\"}`)}}, `cty.StringVal("\\")`},
 		"no object":          {"any", Options{VarFiles: []VarFile{file("a.json", `3`)}}, `object`},
+		"no text":            {"string", Options{Environ: []string{"DEPLOY_VAR_v=p\xe4ss"}}, `from the environment is not UTF-8 text`},
 		"no constant":        {"any", Options{VarFiles: []VarFile{file("a", "v = var.x")}}, `Variables may not be used here`},
 	} {
 		t.Run(name, func(t *testing.T) {

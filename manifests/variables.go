@@ -3,6 +3,7 @@ package manifests
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
@@ -176,6 +177,11 @@ func (l *givenValues) setText(name string, v *variable, text, source string) {
 	filename := fmt.Sprintf("<value of var.%s from %s>", name, source)
 	if !v.sensitive { // what is sensitive is never quoted
 		l.files[filename] = &hcl.File{Bytes: []byte(text)}
+	}
+	if !utf8.ValidString(text) {
+		l.Report(syntax.Problem("Value is not text", fmt.Sprintf("The value of variable %q from %s is not UTF-8 text. Give it encoded, for example in base64.", name, source), v.defRange))
+		v.value = cty.UnknownVal(v.Type)
+		return
 	}
 	at := hcl.Range{Filename: filename, Start: hcl.InitialPos, End: hcl.Pos{Line: 1, Column: 1 + len(text), Byte: len(text)}}
 	if v.Type.IsPrimitiveType() || v.Type == cty.DynamicPseudoType {

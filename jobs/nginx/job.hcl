@@ -260,5 +260,5 @@ listen "http" {
 }
 
 listen "https" {
-  port = property.tls_port
+  port = property.tls_port > 0 ? property.tls_port : null
 }

@@ -276,7 +276,14 @@ func (r *jobRenderer) job() api.Job {
 		})
 	}
 	for _, l := range r.spec.Listens {
-		port := r.text(l.Port)
+		v, opened := r.eval(l.Port, cty.String)
+		if !opened && v != cty.NilVal {
+			continue // its port is null: it is not opened
+		}
+		port := ""
+		if opened {
+			port = v.AsString()
+		}
 		job.Listens = append(job.Listens, api.Listen{
 			Name: l.Name, Network: l.Network, Address: r.out.Spec.Address + ":" + port,
 		})
@@ -316,7 +323,10 @@ func (r *jobRenderer) file(t *manifests.Template) (api.File, bool) {
 		r.diags = append(r.diags, parsed.diags...)
 		return api.File{}, false
 	}
-	text, diags := segments(parsed.expr, r.ctx)
+	text, diags := Text{{Text: string(parsed.source)}}, hcl.Diagnostics(nil)
+	if parsed.expr != nil {
+		text, diags = segments(parsed.expr, r.ctx)
+	}
 	r.diags = append(r.diags, diags...)
 	if diags.HasErrors() {
 		return api.File{}, false
@@ -360,6 +370,9 @@ func (r *Renderer) template(job *manifests.Job, t *manifests.Template) *parsedTe
 		return p
 	}
 	p.source = source
+	if t.Raw {
+		return p
+	}
 	filename := path.Join(path.Dir(job.Range.Filename), name) // as manifests calls it
 	p.expr, p.diags = hclsyntax.ParseTemplate(source, filename, hcl.InitialPos)
 	// Remembered with the job's sources, so that diagnostics can show the line.

@@ -1,10 +1,12 @@
 package render
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"math/big"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -68,7 +70,16 @@ func (t Text) String() string {
 			b.WriteString(s.Text)
 		}
 	}
-	return b.String()
+	return printable(b.String())
+}
+
+// printable returns a text, or what stands for a file that is none.
+func printable(text string) string {
+	if utf8.ValidString(text) {
+		return text
+	}
+	sum := sha256.Sum256([]byte(text))
+	return fmt.Sprintf("(binary, %d bytes, sha256 %x)\n", len(text), sum[:6])
 }
 
 // What stands in diffs for values that cannot be shown.
@@ -90,7 +101,7 @@ func Redact(content []byte, sensitive []api.Range) string {
 		at = r.End
 	}
 	b.Write(content[at:])
-	return b.String()
+	return printable(b.String())
 }
 
 // segments evaluates a template, part by part.

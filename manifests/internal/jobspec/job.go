@@ -145,6 +145,7 @@ type Template struct {
 	Mode        uint32
 	OnChange    string // "restart", "reload", "none"
 	Process     string // whose change it is; "": all processes of the job
+	Raw         bool   // copied as it is: nothing in it is an expression
 	Range       hcl.Range
 }
 

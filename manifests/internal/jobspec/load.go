@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -259,12 +260,13 @@ func (l *loader) certificate(b *hcl.Block, name string) {
 }
 
 func (l *loader) template(b *hcl.Block, processes []string, destinations map[string]hcl.Range) {
-	attrs := l.Content(b.Body, "destination mode on_change process").Attributes
+	attrs := l.Content(b.Body, "destination mode on_change process raw").Attributes
 	source := b.Labels[0]
 	t := &Template{Source: source, Mode: defaultTemplateMode, Range: b.DefRange}
 	t.Destination = l.Text(attrs, "destination", strings.TrimSuffix(strings.TrimSuffix(source, ".tmpl"), ".tftpl"))
 	t.OnChange = l.Choice(attrs, "on_change", "restart", "restart", "reload", "none")
 	t.Process = l.Text(attrs, "process", "")
+	t.Raw = l.Flag(attrs, "raw", false)
 	if attr := attrs["process"]; attr != nil && t.Process != "" && !slices.Contains(processes, t.Process) {
 		l.Report(syntax.Problem("Unknown process",
 			fmt.Sprintf("This job has no process %q. %s", t.Process, syntax.Suggest(t.Process, processes, "process")), attr.Expr.Range(), attr.Range))
@@ -293,11 +295,12 @@ func (l *loader) template(b *hcl.Block, processes []string, destinations map[str
 		destinations[t.Destination] = b.DefRange
 	}
 	l.job.Templates = append(l.job.Templates, t)
-	l.templateSource(b, source)
+	l.templateSource(b, t)
 }
 
 // templateSource checks the file of a template.
-func (l *loader) templateSource(b *hcl.Block, source string) {
+func (l *loader) templateSource(b *hcl.Block, t *Template) {
+	source := t.Source
 	name := path.Join("templates", source)
 	var text []byte
 	err := error(nil)
@@ -319,6 +322,14 @@ func (l *loader) templateSource(b *hcl.Block, source string) {
 	}
 	filename := path.Join(l.folder, name)
 	l.job.Files[filename] = &hcl.File{Bytes: text}
+	switch bad := notText(text); {
+	case t.Raw:
+		return
+	case bad >= 0:
+		l.Report(syntax.Problem("Template is not text",
+			fmt.Sprintf("Byte %d of the source of template %q is not UTF-8 text, so it has no expressions. Copy the file as it is with raw = true.", bad, source), b.LabelRanges[0], b.DefRange))
+		return
+	}
 	expr, diags := syntax.ParseTemplate(text, filename)
 	if !diags.HasErrors() {
 		diags = append(diags, l.scope.Check(expr)...)
@@ -327,6 +338,19 @@ func (l *loader) templateSource(b *hcl.Block, source string) {
 	if !diags.HasErrors() {
 		l.job.expressions = append(l.job.expressions, wanted{expr, cty.String, blockTitle(b)})
 	}
+}
+
+// notText returns the offset of the first byte that is not UTF-8 text, -1 if there
+// is none.
+func notText(text []byte) int {
+	for i := 0; i < len(text); {
+		r, size := utf8.DecodeRune(text[i:])
+		if r == utf8.RuneError && size == 1 || r == 0 {
+			return i
+		}
+		i += size
+	}
+	return -1
 }
 
 func (l *loader) process(b *hcl.Block, name string) {

@@ -61,6 +61,10 @@ func explain(d *hcl.Diagnostic, files map[string]*hcl.File) {
 	if d.Summary == "Invalid index" && strings.HasSuffix(d.Detail, "length of the collection.") {
 		d.Detail += " The first element has the index 0."
 	}
+	const literal = " If it belongs to another language, write %%{ for %{."
+	if d.Summary == "Invalid template control keyword" && !strings.HasSuffix(d.Detail, literal) {
+		d.Detail += literal
+	}
 	m := noAttribute.FindStringSubmatch(d.Detail)
 	if m == nil || d.Subject == nil || files[d.Subject.Filename] == nil {
 		return

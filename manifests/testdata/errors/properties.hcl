@@ -45,7 +45,7 @@ group "shared" {
   job "nats" {
     properties {
       password = "long enough"
-      port     = instance.index # error: Published property differs by instance
+      port     = instance.index # error: Published property differs by instance; error: Invalid port
     }
   }
 }

@@ -1,0 +1,89 @@
+package manifests
+
+import (
+	"fmt"
+	"math/big"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/convert"
+
+	"github.com/clusterworks/deploy/manifests/internal/syntax"
+)
+
+// mostChecked is the number of instances of a group whose ports are compared if
+// they differ by instance.
+const mostChecked = 64
+
+// port is a port of an instance.
+type port struct {
+	network string
+	number  int
+}
+
+// checkPorts reports ports that do not exist, and ports that two listeners of an
+// instance share. A port that is not known yet is left to the agent, which looks
+// before anything is touched.
+func (l *loader) checkPorts(g *Group, e *Evaluator) {
+	instances := 1
+	for _, job := range g.Jobs {
+		for _, listen := range job.Spec.Listens {
+			if job.perInstance || listen.Port != nil && syntax.RefersTo(listen.Port, "instance") {
+				instances = min(max(g.Instances, 1), mostChecked)
+			}
+		}
+	}
+	for index := range instances {
+		owners := map[port]string{}
+		if n := l.m.Deployment.MetricsPort; n != 0 {
+			owners[port{"tcp", n}] = "the agent's metrics"
+		}
+		for _, job := range g.Jobs {
+			ctx, diags := e.JobContext(g.Name, index, job)
+			if diags.HasErrors() || l.unresolved[job] {
+				continue
+			}
+			for _, listen := range job.Spec.Listens {
+				l.checkPort(g, job, listen, ctx, owners)
+			}
+		}
+	}
+}
+
+// checkPort checks one listener and adds it to the owners of ports.
+func (l *loader) checkPort(g *Group, job *GroupJob, listen *Listen, ctx *hcl.EvalContext, owners map[port]string) {
+	if listen.Port == nil {
+		return
+	}
+	v, diags := listen.Port.Value(ctx)
+	v, err := convert.Convert(syntax.Unmarked(v), cty.Number)
+	if diags.HasErrors() || err != nil || !v.IsKnown() || v.IsNull() {
+		return // evaluate reports what is wrong; null is not opened
+	}
+	at := listenRange(job, listen)
+	who := fmt.Sprintf("job %q (listen %q)", job.Spec.Name, listen.Name)
+	number, exact := v.AsBigFloat().Int64()
+	if exact != big.Exact || number < 1 || number > 65535 {
+		l.Report(syntax.Problem("Invalid port",
+			fmt.Sprintf("%s cannot be the port of %s in group %q. A port is a whole number from 1 to 65535.", v.AsBigFloat().Text('f', -1), who, g.Name), at, job.Range))
+		return
+	}
+	key := port{listen.Network, int(number)}
+	if other, taken := owners[key]; taken {
+		l.Report(syntax.Problem("Port in use",
+			fmt.Sprintf("In group %q, %s and %s would listen on the same %s port %d of an instance. Give one of them another port, or a group of its own.", g.Name, other, who, key.network, key.number), at, job.Range))
+		return
+	}
+	owners[key] = who
+}
+
+// listenRange returns where the manifest says a port: the value of the property
+// that the listen block names, else the job block.
+func listenRange(job *GroupJob, listen *Listen) hcl.Range {
+	for name := range syntax.Referred(listen.Port, "property") {
+		if attr := job.properties[name]; attr != nil {
+			return attr.Expr.Range()
+		}
+	}
+	return job.Range
+}

@@ -1,0 +1,5 @@
+template "default.sh" {}
+
+template "copied.sh" {
+  raw = true
+}

@@ -1,0 +1,7 @@
+template "curl.sh" {}
+
+template "logo.png" {}
+
+template "copied.png" {
+  raw = true
+}
