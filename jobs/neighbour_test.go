@@ -35,10 +35,12 @@ type platform struct {
 	client  string // address that requests come from, unless they say otherwise
 }
 
-// newPlatform starts one with these settings of the routers and of nginx.
-func newPlatform(t *testing.T, routers, properties string) *platform {
+// newPlatform starts one with these settings of the routers and of nginx, whose
+// rendered files are edited first.
+func newPlatform(t *testing.T, routers, properties string, edits ...string) *platform {
 	t.Helper()
 	p := &platform{balancer: newBalancer(t), client: "127.0.0.1"}
+	p.edit = strings.NewReplacer(edits...).Replace
 	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true})
 	must(t, err)
 	s.Start()

@@ -105,6 +105,7 @@ type balancer struct {
 	job     *manifests.GroupJob
 	vars    *hcl.EvalContext
 	command *exec.Cmd
+	edit    func(text string) string // of each rendered file, if set
 }
 
 // nginxProgram finds the real nginx; without it there is nothing to test.
@@ -189,7 +190,11 @@ group "lb" {
 		must(b.t, err)
 		expr, diags := hclsyntax.ParseTemplate(text, template.Source, hcl.InitialPos)
 		mustBeFine(b.t, diags)
-		must(b.t, os.WriteFile(filepath.Join(folder, template.Destination), []byte(b.strings(expr)[0]), os.FileMode(template.Mode)))
+		content := b.strings(expr)[0]
+		if b.edit != nil {
+			content = b.edit(content)
+		}
+		must(b.t, os.WriteFile(filepath.Join(folder, template.Destination), []byte(content), os.FileMode(template.Mode)))
 	}
 }
 

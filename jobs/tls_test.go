@@ -184,6 +184,8 @@ sites = [
 	} {
 		if res, body := plain("POST", tc.host, tc.from); res.StatusCode != tc.status || res.Header.Get("Location") != tc.location || res.Header.Get("Strict-Transport-Security") != "" {
 			t.Errorf("%s from %s: %v %v %s", tc.host, tc.from, res.Status, res.Header, body)
+		} else if tc.status == 403 && !strings.Contains(body, "LOAD BALANCER: 403") {
+			t.Errorf("%s from %s: %s", tc.host, tc.from, body)
 		}
 	}
 	conn, err := net.Dial("tcp", p.address+":8443")

@@ -87,11 +87,13 @@ func Listen(addr string, h http.Handler, log *slog.Logger) (*Server, error) {
 			}
 			h.ServeHTTP(w, r)
 		}),
-		BaseContext:       func(net.Listener) context.Context { return base },
-		ConnState:         s.track,
-		IdleTimeout:       idleTimeout,
-		ReadHeaderTimeout: readHeaderTimeout,
-		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		// Handlers see what is asked of the server as a whole, "OPTIONS *".
+		DisableGeneralOptionsHandler: true,
+		BaseContext:                  func(net.Listener) context.Context { return base },
+		ConnState:                    s.track,
+		IdleTimeout:                  idleTimeout,
+		ReadHeaderTimeout:            readHeaderTimeout,
+		ErrorLog:                     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	return s, nil
 }

@@ -3,6 +3,7 @@ package router
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -70,6 +71,8 @@ func (r *Router) explain(x *exchange, err error) (int, string) {
 		return http.StatusRequestEntityTooLarge, tooLargeText(tooLarge.Limit)
 	case errors.Is(fromClient, os.ErrDeadlineExceeded):
 		return http.StatusRequestTimeout, slowClientText
+	case fromClient != nil && x.ctx.Err() == nil && !errors.Is(fromClient, io.ErrUnexpectedEOF) && !errors.As(fromClient, &timeout):
+		return http.StatusBadRequest, "VCAP ROUTER: 400 - THE REQUEST'S BODY IS NOT HTTP"
 	case x.ctx.Err() != nil || fromClient != nil:
 		return statusClientGone, "VCAP ROUTER: 499 - THE CLIENT IS GONE"
 	case errors.Is(err, errBusy):

@@ -40,6 +40,12 @@ func admit(req *http.Request) (status int, text string) {
 	case http.MethodConnect, http.MethodTrace:
 		return http.StatusMethodNotAllowed, "VCAP ROUTER: 405 - THE ROUTER KNOWS NO " + req.Method
 	}
+	if strings.Trim(req.Method, methodLetters) != "" || req.RequestURI == "*" {
+		return http.StatusBadRequest, "VCAP ROUTER: 400 - THE REQUEST LINE IS NOT ONE FOR APPS"
+	}
+	if strings.ContainsRune(req.URL.Path, 0) || climbs(req.URL.Path) {
+		return http.StatusBadRequest, "VCAP ROUTER: 400 - THE PATH HAS A NUL OR LEADS OUT OF THE ROOT"
+	}
 	if len(req.Method)+len(req.RequestURI)+len("  HTTP/1.1\r\n") > maxLine {
 		return http.StatusRequestURITooLong, fmt.Sprintf("VCAP ROUTER: 414 - THE REQUEST LINE IS LARGER THAN %d KB", maxLine>>10)
 	}
@@ -63,6 +69,28 @@ func admit(req *http.Request) (status int, text string) {
 		return http.StatusLoopDetected, "VCAP ROUTER: 508 - THE REQUEST CAME BACK TO THE ROUTERS AGAIN AND AGAIN"
 	}
 	return 0, ""
+}
+
+const methodLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ_-"
+
+// climbs reports whether a path leads out of the root by its "..".
+func climbs(path string) bool {
+	if !strings.Contains(path, "/..") {
+		return false
+	}
+	depth := 0
+	for _, segment := range strings.Split(path, "/") {
+		switch segment {
+		case "", ".":
+		case "..":
+			if depth--; depth < 0 {
+				return true
+			}
+		default:
+			depth++
+		}
+	}
+	return false
 }
 
 // trusts reports whether a request comes from a front, whose word is believed.
@@ -137,7 +165,7 @@ func (r *Router) forward(p *httputil.ProxyRequest) {
 
 // portOf returns the port that a client used, by the host that it asked for.
 func portOf(host, proto string) string {
-	if _, port, err := net.SplitHostPort(host); err == nil && port != "" {
+	if _, port, err := net.SplitHostPort(host); err == nil && port != "" && strings.Trim(port, "0123456789") == "" {
 		return port
 	}
 	if proto == "https" {
