@@ -26,6 +26,7 @@ import (
 	"github.com/clusterworks/deploy/agent/internal/bus"
 	"github.com/clusterworks/deploy/agent/internal/install"
 	"github.com/clusterworks/deploy/agent/internal/server"
+	"github.com/clusterworks/deploy/agent/internal/shim"
 	"github.com/clusterworks/deploy/agent/internal/supervise"
 )
 
@@ -40,7 +41,10 @@ type Config struct {
 	Env []string
 	// ManagePackages lets the agent call the VM's package manager.
 	ManagePackages bool
-	Log            *slog.Logger
+	// Parts are the agent's own files in its folder, besides those that it writes:
+	// an inventory tells when they are not what they were.
+	Parts []Part
+	Log   *slog.Logger
 }
 
 // Agent is a running agent. There is at most one a folder.
@@ -111,25 +115,34 @@ func (a *Agent) open(ctx context.Context) error {
 	if a.bootID, err = proc.BootID(); err != nil {
 		return err
 	}
-	if a.key, err = loadKey(filepath.Join(c.Dir, "key.pem")); err != nil {
+	var set []string // aside
+	note := func(text string) {
+		c.Log.Error("a file of the agent's was damaged", "what", text)
+		set = append(set, text)
+	}
+	if a.key, err = takeKey(filepath.Join(c.Dir, "key.pem"), note); err != nil {
 		return err
 	}
-	if a.identity, err = loadIdentity(filepath.Join(c.Dir, "agent.json")); err != nil {
+	if a.identity, err = takeIdentity(filepath.Join(c.Dir, "agent.json"), note); err != nil {
 		return err
+	}
+	if err := shim.EndLost(ctx, c.Dir, c.Log); err != nil {
+		return fmt.Errorf("cannot end what a lost agent has started: %w", err)
 	}
 	if a.ops, err = loadOperations(filepath.Join(c.Dir, "ops"), c.Log); err != nil {
 		return err
 	}
-	a.supervisor, err = supervise.Open(ctx, supervise.Config{Dir: c.Dir, Shim: c.Shim, Env: c.Env, Log: c.Log, Changed: a.beatNow})
+	a.supervisor, err = supervise.Open(ctx, supervise.Config{Dir: c.Dir, Shim: c.Shim, Env: c.Env, Log: c.Log, Changed: a.beatNow, Damaged: note})
 	if err != nil {
 		return fmt.Errorf("cannot take up the processes: %w", err)
 	}
 	a.installer, err = install.Open(install.Config{
-		Dir: c.Dir, Supervisor: a.supervisor, Fetch: a.fetch, Env: c.Env, ManagePackages: c.ManagePackages, Log: c.Log,
+		Dir: c.Dir, Supervisor: a.supervisor, Fetch: a.fetch, Env: c.Env, ManagePackages: c.ManagePackages, Log: c.Log, Damaged: note,
 	})
 	if err != nil {
 		return err
 	}
+	a.identity.damaged = set
 	if err := a.installer.Resume(ctx); err != nil {
 		// The API must answer all the same, or nobody could mend it.
 		c.Log.Error("cannot bring back what should run", "err", err)
@@ -244,7 +257,7 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 		Agent: api.AgentInfo{
 			Version: a.config.Version, Digest: a.config.Digest, PID: os.Getpid(), StartedAt: a.started,
 			API: api.Version, OS: runtime.GOOS, Arch: runtime.GOARCH, Dir: a.config.Dir,
-			Unkept: os.Getppid() != a.parent, DiskGone: a.diskGone(),
+			Unkept: os.Getppid() != a.parent, DiskGone: a.diskGone(), Damaged: a.damage(),
 		},
 		DeploymentID: a.identity.DeploymentID,
 		Instance:     a.identity.Instance,

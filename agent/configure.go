@@ -36,6 +36,7 @@ func (a *Agent) configure(ctx context.Context, s api.Submission, r report) error
 		id.DeploymentID, id.Instance = s.DeploymentID, s.Instance
 		id.Deployment, id.VMID, id.Address = c.Deployment, c.VMID, c.Address
 		id.MetricsPort, id.Syslog = c.MetricsPort, c.Syslog
+		id.damaged = nil
 	})
 	now, current := a.identity, a.bus
 	a.mu.Unlock()

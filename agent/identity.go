@@ -15,6 +15,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/host/damaged"
 )
 
 // identity is agent.json: whose agent this is, and whom it obeys.
@@ -29,6 +30,39 @@ type identity struct {
 	Bus         *api.Bus `json:"bus,omitempty"`
 	MetricsPort int      `json:"metrics_port,omitempty"`
 	Syslog      string   `json:"syslog,omitempty"`
+
+	// damaged says which files were set aside at the start; who configures the agent
+	// has seen it.
+	damaged []string
+}
+
+// takeIdentity is loadIdentity, and sets a file aside that cannot be read: the
+// agent then obeys whoever configures it first.
+func takeIdentity(name string, note func(string)) (identity, error) {
+	id, err := loadIdentity(name)
+	if err == nil {
+		return id, nil
+	}
+	text, err := damaged.SetAside(name, err)
+	if err != nil {
+		return identity{}, err
+	}
+	note(text)
+	return identity{}, nil
+}
+
+// takeKey is loadKey, and makes another key in place of one that cannot be read.
+func takeKey(name string, note func(string)) (*key, error) {
+	k, err := loadKey(name)
+	if err == nil {
+		return k, nil
+	}
+	text, err := damaged.SetAside(name, err)
+	if err != nil {
+		return nil, err
+	}
+	note(text)
+	return loadKey(name)
 }
 
 func loadIdentity(name string) (identity, error) {

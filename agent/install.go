@@ -7,18 +7,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/google/renameio/v2"
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/agent/client"
+	"github.com/clusterworks/deploy/agent/host/proc"
 	"github.com/clusterworks/deploy/agent/host/sockets"
 	"github.com/clusterworks/deploy/agent/internal/boot"
 )
@@ -30,7 +35,9 @@ const (
 	// be replaced; then it is one that nobody watches over any more.
 	rivalLimit = 2 * time.Second
 	// hungLimit is how long an agent may accept connections and not answer; then it
-	// hangs. What it supervises does not end with it.
+	// hangs. What it supervises does not end with it. So long may an agent that ran
+	// before the install also be without its socket, and one that fails be started
+	// again and again.
 	hungLimit = 6 * time.Second
 )
 
@@ -54,11 +61,18 @@ func Install(ctx context.Context, dir, executable string, environ []string) (not
 		inventory, err := ask(ctx, dir)
 		return err == nil && inventory.Agent.Digest == digest
 	}
+	before, err := residents(dir)
+	if err != nil {
+		return "", err
+	}
+	if err := os.Remove(failureFile(dir)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("cannot install the agent: %w", err)
+	}
 	note, err = machine(dir, environ).Install(ctx, executable, answers)
 	if err != nil {
 		return "", fmt.Errorf("cannot install the agent: %w", err)
 	}
-	hung, err := waitAnswer(ctx, dir, digest)
+	hung, err := waitAnswer(ctx, dir, digest, before)
 	if hung != 0 {
 		note = strings.TrimSpace(fmt.Sprintf("the agent (process %d) did not answer for %s and was started anew; what it supervises ran on %s", hung, hungLimit, note))
 	}
@@ -98,11 +112,49 @@ func ask(ctx context.Context, dir string) (api.Inventory, error) {
 	return c.Inventory(ctx)
 }
 
+// residents are the agents of a folder that run, by pid, with when they were
+// started.
+func residents(dir string) (map[int]uint64, error) {
+	all, err := procfs.AllProcs()
+	if err != nil {
+		return nil, fmt.Errorf("cannot look for the agent that runs: %w", err)
+	}
+	found := map[int]uint64{}
+	for _, p := range all {
+		args, err := p.CmdLine()
+		if err != nil || len(args) != 4 || !slices.Equal(args[1:], []string{"run", "--dir", dir}) || !strings.HasPrefix(filepath.Base(args[0]), "agent") {
+			continue
+		}
+		if start, err := proc.StartOf(p.PID); err == nil { // else it has ended
+			found[p.PID] = start
+		}
+	}
+	return found, nil
+}
+
+// failureFile is where an agent that could not start says why.
+func failureFile(dir string) string { return filepath.Join(dir, "agent.error") }
+
+// NoteFailure keeps why the agent of dir could not start, for who installs it:
+// nobody knows where its log goes.
+func NoteFailure(dir string, failure error) error {
+	return renameio.WriteFile(failureFile(dir), []byte(failure.Error()+"\n"), 0o600)
+}
+
+// lastWords is what an agent said that could not start, "" if none did.
+func lastWords(dir string) string {
+	data, err := os.ReadFile(failureFile(dir))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(data[:min(len(data), 4<<10)]))
+}
+
 // waitAnswer waits until the agent with this digest answers; the one before it
-// may still do so for a moment. An agent that would not be started again, or that
-// hangs, is ended, so that another takes its place: hung is the process of one
-// that did.
-func waitAnswer(ctx context.Context, dir, digest string) (hung int, err error) {
+// may still do so for a moment. An agent that would not be started again, that
+// hangs, or that ran before and has lost its socket is ended, so that another
+// takes its place: hung is the process of one that did.
+func waitAnswer(ctx context.Context, dir, digest string, before map[int]uint64) (hung int, err error) {
 	ticker := time.NewTicker(bootPoll)
 	defer ticker.Stop()
 	began := time.Now()
@@ -130,6 +182,16 @@ func waitAnswer(ctx context.Context, dir, digest string) (hung int, err error) {
 				}
 				began = time.Now()
 			}
+		case pid == 0 && time.Since(began) > hungLimit:
+			if words := lastWords(dir); words != "" {
+				return hung, fmt.Errorf("cannot start the agent in %s, it says: %s", dir, words)
+			}
+			for old, start := range before {
+				if proc.Runs(old, start) && syscall.Kill(old, syscall.SIGKILL) == nil {
+					hung = old
+				}
+			}
+			before, began = nil, time.Now()
 		case pid == 0 || pid != silent.pid:
 			silent.pid, silent.since = pid, asked
 		case time.Since(silent.since) > hungLimit:
@@ -141,6 +203,9 @@ func waitAnswer(ctx context.Context, dir, digest string) (hung int, err error) {
 		}
 		select {
 		case <-ctx.Done():
+			if words := lastWords(dir); words != "" {
+				err = fmt.Errorf("%w; it says: %s", err, words)
+			}
 			return hung, fmt.Errorf("cannot reach the installed agent in %s: %w", dir, err)
 		case <-ticker.C:
 		}

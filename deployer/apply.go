@@ -188,7 +188,7 @@ func (x *deployment) allExpected() bool {
 			continue
 		}
 		inv, vm := x.fleet.Inventory(id), x.State.VMs[id]
-		if inv == nil || inv.VMID != vm.ID || inv.Instance != id || inv.Agent.Unkept || inv.Agent.DiskGone != "" {
+		if inv == nil || inv.VMID != vm.ID || inv.Instance != id || inv.Agent.Unkept || inv.Agent.DiskGone != "" || len(inv.Agent.Damaged) > 0 {
 			return false
 		}
 	}

@@ -212,6 +212,9 @@ func (d agentDue) of(id string, inv *api.Inventory) []string {
 	if d.agentErr == nil && inv.Agent.Digest != d.agent.Digest {
 		out = append(out, "agent program")
 	}
+	for _, what := range inv.Agent.Damaged {
+		out = append(out, "the agent's own files: "+what)
+	}
 	if inv.Agent.Unkept {
 		out = append(out, "nothing would start the agent again: its init or keeper has ended")
 	}

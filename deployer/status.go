@@ -142,6 +142,9 @@ func (x *deployment) instanceStatus(id string, inv *api.Inventory) InstanceStatu
 		return out
 	}
 	out.Agent, out.Generation, out.State, out.Reasons = AgentAlive, inv.Active, string(inv.State), inv.Reasons
+	for _, what := range inv.Agent.Damaged {
+		out.Reasons = append(slices.Clone(out.Reasons), "of its agent's own files: "+what+": apply mends it")
+	}
 	if inv.Agent.Unkept {
 		out.Reasons = append(slices.Clone(out.Reasons), "nothing would start its agent again, since its init or keeper has ended: apply mends that")
 	}

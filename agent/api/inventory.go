@@ -123,6 +123,9 @@ type AgentInfo struct {
 	Unkept bool `json:"unkept,omitempty"`
 	// DiskGone is the persistent disk that was there and is not any more.
 	DiskGone string `json:"disk_gone,omitempty"`
+	// Damaged says what is wrong with the agent's own programs and files: what is
+	// missing, and what was set aside. Another install and configure mend it.
+	Damaged []string `json:"damaged,omitempty"`
 }
 
 // BusStatus is the agent's view of its connection.

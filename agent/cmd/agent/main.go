@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"syscall"
 	"time"
 
@@ -108,18 +109,39 @@ func runAgent(ctx context.Context, dir, executable string) error {
 	if err != nil {
 		return err
 	}
+	parts, err := ownParts(dir, executable, command[0])
+	if err != nil {
+		return err
+	}
 	a, err := agent.Open(ctx, agent.Config{
 		Dir: dir, Version: version, Digest: digest,
-		Shim:           command,
+		Shim: command, Parts: parts,
 		Env:            agent.BaseEnv(os.Environ()),
 		ManagePackages: os.Getuid() == 0 && os.Getenv("DEPLOY_VM") == "",
 		Log:            slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
-		return err
+		return errors.Join(err, agent.NoteFailure(dir, err))
 	}
 	<-ctx.Done()
 	return a.Close()
+}
+
+// ownParts are those of the programs that lie in the agent's folder.
+func ownParts(dir string, programs ...string) ([]agent.Part, error) {
+	var parts []agent.Part
+	slices.Sort(programs)
+	for _, program := range slices.Compact(programs) {
+		if filepath.Dir(program) != filepath.Join(dir, "bin") {
+			continue
+		}
+		part, err := agent.PartOf(program)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, part)
+	}
+	return parts, nil
 }
 
 func install(ctx context.Context, dir, executable string) error {
@@ -131,6 +153,10 @@ func install(ctx context.Context, dir, executable string) error {
 	}
 	dir, err = filepath.Abs(dir)
 	if err != nil {
+		return err
+	}
+	// A running agent does so only at its start.
+	if _, err := shimCommand(executable, dir); err != nil {
 		return err
 	}
 	note, err := agent.Install(ctx, dir, executable, os.Environ())

@@ -58,7 +58,9 @@ type Config struct {
 	Env []string
 	// ManagePackages lets the installer call the VM's package manager.
 	ManagePackages bool
-	Log            *slog.Logger
+	// Damaged is told of a file that was set aside. It may be nil.
+	Damaged func(string)
+	Log     *slog.Logger
 }
 
 // Installer owns store/, incoming/, generations/, records/ and jobs/ of an

@@ -12,6 +12,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/host/damaged"
 )
 
 // keepStaged is how many staged generations that were never active are kept.
@@ -64,7 +65,13 @@ func (i *Installer) load() error {
 		return fmt.Errorf("cannot read which generation is active: %w", err)
 	}
 	if err := json.Unmarshal(data, &i.state); err != nil {
-		return fmt.Errorf("cannot read %s: %w", i.path("generations.json"), err)
+		// What runs goes on; the next update finds what is as it wants it.
+		i.state = state{}
+		text, err := damaged.SetAside(i.path("generations.json"), err)
+		if err == nil && i.Damaged != nil {
+			i.Damaged(text)
+		}
+		return err
 	}
 	return nil
 }

@@ -23,6 +23,8 @@ type Config struct {
 	// Changed is called after transitions, one call at a time; those that follow
 	// each other quickly share one. It must not block. It may be nil.
 	Changed func()
+	// Damaged is told of each file that was set aside. It may be nil.
+	Damaged func(string)
 }
 
 // Supervisor keeps the processes of an instance as they are wanted.
@@ -67,7 +69,7 @@ func Open(ctx context.Context, c Config) (*Supervisor, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	all, err := loadWanted(c.Dir)
+	all, err := loadWanted(c.Dir, c.Damaged)
 	if err != nil {
 		return nil, err
 	}

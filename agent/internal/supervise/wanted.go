@@ -12,6 +12,7 @@ import (
 	"github.com/google/renameio/v2"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/agent/host/damaged"
 )
 
 // wanted is what the agent was last told of a process: the content of
@@ -69,7 +70,8 @@ func saveWanted(n names, w wanted) error {
 }
 
 // loadWanted reads all processes that were ever told to start and not forgotten.
-func loadWanted(dir string) (map[key]wanted, error) {
+// What cannot be read is set aside: the active generation says it, too.
+func loadWanted(dir string, note func(string)) (map[key]wanted, error) {
 	files, err := filepath.Glob(filepath.Join(dir, "processes", "*", "*.json"))
 	if err != nil {
 		return nil, err
@@ -80,13 +82,24 @@ func loadWanted(dir string) (map[key]wanted, error) {
 		if err != nil {
 			return nil, fmt.Errorf("cannot read what is wanted: %w", err)
 		}
-		var w wanted
-		if err := json.Unmarshal(data, &w); err != nil {
-			return nil, fmt.Errorf("cannot read what is wanted from %s: %w", file, err)
-		}
 		name := strings.TrimSuffix(filepath.Base(file), ".json")
 		if strings.HasPrefix(name, ".") {
 			continue // a write that was cut off
+		}
+		var w wanted
+		err = json.Unmarshal(data, &w)
+		if err == nil && w.Process.Name != name {
+			err = fmt.Errorf("it is of a process %q", w.Process.Name)
+		}
+		if err != nil {
+			text, err := damaged.SetAside(file, err)
+			if err != nil {
+				return nil, err
+			}
+			if note != nil {
+				note(text)
+			}
+			continue
 		}
 		all[key{filepath.Base(filepath.Dir(file)), name}] = w
 	}

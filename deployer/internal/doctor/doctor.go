@@ -344,6 +344,9 @@ func (x *Doctor) agent(check string, c checkup, outdated bool) {
 	case api.InstanceStopped:
 		x.add(LevelWarn, check, "deploy apply starts it", "its processes are stopped")
 	}
+	if len(c.Agent.Damaged) > 0 {
+		x.add(LevelFail, check, "deploy apply mends it", "of the agent's own files: %s", strings.Join(c.Agent.Damaged, "; "))
+	}
 	if c.Agent.DiskGone != "" {
 		x.add(LevelFail, check, "bring the disk back; deploy apply --accept-data-loss makes an empty one", "%s", infra.DiskGone(c.Agent.DiskGone))
 	}

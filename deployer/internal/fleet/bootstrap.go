@@ -21,7 +21,7 @@ func (f *Fleet) Bootstrap(ctx context.Context, of []string) error {
 	var ids []string
 	for _, id := range of {
 		inv := f.Inventory(id)
-		if f.s.Touches(id) && (inv == nil || inv.Agent.Digest != agent.Digest || inv.Agent.Unkept) {
+		if f.s.Touches(id) && (inv == nil || inv.Agent.Digest != agent.Digest || inv.Agent.Unkept || len(inv.Agent.Damaged) > 0) {
 			ids = append(ids, id)
 		}
 	}

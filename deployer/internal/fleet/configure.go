@@ -29,7 +29,7 @@ func (f *Fleet) Identify(ctx context.Context, ids []string) error {
 		vm := f.s.VM(state.Own(id))
 		// With a bus, ConnectAgents tells where metrics are served.
 		settled := f.ReportsWhereWanted(inv) || len(f.credentials.BusURLs(nil)) > 0
-		known := inv.DeploymentID == f.s.State.DeploymentID && inv.Instance == id && inv.VMID == vm.ID && settled
+		known := inv.DeploymentID == f.s.State.DeploymentID && inv.Instance == id && inv.VMID == vm.ID && settled && len(inv.Agent.Damaged) == 0
 		if known && !f.s.TookOver {
 			return nil
 		}
