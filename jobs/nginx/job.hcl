@@ -154,10 +154,10 @@ property "hsts_s" {
 
 property "sites" {
   type = list(object({
-    name             = string                     # host name, or "*." and a domain
-    certificate      = optional(string, "")       # PEM; "": no HTTPS
-    key              = optional(string, "")       # PEM
-    https_only       = optional(bool, false)      # as the properties of these names
+    name             = string                # host name, or "*." and a domain
+    certificate      = optional(string, "")  # PEM; "": no HTTPS
+    key              = optional(string, "")  # PEM
+    https_only       = optional(bool, false) # as the properties of these names
     hsts_s           = optional(number, 0)
     max_body_mb      = optional(number)
     answer_timeout_s = optional(number)
