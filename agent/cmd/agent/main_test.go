@@ -45,7 +45,7 @@ func executable(t *testing.T) string {
 	return name
 }
 
-// initd is the boot service contract of ARCHITECTURE.md, as an init of ours
+// initd is the boot service contract of docs/vms.md, as an init of ours
 // fulfils it: at SIGHUP it reads the folder and starts what is new there.
 func initd(t *testing.T, services string, env []string) {
 	t.Helper()

@@ -96,7 +96,7 @@ func newVM(t *testing.T) vm {
 	return vm{conn, Machine{AgentDir: filepath.Join(t.TempDir(), "it's the agent's"), OS: runtime.GOOS, Arch: runtime.GOARCH}}
 }
 
-// runServices is the init of ARCHITECTURE.md's boot service: at SIGHUP it runs
+// runServices is the init of docs/vms.md: at SIGHUP it runs
 // what the folder says, in place of what it said before.
 func runServices(t *testing.T, folder string) {
 	t.Helper()
