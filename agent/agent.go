@@ -15,7 +15,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -66,13 +65,18 @@ type Agent struct {
 	http       *http.Server
 	beat       chan struct{} // asks for a heartbeat now
 
-	mu        sync.Mutex
-	identity  identity
+	mu       sync.Mutex
+	identity identity
+	outward
+	ops *operations
+}
+
+// outward is what an agent serves and tells beside its socket, as configured.
+type outward struct {
 	bus       *bus.Bus       // nil as long as there is none
+	busError  string         // why there is none although there are settings
 	metrics   *metricsServer // nil if there is none
 	forwarder *forwarder     // nil if there is none
-	busError  string         // why there is none although there are settings
-	ops       *operations
 }
 
 // errClosing is the cause of what Close ends.
@@ -243,49 +247,4 @@ func lockFolder(ctx context.Context, name string) (*os.File, error) {
 		case <-ticker.C:
 		}
 	}
-}
-
-// Inventory tells what is there now.
-func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
-	installed := a.installer.Installed()
-	state, reasons, since := a.supervisor.Health()
-	drift := a.installer.Drift(false)
-	figures := vitals(a.config.Dir)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return api.Inventory{
-		Agent: api.AgentInfo{
-			Version: a.config.Version, Digest: a.config.Digest, PID: os.Getpid(), StartedAt: a.started,
-			API: api.Version, OS: runtime.GOOS, Arch: runtime.GOARCH, Dir: a.config.Dir,
-			Unkept: os.Getppid() != a.parent, DiskGone: a.diskGone(), Damaged: a.damage(),
-		},
-		DeploymentID: a.identity.DeploymentID,
-		Instance:     a.identity.Instance,
-		VMID:         a.identity.VMID,
-		BootID:       a.bootID,
-		Epoch:        a.identity.Epoch,
-		PublicKey:    a.key.public,
-		Bus:          a.busStatus(),
-		Installed:    installed,
-		State:        state,
-		Reasons:      reasons,
-		HealthySince: since,
-		Processes:    a.supervisor.Statuses(),
-		Running:      a.ops.runningNow(),
-		MetricsPort:  a.identity.MetricsPort,
-		Syslog:       a.identity.Syslog,
-		Drift:        drift[:min(len(drift), api.MaxDrift)],
-		Vitals:       &figures,
-		Now:          time.Now().UTC(),
-	}, nil
-}
-
-// Drift reads everything that was installed and tells what differs.
-func (a *Agent) Drift(context.Context) (api.DriftReport, error) {
-	return api.DriftReport{Drift: a.installer.Drift(true)}, nil
-}
-
-// Spec reads a generation.
-func (a *Agent) Spec(_ context.Context, r api.SpecRequest) (api.Spec, error) {
-	return a.installer.Spec(r.Generation)
 }
