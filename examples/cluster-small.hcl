@@ -59,6 +59,9 @@ group "cloud_controller" {
     properties {
       external_uri = "api.${deployment.domain}"
       secret       = secret.cloud_controller.value
+
+      # For a laptop: anyone who reaches the API may make an account.
+      allow_registration = true
     }
   }
 }

@@ -113,6 +113,10 @@ group "cloud_controller" {
       external_uri = "api.${deployment.domain}"
       database     = "postgres"
       secret       = secret.cloud_controller.value
+
+      # For the demo, anyone who reaches the API may make an account. Leave this out
+      # elsewhere: then only admins make accounts (admins, admin_password).
+      allow_registration = true
     }
   }
 

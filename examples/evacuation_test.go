@@ -48,8 +48,9 @@ group "cloud_controller" {
   disk = disk.data
   job "cloud_controller" {
     properties {
-      external_uri = "api.${deployment.domain}"
-      secret       = secret.cloud_controller.value
+      external_uri       = "api.${deployment.domain}"
+      secret             = secret.cloud_controller.value
+      allow_registration = true
     }
   }
   job "health_manager" {

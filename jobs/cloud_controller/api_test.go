@@ -51,10 +51,10 @@ func TestUsers(t *testing.T) {
 	admin.call("POST", "/users/nobody@example.com/tokens", nil).fails(403, 201)
 	other.call("POST", "/users/dev@example.com/tokens", `{"password":"guess"}`).fails(403, 200)
 
-	// A new password ends the tokens; the path does not say whose it is.
-	other.call("PUT", "/users/dev@example.com", `{"email":"dev@example.com","password":"new"}`).want(204)
+	// A new password ends the tokens.
+	other.call("PUT", "/users/other@example.com", `{"email":"other@example.com","password":"new password"}`).want(204)
 	other.call("GET", "/apps", nil).fails(403, 200)
-	nobody.call("POST", "/users/other@example.com/tokens", `{"password":"new"}`).want(200)
+	nobody.call("POST", "/users/other@example.com/tokens", `{"password":"new password"}`).want(200)
 	u.call("GET", "/apps", nil).want(200)
 
 	admin.call("DELETE", "/users/dev@example.com", nil).want(204)
@@ -134,7 +134,7 @@ func TestLoginIsSlowedDownEverywhere(t *testing.T) {
 	if wrong > 2*accounts.LoginBurst {
 		t.Errorf("%d guesses at once were let through", wrong)
 	}
-	forgotten, err := controllers[0].working().store.FailedLogins(t.Context(), "all@example.com")
+	forgotten, err := controllers[0].working().store.FailedLogins(t.Context(), "all@example.com 127.0.0.1")
 	must(t, err)
 	if want := time.Now().Add(time.Duration(wrong) * controllers[0].logins.Interval); forgotten.Before(want.Add(-time.Hour/2)) || forgotten.After(want) {
 		t.Errorf("%d failures are forgotten at %v, want %v", wrong, forgotten, want)
@@ -145,7 +145,7 @@ func TestLoginIsSlowedDownEverywhere(t *testing.T) {
 		login(n, "late@example.com", "guess").fails(403, 200)
 	}
 	login(1, "late@example.com", "secret of late@example.com").want(200)
-	if forgotten, err := controllers[0].working().store.FailedLogins(t.Context(), "late@example.com"); err != nil || !forgotten.IsZero() {
+	if forgotten, err := controllers[0].working().store.FailedLogins(t.Context(), "late@example.com 127.0.0.1"); err != nil || !forgotten.IsZero() {
 		t.Errorf("after a success: %v, %v", forgotten, err)
 	}
 	login(0, "late@example.com", "guess").fails(403, 200)
@@ -155,10 +155,10 @@ func TestClosedRegistration(t *testing.T) {
 	t.Parallel()
 	c := newWorld(t).start("allow_registration: false\nadmin_password: secret of root@example.com\n")
 	nobody := &client{c: c}
-	nobody.call("POST", "/users", `{"email":"dev@example.com","password":"x"}`).fails(403, 200)
+	nobody.call("POST", "/users", `{"email":"dev@example.com","password":"long enough"}`).fails(403, 200)
 	admin := &client{c: c}
 	admin.login("root@example.com")
-	admin.call("POST", "/users", `{"email":"dev@example.com","password":"x"}`).want(204)
+	admin.call("POST", "/users", `{"email":"dev@example.com","password":"long enough"}`).want(204)
 }
 
 func TestInfo(t *testing.T) {
@@ -176,7 +176,7 @@ func TestInfo(t *testing.T) {
 	}
 	u := c.register("dev@example.com")
 	u.call("GET", "/info", nil).want(200).json(&info)
-	if fmt.Sprint(info["limits"]) != "map[app_uris:4 apps:20 memory:2048 services:16]" || fmt.Sprint(info["usage"]) != "map[apps:0 memory:0 services:0]" || info["user"] != "dev@example.com" {
+	if fmt.Sprint(info["limits"]) != "map[app_uris:4 apps:20 instances:200 memory:2048 services:16]" || fmt.Sprint(info["usage"]) != "map[apps:0 memory:0 services:0]" || info["user"] != "dev@example.com" {
 		t.Errorf("info: %v", info)
 	}
 	var runtimes map[string]map[string]any

@@ -81,7 +81,7 @@ func New(p component.Process) (*Controller, error) {
 	c := &Controller{
 		config: config.NewLive(cfg), file: p.ConfigFile, catalog: catalog, blobs: blobs,
 		hasher:  auth.NewHasher(accounts.ConcurrentHashes, auth.Recommended),
-		logins:  auth.NewLimiter(accounts.LoginBurst, accounts.LoginInterval),
+		logins:  auth.NewLimiter(accounts.LoginInterval),
 		waiting: errors.New("waiting for the database"),
 	}
 	c.base, err = component.Open(component.Options{

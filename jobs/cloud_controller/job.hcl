@@ -77,13 +77,34 @@ property "admin_password" {
   type        = string
   default     = ""
   sensitive   = true
-  description = "The password with which the admins' accounts are made. \"\": they register like anyone, and whoever is first is it"
+  description = "The password with which the admins' accounts are made where they are missing. Nobody can register as an admin"
+
+  validation {
+    condition     = property.admin_password != "" || length(property.admins) == 0
+    error_message = "admins need an admin_password: nobody can register as an admin. A secret's value will do; each admin may change it later (vmc passwd)."
+  }
+
+  validation {
+    condition     = property.admin_password == "" || length(property.admin_password) >= property.min_password_length
+    error_message = "At least min_password_length characters."
+  }
+}
+
+property "min_password_length" {
+  type        = number
+  default     = 8
+  description = "Shortest password that an account may get"
+
+  validation {
+    condition     = property.min_password_length >= 1
+    error_message = "At least 1."
+  }
 }
 
 property "allow_registration" {
   type        = bool
-  default     = true
-  description = "Anyone may register"
+  default     = false
+  description = "Anyone who reaches the API may register. Else admins make the accounts (vmc register EMAIL, logged in as an admin)"
 }
 
 property "app_uris" {
@@ -108,9 +129,22 @@ property "default_account_capacity" {
     app_uris = optional(number, 4)
     services = optional(number, 16)
     apps     = optional(number, 20)
+    # of all started apps together
+    instances = optional(number, 200)
   })
   default     = {}
-  description = "What an account may have; memory in MB"
+  description = "What an account may have; memory in MB, app_uris of one app"
+}
+
+property "app_limits" {
+  type = object({
+    instances  = optional(number, 100)
+    memory_min = optional(number, 16)
+    disk       = optional(number, 2048)
+    fds        = optional(number, 4096)
+  })
+  default     = {}
+  description = "What one app may have: instances, and of each the least memory, the most disk (both MB) and the most open files. Apps that have more keep it until they are changed"
 }
 
 property "builtin_services" {

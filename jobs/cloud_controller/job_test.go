@@ -72,6 +72,9 @@ func TestJob(t *testing.T) {
 			if uri, err := c.DatabaseURI(); err != nil || !strings.HasPrefix(uri, "sqlite:///") {
 				t.Errorf("database %s, %v", uri, err)
 			}
+			if c.AllowRegistration || c.MinPasswordLength != 8 || c.InternalPort != 9023 || c.AppLimits != config.Defaults().AppLimits || c.DefaultCapacity != config.Defaults().DefaultCapacity {
+				t.Errorf("%+v", c)
+			}
 			if c.Inet != "127.0.0.1" || c.ExternalURI != "api.cf.localhost" || c.Keys.Token != "a secret: \"#{x}\"" || len(c.Peers) != 0 || c.Timeouts.Health.Seconds() != 1 {
 				t.Errorf("%+v", c)
 			}
@@ -79,7 +82,7 @@ func TestJob(t *testing.T) {
 		{`
       database                 = "postgres"
       admins                   = ["Ops@example.com"]
-      admin_password           = "p\"w"
+      admin_password           = "p\"assword"
       app_uris                 = { reserved_length = 2 }
       default_account_capacity = { memory = 4096 }
       builtin_services         = { mysql = "tok" }
@@ -88,8 +91,8 @@ func TestJob(t *testing.T) {
 			if err != nil || !strings.HasPrefix(uri, "postgres://cloud_controller:dbword@127.0.0.1:5432/cloud_controller?sslmode=verify-full&sslrootcert=") {
 				t.Errorf("database %s, %v", uri, err)
 			}
-			if len(c.Peers) != 1 || c.Peers[0] != "127.0.0.2:9023" || c.Admins[0] != "ops@example.com" || c.AdminPassword != `p"w` || c.AppURIs.ReservedLength != 2 ||
-				c.DefaultCapacity != (config.Capacity{Memory: 4096, AppURIs: 4, Services: 16, Apps: 20}) || c.BuiltinServices["mysql"].Token != "tok" || c.Timeouts.Health.Milliseconds() != 250 {
+			if len(c.Peers) != 1 || c.Peers[0] != "127.0.0.2:9023" || c.Admins[0] != "ops@example.com" || c.AdminPassword != `p"assword` || c.AppURIs.ReservedLength != 2 ||
+				c.DefaultCapacity != (config.Capacity{Memory: 4096, AppURIs: 4, Services: 16, Apps: 20, Instances: 200}) || c.BuiltinServices["mysql"].Token != "tok" || c.Timeouts.Health.Milliseconds() != 250 {
 				t.Errorf("%+v", c)
 			}
 		}},
@@ -175,6 +178,9 @@ func TestJobRefuses(t *testing.T) {
 		{2, ``, "SQLite serves a single controller"},
 		{2, `database = "sqlite"`, "SQLite serves a single controller"},
 		{1, `database = "mysql"`, `Either "sqlite" or "postgres"`},
+		{1, `admins = ["ops@example.com"]`, "admin_password"},
+		{1, `admin_password = "seven77"`, "min_password_length"},
+		{1, `internal_port = 9022`, "differ from port"},
 		{1, `drain_timeout_s = 60`, "at most 40"},
 		{1, `external_url = "x"`, "external_uri"},
 	} {

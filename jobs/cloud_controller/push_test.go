@@ -120,7 +120,7 @@ func TestPush(t *testing.T) {
 func TestBulk(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	c := w.start("")
+	c := w.start("admin_password: \"\"\n")
 	u := c.register("dev@example.com")
 	for _, name := range []string{"a", "b", "c"} {
 		u.create(name)

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/accounts"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -109,7 +110,7 @@ func TestPlatformHosts(t *testing.T) {
 	n := 0
 	create := func(host string) answer {
 		n++
-		return u.call("POST", "/apps", map[string]any{"name": fmt.Sprint("app", n), "staging": map[string]any{"framework": "node"}, "uris": []string{host}, "resources": map[string]int{"memory": 1}})
+		return u.call("POST", "/apps", map[string]any{"name": fmt.Sprint("app", n), "staging": map[string]any{"framework": "node"}, "uris": []string{host}, "resources": map[string]int{"memory": 16}})
 	}
 	eventually(t, "registrations are heard", func() bool {
 		a := create("marker.cf.localhost")
@@ -205,4 +206,132 @@ func TestInternalPort(t *testing.T) {
 			t.Errorf("%s at the internal port: %s", path, response.Status)
 		}
 	}
+}
+
+// TestQuotas: no account takes more than its share of instances, disk and files.
+func TestQuotas(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	settings := "app_limits: {instances: 3, memory_min: 16, disk: 2048, fds: 4096}\n" +
+		"default_account_capacity: {memory: 2048, app_uris: 2, services: 1, apps: 9, instances: 4}\n"
+	c := w.start(settings)
+	d := w.dea("d")
+	w.anyStager()
+	u := c.register("dev@example.com")
+	app := u.running(d, "hello", 1)
+	for _, tc := range []struct {
+		change       map[string]any
+		status, code int
+	}{
+		{map[string]any{"instances": 1500}, 400, 300},
+		{map[string]any{"instances": 4}, 400, 300},
+		{map[string]any{"resources": map[string]int{"memory": 15}}, 400, 300},
+		{map[string]any{"resources": map[string]int{"disk": 2049}}, 400, 300},
+		{map[string]any{"resources": map[string]int{"disk": 1_000_000}}, 400, 300},
+		{map[string]any{"resources": map[string]int{"fds": 4097}}, 400, 300},
+		{map[string]any{"uris": []string{"a.cf.localhost", "b.cf.localhost", "c.cf.localhost"}}, 403, 602},
+	} {
+		u.put("hello", tc.change).fails(tc.status, tc.code)
+	}
+	u.put("hello", map[string]any{"instances": 3}).want(200)
+	u.create("other")
+	u.upload("other", zipOf(t, map[string]string{"app.js": "x"}), "[]").want(200)
+	u.put("other", map[string]any{"instances": 2, "state": "STARTED"}).fails(403, 603)
+	u.put("other", map[string]any{"instances": 1, "state": "STARTED"}).want(200)
+	u.put("other", map[string]any{"instances": 2}).fails(403, 603)
+	for _, index := range []int{1, 2, 0} {
+		if s := received(t, d.starts); s.Index != index {
+			t.Errorf("started %d, want %d", s.Index, index)
+		}
+	}
+	select {
+	case s := <-d.starts:
+		t.Errorf("started %d of %s", s.Index, s.Name)
+	default:
+	}
+	// What an app had before the limits were lowered stays, and may go down.
+	c.configure(strings.NewReplacer("instances: 3", "instances: 1", "disk: 2048", "disk: 1024").Replace(settings))
+	must(t, c.base.Reload())
+	u.put("hello", map[string]any{"env": []string{"A=b"}}).want(200)
+	u.put("hello", map[string]any{"instances": 2}).fails(400, 300)
+	u.put("hello", map[string]any{"instances": 1, "resources": map[string]int{"memory": 64, "disk": 512}}).want(200)
+	if got := u.stored("hello"); got.Disk != 512 || got.Instances != 1 || got.ID != app.ID {
+		t.Errorf("the app is %+v", got)
+	}
+}
+
+// TestEnvironmentNames: variables that the platform sets are not the user's.
+func TestEnvironmentNames(t *testing.T) {
+	t.Parallel()
+	c := newWorld(t).start("")
+	u := c.register("dev@example.com")
+	u.create("hello")
+	for _, entry := range []string{"VCAP_APP_HOST=x", " VCAP_APP_HOST=x", "\tvmc_x=y", "DEPLOY_VM=x", "deploy_vm =x"} {
+		u.put("hello", map[string]any{"env": []string{entry}}).fails(403, 200)
+	}
+	u.put("hello", map[string]any{"env": []string{" =x"}}).fails(400, 300)
+	u.put("hello", map[string]any{"env": []string{"DEPLOYMENT=x", "A = b"}}).want(200)
+}
+
+// TestPasswords: who may set whose, and how long they are.
+func TestPasswords(t *testing.T) {
+	t.Parallel()
+	c := newWorld(t).start("")
+	nobody := &client{c: c}
+	nobody.call("POST", "/users", `{"email":"short@example.com","password":"1234567"}`).fails(400, 100)
+	dev, other, admin := c.register("dev@example.com"), c.register("other@example.com"), c.register("root@example.com")
+	dev.call("PUT", "/users/dev@example.com", `{"password":"1234567"}`).fails(400, 100)
+	other.call("PUT", "/users/dev@example.com", `{"password":"a new password"}`).fails(403, 200)
+	other.call("GET", "/apps", nil).want(200)
+	admin.call("PUT", "/users/nobody@example.com", `{"password":"a new password"}`).fails(403, 201)
+	admin.call("PUT", "/users/dev@example.com", `{"password":"a new password"}`).want(204)
+	admin.call("GET", "/apps", nil).want(200)
+	dev.call("GET", "/apps", nil).fails(403, 200)
+	nobody.call("POST", "/users/dev@example.com/tokens", `{"password":"a new password"}`).want(200)
+}
+
+// TestRegistration: it is closed unless it is opened, and nobody registers as an
+// admin.
+func TestRegistration(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	closed := w.start("# allow_registration: as it is by default\n")
+	nobody := &client{c: closed}
+	nobody.call("POST", "/users", `{"email":"dev@example.com","password":"long enough"}`).fails(403, 200)
+	admin := closed.register("root@example.com")
+	admin.call("POST", "/users", `{"email":"dev@example.com","password":"long enough"}`).want(204)
+	nobody.call("POST", "/users/dev@example.com/tokens", `{"password":"long enough"}`).want(200)
+
+	open := w.start("admin_password: \"\"\n")
+	nobody = &client{c: open}
+	nobody.call("POST", "/users", `{"email":"Root@example.com","password":"long enough"}`).fails(403, 200)
+}
+
+// TestLockOut: who guesses is slowed down, and not who is guessed at.
+func TestLockOut(t *testing.T) {
+	t.Parallel()
+	c := newWorld(t).start("")
+	c.register("dev@example.com")
+	login := func(from, email, password string) answer {
+		header := http.Header{"X-Real-Ip": {from}}
+		body := strings.NewReader(fmt.Sprintf(`{"password":%q}`, password))
+		return (&client{c: c}).do("POST", "/users/"+email+"/tokens", header, body)
+	}
+	for range accounts.LoginBurst {
+		login("192.0.2.1", "dev@example.com", "guess").fails(403, 200)
+	}
+	login("192.0.2.1", "dev@example.com", "guess").fails(429, 200)
+	login("::ffff:192.0.2.1", "dev@example.com", "guess").fails(429, 200)
+	login("192.0.2.2", "dev@example.com", "secret of dev@example.com").want(200)
+	// An address that tries all accounts is slowed down at each; IPv6 has many.
+	for n := 0; ; n++ {
+		a := login(fmt.Sprintf("2001:db8::%x", n+1), fmt.Sprintf("user%d@example.com", n), "guess")
+		if a.Status == 429 {
+			break
+		}
+		if a.fails(403, 200); n > 200 {
+			t.Fatal("an address is never slowed down")
+		}
+	}
+	login("2001:db8:0:1::1", "dev@example.com", "secret of dev@example.com").want(200)
 }

@@ -134,7 +134,7 @@ func registerCommand(v *vmc) *cobra.Command {
 		Short:   "Make an account and log in",
 		Example: "  vmc register me@example.com",
 		Args:    cobra.ExactArgs(1),
-		Aliases: []string{"add-user"},
+		Aliases: []string{"add-user", "create-user"},
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		password, err := v.password("New password of " + args[0])
 		if err != nil {

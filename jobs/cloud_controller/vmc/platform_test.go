@@ -119,6 +119,8 @@ external_port: 0
 internal_port: 0
 keys: {token: a-long-secret}
 admins: [root@example.com]
+admin_password: long enough
+allow_registration: true
 default_account_capacity: {memory: 4096, app_uris: 16, services: 16, apps: 40}
 peer_keepalive: 100ms
 timeouts: {discover: 2s, find: 500ms, status: 500ms, health: 500ms}

@@ -2,10 +2,11 @@
 package accounts
 
 import (
-	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -16,10 +17,12 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
 
-// LoginBurst is how many logins may fail for one account before each further one
-// has to wait for LoginInterval.
+// LoginBurst is how many logins may fail for one account from one address before
+// each further one has to wait for LoginInterval, and addressBurst how many from
+// one address for all accounts.
 const (
 	LoginBurst    = 10
+	addressBurst  = 100
 	LoginInterval = 10 * time.Second
 )
 
@@ -102,24 +105,59 @@ func (s *Accounts) Optional(r *http.Request) (a model.Account, known bool, err e
 // checkPassword reports whether a login succeeds, or how long it has to wait after
 // others that have failed at any controller. A login that succeeds when none has
 // failed writes nothing.
-func (s *Accounts) checkPassword(ctx context.Context, email, hash, password string) (ok bool, wait time.Duration, err error) {
-	n := s.Logins.Begin(email)
-	defer s.Logins.End(email)
-	forgotten, err := s.Store.FailedLogins(ctx, email)
-	if err != nil {
-		return false, 0, err
+//
+// Failures count for the account and the client's address together, so that a
+// stranger cannot lock the owner out, and for the address alone, so that nobody
+// tries many accounts.
+func (s *Accounts) checkPassword(r *http.Request, email, hash, password string) (ok bool, wait time.Duration, err error) {
+	ctx, address := r.Context(), clientAddress(r)
+	counts := []struct {
+		name  string
+		burst int
+	}{{email + " " + address, LoginBurst}, {address, addressBurst}}
+	failed := false // before
+	for _, c := range counts {
+		n := s.Logins.Begin(c.name)
+		defer s.Logins.End(c.name)
+		forgotten, err := s.Store.FailedLogins(ctx, c.name)
+		if err != nil {
+			return false, 0, err
+		}
+		if wait := s.Logins.Wait(n, c.burst, forgotten, time.Now()); wait > 0 {
+			return false, wait, nil
+		}
+		failed = failed || !forgotten.IsZero()
 	}
-	if wait := s.Logins.Wait(n, forgotten, time.Now()); wait > 0 {
-		return false, wait, nil
-	}
-	if ok, err = s.Hasher.Check(ctx, hash, password); err != nil {
-		return false, 0, err
+	ok, err = s.Hasher.Check(ctx, hash, password)
+	if errors.Is(err, auth.ErrBusy) {
+		err = model.ErrBusy
 	}
 	switch {
+	case err != nil:
+		return false, 0, err
+	case ok && failed:
+		err = s.Store.LoginSucceeded(ctx, counts[0].name)
 	case !ok:
-		err = s.Store.LoginFailed(ctx, email, s.Logins.Interval)
-	case !forgotten.IsZero():
-		err = s.Store.LoginSucceeded(ctx, email)
+		for _, c := range counts {
+			err = errors.Join(err, s.Store.LoginFailed(ctx, c.name, s.Logins.Interval))
+		}
 	}
 	return ok, 0, err
+}
+
+// clientAddress returns where a request comes from, as the router tells it. An
+// IPv6 client has a whole network of 64 bits.
+func clientAddress(r *http.Request) string {
+	text := r.Header.Get("X-Real-Ip")
+	if text == "" {
+		text, _, _ = net.SplitHostPort(r.RemoteAddr)
+	}
+	address, err := netip.ParseAddr(text)
+	if err != nil {
+		return "unknown"
+	}
+	if address = address.Unmap(); address.Is6() {
+		return netip.PrefixFrom(address, 64).Masked().String()
+	}
+	return address.String()
 }

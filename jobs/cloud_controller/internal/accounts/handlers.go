@@ -47,8 +47,8 @@ func (s *Accounts) CreateUser(w http.ResponseWriter, r *http.Request) error {
 	if !validEmail(body.Email) {
 		return model.Because(model.ErrBadRequest, "%q is no e-mail address", body.Email)
 	}
-	// With admin_password the admins' accounts are not for whoever is first.
-	if settings.IsAdmin(body.Email) && settings.AdminPassword != "" && !(known && a.Admin) {
+	// The admins' accounts are not for whoever is first.
+	if settings.IsAdmin(body.Email) && !(known && a.Admin) {
 		return model.ErrForbidden
 	}
 	if err := s.addUser(r.Context(), body.Email, body.Password); err != nil {
@@ -63,15 +63,27 @@ func (s *Accounts) CreateUser(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Accounts) addUser(ctx context.Context, email, password string) error {
-	hash, err := s.Hasher.Hash(ctx, password)
-	if errors.Is(err, auth.ErrPassword) {
-		return model.Because(model.ErrBadRequest, "%v", err)
-	}
+	hash, err := s.hash(ctx, password)
 	if err != nil {
 		return err
 	}
 	_, err = s.Store.CreateUser(ctx, email, hash)
 	return err
+}
+
+// hash refuses a new password that is too short.
+func (s *Accounts) hash(ctx context.Context, password string) (string, error) {
+	if least := s.Config.Now().MinPasswordLength; len(password) < least {
+		return "", model.Because(model.ErrBadRequest, "a password has at least %d characters", least)
+	}
+	hash, err := s.Hasher.Hash(ctx, password)
+	switch {
+	case errors.Is(err, auth.ErrPassword):
+		return "", model.Because(model.ErrBadRequest, "%v", err)
+	case errors.Is(err, auth.ErrBusy):
+		return "", model.ErrBusy
+	}
+	return hash, err
 }
 
 // AddAdmins makes the accounts of admins that are missing.
@@ -155,23 +167,25 @@ func (s *Accounts) GetUser(w http.ResponseWriter, r *http.Request, a model.Accou
 	return nil
 }
 
-// ChangePassword sets the caller's password, whoever the path names; all tokens
-// of the caller end.
+// ChangePassword sets a user's password: one's own, or anyone's for an admin. All
+// tokens of that user end.
 func (s *Accounts) ChangePassword(w http.ResponseWriter, r *http.Request, a model.Account) error {
+	u, err := s.Named(r, a)
+	if err != nil {
+		return err
+	}
 	var body credentials
 	if err := rest.ReadJSON(w, r, &body); err != nil {
 		return err
 	}
-	hash, err := s.Hasher.Hash(r.Context(), body.Password)
-	if errors.Is(err, auth.ErrPassword) {
-		return model.Because(model.ErrBadRequest, "%v", err)
-	}
+	hash, err := s.hash(r.Context(), body.Password)
 	if err != nil {
 		return err
 	}
-	if err := s.Store.SetPassword(r.Context(), a.ID, hash); err != nil {
+	if err := s.Store.SetPassword(r.Context(), u.ID, hash); err != nil {
 		return err
 	}
+	s.Log.Info("password changed", "email", u.Email, "by", a.Email)
 	w.WriteHeader(http.StatusNoContent)
 	return nil
 }
@@ -200,7 +214,7 @@ func (s *Accounts) CreateToken(w http.ResponseWriter, r *http.Request) error {
 			return model.ErrUserNotFound
 		}
 	} else {
-		ok, wait, err := s.checkPassword(r.Context(), email, u.PasswordHash, body.Password)
+		ok, wait, err := s.checkPassword(r, email, u.PasswordHash, body.Password)
 		switch {
 		case err != nil:
 			return err

@@ -101,9 +101,10 @@ func (s *Server) createApp(w http.ResponseWriter, r *http.Request, a model.Accou
 	if body.Staging == nil {
 		return model.Because(model.ErrInvalidApp, "staging is missing")
 	}
+	most := s.Config.Now().AppLimits
 	app := store.App{
 		Identity: store.Identity{OwnerID: a.ID, OwnerEmail: a.Email, Name: *body.Name}, State: store.Stopped,
-		Spec: store.Spec{Instances: defaultInstances, Memory: defaultMemory, Disk: defaultDisk, FDs: defaultFDs},
+		Spec: store.Spec{Instances: defaultInstances, Memory: max(defaultMemory, most.MemoryMin), Disk: min(defaultDisk, most.Disk), FDs: min(defaultFDs, most.FDs)},
 	}
 	// It has no files yet that could be started.
 	body.State = nil
@@ -135,6 +136,8 @@ func limits(a model.Account) store.Limits {
 			return model.ErrTooManyApps
 		case after.Memory > capacity.Memory && after.Memory > before.Memory:
 			return model.ErrMemory(capacity.Memory)
+		case after.Instances > capacity.Instances && after.Instances > before.Instances:
+			return model.Because(model.ErrTooManyStarted, "%d, allowed %d in all apps of the account", after.Instances, capacity.Instances)
 		}
 		return nil
 	}
@@ -216,6 +219,7 @@ func (s *Server) mayStart(ctx context.Context, app store.App, a model.Account) e
 	}
 	after := usage
 	after.Memory += app.Memory * app.Instances
+	after.Instances += app.Instances
 	return limits(a)(usage, after)
 }
 

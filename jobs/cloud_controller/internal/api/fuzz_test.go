@@ -41,7 +41,7 @@ func FuzzAppRequest(f *testing.F) {
 		if c.change(&app, body, model.Account{}) != nil {
 			return
 		}
-		if app.Instances < 0 || app.Instances > maxInstances || app.Memory < 1 || app.Disk < 1 || app.FDs < 1 {
+		if app.Instances < 0 || app.Instances > 100 || app.Memory < 1 || app.Disk < 1 || app.FDs < 1 {
 			t.Errorf("%s makes %+v", text, app)
 		}
 		if _, _, err := c.Catalog.Resolve(app.Framework, app.Runtime); err != nil {

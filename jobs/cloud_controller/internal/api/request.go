@@ -25,12 +25,9 @@ const (
 
 // Bounds that no account's capacity sets.
 const (
-	maxInstances = 10_000
-	maxMemory    = 1 << 20 // MB, of one instance
-	maxDisk      = 1 << 20 // MB
-	maxFDs       = 1 << 20
-	maxEnv       = 256 << 10 // bytes: it travels in messages
-	maxCommand   = 16 << 10
+	maxMemory  = 1 << 20   // MB, of one instance
+	maxEnv     = 256 << 10 // bytes: it travels in messages
+	maxCommand = 16 << 10
 )
 
 var appName = regexp.MustCompile(`^[\w-]{1,255}$`)
@@ -85,18 +82,20 @@ func (s *Server) change(app *store.App, body appRequest, a model.Account) error 
 	if err := s.changeStaging(app, body); err != nil {
 		return err
 	}
+	most := s.Config.Now().AppLimits
 	for _, n := range []struct {
 		name     string
 		into     *int
 		value    *number
 		min, max int
 	}{
-		{"instances", &app.Instances, body.Instances, 0, maxInstances},
-		{"resources.memory", &app.Memory, body.Resources.Memory, 1, maxMemory},
-		{"resources.disk", &app.Disk, body.Resources.Disk, 1, maxDisk},
-		{"resources.fds", &app.FDs, body.Resources.FDs, 1, maxFDs},
+		{"instances", &app.Instances, body.Instances, 0, most.Instances},
+		{"resources.memory", &app.Memory, body.Resources.Memory, most.MemoryMin, maxMemory},
+		{"resources.disk", &app.Disk, body.Resources.Disk, 1, most.Disk},
+		{"resources.fds", &app.FDs, body.Resources.FDs, 1, most.FDs},
 	} {
-		if n.value == nil {
+		// An app from before the limits were lowered keeps what it has.
+		if n.value == nil || int(*n.value) == *n.into {
 			continue
 		}
 		if v := int(*n.value); v < n.min || v > n.max {
@@ -201,12 +200,14 @@ func checkEnvironment(list []string) error {
 	size := 0
 	for _, entry := range list {
 		name, _, ok := strings.Cut(entry, "=")
-		if !ok || name == "" || strings.ContainsRune(entry, 0) {
+		if !ok || strings.TrimSpace(name) == "" || strings.ContainsRune(entry, 0) {
 			return model.Because(model.ErrInvalidApp, "the environment has an entry that is not NAME=value")
 		}
 		lower := strings.ToLower(strings.TrimSpace(name))
-		if strings.HasPrefix(lower, "vcap_") || strings.HasPrefix(lower, "vmc_") {
-			return model.Because(model.ErrForbidden, "names of variables that begin with vcap_ or vmc_ are reserved")
+		for _, prefix := range []string{"vcap_", "vmc_", "deploy_"} {
+			if strings.HasPrefix(lower, prefix) {
+				return model.Because(model.ErrForbidden, "names of variables that begin with %s are reserved", prefix)
+			}
 		}
 		size += len(entry)
 	}

@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/argon2"
@@ -48,9 +49,16 @@ var encoding = base64.RawStdEncoding
 // Hasher hashes passwords, a few at a time, so that many logins at once take
 // neither all memory nor all processors.
 type Hasher struct {
-	slots chan struct{}
-	cost  Cost // of new hashes
+	slots   chan struct{}
+	waiting atomic.Int64 // and those in slots
+	cost    Cost         // of new hashes
 }
+
+// queuePerSlot is how many may wait for each password that is hashed at a time.
+const queuePerSlot = 4
+
+// ErrBusy refuses to hash a password because too many wait already.
+var ErrBusy = errors.New("too many passwords are checked at once")
 
 // NewHasher hashes up to n passwords at once.
 func NewHasher(n int, cost Cost) *Hasher {
@@ -58,6 +66,11 @@ func NewHasher(n int, cost Cost) *Hasher {
 }
 
 func (h *Hasher) argon(ctx context.Context, password string, salt []byte, passes, memory uint32, lanes uint8, length uint32) ([]byte, error) {
+	if h.waiting.Add(1) > int64(cap(h.slots)*(1+queuePerSlot)) {
+		h.waiting.Add(-1)
+		return nil, ErrBusy
+	}
+	defer h.waiting.Add(-1)
 	select {
 	case h.slots <- struct{}{}:
 		defer func() { <-h.slots }()
@@ -192,15 +205,14 @@ func (s Signer) mac(payload []byte, passwordHash string) []byte {
 // makes many at once has no more of them.
 type Limiter struct {
 	Interval time.Duration
-	burst    int
 
 	mu       sync.Mutex
 	underWay map[string]int
 }
 
 // NewLimiter returns a Limiter without attempts under way.
-func NewLimiter(burst int, interval time.Duration) *Limiter {
-	return &Limiter{Interval: interval, burst: burst, underWay: map[string]int{}}
+func NewLimiter(interval time.Duration) *Limiter {
+	return &Limiter{Interval: interval, underWay: map[string]int{}}
 }
 
 // Begin begins an attempt, before it is read what has failed, and says the how
@@ -222,7 +234,7 @@ func (l *Limiter) End(name string) {
 }
 
 // Wait says how long the nth attempt under way has to wait, 0: it may go on.
-func (l *Limiter) Wait(n int, forgotten, now time.Time) time.Duration {
+func (l *Limiter) Wait(n, burst int, forgotten, now time.Time) time.Duration {
 	failed := max(0, forgotten.Sub(now)) + time.Duration(n-1)*l.Interval
-	return max(0, failed-time.Duration(l.burst-1)*l.Interval)
+	return max(0, failed-time.Duration(burst-1)*l.Interval)
 }

@@ -45,6 +45,16 @@ func TestHasher(t *testing.T) {
 	if _, err := h.Hash(over, "secret"); !errors.Is(err, context.Canceled) {
 		t.Errorf("all are busy: %v", err)
 	}
+	// Not more wait than can be served soon.
+	h.waiting.Store(1 + queuePerSlot)
+	if _, err := h.Check(ctx, hash, "secret"); !errors.Is(err, ErrBusy) {
+		t.Errorf("the queue is full: %v", err)
+	}
+	h.waiting.Store(queuePerSlot)
+	<-h.slots
+	if ok, err := h.Check(ctx, hash, "secret"); !ok || err != nil || h.waiting.Load() != queuePerSlot {
+		t.Errorf("there is room in the queue: %v, %v", ok, err)
+	}
 }
 
 func TestSigner(t *testing.T) {
@@ -104,13 +114,13 @@ func FuzzToken(f *testing.F) {
 
 func TestLimiter(t *testing.T) {
 	now := time.Unix(1343815200, 0)
-	l := NewLimiter(3, 10*time.Second)
+	l := NewLimiter(10 * time.Second)
 	for i, want := range []time.Duration{0, 0, 0, 10 * time.Second, 20 * time.Second} {
-		if wait := l.Wait(l.Begin("a"), time.Time{}, now); wait != want {
+		if wait := l.Wait(l.Begin("a"), 3, time.Time{}, now); wait != want {
 			t.Errorf("attempt %d at once waits %v, want %v", i+1, wait, want)
 		}
 	}
-	if wait := l.Wait(l.Begin("b"), time.Time{}, now); wait != 0 {
+	if wait := l.Wait(l.Begin("b"), 3, time.Time{}, now); wait != 0 {
 		t.Errorf("another waits %v", wait)
 	}
 	for range 5 {
@@ -123,7 +133,7 @@ func TestLimiter(t *testing.T) {
 	// Three have failed.
 	forgotten := now.Add(30 * time.Second)
 	for after, want := range map[int]time.Duration{0: 10 * time.Second, 9: time.Second, 10: 0, 60: 0} {
-		if wait := l.Wait(1, forgotten, now.Add(time.Duration(after)*time.Second)); wait != want {
+		if wait := l.Wait(1, 3, forgotten, now.Add(time.Duration(after)*time.Second)); wait != want {
 			t.Errorf("after %d s: wait %v, want %v", after, wait, want)
 		}
 	}
@@ -134,7 +144,7 @@ func TestLimiter(t *testing.T) {
 func TestLimiterBound(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		burst := rapid.IntRange(1, 5).Draw(t, "burst")
-		l := NewLimiter(burst, time.Second)
+		l := NewLimiter(time.Second)
 		begin := time.Unix(1343815200, 0)
 		at, forgotten := begin, time.Time{}
 		underWay, failed := 0, 0
@@ -152,7 +162,7 @@ func TestLimiterBound(t *testing.T) {
 			if underWay > 0 && rapid.Bool().Draw(t, "one fails") {
 				fail()
 			}
-			if l.Wait(l.Begin("a"), forgotten, at) > 0 {
+			if l.Wait(l.Begin("a"), burst, forgotten, at) > 0 {
 				l.End("a")
 				continue
 			}

@@ -79,10 +79,13 @@ type Info struct {
 
 // Accounts says who may have an account and what an account may have.
 type Accounts struct {
-	AllowRegistration bool     `yaml:"allow_registration"`
+	// AllowRegistration lets anyone register; without it admins make the accounts.
+	AllowRegistration bool `yaml:"allow_registration"`
+	// MinPasswordLength is in bytes. Passwords from before it was raised go on.
+	MinPasswordLength int      `yaml:"min_password_length"`
 	Admins            []string `yaml:"admins"` // e-mail addresses
-	// AdminPassword, if set, is the password of the admins' accounts, which are
-	// made at the start if they are missing. Without it admins register like anyone.
+	// AdminPassword is the password with which the admins' accounts are made at the
+	// start if they are missing. Nobody can register as an admin.
 	AdminPassword   string   `yaml:"admin_password"`
 	DefaultCapacity Capacity `yaml:"default_account_capacity"`
 	AdminCapacity   Capacity `yaml:"admin_account_capacity"`
@@ -91,8 +94,9 @@ type Accounts struct {
 
 // Apps says what apps may be and where their files are kept.
 type Apps struct {
-	AllowDebug bool    `yaml:"allow_debug"`
-	AppURIs    AppURIs `yaml:"app_uris"`
+	AllowDebug bool      `yaml:"allow_debug"`
+	AppURIs    AppURIs   `yaml:"app_uris"`
+	AppLimits  AppLimits `yaml:"app_limits"`
 	// ReservedHosts are names that no app gets: whole ones, or first labels within
 	// the apps' domain.
 	ReservedHosts []string    `yaml:"reserved_hosts"`
@@ -136,6 +140,16 @@ type Capacity struct {
 	AppURIs  int `yaml:"app_uris" json:"app_uris"`
 	Services int `yaml:"services" json:"services"`
 	Apps     int `yaml:"apps" json:"apps"`
+	// Instances are those of all started apps together.
+	Instances int `yaml:"instances" json:"instances"`
+}
+
+// AppLimits bound one app, whatever its account may have.
+type AppLimits struct {
+	Instances int `yaml:"instances"`
+	MemoryMin int `yaml:"memory_min"` // MB, of one instance
+	Disk      int `yaml:"disk"`       // MB, of one instance
+	FDs       int `yaml:"fds"`        // open files of one instance
 }
 
 // Directories are folders. A relative path is one from the folder that the
@@ -191,12 +205,12 @@ func Defaults() Config {
 		Serving: Serving{ExternalPort: 9022, InternalPort: 9023, PeerKeepalive: 3 * time.Second, DrainTimeout: 35 * time.Second},
 		Info:    Info{Name: "vcap", Build: 2222, Version: "0.999", Support: "http://localhost/", Description: "Cloud Foundry of the first generation"},
 		Accounts: Accounts{
-			AllowRegistration: true,
-			DefaultCapacity:   Capacity{Memory: 2048, AppURIs: 4, Services: 16, Apps: 20},
-			AdminCapacity:     Capacity{Memory: 32768, AppURIs: 16, Services: 32, Apps: 200},
+			MinPasswordLength: 8,
+			DefaultCapacity:   Capacity{Memory: 2048, AppURIs: 4, Services: 16, Apps: 20, Instances: 200},
+			AdminCapacity:     Capacity{Memory: 32768, AppURIs: 16, Services: 32, Apps: 200, Instances: 2000},
 			Keys:              Keys{TokenExpiration: 604800},
 		},
-		Apps: Apps{MaxDropletSizeMB: 512, ResourcePoolMB: 2048},
+		Apps: Apps{MaxDropletSizeMB: 512, ResourcePoolMB: 2048, AppLimits: AppLimits{Instances: 100, MemoryMin: 16, Disk: 2048, FDs: 4096}},
 		Components: Components{
 			Staging:     Staging{Queue: wire.SubjectStaging, MaxStagingRuntime: int(wire.StagingTimeout / time.Second)},
 			CCPartition: wire.DefaultPartition,
@@ -237,6 +251,12 @@ func (c *Config) complete() error {
 		return errors.New("directories.droplets and directories.resources are missing: where apps are kept")
 	case c.MaxDropletSizeMB < 1 || c.ResourcePoolMB < 0:
 		return errors.New("max_droplet_size_mb must be positive, resource_pool_mb not negative")
+	case c.AppLimits.Instances < 1 || c.AppLimits.MemoryMin < 1 || c.AppLimits.Disk < 1 || c.AppLimits.FDs < 1:
+		return errors.New("app_limits must be positive numbers")
+	case c.MinPasswordLength < 1:
+		return errors.New("min_password_length must be positive")
+	case c.AdminPassword != "" && len(c.AdminPassword) < c.MinPasswordLength:
+		return fmt.Errorf("admin_password is shorter than min_password_length, %d", c.MinPasswordLength)
 	case c.PeerKeepalive < 0 || c.DrainTimeout <= 0:
 		return errors.New("peer_keepalive and drain_timeout must be positive durations, as \"2s\"")
 	case c.Timeouts.Discover <= 0 || c.Timeouts.Find <= 0 || c.Timeouts.Status <= 0 || c.Timeouts.Health <= 0 || c.Timeouts.Gateway <= 0:

@@ -40,12 +40,14 @@ var (
 	ErrExtension       = &Error{http.StatusNotImplemented, 505, "Service extension is not implemented"}
 	ErrServiceVersion  = &Error{http.StatusNotFound, 506, "Unsupported service version"}
 	ErrTooManyApps     = &Error{http.StatusForbidden, 601, "Too many applications"}
+	ErrTooManyStarted  = &Error{http.StatusForbidden, 603, "Too many instances"}
 	ErrTooManyURIs     = &Error{http.StatusForbidden, 602, "Too many URIs"}
 	ErrInvalidURI      = &Error{http.StatusBadRequest, 700, "Invalid URI"}
 	ErrURITaken        = &Error{http.StatusBadRequest, 701, "The URI has already been taken or reserved"}
 	ErrExternalURI     = &Error{http.StatusForbidden, 702, "External URIs are not enabled for this account"}
 	ErrStagingTimedOut = &Error{http.StatusInternalServerError, 800, "Staging timed out"}
 	ErrNotHereNow      = &Error{http.StatusServiceUnavailable, 111, "The file cannot be fetched from another controller now, try again"}
+	ErrBusy            = &Error{http.StatusServiceUnavailable, 111, "Too many logins at once, try again"}
 	ErrNoSuchRoute     = &Error{Status: http.StatusNotFound}
 )
 

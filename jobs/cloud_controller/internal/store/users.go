@@ -19,9 +19,10 @@ type UserStore struct{ *database }
 
 // Usage is what an account takes.
 type Usage struct {
-	Memory   int // MB, of all instances of started apps
-	Apps     int
-	Services int
+	Memory    int // MB, of all instances of started apps
+	Instances int // of started apps
+	Apps      int
+	Services  int
 }
 
 const (
@@ -32,7 +33,8 @@ const (
 	updatePassword  = `UPDATE users SET password_hash = $2, updated_at = $3 WHERE id = $1`
 	deleteUser      = `DELETE FROM users WHERE id = $1`
 	countUsers      = `SELECT count(*) FROM users`
-	selectAppsUsage = `SELECT count(*), CAST(coalesce(sum(CASE WHEN state = 'STARTED' THEN memory * instances ELSE 0 END), 0) AS BIGINT) FROM apps WHERE owner_id = $1`
+	selectAppsUsage = `SELECT count(*), CAST(coalesce(sum(CASE WHEN state = 'STARTED' THEN memory * instances ELSE 0 END), 0) AS BIGINT),
+		CAST(coalesce(sum(CASE WHEN state = 'STARTED' THEN instances ELSE 0 END), 0) AS BIGINT) FROM apps WHERE owner_id = $1`
 )
 
 // CreateUser adds an account; ErrExists if there is one with that email.
@@ -110,7 +112,7 @@ func (s *UserStore) Usage(ctx context.Context, userID int64) (Usage, error) {
 }
 
 func (s *database) usage(ctx context.Context, q querier, userID int64) (u Usage, err error) {
-	if err := q.QueryRowContext(ctx, selectAppsUsage, userID).Scan(&u.Apps, &u.Memory); err != nil {
+	if err := q.QueryRowContext(ctx, selectAppsUsage, userID).Scan(&u.Apps, &u.Memory, &u.Instances); err != nil {
 		return Usage{}, fmt.Errorf("cannot compute the account's usage: %w", err)
 	}
 	if err := q.QueryRowContext(ctx, countInstances, userID).Scan(&u.Services); err != nil {
