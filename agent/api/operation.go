@@ -85,15 +85,18 @@ func (k OperationKind) Cancellable() bool {
 	return false
 }
 
-// What follows a stop, for the pre_stop, drain and post_stop hooks of what
+// Next is what follows a stop, for the pre_stop, drain and post_stop hooks of what
 // stops (DEPLOY_NEXT).
+type Next string
+
+// What may follow a stop.
 const (
-	NextUpdate   = "update"   // another generation, on the same VM
-	NextRecreate = "recreate" // the same or another generation, on another VM
-	NextScaleIn  = "scale_in" // the instance goes, its group stays
-	NextDelete   = "delete"   // the group goes
-	NextRestart  = "restart"  // the same generation
-	NextStop     = "stop"     // nothing, until an operator starts it
+	NextUpdate   Next = "update"   // another generation, on the same VM
+	NextRecreate Next = "recreate" // the same or another generation, on another VM
+	NextScaleIn  Next = "scale_in" // the instance is deleted, its group stays
+	NextDelete   Next = "delete"   // the group is deleted
+	NextRestart  Next = "restart"  // the same generation
+	NextStop     Next = "stop"     // nothing, until an operator starts it
 )
 
 // Configure is the identity of an agent and where its bus is.
@@ -136,7 +139,7 @@ type Update struct {
 	// DeadlineMS bounds the wait for health, from the start of the processes.
 	DeadlineMS int64 `json:"deadline_ms"`
 	// Next is NextUpdate (also if empty).
-	Next string `json:"next"`
+	Next Next `json:"next"`
 	// Back: this is an automatic return to what ran before. It is refused with
 	// CodeIrreversible if a pre_start hook that is not declared compatible
 	// (Hook.RollbackCompatible) has run since.
@@ -165,8 +168,7 @@ type Rollback struct {
 // Stop drains and stops every process. They stay stopped, also after a reboot,
 // until the next update; with Hold until a KindStart.
 type Stop struct {
-	// Next is one of the constants of that name.
-	Next string `json:"next"`
+	Next Next `json:"next"`
 	// SkipDrain stops at once, without pre_stop and drain.
 	SkipDrain bool `json:"skip_drain,omitempty"`
 	// Hold is the wish of an operator, which updates respect: they change what

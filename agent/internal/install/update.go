@@ -35,7 +35,7 @@ func irreversible(jobs []string) *api.Error {
 			"mend the new version and apply again, or, if you know that the data can be used, apply the earlier one", strings.Join(jobs, ", "))}
 }
 
-func orUpdate(next string) string {
+func orUpdate(next api.Next) api.Next {
 	if next == "" {
 		return api.NextUpdate
 	}
@@ -76,7 +76,7 @@ type transition struct {
 	// from is the spec that was active, to the target; either may be empty.
 	from, to api.Spec
 	jobs     []api.Job // of to, runnable; none if it is held
-	next     string
+	next     api.Next
 	// held: the target is activated and nothing of it started.
 	held      bool
 	skipDrain bool
@@ -138,7 +138,7 @@ func (t *transition) stopping() []step {
 }
 
 // plan compares the target with what runs.
-func (i *Installer) plan(to api.Spec, next string, held bool, report Report) *transition {
+func (i *Installer) plan(to api.Spec, next api.Next, held bool, report Report) *transition {
 	s := i.snapshot()
 	t := &transition{Installer: i, report: report, to: to, jobs: runnable(to), next: next, held: held, resumed: s.Pending != nil}
 	if held {
@@ -268,7 +268,7 @@ func (t *transition) oldHooks(ctx context.Context, kind api.HookKind) error {
 		if !touched(job.Name, t.stop) {
 			continue
 		}
-		err := t.hooks.runAll(ctx, t.report, t.from, job, kind, map[string]string{"DEPLOY_NEXT": t.next})
+		err := t.hooks.runAll(ctx, t.report, t.from, job, kind, map[string]string{"DEPLOY_NEXT": string(t.next)})
 		if err != nil && (t.back || t.returns) && ctx.Err() == nil {
 			// What is bad about a version does not keep it from being replaced by the
 			// one that served.

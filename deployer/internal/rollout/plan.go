@@ -30,6 +30,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/manifests"
 )
 
@@ -177,7 +178,7 @@ type Removal struct {
 	Requires    []string `json:"requires,omitempty"`
 	MaxInFlight int      `json:"max_in_flight"`
 	// Next tells hooks what follows: "scale_in" or "delete".
-	Next      string            `json:"next"`
+	Next      api.Next          `json:"next"`
 	Instances []RemovedInstance `json:"instances"`
 }
 

@@ -161,7 +161,7 @@ type Command struct {
 	MinHealthy time.Duration `json:"min_healthy,omitempty"`
 	Deadline   time.Duration `json:"deadline,omitempty"`
 	// Next tells hooks what follows a stop, as api.Update.Next.
-	Next string `json:"next,omitempty"`
+	Next api.Next `json:"next,omitempty"`
 	// Hold: nothing is started (api.Update.Hold).
 	Hold bool `json:"hold,omitempty"`
 	// Timeout is when the machine gives up waiting for the answer.
