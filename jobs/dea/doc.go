@@ -1,6 +1,6 @@
 // Package dea runs instances of apps: the Droplet Execution Agent of the
-// original, over the same messages (jobs/wire). internal/core is its state
-// machine, pure; internal/bits brings droplets here; jobs/confine/warden is
+// original (docs/protocol.md), with the same messages (jobs/wire). internal/core
+// is its pure state machine; internal/bits fetches droplets; jobs/confine/warden is
 // the parent process of one app, which outlives the DEA. This package ties them
 // to the bus, the disk and the component base of jobs/component.
 //

@@ -1,7 +1,8 @@
 // Package healthmanager keeps apps as their users want them. It reads the wanted
 // state from the cloud controllers' bulk API and the actual one from the DEAs'
-// heartbeats and exit messages, and asks the cloud controllers to start what is
-// missing and to stop what is too much.
+// heartbeats and exit messages, and asks the cloud controllers to start missing
+// instances and to stop surplus ones. The original's rules and intervals are in
+// docs/protocol.md, the differences in README.md.
 //
 // state.go keeps what was heard, analysis.go judges it: both are plain data and
 // arithmetic, without a clock, a lock or the bus. queue.go orders the starts,

@@ -1,7 +1,7 @@
 // Package router is the HTTP router of the cluster: it learns over the bus which
 // instances serve which host names (messages in jobs/wire) and proxies requests
 // to them in one hop, streaming, WebSocket included. It speaks the protocol of
-// the original router and answers what its successor's clients ask.
+// the original router (docs/protocol.md) and answers its successor's clients.
 //
 // table.go is the routing table, plain data; proxy.go the way of a request;
 // router.go ties both to the component base of jobs/component.

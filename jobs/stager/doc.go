@@ -1,6 +1,7 @@
-// Package stager makes droplets of apps: it takes requests over the bus (messages
-// in jobs/wire), fetches an app's files, has a plugin turn them into what a DEA
-// can run, and gives that to the cloud controller.
+// Package stager makes droplets of apps. It takes requests over the bus (messages
+// in jobs/wire, the original's contract in docs/protocol.md), fetches an app's
+// files, runs a plugin that makes a droplet of them, and uploads it to the cloud
+// controller.
 //
 // stager.go ties requests to the component base of jobs/component; task.go is
 // the way of one app; transfer.go fetches and delivers; internal/plugins has a

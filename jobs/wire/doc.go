@@ -1,7 +1,7 @@
 // Package wire holds every subject and message that the components send each
-// other over NATS, as the original vcap components did. Two dialects exist: the
-// older one (until June 2012) and the later; both are read, the later is sent.
-// Decoding is therefore lenient where the dialects differ and nowhere else.
+// other over NATS, as the components of the original did (docs/protocol.md). Two
+// dialects exist: the older one (until June 2012) and the later. Both are read,
+// the later is sent; decoding is lenient where they differ and nowhere else.
 //
 // It imports the standard library only, so that anything may import it.
 package wire

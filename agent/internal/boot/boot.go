@@ -1,5 +1,5 @@
 // Package boot makes an agent start with its machine and start again when it
-// ends, by what the machine has: an init of deploy's own (ARCHITECTURE.md),
+// ends, by what the machine has: an init of deploy's own (docs/vms.md),
 // systemd, or a keeper of the agent's own where neither is. All of them end and
 // start the agent alone: its shims and their processes stay.
 package boot

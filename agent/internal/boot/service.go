@@ -13,7 +13,7 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// service is the boot contract of an init of ours (ARCHITECTURE.md).
+// service is the boot contract of an init of ours (docs/vms.md).
 type service struct {
 	Command []string          `json:"command"`
 	Env     map[string]string `json:"env,omitempty"`

@@ -12,8 +12,7 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// envVM is in the environment of every process of a VM (ARCHITECTURE.md, "Boot
-// service").
+// envVM is in the environment of every process of a VM (docs/vms.md).
 const envVM = "DEPLOY_VM"
 
 // process is one process of this machine; its start time tells it from a later

@@ -2,7 +2,7 @@
 // architecture: the agent, and one archive a program, each with its digest.
 //
 // The folder has one subfolder a platform, <os>_<arch>, with an index.json that
-// Pack writes (ARCHITECTURE.md, "Built packages"). Open reads all indexes;
+// Pack writes (docs/upgrading.md). Open reads all indexes;
 // nothing else is read until a Blob is verified.
 package packages
 

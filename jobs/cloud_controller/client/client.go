@@ -1,4 +1,5 @@
-// Package client speaks the cloud controller's REST API, ours or the original's.
+// Package client calls the cloud controller's REST API, which is that of the
+// original (docs/protocol.md).
 package client
 
 import (

@@ -98,7 +98,7 @@ func Known(s string) cty.Value {
 	return cty.StringVal(s)
 }
 
-// Paths returns path.*: see "The agent's folder" in ARCHITECTURE.md.
+// Paths returns path.*: see docs/agent-folder.md.
 func Paths(agentDir, imageDir, job string) cty.Value {
 	paths := map[string]cty.Value{"root": Known(agentDir), "image": Known(imageDir)}
 	if agentDir != "" && imageDir == "" {
