@@ -139,6 +139,9 @@ func (x *deployment) survey(ctx context.Context, q ApplyRequest) (c comparison, 
 	if err := errors.Join(infra.CheckEngine(x.Session), x.Target(q.Targets)); err != nil {
 		return c, false, err
 	}
+	if err := infra.CheckDisks(x.Session); err != nil {
+		return c, false, err
+	}
 	if q.recreate {
 		ids, err := x.recreatable(q.Targets)
 		if err != nil {

@@ -47,6 +47,9 @@ func planned(ctx context.Context, d *Deployer, q PlanRequest) (*deployment, comp
 		if err := infra.CheckEngine(x.Session); err != nil {
 			return comparison{}, err
 		}
+		if err := infra.CheckDisks(x.Session); err != nil {
+			return comparison{}, err
+		}
 		x.credentials.Warn()
 		vms, err := x.infra.Plan(ctx)
 		if err != nil {

@@ -271,6 +271,9 @@ func (l *loader) decodeDisks() {
 		l.CheckIdentifier(b)
 		attrs := l.Content(b.Body, "size_gb!").Attributes
 		disk := &Disk{Name: name, SizeGB: l.Whole(attrs, "size_gb", 1, 1, syntax.MostMegabytes), Range: b.DefRange}
+		if attr := attrs["size_gb"]; attr != nil {
+			disk.Range = attr.Range
+		}
 		l.disks[name] = disk
 		values[name] = cty.ObjectVal(map[string]cty.Value{
 			"name": cty.StringVal(name), "size_gb": cty.NumberIntVal(int64(disk.SizeGB)),

@@ -39,6 +39,9 @@ func (l *loader) group(b *hcl.Block, update Update) *Group {
 		PreventDestroy: l.Flag(attrs, "prevent_destroy", false),
 		Range:          b.DefRange,
 	}
+	if attr := attrs["azs"]; attr != nil {
+		g.AZsRange = attr.Range
+	}
 	l.edges[g.Name] = map[string]hcl.Range{}
 	g.VM = l.vms["default"]
 	if g.VM == nil {

@@ -122,7 +122,7 @@ type VM struct {
 type Disk struct {
 	Name   string
 	SizeGB int
-	Range  hcl.Range
+	Range  hcl.Range // of its size
 }
 
 // Network is a network that a group's VMs are attached to.
@@ -203,6 +203,7 @@ type Group struct {
 	Instances      int
 	VM             *VM
 	AZs            []string // in order; empty: one nameless zone
+	AZsRange       hcl.Range
 	Disk           *Disk
 	Network        *Network
 	Jobs           []*GroupJob

@@ -159,9 +159,12 @@ func (s *State) Clone() *State {
 	return &out
 }
 
-// Assign brings a group to n instances over the given zones: existing indexes
-// and zones stay, the highest go first, new ones take the lowest free index
-// and the emptiest zone.
+// Assign brings a group to n instances over the given zones. Existing indexes
+// stay; the highest are removed first, new instances take the lowest free index
+// and the emptiest zone. Zones stay too, with two exceptions: an instance whose
+// zone is not among the zones any more moves to the emptiest one, and a zone
+// without an instance takes one from the fullest. An instance with a persistent
+// disk never moves, since the disk cannot.
 func (s *State) Assign(group string, n int, zones []string) []Slot {
 	slots := slices.Clone(s.Groups[group])
 	if len(slots) > n {
@@ -173,16 +176,35 @@ func (s *State) Assign(group string, n int, zones []string) []Slot {
 		used[slot.Index] = true
 		inZone[slot.AZ]++
 	}
-	for index := 0; len(slots) < n; index++ {
-		if used[index] {
-			continue
-		}
+	emptiest := func() string {
 		az := ""
 		for i, zone := range zones {
 			if i == 0 || inZone[zone] < inZone[az] {
 				az = zone
 			}
 		}
+		return az
+	}
+	move := func(i int, to string) {
+		inZone[slots[i].AZ]--
+		slots[i].AZ = to
+		inZone[to]++
+	}
+	for i, slot := range slots {
+		if len(zones) > 0 && !slices.Contains(zones, slot.AZ) && !s.hasDisk(group, slot.Index) {
+			move(i, emptiest())
+		}
+	}
+	for _, zone := range zones {
+		if i := s.spare(group, slots, inZone); inZone[zone] == 0 && i >= 0 {
+			move(i, zone)
+		}
+	}
+	for index := 0; len(slots) < n; index++ {
+		if used[index] {
+			continue
+		}
+		az := emptiest()
 		// A disk that waits for the instance cannot leave its zone.
 		for _, o := range s.Orphans {
 			if o.Group == group && o.Index == index && slices.Contains(zones, o.AZ) {
@@ -194,6 +216,24 @@ func (s *State) Assign(group string, n int, zones []string) []Slot {
 	}
 	slices.SortFunc(slots, func(a, b Slot) int { return a.Index - b.Index })
 	return slots
+}
+
+// spare returns the position of the last instance of the fullest zone that can
+// give one to an empty zone, -1 if there is none.
+func (s *State) spare(group string, slots []Slot, inZone map[string]int) int {
+	best := -1
+	for i, slot := range slots {
+		if inZone[slot.AZ] > 1 && !s.hasDisk(group, slot.Index) && (best < 0 || inZone[slot.AZ] >= inZone[slots[best].AZ]) {
+			best = i
+		}
+	}
+	return best
+}
+
+// hasDisk reports whether an instance has a persistent disk, or one waits for it.
+func (s *State) hasDisk(group string, index int) bool {
+	return s.VMs[fmt.Sprintf("%s/%d", group, index)].Disk != "" ||
+		slices.ContainsFunc(s.Orphans, func(o Orphan) bool { return o.Group == group && o.Index == index })
 }
 
 // Secrets is secrets.json, readable by its owner only.

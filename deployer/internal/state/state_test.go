@@ -1,6 +1,7 @@
 package state
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -41,6 +42,44 @@ func TestAssignSpreadsOverZones(t *testing.T) {
 	want := []Slot{{0, "z1"}, {1, "z2"}, {2, "z1"}, {3, "z2"}, {4, "z1"}}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestAssignFollowsTheZones(t *testing.T) {
+	z := func(zones ...string) (out []Slot) {
+		for i, zone := range zones {
+			out = append(out, Slot{i, zone})
+		}
+		return out
+	}
+	for name, c := range map[string]struct {
+		had   []Slot
+		disks []int
+		zones []string
+		want  []Slot
+	}{
+		"a zone is removed":            {z("z1", "z2", "z3", "z1"), nil, []string{"z1", "z3"}, z("z1", "z3", "z3", "z1")},
+		"a zone is added":              {z("z1", "z2", "z1", "z2"), nil, []string{"z1", "z2", "z3"}, z("z1", "z2", "z1", "z3")},
+		"one of two in one zone":       {z("z1", "z1"), nil, []string{"z1", "z2"}, z("z1", "z2")},
+		"too few for another zone":     {z("z1", "z2"), nil, []string{"z1", "z2", "z3"}, z("z1", "z2")},
+		"the first zones":              {z("", "", ""), nil, []string{"z1", "z2"}, z("z1", "z2", "z1")},
+		"no zones any more":            {z("z1", "z2"), nil, nil, z("z1", "z2")},
+		"a zone removed under a disk":  {z("z1", "z2", "z3"), []int{1}, []string{"z1", "z3"}, z("z1", "z2", "z3")},
+		"a zone added, disks are kept": {z("z1", "z1", "z1"), []int{1, 2}, []string{"z1", "z2"}, z("z2", "z1", "z1")},
+	} {
+		s := New("d")
+		s.Groups, s.VMs = map[string][]Slot{"g": c.had}, map[string]VM{}
+		for _, index := range c.disks {
+			s.VMs[fmt.Sprintf("g/%d", index)] = VM{Disk: "/disk"}
+		}
+		got := s.Assign("g", len(c.had), c.zones)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: got %v, want %v", name, got, c.want)
+		}
+		s.Groups["g"] = got
+		if again := s.Assign("g", len(got), c.zones); !slices.Equal(again, got) {
+			t.Errorf("%s: a second time gives %v after %v", name, again, got)
+		}
 	}
 }
 

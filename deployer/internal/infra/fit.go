@@ -1,0 +1,55 @@
+package infra
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/hashicorp/hcl/v2"
+
+	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/session"
+	"github.com/clusterworks/deploy/manifests"
+)
+
+// CheckDisks returns an error if the manifest asks of the persistent disks there
+// are what no disk can do: to become smaller, or to follow its instance into
+// another zone.
+func CheckDisks(s *session.Session) error {
+	known := knownDisks(s.State.VMs, s.State.Orphans)
+	var diags hcl.Diagnostics
+	for _, g := range s.Manifest.Groups {
+		var larger, elsewhere []string
+		for _, slot := range s.State.Groups[g.Name] {
+			id := api.InstanceID(g.Name, slot.Index)
+			disk, has := known[id]
+			if !has || g.Disk == nil {
+				continue
+			}
+			if disk.SizeGB > g.Disk.SizeGB {
+				larger = append(larger, fmt.Sprintf("%s has one of %d GB", id, disk.SizeGB))
+			}
+			if len(g.AZs) > 0 && slot.AZ != "" && !slices.Contains(g.AZs, slot.AZ) {
+				elsewhere = append(elsewhere, fmt.Sprintf("%s is in %s", id, slot.AZ))
+			}
+		}
+		if len(larger) > 0 {
+			diags = append(diags, &hcl.Diagnostic{
+				Severity: hcl.DiagError, Summary: "Disk cannot shrink", Subject: g.Disk.Range.Ptr(),
+				Detail: fmt.Sprintf("Disk %q of group %q has %d GB now, but %s, with data on it, and a disk cannot become smaller. Put the size back, or move the data to a group with a smaller disk.",
+					g.Disk.Name, g.Name, g.Disk.SizeGB, strings.Join(larger, ", ")),
+			})
+		}
+		if len(elsewhere) > 0 {
+			diags = append(diags, &hcl.Diagnostic{
+				Severity: hcl.DiagError, Summary: "Disk cannot leave its zone", Subject: g.AZsRange.Ptr(),
+				Detail: fmt.Sprintf("The zones of group %q are %s now, but %s, with a persistent disk, which cannot leave its zone. Put the zone back, or move the data to a group in other zones.",
+					g.Name, strings.Join(g.AZs, ", "), strings.Join(elsewhere, ", ")),
+			})
+		}
+	}
+	if diags.HasErrors() {
+		return &manifests.Error{Diagnostics: diags, Files: s.Manifest.Files}
+	}
+	return nil
+}

@@ -1,0 +1,62 @@
+package infra
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/fstest"
+
+	"github.com/clusterworks/deploy/deployer/internal/session"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/terraform"
+	"github.com/clusterworks/deploy/manifests"
+)
+
+// A disk that would shrink, or have to leave its zone, is found before anything
+// moves, where the manifest says it.
+func TestCheckDisks(t *testing.T) {
+	for _, c := range []struct {
+		size, zones, want string
+	}{
+		{"2", `["z1", "z2"]`, ""},
+		{"3", `["z1", "z2", "z3"]`, ""},
+		{"1", `["z1", "z2"]`, "m.hcl:3,15-26: Disk cannot shrink; Disk \"data\" of group \"db\" has 1 GB now, but db/0 has one of 2 GB, db/1 has one of 2 GB, with data on it"},
+		{"2", `["z1", "z3"]`, "m.hcl:6,3-27: Disk cannot leave its zone; The zones of group \"db\" are z1, z3 now, but db/1 is in z2"},
+		{"1", `["z3"]`, "and 1 other diagnostic"},
+	} {
+		m, diags := manifests.Load(fstest.MapFS{"m.hcl": {Data: fmt.Appendf(nil, `deployment "d" {}
+infrastructure "local" {}
+disk "data" { size_gb = %s }
+group "db" {
+  instances = 2
+  azs       = %s
+  disk      = disk.data
+}
+`, c.size, c.zones)}}, "m.hcl", manifests.Options{})
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		st := state.New("d")
+		st.Groups = map[string][]state.Slot{"db": {{Index: 0, AZ: "z1"}, {Index: 1, AZ: "z2"}}}
+		input, err := json.Marshal(madeOf{Disk: &terraform.DiskInput{Group: "db", SizeGB: 2}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		// One instance has its disk, that of the other waits for it.
+		st.VMs = map[string]state.VM{"db/0": {ID: "v0", Disk: "/d0", Input: input}}
+		st.Orphans = []state.Orphan{{ID: "db/1", Group: "db", Index: 1, AZ: "z2", SizeGB: 2}}
+		s := &session.Session{Manifest: m, State: st}
+		s.Assign()
+		err = CheckDisks(s)
+		got := ""
+		var problems *manifests.Error
+		if errors.As(err, &problems) {
+			got = problems.Diagnostics.Error()
+		}
+		if c.want == "" && err != nil || !strings.Contains(got, c.want) {
+			t.Errorf("size %s, zones %s: got %v, want %q", c.size, c.zones, got, c.want)
+		}
+	}
+}
