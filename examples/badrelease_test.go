@@ -45,8 +45,9 @@ func TestBadRelease(t *testing.T) {
 		}
 	}
 	const command = `["${package.hello.path}/hello", "-c", "${path.config}/hello.yml"]`
-	const control = "  control = true"
-	const wrongCheck = control + "\n  check \"tcp\" {\n    target = \"${instance.address}:1\"\n  }"
+	const listen = "listen \"http\" {\n  port = property.port\n}\n"
+	const control = "  component = true"
+	const wrongCheck = control + "\n  env = { CHANGED = \"yes\" }\n  check \"tcp\" {\n    target = \"${instance.address}:1\"\n  }"
 	const stuckDrain = "\nhook \"drain\" {\n  command = [\"/bin/sh\", \"-c\", \"echo waiting for ever; exec sleep 1000\"]\n  timeout = \"1s\"\n}\n"
 
 	c.mustApply()
@@ -65,7 +66,7 @@ func TestBadRelease(t *testing.T) {
 		},
 		{
 			what:    "fails its check, and hangs in its drain when it is put back",
-			changes: []string{control, wrongCheck, "property.port]", "property.port, 2]", "consumes \"bus\" {}", "consumes \"bus\" {}" + stuckDrain},
+			changes: []string{control, wrongCheck, listen, listen + stuckDrain},
 			tells:   []string{"is not healthy in time", "cannot connect to 127.", "connection refused"},
 		},
 		{
@@ -107,7 +108,7 @@ func TestBadRelease(t *testing.T) {
 
 	// A release that hangs in its drain holds up the next one: that one's canary
 	// is put back, and serves.
-	release("consumes \"bus\" {}", "consumes \"bus\" {}"+stuckDrain)
+	release(listen, listen+stuckDrain)
 	c.mustApply()
 	before := c.mustAllRun(5)
 	l := startLoad(t, router, "hello.bus.localhost", 16, 100)

@@ -467,16 +467,15 @@ func TestMachinesOfAnotherDeployment(t *testing.T) {
 	t.Parallel()
 	c := secretCluster(t)
 	c.mustApply()
-	file := filepath.Join(c.state, "scripts/state.json")
-	right, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Somebody made the state anew and typed the machines in.
+	// Somebody made the state anew, secrets and all, and typed the machines in.
+	file, secrets := filepath.Join(c.state, "scripts/state.json"), filepath.Join(c.state, "scripts/secrets.json")
+	right := mustRead(t, file)
 	id := regexp.MustCompile(`"deployment_id": "([0-9a-f]{32})"`).FindSubmatch(right)
-	wrong := bytes.Replace(right, id[1], bytes.Repeat([]byte("ab"), 16), 1)
-	if err := os.WriteFile(file, wrong, 0o600); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{file, secrets} {
+		wrong := bytes.ReplaceAll(mustRead(t, name), id[1], bytes.Repeat([]byte("ab"), 16))
+		if err := os.WriteFile(name, wrong, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	// The machines stay as they are for the engine, too: it is asked last.
 	for _, command := range []string{"plan", "apply"} {
@@ -488,8 +487,11 @@ func TestMachinesOfAnotherDeployment(t *testing.T) {
 		mustTell(t, errOut, code, 1, "app/0", "belongs to another deployment", string(id[1]), filepath.Join(c.state, "scripts"), "deploy state import")
 	}
 	export := c.mustDeploy("", "state", "export", c.manifest)
-	if err := os.WriteFile(file, right, 0o600); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{file, secrets} {
+		back := bytes.ReplaceAll(mustRead(t, name), bytes.Repeat([]byte("ab"), 16), id[1])
+		if err := os.WriteFile(name, back, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	_, errOut, code := c.deploy(export, "state", "import", c.manifest)
 	mustTell(t, errOut, code, 1, "another deployment", "--force")

@@ -219,6 +219,9 @@ func (i *Infra) Remaining(p Plan) Plan {
 	i.engine.Lock()
 	defer i.engine.Unlock()
 	p.Changes, p.Pending, p.AtOnce, p.Places, p.LostDisks = nil, maps.Clone(i.pending), nil, nil, nil
+	// What was to be made or changed at once is done.
+	p.Actions = maps.Clone(p.Actions)
+	maps.DeleteFunc(p.Actions, func(id string, _ []terraform.Action) bool { return len(p.Pending[id]) == 0 })
 	return p
 }
 
