@@ -2,10 +2,8 @@ package confine
 
 import (
 	"fmt"
-	"math"
 	"unsafe"
 
-	"github.com/elastic/go-seccomp-bpf"
 	"github.com/elastic/go-seccomp-bpf/arch"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -36,89 +34,115 @@ var missing = []string{"io_uring_setup", "io_uring_enter", "io_uring_register", 
 
 // families are the kinds of sockets that a process may have. Others, as those to
 // the machine's hypervisor, are in no namespace.
-var families = []uint64{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
+var families = []uint32{unix.AF_UNIX, unix.AF_INET, unix.AF_INET6, unix.AF_NETLINK}
+
+// rule lets a system call fail with an error if its argument is like that.
+type rule struct {
+	name     string
+	errno    unix.Errno
+	argument uint32
+	bits     uint32   // any of these is set; 0: not asked
+	is       []uint32 // it is one of these
+	not      []uint32 // it is none of these
+}
+
+// newNamespace are the flags of clone(2) that make one.
+const newNamespace = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
+
+// rules are all of them.
+func rules() []rule {
+	all := []rule{
+		{name: "clone", errno: unix.EPERM, argument: 0, bits: newNamespace},
+		// Input for who has the terminal.
+		{name: "ioctl", errno: unix.EPERM, argument: 1, is: []uint32{unix.TIOCSTI, unix.TIOCLINUX}},
+		{name: "socket", errno: unix.EAFNOSUPPORT, argument: 0, not: families},
+		// Landlock's bounds on ports do not see it.
+		{name: "socket", errno: unix.EPROTONOSUPPORT, argument: 2, is: []uint32{unix.IPPROTO_MPTCP}},
+	}
+	for _, name := range refused {
+		all = append(all, rule{name: name, errno: unix.EPERM})
+	}
+	for _, name := range missing {
+		all = append(all, rule{name: name, errno: unix.ENOSYS})
+	}
+	return all
+}
+
+// program is a rule's part of the filter. All arguments that are looked at are 32
+// bits wide for the kernel, which drops the rest of a register, as we do.
+func (r rule) program(number uint32) []bpf.Instruction {
+	const numberOffset, argumentsOffset = 0, 16 // of struct seccomp_data
+	var checks []bpf.Instruction
+	if r.bits != 0 || len(r.is)+len(r.not) > 0 {
+		checks = append(checks, bpf.LoadAbsolute{Off: argumentsOffset + 8*r.argument, Size: 4})
+	}
+	if r.bits != 0 {
+		checks = append(checks, bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: r.bits, SkipFalse: 1})
+	}
+	for i, value := range r.is {
+		last := i == len(r.is)-1
+		jump := bpf.JumpIf{Cond: bpf.JumpEqual, Val: value, SkipTrue: uint8(len(r.is) - 1 - i)}
+		if last {
+			jump.SkipFalse = 1
+		}
+		checks = append(checks, jump)
+	}
+	for i, value := range r.not {
+		checks = append(checks, bpf.JumpIf{Cond: bpf.JumpEqual, Val: value, SkipTrue: uint8(len(r.not) - i)})
+	}
+	checks = append(checks, bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(r.errno)})
+	return append([]bpf.Instruction{
+		bpf.LoadAbsolute{Off: numberOffset, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: number, SkipTrue: uint8(len(checks))},
+	}, checks...)
+}
+
+// filter is what refuse loads: programs of another architecture, which have other
+// numbers, are ended.
+func filter() ([]bpf.Instruction, error) {
+	const architectureOffset = 4
+	known, err := arch.GetInfo("")
+	if err != nil {
+		return nil, err
+	}
+	program := []bpf.Instruction{
+		bpf.LoadAbsolute{Off: architectureOffset, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: uint32(known.ID), SkipTrue: 1},
+		bpf.RetConstant{Val: unix.SECCOMP_RET_KILL_PROCESS},
+	}
+	if known.ID == arch.X86_64.ID {
+		program = append(program,
+			bpf.LoadAbsolute{Off: 0, Size: 4},
+			bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: uint32(arch.X32.SeccompMask), SkipFalse: 1},
+			bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS)},
+		)
+	}
+	for _, r := range rules() {
+		if number, ok := known.SyscallNames[r.name]; ok {
+			program = append(program, r.program(uint32(number))...)
+		}
+	}
+	return append(program, bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}), nil
+}
 
 // refuse takes system calls from the calling thread and from what it executes. The
 // thread must be locked, and have no_new_privs.
 func refuse() error {
-	known, err := arch.GetInfo("")
+	program, err := filter()
 	if err != nil {
 		return fmt.Errorf("cannot filter system calls: %w", err)
 	}
-	here := func(names []string) []string {
-		var found []string
-		for _, name := range names {
-			if _, ok := known.SyscallNames[name]; ok {
-				found = append(found, name)
-			}
-		}
-		return found
-	}
-	deny := func(errno unix.Errno) seccomp.Action { return seccomp.ActionErrno | seccomp.Action(errno) }
-	const newNamespace = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
-	other := seccomp.ArgumentConditions{}
-	for _, family := range families {
-		other = append(other, seccomp.Condition{Argument: 0, Operation: seccomp.NotEqual, Value: family})
-	}
-	filter := seccomp.Filter{Policy: seccomp.Policy{
-		DefaultAction: seccomp.ActionAllow,
-		Syscalls: []seccomp.SyscallGroup{
-			{Action: deny(unix.EPERM), Names: here(refused), NamesWithCondtions: []seccomp.NameWithConditions{
-				{Name: "clone", Conditions: seccomp.ArgumentConditions{{Argument: 0, Operation: seccomp.BitsSet, Value: newNamespace}}},
-				// Input for who has the terminal.
-				{Name: "ioctl", Conditions: equal32(1, unix.TIOCSTI)},
-				{Name: "ioctl", Conditions: equal32(1, unix.TIOCLINUX)},
-			}},
-			{Action: deny(unix.ENOSYS), Names: here(missing)},
-			{Action: deny(unix.EAFNOSUPPORT), NamesWithCondtions: []seccomp.NameWithConditions{{Name: "socket", Conditions: other}}},
-			// Landlock's bounds on ports do not see it.
-			{Action: deny(unix.EPROTONOSUPPORT), NamesWithCondtions: []seccomp.NameWithConditions{
-				{Name: "socket", Conditions: equal32(2, unix.IPPROTO_MPTCP)},
-			}},
-		},
-	}}
-	// The library's filter allows whatever comes by another architecture's calls,
-	// which most kernels take: those programs do not run at all.
-	if err := onlyArchitecture(uint32(known.ID)); err != nil {
-		return fmt.Errorf("cannot filter system calls: %w", err)
-	}
-	if err := seccomp.LoadFilter(filter); err != nil {
-		return fmt.Errorf("cannot filter system calls: %w", err)
-	}
-	return nil
-}
-
-// equal32 matches an argument that is an int for the kernel, whatever a program
-// puts into the other half of the register.
-func equal32(argument uint32, value uint64) seccomp.ArgumentConditions {
-	conditions := seccomp.ArgumentConditions{{Argument: argument, Operation: seccomp.BitsNotSet, Value: math.MaxUint32 &^ value}}
-	for bit := uint64(1); bit <= value; bit <<= 1 {
-		if value&bit != 0 {
-			conditions = append(conditions, seccomp.Condition{Argument: argument, Operation: seccomp.BitsSet, Value: bit})
-		}
-	}
-	return conditions
-}
-
-// onlyArchitecture kills whoever makes a system call of another architecture.
-func onlyArchitecture(id uint32) error {
-	const archOffset = 4 // of struct seccomp_data
-	program, err := bpf.Assemble([]bpf.Instruction{
-		bpf.LoadAbsolute{Off: archOffset, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: id, SkipTrue: 1},
-		bpf.RetConstant{Val: uint32(seccomp.ActionKillProcess)},
-		bpf.RetConstant{Val: uint32(seccomp.ActionAllow)},
-	})
+	raw, err := bpf.Assemble(program)
 	if err != nil {
-		return err
+		return fmt.Errorf("cannot filter system calls: %w", err)
 	}
-	filter := make([]unix.SockFilter, len(program))
-	for i, p := range program {
-		filter[i] = unix.SockFilter{Code: p.Op, Jt: p.Jt, Jf: p.Jf, K: p.K}
+	instructions := make([]unix.SockFilter, len(raw))
+	for i, r := range raw {
+		instructions[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
 	}
-	load := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	load := unix.SockFprog{Len: uint16(len(instructions)), Filter: &instructions[0]}
 	if _, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&load))); errno != 0 {
-		return errno
+		return fmt.Errorf("cannot filter system calls: %w", errno)
 	}
 	return nil
 }

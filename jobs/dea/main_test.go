@@ -184,8 +184,8 @@ type agent struct {
 	dea    *DEA
 	base   string
 	config string // file
-	// weak has it run apps as on a machine that offers nothing to keep them apart.
-	weak bool
+	// change, if set, has it run apps as on a machine that offers less.
+	change func(warden.Machine) warden.Machine
 	// stop ends it, by a signal as it were.
 	stop func() error
 }
@@ -238,10 +238,11 @@ func (a *agent) run() {
 	if a.dea, err = New(component.Process{ConfigFile: a.config, Output: a.t.Output()}); err != nil {
 		a.t.Fatal(err)
 	}
-	if a.weak {
-		a.dea.machine.Close()
-		// Root's processes can only be counted if each instance has a user.
-		a.dea.machine = warden.Machine{Users: os.Geteuid() == 0}
+	if a.change != nil {
+		found := a.dea.machine
+		if a.dea.machine = a.change(found); a.dea.machine.Cgroups == nil {
+			found.Close()
+		}
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	result := make(chan error, 1)
