@@ -19,7 +19,7 @@ const Home = "/home/vcap"
 // are not among it: with namespaces, a process has its own.
 func SystemPaths() []string {
 	paths := []string{
-		"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/opt", "/nix/store",
+		"/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/usr", "/opt", "/nix/store", "/var/lib/gems",
 		// resolv.conf leads there on some systems.
 		"/run/systemd/resolve/resolv.conf", "/run/systemd/resolve/stub-resolv.conf", "/run/resolvconf/resolv.conf", "/run/NetworkManager/resolv.conf",
 	}

@@ -32,8 +32,8 @@ const (
 	// root; the thousand from there on lies below the DEAs' users.
 	firstUser     = 21000
 	numberOfUsers = 1000
-	// diskInterval is how often the files of a staging are added up.
-	diskInterval = time.Second
+	// measureEvery is how often it is looked at what a staging uses.
+	measureEvery = 500 * time.Millisecond
 	// endTimeout bounds the end of a plugin that got KILL.
 	endTimeout = 10 * time.Second
 	// openFiles is how many a plugin's process may have; npm opens very many.
@@ -168,7 +168,7 @@ func (t *task) runPlugin(ctx context.Context, work string, spec warden.Spec, cfg
 	case over != nil:
 		return over
 	case confine.OutOfMemory(spec.Cgroups):
-		return fmt.Errorf("it used more memory than the %d MB that a staging may use (max_memory_mb), and was ended", t.stager.config.MaxMemoryMB)
+		return t.overMemory()
 	case err != nil:
 		return errors.New("its process was killed")
 	case ended.Error != "" || ended.Signal != "":
@@ -184,7 +184,7 @@ func (t *task) runPlugin(ctx context.Context, work string, spec warden.Spec, cfg
 
 // await returns when nothing of the plugin is left. An error says why it was ended.
 func (t *task) await(ctx context.Context, handle *warden.Handle, records string, spec warden.Spec) (over error) {
-	tick := time.NewTicker(diskInterval)
+	tick := time.NewTicker(measureEvery)
 	defer tick.Stop()
 	limit := 2*spec.Limits.DiskBytes + t.stager.config.MaxAppMB<<20
 	for over == nil {
@@ -194,9 +194,7 @@ func (t *task) await(ctx context.Context, handle *warden.Handle, records string,
 		case <-ctx.Done():
 			over = context.Cause(ctx)
 		case <-tick.C:
-			if used := confine.DiskUsage(spec.Dir); used > limit {
-				over = fmt.Errorf("it used %s of disk, more than the %s that a staging may use, and was ended", bytesText(used), bytesText(limit))
-			}
+			over = t.measure(handle, spec, limit)
 		}
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
@@ -211,6 +209,33 @@ func (t *task) await(ctx context.Context, handle *warden.Handle, records string,
 	again, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
 	defer cancel()
 	return errors.Join(over, warden.Kill(again, records))
+}
+
+// measure returns an error if the plugin uses more than it may of what the kernel
+// does not bound.
+func (t *task) measure(handle *warden.Handle, spec warden.Spec, disk int64) error {
+	if used := confine.DiskUsage(spec.Dir); used > disk {
+		return fmt.Errorf("it used %s of disk, more than the %s that a staging may use, and was ended", bytesText(used), bytesText(disk))
+	}
+	if len(spec.Cgroups) > 0 {
+		return nil
+	}
+	all, err := warden.Look()
+	if err != nil {
+		t.stager.base.Log().Warn("cannot see what a staging uses", "error", err)
+		return nil
+	}
+	switch used := all.Usage(handle.PID()); {
+	case used.Memory > spec.Limits.MemoryBytes:
+		return t.overMemory()
+	case used.Processes > spec.Limits.Processes:
+		return fmt.Errorf("it had %d processes, more than the %d that a staging may have, and was ended", used.Processes, spec.Limits.Processes)
+	}
+	return nil
+}
+
+func (t *task) overMemory() error {
+	return fmt.Errorf("it used more memory than the %d MB that a staging may use (max_memory_mb), and was ended", t.stager.config.MaxMemoryMB)
 }
 
 // readEnd returns the end of a file that a plugin may have made anything of; "" if

@@ -307,7 +307,7 @@ func exhaust(what string) {
 			}
 		}
 	case "hidden":
-		cmd := exec.Command("/bin/sleep", "7654")
+		cmd := exec.Command("/bin/sleep", os.Args[3])
 		cmd.Env, cmd.SysProcAttr = []string{}, &syscall.SysProcAttr{Setsid: true}
 		fmt.Println("BOUND hidden", cmd.Start())
 	}

@@ -85,7 +85,8 @@ func (s *staging) ruby(app string) (env map[string]string, run string, err error
 		}
 		install = append(install, "--local")
 	}
-	settings := []string{"BUNDLE_WITHOUT=development:test", "BUNDLE_SILENCE_ROOT_WARNING=true"}
+	// Bundler wants a folder of gems that it can write to, even if it installs none.
+	settings := []string{"GEM_HOME=" + filepath.Join(os.Getenv("HOME"), "gems"), "BUNDLE_WITHOUT=development:test", "BUNDLE_SILENCE_ROOT_WARNING=true"}
 	env["BUNDLE_WITHOUT"] = "development:test"
 	env["BUNDLE_GEMFILE"] = "$PWD/app/Gemfile"
 	env["BUNDLE_FROZEN"] = "true"
