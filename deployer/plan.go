@@ -174,7 +174,7 @@ func (x *deployment) activeSpecs(ctx context.Context, want map[string]plan.Wante
 		}
 	}
 	slices.Sort(ids)
-	specs := make([]*api.Spec, len(ids))
+	specs, failed := make([]*api.Spec, len(ids)), make([]error, len(ids))
 	err := x.Each(ctx, len(ids), func(ctx context.Context, i int) error {
 		return fleet.Within(ctx, 15*time.Second, func(ctx context.Context) error {
 			s, err := x.fleet.Client(state.Own(ids[i])).Spec(ctx, api.SpecRequest{})
@@ -183,7 +183,8 @@ func (x *deployment) activeSpecs(ctx context.Context, want map[string]plan.Wante
 				if errors.As(err, &e) && e.Code == api.CodeNotFound {
 					return nil // damaged on disk: the plan says so, apply mends it
 				}
-				return fmt.Errorf("cannot read what is installed on %s: %w", ids[i], err)
+				failed[i] = fmt.Errorf("cannot read what is installed on %s: %w", ids[i], err)
+				return ctx.Err()
 			}
 			specs[i] = &s
 			return nil
@@ -192,6 +193,10 @@ func (x *deployment) activeSpecs(ctx context.Context, want map[string]plan.Wante
 	out := map[string]*api.Spec{}
 	for i, id := range ids {
 		out[id] = specs[i]
+		if failed[i] != nil { // one that does not say what it has does not keep the others
+			x.fleet.Distrust(id, failed[i])
+			inventories[id] = nil
+		}
 	}
 	return out, err
 }

@@ -118,7 +118,7 @@ func newCluster(tb testing.TB, n int) *cluster {
 	dir := tb.TempDir()
 	c := &cluster{
 		manifest: filepath.Join(dir, "scale.hcl"), stateDir: filepath.Join(dir, "state"),
-		programs: ProgramFolder(tb, "agent", "nats", "router", "hello"), vars: map[string]string{"port": "1"},
+		programs: ProgramFolder(tb, "agent", "nats", "router", "hello", "lb_check"), vars: map[string]string{"port": "1"},
 		agents: map[string]*agenttest.Simulated{},
 	}
 	routers := (n - 2) / 2

@@ -23,6 +23,9 @@ type Simulated struct {
 	specs      map[string]api.Spec // staged and active, by generation
 	operations map[string]api.Operation
 	fails      map[api.OperationKind]*api.Error
+	identity   server.Identity
+	nc         *nats.Conn
+	service    interface{ Close() }
 }
 
 // Simulate serves a simulated agent on a connection that may speak for it, until
@@ -31,13 +34,28 @@ func Simulate(t testing.TB, nc *nats.Conn, inventory api.Inventory, spec api.Spe
 	t.Helper()
 	s := &Simulated{inventory: inventory, specs: map[string]api.Spec{spec.Generation: spec}, operations: map[string]api.Operation{}}
 	s.activate(spec)
-	service, err := server.NATS(nc, server.Identity{DeploymentID: inventory.DeploymentID, Instance: inventory.Instance, Version: "0.0.0"}, server.Handlers(s), slog.New(slog.DiscardHandler))
+	s.identity = server.Identity{DeploymentID: inventory.DeploymentID, Instance: inventory.Instance, Version: "0.0.0"}
+	s.nc = nc
+	s.serve(t, s)
+	return s
+}
+
+// serve answers with another's words from now on.
+func (s *Simulated) serve(t testing.TB, answers server.Agent) {
+	t.Helper()
+	if s.service != nil {
+		s.service.Close()
+	}
+	service, err := server.NATS(s.nc, s.identity, server.Handlers(answers), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(service.Close)
-	return s
+	s.service = service
 }
+
+// Replace has a liar answer in the agent's place.
+func (s *Simulated) Replace(t testing.TB, l *Liar) { s.serve(t, l) }
 
 // Lie makes what the agent says of itself something else.
 func (s *Simulated) Lie(change func(*api.Inventory)) {

@@ -150,6 +150,7 @@ func (c *Client) Stream(ctx context.Context, s api.Submission, onEvent func(api.
 		r.Output = new(int64)
 	}
 	for {
+		asked := time.Now()
 		var progress api.Progress
 		err := retry(ctx, func() error {
 			var err error
@@ -168,6 +169,9 @@ func (c *Client) Stream(ctx context.Context, s api.Submission, onEvent func(api.
 				onEvent(e)
 			}
 		}
+		if r.Output == nil {
+			progress.Output = nil // nobody has asked for it
+		}
 		for _, piece := range progress.Output {
 			onOutput(piece)
 		}
@@ -185,6 +189,13 @@ func (c *Client) Stream(ctx context.Context, s api.Submission, onEvent func(api.
 				return &api.Error{Code: api.CodeInternal, Message: fmt.Sprintf("operation %s failed without a reason", s.OpID)}
 			}
 			return progress.Operation.Error
+		}
+		if len(progress.Events) == 0 && time.Since(asked) < minRetry { // it was asked to wait for some
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(minRetry):
+			}
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -47,6 +48,31 @@ type objectInfo struct {
 	Deleted bool   `json:"deleted"`
 }
 
+// maxPackage bounds a package, bytes.
+const maxPackage = 16 << 30
+
+// nuidForm is that of the names of chunks: they become part of a subject.
+var nuidForm = regexp.MustCompile(`^[A-Za-z0-9]{1,64}$`)
+
+// readInfo reads an object's description. What it says bounds what is fetched.
+func readInfo(data []byte) (objectInfo, error) {
+	var info objectInfo
+	if err := json.Unmarshal(data, &info); err != nil {
+		return objectInfo{}, err
+	}
+	switch {
+	case info.Deleted:
+		return objectInfo{Deleted: true}, nil
+	case !nuidForm.MatchString(info.NUID):
+		return objectInfo{}, fmt.Errorf("%.80q cannot be the name of its chunks", info.NUID)
+	case info.Size > maxPackage:
+		return objectInfo{}, fmt.Errorf("it has %d bytes, more than the %d that a package may have", info.Size, int64(maxPackage))
+	case uint64(info.Chunks) > info.Size:
+		return objectInfo{}, fmt.Errorf("it has %d chunks and %d bytes", info.Chunks, info.Size)
+	}
+	return info, nil
+}
+
 // errAbsent: the bus does not have what was asked for.
 var errAbsent = errors.New("the bus does not have it")
 
@@ -56,8 +82,8 @@ func (b *Bus) Fetch(ctx context.Context, digest string, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	var info objectInfo
-	if err := json.Unmarshal(meta.Data, &info); err != nil {
+	info, err := readInfo(meta.Data)
+	if err != nil {
 		return fmt.Errorf("cannot read the bus's description of package %s: %w", digest, err)
 	}
 	if info.Deleted {
@@ -65,7 +91,7 @@ func (b *Bus) Fetch(ctx context.Context, digest string, w io.Writer) error {
 	}
 	hash := sha256.New()
 	both := io.MultiWriter(hash, w)
-	next := uint64(1)
+	next, left := uint64(1), info.Size
 	for n := uint32(0); n < info.Chunks; n++ {
 		chunk, err := b.get(ctx, getRequest{Seq: next, NextFor: partSubject + info.NUID})
 		if err != nil {
@@ -76,6 +102,10 @@ func (b *Bus) Fetch(ctx context.Context, digest string, w io.Writer) error {
 			return fmt.Errorf("cannot read the sequence of chunk %d: %w", n+1, err)
 		}
 		next = at + 1
+		if uint64(len(chunk.Data)) > left {
+			return fmt.Errorf("the bus has more of package %s than the %d bytes that it says", digest, info.Size)
+		}
+		left -= uint64(len(chunk.Data))
 		if _, err := both.Write(chunk.Data); err != nil {
 			return err
 		}

@@ -293,13 +293,23 @@ func (f *Fleet) Unheard(id string) error {
 // sift takes the inventories that cannot be true out of those found and returns
 // why each was.
 func (f *Fleet) sift(found map[string]*api.Inventory) map[string]error {
-	refused := map[string]error{}
-	for _, id := range slices.Sorted(maps.Keys(found)) {
-		if err := impossible(id, found[id], f.s.State.Epoch); err != nil {
-			f.s.Distrusted.Add(id, err, found[id].State == api.InstanceRunning)
+	refused, others := map[string]error{}, map[string]error{}
+	for id, inv := range found {
+		if err := impossible(id, inv, f.s.State.Epoch); err != nil {
 			refused[id] = err
-			delete(found, id)
+		} else if err := f.Refuse(id, inv); err != nil {
+			others[id] = err
 		}
+	}
+	// Few that say to obey somebody else are not to keep the rest from being
+	// deployed. If most do, this is the wrong state or the wrong deploy, and the
+	// caller refuses.
+	if len(others) <= (len(found)-len(refused))/2 {
+		maps.Copy(refused, others)
+	}
+	for id, err := range refused {
+		f.s.Distrusted.Add(id, err, found[id].State == api.InstanceRunning)
+		delete(found, id)
 	}
 	return refused
 }

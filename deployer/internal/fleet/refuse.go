@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/deployer/internal/state"
@@ -40,12 +41,66 @@ func (f *Fleet) RefuseForeign(id string, inv *api.Inventory) error {
 // were since, never by more than this.
 const maxEpochLead = 1 << 32
 
+// The most that an agent can have of something: far more than any has, and little
+// enough to be handled.
+const (
+	maxListed = 100_000 // packages, generations, processes, reasons
+	maxText   = 1 << 20 // bytes of one text
+)
+
 // impossible returns why an inventory cannot be true, given the state's epoch; nil
 // if it may be.
 func impossible(id string, inv *api.Inventory, epoch uint64) error {
+	why := implausible(inv)
 	if inv.Epoch > epoch && inv.Epoch-epoch > maxEpochLead {
-		return fmt.Errorf("its agent reports epoch %d, which no run can have given it (the state is of epoch %d), so nothing that it says is believed; deploy recreate gives %s another VM",
-			inv.Epoch, epoch, id)
+		why = fmt.Sprintf("reports epoch %d, which no run can have given it (the state is of epoch %d)", inv.Epoch, epoch)
 	}
-	return nil
+	if why == "" {
+		return nil
+	}
+	return fmt.Errorf("its agent %s, so nothing that it says is believed; deploy recreate gives %s another VM", why, id)
+}
+
+// implausible says what an agent of this API cannot report, "" if there is nothing.
+func implausible(inv *api.Inventory) string {
+	for _, list := range []struct {
+		name string
+		n    int
+	}{
+		{"packages", len(inv.Store)}, {"generations", len(inv.Generations)}, {"processes", len(inv.Processes)}, {"reasons", len(inv.Reasons)},
+		{"differences", len(inv.Drift)}, {"damaged files", len(inv.Agent.Damaged)}, {"servers of the bus", len(inv.Bus.URLs)},
+	} {
+		if list.n > maxListed {
+			return fmt.Sprintf("reports %d %s", list.n, list.name)
+		}
+	}
+	texts := []string{inv.Active, inv.Previous, inv.Instance, inv.DeploymentID, inv.VMID, inv.BootID, inv.Syslog, inv.Bus.Error, inv.Agent.Version, inv.Agent.Digest, inv.Agent.DiskGone}
+	texts = slices.Concat(texts, inv.Reasons, inv.Agent.Damaged)
+	for _, p := range inv.Processes {
+		texts = append(texts, p.Job, p.Name, p.Reason, p.Digest, p.ReloadDigest)
+	}
+	for _, text := range texts {
+		if len(text) > maxText {
+			return fmt.Sprintf("reports a text of %d bytes", len(text))
+		}
+	}
+	if inv.Agent.API < 0 {
+		return fmt.Sprintf("reports version %d of its API", inv.Agent.API)
+	}
+	if inv.Agent.API != api.Version {
+		return "" // it may know states that this deploy does not
+	}
+	switch inv.State {
+	case api.InstanceRunning, api.InstanceStarting, api.InstanceFailing, api.InstanceStopped:
+	default:
+		return fmt.Sprintf("reports the state %.40q, which there is not", inv.State)
+	}
+	for _, p := range inv.Processes {
+		switch p.State {
+		case api.ProcessStarting, api.ProcessRunning, api.ProcessFailing, api.ProcessBackoff, api.ProcessStopping, api.ProcessStopped:
+		default:
+			return fmt.Sprintf("reports the state %.40q of a process, which there is not", p.State)
+		}
+	}
+	return ""
 }

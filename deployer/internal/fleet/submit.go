@@ -64,6 +64,10 @@ func (f *Fleet) Settle(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 		defer cancel()
 		if err := f.follow(ctx, state.Own(id), inv.Running); err != nil {
+			if ctx.Err() == nil { // it says what is not so
+				f.Distrust(id, err)
+				err = nil
+			}
 			return err
 		}
 		f.s.Event(session.Event{Phase: session.PhaseSurvey, Instance: id, Step: "settle", Done: true})
@@ -84,4 +88,14 @@ func (f *Fleet) follow(ctx context.Context, vm state.VMID, op *api.Operation) er
 		}
 		since = progress.Operation.Sequence
 	}
+}
+
+// Distrust leaves an instance out of this run, whose agent does not do as it says.
+func (f *Fleet) Distrust(id string, why error) {
+	inv := f.Inventory(id)
+	f.s.Distrusted.Add(id, why, inv != nil && inv.State == api.InstanceRunning)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.inventories, id)
+	f.reasons[id] = why
 }
