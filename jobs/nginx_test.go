@@ -2,6 +2,7 @@ package jobs_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -106,6 +107,25 @@ type balancer struct {
 	vars    *hcl.EvalContext
 	command *exec.Cmd
 	edit    func(text string) string // of each rendered file, if set
+	log     lockedBuffer             // what nginx prints, its access log
+}
+
+// lockedBuffer is a buffer for several goroutines.
+type lockedBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(data []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(data)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
 }
 
 // nginxProgram finds the real nginx; without it there is nothing to test.
@@ -244,7 +264,7 @@ func (b *balancer) activate(folder string) {
 func (b *balancer) start() {
 	b.t.Helper()
 	b.command = b.cmd(b.job.Spec.Processes[0].Command)
-	b.command.Stderr, b.command.Stdout = b.t.Output(), b.t.Output()
+	b.command.Stderr, b.command.Stdout = b.t.Output(), &b.log
 	must(b.t, b.command.Start())
 	b.t.Cleanup(func() {
 		_ = b.command.Process.Signal(syscall.SIGTERM)

@@ -1,0 +1,111 @@
+package jobs_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+)
+
+// from sends raw bytes to nginx from an address and returns the answer.
+func (p *platform) from(address, request string) (status int, header http.Header, body string) {
+	p.t.Helper()
+	conn, err := p.dial(p.t.Context(), address)
+	must(p.t, err)
+	defer conn.Close()
+	_, err = io.WriteString(conn, request)
+	must(p.t, err)
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	must(p.t, err)
+	defer res.Body.Close()
+	all, err := io.ReadAll(res.Body)
+	must(p.t, err)
+	return res.StatusCode, res.Header, string(all)
+}
+
+// TestTrustedFronts: nginx believes what a front says of a request, replaces what
+// others say, and bounds and logs by the client, not the front.
+func TestTrustedFronts(t *testing.T) {
+	p := newPlatform(t, "", `
+trusted_fronts = ["127.0.0.50/32", "127.0.0.51"]
+access_log = "json"
+client_requests = 3
+sites = [{ name = "inner.example", deny = ["192.0.2.9"] }]
+`)
+	for _, host := range []string{"a.cf.localhost", "inner.example"} {
+		p.app(host, saysHeaders)
+	}
+	claims := "X-Forwarded-For: 203.0.113.1, 192.0.2.7\r\nX-Forwarded-Host: shop.example\r\nX-Forwarded-Port: 444\r\nX-Forwarded-Proto: https\r\n" +
+		"Forwarded: for=192.0.2.7\r\nX-Real-IP: 203.0.113.1\r\nX-Forwarded-Client-Cert: pem\r\nX-Request-Id: id-1\r\nProxy: x\r\n"
+	for address, want := range map[string][]string{
+		"127.0.0.50": {"X-Forwarded-For: 203.0.113.1, 192.0.2.7, 127.0.0.50, " + p.address, "X-Forwarded-Host: shop.example", "X-Forwarded-Port: 444",
+			"X-Forwarded-Proto: https", "Forwarded: for=192.0.2.7", "X-Real-Ip: 192.0.2.7", "X-Forwarded-Client-Cert: pem", "X-Request-Id: id-1"},
+		"127.0.0.60": {"X-Forwarded-For: 127.0.0.60, " + p.address, "X-Forwarded-Host: a.cf.localhost:8080", "X-Forwarded-Port: 8080", "X-Forwarded-Proto: http", "X-Real-Ip: 127.0.0.60"},
+	} {
+		status, header, body := p.from(address, "GET /x HTTP/1.1\r\nHost: a.cf.localhost:8080\r\n"+claims+"\r\n")
+		for _, line := range want {
+			if !strings.Contains(body, "\r\n"+line+"\r\n") {
+				t.Errorf("from %s, %d: the app got\n%s without %q", address, status, body, line)
+			}
+		}
+		trusted := address == "127.0.0.50"
+		if strings.Contains(body, "\r\nProxy:") || !trusted && (strings.Contains(body, "pem") || strings.Contains(body, "192.0.2") || strings.Contains(body, "id-1")) {
+			t.Errorf("from %s the app got\n%s", address, body)
+		}
+		if id := header.Get("X-Request-Id"); (id == "id-1") != trusted || !strings.Contains(body, "X-Request-Id: "+id+"\r\n") {
+			t.Errorf("from %s: the answer has the id %q, the app\n%s", address, id, body)
+		}
+	}
+	for address, want := range map[string]int{"127.0.0.50": 403, "127.0.0.60": 200} {
+		if status, _, body := p.from(address, "GET / HTTP/1.1\r\nHost: inner.example\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n"); status != want {
+			t.Errorf("for a denied client from %s: %d %s", address, status, body)
+		}
+	}
+
+	// Three clients wait behind one front: each has its own bound.
+	p.app("waits.cf.localhost", then(""))
+	ask := func(client string) net.Conn {
+		conn, err := p.dial(t.Context(), "127.0.0.51")
+		must(t, err)
+		t.Cleanup(func() { conn.Close() })
+		fmt.Fprintf(conn, "GET /waits HTTP/1.1\r\nHost: waits.cf.localhost\r\nX-Forwarded-For: %s\r\n\r\n", client)
+		return conn
+	}
+	for range 3 {
+		ask("192.0.2.1")
+	}
+	p.eventually("a fourth request of a client is refused", func() bool {
+		conn := ask("192.0.2.1")
+		defer conn.Close()
+		must(t, conn.SetDeadline(time.Now().Add(500*time.Millisecond)))
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			return false // it waits with the others
+		}
+		defer res.Body.Close()
+		text, _ := io.ReadAll(res.Body)
+		return res.StatusCode == 429 && strings.Contains(string(text), "TOO MANY REQUESTS")
+	})
+	if status, _, _ := p.from("127.0.0.51", "GET / HTTP/1.1\r\nHost: a.cf.localhost\r\nX-Forwarded-For: 192.0.2.2\r\n\r\n"); status != 200 {
+		t.Errorf("another client of the same front: %d", status)
+	}
+
+	p.eventually("the log has the requests", func() bool { return strings.Contains(p.log.String(), `"client":"192.0.2.2"`) })
+	for line := range strings.Lines(p.log.String()) {
+		if !strings.HasPrefix(line, "{") {
+			continue // nginx's own log
+		}
+		entry := map[string]any{}
+		if err := json.Unmarshal([]byte(line), &entry); err != nil || entry["time"] == "" || entry["request_id"] == "" || entry["host"] == "" {
+			t.Errorf("%v in %s", err, line)
+		}
+		if strings.Contains(line, ".deploy") {
+			t.Errorf("its own health check is in the log: %s", line)
+		}
+	}
+}
