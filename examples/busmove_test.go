@@ -198,7 +198,7 @@ func TestBusMoveGoesWrong(t *testing.T) {
 	if err := cmd.Wait(); err == nil {
 		t.Fatalf("the apply ended before it was killed:\n%s", told())
 	}
-	if out, code := c.run("plan"); code != 2 || !strings.Contains(out, "VM that nats/0 had before") {
+	if out, code := c.run("plan"); code != 2 || !strings.Contains(out, "previous VM of nats/0") {
 		t.Errorf("a plan after it exits with %d:\n%s", code, out)
 	}
 	c.mustApply()

@@ -125,8 +125,8 @@ func TestOperatorsDay(t *testing.T) {
 	mustTell(t, out, code, 0, "deploy restart")
 	within(t, 30*time.Second, "the restart pauses", func() bool { return strings.Contains(told(), "paused by") })
 	out, code = c.run("resume")
-	mustTell(t, out, code, 0, "goes on")
-	if err := restart.Wait(); err != nil || !strings.Contains(told(), "goes on") {
+	mustTell(t, out, code, 0, "The rollout continues")
+	if err := restart.Wait(); err != nil || !strings.Contains(told(), "resumed") {
 		t.Errorf("the restart: %v\n%s", err, told())
 	}
 	for id, was := range before {

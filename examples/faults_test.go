@@ -861,9 +861,18 @@ func TestAgentOfAnotherDeployment(t *testing.T) {
 	if err := os.WriteFile(file, bytes.ReplaceAll(own, []byte(state.ID), []byte(other)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.mustFail([]string{changed}, "belongs to another deployment", state.ID, filepath.Join(c.state, "scripts"), "--state")
-	if err := os.WriteFile(file, own, 0o600); err != nil {
+	// Where state and secrets do not agree, nobody is asked.
+	secrets := filepath.Join(c.state, "scripts", "secrets.json")
+	c.mustFail([]string{changed}, "holds the secrets of another deployment", secrets, "nothing was written", "deploy state import")
+	ownSecrets := mustRead(t, secrets)
+	if err := os.WriteFile(secrets, bytes.ReplaceAll(ownSecrets, []byte(state.ID), []byte(other)), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	c.mustFail([]string{changed}, "belongs to another deployment", state.ID, filepath.Join(c.state, "scripts"), "--state")
+	for name, text := range map[string][]byte{file: own, secrets: ownSecrets} {
+		if err := os.WriteFile(name, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	c.mustKeep(before)
 	c.mustMend(2, changed)
@@ -966,7 +975,7 @@ func TestAgentThatHangs(t *testing.T) {
 	}{{"status", 0}, {"plan", 2}} {
 		began := time.Now()
 		out, code := c.run(command.name)
-		mustTell(t, out, code, command.code, "app/0", "hangs", "apply starts it anew")
+		mustTell(t, out, code, command.code, "app/0", "hangs", "apply restarts it")
 		if took := time.Since(began); took > 30*time.Second { // 6 s on a machine that is not busy
 			t.Errorf("%s took %v", command.name, took)
 		}

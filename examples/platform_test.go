@@ -412,7 +412,7 @@ func (p *platform) killAndWait(id string) error {
 func (p *platform) hasDroplet(vm, hash string) bool {
 	for end := time.Now().Add(time.Minute); time.Now().Before(end); {
 		found := false
-		disk := filepath.Join(filepath.Dir(p.vmDir(vm)), "disks", vm) // to which the VM's data folder links
+		disk := filepath.Join(p.state, "cf", "vms", "disks", vm) // to which the VM's data folder links
 		err := filepath.WalkDir(disk, func(path string, _ fs.DirEntry, err error) error {
 			found = found || filepath.Base(path) == hash+".tgz"
 			return nil // what vanishes meanwhile is not the droplet
