@@ -8,11 +8,15 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/clusterworks/deploy/jobs"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // exchanged is what an address answers to raw bytes, after interim answers. A
@@ -50,6 +54,25 @@ func exchanged(t *testing.T, address, request, drop string) (status int, header 
 			res.Header["Trailer-"+name] = values
 		}
 		return res.StatusCode, res.Header, string(all)
+	}
+}
+
+// TestTimeoutsGrow: by default whoever is further inside gives up first, the
+// controller's longest answer included, so that it says who was late.
+func TestTimeoutsGrow(t *testing.T) {
+	last := int64(0)
+	for _, step := range [][2]string{{"cloud_controller", "max_staging_runtime_s"}, {"router", "answer_timeout_s"}, {"nginx", "answer_timeout_s"}} {
+		job, diags := manifests.LoadJob(jobs.FS, step[0])
+		mustBeFine(t, diags)
+		at := slices.IndexFunc(job.Properties, func(p *manifests.Property) bool { return p.Name == step[1] })
+		if at < 0 {
+			t.Fatalf("job %s has no property %s", step[0], step[1])
+		}
+		seconds, _ := job.Properties[at].Default.AsBigFloat().Int64()
+		if seconds < last+10 {
+			t.Errorf("%s of job %s is %d s, the one inside %d s", step[1], step[0], seconds, last)
+		}
+		last = seconds
 	}
 }
 

@@ -43,7 +43,7 @@ property "max_body_mb" {
 
 property "answer_timeout_s" {
   type        = number
-  default     = 150
+  default     = 180
   description = "Seconds that a router may pause in its answer; more than the routers' own answer_timeout_s, so that they say who was late"
 
   validation {

@@ -69,7 +69,7 @@ func defaults() Config {
 		MaxRoutes:         250_000,
 		FlushAppsInterval: 30,
 		MaxBodyMB:         1024,
-		AnswerTimeout:     120 * time.Second,
+		AnswerTimeout:     150 * time.Second,
 		BodyTimeout:       60 * time.Second,
 		InstanceRequests:  1000,
 		InstanceUploads:   100,

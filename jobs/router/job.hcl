@@ -56,7 +56,7 @@ property "max_body_mb" {
 
 property "answer_timeout_s" {
   type        = number
-  default     = 120
+  default     = 150
   description = "Seconds that an app may take for the head of its answer, and pause in it, also on a WebSocket; less than the load balancer's answer_timeout_s"
   on_change   = "restart"
 
