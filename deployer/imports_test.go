@@ -54,6 +54,7 @@ var importRules = []importRule{
 	{packages: `deployer`, may: `deployer/internal/.*|manifests|agent/(api|client|host/[^/]+)`, tests: `deployer|agent/agenttest`},
 
 	{packages: `jobs/wire`, tests: `jobs/wire`, stdOnly: true},
+	{packages: `jobs/component/componenttest`}, // for tests: a bus, a free port, a wait
 	{packages: `jobs/component(/.*)?`, may: `jobs/component(/.*)?|jobs/wire|agent/host/[^/]+`, tests: `jobs/nats`},
 	{packages: `jobs/runtimes`, may: `jobs/wire`, tests: `jobs/runtimes`},        // what stager, DEA and controller must agree on
 	{packages: `jobs`, tests: `jobs(/.*)?|manifests`},                            // job.hcl files and templates: data

@@ -18,10 +18,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/component/componenttest"
 	"github.com/clusterworks/deploy/jobs/router"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -41,13 +41,8 @@ func newPlatform(t *testing.T, routers, properties string, edits ...string) *pla
 	t.Helper()
 	p := &platform{balancer: newBalancer(t), client: "127.0.0.1"}
 	p.edit = strings.NewReplacer(edits...).Replace
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true})
-	must(t, err)
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(deadline) {
-		t.Fatal("the bus does not start")
-	}
+	s := componenttest.Bus(t)
+	var err error
 	p.bus, err = nats.Connect(s.ClientURL())
 	must(t, err)
 	t.Cleanup(p.bus.Close)

@@ -21,6 +21,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/peers"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/postgrestest"
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/component/componenttest"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -42,19 +43,11 @@ func postgresSettings(database string) string {
 }
 
 // freePort is one that nobody else is likely to take.
-func freePort(t *testing.T) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
-}
-
 // pair are two controllers, each with a folder of its own.
 func (w *world) pair() (first, second *cc) {
 	w.t.Helper()
 	name, _ := postgres.Database(w.t)
-	a, b := freePort(w.t), freePort(w.t)
+	a, b := componenttest.FreePort(w.t), componenttest.FreePort(w.t)
 	settings := func(own, other int) string {
 		return postgresSettings(name) + fmt.Sprintf("internal_port: %d\npeers: [\"127.0.0.1:%d\"]\n", own, other)
 	}
@@ -321,7 +314,7 @@ func TestReload(t *testing.T) {
 func TestDatabaseAway(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	c := w.prepare(fmt.Sprintf("database_environment: {production: {adapter: postgresql, database: x, host: 127.0.0.1, port: %d, username: cc, password: secretword}}\n", freePort(t)))
+	c := w.prepare(fmt.Sprintf("database_environment: {production: {adapter: postgresql, database: x, host: 127.0.0.1, port: %d, username: cc, password: secretword}}\n", componenttest.FreePort(t)))
 	controller, err := New(component.Process{ConfigFile: c.configFile, Output: t.Output()})
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())

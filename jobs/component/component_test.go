@@ -27,6 +27,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/clusterworks/deploy/agent/host/sockets"
+	"github.com/clusterworks/deploy/jobs/component/componenttest"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -64,27 +65,16 @@ var sampleRoute = wire.Registration{Host: "10.0.0.5", Port: 4000, URIs: []string
 // startBus runs a real server on a free port, or on addr.
 func startBus(t *testing.T, addr string, change func(*server.Options)) *server.Server {
 	t.Helper()
-	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true}
-	if addr != "" {
+	return componenttest.Bus(t, func(o *server.Options) {
+		if addr == "" {
+			return
+		}
 		tcp, err := net.ResolveTCPAddr("tcp", addr)
 		if err != nil {
 			t.Fatal(err)
 		}
 		o.Host, o.Port = tcp.IP.String(), tcp.Port
-	}
-	if change != nil {
-		change(o)
-	}
-	s, err := server.NewServer(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(deadline) {
-		t.Fatal("the bus does not start")
-	}
-	return s
+	}, change)
 }
 
 func listen(t *testing.T, s *server.Server, subjects ...string) chan *nats.Msg {
@@ -117,15 +107,7 @@ func receive(t *testing.T, messages <-chan *nats.Msg) *nats.Msg {
 	}
 }
 
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(deadline); !condition(); {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-		<-time.After(5 * time.Millisecond)
-	}
-}
+var eventually = componenttest.Eventually
 
 func writeConfig(t *testing.T, file, text string) {
 	t.Helper()

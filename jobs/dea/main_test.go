@@ -28,6 +28,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/component/componenttest"
 	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/dea/internal/core"
 	"github.com/clusterworks/deploy/jobs/wire"
@@ -64,15 +65,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(deadline); !condition(); {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-		<-time.After(10 * time.Millisecond)
-	}
-}
+var eventually = componenttest.Eventually
 
 // cell is a bus with whoever is on it, and a folder of droplets that all share.
 type cell struct {
@@ -118,16 +111,7 @@ func newCell(t *testing.T) *cell {
 // restartBus starts a bus, the first or after the end of another.
 func (c *cell) restartBus(port int) {
 	c.t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true})
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	s.Start()
-	c.t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(deadline) {
-		c.t.Fatal("the bus does not start")
-	}
-	c.bus = s
+	c.bus = componenttest.Bus(c.t, componenttest.On(port))
 }
 
 // messages are those of a subject that have come so far, parsed.

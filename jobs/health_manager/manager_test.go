@@ -22,34 +22,13 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/component/componenttest"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 const deadline = 60 * time.Second
 
-func startBus(t *testing.T, port int) *server.Server {
-	t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(deadline) {
-		t.Fatal("the bus does not start")
-	}
-	return s
-}
-
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(deadline); !condition(); {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-		<-time.After(5 * time.Millisecond)
-	}
-}
+var eventually = componenttest.Eventually
 
 // database is what the cloud controllers of a test have in common.
 type database struct {
@@ -116,7 +95,7 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	c := &cluster{t: t, bus: startBus(t, server.RANDOM_PORT), db: &database{apps: map[int64]wire.BulkApp{}, password: "secret"}}
+	c := &cluster{t: t, bus: componenttest.Bus(t), db: &database{apps: map[int64]wire.BulkApp{}, password: "secret"}}
 	c.controllers = []*httptest.Server{httptest.NewServer(c.db), httptest.NewServer(c.db)}
 	for _, s := range c.controllers {
 		t.Cleanup(s.Close)
@@ -488,7 +467,7 @@ func TestBusAway(t *testing.T) {
 	if running := m.varz()["running_instances"]; running != 1 {
 		t.Errorf("%v instances run, as far as is known", running)
 	}
-	c.bus = startBus(t, number)
+	c.bus = componenttest.Bus(t, componenttest.On(number))
 	c.leads(m)
 	back := time.Now()
 	for {

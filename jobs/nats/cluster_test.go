@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/jobs/component/componenttest"
 )
 
 // server is the n-th server of a bus in a network of the test's own: it is not
@@ -47,7 +48,7 @@ func (b *bus) cluster(t *testing.T, port int) {
 func freeIn(t *testing.T, network int) int {
 	t.Helper()
 	for {
-		port, free := freePort(t), true
+		port, free := componenttest.FreePort(t), true
 		for n := range 3 {
 			l, err := net.Listen("tcp", fmt.Sprintf("127.%d.0.%d:%d", network, n+1, port))
 			if err != nil {

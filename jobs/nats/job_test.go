@@ -18,6 +18,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 	"github.com/zclconf/go-cty/cty/convert"
 
+	"github.com/clusterworks/deploy/jobs/component/componenttest"
 	"github.com/clusterworks/deploy/manifests"
 )
 
@@ -57,7 +58,7 @@ func TestJobServes(t *testing.T) {
 }
 
 func testJobServes(t *testing.T, count int) {
-	manifest, diags := load(t, testPassword, freePort(t), freePort(t))
+	manifest, diags := load(t, testPassword, componenttest.FreePort(t), componenttest.FreePort(t))
 	mustBeFine(t, diags)
 	var instances []manifests.Instance
 	for n := range count {

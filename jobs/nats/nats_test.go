@@ -27,6 +27,7 @@ import (
 	"github.com/nats-io/nats.go/micro"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/jobs/component/componenttest"
 )
 
 const (
@@ -301,7 +302,7 @@ func TestAgentServesAPI(t *testing.T) {
 // A reload changes who may connect and touches nobody who is connected.
 func TestReload(t *testing.T) {
 	t.Parallel()
-	port := freePort(t)
+	port := componenttest.FreePort(t)
 	b := startBus(t, func(c *Config) { c.Port = port })
 	ctx, cancel := context.WithTimeout(context.Background(), testTimeout)
 	defer cancel()
@@ -443,10 +444,3 @@ func TestCannotStart(t *testing.T) {
 }
 
 // freePort finds a port that nobody listens on.
-func freePort(t *testing.T) int {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
-}

@@ -23,34 +23,13 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/component/componenttest"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 const deadline = 60 * time.Second
 
-func startBus(t *testing.T, port int) *server.Server {
-	t.Helper()
-	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, NoSigs: true, NoLog: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Start()
-	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(deadline) {
-		t.Fatal("the bus does not start")
-	}
-	return s
-}
-
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(deadline); !condition(); {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-		<-time.After(5 * time.Millisecond)
-	}
-}
+var eventually = componenttest.Eventually
 
 // cluster is a bus, a router on 127.0.0.8 and a client of the bus.
 type cluster struct {
@@ -64,7 +43,7 @@ type cluster struct {
 
 func start(t *testing.T, settings string, change func(*Router)) *cluster {
 	t.Helper()
-	c := &cluster{t: t, bus: startBus(t, server.RANDOM_PORT), config: filepath.Join(t.TempDir(), "router.yml")}
+	c := &cluster{t: t, bus: componenttest.Bus(t), config: filepath.Join(t.TempDir(), "router.yml")}
 	c.configure(settings)
 	var err error
 	if c.conn, err = nats.Connect(c.bus.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond)); err != nil {
@@ -599,7 +578,7 @@ func TestBusAway(t *testing.T) {
 	if _, body := c.get("a.test"); body != "page" {
 		t.Errorf("without a bus: %q", body)
 	}
-	startBus(t, port)
+	componenttest.Bus(t, componenttest.On(port))
 	if _, err := starts.NextMsg(deadline); err != nil {
 		t.Fatalf("no router.start after the bus came back: %v", err)
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/component/componenttest"
 	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -41,15 +42,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(deadline); !condition(); {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-		<-time.After(10 * time.Millisecond)
-	}
-}
+var eventually = componenttest.Eventually
 
 // platform is a bus and a controller's staging endpoints.
 type platform struct {
@@ -68,16 +61,9 @@ type platform struct {
 
 func newPlatform(t *testing.T) *platform {
 	t.Helper()
-	bus, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	bus.Start()
-	t.Cleanup(func() { bus.Shutdown(); bus.WaitForShutdown() })
-	if !bus.ReadyForConnections(deadline) {
-		t.Fatal("the bus does not start")
-	}
+	bus := componenttest.Bus(t)
 	p := &platform{t: t, bus: bus, apps: map[string][]byte{}, droplets: map[string][]byte{}}
+	var err error
 	if p.conn, err = nats.Connect(bus.ClientURL()); err != nil {
 		t.Fatal(err)
 	}

@@ -16,11 +16,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
-
 	cloudcontroller "github.com/clusterworks/deploy/jobs/cloud_controller"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/component/componenttest"
 	"github.com/clusterworks/deploy/jobs/dea"
 	healthmanager "github.com/clusterworks/deploy/jobs/health_manager"
 	"github.com/clusterworks/deploy/jobs/router"
@@ -44,15 +43,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func eventually(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for end := time.Now().Add(deadline); !condition(); {
-		if time.Now().After(end) {
-			t.Fatalf("never: %s", what)
-		}
-		<-time.After(20 * time.Millisecond)
-	}
-}
+var eventually = componenttest.Eventually
 
 // platform is a whole one in this process: bus, router, cloud controller, health
 // manager, stager and DEA.
@@ -94,13 +85,7 @@ func newPlatform(t *testing.T) *platform {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("cannot build the warden: %v\n%s", err, out)
 	}
-	bus, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoSigs: true, NoLog: true})
-	must(t, err)
-	bus.Start()
-	t.Cleanup(func() { bus.Shutdown(); bus.WaitForShutdown() })
-	if !bus.ReadyForConnections(deadline) {
-		t.Fatal("the bus does not start")
-	}
+	bus := componenttest.Bus(t)
 	common := fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\n", bus.ClientURL())
 
 	var front *router.Router
