@@ -49,7 +49,7 @@ func (r *Result) end(d *Deployer, started time.Time, err error) {
 	r.Duration, r.Counts = time.Since(started), d.counters.Counts()
 }
 
-// ApplyRequest is how to apply.
+// ApplyRequest says how to apply.
 type ApplyRequest struct {
 	Approve Approve
 	// Refresh asks the engine also when everything seems to be as it was left:
@@ -275,7 +275,7 @@ func (x *deployment) refine(ctx context.Context, approved comparison, approve Ap
 	return c, nil
 }
 
-// moves is what a rollout leaves to do about instances that move elsewhere.
+// moves is the rest of the work on instances that move elsewhere.
 type moves struct {
 	wanted []plan.Wanted // rendered with the addresses of the VMs that there are now
 	moved  bool          // others have yet to learn addresses

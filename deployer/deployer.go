@@ -27,8 +27,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
-// Config is what a Deployer needs. All fields are required unless they say
-// otherwise.
+// Config configures a Deployer. All fields are required unless they say otherwise.
 type Config struct {
 	Manifest string            // file or folder
 	StateDir string            // default: .deploy beside the manifest

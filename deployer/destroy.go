@@ -13,7 +13,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
-// DestroyRequest is how to destroy.
+// DestroyRequest says how to destroy.
 type DestroyRequest struct {
 	Approve Approve
 	// ForgetUnreachable leaves machines that outlive the deployment as they are if
@@ -96,7 +96,7 @@ func (x *deployment) destroyPlan(ctx context.Context) (*plan.Plan, error) {
 	if err := x.refuseIgnored(); err != nil {
 		return nil, err
 	}
-	for i := range p.Instances { // the manifest has them; they are deleted all the same
+	for i := range p.Instances { // the manifest has them; a destroy deletes them anyway
 		p.Instances[i].Causes = nil
 		for k := range p.Instances[i].Processes {
 			p.Instances[i].Processes[k].Cause = "the deployment is destroyed"
@@ -109,7 +109,7 @@ func (x *deployment) destroyPlan(ctx context.Context) (*plan.Plan, error) {
 
 // stopAll stops instances wave by wave, last started first, without a drain:
 // nobody is left to take over what they do. A failure to stop is reported, and the
-// VM is deleted all the same.
+// VM is deleted anyway.
 func (x *deployment) stopAll(ctx context.Context) error {
 	waves := [][]string{x.Removed}
 	for i := len(x.Manifest.Order) - 1; i >= 0; i-- {
@@ -137,7 +137,7 @@ func (x *deployment) stopAll(ctx context.Context) error {
 			}
 			e := Event{Phase: PhaseDestroy, Instance: id, Step: "stop", Done: true}
 			if err != nil {
-				e.Message = "it was not stopped in order; its VM is deleted all the same: " + err.Error()
+				e.Message = "it did not stop in order; its VM is deleted anyway: " + err.Error()
 			}
 			x.Event(e)
 			return nil

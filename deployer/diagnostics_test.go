@@ -25,7 +25,7 @@ func TestDiagnostics(t *testing.T) {
 	if err != nil || len(folders) < 40 {
 		t.Fatalf("%d mistakes, want 40 or more (%v)", len(folders), err)
 	}
-	programs := deployer.ProgramFolder(t, "agent", "nats", "router")
+	programs := deployer.ProgramFolder(t, "agent", "lb_check", "nats", "router")
 	// Diagnostics name the jobs there are: those of long ago, or each new one would
 	// change them.
 	jobs := t.TempDir()

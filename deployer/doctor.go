@@ -7,7 +7,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/packages"
 )
 
-// Diagnosis is what Doctor found, in the order of the checks.
+// Diagnosis lists the findings of Doctor, in the order of the checks.
 type Diagnosis = doctor.Diagnosis
 
 // Finding is one line of a Diagnosis.

@@ -30,7 +30,7 @@ type RunRequest struct {
 	Output func(instance string, o api.Output)
 }
 
-// RunResult is how errands ended.
+// RunResult is the result of an errand on all its instances.
 type RunResult struct {
 	Deployment string      `json:"deployment"`
 	Errand     string      `json:"errand"`

@@ -64,7 +64,7 @@ func planned(ctx context.Context, d *Deployer, q PlanRequest) (*deployment, comp
 	return x, c, nil
 }
 
-// comparison is what is wanted beside what there is.
+// comparison is the result of comparing what is wanted with what exists.
 type comparison struct {
 	plan   *plan.Plan
 	vms    infra.Plan
@@ -103,7 +103,7 @@ func (x *deployment) compare(ctx context.Context, vms infra.Plan, effort fleet.E
 	return c, err
 }
 
-// existing returns what there is of every instance with a VM.
+// existing returns the present state of every instance with a VM.
 func (x *deployment) existing(ctx context.Context, c comparison, inventories map[string]*api.Inventory) (map[string]plan.Existing, error) {
 	want := map[string]plan.Wanted{}
 	for _, w := range c.wanted {
@@ -127,7 +127,7 @@ func (x *deployment) existing(ctx context.Context, c comparison, inventories map
 			if why := x.Distrusted.Of(id); why != nil {
 				e.Distrusted = why.Error()
 			}
-			// Silent: the engine knows whether the VM is gone or just not running.
+			// A silent agent: the engine knows whether its VM is gone or just not running.
 			e.VM = !slices.Contains(c.vms.Actions[id], terraform.Create)
 			e.Stopped = slices.Contains(c.vms.Actions[id], terraform.Update)
 		}

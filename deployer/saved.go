@@ -31,7 +31,7 @@ func (d *Deployer) SavePlan(ctx context.Context, q PlanRequest) (*SavedPlan, err
 	return d.source.Save(x.Session, w, c.plan)
 }
 
-// world returns what a comparison was made from.
+// world returns the facts that a comparison was made from.
 func (x *deployment) world(c comparison) (source.World, error) {
 	instances := map[string]source.InstanceWorld{}
 	for id, vm := range x.VMs() {

@@ -18,14 +18,14 @@ import (
 	"github.com/clusterworks/deploy/manifests"
 )
 
-// SecretInfo is what may be shown of a secret of the manifest.
+// SecretInfo describes a secret of the manifest without its value.
 type SecretInfo struct {
 	Name       string   `json:"name"`
 	Type       string   `json:"type"`
 	Attributes []string `json:"attributes"`
 	// Made is false until the first apply, or until it is set.
 	Made bool `json:"made"`
-	// NotAfter is when a certificate ends.
+	// NotAfter is the end of a certificate's validity.
 	NotAfter *time.Time `json:"not_after,omitempty"`
 }
 

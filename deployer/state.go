@@ -13,10 +13,10 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
-// Encryption is how a state is encrypted: with a passphrase, or for recipients.
+// Encryption says how a state is encrypted: with a passphrase, or for recipients.
 type Encryption = state.Encryption
 
-// Revision is what an apply made of the deployment.
+// Revision records what an apply made of the deployment.
 type Revision = state.Revision
 
 // EncryptState encrypts the secrets at rest from now on; nil decrypts them.

@@ -56,7 +56,7 @@ type InstanceStatus struct {
 	// Held: an operator has stopped it. Ignored: no run touches it.
 	Held    bool `json:"held,omitempty"`
 	Ignored bool `json:"ignored,omitempty"`
-	// Drift is what was changed by hand, if it was asked for.
+	// Drift lists the files that were changed by hand, if it was asked for.
 	Drift []api.Drift `json:"drift,omitempty"`
 }
 

@@ -1,6 +1,6 @@
 package deployer
 
-// Summary is what Validate found.
+// Summary counts the parts of a valid manifest.
 type Summary struct {
 	Deployment string `json:"deployment"`
 	Groups     int    `json:"groups"`

@@ -167,7 +167,7 @@ func TestBusMoveGoesWrong(t *testing.T) {
 	}
 	c.edit(at(100), at(110))
 	out, code := c.run("apply", "--auto-approve")
-	if code != 1 || !strings.Contains(out, "the old one has never stopped") {
+	if code != 1 || !strings.Contains(out, "the old one never stopped serving") {
 		t.Errorf("the apply exits with %d:\n%s", code, out)
 	}
 	c.mustKeepEveryProcess("a move that failed", pids)

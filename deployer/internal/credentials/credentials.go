@@ -101,7 +101,7 @@ func (c *Credentials) newCA() (state.KeyPair, error) {
 }
 
 // Trusted returns the CAs that everybody in the deployment trusts now, PEM: both
-// the old and the new one while a rotation goes on. The order stays when the new
+// the old and the new one during a rotation. The order stays when the new
 // one starts to sign, so that this changes no file.
 func (c *Credentials) Trusted() string {
 	text := c.s.Secrets.OldCA + c.s.Secrets.CA.Certificate

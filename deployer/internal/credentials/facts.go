@@ -12,7 +12,7 @@ import (
 	"github.com/clusterworks/deploy/manifests"
 )
 
-// Places are where the VMs will be that replace others, by instance, as far as
+// Places are the addresses of VMs that will replace others, by instance, as far as
 // the engine's plan tells. Nil once the VMs exist.
 type Places map[string]Place
 

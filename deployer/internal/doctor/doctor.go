@@ -44,7 +44,7 @@ type Finding struct {
 	Fix     string `json:"fix,omitempty"` // what to do, where there is something
 }
 
-// Diagnosis is what was found, in the order of the checks.
+// Diagnosis lists the findings, in the order of the checks.
 type Diagnosis struct {
 	Deployment string    `json:"deployment,omitempty"` // "" if the manifest is not readable
 	Findings   []Finding `json:"findings"`
@@ -88,7 +88,7 @@ func (x *Doctor) Machine(ctx context.Context, built string) {
 	x.machine()
 }
 
-// Deployment is what is checked of one.
+// Deployment has the parts of a deployment that are examined.
 type Deployment struct {
 	Session     *session.Session
 	Credentials *credentials.Credentials
@@ -357,7 +357,7 @@ func (x *Doctor) agent(check string, c checkup, outdated bool) {
 		x.add(LevelWarn, check, "deploy status --drift shows all, deploy apply mends it", "%d of its paths were changed by hand: %s, ...", n, c.Drift[0])
 	}
 	if len(c.Bus.URLs) > 0 && !c.Bus.Connected {
-		x.add(LevelWarn, check, "the agent goes on trying; deploy apply gives it new settings if these are old", "it is not on the bus: %s", c.Bus.Error)
+		x.add(LevelWarn, check, "the agent keeps trying; deploy apply gives it new settings if these are old", "it is not on the bus: %s", c.Bus.Error)
 	}
 	if ends := c.Bus.CertificateEnds; ends != nil && time.Until(*ends) < 0 {
 		x.add(LevelFail, check, "deploy apply renews it", "its certificate has ended at %s", ends.Format(time.RFC3339))

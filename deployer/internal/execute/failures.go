@@ -68,7 +68,7 @@ func failure(s rollout.State, changes []plan.InstanceChange, manifest string) er
 	return errors.Join(errs...)
 }
 
-// changedLines is how many lines of the diffs an error shows.
+// changedLines limits the lines of diffs that an error shows.
 const changedLines = 20
 
 // changed returns what a change does to an instance that ran before it: why it is

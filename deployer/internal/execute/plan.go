@@ -9,7 +9,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/rollout"
 )
 
-// Circumstances are what a rollout's plan depends on beside the plan.
+// Circumstances influence a rollout beside the plan.
 type Circumstances struct {
 	// Held are instances that an operator has stopped, and whose new agent does not
 	// know it.
@@ -145,7 +145,7 @@ func rolloutAction(c plan.InstanceChange) rollout.Action {
 		return rollout.ActionRecreate
 	case plan.Update, plan.Reload, plan.Restart:
 		if c.Action == plan.Update && c.From == c.To && len(c.Processes) == 0 && len(c.Drift) == 0 {
-			return rollout.ActionNone // only the agent itself was owed something
+			return rollout.ActionNone // only the agent itself needs something
 		}
 		return rollout.ActionUpdate
 	}
@@ -181,7 +181,7 @@ func firstMoves(g *rollout.Group, changes []plan.InstanceChange, hold bool) (mor
 }
 
 // Restart returns a rollout that restarts some instances. It leaves all others of
-// their groups as they are, which count all the same.
+// their groups as they are; they count for what must stay available.
 func (r *Rollouts) Restart(ids []string) rollout.Plan {
 	s := r.Session
 	rp := rollout.Plan{ID: fmt.Sprintf("%.8s-%d", s.State.DeploymentID, s.State.Epoch), Parallel: s.Parallel}

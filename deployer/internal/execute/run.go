@@ -36,7 +36,7 @@ type Rollouts struct {
 	count int // of the session's rollouts: each has operations of its own
 }
 
-// Result is what a rollout came to.
+// Result is the outcome of a rollout that did not fail.
 type Result struct {
 	// Wanted is every instance as it is wanted, rendered with the addresses of the
 	// VMs that there are now.

@@ -15,11 +15,10 @@ import (
 )
 
 const (
-	// silence is how long an agent may be silent before it is asked. Heartbeats come
+	// silence is the time after which a silent agent is asked. Heartbeats come
 	// every 10 s.
 	silence = 25 * time.Second
-	// lostAfter is how long an agent may be silent before its instance counts as
-	// lost.
+	// lostAfter is the time after which the instance of a silent agent counts as lost.
 	lostAfter = 75 * time.Second
 	// watchEvery and pauseEvery are the times between two looks for silent agents,
 	// and for an operator's pause.

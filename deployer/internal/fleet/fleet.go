@@ -56,7 +56,7 @@ func New(s *session.Session, c *credentials.Credentials, p *source.Packages, o O
 	}
 }
 
-// Effort is how hard a survey tries.
+// Effort says whether a survey also asks over SSH.
 type Effort int
 
 const (
@@ -321,7 +321,7 @@ func (f *Fleet) BusError() (connected bool, err error) {
 	return f.bus != nil, f.busErr
 }
 
-// errTwoVMs is why an instance is not asked over the bus.
+// errTwoVMs explains why an instance is not asked over the bus.
 var errTwoVMs = errors.New("the agent of its previous VM answers on the bus in its name")
 
 // Within bounds a context for one exchange with one machine.
@@ -331,7 +331,7 @@ func Within(ctx context.Context, limit time.Duration, f func(context.Context) er
 	return f(ctx)
 }
 
-// Answer is what one agent said.
+// Answer is the answer of one agent.
 type Answer[T any] struct {
 	Instance string
 	Value    T

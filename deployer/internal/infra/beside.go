@@ -28,7 +28,7 @@ import (
 // one was ended.
 
 // StopLimit bounds stopping one instance before its VM is deleted. A machine that
-// hangs is deleted all the same.
+// hangs is deleted anyway.
 const StopLimit = 60 * time.Second
 
 // makeBeside has an input make another VM for an instance and keep the one that
@@ -117,7 +117,7 @@ func (i *Infra) stopPrevious(ctx context.Context, id string, skipDrain bool) err
 	}
 	e := session.Event{Phase: session.PhaseVMs, Instance: old.String(), Step: "stop", Done: true}
 	if err != nil {
-		e.Message = "it was not stopped in order; its VM is deleted all the same: " + err.Error()
+		e.Message = "it did not stop in order; its VM is deleted anyway: " + err.Error()
 	}
 	i.s.Event(e)
 	return nil

@@ -156,10 +156,7 @@ func (i *Infra) keep(in input, instances map[string]terraform.Instance) error {
 	if err != nil {
 		return err
 	}
-	for _, id := range replaced {
-		i.fleet.Forget(state.Own(id))
-	}
-	return i.s.UpdateAndSave(func() error {
+	err = i.s.UpdateAndSave(func() error {
 		for _, id := range replaced {
 			delete(i.s.Secrets.Agents, id)
 		}
@@ -167,4 +164,9 @@ func (i *Infra) keep(in input, instances map[string]terraform.Instance) error {
 		NoteEngine(i.s.Store, i.s.State)
 		return nil
 	})
+	// Now, since a connection that is made meanwhile must be to the new VM.
+	for _, id := range replaced {
+		i.fleet.Forget(state.Own(id))
+	}
+	return err
 }

@@ -31,7 +31,7 @@ func besideKey(key string) string {
 	return key + besideMark
 }
 
-// input is what the template gets, with the VMs by name.
+// input is the template's input, with the VMs by name.
 type input struct {
 	terraform.Input // without Instances
 	VMs             map[state.VMID]terraform.InstanceInput

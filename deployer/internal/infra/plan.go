@@ -19,19 +19,19 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/terraform"
 )
 
-// Plan is what an apply does to the VMs. It is a value: nothing changes it.
+// Plan says what an apply does to the VMs. It is a value: nothing changes it.
 type Plan struct {
 	// Changes are for people.
 	Changes []plan.VMChange
-	// Actions are what the engine would do to instances' VMs, if all wanted inputs
-	// took effect at once.
+	// Actions are the engine's actions on instances' VMs, if all wanted inputs took
+	// effect at once.
 	Actions map[string][]terraform.Action
 	// Pending are the changed inputs of VMs that the rollout brings in batches.
 	Pending map[string][]string
 	// AtOnce are the instances whose VMs are replaced before the rollout: because
 	// of the infrastructure's settings, or because nobody answers there.
 	AtOnce map[string]bool
-	// Places are where the VMs will be that replace others.
+	// Places are the addresses of the VMs that will replace others.
 	Places credentials.Places
 	// Beside are the instances whose new VM can be made beside the old one.
 	Beside map[string]bool

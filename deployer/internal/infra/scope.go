@@ -8,8 +8,8 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/terraform"
 )
 
-// scope is what one run of the engine may do to the resources of which VMs.
-// Resources that belong to no VM may always be updated.
+// scope limits what one run of the engine may do to the resources of VMs. Resources
+// that belong to no VM may always be updated.
 type scope struct {
 	what    string       // "replace the VMs of router/0"
 	replace []state.VMID // whose resources may be replaced, deleted, created

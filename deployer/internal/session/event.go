@@ -48,7 +48,7 @@ type Counts struct {
 	StateWrites int `json:"state_writes"`
 }
 
-// Counters are Counts while a run goes on.
+// Counters count while a run is under way.
 type Counters struct{ Engine, SSH, State atomic.Int64 }
 
 // Counts returns the counts so far.

@@ -25,7 +25,7 @@ import (
 // ErrNoState is returned by commands that need a state.
 var ErrNoState = errors.New("there is no state yet: apply first, or check --state")
 
-// Options are what all sessions of a deployer share.
+// Options are the settings that all sessions of a deployer share.
 type Options struct {
 	Report    func(Event) // receives events, concurrently
 	Log       *slog.Logger
@@ -49,7 +49,7 @@ type Session struct {
 	Secrets *state.Secrets
 	// Fresh: there was no state before this session.
 	Fresh bool
-	// Now is when the session began.
+	// Now is the time at which the session began.
 	Now time.Time
 	// TookOver: the lock was taken from another run. It may continue one day, so
 	// every agent is told the new epoch.

@@ -57,7 +57,8 @@ func (s *Source) Save(of *session.Session, world World, p *plan.Plan) (*SavedPla
 	}, err
 }
 
-// World is what a plan was made from, to find out what of it has changed.
+// World holds the facts that a plan was made from, to find out which of them have
+// changed.
 type World struct {
 	DeploymentID string `json:"deployment_id,omitempty"` // "": never applied
 	Epoch        uint64 `json:"epoch"`
@@ -70,7 +71,7 @@ type World struct {
 	Instances map[string]InstanceWorld `json:"instances,omitempty"`
 }
 
-// InstanceWorld is what an agent reported.
+// InstanceWorld holds what an agent reported.
 type InstanceWorld struct {
 	VM       string `json:"vm"`
 	Answers  bool   `json:"answers"`
