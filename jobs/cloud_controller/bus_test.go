@@ -439,12 +439,17 @@ func TestPlacement(t *testing.T) {
 	c := w.start("new_initial_placement: true\n")
 	w.anyStager()
 	d := w.dea("d")
-	data, err := json.Marshal(wire.DEAAdvertise{ID: "d", AvailableMemory: 100, Runtimes: []string{"node"}})
+	data, err := json.Marshal(wire.DEAAdvertise{ID: "d", AvailableMemory: 100, Runtimes: []string{"node"}, Isolation: "full"})
 	must(t, err)
 	must(t, w.conn.Publish(wire.SubjectDEAAdvertise, []byte("not JSON")))
 	must(t, w.conn.Publish(wire.SubjectDEAShutdown, []byte("not JSON")))
 	must(t, w.conn.Publish(wire.SubjectDEAAdvertise, data))
 	eventually(t, "the DEA is known", func() bool { return c.working().placer.Known() == 1 })
+	var info map[string]any
+	(&client{c: c}).call("GET", "/info", nil).want(200).json(&info)
+	if info["isolation"] != "full" {
+		t.Errorf("the level of the DEAs is %v", info["isolation"])
+	}
 	c.register("dev@example.com").running(d, "hello", 1)
 }
 

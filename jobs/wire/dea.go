@@ -359,6 +359,9 @@ type DEAAdvertise struct {
 	AvailableMemory int      `json:"available_memory"` // MB
 	Runtimes        []string `json:"runtimes"`
 	Prod            *bool    `json:"prod"` // nil, as from the older dialect: apps of both kinds
+	// Isolation is the level at which it keeps apps apart (jobs/confine); "": it does
+	// not say.
+	Isolation string `json:"isolation,omitempty"`
 }
 
 // ParseDEAAdvertise decodes a message of SubjectDEAAdvertise.

@@ -327,7 +327,8 @@ type Info struct {
 	Version     any                  `json:"version"`
 	Description string               `json:"description"`
 	Frameworks  map[string]Framework `json:"frameworks"`
-	User        string               `json:"user,omitempty"` // "": not logged in
+	Isolation   string               `json:"isolation,omitempty"` // lowest level of the DEAs; "": not known
+	User        string               `json:"user,omitempty"`      // "": not logged in
 	Limits      *Usage               `json:"limits,omitempty"`
 	Usage       *Usage               `json:"usage,omitempty"`
 }

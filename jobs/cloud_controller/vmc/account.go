@@ -208,6 +208,9 @@ func infoCommand(v *vmc) *cobra.Command {
 		}
 		fmt.Fprintf(v.out, "%s\n%s, version %v (build %v), support: %s\n", info.Description, info.Name, info.Version, info.Build, info.Support)
 		fmt.Fprintf(v.out, "Target:    %s\n", c.Target())
+		if info.Isolation != "" {
+			fmt.Fprintf(v.out, "Isolation: %s\n", info.Isolation)
+		}
 		if info.User == "" {
 			fmt.Fprintln(v.out, "User:      not logged in")
 			return nil

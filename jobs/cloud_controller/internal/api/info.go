@@ -40,6 +40,9 @@ func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
 		"name": settings.Name, "build": settings.Build, "support": settings.Support, "version": settings.Version,
 		"description": settings.Description, "allow_debug": settings.AllowDebug, "frameworks": frameworks,
 	}
+	if level := s.Placer.Isolation(); level != "" {
+		doc["isolation"] = level
+	}
 	a, known, err := s.Accounts.Optional(r)
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/clusterworks/deploy/jobs/confine"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -56,6 +57,22 @@ func (p *Placer) Known() int {
 	defer p.pool.mu.Unlock()
 	p.pool.forget(time.Now())
 	return len(p.pool.deas)
+}
+
+// Isolation returns the lowest level at which DEAs that advertise keep apps apart;
+// "": none has said.
+func (p *Placer) Isolation() string {
+	p.pool.mu.Lock()
+	defer p.pool.mu.Unlock()
+	p.pool.forget(time.Now())
+	for _, level := range confine.Levels() {
+		for _, c := range p.pool.deas {
+			if c.Isolation == level {
+				return level
+			}
+		}
+	}
+	return ""
 }
 
 func (c *candidate) known(now time.Time) bool { return now.Sub(c.at) <= advertisedFor }
