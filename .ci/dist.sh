@@ -19,7 +19,7 @@ for platform in "$@"; do
 done | sort -u >dist/modules
 while read -r module folder; do
 	found=
-	for text in "$folder"/LICEN[CS]E* "$folder"/COPYING* "$folder"/NOTICE* "$folder"/PATENTS*; do
+	for text in "$folder"/[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]* "$folder"/COPYING* "$folder"/NOTICE* "$folder"/PATENTS*; do
 		[ -f "$text" ] || continue
 		mkdir -p "dist/licenses/$module"
 		cp "$text" "dist/licenses/$module/"

@@ -131,14 +131,14 @@ func (a *Agent) open(ctx context.Context) error {
 		return err
 	}
 	if err := shim.EndLost(ctx, c.Dir, c.Log); err != nil {
-		return fmt.Errorf("cannot end what a lost agent has started: %w", err)
+		return fmt.Errorf("cannot end the processes of an agent whose folder is gone: %w", err)
 	}
 	if a.ops, err = loadOperations(filepath.Join(c.Dir, "ops"), c.Log); err != nil {
 		return err
 	}
 	a.supervisor, err = supervise.Open(ctx, supervise.Config{Dir: c.Dir, Shim: c.Shim, Env: c.Env, Log: c.Log, Changed: a.beatNow, Damaged: note})
 	if err != nil {
-		return fmt.Errorf("cannot take up the processes: %w", err)
+		return fmt.Errorf("cannot adopt the running processes: %w", err)
 	}
 	a.installer, err = install.Open(install.Config{
 		Dir: c.Dir, Supervisor: a.supervisor, Fetch: a.fetch, Env: c.Env, ManagePackages: c.ManagePackages, Log: c.Log, Damaged: note,

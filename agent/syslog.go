@@ -64,7 +64,7 @@ func parseSyslog(server string) (network, address string, err error) {
 		return "", "", fmt.Errorf("cannot read the syslog server %q: %w", server, err)
 	}
 	if u.Scheme != "udp" && u.Scheme != "tcp" || u.Port() == "" || u.Hostname() == "" || u.Path != "" {
-		return "", "", fmt.Errorf("cannot use the syslog server %q: want udp://host:port or tcp://host:port", server)
+		return "", "", fmt.Errorf("cannot use the syslog server %q: use udp://host:port or tcp://host:port", server)
 	}
 	return u.Scheme, u.Host, nil
 }

@@ -46,7 +46,7 @@ func (b *bus) call(ctx context.Context, method api.Method, body []byte) ([]byte,
 		return nil, nats.ErrDisconnected
 	}
 	if limit := b.nc.MaxPayload(); int64(len(body)) > limit {
-		return nil, fmt.Errorf("the request has %d bytes where the bus carries %d", len(body), limit)
+		return nil, fmt.Errorf("the request has %d bytes; the bus carries at most %d", len(body), limit)
 	}
 	message, err := b.nc.RequestWithContext(ctx, api.Subject(b.instance, method), body)
 	if errors.Is(err, context.Canceled) {

@@ -253,13 +253,13 @@ func (c Config) check() error {
 	case c.MaxClients < 1 || c.Processes < 1 || c.CacheMB < 0 || c.MaxDropletMB < 1:
 		return errors.New("max_clients, processes and max_droplet_mb must be positive, staged_cache_mb not negative")
 	case c.DiskThreshold <= 0 || c.DiskThreshold > 100:
-		return fmt.Errorf("droplet_fs_percent_used_threshold %v is no percentage", c.DiskThreshold)
+		return fmt.Errorf("droplet_fs_percent_used_threshold %v is not a percentage", c.DiskThreshold)
 	case !slices.Contains(confine.Levels(), c.Isolation):
 		return fmt.Errorf("isolation %q is none of %s", c.Isolation, strings.Join(confine.Levels(), ", "))
 	case c.WhenFull != WhenFullRefuse && c.WhenFull != WhenFullWarn:
 		return fmt.Errorf("when_others_are_full %q is neither %s nor %s", c.WhenFull, WhenFullRefuse, WhenFullWarn)
 	case !filepath.IsAbs(c.Warden):
-		return fmt.Errorf("warden %q is no absolute path of a program", c.Warden)
+		return fmt.Errorf("warden %q is not the absolute path of a program", c.Warden)
 	}
 	for _, interval := range []component.Seconds{c.Intervals.Heartbeat, c.Intervals.Advertise, c.Intervals.Monitor, c.Intervals.Reap, c.Intervals.Probe} {
 		if interval <= 0 {
@@ -268,7 +268,7 @@ func (c Config) check() error {
 	}
 	for _, path := range c.Visible {
 		if !filepath.IsAbs(path) || filepath.Clean(path) == "/" {
-			return fmt.Errorf("visible: %q is no folder that apps can see", path)
+			return fmt.Errorf("visible: %q is not a folder that apps can see", path)
 		}
 	}
 	return nil

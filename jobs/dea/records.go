@@ -30,7 +30,7 @@ func readRecords(file string) ([]core.Instance, error) {
 	for _, app := range records {
 		for id, i := range app {
 			if i.ID != id || id == "" || filepath.Base(id) != id || i.Folder == "" || filepath.Base(i.Folder) != i.Folder {
-				return nil, fmt.Errorf("cannot use %s: the record of instance %q is no record of it", file, id)
+				return nil, fmt.Errorf("cannot use %s: the record of instance %q is of another one", file, id)
 			}
 			all = append(all, i)
 		}

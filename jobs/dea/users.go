@@ -36,7 +36,7 @@ func (u *users) take() (int, error) {
 			return uid, nil
 		}
 	}
-	return 0, errors.New("there is no user left for another instance")
+	return 0, errors.New("no user is left for another instance")
 }
 
 // use notes that an instance of an earlier run has this user.

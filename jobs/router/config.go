@@ -89,7 +89,7 @@ func load(file string) (Config, map[string]any, error) {
 	for _, front := range cfg.TrustedFronts {
 		prefix, err := netip.ParsePrefix(front)
 		if err != nil {
-			return Config{}, nil, fmt.Errorf("cannot use the configuration %s: trusted_fronts: %q is no network such as \"10.0.0.0/8\"", file, front)
+			return Config{}, nil, fmt.Errorf("cannot use the configuration %s: trusted_fronts: %q is not a network such as \"10.0.0.0/8\"", file, front)
 		}
 		cfg.fronts = append(cfg.fronts, prefix.Masked())
 	}
@@ -99,7 +99,7 @@ func load(file string) (Config, map[string]any, error) {
 	case cfg.Port < 0 || cfg.Port > 65535:
 		err = fmt.Errorf("port %d is not within 0 and 65535", cfg.Port)
 	case !(cfg.FlushAppsInterval >= 0.01 && cfg.FlushAppsInterval <= 1e9):
-		err = fmt.Errorf("flush_apps_interval %g is no number of seconds", cfg.FlushAppsInterval)
+		err = fmt.Errorf("flush_apps_interval %g is not a number of seconds", cfg.FlushAppsInterval)
 	case cfg.MaxBodyMB < 0:
 		err = errors.New("max_body_mb is below 0")
 	case cfg.AnswerTimeout <= 0 || cfg.BodyTimeout <= 0:

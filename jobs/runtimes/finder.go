@@ -129,7 +129,7 @@ func executable(file string) error {
 	case err != nil:
 		return err
 	case !stat.Mode().IsRegular() || stat.Mode().Perm()&0o111 == 0:
-		return fmt.Errorf("%s is no program", file)
+		return fmt.Errorf("%s is not a program", file)
 	}
 	return nil
 }

@@ -161,7 +161,7 @@ func (t *task) findRuntime(ctx context.Context) (wire.RuntimeInfo, runtimes.Runt
 func openFolder(dir, name string) (*os.Root, error) {
 	info, err := os.Lstat(filepath.Join(dir, name))
 	if err == nil && !info.IsDir() {
-		err = fmt.Errorf("%s is no folder any more", name)
+		err = fmt.Errorf("%s is no longer a folder", name)
 	}
 	if err != nil {
 		return nil, err

@@ -104,7 +104,7 @@ func ParseStagingRequest(data []byte) (StagingRequest, error) {
 		// Without url.Parse's error, which has the URI and the password in it.
 		u, err := url.Parse(uri.value)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {
-			return StagingRequest{}, fmt.Errorf("cannot use a staging request of app %s: its %s is no http URL", r.AppID, uri.name)
+			return StagingRequest{}, fmt.Errorf("cannot use a staging request of app %s: its %s is not an http URL", r.AppID, uri.name)
 		}
 	}
 	return r, nil

@@ -16,9 +16,9 @@ func TestStagingProblems(t *testing.T) {
 		{"no app", `{"properties":{"framework":"node"},` + uris + `}`, "without app_id"},
 		{"app is a list", `{"app_id":[1]}`, "cannot read an id"},
 		{"no framework", `{"app_id":7,` + uris + `}`, "without framework"},
-		{"no download_uri", `{"app_id":7,"properties":{"framework":"node"},"upload_uri":"http://h/b"}`, "download_uri is no http URL"},
-		{"upload to a file", `{"app_id":7,"properties":{"framework":"node"},"download_uri":"http://h/b","upload_uri":"file:///etc/passwd"}`, "upload_uri is no http URL"},
-		{"bad URI with a password", `{"app_id":7,"properties":{"framework":"node"},"download_uri":"http://u:secret@h:x/a","upload_uri":"http://h/b"}`, "download_uri is no http URL"},
+		{"no download_uri", `{"app_id":7,"properties":{"framework":"node"},"upload_uri":"http://h/b"}`, "download_uri is not an http URL"},
+		{"upload to a file", `{"app_id":7,"properties":{"framework":"node"},"download_uri":"http://h/b","upload_uri":"file:///etc/passwd"}`, "upload_uri is not an http URL"},
+		{"bad URI with a password", `{"app_id":7,"properties":{"framework":"node"},"download_uri":"http://u:secret@h:x/a","upload_uri":"http://h/b"}`, "download_uri is not an http URL"},
 		{"memory is text", `{"app_id":7,"properties":{"framework":"node","resources":{"memory":"64"}},` + uris + `}`, "cannot read a staging request"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

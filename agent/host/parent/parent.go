@@ -30,7 +30,7 @@ func Inherit(fd int) (net.Listener, error) {
 	syscall.CloseOnExec(fd)
 	socket, err := net.FileListener(os.NewFile(uintptr(fd), "socket"))
 	if err != nil {
-		return nil, fmt.Errorf("cannot serve: descriptor %d is no listening socket, and this program is not for people to start: %w", fd, err)
+		return nil, fmt.Errorf("cannot serve: descriptor %d is not a listening socket; the agent starts this program, not a person: %w", fd, err)
 	}
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return nil, fmt.Errorf("cannot become the reaper of what the process starts: %w", err)

@@ -162,7 +162,7 @@ func (m Machine) openLog() (*os.File, error) {
 	}
 	if info, err := os.Stat(name); err == nil && info.Size() > logLimit {
 		if err := os.Rename(name, name+".1"); err != nil {
-			return nil, fmt.Errorf("cannot put the agent's log aside: %w", err)
+			return nil, fmt.Errorf("cannot rename the agent's old log: %w", err)
 		}
 	}
 	f, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)

@@ -44,10 +44,10 @@ func (m Machine) removeService() error {
 func (m Machine) tellInit() error {
 	pid, err := strconv.Atoi(m.InitPID)
 	if err != nil || pid <= 0 {
-		return fmt.Errorf("cannot tell the init of the agent: DEPLOY_INIT_PID is %q, not a process id", m.InitPID)
+		return fmt.Errorf("cannot signal the VM's init: DEPLOY_INIT_PID is %q, not a process id", m.InitPID)
 	}
 	if err := syscall.Kill(pid, syscall.SIGHUP); err != nil {
-		return fmt.Errorf("cannot tell the init (process %d) of the agent: %w", pid, err)
+		return fmt.Errorf("cannot signal the VM's init (process %d): %w", pid, err)
 	}
 	return nil
 }

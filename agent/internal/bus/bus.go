@@ -135,7 +135,7 @@ func tlsConfig(s api.Bus, keyPEM []byte) (*tls.Config, time.Time, error) {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(s.CA) {
-		return nil, time.Time{}, fmt.Errorf("%w: no CA certificate in them", errSettings)
+		return nil, time.Time{}, fmt.Errorf("%w: they have no CA certificate", errSettings)
 	}
 	own, err := tls.X509KeyPair(s.Certificate, keyPEM)
 	if err != nil {

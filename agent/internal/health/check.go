@@ -56,7 +56,7 @@ func Run(ctx context.Context, c api.Check, t Target) error {
 	case api.CheckControl:
 		return t.Control.Ready(ctx)
 	}
-	return fmt.Errorf("this agent knows no check of kind %q", c.Kind)
+	return fmt.Errorf("this agent does not know the check kind %q", c.Kind)
 }
 
 func checkHTTP(ctx context.Context, c api.Check) error {

@@ -56,7 +56,7 @@ func rewritings(spec api.Spec) ([]rewriting, error) {
 				asked[file] = job.Mbus
 				w, err := rewrite(file, job.Mbus)
 				if err != nil {
-					return nil, fmt.Errorf("cannot rewrite the message-bus URIs in %s: %w; the file is left as it is: mend it, or leave it out of the mbus block of job %s", file, err, job.Name)
+					return nil, fmt.Errorf("cannot rewrite the message-bus URIs in %s: %w; the file is unchanged: correct it, or leave it out of the mbus block of job %s", file, err, job.Name)
 				}
 				if len(w.changes) == 0 {
 					continue
@@ -64,7 +64,7 @@ func rewritings(spec api.Spec) ([]rewriting, error) {
 				at[file] = len(out)
 				out = append(out, w)
 			} else if !sameBus(before, job.Mbus) {
-				return nil, fmt.Errorf("cannot rewrite the message-bus URIs in %s: another job of the instance wants others in it than job %s; let their mbus blocks name different files", file, job.Name)
+				return nil, fmt.Errorf("cannot rewrite the message-bus URIs in %s: another job of the instance writes different URIs into it than job %s; name different files in their mbus blocks", file, job.Name)
 			}
 			n, changes := at[file]
 			if !changes {
@@ -160,7 +160,7 @@ func imageFiles(m *api.Mbus) ([]string, error) {
 			if !relative {
 				folder = "the VM's file system"
 			}
-			return nil, fmt.Errorf("the pattern %q matches no file in %s; mend it in the job's mbus block, or the VM's image", pattern, folder)
+			return nil, fmt.Errorf("the pattern %q matches no file in %s; correct it in the job's mbus block, or the VM's image", pattern, folder)
 		}
 	}
 	return out, nil

@@ -47,13 +47,13 @@ func validate(spec api.Spec) error {
 	jobs := make(map[string]bool)
 	for _, job := range spec.Jobs {
 		if !safeName(job.Name) || jobs[job.Name] {
-			return fmt.Errorf("job name %q cannot be used or is there twice", job.Name)
+			return fmt.Errorf("job name %q is invalid or occurs twice", job.Name)
 		}
 		jobs[job.Name] = true
 		names := make(map[string]bool)
 		for _, p := range job.Processes {
 			if !safeName(p.Name) || names[p.Name] {
-				return fmt.Errorf("job %s: process name %q cannot be used or is there twice", job.Name, p.Name)
+				return fmt.Errorf("job %s: process name %q is invalid or occurs twice", job.Name, p.Name)
 			}
 			names[p.Name] = true
 			if len(p.Command) == 0 {
@@ -63,7 +63,7 @@ func validate(spec api.Spec) error {
 		files := make(map[string]bool)
 		for _, f := range job.Files {
 			if f.Path == "" || !filepath.IsLocal(f.Path) || filepath.Clean(f.Path) != f.Path || f.Path == "." || files[f.Path] {
-				return fmt.Errorf("job %s: file %q leads out of the job's folder or is there twice", job.Name, f.Path)
+				return fmt.Errorf("job %s: file %q is outside the job's folder or occurs twice", job.Name, f.Path)
 			}
 			files[f.Path] = true
 		}

@@ -106,10 +106,10 @@ func Rewrite(source []byte, s Settings) ([]byte, []Change, error) {
 	result := apply(source, edits)
 	after, err := parse(result)
 	if err == nil && !slices.EqualFunc(documents, after, func(a, b *yaml.Node) bool { return same(a, b, wanted) }) {
-		err = errors.New("something else would change with it")
+		err = errors.New("other bytes would change with it")
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("cannot put the new URIs in as they stand there (line %d, %s): %w", changes[0].Line, changes[0].Path, err)
+		return nil, nil, fmt.Errorf("cannot write the new URIs in the form of the old ones (line %d, %s): %w", changes[0].Line, changes[0].Path, err)
 	}
 	return result, changes, nil
 }
@@ -118,7 +118,7 @@ func Rewrite(source []byte, s Settings) ([]byte, []Change, error) {
 func parse(source []byte) (documents []*yaml.Node, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			documents, err = nil, errors.New("it is not YAML that can be read")
+			documents, err = nil, errors.New("it is not valid YAML")
 		}
 	}()
 	source, _ = legible(source)
@@ -131,7 +131,7 @@ func parse(source []byte) (documents []*yaml.Node, err error) {
 		case errors.Is(err, io.EOF):
 			return documents, nil
 		default:
-			return nil, fmt.Errorf("it is not YAML that can be read: %w", err)
+			return nil, fmt.Errorf("it is not valid YAML: %w", err)
 		}
 	}
 }

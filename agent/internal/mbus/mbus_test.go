@@ -184,16 +184,16 @@ func TestErrors(t *testing.T) {
 		source, want string
 		settings     Settings
 	}{
-		"not YAML":          {"mbus: [nats://u:hunter2@h:1\n", "it is not YAML", three},
-		"tabs":              {"a:\n\tmbus: nats://h\n", "it is not YAML", three},
+		"not YAML":          {"mbus: [nats://u:hunter2@h:1\n", "it is not valid YAML", three},
+		"tabs":              {"a:\n\tmbus: nats://h\n", "it is not valid YAML", three},
 		"not text":          {"mbus: nats://h\xff\n", "not UTF-8", three},
-		"zero":              {"mbus: nats://h\x00\n", "it is not YAML", three},
+		"zero":              {"mbus: nats://h\x00\n", "it is not valid YAML", three},
 		"too large":         {strings.Repeat("#", maxSize+1), "more than", three},
 		"no URI":            {"x: 1\nmbus: hunter2\n", "line 2, mbus: its value is no URI", three},
 		"template":          {"a: {mbus: <%= bus %>}\n", "line 1, a.mbus: its value is no URI", three},
 		"without scheme":    {"mbus: nats://u:hunter2@h:1,i:1\n", "each needs its scheme", three},
 		"in a list":         {"mbus: [nats://h, 7]\n", "line 1, mbus[1]: its value is no URI", three},
-		"brackets in flow":  {"mbus: [nats://h:1]\n", "cannot put the new URIs in as they stand there (line 1, mbus[0])", Settings{Servers: []string{"[fd00::1]:4222"}}},
+		"brackets in flow":  {"mbus: [nats://h:1]\n", "cannot write the new URIs in the form of the old ones (line 1, mbus[0])", Settings{Servers: []string{"[fd00::1]:4222"}}},
 		"no servers":        {"mbus: nats://h\n", "no server", Settings{}},
 		"port":              {"mbus: nats://h\n", "its port is not a number", Settings{Servers: []string{"h:x"}}},
 		"port 0":            {"mbus: nats://h\n", "its port is not a number", Settings{Servers: []string{"h:0"}}},

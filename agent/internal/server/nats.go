@@ -124,7 +124,7 @@ func respond(nc *nats.Conn, to string, reply []byte, refusal *api.Error, log *sl
 		body, _ := json.Marshal(refusal) // plain strings and numbers
 		answer = failure(to, string(refusal.Code), refusal.Message, body)
 	case limit > 0 && int64(len(reply)) > limit:
-		answer = failure(to, TooLarge, fmt.Sprintf("the reply has %d bytes where the bus carries %d", len(reply), limit), nil)
+		answer = failure(to, TooLarge, fmt.Sprintf("the reply has %d bytes; the bus carries at most %d", len(reply), limit), nil)
 	}
 	send(nc, answer, log)
 }

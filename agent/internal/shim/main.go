@@ -135,7 +135,7 @@ func start(dir string, spec Spec, self []string, output *os.File) (Started, erro
 	if info, err := os.Stat(spec.Dir); err != nil {
 		return fail(fmt.Errorf("its working folder: %w", err))
 	} else if !info.IsDir() {
-		return fail(fmt.Errorf("its working folder %s is no folder", spec.Dir))
+		return fail(fmt.Errorf("its working folder %s is not a folder", spec.Dir))
 	}
 	null, err := os.Open(os.DevNull)
 	if err != nil {

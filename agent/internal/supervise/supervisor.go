@@ -58,7 +58,7 @@ type view struct {
 
 var (
 	errClosed     = errors.New("the supervisor is closed")
-	errSuperseded = errors.New("the process was told something else meanwhile")
+	errSuperseded = errors.New("the process got another command meanwhile")
 )
 
 // Open takes up what an earlier supervisor has left: what runs goes on running,

@@ -89,7 +89,7 @@ func loadWanted(dir string, note func(string)) (map[key]wanted, error) {
 		var w wanted
 		err = json.Unmarshal(data, &w)
 		if err == nil && w.Process.Name != name {
-			err = fmt.Errorf("it is of a process %q", w.Process.Name)
+			err = fmt.Errorf("it describes another process, %q", w.Process.Name)
 		}
 		if err != nil {
 			text, err := damaged.SetAside(file, err)

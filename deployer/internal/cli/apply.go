@@ -17,19 +17,19 @@ func applyCommand(a *app) *cobra.Command {
 	var q deployer.ApplyRequest
 	cmd := &cobra.Command{
 		Use:   "apply MANIFEST|PLAN",
-		Short: "Make the cluster what the manifest says, or do just what a saved plan says",
+		Short: "Make the cluster what the manifest says, or do exactly what a saved plan says",
 		Long: `Makes the cluster what the manifest says. Shows the plan and asks first. Interrupt
-once to finish the running step, save and leave; twice to leave now. The next
+once to finish the running step, save and stop; twice to stop at once. The next
 apply continues from what is really there.
 
-What fails although nothing is to be changed there is restarted and waited for. Exit
+Instances that are failing without a change are restarted and waited for. Exit
 codes: 0 done, 3 done, but something is failing, 1 error.
 
-With --target, only these groups and instances are changed: order and limits hold
-as if the others were of the same apply, which leaves them as they are.
+With --target, only these groups and instances are changed. Order and limits hold
+as in an apply of all, which leaves the others as they are.
 
-A file that plan --out has made is applied without asking: just that is done, or
-nothing, if the world has moved since. Sensitive variables must be given again.`,
+A file made by plan --out is applied without asking: exactly that is done, or
+nothing, if something has changed since. Sensitive variables must be given again.`,
 		Example: `  deploy apply examples/cluster.hcl
   deploy apply --auto-approve --var version=2 cluster.hcl
   deploy apply --target router/0 cluster.hcl        one instance first
@@ -142,7 +142,7 @@ Exit codes: 0 nothing to do, 2 there are changes, 3 nothing to change but someth
 is failing, 1 error.
 
 With --out the plan is saved as well. deploy apply FILE does just that, and
-refuses when manifest, state or cluster have moved since. The file holds no
+refuses if manifest, state or cluster have changed since. The file holds no
 secrets: they are redacted, and sensitive variables must be given again.`,
 		Example: `  deploy plan examples/cluster.hcl
   deploy plan --target router cluster.hcl

@@ -84,7 +84,7 @@ each, jobs installed, supervised and updated without losing a request.`,
 		SilenceUsage:  true,
 	}
 	root.PersistentFlags().StringVar(&a.stateDir, "state", "", "state folder (default: .deploy beside the manifest)")
-	root.PersistentFlags().BoolVar(&a.json, "json", false, "print for machines")
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON, for programs")
 	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log what is done in detail to stderr")
 	root.PersistentFlags().StringArrayVar(&a.vars, "var", nil, "set a manifest variable, `name=value` (may be repeated)")
 	root.PersistentFlags().StringArrayVar(&a.varFiles, "var-file", nil, "`file` with values of manifest variables (may be repeated)")

@@ -15,8 +15,8 @@ func ignoreCommand(a *app) *cobra.Command {
 		Use:   "ignore MANIFEST GROUP[/INDEX]...",
 		Short: "Leave instances alone, whatever the manifest says, until unignore",
 		Long: `Leaves instances alone from now on: no apply, restart, stop or rollback touches
-them, and none removes them. They count for what their group can do without, as
-they are. The plan shows what they are owed.`,
+or removes them. For min_available they count as they are. The plan shows which
+changes are pending for them.`,
 		Example: `  deploy ignore cluster.hcl router/2         while somebody looks into it`,
 	}, (*deployer.Deployer).Ignore, "Ignored from now on: %s", "They were ignored already.")
 }

@@ -25,8 +25,9 @@ func statusCommand(a *app) *cobra.Command {
 		Use:   "status MANIFEST",
 		Short: "Show every instance, its agent and its processes",
 		Long: `Shows every instance, its agent and its processes. With --exit-code it exits with 3
-if any does not do what it should: it does not run and no operator has stopped it,
-its VM or disk is gone, its agent is silent or not believed. Ignored ones do not count.`,
+if any does not do what it should: it does not run although no operator has
+stopped it, its VM or disk is gone, its agent is silent or not believed. Ignored
+instances do not count.`,
 		Example: `  deploy status examples/cluster.hcl
   deploy status --drift cluster.hcl     what was changed by hand since it was installed
   deploy status --json cluster.hcl | jq -r '.instances[] | select(.state != "running").id'`,
@@ -82,7 +83,7 @@ func logsCommand(a *app) *cobra.Command {
 	var request deployer.LogsRequest
 	cmd := &cobra.Command{
 		Use:   "logs MANIFEST [GROUP[/INDEX] [PROCESS]]",
-		Short: "Show what processes have written",
+		Short: "Show the logs of processes",
 		Example: `  deploy logs cluster.hcl router/0           last lines of all its processes
   deploy logs -f cluster.hcl router          follow all routers
   deploy logs -n 200 cluster.hcl lb/0 nginx`,
@@ -168,7 +169,7 @@ func formatCommand(a *app) *cobra.Command {
 	var check bool
 	cmd := &cobra.Command{
 		Use:   "fmt PATH...",
-		Short: "Lay manifests and job files out in the usual way",
+		Short: "Format manifests and job files",
 		Example: `  deploy fmt examples/cluster.hcl
   deploy fmt --check .          list files that are not, exit 1 if any`,
 		Args: cobra.MinimumNArgs(1),

@@ -96,9 +96,9 @@ func runCommand(a *app) *cobra.Command {
 	var env []string
 	cmd := &cobra.Command{
 		Use:   "run MANIFEST JOB/ERRAND [GROUP[/INDEX]...] [-- ARGUMENT...]",
-		Short: "Run an errand of a job and show what it says",
+		Short: "Run an errand of a job and show its output",
 		Long: `Runs an errand of a job on an instance that has the job, or on all of them with
---all, and shows what it says as it is said. Interrupt once to cancel it. The exit
+--all, and shows its output as it is written. Interrupt once to cancel it. The exit
 status is the errand's own; with several, 1 if one fails.`,
 		Example: `  deploy run cluster.hcl postgres/backup
   deploy run cluster.hcl --all dea/check dea
@@ -147,7 +147,7 @@ status is the errand's own; with several, 1 if one fails.`,
 	}
 	cmd.Flags().BoolVar(&q.All, "all", false, "on all instances with the job, or all that are named, side by side")
 	cmd.Flags().StringArrayVarP(&env, "env", "e", nil, "`NAME=value` for the errand's environment (may be repeated)")
-	cmd.Flags().DurationVar(&q.Timeout, "timeout", 0, "end it after that long (default: as the job says)")
+	cmd.Flags().DurationVar(&q.Timeout, "timeout", 0, "end it after this time (default: as the job says)")
 	return a.changing(cmd)
 }
 
@@ -169,7 +169,7 @@ func errandsEnded(a *app, r *deployer.RunResult) error {
 func pauseCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "pause MANIFEST",
-		Short: "Let the rollout that goes on elsewhere finish what is in flight, and wait",
+		Short: "Make the rollout that runs elsewhere finish what is in flight, then wait",
 		Long: `Asks the deploy that is changing the deployment, in another terminal or on another
 machine with the same state folder, to finish what is in flight and begin nothing
 new until resume. It holds the deployment's lock all the while. A pause ends with

@@ -16,14 +16,14 @@ func rollbackCommand(a *app) *cobra.Command {
 	var autoApprove bool
 	cmd := &cobra.Command{
 		Use:   "rollback MANIFEST [REVISION]",
-		Short: "Return to what an earlier apply made of the deployment",
+		Short: "Return to an earlier revision of the deployment",
 		Long: `Applies the manifest, jobs and programs of an earlier revision: those of the last
 apply that succeeded if what runs is something else, else of the one before; or of
 the revision named. It rolls at the pace of that manifest's own policies, and is a
 new revision itself. Data on disks, secrets and addresses stay as they are today.
 
-The manifest file is not touched: mend it before the next apply, or that does
-again what was rolled back.`,
+The manifest file is not touched: correct it before the next apply, which would
+otherwise repeat what was rolled back.`,
 		Example: `  deploy rollback cluster.hcl
   deploy history cluster.hcl && deploy diff cluster.hcl 3 && deploy rollback cluster.hcl 3`,
 		Args: cobra.RangeArgs(1, 2),
@@ -48,7 +48,7 @@ again what was rolled back.`,
 			err = a.result(result, err)
 			if err == nil && !a.json && result != nil && result.Changed {
 				return a.print(func(w io.Writer, _ bool) {
-					views.Line(w, "%s still says what was rolled back: mend it before the next apply.", args[0])
+					views.Line(w, "%s still has what was rolled back: correct it before the next apply.", args[0])
 				})
 			}
 			return err

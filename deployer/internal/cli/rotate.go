@@ -15,10 +15,10 @@ func rotateCACommand(a *app) *cobra.Command {
 		Long: `Replaces the CA that agents, the bus and jobs' certificate blocks rely on, in
 three passes that are each like an apply: the new CA is trusted everywhere, then
 everything gets certificates of it, then the old one is dropped. No process
-restarts. When it is stopped half-way, the same command continues; what is left of
-the last pass an apply does too.
+restarts. If it is stopped half-way, the same command continues; an apply also completes
+the last pass.
 
-CAs of the manifest's own secrets are the matter of deploy secret rotate.`,
+For CAs among the manifest's secrets, use deploy secret rotate.`,
 		Example: "  deploy rotate-ca cluster.hcl",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

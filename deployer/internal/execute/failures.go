@@ -48,7 +48,7 @@ func failure(s rollout.State, changes []plan.InstanceChange, manifest string) er
 	if failed != "" {
 		logs += " " + failed
 	}
-	next := fmt.Sprintf("see %s, mend the cause, then deploy apply %s", logs, manifest)
+	next := fmt.Sprintf("see %s, remove the cause, then deploy apply %s", logs, manifest)
 	back := 0
 	for _, g := range s.Groups {
 		for _, p := range g.Instances {

@@ -30,7 +30,7 @@ router/0 ran before this change: property port 1 -> 2
     +port: 2
 ` + strings.Repeat("    +more\n", changedLines-2) + `    and 2 more lines, which deploy plan shows
 router/1: update failed: router is not healthy
-1 put back to what ran before, the rest was not begun; see deploy logs cluster.hcl router/0, mend the cause, then deploy apply cluster.hcl`
+1 put back to what ran before, the rest was not begun; see deploy logs cluster.hcl router/0, remove the cause, then deploy apply cluster.hcl`
 	if got := failure(s, changes, "cluster.hcl").Error(); got != want {
 		t.Errorf("told:\n%s\nwant:\n%s", got, want)
 	}

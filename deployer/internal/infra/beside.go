@@ -135,7 +135,7 @@ func (i *Infra) TakesOver(ctx context.Context, id string) error {
 		err = fmt.Errorf("it is %s: %s", inv.State, strings.Join(inv.Reasons, "; "))
 	}
 	if err != nil {
-		return fmt.Errorf("cannot delete the previous VM of %s, since the new one does not serve: %w; the previous one still serves; mend the new one and apply again", id, err)
+		return fmt.Errorf("cannot delete the previous VM of %s, since the new one does not serve: %w; the previous one still serves; repair the new one and apply again", id, err)
 	}
 	return nil
 }

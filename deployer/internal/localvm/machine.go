@@ -204,7 +204,7 @@ func (*machine) ValidateConfig(ctx context.Context, q resource.ValidateConfigReq
 	}
 	if image := c.Image.ValueString(); image != "" && !filepath.IsAbs(image) {
 		r.Diagnostics.AddAttributeError(path.Root("image"), "Wrong image", fmt.Sprintf(
-			"The image of a local VM is a folder, but %q is no path of one: begin it with \"./\" to take it from the manifest's folder, or with \"/\".", image))
+			"The image of a local VM is a folder, but %q is not the path of one: begin it with \"./\" to take it from the manifest's folder, or with \"/\".", image))
 	}
 	switch c.Isolation.ValueString() {
 	case "", isolationNone, isolationNamespaces, isolationAuto:

@@ -59,7 +59,7 @@ func Open(path, digest, version string) (*Archive, error) {
 func read(r io.Reader) (*Archive, error) {
 	z, err := gzip.NewReader(r)
 	if err != nil {
-		return nil, fmt.Errorf("it is no tar.gz: %w", err)
+		return nil, fmt.Errorf("it is not a tar.gz file: %w", err)
 	}
 	a := &Archive{}
 	files := memfs.FS{}

@@ -163,7 +163,7 @@ func TestOpenRefuses(t *testing.T) {
 		data []byte
 		want string
 	}{
-		{"no tar.gz", []byte("hello"), "no tar.gz"},
+		{"no tar.gz", []byte("hello"), "not a tar.gz"},
 		{"half", good[:len(good)/2], "damaged"},
 		{"no index", archiveOf(t, "jobs/a/job.hcl", ""), "no release.json"},
 		{"way out", archiveOf(t, "release.json", index, "jobs/../../etc/passwd", ""), "passwd"},

@@ -107,7 +107,7 @@ func OpenPlan(path string) (*SavedPlan, error) {
 		return nil, fmt.Errorf("cannot read the saved plan %s: %w", path, err)
 	}
 	if s.Format != savedFormat || s.Version != savedVersion || s.Plan == nil {
-		return nil, fmt.Errorf("cannot use %s: it is no plan of version %d; make it with this deploy (plan --out)", path, savedVersion)
+		return nil, fmt.Errorf("cannot use %s: it is not a plan of version %d; make one with this deploy (plan --out)", path, savedVersion)
 	}
 	return &s, nil
 }
@@ -212,7 +212,7 @@ func (saved *SavedPlan) Moved(w World, now *plan.Plan, store state.Store, reason
 		case a.Held != b.Held:
 			what = "was stopped or started by an operator"
 		case a.Drifted != b.Drifted:
-			what = "was changed by hand, or is no longer"
+			what = "was changed by hand, or no longer exists"
 		}
 		out = append(out, id+" "+what)
 	}

@@ -67,7 +67,7 @@ func TestDamageIsNotTakenForAFreshStart(t *testing.T) {
 	}{
 		{"state removed", "state.json", nil, []string{"state.json is missing", "secrets.json, journal.jsonl", "state import"}},
 		{"state emptied", "state.json", func([]byte) []byte { return nil }, []string{"state.json", "it is empty", "state import"}},
-		{"state without content", "state.json", func([]byte) []byte { return []byte("{}") }, []string{"state.json", "no state", "state import"}},
+		{"state without content", "state.json", func([]byte) []byte { return []byte("{}") }, []string{"state.json", "not a state", "state import"}},
 		{"state halved", "state.json", half, []string{"state.json", "cut off", "state import"}},
 		{"secrets removed", "secrets.json", nil, []string{"secrets.json is missing", "state.json is there", "state import"}},
 		{"secrets emptied", "secrets.json", func([]byte) []byte { return nil }, []string{"secrets.json", "it is empty", "state import"}},

@@ -384,7 +384,7 @@ func parseState(data []byte) (*State, error) {
 	}
 	switch {
 	case st.Version == 0 || st.Version == 1 && st.DeploymentID == "":
-		return nil, errors.New("it is no state: it names neither its version nor its deployment")
+		return nil, errors.New("it is not a state: it names neither its version nor its deployment")
 	case st.Version != 1:
 		return nil, versionError(st.Version)
 	}

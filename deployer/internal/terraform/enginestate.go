@@ -53,7 +53,7 @@ func CheckState(dir string, was StateID, vms []string) (StateID, error) {
 	}
 	switch {
 	case now.Lineage == "":
-		return wrong("is no state of an engine: it has no lineage")
+		return wrong("is not the state of an engine: it has no lineage")
 	case was.Lineage != "" && now.Lineage != was.Lineage:
 		return wrong("is another deployment's: its lineage is %.8s, not %.8s", now.Lineage, was.Lineage)
 	case was.Lineage != "" && now.Serial >= was.Serial:

@@ -65,7 +65,7 @@ func Find(ctx context.Context, o FindOptions) (Engine, error) {
 	}
 	for _, err := range tried {
 		if !errors.Is(err, errUnfit) {
-			return Engine{}, fmt.Errorf("cannot use the engine on PATH: %w; mend it, or name another one in %s", err, EngineEnv)
+			return Engine{}, fmt.Errorf("cannot use the engine on PATH: %w; repair it, or name another one in %s", err, EngineEnv)
 		}
 	}
 	if o.CacheDir == "" {

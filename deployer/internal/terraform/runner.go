@@ -292,7 +292,7 @@ func (r *Runner) Apply(ctx context.Context) (map[string]Instance, error) {
 	err := r.tf.ApplyJSON(ctx, log, tfexec.DirOrPlan(filepath.Join(r.options.Dir, planFile)), tfexec.LockTimeout(lockTimeout), tfexec.Reattach(r.reattach))
 	if err != nil {
 		failure := r.failed(ctx, "make the VMs", log, err)
-		failure.Advice = "What was made is kept: when the cause is removed, the next apply goes on from there."
+		failure.Advice = "What was made is kept: when the cause is removed, the next apply continues from there."
 		return nil, failure
 	}
 	instances, err := r.Outputs(ctx)

@@ -168,7 +168,7 @@ func OpenLog(dir, path string, uid, gid int) (*os.File, error) {
 	// What reads from a FIFO is the app, which may also not read.
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is no file any more", path)
+		err = fmt.Errorf("%s is no longer a file", path)
 	}
 	if err != nil {
 		f.Close()

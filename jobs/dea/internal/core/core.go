@@ -200,7 +200,7 @@ func (m *Machine) Fits(limits wire.Limits, prod bool) error {
 	clients, reserved := m.clients(), m.Reserved()
 	switch {
 	case m.draining:
-		return fmt.Errorf("this DEA is leaving")
+		return fmt.Errorf("this DEA is draining")
 	case m.diskFull:
 		return fmt.Errorf("the disk is nearly full")
 	case clients >= m.config.MaxClients:

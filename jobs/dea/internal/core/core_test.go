@@ -116,7 +116,7 @@ func TestTransitions(t *testing.T) {
 		{"start on a full disk", starting, []Event{DiskFull{true}, Start{document("8", 0, 1), "b", "p"}},
 			[]string{"refused the disk is nearly full"}, wire.StateStarting},
 		{"start while leaving", starting, []Event{Evacuate{}, Start{document("8", 0, 1), "b", "p"}},
-			[]string{"refused this DEA is leaving"}, wire.StateStarting},
+			[]string{"refused this DEA is draining"}, wire.StateStarting},
 		{"bits failed", starting, []Event{Failed{ID: "a", Why: "no droplet"}},
 			[]string{"log a no droplet", "exited a CRASHED", "discard a", "advertise 256"}, ""},
 		{"no port", starting, []Event{Failed{ID: "a", Why: "no port", Fault: true}},

@@ -61,7 +61,7 @@ func packOne(archive *tar.Writer, root *os.Root, name string, info fs.FileInfo) 
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	default:
-		return fmt.Errorf("%s is no file, folder or link but %s", name, mode.Type())
+		return fmt.Errorf("%s is neither file, folder nor link, but %s", name, mode.Type())
 	}
 	header, err := tar.FileInfoHeader(info, target)
 	if err != nil {
