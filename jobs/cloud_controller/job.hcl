@@ -178,7 +178,7 @@ property "max_staging_runtime_s" {
 property "new_initial_placement" {
   type        = bool
   default     = false
-  description = "Choose the DEA with the most memory by what DEAs advertise; else the first that offers to run an instance, which spreads an app's instances"
+  description = "Choose among the DEAs by what they advertise, without asking them; else among those that offer to run an instance. The rule is the same"
   on_change   = "restart"
 }
 

@@ -212,3 +212,64 @@ func TestPlacementOvertaken(t *testing.T) {
 	w.none(starts)
 	w.none(questions)
 }
+
+// TestPlacementSpreads: the DEA that answers first does not get two instances of an
+// app while others have none, nor does one that has an instance already.
+func TestPlacementSpreads(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.start(roomy)
+	w.anyStager()
+	starts := make(chan string, 64)
+	var mu sync.Mutex
+	running := map[string][]int{} // indices of the app, by DEA
+	for i, delay := range []time.Duration{0, 60 * time.Millisecond, 150 * time.Millisecond} {
+		id := fmt.Sprint("d", i)
+		hello, err := json.Marshal(wire.DEAHello{ID: id, IP: "127.0.0.1", Port: 12345, Version: wire.DEAVersion})
+		must(t, err)
+		for subject, handle := range map[string]nats.MsgHandler{
+			wire.SubjectDEADiscover: func(m *nats.Msg) { time.AfterFunc(delay, func() { _ = m.Respond(hello) }) }, // fails when the test is over
+			wire.SubjectDEAStartOf(id): func(m *nats.Msg) {
+				s, err := wire.ParseDEAStart(m.Data)
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				running[id] = append(running[id], s.Index)
+				mu.Unlock()
+				starts <- id
+			},
+			wire.SubjectDEAFind: func(m *nats.Msg) {
+				mu.Lock()
+				defer mu.Unlock()
+				for _, index := range running[id] {
+					data, _ := json.Marshal(wire.DEAFound{DEA: id, Droplet: "1", Index: index, Instance: fmt.Sprintf("%032d", index), State: wire.StateRunning})
+					_ = m.Respond(data)
+				}
+			},
+		} {
+			_, err := w.conn.Subscribe(subject, handle)
+			must(t, err)
+		}
+		data, err := json.Marshal(wire.DEAAdvertise{ID: id, AvailableMemory: 4096, Runtimes: []string{"node"}})
+		must(t, err)
+		must(t, w.conn.Publish(wire.SubjectDEAAdvertise, data))
+	}
+	eventually(t, "the DEAs are known", func() bool { return c.working().placer.Known() == 3 })
+	u := c.register("dev@example.com")
+	u.create("hello")
+	u.upload("hello", zipOf(t, map[string]string{"app.js": "x"}), "[]").want(200)
+	for n, change := range []map[string]any{{"instances": 2, "state": "STARTED"}, {"instances": 3}, {"instances": 6}} {
+		u.put("hello", change).want(200)
+		for range []int{2, 1, 3}[n] {
+			received(t, starts)
+		}
+		mu.Lock()
+		for _, id := range []string{"d0", "d1", "d2"} {
+			if most := []int{1, 1, 2}[n]; len(running[id]) > most {
+				t.Errorf("with %v %s has %d instances", change, id, len(running[id]))
+			}
+		}
+		mu.Unlock()
+	}
+}

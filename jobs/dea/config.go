@@ -43,6 +43,7 @@ type Config struct {
 	Runtimes Runtimes `yaml:"runtimes"`
 	// Prod true: production apps only.
 	Prod      *bool  `yaml:"prod"`
+	Zone      string `yaml:"zone"` // that the DEA is in; "": none
 	Partition string `yaml:"cc_partition"`
 
 	Intervals Intervals `yaml:"intervals"`

@@ -91,7 +91,7 @@ func (d *DEA) Run(ctx context.Context) error {
 	d.leaving = ctx.Done()
 	m := core.New(core.Config{
 		DEA: d.base.UUID(), IP: d.base.Address(), FilePort: d.files.listener.Addr().(*net.TCPAddr).Port, Credentials: d.files.credentials,
-		Cores: runtime.NumCPU(), MaxMemory: d.config.MaxMemory, MaxClients: d.config.clients(), Prod: d.config.Prod, Isolation: d.machine.Level(),
+		Cores: runtime.NumCPU(), MaxMemory: d.config.MaxMemory, MaxClients: d.config.clients(), Prod: d.config.Prod, Isolation: d.machine.Level(), Zone: d.config.Zone,
 		Runtimes: d.config.Runtimes.names(), Partition: d.config.Partition, CrashedFor: d.config.Intervals.CrashLifetime.Duration(),
 	}, d.saved)
 	return d.base.Run(ctx,

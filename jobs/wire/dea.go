@@ -362,6 +362,9 @@ type DEAAdvertise struct {
 	// Isolation is the level at which it keeps apps apart (jobs/confine); "": it does
 	// not say.
 	Isolation string `json:"isolation,omitempty"`
+	// Zone is where the DEA is, "" for none; later versions of Cloud Foundry call it
+	// placement_properties.zone. An app's instances are spread over zones.
+	Zone string `json:"zone,omitempty"`
 }
 
 // ParseDEAAdvertise decodes a message of SubjectDEAAdvertise.

@@ -162,14 +162,21 @@ func (s *Server) getFiles(w http.ResponseWriter, r *http.Request, _ model.Accoun
 	} else {
 		request.Instances = []string{which}
 	}
-	answers, err := s.Placer.Find(r.Context(), request, 1)
-	if err != nil {
-		return err
+	states := [][]string{request.States}
+	if len(request.Indices) > 0 {
+		// Why an instance has crashed is asked most often when none runs.
+		states = append(states, []string{wire.StateCrashed})
 	}
-	for _, f := range answers {
-		// A DEA that does not read the filter answers for others.
-		if f.Staged != nil && (len(request.Indices) > 0 && f.Index == request.Indices[0] || f.Instance == which) {
-			return s.passFile(w, r, f, name)
+	for _, request.States = range states {
+		answers, err := s.Placer.Find(r.Context(), request, 1)
+		if err != nil {
+			return err
+		}
+		for _, f := range answers {
+			// A DEA that does not read the filter answers for others.
+			if f.Staged != nil && (len(request.Indices) > 0 && f.Index == request.Indices[0] || f.Instance == which) {
+				return s.passFile(w, r, f, name)
+			}
 		}
 	}
 	return model.ErrNoInstance(which)

@@ -217,6 +217,8 @@ func checkEnvironment(list []string) error {
 	return nil
 }
 
+var portText = regexp.MustCompile(`^[0-9]{1,5}$`)
+
 // checkURIs says which host names an app gets. Those that it has stay its own
 // whatever the rules are now.
 func (s *Server) checkURIs(wanted, present []string, a model.Account) ([]string, error) {
@@ -226,6 +228,10 @@ func (s *Server) checkURIs(wanted, present []string, a model.Account) ([]string,
 		host := strings.ToLower(strings.TrimSuffix(uri, "/"))
 		for _, scheme := range []string{"http://", "https://"} {
 			host = strings.TrimPrefix(host, scheme)
+		}
+		// Clients of old add the port of the target.
+		if name, port, ok := strings.Cut(host, ":"); ok && portText.MatchString(port) {
+			host = name
 		}
 		if !config.ValidHost(host) {
 			return nil, model.Because(model.ErrInvalidURI, "%q", uri)

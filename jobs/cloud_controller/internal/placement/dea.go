@@ -125,12 +125,16 @@ func (p *Placer) gather(ctx context.Context, subject string, request []byte, tim
 // Find asks the DEAs for an app's instances, until there are as many answers as
 // expected.
 func (p *Placer) Find(ctx context.Context, request wire.DEAFind, expected int) ([]wire.DEAFound, error) {
+	return p.find(ctx, request, expected, p.Config.Start.Timeouts.Find)
+}
+
+func (p *Placer) find(ctx context.Context, request wire.DEAFind, expected int, timeout time.Duration) ([]wire.DEAFound, error) {
 	data, err := json.Marshal(request)
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask for instances: %w", err)
 	}
 	var list []wire.DEAFound
-	err = p.gather(ctx, wire.SubjectDEAFind, data, p.Config.Start.Timeouts.Find, func(data []byte) bool {
+	err = p.gather(ctx, wire.SubjectDEAFind, data, timeout, func(data []byte) bool {
 		found, err := wire.ParseDEAFound(data)
 		if err != nil {
 			p.Log.Warn("ignoring a message", "subject", wire.SubjectDEAFind, "error", err)

@@ -55,9 +55,9 @@ func New(d Deps) *Placer {
 const (
 	// advertisedFor is how long a DEA's advertisement is believed.
 	advertisedFor = 10 * time.Second
-	// pace is between two instances that a DEA gets: by so much a DEA puts off its
-	// next offer for each instance of an app that it has, so that others are faster.
-	pace = 10 * time.Millisecond
+	// window is how long the DEAs' answers are waited for before one is chosen. A DEA
+	// puts off its offer by up to 250 ms, the more the more it runs.
+	window = 400 * time.Millisecond
 	// perOffer is for how many instances one offer is good. Then the DEAs are asked
 	// again, since they also count what else they do.
 	perOffer = 8
@@ -75,12 +75,9 @@ func (p *Placer) StartInstances(ctx context.Context, app store.App, indices []in
 		return err
 	}
 	document.Flapping = flapping
-	place := p.placeByOffers
-	if p.Config.Start.NewInitialPlacement {
-		place = p.placeByMemory
-	}
+	have, since := p.running(ctx, document.Droplet, app.Instances-len(indices)), time.Now()
 	for len(indices) > 0 {
-		placed, err := place(ctx, document, len(indices), func(n int, dea string) {
+		placed, err := p.place(ctx, document, have, since, len(indices), func(n int, dea string) {
 			document.Index = indices[n]
 			p.Log.Info("starting an instance", "app", app.ID, "index", document.Index, "version", document.Version, "dea", dea)
 			p.publish(wire.SubjectDEAStartOf(dea), document)
@@ -103,80 +100,84 @@ func (p *Placer) StartInstances(ctx context.Context, app store.App, indices []in
 	return nil
 }
 
-// placeByMemory gives each of n instances to the DEA that has advertised the most
-// memory, as new_initial_placement wants it.
-func (p *Placer) placeByMemory(_ context.Context, s wire.DEAStart, n int, start func(n int, dea string)) (placed int, err error) {
+// place gives up to n instances to DEAs, as long as their offers last. have counts
+// the app's instances by DEA as they were at a time.
+func (p *Placer) place(ctx context.Context, s wire.DEAStart, have map[string]int, since time.Time, n int, start func(n int, dea string)) (placed int, err error) {
+	var offers []*offer
+	if p.Config.Start.NewInitialPlacement {
+		offers = p.pool.advertised(s, time.Now())
+	} else if offers, err = p.offers(ctx, s); err != nil {
+		return 0, err
+	}
+	if len(offers) == 0 {
+		return 0, errors.New("none has enough memory and the runtime")
+	}
 	for ; placed < n; placed++ {
-		dea := p.pool.take(s.Limits.Mem, s.Runtime, s.Prod, time.Now())
-		if dea == "" {
-			return placed, errors.New("none advertises enough memory and the runtime")
+		dea := p.pool.give(offers, have, since, s.Droplet, s.Limits.Mem, time.Now())
+		if dea == "" { // the offers are used up, by other requests too
+			return placed, nil
 		}
 		start(placed, dea)
 	}
 	return placed, nil
 }
 
-// placeByOffers asks the DEAs once and gives up to n instances to those that offer
-// to run them, as long as their offers last. The more a DEA runs, the later it
-// offers. The original took the first offer for each instance, one after the
-// other. Here a DEA that was given an instance counts as offering again a pace
-// later, which is when it would: the instances are placed as if one by one, but
-// the DEAs are asked once.
-func (p *Placer) placeByOffers(ctx context.Context, s wire.DEAStart, n int, start func(n int, dea string)) (placed int, err error) {
+// offers asks the DEAs who can run an instance. It waits for all that advertise
+// room, or for one window, and for the first offer as long as the time-out says:
+// a DEA that answers late, because its machine is busy, is not passed over.
+func (p *Placer) offers(ctx context.Context, s wire.DEAStart) (offers []*offer, err error) {
 	request, err := json.Marshal(wire.DEADiscover{
 		Droplet: s.Droplet, Limits: s.Limits, Name: s.Name, Runtime: s.Runtime, RuntimeInfo: s.RuntimeInfo, Prod: s.Prod, SHA: s.SHA1,
 	})
 	if err != nil {
-		return 0, fmt.Errorf("cannot ask for a DEA: %w", err)
+		return nil, fmt.Errorf("cannot ask for a DEA: %w", err)
 	}
 	asked := time.Now()
-	end := asked.Add(p.Config.Start.Timeouts.Discover)
+	expected := len(p.pool.advertised(s, asked))
 	sub, err := p.ask(wire.SubjectDEADiscover, request)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer done(sub)
-	var offers []*offer
-	for placed < n {
-		until := end
-		var first *offer
-		if len(offers) > 0 {
-			first = slices.MinFunc(offers, func(a, b *offer) int { return a.due.Compare(b.due) })
-			until = first.due
+	for expected == 0 || len(offers) < expected {
+		until := asked.Add(window)
+		if len(offers) == 0 {
+			until = asked.Add(max(window, p.Config.Start.Timeouts.Discover))
 		}
 		m, err := nextAnswer(ctx, sub, until)
 		switch {
-		case errors.Is(err, nats.ErrNoResponders), err == nil && m == nil && first == nil:
-			return placed, errors.New("none offers to run it")
+		case errors.Is(err, nats.ErrNoResponders), err == nil && m == nil:
+			return offers, nil
 		case err != nil:
-			return placed, fmt.Errorf("cannot wait for answers on %s: %w", wire.SubjectDEADiscover, err)
-		case m != nil:
-			hello, err := wire.ParseDEAHello(m.Data)
-			if err != nil {
-				p.Log.Warn("ignoring a message", "subject", wire.SubjectDEADiscover, "error", err)
-				continue
-			}
-			offers = append(offers, p.pool.offered(hello.ID, asked, time.Now()))
+			return nil, fmt.Errorf("cannot wait for answers on %s: %w", wire.SubjectDEADiscover, err)
+		}
+		hello, err := wire.ParseDEAHello(m.Data)
+		if err != nil {
+			p.Log.Warn("ignoring a message", "subject", wire.SubjectDEADiscover, "error", err)
 			continue
-		case first.left == 0:
-			return placed, nil
 		}
-		switch wait, ok := p.pool.give(first, s.Limits.Mem, time.Now()); {
-		case !ok: // to other requests, since
-			offers = slices.DeleteFunc(offers, func(o *offer) bool { return o == first })
-			if len(offers) == 0 {
-				return placed, nil
-			}
-		case wait > 0:
-			first.due = time.Now().Add(wait)
-		default:
-			start(placed, first.dea)
-			placed++
-			first.left--
-			first.due = time.Now().Add(pace)
-		}
+		offers = append(offers, p.pool.offered(hello.ID, asked, time.Now()))
 	}
-	return placed, nil
+	return offers, nil
+}
+
+// running counts an app's instances by DEA. It waits for as many as expected, for
+// one window.
+func (p *Placer) running(ctx context.Context, droplet wire.ID, expected int) map[string]int {
+	have := map[string]int{}
+	if expected <= 0 {
+		return have
+	}
+	found, err := p.find(ctx, wire.DEAFind{Droplet: droplet, InstanceFilter: wire.InstanceFilter{
+		States: []string{wire.StateStarting, wire.StateRunning},
+	}}, expected, window)
+	if err != nil {
+		p.Log.Warn("cannot ask where an app runs", "app", droplet, "error", err)
+	}
+	for _, f := range found {
+		have[f.DEA]++
+	}
+	return have
 }
 
 // Follow makes the DEAs do what changed.

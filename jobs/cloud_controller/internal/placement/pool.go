@@ -14,10 +14,10 @@ import (
 // offer is a DEA's answer to dea.discover.
 type offer struct {
 	dea    string
+	from   *candidate
 	asked  time.Time
-	memory int       // MB that were free; unknown: -1
-	left   int       // how many instances it is still good for
-	due    time.Time // when it is made, or would be made again
+	memory int // MB that were free; unknown: -1
+	left   int // how many instances it is still good for
 }
 
 // pool tracks the DEAs' memory: what they advertise, less what was given away
@@ -34,9 +34,10 @@ type candidate struct {
 	given []gift    // the last ones, in order
 }
 
-// gift is memory that an instance takes.
+// gift is memory that an instance of an app takes.
 type gift struct {
 	at     time.Time
+	app    wire.ID
 	memory int
 }
 
@@ -108,62 +109,95 @@ func (p *pool) offered(dea string, asked, now time.Time) *offer {
 	p.forget(now)
 	c := p.of(dea)
 	if !c.known(now) {
-		return &offer{dea: dea, asked: asked, memory: -1, left: 1, due: now}
+		return &offer{dea: dea, from: c, asked: asked, memory: -1, left: 1}
 	}
-	o := &offer{dea: dea, asked: asked, memory: c.AvailableMemory, left: perOffer, due: now}
+	return &offer{dea: dea, from: c, asked: asked, memory: c.free(asked), left: perOffer}
+}
+
+// free returns the memory that a DEA had when it was asked, MB. Of what it was
+// given before, it may not have advertised everything yet.
+func (c *candidate) free(asked time.Time) int {
+	free := c.AvailableMemory
 	for _, g := range c.given {
-		// It has advertised what it was told before it was asked, but that may not have
-		// come yet.
 		if g.at.After(c.at) && g.at.Before(asked) {
-			o.memory -= g.memory
+			free -= g.memory
 		}
 	}
-	return o
+	return free
 }
 
-// give takes an offer for one instance, or returns how long to wait first: several
-// requests at once must not all go to the same DEA. ok is false when the DEA's
-// memory has been given away since it was asked.
-func (p *pool) give(o *offer, memory int, now time.Time) (wait time.Duration, ok bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	c := p.of(o.dea)
-	since := 0
-	for _, g := range c.given {
-		if !g.at.Before(o.asked) {
-			since += g.memory
-		}
-	}
-	if since > 0 && o.memory >= 0 && since+memory > o.memory {
-		return 0, false
-	}
-	if n := len(c.given); n > 0 {
-		if wait := c.given[n-1].at.Add(pace).Sub(now); wait > 0 {
-			return wait, true
-		}
-	}
-	c.given = append(c.given, gift{now, memory})
-	return 0, true
-}
-
-// take chooses the DEA with the most memory, by chance among equals, and takes
-// the memory off what it has advertised, so that the next instance goes
-// elsewhere; what it advertises next says what is true. "": there is none.
-func (p *pool) take(memory int, runtime string, prod bool, now time.Time) string {
+// advertised returns offers of the DEAs that advertise room for an instance.
+func (p *pool) advertised(s wire.DEAStart, now time.Time) (offers []*offer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.forget(now)
-	var fit []*candidate
-	for _, c := range p.deas {
-		if c.known(now) && c.AvailableMemory >= memory && slices.Contains(c.Runtimes, runtime) && (prod || c.Prod == nil || !*c.Prod) {
-			fit = append(fit, c)
+	for id, c := range p.deas {
+		if free := c.free(now); c.known(now) && free >= s.Limits.Mem && slices.Contains(c.Runtimes, s.Runtime) && (s.Prod || c.Prod == nil || !*c.Prod) {
+			offers = append(offers, &offer{dea: id, from: c, asked: now, memory: free, left: perOffer})
 		}
 	}
-	if len(fit) == 0 {
+	return offers
+}
+
+// give gives an instance of an app to the DEA of one of the offers and returns
+// it; "": none has room any more. have counts the app's instances by DEA as they
+// were at a time; what was given away since, to other requests too, is added.
+func (p *pool) give(offers []*offer, have map[string]int, since time.Time, app wire.ID, memory int, now time.Time) (dea string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	places, of := make([]place, 0, len(offers)), make([]*offer, 0, len(offers))
+	// By chance among equals: from anywhere on.
+	first := rand.IntN(max(1, len(offers)))
+	for i := range offers {
+		o := offers[(first+i)%len(offers)]
+		one := place{zone: o.from.Zone, instances: have[o.dea], free: o.memory}
+		for _, g := range o.from.given {
+			if g.app == app && !g.at.Before(since) {
+				one.instances++
+			}
+			if !g.at.Before(o.asked) {
+				one.free -= g.memory
+			}
+		}
+		if o.left > 0 && (o.memory < 0 || one.free >= memory) {
+			places, of = append(places, one), append(of, o)
+		}
+	}
+	if len(places) == 0 {
 		return ""
 	}
-	rand.Shuffle(len(fit), func(i, j int) { fit[i], fit[j] = fit[j], fit[i] })
-	best := slices.MaxFunc(fit, func(a, b *candidate) int { return cmp.Compare(a.AvailableMemory, b.AvailableMemory) })
-	best.AvailableMemory -= memory
-	return best.ID
+	o := of[choose(places)]
+	o.left--
+	o.from.given = append(o.from.given, gift{now, app, memory})
+	return o.dea
+}
+
+// place is a DEA that has room for an instance of an app.
+type place struct {
+	zone      string
+	instances int // of the app
+	free      int // MB
+}
+
+// choose returns the index of the best place: the fewest instances of the app, so
+// that no DEA gets a second one while another with room has fewer; then the zone
+// with the fewest; then the most free memory; then the first.
+func choose(places []place) int {
+	zones := map[string]int{}
+	for _, one := range places {
+		if one.instances > 0 {
+			zones[one.zone] += one.instances
+		}
+	}
+	best, inZone := 0, zones[places[0].zone]
+	for i, one := range places {
+		if one.instances > places[best].instances {
+			continue
+		}
+		n := zones[one.zone]
+		if cmp.Or(cmp.Compare(one.instances, places[best].instances), cmp.Compare(n, inZone), cmp.Compare(places[best].free, one.free)) < 0 {
+			best, inZone = i, n
+		}
+	}
+	return best
 }

@@ -1,8 +1,12 @@
 package placement
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -16,6 +20,12 @@ func TestTake(t *testing.T) {
 	p.heard(wire.DEAAdvertise{ID: "large", AvailableMemory: 300, Runtimes: []string{"node", "java"}}, now)
 	p.heard(wire.DEAAdvertise{ID: "prod", AvailableMemory: 900, Runtimes: []string{"node"}, Prod: &yes}, now)
 	p.heard(wire.DEAAdvertise{ID: "old", AvailableMemory: 900, Runtimes: []string{"node"}}, now.Add(-11*time.Second))
+	app := 0
+	take := func(memory int, runtime string, prod bool) string {
+		app++
+		offers := p.advertised(wire.DEAStart{Runtime: runtime, Prod: prod, Limits: wire.Limits{Mem: memory}}, now)
+		return p.give(offers, nil, now, wire.ID(fmt.Sprint(app)), memory, now)
+	}
 	for _, tc := range []struct {
 		memory  int
 		runtime string
@@ -29,12 +39,109 @@ func TestTake(t *testing.T) {
 		{60, "ruby", true, ""},
 		{60, "node", true, "prod"},
 	} {
-		if got := p.take(tc.memory, tc.runtime, tc.prod, now); got != tc.want {
+		if got := take(tc.memory, tc.runtime, tc.prod); got != tc.want {
 			t.Errorf("%d MB of %s: %q, want %q", tc.memory, tc.runtime, got, tc.want)
 		}
 	}
 	p.left("prod")
-	if got := p.take(1, "node", true, now); got == "prod" {
+	if got := take(1, "node", true); got == "prod" {
 		t.Error("a DEA that left is chosen")
+	}
+}
+
+// TestChoose: the rule, whatever DEAs there are.
+func TestChoose(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		places := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) place {
+			return place{
+				zone:      rapid.SampledFrom([]string{"", "a", "b"}).Draw(t, "zone"),
+				instances: rapid.IntRange(0, 3).Draw(t, "instances"),
+				free:      rapid.IntRange(-1, 4).Draw(t, "free"),
+			}
+		}), 1, 12).Draw(t, "places")
+		chosen := places[choose(places)]
+		zones := map[string]int{}
+		for _, one := range places {
+			zones[one.zone] += one.instances
+		}
+		for _, one := range places {
+			switch {
+			case one.instances < chosen.instances:
+				t.Fatalf("%+v gets one more although %+v has fewer", chosen, one)
+			case one.instances > chosen.instances:
+			case zones[one.zone] < zones[chosen.zone]:
+				t.Fatalf("zone %q gets one more although %q has fewer: %+v", chosen.zone, one.zone, places)
+			case zones[one.zone] == zones[chosen.zone] && one.free > chosen.free:
+				t.Fatalf("%+v gets one more although %+v has more memory", chosen, one)
+			}
+		}
+	})
+}
+
+// TestLargePlatform: 1,000 DEAs in three zones take 50,000 instances of apps of
+// many sizes. Each app is spread within one of the ideal over DEAs and zones, and
+// a decision takes less than a millisecond.
+func TestLargePlatform(t *testing.T) {
+	t.Parallel()
+	const deas, instances, memory, longest = 1000, 50_000, 64, 120
+	now := time.Unix(1343815200, 0)
+	var p pool
+	zone := map[string]string{}
+	for i := range deas {
+		id := fmt.Sprint("dea", i)
+		zone[id] = fmt.Sprint("z", i%3)
+	}
+	var took time.Duration
+	total := map[string]int{}
+	advertise := func() {
+		now = now.Add(20 * time.Second)
+		for id, z := range zone {
+			p.heard(wire.DEAAdvertise{ID: id, AvailableMemory: memory * (2*instances/deas - total[id]), Runtimes: []string{"node"}, Zone: z}, now)
+		}
+	}
+	placed := 0
+	for app := 0; placed < instances; app++ {
+		advertise()
+		size := min(1+app%longest, instances-placed)
+		perDEA, perZone := map[string]int{}, map[string]int{}
+		var offers []*offer
+		for n := range size {
+			begun := time.Now()
+			if n%perOffer == 0 {
+				offers = p.advertised(wire.DEAStart{Runtime: "node", Limits: wire.Limits{Mem: memory}}, now)
+			}
+			dea := p.give(offers, perDEA, now.Add(time.Second), wire.ID(fmt.Sprint(app)), memory, now)
+			took += time.Since(begun)
+			if dea == "" {
+				t.Fatalf("no room for instance %d of app %d", n, app)
+			}
+			perDEA[dea]++
+			perZone[zone[dea]]++
+			total[dea]++
+		}
+		placed += size
+		for dea, n := range perDEA {
+			if n > 1 {
+				t.Fatalf("%s has %d instances of an app of %d", dea, n, size)
+			}
+		}
+		for _, z := range []string{"z0", "z1", "z2"} {
+			if n := perZone[z]; n < size/3 || n > (size+2)/3 {
+				t.Fatalf("zone %s has %d instances of an app of %d", z, n, size)
+			}
+		}
+	}
+	if len(total) != deas {
+		t.Errorf("%d DEAs are in use", len(total))
+	}
+	var loads []int
+	for _, n := range total {
+		loads = append(loads, n)
+	}
+	slices.Sort(loads)
+	t.Logf("%.1f us a decision; a DEA has %d to %d instances", float64(took.Microseconds())/float64(instances), loads[0], loads[len(loads)-1])
+	if each := took / instances; each > time.Millisecond {
+		t.Errorf("a decision takes %v", each)
 	}
 }

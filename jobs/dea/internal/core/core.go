@@ -32,7 +32,8 @@ type Config struct {
 	MaxMemory   int // MB; the sum of the instances' limits stays within it
 	MaxClients  int // instances that start or run
 	Prod        *bool
-	Isolation   string        // level, for the advertisement
+	Isolation   string // level, for the advertisement
+	Zone        string
 	Runtimes    []string      // names, for the advertisement
 	Partition   string        // cc_partition of instances that were not given one
 	CrashedFor  time.Duration // how long what is left of a crashed instance is kept

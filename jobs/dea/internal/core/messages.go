@@ -40,7 +40,7 @@ func (m *Machine) used() float64 {
 func (m *Machine) Advertisement() (wire.DEAAdvertise, bool) {
 	a := wire.DEAAdvertise{
 		ID: m.config.DEA, AvailableMemory: m.config.MaxMemory - m.Reserved(),
-		Runtimes: m.config.Runtimes, Prod: m.config.Prod, Isolation: m.config.Isolation,
+		Runtimes: m.config.Runtimes, Prod: m.config.Prod, Isolation: m.config.Isolation, Zone: m.config.Zone,
 	}
 	return a, m.Fits(wire.Limits{Mem: 1}, true) == nil
 }
