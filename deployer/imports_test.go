@@ -6,7 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -128,6 +131,18 @@ func listPackages(t *testing.T) (module string, packages []goPackage) {
 		return out
 	}
 	module = strings.TrimSpace(string(run("list", "-m")))
+	// What the go command reads is no input of this test to the cache of results,
+	// which would keep a result although packages have changed; what is looked at
+	// here is.
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(path, ".go") {
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	// -e: what does not compile is another test's concern.
 	decoder := json.NewDecoder(bytes.NewReader(run("list", "-e", "-tags", "e2e", "-json=ImportPath,Imports,TestImports,XTestImports", module+"/...")))
 	for {
