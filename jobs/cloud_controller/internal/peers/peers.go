@@ -159,7 +159,7 @@ func (p *Peers) fetch(ctx context.Context, b blob.Blob) error {
 		case errors.Is(err, ErrAway):
 		case !errors.Is(err, fs.ErrNotExist):
 			result = ErrNotBrought
-		case result != ErrNotBrought:
+		case !errors.Is(result, ErrNotBrought):
 			result = fs.ErrNotExist
 		}
 		problems = append(problems, err)
