@@ -81,20 +81,17 @@ func (p *platform) https(ca *webCA, method, host string, change func(*http.Trans
 
 // saysHeaders is an app that answers with the head that it got.
 func saysHeaders(conn net.Conn, in *bufio.Reader) {
+	var head strings.Builder
 	for {
-		var head strings.Builder
-		for {
-			line, err := in.ReadString('\n')
-			if err != nil {
-				return
-			}
-			if head.WriteString(line); line == "\r\n" {
-				break
-			}
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return
 		}
-		fmt.Fprintf(conn, okHead+"Connection: close\r\n\r\n%s", head.String())
-		return
+		if head.WriteString(line); line == "\r\n" {
+			break
+		}
 	}
+	fmt.Fprintf(conn, okHead+"Connection: close\r\n\r\n%s", head.String())
 }
 
 // TestTLS: the real nginx speaks TLS with each domain's certificate, soundly, and

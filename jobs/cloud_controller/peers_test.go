@@ -260,6 +260,7 @@ func TestDatabaseCrash(t *testing.T) {
 		t.Error("a client is not told when to try again")
 	}
 	must(t, own.Resume())
+	eventually(t, "the database is used again", func() bool { return u.call("GET", "/apps/hello", nil).Status == 200 })
 	if doc := u.document("hello"); doc["name"] != "hello" {
 		t.Errorf("after the crash: %v", doc)
 	}

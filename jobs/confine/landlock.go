@@ -14,10 +14,6 @@ import (
 // moved between folders (Linux 5.19).
 const landlockABI = 2
 
-// portsABI is the first version that bounds which TCP ports a process may listen
-// on (Linux 6.7).
-const portsABI = 4
-
 // Landlock returns the version of Landlock that this kernel has; 0: none that is
 // of use.
 func Landlock() int {

@@ -24,7 +24,7 @@ type issuer struct {
 	key  *ecdsa.PrivateKey
 }
 
-func (by *issuer) issue(t *testing.T, names []string, ca bool, until time.Time) *issuer {
+func (i *issuer) issue(t *testing.T, names []string, ca bool, until time.Time) *issuer {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -35,8 +35,8 @@ func (by *issuer) issue(t *testing.T, names []string, ca bool, until time.Time) 
 		NotBefore: until.AddDate(-1, 0, 0), NotAfter: until, IsCA: ca, BasicConstraintsValid: true,
 	}
 	parent, signer := template, key
-	if by != nil {
-		parent, signer = by.cert, by.key
+	if i != nil {
+		parent, signer = i.cert, i.key
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
 	if err != nil {

@@ -171,8 +171,8 @@ func (p *Packages) World(wanted []plan.Wanted, instances map[string]InstanceWorl
 // Moved returns ErrMoved with what has changed since the plan was saved, or how
 // the plan that is made now differs from it; nil if nothing has. reason tells why
 // an instance does not answer.
-func (saved *SavedPlan) Moved(w World, now *plan.Plan, store state.Store, reason func(instance string) string) error {
-	was := saved.World
+func (s *SavedPlan) Moved(w World, now *plan.Plan, store state.Store, reason func(instance string) string) error {
+	was := s.World
 	var out []string
 	switch {
 	case was.DeploymentID != w.DeploymentID && was.DeploymentID == "":
@@ -187,7 +187,7 @@ func (saved *SavedPlan) Moved(w World, now *plan.Plan, store state.Store, reason
 	out = append(out, differences("", was.Sources, w.Sources)...)
 	for _, name := range differing(was.Variables, w.Variables) {
 		text := fmt.Sprintf("the variable %q has another value", name)
-		if slices.Contains(saved.Sensitive, name) {
+		if slices.Contains(s.Sensitive, name) {
 			text += "; it is sensitive, so the plan file does not hold it: give it again"
 		}
 		out = append(out, text)
@@ -217,7 +217,7 @@ func (saved *SavedPlan) Moved(w World, now *plan.Plan, store state.Store, reason
 		out = append(out, id+" "+what)
 	}
 	if len(out) == 0 {
-		out = saved.Plan.Differences(now)
+		out = s.Plan.Differences(now)
 	}
 	if len(out) == 0 {
 		return nil

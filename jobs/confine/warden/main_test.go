@@ -31,7 +31,7 @@ func TestOpenLog(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer reader.Close()
-	if f, err := OpenLog(dir, path, 0, 0); err == nil || !strings.Contains(err.Error(), "no file any more") {
+	if f, err := OpenLog(dir, path, 0, 0); err == nil || !strings.Contains(err.Error(), "no longer a file") {
 		t.Errorf("a FIFO: %v, %v", f, err)
 	}
 }

@@ -35,7 +35,7 @@ func Fixed(names ...string) func(string) []string {
 	return func(string) []string { return names }
 }
 
-// check reports every reference of the expression that leads nowhere.
+// Check reports every reference of the expression that leads nowhere.
 func (ns Namespace) Check(expr hcl.Expression) hcl.Diagnostics {
 	var diags hcl.Diagnostics
 	for _, t := range expr.Variables() {
@@ -132,7 +132,7 @@ func RefersTo(expr hcl.Expression, first string) bool {
 // SortedKeys returns the keys of a map in order.
 func SortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
-// reference reads an expression that must be a plain reference, such as
+// Reference reads an expression that must be a plain reference, such as
 // group.router, and returns the name.
 func (r *Root) Reference(expr hcl.Expression, first string) (string, *hcl.Diagnostic) {
 	t, diags := hcl.AbsTraversalForExpr(expr)

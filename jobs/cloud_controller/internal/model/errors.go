@@ -56,47 +56,47 @@ func Because(e *Error, format string, args ...any) error {
 	return &Error{e.Status, e.Code, e.Description + ": " + fmt.Sprintf(format, args...)}
 }
 
-// ErrNoInstance: an app has no such instance.
+// ErrNoInstance returns the error of the protocol for this: an app has no such instance.
 func ErrNoInstance(which string) error {
 	return &Error{http.StatusBadRequest, 304, fmt.Sprintf("Could not find instance: '%s'", which)}
 }
 
-// ErrFile: a DEA does not give a file.
+// ErrFile returns the error of the protocol for this: a DEA does not give a file.
 func ErrFile(path string) error {
 	return &Error{http.StatusInternalServerError, 306, fmt.Sprintf("Error retrieving file '%s'", path)}
 }
 
-// ErrInvalidRuntime: the framework has no such runtime.
+// ErrInvalidRuntime returns the error of the protocol for this: the framework has no such runtime.
 func ErrInvalidRuntime(name string) error {
 	return Because(&Error{http.StatusBadRequest, 307, "Invalid runtime"}, "%q", name)
 }
 
-// ErrInvalidFramework: there is no such framework.
+// ErrInvalidFramework returns the error of the protocol for this: there is no such framework.
 func ErrInvalidFramework(name string) error {
 	return Because(&Error{http.StatusBadRequest, 308, "Invalid framework"}, "%q", name)
 }
 
-// ErrStaging: no droplet was made.
+// ErrStaging returns the error of the protocol for this: no droplet was made.
 func ErrStaging(reason string) error {
 	return &Error{http.StatusInternalServerError, 310, fmt.Sprintf("Staging failed: '%s'", reason)}
 }
 
-// ErrResourceMissing: an upload names a file that is not known.
+// ErrResourceMissing returns the error of the protocol for this: an upload names a file that is not known.
 func ErrResourceMissing(err error) error {
 	return Because(&Error{http.StatusBadRequest, 401, "A resource is missing"}, "%v", err)
 }
 
-// ErrPackaging: an upload is refused.
+// ErrPackaging returns the error of the protocol for this: an upload is refused.
 func ErrPackaging(err error) error {
 	return &Error{http.StatusInternalServerError, 402, fmt.Sprintf("App packaging failed: '%v'", err)}
 }
 
-// ErrMemory: the account has no memory left.
+// ErrMemory returns the error of the protocol for this: the account has no memory left.
 func ErrMemory(allowed int) error {
 	return &Error{http.StatusForbidden, 600, fmt.Sprintf("Not enough memory capacity, allowed: %dM", allowed)}
 }
 
-// ErrTooManyServices: the account has no services left.
+// ErrTooManyServices returns the error of the protocol for this: the account has no services left.
 func ErrTooManyServices(n, allowed int) error {
 	return &Error{http.StatusForbidden, 504, fmt.Sprintf("Too many Services provisioned: %d, allowed %d", n, allowed)}
 }

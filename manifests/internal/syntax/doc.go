@@ -1,0 +1,3 @@
+// Package syntax reads HCL as manifests and job files use it: decoding by schema,
+// references, types, and diagnostics that name what is meant.
+package syntax
