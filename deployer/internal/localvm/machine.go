@@ -28,7 +28,14 @@ type machine struct {
 	host *host
 }
 
+// machineModel is the resource's attributes.
 type machineModel struct {
+	machineWanted
+	machineFound
+}
+
+// machineWanted is what the configuration asks for.
+type machineWanted struct {
 	Group         types.String `tfsdk:"group"`
 	Index         types.Int64  `tfsdk:"index"`
 	Beside        types.Bool   `tfsdk:"beside"`
@@ -42,17 +49,21 @@ type machineModel struct {
 	Options       types.Map    `tfsdk:"options"`
 	Disk          types.String `tfsdk:"disk"`
 	Isolation     types.String `tfsdk:"isolation"`
-	Level         types.String `tfsdk:"isolation_level"`
-	ImageDir      types.String `tfsdk:"image_dir"`
 	Tags          types.Map    `tfsdk:"tags"`
 	Running       types.Bool   `tfsdk:"running"`
-	ID            types.String `tfsdk:"id"`
-	Address       types.String `tfsdk:"address"`
-	SSHUser       types.String `tfsdk:"ssh_user"`
-	SSHHostKey    types.String `tfsdk:"ssh_host_key"`
-	AgentDir      types.String `tfsdk:"agent_dir"`
-	OS            types.String `tfsdk:"os"`
-	Arch          types.String `tfsdk:"arch"`
+}
+
+// machineFound is what the VM is found to be.
+type machineFound struct {
+	Level      types.String `tfsdk:"isolation_level"`
+	ImageDir   types.String `tfsdk:"image_dir"`
+	ID         types.String `tfsdk:"id"`
+	Address    types.String `tfsdk:"address"`
+	SSHUser    types.String `tfsdk:"ssh_user"`
+	SSHHostKey types.String `tfsdk:"ssh_host_key"`
+	AgentDir   types.String `tfsdk:"agent_dir"`
+	OS         types.String `tfsdk:"os"`
+	Arch       types.String `tfsdk:"arch"`
 }
 
 func (*machine) Metadata(_ context.Context, _ resource.MetadataRequest, r *resource.MetadataResponse) {
