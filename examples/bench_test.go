@@ -44,7 +44,7 @@ func BenchmarkApply58(b *testing.B) {
 func noop(b *testing.B, c *cluster, limit time.Duration) {
 	b.Helper()
 	c.applyJSON() // agents that have just joined the bus settle
-	dir := filepath.Join(c.state, "cf", "terraform")
+	dir := filepath.Join(c.state, "hello", "terraform")
 	engine := func(args ...string) time.Duration {
 		begin := time.Now()
 		cmd := exec.Command("terraform", args...)

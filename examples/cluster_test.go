@@ -147,7 +147,7 @@ func TestCluster(t *testing.T) {
 	})
 
 	t.Run("the engine, run by hand, reports no changes", func(t *testing.T) {
-		dir := filepath.Join(c.state, "cf", "terraform")
+		dir := filepath.Join(c.state, "hello", "terraform")
 		engine := "terraform"
 		if _, err := exec.LookPath(engine); err != nil {
 			engine = "tofu"
@@ -218,7 +218,7 @@ func TestCluster(t *testing.T) {
 		c.mustAllRun(9)
 		c.mustApply()
 		c.mustAllRun(8)
-		if left := processesUnder(filepath.Join(c.state, "cf", "vms", "hello-3")); len(left) > 0 {
+		if left := processesUnder(filepath.Join(c.state, "hello", "vms", "hello-3")); len(left) > 0 {
 			t.Errorf("of the removed instance is left: %v", left)
 		}
 	})

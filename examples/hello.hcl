@@ -10,7 +10,7 @@
 #
 # Change anything below and apply again: only what is concerned moves.
 
-deployment "cf" {
+deployment "hello" {
   # Names of the cluster's web servers are below this domain. Browsers and curl
   # take *.localhost for this machine, so no DNS is needed.
   domain = "cf.localhost"

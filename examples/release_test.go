@@ -130,7 +130,7 @@ func TestReleaseIsPinned(t *testing.T) {
 		if err != nil || !bytes.Contains(command, []byte("store/"+digest+"/hello")) {
 			t.Errorf("hello runs as %q (%v), want the program %s", command, err, digest)
 		}
-		if _, err := os.Stat(filepath.Join(c.state, "cf/packages", digest+".tar.gz")); err != nil {
+		if _, err := os.Stat(filepath.Join(c.state, "hello/packages", digest+".tar.gz")); err != nil {
 			t.Errorf("its package is not kept: %v", err)
 		}
 	}
@@ -172,7 +172,7 @@ func TestReleaseIsPinned(t *testing.T) {
 	if len(kept.Revisions) != 3 || kept.Revisions[2].Number != 6 || kept.Revisions[1].Generations["hello/0"] == kept.Revisions[2].Generations["hello/0"] {
 		t.Errorf("revisions: %+v", kept.Revisions)
 	}
-	if _, err := os.Stat(filepath.Join(c.state, "cf/packages", two+".tar.gz")); err == nil {
+	if _, err := os.Stat(filepath.Join(c.state, "hello/packages", two+".tar.gz")); err == nil {
 		t.Error("a package that no kept revision needs is still there")
 	}
 }

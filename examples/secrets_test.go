@@ -179,7 +179,7 @@ secret "nats" {`)
 	}
 	run("apply", 0, "apply", "--auto-approve", c.manifest)
 	c.mustAllRun(8)
-	old := c.needles("cf")
+	old := c.needles("hello")
 	run("rotate", 0, "secret", "rotate", c.manifest, "nats")
 	run("rotate ca", 0, "secret", "rotate", c.manifest, "ca")
 	run("plan", 2, "plan", c.manifest)
@@ -198,7 +198,7 @@ secret "nats" {`)
 	run("logs", 0, "logs", c.manifest)
 	c.mustAllRun(8)
 
-	needles := append(old, c.needles("cf")...)
+	needles := append(old, c.needles("hello")...)
 	// nats twice, CA, tls, ssh, rsa, the deployment's own three, agents, hosts.
 	if len(needles) < 30 {
 		t.Fatalf("only %d secrets were found to look for", len(needles))
@@ -230,7 +230,7 @@ secret "nats" {`)
 		}
 	}
 
-	root := filepath.Join(c.state, "cf")
+	root := filepath.Join(c.state, "hello")
 	looked := map[string]int{}
 	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {

@@ -105,7 +105,7 @@ func TestOrdinaryUser(t *testing.T) {
 			if body, err := page(c.listen, "hello.cf.localhost"); err != nil || !strings.Contains(body, "hello/") {
 				t.Errorf("through the load balancer: %q, %v", body, err)
 			}
-			statuses, err := filepath.Glob(filepath.Join(c.state, "cf", "vms", "*-?", "status.json"))
+			statuses, err := filepath.Glob(filepath.Join(c.state, "hello", "vms", "*-?", "status.json"))
 			if err != nil || len(statuses) != 8 {
 				t.Fatalf("status files are %q, %v", statuses, err)
 			}
@@ -141,7 +141,7 @@ func TestOrdinaryUser(t *testing.T) {
 func (c *cluster) mustReviveVM(name string) {
 	t := c.t
 	t.Helper()
-	dir := filepath.Join(c.state, "cf", "vms", name)
+	dir := filepath.Join(c.state, "hello", "vms", name)
 	var init struct {
 		PID int `json:"pid"`
 	}

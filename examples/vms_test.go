@@ -70,7 +70,7 @@ func TestVMsRoll(t *testing.T) {
 	c := start(t, "hello.hcl")
 	c.edit("min_healthy_time = \"3s\"", "min_healthy_time = \"500ms\"")
 	c.mustApply()
-	before, old := c.mustAllRun(8), c.vms("cf")
+	before, old := c.mustAllRun(8), c.vms("hello")
 	c.edit("vm        = vm.small\n\n  job \"router\" {}", "vm        = vm.wide\n\n  job \"router\" {}\n}\n\nvm \"wide\" {\n  cpus      = 1\n  memory_mb = 1024")
 
 	out, code := c.run("plan")
@@ -114,7 +114,7 @@ func TestVMsRoll(t *testing.T) {
 	if fewest != 2 || polls < 20 {
 		t.Errorf("at the worst moment of %d, %d routers answered, want 2\n%s", polls, fewest, &apply.out)
 	}
-	for id, v := range c.vms("cf") {
+	for id, v := range c.vms("hello") {
 		if replaced := strings.HasPrefix(id, "router/"); (v.ID != old[id].ID) != replaced || v.Address != old[id].Address {
 			t.Errorf("%s: VM %s at %s, was %s at %s", id, v.ID, v.Address, old[id].ID, old[id].Address)
 		}
