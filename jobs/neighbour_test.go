@@ -273,8 +273,10 @@ func misbehaviours(stalled context.Context) []misbehaviour {
 		{name: "words for nginx", app: says(okHead + "X-Accel-Redirect: /again\r\nX-Accel-Limit-Rate: 1\r\nContent-Length: 0\r\n\r\n")},
 		{name: "does not read the request", app: func(conn net.Conn, in *bufio.Reader) {
 			readHead(in)
-			_, _ = conn.Read(nil)
-			time.Sleep(2 * time.Second)
+			select {
+			case <-stalled.Done():
+			case <-time.After(2 * time.Second):
+			}
 		}, request: post + body + body + body + body, clients: 4},
 		{name: "answers before it has the request", app: says(okHead + "Content-Length: 0\r\n\r\n"), request: post + body, clients: 1},
 		{name: "resets before it has the request", app: resets("HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n"), request: post + body, clients: 1},

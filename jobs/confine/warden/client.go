@@ -85,6 +85,9 @@ func Launch(ctx context.Context, self []string, dir string, spec Spec, locks []*
 	// processes.
 	go func() { _ = cmd.Wait() }()
 	h := &Handle{dir: dir, id: spec.ID, started: Started{PID: cmd.Process.Pid}}
+	if spec.Bound {
+		h.life = tell
+	}
 	err = h.record()
 	if err == nil {
 		_, err = tell.Write([]byte{'\n'})
@@ -100,9 +103,6 @@ func Launch(ctx context.Context, self []string, dir string, spec Spec, locks []*
 		return fail(err)
 	}
 	launched = true
-	if spec.Bound {
-		h.life = tell
-	}
 	return h, nil
 }
 
