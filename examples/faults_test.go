@@ -942,18 +942,21 @@ func TestAgentOfAnotherAPI(t *testing.T) {
 	c.mustMend(2)
 	c.mustKeep(before)
 
+	// A newer one blocks its instance, and only that.
 	install(speaks(1000))
-	for _, command := range [][]string{{"plan"}, {"apply", "--auto-approve", changed}, {"destroy", "--auto-approve"}} {
+	for _, command := range [][]string{{"plan"}, {"apply", "--auto-approve", changed}} {
 		out, code := c.run(command[0], command[1:]...)
-		mustTell(t, out, code, 1, "agent of app/0", "is newer", "speaks version 1000 of the agents' API", "use the deploy that has put it there")
+		mustTell(t, out, code, 3, "agent of app/0", "is newer", "speaks version 1000 of the agents' API", "use the deploy that has put it there")
 	}
-	c.mustKeep(before)
 	own, err := os.ReadFile(filepath.Join("../bin/packages", runtime.GOOS+"_"+runtime.GOARCH, "agent"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	install(own) // as the newer deploy would, when it is told to go back
-	c.mustKeep(before)
+	within(t, time.Minute, "app/0 runs as before", func() bool { return c.status().pids()["app/0 main"] == before.pids()["app/0 main"] })
+	if c.status().pids()["app/1 main"] == before.pids()["app/1 main"] {
+		t.Error("app/1 was not updated beside it")
+	}
 	c.mustMend(2, changed)
 }
 
