@@ -100,8 +100,7 @@ TIMED = $(GOTESTSUM) --format standard-quiet --jsonfile bin/$(1).json --
 check: ## what to run before each commit: format, vet, lint, unit tests; under a minute when little changed
 	@$(STAGES); \
 	stage format $(MAKE_STAGE) check-format; \
-	stage vet go vet ./...; \
-	stage vet-e2e go vet -tags e2e ./examples/...; \
+	stage vet go vet -tags e2e ./...; \
 	stage lint $(MAKE_STAGE) lint; \
 	stage unit $(MAKE_STAGE) unit; \
 	summary
@@ -120,8 +119,7 @@ test: ## everything: check, unit tests with the race detector, end-to-end tests,
 	stage setup $(MAKE_STAGE) setup; \
 	stage format $(MAKE_STAGE) check-format; \
 	stage build $(MAKE_STAGE) build; \
-	stage vet go vet ./...; \
-	stage vet-e2e go vet -tags e2e ./examples/...; \
+	stage vet go vet -tags e2e ./...; \
 	stage lint $(MAKE_STAGE) lint; \
 	stage unit env CGO_ENABLED=1 $(call TIMED,unit) -race -p 2 -timeout 10m ./...; \
 	stage rollouts go test ./deployer/internal/simulate; \

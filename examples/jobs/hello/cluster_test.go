@@ -284,7 +284,7 @@ func TestClusterServes(t *testing.T) {
 	}
 	c.eventually("a page", func() bool { status, _, _, err := ask("GET"); return err == nil && status == 200 })
 	served := map[string]bool{}
-	page := regexp.MustCompile(`^Hello from (hello/\d) of cf, at 127\.[\d.]+\n$`)
+	page := regexp.MustCompile(`^Hello from (hello/\d) of hello, at 127\.[\d.]+\n$`)
 	c.eventually("every instance serves", func() bool {
 		_, body, header, err := ask("GET")
 		must(t, err)
