@@ -71,7 +71,8 @@ type Agent struct {
 	ops *operations
 }
 
-// outward is what an agent serves and tells beside its socket, as configured.
+// outward holds the services that an agent offers beside its socket: the bus and
+// metrics, as configured.
 type outward struct {
 	bus       *bus.Bus       // nil as long as there is none
 	busError  string         // why there is none although there are settings

@@ -40,7 +40,7 @@ func listing(t *testing.T, dir string) []string {
 	return out
 }
 
-// sleeping is how many of the processes of sleepers run.
+// sleeping returns how many of the sleepers' processes run.
 func sleeping(a *agenttest.Agent) int {
 	n := 0
 	for _, pid := range a.Processes() {

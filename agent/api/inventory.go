@@ -38,7 +38,7 @@ type Inventory struct {
 	Now time.Time `json:"now,omitzero"`
 }
 
-// Installed is what an agent has installed.
+// Installed lists the generations and packages on an agent's VM.
 type Installed struct {
 	Store       []string     `json:"store,omitempty"` // digests of unpacked packages
 	Generations []Generation `json:"generations,omitempty"`

@@ -85,8 +85,8 @@ func (k OperationKind) Cancellable() bool {
 	return false
 }
 
-// Next is what follows a stop, for the pre_stop, drain and post_stop hooks of what
-// stops (DEPLOY_NEXT).
+// Next names the change that follows a stop. The pre_stop, drain and post_stop
+// hooks read it from DEPLOY_NEXT.
 type Next string
 
 // What may follow a stop.

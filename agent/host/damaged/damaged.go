@@ -1,5 +1,5 @@
-// Package damaged sets files aside that cannot be read, so that whoever needs them
-// starts all the same and somebody can still look at them.
+// Package damaged sets unreadable files aside. The program that needs them starts
+// without them, and an operator can still look at them.
 package damaged
 
 import (
@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 )
 
-// suffix is what the name of a file gets that was set aside.
+// suffix is appended to the name of a file that is set aside.
 const suffix = ".damaged"
 
 // SetAside renames a file for a reason, in place of one that was set aside before,

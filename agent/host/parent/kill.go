@@ -21,7 +21,7 @@ const sweepEvery = 5 * time.Millisecond
 // freezeRounds bounds how often killAll looks for what was forked meanwhile.
 const freezeRounds = 50
 
-// Left is what may be left of a process whose parent is gone.
+// Left describes the processes that may outlive a parent that is gone.
 type Left struct {
 	// Variable, "NAME=value", is in the environment of all that the process started.
 	Variable string

@@ -1,6 +1,6 @@
 // Package parent is the parent of one process and of all that it starts. It runs
-// in a small program of its own, so that whoever wants the process may crash or be
-// replaced without touching it.
+// in a small program of its own, so that it survives a crash or a
+// replacement of the program that asked for it.
 //
 // The program's starter makes a socket (sockets.File) and hands it down listening,
 // so that somebody answers on it exactly as long as the program is there: a
