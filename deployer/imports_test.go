@@ -80,6 +80,7 @@ var importRules = []importRule{
 	{packages: `jobs/confine(/.*)?`, may: `jobs/confine(/.*)?|agent/host/[^/]+`}, // what stager and DEA run of users
 	// The controller's parts: each knows only those above it.
 	{packages: `jobs/cloud_controller/internal/(archive|auth|store)`, tests: `jobs/cloud_controller/internal/postgrestest`},
+	{packages: `jobs/cloud_controller/internal/rolling`, tests: `jobs/cloud_controller/internal/rolling`, stdOnly: true}, // pure
 	{packages: `jobs/cloud_controller/internal/blob`, may: `jobs/cloud_controller/internal/archive`},
 	{packages: `jobs/cloud_controller/internal/config`, may: `jobs/(component|wire)`},
 	{packages: `jobs/cloud_controller/internal/model`, may: `jobs/cloud_controller/internal/(config|store)|jobs/(runtimes|wire)`},
