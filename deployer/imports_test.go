@@ -96,6 +96,8 @@ var importRules = []importRule{
 	{packages: `jobs/cloud_controller/client`, tests: `jobs/cloud_controller(/.*)?`},
 	{packages: `jobs/cloud_controller/(vmc|cmd/vmc)(/.*)?`, may: `jobs/cloud_controller/(vmc(/.*)?|client)`, tests: `jobs(/.*)?`},
 
+	{packages: `jobs/nats/natstest`, may: `jobs|jobs/nats|manifests`}, // for tests of components: the users of job.hcl
+
 	// A job knows no other job, in tests apart, and not who deploys it.
 	{packages: `(jobs/[^/]+|examples/jobs/[^/]+)(/.*)?`, may: `$1(/.*)?|jobs/component(/.*)?|jobs/confine(/.*)?|jobs/runtimes|jobs/wire|agent/host/[^/]+`, tests: `jobs(/.*)?|agent/(api|client|agenttest)|manifests`},
 

@@ -149,6 +149,20 @@ property "intervals" {
   }
 }
 
+# {uuid} is the id of this run of the DEA: nobody else gets what it is to start.
+bus {
+  publish = [
+    "dea.start", "dea.heartbeat", "dea.advertise", "dea.shutdown", "droplet.exited",
+    "router.register", "router.unregister", "router.greet",
+    "dea.status", "droplet.status", # asks the other DEAs, before it leaves
+  ]
+  subscribe = [
+    "dea.{uuid}.start", "dea.discover", "dea.stop", "dea.update", "dea.find.droplet", "dea.status", "dea.locate", "droplet.status",
+    "healthmanager.start", "router.start",
+    "dea.heartbeat", # of the others, when it leaves
+  ]
+}
+
 package "dea" {
   program = "dea"
 }
