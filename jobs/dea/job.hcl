@@ -76,6 +76,13 @@ property "runtimes" {
   on_change   = "restart"
 }
 
+property "expand_variables" {
+  type        = bool
+  default     = false
+  description = "Read $NAME, $${NAME} and quotes in the values of users' variables as the original's shell did; by default values pass as they are"
+  on_change   = "restart"
+}
+
 property "prod" {
   type        = bool
   default     = null
