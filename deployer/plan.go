@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/domains"
 	"github.com/clusterworks/deploy/deployer/internal/execute"
 	"github.com/clusterworks/deploy/deployer/internal/fleet"
 	"github.com/clusterworks/deploy/deployer/internal/infra"
@@ -73,6 +74,9 @@ type comparison struct {
 
 // compare asks the agents, renders what is wanted of them, and compares.
 func (x *deployment) compare(ctx context.Context, vms infra.Plan, effort fleet.Effort) (comparison, error) {
+	if err := domains.Check(x.Manifest, x.Secrets, x.Now); err != nil {
+		return comparison{}, err
+	}
 	x.Event(Event{Phase: PhaseSurvey, Step: "survey"})
 	inventories := x.fleet.Survey(ctx, effort)
 	c := comparison{vms: x.infra.Abandon(vms, inventories)}

@@ -1,5 +1,7 @@
 package deployer
 
+import "github.com/clusterworks/deploy/deployer/internal/domains"
+
 // Summary counts the parts of a valid manifest.
 type Summary struct {
 	Deployment string `json:"deployment"`
@@ -16,6 +18,9 @@ func (d *Deployer) Validate() (*Summary, error) {
 		return nil, err
 	}
 	if _, err := x.desired.Render(nil); err != nil {
+		return nil, err
+	}
+	if err := domains.Check(x.Manifest, x.Secrets, x.Now); err != nil {
 		return nil, err
 	}
 	s := &Summary{Deployment: x.Manifest.Deployment.Name, Groups: len(x.Manifest.Groups)}

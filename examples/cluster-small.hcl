@@ -42,7 +42,6 @@ group "nats" {
 group "lb" {
   job "nginx" {
     properties {
-      domains = ["*.${deployment.domain}"]
       routers = group.router.instances[*].address
     }
   }

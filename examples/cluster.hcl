@@ -76,7 +76,6 @@ group "lb" {
 
   job "nginx" {
     properties {
-      domains = ["*.${deployment.domain}"]
       routers = group.router.instances[*].address
     }
   }

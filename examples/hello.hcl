@@ -81,14 +81,14 @@ group "nats" {
 }
 
 # The load balancer: nginx. It refers to the routers, so it is started after
-# them, with their addresses.
+# them, with their addresses. It serves all names below the deployment's domain;
+# domain blocks add others.
 group "lb" {
   instances = 1
   vm        = vm.small
 
   job "nginx" {
     properties {
-      domains = ["*.${deployment.domain}"]
       routers = group.router.instances[*].address
     }
   }

@@ -188,6 +188,28 @@ group "router" {
   }
 }
 
+# Names that the load balancers serve: www with a certificate of the company's CA,
+# for apps that are mapped to it, and its bare domain, which leads there. All names
+# below the deployment's domain are the apps' without a block.
+secret "www" {
+  type  = "certificate"
+  ca    = secret.company
+  names = ["www.shop.example"]
+}
+
+domain "www.shop.example" {
+  tls         = secret.www
+  max_body_mb = 50
+
+  path "/status" {
+    answer { body = "open" }
+  }
+}
+
+domain "shop.example" {
+  redirect = "https://www.shop.example"
+}
+
 # Two load balancers with addresses that DNS has. They refer to the routers, so
 # they start after them.
 group "lb" {
@@ -198,7 +220,6 @@ group "lb" {
 
   job "nginx" {
     properties {
-      domains     = ["*.${deployment.domain}"]
       routers     = local.routers
       router_port = var.ports.router
       port        = var.ports.public

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -79,7 +80,7 @@ func TestJobs(t *testing.T) {
 func TestNginxMarker(t *testing.T) {
 	job, diags := manifests.LoadJob(jobs.FS, "nginx")
 	mustBeFine(t, diags)
-	marker := regexp.MustCompile(`sha256\(.*\)`)
+	marker := regexp.MustCompile(`sha256\(jsonencode\(.*\)`)
 	found := map[string]bool{}
 	for _, name := range []string{"nginx.conf", "reloaded.sh"} {
 		text, err := fs.ReadFile(job.FS, "templates/"+name)
@@ -107,6 +108,8 @@ type balancer struct {
 	vars    *hcl.EvalContext
 	command *exec.Cmd
 	edit    func(text string) string // of each rendered file, if set
+	blocks  string                   // of the manifest, in the place of the property domains
+	facts   manifests.Facts          // beside the load balancer's own
 	log     lockedBuffer             // what nginx prints, its access log
 }
 
@@ -190,19 +193,22 @@ group "lb" {
   vm        = vm.small
   job "nginx" {
     properties {
-      domains = ["*.${deployment.domain}", "www.example.com"]
       ` + properties + `
     }
   }
 }
-`
+` + b.blocks
+	if b.blocks == "" {
+		manifest = strings.Replace(manifest, "properties {", "properties {\n domains = [\"*.${deployment.domain}\", \"www.example.com\"]", 1)
+	}
 	m, diags := manifests.Load(fstest.MapFS{"cluster.hcl": {Data: []byte(manifest)}}, "cluster.hcl", manifests.Options{Jobs: jobs.FS})
 	mustBeFine(b.t, diags)
 	b.job = m.Group("lb").Jobs[0]
-	b.vars, diags = m.JobContext(manifests.Facts{
-		Instances: map[string][]manifests.Instance{"lb": {{Group: "lb", Address: b.address, AgentDir: b.dir}}},
-		Packages:  map[string]string{"lb_check": "0"},
-	}, "lb", 0, b.job)
+	facts := b.facts
+	facts.Instances = map[string][]manifests.Instance{"lb": {{Group: "lb", Address: b.address, AgentDir: b.dir}}}
+	maps.Copy(facts.Instances, b.facts.Instances)
+	facts.Packages = map[string]string{"lb_check": "0"}
+	b.vars, diags = m.JobContext(facts, "lb", 0, b.job)
 	mustBeFine(b.t, diags)
 	must(b.t, os.MkdirAll(folder, 0o755))
 	for _, template := range b.job.Spec.Templates {

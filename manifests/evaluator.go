@@ -29,6 +29,7 @@ type Evaluator struct {
 	leaving    map[string]cty.Value // by group, the same
 	found      map[instanceKey]evaluatedInstance
 	localDiags map[string]hcl.Diagnostics
+	domains    cty.Value // see domainValues
 
 	mu     sync.Mutex
 	shared map[*GroupJob]evaluatedProperties // of jobs that do not differ by instance
@@ -86,6 +87,7 @@ func (m *Manifest) evaluator(f Facts, assumed bool) *Evaluator {
 		}
 		e.leaving[g.Name] = instanceList(leaving)
 	}
+	e.domains = e.domainValues()
 	secrets := map[string]cty.Value{}
 	for name, s := range m.Secrets {
 		secrets[name] = jobspec.Attributes(f.Secrets[name], secretAttributes(s.Type))
@@ -221,7 +223,7 @@ func (e *Evaluator) evaluateProperties(group string, job *GroupJob, instance cty
 	ctx.Variables = map[string]cty.Value{"instance": instance}
 	p := evaluatedProperties{values: map[string]cty.Value{}}
 	for _, spec := range job.Spec.Properties {
-		v, diags := evaluateProperty(spec, job, ctx)
+		v, diags := e.property(spec, job, ctx)
 		p.diags = append(p.diags, diags...)
 		if spec.Sensitive {
 			v = v.Mark(Sensitive)
@@ -244,6 +246,20 @@ func (e *Evaluator) evaluateProperties(group string, job *GroupJob, instance cty
 		p.diags = append(p.diags, syntax.Broken(spec.Validations, what, rules, at)...)
 	}
 	return p
+}
+
+// property returns the value of one property in the declared type: what the
+// manifest says of it, or else what it comes from, or else the default.
+func (e *Evaluator) property(p *Property, job *GroupJob, ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
+	if p.From != jobspec.FromDomains || job.properties[p.Name] != nil {
+		return evaluateProperty(p, job, ctx)
+	}
+	v, err := p.Convert(e.domains)
+	if err != nil {
+		return cty.UnknownVal(p.Type), hcl.Diagnostics{syntax.Problem("Wrong type of property",
+			fmt.Sprintf("Property %q of job %q takes the manifest's domains, and its type %s is not one that they have: %s.", p.Name, job.Spec.Name, syntax.TypeName(p.Type), syntax.ConversionProblem(err)), p.Range)}
+	}
+	return v, nil
 }
 
 // evaluateProperty returns the value of one property in the declared type: what

@@ -29,6 +29,9 @@ type Options struct {
 	// "clusters/". Diagnostics show these paths, and the path of a release is
 	// relative to it.
 	Prefix string
+	// Files are the files that domains' certificates are read from, by their paths
+	// from the manifest's folder; nil: the file system that Load is given.
+	Files fs.FS
 	// OpenRelease returns the jobs of a release, a folder each; it verifies an
 	// archive. Nil: manifests with releases are refused.
 	OpenRelease func(Release) (fs.FS, error)
@@ -69,7 +72,7 @@ func Load(fsys fs.FS, name string, o Options) (*Manifest, hcl.Diagnostics) {
 	if !files.read(fsys, name) {
 		return m, syntax.Tidy(files.diags, m.Files)
 	}
-	l := &loader{m: m, options: o, bodies: files.bodies, edges: map[string]map[string]hcl.Range{}}
+	l := &loader{m: m, options: o, folder: certificateFolder(fsys, name, o.Files), bodies: files.bodies, edges: map[string]map[string]hcl.Range{}}
 	l.Context = m.base
 	l.Report(files.diags...)
 	l.load()
@@ -81,6 +84,7 @@ type loader struct {
 	syntax.Decoder
 	m       *Manifest
 	options Options
+	folder  fs.FS // of the files that domains name
 
 	bodies   []*hclsyntax.Body // of the files, overrides merged
 	blocks   map[string]hcl.Blocks
@@ -107,7 +111,7 @@ func (l *loader) load() {
 	for _, body := range l.bodies {
 		content := l.Content(body, "",
 			"deployment:name", "infrastructure:template", "variable:name", "locals", "secret:name", "vm:name",
-			"disk:name", "network:name", "update", "pki", "release:name", "group:name")
+			"disk:name", "network:name", "update", "pki", "release:name", "domain:name", "group:name")
 		for _, b := range content.Blocks {
 			l.blocks[b.Type] = append(l.blocks[b.Type], b)
 		}
@@ -124,9 +128,12 @@ func (l *loader) load() {
 	l.decodePKI()
 	l.findJobs()
 	l.decodeGroups()
+	domains := domainLoader{l}
+	domains.decode()
 	l.checkNetworks()
 	l.resolveLinks()
 	l.order()
+	domains.findPorts()
 	l.evaluate()
 }
 

@@ -27,6 +27,9 @@ type Manifest struct {
 	// Order is the groups' start order: a wave requires earlier waves only. Groups
 	// are removed in the reverse order.
 	Order [][]*Group
+	// Domains are those that load balancers serve, in the order of declaration; the
+	// implied one, if there is one, comes first.
+	Domains []*Domain
 
 	// Files are all sources by path, for diagnostics' excerpts.
 	Files map[string]*hcl.File
@@ -263,6 +266,9 @@ type Facts struct {
 	// Certificates by CertificateKey: objects with ca, certificate, private_key.
 	// One that is missing evaluates to unknown.
 	Certificates map[CertificateKey]cty.Value
+	// Domains are the certificates of domains that have no secret and no files for
+	// them, by Domain.Name: objects as Certificates has them.
+	Domains map[string]cty.Value
 	// Packages are the digests of the packages by name (see FindPackage); the
 	// path of one that is missing is unknown.
 	Packages map[string]string

@@ -117,6 +117,18 @@ property "app_uris" {
   description = "Host names that apps may have: outside of the domain, and which first labels nobody gets"
 }
 
+property "domains" {
+  from = "domains"
+  type = list(object({
+    name   = string                     # host name, or "*." and a domain
+    target = optional(string, "apps")   # "apps": apps may be mapped to it
+    users  = optional(list(string), []) # only of these accounts; admins' may be in any case
+    paths  = optional(list(object({ path = string, target = optional(string, "apps") })), [])
+  }))
+  default     = []
+  description = "Host names that the load balancers serve, beside those below the API's domain: the manifest's domain blocks. Those that go to apps may be mapped to apps, the others are nobody's"
+}
+
 property "reserved_hosts" {
   type        = list(string)
   default     = []

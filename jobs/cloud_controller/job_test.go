@@ -6,6 +6,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -86,6 +87,7 @@ func TestJob(t *testing.T) {
       app_uris                 = { reserved_length = 2 }
       default_account_capacity = { memory = 4096 }
       builtin_services         = { mysql = "tok" }
+      domains                  = [{ name = "Shop.example", users = ["A@b.c"] }, { name = "x.example", target = "group" }, { name = "y.example", target = "group", paths = [{ path = "/a" }] }]
       timeouts                 = { health = "250ms" }`, 2, func(t *testing.T, c config.Config) {
 			uri, err := c.DatabaseURI()
 			if err != nil || !strings.HasPrefix(uri, "postgres://cloud_controller:dbword@127.0.0.1:5432/cloud_controller?sslmode=verify-full&sslrootcert=") {
@@ -94,6 +96,10 @@ func TestJob(t *testing.T) {
 			if len(c.Peers) != 1 || c.Peers[0] != "127.0.0.2:9023" || c.Admins[0] != "ops@example.com" || c.AdminPassword != `p"assword` || c.AppURIs.ReservedLength != 2 ||
 				c.DefaultCapacity != (config.Capacity{Memory: 4096, AppURIs: 4, Services: 16, Apps: 20, Instances: 200}) || c.BuiltinServices["mysql"].Token != "tok" || c.Timeouts.Health.Milliseconds() != 250 {
 				t.Errorf("%+v", c)
+			}
+			want := []config.Domain{{Name: "shop.example", Apps: true, Users: []string{"a@b.c"}}, {Name: "x.example", Users: []string{}}, {Name: "y.example", Apps: true, Users: []string{}}}
+			if !reflect.DeepEqual(c.Domains, want) {
+				t.Errorf("domains %+v, want %+v", c.Domains, want)
 			}
 		}},
 		{`

@@ -90,6 +90,49 @@ func TestSignedDownloads(t *testing.T) {
 	u.call("GET", fmt.Sprintf("/staged_droplets/%s/%s", start.Droplet, start.SHA1), nil).fails(403, 200)
 }
 
+// TestDomains: apps get the names of the domains that lead to apps, if their
+// account is one of those that may have them.
+func TestDomains(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.start(`domains:
+  - {name: "*.Shop.example", apps: true, users: []}
+  - {name: "*.vip.shop.example", apps: true, users: [VIP@example.com]}
+  - {name: www.shop.example, apps: false}
+  - {name: www.cf.localhost, apps: true}
+  - {name: blog.cf.localhost, apps: false}
+  - {name: api.cf.localhost, apps: true}
+`)
+	u, vip, root := c.register("dev@example.com"), c.register("vip@example.com"), c.register("root@example.com")
+	n := 0
+	create := func(u *client, host string) answer {
+		n++
+		return u.call("POST", "/apps", map[string]any{"name": fmt.Sprint("app", n), "staging": map[string]any{"framework": "node"}, "uris": []string{host}, "resources": map[string]int{"memory": 16}})
+	}
+	create(u, "a.shop.example").want(302)
+	create(u, "x.y.shop.example").want(302)
+	create(u, "www.shop.example").fails(400, 701)
+	create(u, "shop.example").fails(403, 702)
+	create(u, "a.vip.shop.example").fails(400, 701)
+	create(vip, "a.vip.shop.example").want(302)
+	create(root, "b.vip.shop.example").want(302)
+	create(root, "www.shop.example").fails(400, 701)
+	create(u, "blog.cf.localhost").fails(400, 701)
+	create(u, "www.cf.localhost").want(302)
+	create(u, "api.cf.localhost").fails(400, 701)
+	create(u, "plain.cf.localhost").want(302)
+	create(u, "login.cf.localhost").fails(400, 701)
+	create(u, "else.example").fails(403, 702)
+	for who, want := range map[*client]string{
+		u:   `[{"name":"*.cf.localhost","restricted":false},{"name":"*.shop.example","restricted":false},{"name":"www.cf.localhost","restricted":false},{"name":"api.cf.localhost","restricted":false}]`,
+		vip: `[{"name":"*.cf.localhost","restricted":false},{"name":"*.shop.example","restricted":false},{"name":"*.vip.shop.example","restricted":true},{"name":"www.cf.localhost","restricted":false},{"name":"api.cf.localhost","restricted":false}]`,
+	} {
+		if got := who.call("GET", "/domains", nil).want(200); strings.TrimSpace(got.Body) != want {
+			t.Errorf("domains %s, want %s", got.Body, want)
+		}
+	}
+}
+
 // TestPlatformHosts: host names that components have registered, and reserved
 // ones, are no app's.
 func TestPlatformHosts(t *testing.T) {

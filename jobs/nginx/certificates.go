@@ -6,8 +6,6 @@ package nginx
 import (
 	"bytes"
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -19,6 +17,8 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/clusterworks/deploy/agent/host/tlspair"
 )
 
 // Certificate is that of a server of the configuration, as certificates.json has
@@ -44,55 +44,11 @@ func Read(file string) ([]Certificate, error) {
 
 // Check says all that is wrong with a certificate at that time.
 func (c Certificate) Check(now time.Time) error {
-	pair, err := tls.X509KeyPair([]byte(c.Certificate), []byte(c.Key))
-	if err != nil {
-		return fmt.Errorf("cannot serve %s over TLS: %w; give its certificate and the key that belongs to it, as PEM", c.Name, err)
-	}
-	var chain []*x509.Certificate
-	for _, der := range pair.Certificate {
-		link, err := x509.ParseCertificate(der)
-		if err != nil {
-			return fmt.Errorf("cannot serve %s over TLS: %w", c.Name, err)
-		}
-		chain = append(chain, link)
-	}
 	var problems []error
-	problem := func(format string, a ...any) {
-		problems = append(problems, fmt.Errorf("cannot serve %s over TLS: "+format, append([]any{c.Name}, a...)...))
-	}
-	for _, name := range strings.Fields(c.Name) {
-		if !covers(chain[0], name) {
-			problem("the certificate is for %s, not for %s; give one that has this name", strings.Join(chain[0].DNSNames, ", "), name)
-		}
-	}
-	for i, link := range chain {
-		if now.After(link.NotAfter) {
-			problem("the certificate of %q expired at %s; renew it", link.Subject.CommonName, link.NotAfter.Format(time.RFC3339))
-		}
-		if now.Before(link.NotBefore) {
-			problem("the certificate of %q begins at %s; is the clock of this VM right?", link.Subject.CommonName, link.NotBefore.Format(time.RFC3339))
-		}
-		if i > 0 {
-			if err := chain[i-1].CheckSignatureFrom(link); err != nil {
-				problem("the certificate of %q is not signed by the one that follows it, of %q: %w; put them in order, without others", chain[i-1].Subject.CommonName, link.Subject.CommonName, err)
-			}
-		}
+	for _, err := range (tlspair.Pair{Certificate: c.Certificate, Key: c.Key}).Problems(strings.Fields(c.Name), nil, now) {
+		problems = append(problems, fmt.Errorf("cannot serve %s over TLS: %w", c.Name, err))
 	}
 	return errors.Join(problems...)
-}
-
-// covers reports whether a certificate is good for a name of nginx's: a host, or
-// "*." and a domain, for which a browser asks with any label before it.
-func covers(leaf *x509.Certificate, name string) bool {
-	if domain, wildcard := strings.CutPrefix(name, "*."); wildcard {
-		for _, have := range leaf.DNSNames {
-			if strings.EqualFold(have, "*."+domain) {
-				return true
-			}
-		}
-		return false
-	}
-	return leaf.VerifyHostname(name) == nil
 }
 
 // File is the name of the file that holds a certificate and its key. It follows

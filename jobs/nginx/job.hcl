@@ -2,12 +2,11 @@ description = "Load balancer: nginx in front of all routers"
 
 property "domains" {
   type        = list(string)
-  required    = true
-  description = "Host names that are passed on, \"*.\" for all below a domain; others get a 404"
+  description = "Host names that are passed on to the apps, \"*.\" for all below a domain, beside those of sites; without it all below the deployment's domain. Others get a 404"
 
   validation {
-    condition     = length(property.domains) > 0 && alltrue([for d in property.domains : can(regex("^([*][.])?[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$", d))])
-    error_message = "At least one host name such as \"www.example.com\" or \"*.example.com\"."
+    condition     = property.domains == null || alltrue([for d in coalesce(property.domains, []) : can(regex("^([*][.])?[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$", d))])
+    error_message = "Host names such as \"www.example.com\" or \"*.example.com\"."
   }
 }
 
@@ -111,8 +110,8 @@ property "addresses" {
 
 property "tls_port" {
   type        = number
-  default     = 0
-  description = "Port for HTTPS and HTTP/2, for domains that have a certificate; 0: none"
+  default     = 8443
+  description = "Port for HTTPS and HTTP/2, opened once a domain has a certificate; 0: never"
   on_change   = "restart"
 
   validation {
@@ -152,7 +151,53 @@ property "hsts_s" {
   description = "Seconds for which browsers are told to use HTTPS only (Strict-Transport-Security), of domains that are not in sites; 0: they are not"
 }
 
+property "balancing" {
+  type        = string
+  default     = "round_robin"
+  description = "Which router, or instance of a domain's group, gets the next request: round_robin; least_conn, the one with the fewest requests; random, the better of two; client, always the same for a client's address"
+
+  validation {
+    condition     = contains(["round_robin", "least_conn", "random", "client"], property.balancing)
+    error_message = "One of round_robin, least_conn, random, client."
+  }
+}
+
+property "keepalive" {
+  type        = number
+  default     = 64
+  description = "Idle connections that a worker keeps to the routers, and to each group of a domain"
+
+  validation {
+    condition     = property.keepalive >= 1
+    error_message = "1 or more."
+  }
+}
+
+property "gzip" {
+  type        = bool
+  default     = false
+  description = "Compress text for clients that take it. What repeats a secret beside what a client sends should not be compressed (BREACH)"
+}
+
+property "maintenance" {
+  type        = string
+  default     = ""
+  description = "Page that all domains answer with, status 503, HTML if it begins with \"<\"; \"\": they serve"
+
+  validation {
+    condition     = length(property.maintenance) <= 32000
+    error_message = "At most 32,000 characters."
+  }
+}
+
+property "extra" {
+  type        = string
+  default     = ""
+  description = "Lines of nginx's http block, as they are; checked before anything changes"
+}
+
 property "sites" {
+  from = "domains"
   type = list(object({
     name             = string                # host name, or "*." and a domain
     certificate      = optional(string, "")  # PEM; "": no HTTPS
@@ -161,13 +206,30 @@ property "sites" {
     hsts_s           = optional(number, 0)
     max_body_mb      = optional(number)
     answer_timeout_s = optional(number)
-    redirect         = optional(string, "")       # URL that requests are redirected to, with their path
-    allow            = optional(list(string), []) # networks of clients; others get a 403
-    deny             = optional(list(string), []) # networks of clients that get a 403, before allow
-    extra            = optional(string, "")       # of nginx's server block, as it is
+    target           = optional(string, "apps")   # apps, group, redirect or answer
+    servers          = optional(list(string), []) # group: host:port each
+    redirect         = optional(string, "")       # redirect: URL, to which the path is added
+    status           = optional(number, 200)      # answer
+    body             = optional(string, "")
+    type             = optional(string, "text/plain; charset=utf-8")
+    paths = optional(list(object({ # the longest first
+      path     = string
+      target   = optional(string, "apps")
+      servers  = optional(list(string), [])
+      redirect = optional(string, "")
+      status   = optional(number, 200)
+      body     = optional(string, "")
+      type     = optional(string, "text/plain; charset=utf-8")
+    })), [])
+    allow  = optional(list(string), []) # networks of clients; others get a 403
+    deny   = optional(list(string), []) # networks of clients that get a 403, before allow
+    rate_s = optional(number, 0)        # requests a second of a client's address; 0: no limit
+    burst  = optional(number, 0)
+    fronts = optional(list(string)) # instead of trusted_fronts
+    extra  = optional(string, "")   # of nginx's server block, as it is
   }))
   default     = []
-  description = "Domains with settings of their own"
+  description = "Domains with settings of their own: the manifest's domain blocks"
 
   validation {
     condition     = alltrue([for s in property.sites : can(regex("^([*][.])?[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$", s.name))])
@@ -185,8 +247,13 @@ property "sites" {
   }
 
   validation {
-    condition     = alltrue([for n in flatten([for s in property.sites : concat(s.allow, s.deny)]) : can(regex("^[0-9a-fA-F.:]+(/[0-9]+)?$", n))])
-    error_message = "In allow and deny are addresses or networks such as \"192.0.2.0/24\"."
+    condition     = alltrue([for n in flatten([for s in property.sites : concat(s.allow, s.deny, coalesce(s.fronts, []))]) : can(regex("^[0-9a-fA-F.:]+(/[0-9]+)?$", n))])
+    error_message = "In allow, deny and fronts are addresses or networks such as \"192.0.2.0/24\"."
+  }
+
+  validation {
+    condition     = alltrue([for s in property.sites : alltrue([for t in concat([{ target = s.target, body = s.body }], [for p in s.paths : { target = p.target, body = p.body }]) : contains(["apps", "group", "redirect", "answer"], t.target) && length(t.body) <= 32000])])
+    error_message = "A target is one of apps, group, redirect, answer, and a body has at most 32,000 characters."
   }
 }
 
@@ -260,5 +327,5 @@ listen "http" {
 }
 
 listen "https" {
-  port = property.tls_port > 0 ? property.tls_port : null
+  port = property.tls_port > 0 && nonsensitive(property.certificate != "" || anytrue([for s in property.sites : s.certificate != ""])) ? property.tls_port : null
 }

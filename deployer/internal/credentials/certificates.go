@@ -18,8 +18,8 @@ import (
 
 // Issue issues, in memory, the certificates that jobs ask for on instances whose
 // address is known: new ones, those whose names changed, those that end soon and
-// those of a CA that was replaced. It drops the certificates of instances that no
-// longer exist.
+// those of a CA that was replaced; and those of domains. It drops the certificates
+// of instances and domains that no longer exist.
 func (c *Credentials) Issue(places Places) error {
 	c.issuing.Lock()
 	defer c.issuing.Unlock()
@@ -54,8 +54,28 @@ func (c *Credentials) Issue(places Places) error {
 			}
 		}
 	}
-	c.s.Update(func() { c.s.Secrets.Certificates = kept })
+	domains, err := c.issueDomains(ca)
+	if err != nil {
+		return err
+	}
+	c.s.Update(func() { c.s.Secrets.Certificates, c.s.Secrets.Domains = kept, domains })
 	return nil
+}
+
+// issueDomains returns the certificates of the manifest's domains that come from
+// the deployment's CA, one for all load balancers.
+func (c *Credentials) issueDomains(ca *pki.CA) (map[string]state.Certificate, error) {
+	kept := map[string]state.Certificate{}
+	for _, d := range c.s.Manifest.Domains {
+		if d.TLS.Kind != manifests.TLSInternal {
+			continue
+		}
+		var err error
+		if kept[d.Name], err = c.certificate(ca, d.Name, c.s.Secrets.Domains[d.Name], []string{d.Name}); err != nil {
+			return nil, fmt.Errorf("cannot issue the certificate of domain %s: %w", d.Name, err)
+		}
+	}
+	return kept, nil
 }
 
 // certificate returns the certificate had, or a new one if that cannot be used any

@@ -28,6 +28,7 @@ func (c *Credentials) Facts(places Places) manifests.Facts {
 		Instances:    map[string][]manifests.Instance{},
 		Leaving:      map[string][]manifests.Instance{},
 		Certificates: map[manifests.CertificateKey]cty.Value{},
+		Domains:      map[string]cty.Value{},
 	}
 	c.s.Update(func() { c.collect(&f, places) })
 	return f
@@ -54,6 +55,11 @@ func (c *Credentials) collect(f *manifests.Facts, places Places) {
 	for _, id := range slices.Sorted(maps.Keys(c.s.State.Previous)) {
 		group, index, _ := api.SplitInstance(id)
 		f.Leaving[group] = append(f.Leaving[group], instance(group, state.Slot{Index: index}, c.s.State.Previous[id]))
+	}
+	for name, issued := range c.s.Secrets.Domains {
+		f.Domains[name] = stringObject(map[string]string{
+			"ca": c.Trusted(), "certificate": issued.Certificate, "private_key": issued.PrivateKey,
+		})
 	}
 	for key, issued := range c.s.Secrets.Certificates {
 		if k, ok := parseKey(key); ok {

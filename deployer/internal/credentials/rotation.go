@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/clusterworks/deploy/deployer/internal/domains"
 	"github.com/clusterworks/deploy/deployer/internal/pki"
 	"github.com/clusterworks/deploy/deployer/internal/session"
 )
@@ -79,6 +80,10 @@ func (c *Credentials) Warnings() []string {
 	for key, issued := range c.s.Secrets.Certificates {
 		note(key, issued.Certificate)
 	}
+	for name, issued := range c.s.Secrets.Domains {
+		note("domain "+name, issued.Certificate)
+	}
+	out = append(out, domains.Warnings(c.s.Manifest, c.s.Secrets, c.s.Now)...)
 	if len(soon) > 0 {
 		slices.Sort(soon)
 		text := strings.Join(soon[:min(3, len(soon))], ", ")

@@ -17,6 +17,7 @@ import (
 	"github.com/clusterworks/deploy/agent/client"
 	"github.com/clusterworks/deploy/deployer/internal/credentials"
 	"github.com/clusterworks/deploy/deployer/internal/desired"
+	"github.com/clusterworks/deploy/deployer/internal/domains"
 	"github.com/clusterworks/deploy/deployer/internal/fleet"
 	"github.com/clusterworks/deploy/deployer/internal/infra"
 	"github.com/clusterworks/deploy/deployer/internal/packages"
@@ -25,6 +26,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/source"
 	"github.com/clusterworks/deploy/deployer/internal/state"
 	"github.com/clusterworks/deploy/deployer/internal/terraform"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // Level is the result of a check.
@@ -223,12 +225,18 @@ func (x *Doctor) certificates(s *session.Session) {
 		{"agents' certificates", "deploy apply renews it", map[string]string{}},
 		{"jobs' certificates", "deploy apply renews it", map[string]string{}},
 		{"secrets' certificates", "deploy secret rotate makes a new one", map[string]string{}},
+		{"domains' certificates", "deploy apply renews one of the deployment's CA; replace the files of another, and apply", map[string]string{}},
 	}
 	for id, c := range s.Secrets.Agents {
 		groups[1].texts["the agent of "+id] = c.Certificate
 	}
 	for name, c := range s.Secrets.Certificates {
 		groups[2].texts[name] = c.Certificate
+	}
+	for _, domain := range s.Manifest.Domains {
+		if pair, _, ok := domains.Pair(domain, s.Secrets); ok && domain.TLS.Kind != manifests.TLSSecret {
+			groups[4].texts["domain "+domain.Name] = pair.Certificate
+		}
 	}
 	for name, attributes := range s.Secrets.Values {
 		if text := attributes["certificate"]; text != "" {

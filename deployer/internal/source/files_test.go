@@ -56,7 +56,7 @@ func TestRevisionNeedsNoFolder(t *testing.T) {
 		"jobs/built_in/job.hcl":     nil,
 		"releases/mine/own/job.hcl": []byte("description = \"own\"\n"),
 	}}
-	m, err := s.load(nil)
+	m, err := s.load(nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -123,12 +123,13 @@ func (r *revision) options(secrets *state.Secrets) (manifests.Options, error) {
 	return o, nil
 }
 
-// load reads the revision's manifest.
-func (r *revision) load(secrets *state.Secrets) (*manifests.Manifest, error) {
+// load reads the revision's manifest. certificates is the folder of domains' files.
+func (r *revision) load(secrets *state.Secrets, certificates fs.FS) (*manifests.Manifest, error) {
 	o, err := r.options(secrets)
 	if err != nil {
 		return nil, err
 	}
+	o.Files = certificates // as secrets, certificates are today's
 	files := memfs.FS{}
 	for name, data := range r.files {
 		if rest, ok := strings.CutPrefix(name, manifestPart+"/"); ok {

@@ -54,7 +54,8 @@ func (s *Source) Locate() (*manifests.Manifest, state.Store, error) {
 		if err != nil {
 			return nil, store, err
 		}
-		m, err := s.revision.load(secrets)
+		today, _, _ := manifestFiles(s.Manifest)
+		m, err := s.revision.load(secrets, today)
 		return m, store, err
 	}
 	m, diags := s.read()

@@ -255,6 +255,8 @@ type Secrets struct {
 	Values map[string]map[string]string `json:"values,omitempty"`
 	// Certificates by "group/index/job/name".
 	Certificates map[string]Certificate `json:"certificates,omitempty"`
+	// Domains are the certificates of domains that were issued for them, by name.
+	Domains map[string]Certificate `json:"domains,omitempty"`
 	// Variables are the sensitive variables of kept revisions, by
 	// "revision/name": cty's JSON with the type.
 	Variables map[string]json.RawMessage `json:"variables,omitempty"`

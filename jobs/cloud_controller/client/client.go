@@ -372,6 +372,20 @@ func (c *Client) Runtimes(ctx context.Context) (map[string]Runtime, error) {
 	return runtimes, err
 }
 
+// Domain is a host name, or "*." and all names below a domain, that the user may
+// map to apps.
+type Domain struct {
+	Name       string `json:"name"`
+	Restricted bool   `json:"restricted"` // not every user may
+}
+
+// Domains returns those of the logged-in user. A cloud of the original knows none.
+func (c *Client) Domains(ctx context.Context) ([]Domain, error) {
+	var domains []Domain
+	err := c.get(ctx, &domains, "domains")
+	return domains, err
+}
+
 // Login returns a token for a user.
 func (c *Client) Login(ctx context.Context, email, password string) (string, error) {
 	var answer struct {

@@ -392,6 +392,31 @@ func mapCommand(v *vmc) *cobra.Command {
 	})
 }
 
+func domainsCommand(v *vmc) *cobra.Command {
+	return v.command(&cobra.Command{
+		Use:   "domains",
+		Short: "Show the names that you may map to apps",
+		Args:  cobra.NoArgs,
+	}, func(ctx context.Context, c *client.Client, _ []string) error {
+		domains, err := c.Domains(ctx)
+		if err != nil {
+			return err
+		}
+		if v.json {
+			return v.printJSON(domains)
+		}
+		t := newTable("DOMAIN", "FOR")
+		for _, d := range domains {
+			who := "everybody"
+			if d.Restricted {
+				who = "you and others that are named"
+			}
+			t.row(d.Name, who)
+		}
+		return t.print(v.out)
+	})
+}
+
 func unmapCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:   "unmap APP URL",

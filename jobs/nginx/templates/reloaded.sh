@@ -1,6 +1,6 @@
 # Exits 0 once nginx answers with this configuration. bash, because its /dev/tcp
 # needs no further program on the VM.
-want="${nonsensitive(sha256(jsonencode([instance.address, property.domains, property.routers, property.router_port, property.port, property.max_body_mb, property.answer_timeout_s, property.client_requests, property.host_requests, property.workers, property.access_log, property.trusted_fronts, property.addresses, property.tls_port, property.public_tls_port, property.certificate, property.key, property.https_only, property.hsts_s, property.sites])))}"
+want="${nonsensitive(sha256(jsonencode([instance.address, property.domains, property.routers, property.router_port, property.port, property.max_body_mb, property.answer_timeout_s, property.client_requests, property.host_requests, property.workers, property.access_log, property.trusted_fronts, property.addresses, property.tls_port, property.public_tls_port, property.certificate, property.key, property.https_only, property.hsts_s, property.sites, property.balancing, property.keepalive, property.gzip, property.maintenance, property.extra])))}"
 # By the clock: the agent's own limit is 15 s, and a try takes longer on a busy VM.
 while [ "$SECONDS" -lt 10 ]; do
   if exec 3<>"/dev/tcp/${instance.address}/${property.port}"; then

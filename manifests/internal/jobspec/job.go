@@ -91,12 +91,18 @@ type Property struct {
 	Sensitive   bool
 	// OnChange is "restart" if a change restarts the job's processes; "": only what
 	// the property is used in says what a change asks for.
-	OnChange    string
+	OnChange string
+	// From is what the property gets if the manifest says nothing of it: FromDomains,
+	// or "".
+	From        string
 	Validations []*syntax.Validation
 	Range       hcl.Range
 
 	typed syntax.Typed // Type, with the defaults of optional attributes
 }
+
+// FromDomains gives a property the manifest's domain blocks.
+const FromDomains = "domains"
 
 // Convert gives a value the property's type; marks are kept.
 func (p *Property) Convert(v cty.Value) (cty.Value, error) { return p.typed.Convert(v) }

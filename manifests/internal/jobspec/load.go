@@ -181,7 +181,7 @@ func blockTitle(b *hcl.Block) string {
 
 func (l *loader) property(b *hcl.Block, name string) {
 	l.CheckIdentifier(b)
-	content := l.Content(b.Body, "type default description required sensitive on_change", "validation")
+	content := l.Content(b.Body, "type default description required sensitive on_change from", "validation")
 	attrs := content.Attributes
 	p := &Property{
 		Name:        name,
@@ -190,6 +190,7 @@ func (l *loader) property(b *hcl.Block, name string) {
 		Required:    l.Flag(attrs, "required", false),
 		Sensitive:   l.Flag(attrs, "sensitive", false),
 		OnChange:    l.Choice(attrs, "on_change", "", "restart"),
+		From:        l.Choice(attrs, "from", "", FromDomains),
 		Range:       b.DefRange,
 		typed:       l.Typed(attrs),
 	}

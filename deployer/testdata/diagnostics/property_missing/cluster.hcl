@@ -7,7 +7,7 @@ infrastructure "local" {}
 group "lb" {
   job "nginx" {
     properties {
-      routers = ["10.0.0.1"]
+      port = 8080
     }
   }
 }

@@ -4,7 +4,10 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strings"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 )
 
@@ -57,6 +60,28 @@ func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
 		doc["usage"] = map[string]int{"memory": usage.Memory, "apps": usage.Apps, "services": usage.Services}
 	}
 	rest.WriteJSON(w, http.StatusOK, doc)
+	return nil
+}
+
+// listDomains says which names the account may map to its apps.
+func (s *Server) listDomains(w http.ResponseWriter, _ *http.Request, a model.Account) error {
+	type domain struct {
+		Name string `json:"name"`
+		// Restricted: not every account may.
+		Restricted bool `json:"restricted"`
+	}
+	settings := s.Config.Now()
+	own := "*." + settings.Domain()
+	list := []domain{}
+	if !slices.ContainsFunc(settings.Domains, func(d config.Domain) bool { return d.Name == own }) {
+		list = append(list, domain{Name: own})
+	}
+	for _, d := range settings.Domains {
+		if d.For(strings.ToLower(a.Email), a.Admin) {
+			list = append(list, domain{Name: d.Name, Restricted: len(d.Users) > 0})
+		}
+	}
+	rest.WriteJSON(w, http.StatusOK, list)
 	return nil
 }
 

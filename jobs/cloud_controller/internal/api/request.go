@@ -244,7 +244,20 @@ func (s *Server) checkURIs(wanted, present []string, a model.Account) ([]string,
 			continue
 		}
 		label, inside := strings.CutSuffix(host, "."+settings.Domain())
+		domain, served := settings.DomainOf(host)
 		switch {
+		case served && !domain.Apps:
+			return nil, model.Because(model.ErrURITaken, "%s does not lead to apps", host)
+		case served && !domain.For(strings.ToLower(a.Email), a.Admin):
+			return nil, model.Because(model.ErrURITaken, "%s is for the apps of other accounts", host)
+		case served && domain.Name == host: // the operator has named it, so no reservation is meant
+			if s.Hosts.Registered(host) {
+				return nil, model.Because(model.ErrURITaken, "%s", host)
+			}
+		case served && !inside:
+			if s.Hosts.Taken(host) {
+				return nil, model.Because(model.ErrURITaken, "%s", host)
+			}
 		case !inside && !settings.AppURIs.AllowExternal && !a.Admin:
 			return nil, model.Because(model.ErrExternalURI, "%s does not end in .%s", host, settings.Domain())
 		case host == settings.Domain(), inside && len(label) <= settings.AppURIs.ReservedLength, s.Hosts.Taken(host):

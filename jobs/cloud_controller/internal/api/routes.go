@@ -67,6 +67,8 @@ func (s *Server) Routes() http.Handler {
 	handle("GET /info", s.getInfo)
 	handle("GET /info/runtimes", s.getRuntimes)
 
+	user("GET /domains", s.listDomains)
+
 	handle("POST /users", s.Accounts.CreateUser)
 	user("GET /users", s.Accounts.ListUsers)
 	user("GET /users/{email}", s.Accounts.GetUser)

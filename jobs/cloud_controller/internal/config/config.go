@@ -99,8 +99,10 @@ type Apps struct {
 	AppLimits  AppLimits `yaml:"app_limits"`
 	// ReservedHosts are names that no app gets: whole ones, or first labels within
 	// the apps' domain.
-	ReservedHosts []string    `yaml:"reserved_hosts"`
-	Directories   Directories `yaml:"directories"`
+	ReservedHosts []string `yaml:"reserved_hosts"`
+	// Domains are those that the load balancers serve, beside all below the API's.
+	Domains     []Domain    `yaml:"domains"`
+	Directories Directories `yaml:"directories"`
 	// MaxDropletSizeMB bounds an app's files when unpacked, and its droplet.
 	MaxDropletSizeMB int `yaml:"max_droplet_size_mb"`
 	// ResourcePoolMB bounds the files kept for resource matching.
@@ -132,6 +134,34 @@ type AppURIs struct {
 	AllowExternal  bool     `yaml:"allow_external"`  // outside of the controller's domain
 	ReservedList   []string `yaml:"reserved_list"`   // first labels that nobody gets
 	ReservedLength int      `yaml:"reserved_length"` // first labels up to this length nobody gets
+}
+
+// Domain is a host name, or "*." and all names below a domain, that the load
+// balancers serve.
+type Domain struct {
+	Name  string   `yaml:"name"`
+	Apps  bool     `yaml:"apps"`  // apps may be mapped to it
+	Users []string `yaml:"users"` // only those of these accounts, and admins'; empty: everybody's
+}
+
+// For reports whether an account may map its apps to the domain.
+func (d Domain) For(email string, admin bool) bool {
+	return d.Apps && (admin || len(d.Users) == 0 || slices.Contains(d.Users, email))
+}
+
+// DomainOf returns the most specific of the domains that serve a host name in
+// lower case: its own, or else the longest "*." that it is below.
+func (a Apps) DomainOf(host string) (Domain, bool) {
+	var best Domain
+	for _, d := range a.Domains {
+		if d.Name == host {
+			return d, true
+		}
+		if below, ok := strings.CutPrefix(d.Name, "*"); ok && len(host) > len(below) && strings.HasSuffix(host, below) && len(d.Name) > len(best.Name) {
+			best = d
+		}
+	}
+	return best, best.Name != ""
 }
 
 // Capacity is what an account may have.
@@ -276,6 +306,15 @@ func (c *Config) complete() error {
 	for _, list := range [][]string{c.Admins, c.ReservedHosts} {
 		for i, text := range list {
 			list[i] = strings.ToLower(text)
+		}
+	}
+	for i := range c.Domains {
+		d := &c.Domains[i]
+		if d.Name = strings.ToLower(d.Name); !ValidHost(strings.TrimPrefix(d.Name, "*.")) {
+			return fmt.Errorf("domains: %q is neither a host name nor \"*.\" and one", d.Name)
+		}
+		for j := range d.Users {
+			d.Users[j] = strings.ToLower(d.Users[j])
 		}
 	}
 	c.BulkAPI.Auth.User = cmp.Or(c.BulkAPI.Auth.User, "bulk_api")

@@ -109,6 +109,15 @@ func (h *Hosts) Serve(ctx context.Context) {
 	}
 }
 
+// Registered reports whether a host name, in lower case, is the API's or one that
+// a component has registered.
+func (h *Hosts) Registered(host string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, known := h.known[host]
+	return known || host == h.Config.Now().ExternalURI
+}
+
 // Taken reports whether a host name, in lower case, is the platform's, or below
 // one of its names in the apps' domain.
 func (h *Hosts) Taken(host string) bool {

@@ -1,0 +1,329 @@
+package jobs_test
+
+import (
+	"bufio"
+	"compress/gzip"
+	"context"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/zclconf/go-cty/cty"
+
+	"github.com/clusterworks/deploy/manifests"
+)
+
+// newDomains starts nginx for domain blocks, with the servers of the group shop.
+func newDomains(t *testing.T, blocks, properties string, facts manifests.Facts) *balancer {
+	t.Helper()
+	b := newBalancer(t)
+	b.blocks, b.facts = blocks, facts
+	g1 := filepath.Join(b.dir, "generations", "1")
+	b.render(g1, properties)
+	if out, err := b.cmd(b.job.Spec.Hooks[0].Command, "DEPLOY_STAGED="+g1).CombinedOutput(); err != nil {
+		t.Fatalf("check: %v: %s", err, out)
+	}
+	b.activate(g1)
+	b.start()
+	return b
+}
+
+// next renders the same manifest with other properties, and lets nginx take it.
+func (b *balancer) next(name, properties string) {
+	b.t.Helper()
+	folder := filepath.Join(b.dir, "generations", name)
+	b.render(folder, properties)
+	if out, err := b.cmd(b.job.Spec.Hooks[0].Command, "DEPLOY_STAGED="+folder).CombinedOutput(); err != nil {
+		b.t.Fatalf("check: %v: %s", err, out)
+	}
+	b.activate(folder)
+	must(b.t, b.command.Process.Signal(syscall.SIGHUP))
+	if out, err := b.cmd(b.job.Spec.Processes[0].Reload.Verify).CombinedOutput(); err != nil {
+		b.t.Fatalf("verify: %v: %s", err, out)
+	}
+}
+
+// server serves for a while and says who it is.
+func server(t *testing.T, address, says string) {
+	t.Helper()
+	l, err := net.Listen("tcp", address)
+	must(t, err)
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s %s %s for=%s", says, r.Host, r.URL.Path, r.Header.Get("X-Forwarded-For"))
+	})}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = s.Serve(l) }()
+	t.Cleanup(func() { _ = s.Close(); <-done })
+}
+
+// ask sends a request from an address.
+func (b *balancer) ask(from, method, host, path string, header ...string) (*http.Response, string) {
+	b.t.Helper()
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	ctx, cancel := context.WithTimeout(b.t.Context(), deadline)
+	defer cancel()
+	conn, err := dialer.DialContext(ctx, "tcp", b.address+":8080")
+	must(b.t, err)
+	defer conn.Close()
+	fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: 0\r\nConnection: close\r\n%s\r\n", method, path, host, strings.Join(append(header, ""), "\r\n"))
+	res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	must(b.t, err)
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	must(b.t, err)
+	return res, string(body)
+}
+
+// shop are the facts of a group with two instances.
+func shop(t *testing.T) manifests.Facts {
+	facts := manifests.Facts{Instances: map[string][]manifests.Instance{"empty": {}}}
+	for i := range 2 {
+		address := loopback()
+		server(t, address+":9000", "shop")
+		facts.Instances["shop"] = append(facts.Instances["shop"], manifests.Instance{Group: "shop", Index: i, Address: address})
+	}
+	return facts
+}
+
+const shopGroups = `
+group "shop" {
+  instances = 2
+}
+group "empty" {
+  instances = 0
+}
+`
+
+// TestDomains: the real nginx does what domain blocks say: where requests of each
+// name and path go, and who may make them.
+func TestDomains(t *testing.T) {
+	long := strings.Repeat(`0123456789 "quoted" \back\ $host ${dollar}`+"\n", 700)
+	blocks := shopGroups + fmt.Sprintf(`
+domain "www.shop.example" {
+  group = group.shop
+  port  = 9000
+  path "/api" {
+    apps = true
+  }
+  path "/api/v2.0" {
+    answer { body = "v2" }
+  }
+  path "/old" {
+    redirect = "https://archive.example/x/"
+  }
+}
+domain "*.shop.example" {
+  answer {
+    status = 404
+    body   = %q
+    type   = "text/html"
+  }
+}
+domain "shop.example" {
+  redirect = "https://www.shop.example/"
+  allow    = ["127.0.0.0/30"]
+  deny     = ["127.0.0.2"]
+}
+domain "slow.example" {
+  answer {}
+  rate_limit {
+    requests_per_second = 1
+    burst               = 3
+  }
+}
+domain "front.example" {
+  group          = group.shop
+  port           = 9000
+  trusted_fronts = ["127.0.0.5"]
+}
+domain "nofront.example" {
+  group          = group.shop
+  port           = 9000
+  trusted_fronts = []
+}
+domain "empty.example" {
+  group = group.empty
+  port  = 1
+}
+`, long)
+	blocks = strings.ReplaceAll(blocks, "${dollar}", "$${dollar}")
+	router := loopback()
+	server(t, router+":8081", "router")
+	properties := fmt.Sprintf("routers = [%q]\ntrusted_fronts = [\"127.0.0.9\"]\n", router)
+	b := newDomains(t, blocks, properties, shop(t))
+
+	for _, tc := range []struct {
+		from, host, path string
+		status           int
+		body             string // its beginning
+	}{
+		{"", "www.shop.example", "/", 200, "shop www.shop.example / for=127.0.0.1"},
+		{"", "WWW.shop.example:8080", "/x//y", 200, "shop www.shop.example:8080 /x//y"},
+		{"", "www.shop.example", "/api", 200, "router www.shop.example /api"},
+		{"", "www.shop.example", "/api/a%2Fb", 200, "router www.shop.example /api/a/b"},
+		{"", "www.shop.example", "/apix", 200, "shop www.shop.example /apix"},
+		{"", "www.shop.example", "/api/v2.0/users", 200, "v2"},
+		{"", "www.shop.example", "/api/v2x0/users", 200, "router"},
+		{"", "www.shop.example", "/API", 200, "shop"},
+		{"", "www.shop.example", "/old/p?q=1", 308, ""},
+		{"", "any.shop.example", "/", 404, long},
+		{"", "a.b.shop.example", "/x", 404, long},
+		{"", "shop.example", "/p?q=1", 308, ""},
+		{"127.0.0.2", "shop.example", "/", 403, "LOAD BALANCER: 403"},
+		{"127.0.0.8", "shop.example", "/", 403, "LOAD BALANCER: 403"},
+		{"", "empty.example", "/", 502, "LOAD BALANCER: 502 - NO SERVER OF THIS DOMAIN ANSWERS"},
+		{"", "elsewhere.example", "/", 404, "LOAD BALANCER: 404"},
+		{"", "app.cf.localhost", "/", 200, "router app.cf.localhost /"},
+		{"", "cf.localhost", "/", 404, "LOAD BALANCER: 404"},
+	} {
+		from := tc.from
+		if from == "" {
+			from = "127.0.0.1"
+		}
+		res, body := b.ask(from, "POST", tc.host, tc.path)
+		if res.StatusCode != tc.status || !strings.HasPrefix(body, tc.body) {
+			t.Errorf("%s%s from %s: %d %.200q, want %d %.200q", tc.host, tc.path, from, res.StatusCode, body, tc.status, tc.body)
+		}
+		if tc.body == long && (body != long || res.Header.Get("Content-Type") != "text/html") {
+			t.Errorf("%s: %d bytes of %s, want %d", tc.host, len(body), res.Header.Get("Content-Type"), len(long))
+		}
+		if location := map[string]string{"/old/p?q=1": "https://archive.example/x/old/p?q=1", "/p?q=1": "https://www.shop.example/p?q=1"}[tc.path]; res.Header.Get("Location") != location {
+			t.Errorf("%s%s leads to %q, want %q", tc.host, tc.path, res.Header.Get("Location"), location)
+		}
+	}
+
+	t.Run("rate limit", func(t *testing.T) {
+		// Four at once: the one of this second and the burst; whatever time passes, the
+		// twentieth is too many.
+		statuses := map[int]int{}
+		for range 20 {
+			res, _ := b.ask("127.0.0.1", "GET", "slow.example", "/")
+			statuses[res.StatusCode]++
+		}
+		if statuses[200] < 4 || statuses[429] < 1 || statuses[200]+statuses[429] != 20 {
+			t.Errorf("answers %v", statuses)
+		}
+		if res, _ := b.ask("127.0.0.3", "GET", "slow.example", "/"); res.StatusCode != 200 {
+			t.Errorf("another client pays for it: %d", res.StatusCode)
+		}
+	})
+
+	t.Run("fronts", func(t *testing.T) {
+		for _, tc := range []struct{ host, from, want string }{
+			{"front.example", "127.0.0.5", "for=1.2.3.4, 127.0.0.5"},
+			{"front.example", "127.0.0.9", "for=127.0.0.9"},
+			{"nofront.example", "127.0.0.9", "for=127.0.0.9"},
+			{"nofront.example", "127.0.0.5", "for=127.0.0.5"},
+			{"www.shop.example", "127.0.0.9", "for=1.2.3.4, 127.0.0.9"},
+			{"www.shop.example", "127.0.0.5", "for=127.0.0.5"},
+		} {
+			if _, body := b.ask(tc.from, "GET", tc.host, "/", "X-Forwarded-For: 1.2.3.4"); !strings.HasSuffix(body, tc.want) {
+				t.Errorf("%s from %s: %q, want %q", tc.host, tc.from, body, tc.want)
+			}
+		}
+	})
+
+	t.Run("balancing and settings", func(t *testing.T) {
+		for _, balancing := range []string{"least_conn", "random", "client"} {
+			b.next(balancing, properties+fmt.Sprintf("balancing = %q\nkeepalive = 8\ngzip = true\nextra = \"add_header X-All yes always;\"\n", balancing))
+			res, body := b.ask("127.0.0.1", "GET", "www.shop.example", "/")
+			if res.StatusCode != 200 || !strings.HasPrefix(body, "shop") || res.Header.Get("X-All") != "yes" {
+				t.Errorf("%s: %d %s %v", balancing, res.StatusCode, body, res.Header)
+			}
+		}
+	})
+
+	t.Run("maintenance", func(t *testing.T) {
+		b.next("maintenance", properties+"maintenance = \"<h1>Back at 5 $</h1>\"\n")
+		for _, host := range []string{"www.shop.example", "app.cf.localhost", "shop.example"} {
+			res, body := b.ask("127.0.0.1", "GET", host, "/api")
+			if res.StatusCode != 503 || body != "<h1>Back at 5 $</h1>" || res.Header.Get("Content-Type") != "text/html; charset=utf-8" || res.Header.Get("Retry-After") == "" {
+				t.Errorf("%s: %d %q %v", host, res.StatusCode, body, res.Header)
+			}
+		}
+		if res, _ := b.ask(b.address, "GET", b.address, "/.deploy/health"); res.StatusCode != 200 {
+			t.Errorf("health: %d", res.StatusCode)
+		}
+	})
+}
+
+// TestGzip: text is compressed for who takes it, if that is asked for.
+func TestGzip(t *testing.T) {
+	body := strings.Repeat("text ", 2000)
+	blocks := fmt.Sprintf("domain \"text.example\" {\n  answer { body = %q }\n}\n", body)
+	b := newDomains(t, blocks, "routers = [\"127.0.0.1\"]\ngzip = true\n", manifests.Facts{})
+	res, got := b.ask("127.0.0.1", "GET", "text.example", "/", "Accept-Encoding: gzip")
+	if res.Header.Get("Content-Encoding") != "gzip" || len(got) > len(body)/10 {
+		t.Fatalf("%d bytes, %v", len(got), res.Header)
+	}
+	unpacked, err := gzip.NewReader(strings.NewReader(got))
+	must(t, err)
+	text, err := io.ReadAll(unpacked)
+	must(t, err)
+	if string(text) != body {
+		t.Errorf("%d bytes", len(text))
+	}
+	if res, got := b.ask("127.0.0.1", "GET", "text.example", "/"); res.Header.Get("Content-Encoding") != "" || got != body {
+		t.Errorf("%v", res.Header)
+	}
+	b.next("2", "routers = [\"127.0.0.1\"]\n")
+	if res, _ := b.ask("127.0.0.1", "GET", "text.example", "/", "Accept-Encoding: gzip"); res.Header.Get("Content-Encoding") != "" {
+		t.Errorf("without gzip: %v", res.Header)
+	}
+}
+
+// TestDomainTLS: a domain's certificate comes from the facts, opens the port for
+// HTTPS by itself, and HTTP leads there.
+func TestDomainTLS(t *testing.T) {
+	ca := newWebCA(t)
+	certificate := func(names ...string) cty.Value {
+		text := ca.settings(time.Now().Add(time.Hour), names...)
+		var pair [2]string
+		_, err := fmt.Sscanf(text, "certificate = %q\nkey = %q\n", &pair[0], &pair[1])
+		must(t, err)
+		return cty.ObjectVal(map[string]cty.Value{"certificate": cty.StringVal(pair[0]), "private_key": cty.StringVal(pair[1]), "ca": cty.StringVal(
+			string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.cert.Raw})))})
+	}
+	blocks := `
+domain "*.cf.localhost" { tls = "internal" }
+domain "hsts.example" {
+  tls  = "internal"
+  hsts = "1h"
+  answer { body = "over TLS" }
+}
+domain "plain.example" {
+  tls        = "internal"
+  https_only = false
+  answer { body = "either" }
+}
+`
+	facts := manifests.Facts{Domains: map[string]cty.Value{"*.cf.localhost": certificate("*.cf.localhost"), "hsts.example": certificate("hsts.example"), "plain.example": certificate("plain.example")}}
+	router := loopback()
+	server(t, router+":8081", "router")
+	p := &platform{balancer: newDomains(t, blocks, fmt.Sprintf("routers = [%q]\npublic_tls_port = 8443\n", router), facts)}
+	for host, want := range map[string]string{"a.cf.localhost": "router a.cf.localhost:8443 /page", "hsts.example": "over TLS", "plain.example": "either"} {
+		res, body, err := p.https(ca, "GET", host, nil)
+		must(t, err)
+		if res.StatusCode != 200 || !strings.HasPrefix(body, want) || res.ProtoMajor != 2 {
+			t.Errorf("%s: %v %q", host, res.Status, body)
+		}
+		if hsts := res.Header.Get("Strict-Transport-Security"); (hsts == "max-age=3600") != (host == "hsts.example") {
+			t.Errorf("%s: HSTS %q", host, hsts)
+		}
+		plain, body := p.ask("127.0.0.1", "GET", host, "/x")
+		if host == "plain.example" {
+			if plain.StatusCode != 200 || body != "either" {
+				t.Errorf("%s: %d %s", host, plain.StatusCode, body)
+			}
+		} else if plain.StatusCode != 308 || plain.Header.Get("Location") != "https://"+host+":8443/x" {
+			t.Errorf("%s: %d %v", host, plain.StatusCode, plain.Header)
+		}
+	}
+}
