@@ -39,6 +39,7 @@ func TestGolden(t *testing.T) {
 		"staged":          func(b []byte) (any, error) { return ParseStagingAnswer(b) },
 	}
 	maps.Copy(parsers, deaParsers)
+	maps.Copy(parsers, serviceParsers)
 	files, err := filepath.Glob("testdata/*.json")
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no golden files: %v", err)

@@ -1,0 +1,127 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+
+	"github.com/clusterworks/deploy/jobs/wire"
+)
+
+// Service makes and removes what a node offers. For one instance its methods are
+// called one after the other, for several side by side. Each may be called again
+// for what it has done already or has done in part, after a crash for example, and
+// succeeds then: what is there stays, what is gone is no error.
+//
+// An error that is a *wire.ServiceFailure goes to the gateway as it is; of any
+// other one only the log has the text.
+type Service interface {
+	// Ready says why the service cannot work, or nil. It returns at once.
+	Ready() error
+	// Provision makes an instance with its name, user and password, and returns what
+	// an app needs to use it. Name and node are added to that.
+	Provision(ctx context.Context, i Instance) (wire.Credentials, error)
+	// Unprovision removes an instance with its users and all that is in it.
+	Unprovision(ctx context.Context, i Instance) error
+	// Bind makes a user of an instance and returns what its app needs.
+	Bind(ctx context.Context, i Instance, b Binding) (wire.Credentials, error)
+	// Unbind removes a user and ends its connections.
+	Unbind(ctx context.Context, i Instance, b Binding) error
+}
+
+// Runner is a Service that works beside the operations.
+type Runner interface {
+	// Run works until ctx ends. An error ends the node.
+	Run(ctx context.Context) error
+}
+
+// Versioned is a Service that knows the version of its server.
+type Versioned interface {
+	// Version returns what is announced where the configuration names no versions.
+	Version() string
+}
+
+// Mover is a Service whose instances can move to another node: disabled and
+// exported here, imported and enabled there.
+type Mover interface {
+	// Disable keeps users out of an instance and ends their connections.
+	Disable(ctx context.Context, i Instance) error
+	// Enable lets them in again.
+	Enable(ctx context.Context, i Instance) error
+	// Export writes what is in a disabled instance into an empty folder.
+	Export(ctx context.Context, i Instance, folder string) error
+	// Import puts what Export wrote into an instance that Provision has just made.
+	Import(ctx context.Context, i Instance, folder string) error
+}
+
+// Restorer is a Service that can go back to a backup.
+type Restorer interface {
+	Restore(ctx context.Context, i Instance, backup string) error
+}
+
+// Host is what a node gives its service.
+type Host struct {
+	Config Config
+	Log    *slog.Logger
+	// Address is where apps reach the node.
+	Address string
+	// Instances returns those that are whole, by name.
+	Instances func() []Instance
+}
+
+// Definition is a service's name and how it begins.
+type Definition struct {
+	Name string // "redis"
+	// Settings is a pointer to a struct that takes the service's own keys of the
+	// configuration file; nil: there are none.
+	Settings any
+	// Open begins the service. What it starts ends with Runner's context.
+	Open func(ctx context.Context, h Host) (Service, error)
+}
+
+// State is how far an instance or a binding is.
+type State string
+
+// What is Making when the node starts, or Removing at any time, is removed.
+const (
+	Making   State = "making"
+	Whole    State = "whole"
+	Removing State = "removing"
+)
+
+// Instance is a node's record of one instance. Its file is the node's alone.
+type Instance struct {
+	Name     string    `json:"name"`
+	Plan     string    `json:"plan"`
+	Version  string    `json:"version"`
+	State    State     `json:"state"`
+	User     string    `json:"user"`
+	Password string    `json:"password"`
+	Port     int       `json:"port,omitempty"` // of Config.Ports; 0: the service has none for each
+	Secret   string    `json:"secret"`         // for the service's own access; nobody is told
+	Disabled bool      `json:"disabled"`       // on its way to another node
+	Bindings []Binding `json:"bindings"`       // by the time of their making
+}
+
+// Binding is a node's record of one user of an instance.
+type Binding struct {
+	User     string `json:"user"`
+	Password string `json:"password"`
+	State    State  `json:"state"`
+}
+
+// clone returns a copy that shares nothing.
+func (i Instance) clone() Instance {
+	i.Bindings = slices.Clone(i.Bindings)
+	return i
+}
+
+// binding returns the index of a user, -1 if there is none.
+func (i Instance) binding(user string) int {
+	return slices.IndexFunc(i.Bindings, func(b Binding) bool { return b.User == user })
+}
+
+// Users returns the users of bindings that are whole.
+func (i Instance) Users() []Binding {
+	return slices.DeleteFunc(slices.Clone(i.Bindings), func(b Binding) bool { return b.State != Whole })
+}
