@@ -132,7 +132,7 @@ func (a *attendant) run(ctx context.Context) {
 	var probed chan error
 	if i.State == wire.StateStarting {
 		probed = make(chan error, 1)
-		go func() { probed <- a.probe(watch) }()
+		go func() { probed <- a.becomeReady(watch) }()
 	}
 	var why string
 	ending := false

@@ -214,6 +214,40 @@ func TestReadiness(t *testing.T) {
 	}
 }
 
+// TestMinHealthy: an instance that must stay healthy for a while is registered
+// after that while, and never if it ends within.
+func TestMinHealthy(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	a := c.start("")
+	doc := a.document("1", a.droplet())
+	doc.MinHealthy = 1.5
+	begin := time.Now()
+	found := a.launch(doc)
+	if took := time.Since(begin); took < 1500*time.Millisecond {
+		t.Errorf("it counts as running after %v", took)
+	}
+	if found.MinHealthy != 1.5 {
+		t.Errorf("the DEA does not say that it keeps to min_healthy: %+v", found)
+	}
+	eventually(t, "it is registered", func() bool {
+		return len(messages(c, wire.SubjectRouterRegister, wire.ParseRegistration)) == 1
+	})
+
+	doc = a.document("2", a.droplet(), "MODE=serve-then-exit")
+	doc.MinHealthy = 60
+	a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), doc)
+	found = a.state("2", wire.StateCrashed)
+	if exits := c.told("2", found.Instance); len(exits) != 1 || !strings.Contains(exits[0].ExitDescription, "ended with status 4") {
+		t.Errorf("exits %+v", exits)
+	}
+	for _, r := range messages(c, wire.SubjectRouterRegister, wire.ParseRegistration) {
+		if r.App == "2" {
+			t.Errorf("an app that was not healthy for long enough is registered: %+v", r)
+		}
+	}
+}
+
 // TestContained: whatever an app does, it is ended, the reason is told, and
 // neither the DEA nor another app is harmed.
 func TestContained(t *testing.T) {

@@ -165,10 +165,19 @@ type DEAStart struct {
 	Users          []string       `json:"users"` // e-mail addresses
 	Debug          *string        `json:"debug"` // nil, "run" or "suspend"
 	Console        *bool          `json:"console"`
+	Trial
+	CCPartition string `json:"cc_partition,omitempty"`
+}
+
+// Trial says how much an instance is trusted.
+type Trial struct {
 	// Flapping says that the instance crashed again and again: what is left of it
 	// at the next crash is not kept.
-	Flapping    bool   `json:"flapping,omitempty"`
-	CCPartition string `json:"cc_partition,omitempty"`
+	Flapping bool `json:"flapping,omitempty"`
+	// MinHealthy is how long the instance must run and pass its check before it
+	// counts as running and is registered with the routers, seconds. Ours only: others
+	// count it as running when it passes first, and do not say so in DEAFound.
+	MinHealthy float64 `json:"min_healthy,omitempty"`
 }
 
 var sha1Hex = regexp.MustCompile(`^[0-9a-f]{40}$`)
@@ -200,6 +209,8 @@ func (s DEAStart) Validate() error {
 		return fmt.Errorf("cannot use a start document of droplet %s: sha1 %q is not 40 hexadecimal digits", s.Droplet, s.SHA1)
 	case s.ExecutableFile == "" && s.ExecutableURI == "":
 		return fmt.Errorf("cannot use a start document of droplet %s without executableFile and executableUri", s.Droplet)
+	case s.MinHealthy < 0 || s.MinHealthy > maxMinHealthy:
+		return fmt.Errorf("cannot use a start document of droplet %s: min_healthy %v is not within 0 and %d seconds", s.Droplet, s.MinHealthy, maxMinHealthy)
 	}
 	if err := s.Limits.validate(); err != nil {
 		return fmt.Errorf("cannot use a start document of droplet %s: %w", s.Droplet, err)
@@ -314,6 +325,8 @@ type DEAFound struct {
 	ConsoleIP   *string        `json:"console_ip"`
 	ConsolePort *int           `json:"console_port"`
 	Stats       *InstanceStats `json:"stats,omitempty"` // if asked for, and running
+	// MinHealthy is the start document's, of a DEA that keeps to it.
+	MinHealthy float64 `json:"min_healthy,omitempty"`
 }
 
 // ParseDEAFound decodes an answer to SubjectDEAFind.
@@ -421,6 +434,8 @@ type DropletExited struct {
 	CCPartition string `json:"cc_partition,omitempty"`
 	// CrashTimestamp is when it crashed, Unix seconds; 0 if it did not.
 	CrashTimestamp int64 `json:"crash_timestamp,omitempty"`
+	// ExitDescription says how it ended; as in later versions of Cloud Foundry.
+	ExitDescription string `json:"exit_description,omitempty"`
 }
 
 // ParseDropletExited decodes a message of SubjectDropletExited.
@@ -473,6 +488,9 @@ func parse[T any](data []byte, what string) (T, error) {
 	}
 	return v, nil
 }
+
+// maxMinHealthy bounds DEAStart.MinHealthy.
+const maxMinHealthy = 3600
 
 // maxLimit bounds each of the limits, so that no sum of them overflows: a
 // petabyte in MB.

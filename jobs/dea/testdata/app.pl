@@ -31,6 +31,8 @@ if ($mode eq "filler") { open(my $f, ">", "fill"); print $f "x" x (1 << 20) for 
 if ($mode eq "worker" or !$option{"-p"}) { sleep 1 while 1 }
 
 my $listen = IO::Socket::INET->new(LocalPort => $option{"-p"}, Listen => 128, ReuseAddr => 1) or die "cannot listen: $@\n";
+$SIG{ALRM} = sub { exit 4 };
+alarm 1 if $mode eq "serve-then-exit";
 $SIG{CHLD} = "IGNORE";
 while (1) {
     my $client = $listen->accept or next;

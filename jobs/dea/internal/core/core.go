@@ -180,7 +180,7 @@ func (m *Machine) one(now time.Time, e Event) []Action {
 		}
 	case Lost:
 		if i := m.instances[e.ID]; i != nil && i.State != wire.StateCrashed {
-			actions := m.tell(now, i, wire.ReasonShutdown)
+			actions := m.tell(now, i, wire.ReasonShutdown, "")
 			return append(actions, m.forget(i)...)
 		}
 	case Over:
@@ -291,7 +291,7 @@ func (m *Machine) ended(now time.Time, i *Instance, why, reason string, neverRan
 	actions = append(actions, m.unregister(i, i.Start.URIs)...)
 	m.enter(now, i, wire.StateCrashed)
 	i.Usage = nil
-	actions = append(actions, m.tell(now, i, reason)...)
+	actions = append(actions, m.tell(now, i, reason, why)...)
 	// What never ran has no log to read, and of what crashes again and again
 	// enough was kept.
 	if neverRan || i.Start.Flapping {
@@ -323,7 +323,7 @@ func (m *Machine) stop(now time.Time, filter wire.DEAStop) []Action {
 func (m *Machine) end(now time.Time, i *Instance, reason string, quick bool) []Action {
 	actions := m.unregister(i, i.Start.URIs)
 	m.enter(now, i, wire.StateStopped)
-	actions = append(actions, m.tell(now, i, reason)...)
+	actions = append(actions, m.tell(now, i, reason, "")...)
 	return append(actions, End{i.ID, quick})
 }
 
@@ -373,7 +373,7 @@ func (m *Machine) evacuate() []Action {
 			continue
 		}
 		counts[i.Start.Droplet]++
-		actions = append(actions, m.tell(time.Time{}, i, wire.ReasonEvacuation)...)
+		actions = append(actions, m.tell(time.Time{}, i, wire.ReasonEvacuation, "")...)
 	}
 	return append([]Action{Publish{Subject: wire.SubjectDEAShutdown, Message: wire.DEAShutdown{
 		ID: m.config.DEA, IP: m.config.IP, Version: wire.DEAVersion, AppIDToCount: counts,
@@ -415,15 +415,16 @@ func (m *Machine) shutdown(now time.Time) []Action {
 	return append(actions, m.endAll(now, true)...)
 }
 
-// tell sends droplet.exited, once per instance.
-func (m *Machine) tell(now time.Time, i *Instance, reason string) []Action {
+// tell sends droplet.exited, once per instance. why says how it ended, "" if there
+// is nothing to say.
+func (m *Machine) tell(now time.Time, i *Instance, reason, why string) []Action {
 	if i.Told {
 		return nil
 	}
 	i.Told, m.changed = true, true
 	exited := wire.DropletExited{
 		Droplet: i.Start.Droplet, Version: i.Start.Version, Instance: i.ID, Index: i.Start.Index,
-		Reason: reason, CCPartition: i.Start.CCPartition,
+		Reason: reason, CCPartition: i.Start.CCPartition, ExitDescription: why,
 	}
 	if reason == wire.ReasonCrashed {
 		exited.CrashTimestamp = now.Unix()

@@ -99,6 +99,7 @@ func (m *Machine) Find(now time.Time, filter wire.DEAFind) []wire.DEAFound {
 			State: i.State, StateTimestamp: i.Since,
 			FileURI:     fmt.Sprintf("http://%s:%d/droplets/", m.config.IP, m.config.FilePort),
 			Credentials: m.config.Credentials,
+			MinHealthy:  i.Start.MinHealthy,
 		}
 		if i.Launched {
 			f.Staged = &i.Folder
