@@ -65,6 +65,7 @@ type ApplyRequest struct {
 
 	recreate  bool // the targets get other VMs
 	skipDrain bool
+	pass      bool // of a rotation: the manifest is not what changed
 }
 
 // Apply makes the cluster what the manifest says. A Result is returned also
@@ -100,7 +101,7 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (result *Result, e
 			result.Summary = "Restarted what was failing"
 			err = x.begin(what)
 		} else {
-			err = x.apply(ctx, c, what, q.Approve)
+			err = x.apply(ctx, c, what, q)
 		}
 		if err == nil {
 			err = x.heal(ctx, result.Failing)
@@ -220,7 +221,7 @@ func (x *deployment) recreatable(targets []string) ([]string, error) {
 
 // apply is the ordered list of what an approved plan leads to. Each step is
 // idempotent: a run that was ended anywhere is continued by the next one.
-func (x *deployment) apply(ctx context.Context, approved comparison, what string, approve Approve) error {
+func (x *deployment) apply(ctx context.Context, approved comparison, what string, q ApplyRequest) error {
 	var held map[string]bool
 	var c comparison
 	var m moves
@@ -230,12 +231,12 @@ func (x *deployment) apply(ctx context.Context, approved comparison, what string
 		func() (err error) { held, err = x.infra.Make(ctx, approved.vms); return err },
 		func() error { return x.fleet.Bootstrap(ctx, x.VMIDs()) },
 		func() error { return x.fleet.Identify(ctx, x.VMIDs()) },
-		func() (err error) { c, err = x.refine(ctx, approved, approve); return err },
+		func() (err error) { c, err = x.refine(ctx, approved, q.Approve); return err },
 		func() error { return x.fleet.Deliver(ctx, c.plan, c.wanted) },
 		func() (err error) { m, err = x.roll(ctx, c, held, false); return err },
-		func() (err error) { m, err = x.finishMoves(ctx, m, approved, approve, held); return err },
+		func() (err error) { m, err = x.finishMoves(ctx, m, approved, q.Approve, held); return err },
 		func() error { return x.fleet.ConnectAgents(ctx) },
-		func() error { return x.keepRevision(m.wanted) },
+		func() error { return x.keepRevision(m.wanted, q.pass) },
 	} {
 		if x.Interrupted() {
 			return ErrInterrupted
@@ -330,10 +331,10 @@ func (x *deployment) finishMoves(ctx context.Context, m moves, approved comparis
 	return m, nil
 }
 
-func (x *deployment) keepRevision(wanted []plan.Wanted) error {
+func (x *deployment) keepRevision(wanted []plan.Wanted, pass bool) error {
 	vms, err := x.infra.Digest()
 	if err != nil {
 		return err
 	}
-	return x.packages.Keep(wanted, vms)
+	return x.packages.Keep(wanted, vms, pass)
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/clusterworks/deploy/deployer/internal/credentials"
 	"github.com/clusterworks/deploy/deployer/internal/fleet"
 	"github.com/clusterworks/deploy/deployer/internal/infra"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
@@ -218,6 +220,58 @@ func TestRollback(t *testing.T) {
 	want := []string{"apply done", "apply done", "rollback to revision 2 done", "rollback to revision 1 done"}
 	if !slices.Equal(what, want) {
 		t.Errorf("history tells %q, want %q", what, want)
+	}
+}
+
+// A pass of a rotation makes other generations of the same revision, and an apply the
+// next one. Ten are kept.
+func TestPassesMakeNoRevision(t *testing.T) {
+	c := newCluster(t, 10)
+	revisions := func() []Revision {
+		t.Helper()
+		r, err := c.deployer(t).StateFolder().Revisions()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	c.apply(t, "One", 4)
+	pass := func() {
+		t.Helper()
+		d := c.deployer(t)
+		if err := changeCA(t.Context(), d, "pass", func(*credentials.Credentials) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+		x, err := d.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer x.fleet.Close()
+		wanted, err := x.desired.Render(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range wanted {
+			wanted[i].Spec.Generation += "-pass"
+		}
+		if err := x.keepRevision(wanted, true); err != nil {
+			t.Fatal(err)
+		}
+	}
+	pass()
+	if r := revisions(); len(r) != 1 || !strings.HasSuffix(r[0].Generations["hello/0"], "-pass") {
+		t.Errorf("after a pass: %+v", r)
+	}
+	c.vars["greeting"] = "Two" // a pass that brings another manifest's values is a revision
+	pass()
+	if r := revisions(); len(r) != 2 || r[1].Number != 2 {
+		t.Errorf("after a pass with another value: %+v", r)
+	}
+	for i := range state.KeptRevisions {
+		c.apply(t, fmt.Sprint("Greeting ", i), 4)
+	}
+	if r := revisions(); len(r) != state.KeptRevisions || r[0].Number != 3 {
+		t.Errorf("%d revisions are kept, the first is %+v", len(r), r[0])
 	}
 }
 

@@ -64,6 +64,7 @@ type Deployer struct {
 	config   Config
 	source   *source.Source
 	counters session.Counters
+	adopts   bool // the manifest takes the place of the one that the state is of
 }
 
 // New checks the configuration and fills in defaults.
@@ -125,7 +126,19 @@ func (d *Deployer) open() (*session.Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return session.Open(d.config.options(&d.counters), store, m)
+	x, err := session.Open(d.config.options(&d.counters), store, m)
+	if err != nil {
+		return nil, err
+	}
+	if id := d.source.Identity(); id.Path != "" {
+		if !d.adopts {
+			if err := d.source.CheckOwner(x.State.Manifest, x.State.Deployment, store.Dir); err != nil {
+				return nil, err
+			}
+		}
+		x.State.Manifest = id // written with the next change
+	}
+	return x, nil
 }
 
 // deployment is a deployment as a use case works on it.

@@ -79,7 +79,7 @@ func (d *Deployer) RotateCA(ctx context.Context, q RotateRequest) (*Result, erro
 // pass makes the cluster what state and manifest say, and ends only when every
 // agent reports it.
 func pass(ctx context.Context, d *Deployer, q RotateRequest, name string) error {
-	_, err := d.Apply(ctx, ApplyRequest{Approve: func(p *plan.Plan) (bool, error) { return q.Approve(name, p) }})
+	_, err := d.Apply(ctx, ApplyRequest{pass: true, Approve: func(p *plan.Plan) (bool, error) { return q.Approve(name, p) }})
 	if err != nil {
 		return fmt.Errorf("cannot finish pass %s; run rotate-ca again to continue: %w", name, err)
 	}

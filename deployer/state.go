@@ -3,6 +3,7 @@ package deployer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"slices"
@@ -19,8 +20,15 @@ type Encryption = state.Encryption
 // Revision records what an apply made of the deployment.
 type Revision = state.Revision
 
-// EncryptState encrypts the secrets at rest from now on; nil decrypts them.
-func (d *Deployer) EncryptState(ctx context.Context, how *Encryption) error {
+// StateFolder is what a deployer does to the folder that its state is in.
+type StateFolder struct{ d *Deployer }
+
+// StateFolder returns the deployment's.
+func (d *Deployer) StateFolder() StateFolder { return StateFolder{d} }
+
+// Encrypt encrypts the secrets at rest from now on; nil decrypts them.
+func (f StateFolder) Encrypt(ctx context.Context, how *Encryption) error {
+	d := f.d
 	what := "decrypt state"
 	if how != nil {
 		if err := how.Check(); err != nil {
@@ -36,13 +44,22 @@ func (d *Deployer) EncryptState(ctx context.Context, how *Encryption) error {
 			return errors.New("the state is encrypted with a passphrase already; to change it, deploy state decrypt first")
 		}
 		s.Secrets.Encryption = how
-		return s.Begin(what, 0)
+		if err := s.Begin(what, 0); err != nil {
+			return err
+		}
+		return state.DropCopies(s.Store) // their secrets are as secrets.json was
 	})
 }
 
-// ExportState writes state, secrets and the engine's state as one archive. It is
-// encrypted as asked, or else as the state is.
-func (d *Deployer) ExportState(ctx context.Context, w io.Writer, how *Encryption) error {
+// ErrReadable is returned for an export that holds secrets in plain and would be
+// written where others can read it.
+var ErrReadable = errors.New("others can read the file, and the export holds every secret in plain")
+
+// Export writes state, secrets and the engine's state as one archive. It is
+// encrypted as asked, or else as the state is. With readable, others can read what w
+// writes, so an export that is not encrypted is refused.
+func (f StateFolder) Export(ctx context.Context, w io.Writer, how *Encryption, readable bool) error {
+	d := f.d
 	if how != nil {
 		if err := how.Check(); err != nil {
 			return err
@@ -55,13 +72,17 @@ func (d *Deployer) ExportState(ctx context.Context, w io.Writer, how *Encryption
 		if how == nil {
 			how = s.Secrets.Encryption
 		}
+		if how == nil && readable {
+			return fmt.Errorf("cannot export: %w; name a file with --out, set umask 077 before, or encrypt it (--passphrase, --recipient)", ErrReadable)
+		}
 		return s.Store.Export(w, how)
 	})
 }
 
-// ImportState puts an export in place of the state, which may be damaged. Unless
+// Import puts an export in place of the state, which may be damaged. Unless
 // forced, nothing is lost by it.
-func (d *Deployer) ImportState(ctx context.Context, in io.Reader, force bool) (*StateSummary, error) {
+func (f StateFolder) Import(ctx context.Context, in io.Reader, force bool) (*StateSummary, error) {
+	d := f.d
 	m, store, err := d.source.Locate()
 	if err != nil {
 		return nil, err
@@ -81,7 +102,8 @@ func (d *Deployer) ImportState(ctx context.Context, in io.Reader, force bool) (*
 // ForgetVMs gives up the VMs that the state has: the next apply makes others. What
 // runs of them on this machine is ended, machines elsewhere stay. It is for an
 // engine's state that is lost. It returns the VMs' instances.
-func (d *Deployer) ForgetVMs(ctx context.Context, approve func(instances []string) (bool, error)) ([]string, error) {
+func (f StateFolder) ForgetVMs(ctx context.Context, approve func(instances []string) (bool, error)) ([]string, error) {
+	d := f.d
 	var ids []string
 	err := d.changeState(ctx, func(s *session.Session) error {
 		if s.Fresh {
@@ -113,7 +135,8 @@ type StateSummary struct {
 }
 
 // Revisions returns the revisions that are kept, oldest first.
-func (d *Deployer) Revisions() ([]Revision, error) {
+func (f StateFolder) Revisions() ([]Revision, error) {
+	d := f.d
 	_, store, err := d.source.Locate()
 	if err != nil {
 		return nil, err

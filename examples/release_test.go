@@ -153,7 +153,7 @@ func TestReleaseIsPinned(t *testing.T) {
 	pin(second, "2.0", second.SHA256)
 	mustRun(two)
 
-	// Three revisions are kept, and what they need.
+	// All of these revisions are kept.
 	pin(first, "1.0", first.SHA256)
 	for _, greeting := range []string{"Good morning", "Good day", "Good night"} {
 		c.setenv("DEPLOY_VAR_greeting", greeting)
@@ -169,10 +169,10 @@ func TestReleaseIsPinned(t *testing.T) {
 	if err := json.Unmarshal([]byte(c.mustDeploy("", "state", "revisions", c.manifest, "--json")), &kept); err != nil {
 		t.Fatal(err)
 	}
-	if len(kept.Revisions) != 3 || kept.Revisions[2].Number != 6 || kept.Revisions[1].Generations["hello/0"] == kept.Revisions[2].Generations["hello/0"] {
+	if len(kept.Revisions) != 6 || kept.Revisions[5].Number != 6 || kept.Revisions[4].Generations["hello/0"] == kept.Revisions[5].Generations["hello/0"] {
 		t.Errorf("revisions: %+v", kept.Revisions)
 	}
-	if _, err := os.Stat(filepath.Join(c.state, "hello/packages", two+".tar.gz")); err == nil {
-		t.Error("a package that no kept revision needs is still there")
+	if _, err := os.Stat(filepath.Join(c.state, "hello/packages", two+".tar.gz")); err != nil {
+		t.Errorf("a package that a kept revision needs is gone: %v", err)
 	}
 }

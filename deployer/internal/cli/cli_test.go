@@ -140,6 +140,9 @@ func TestCommands(t *testing.T) {
 		"errand variable":     {[]string{"run", "-e", "A", "MANIFEST", "web/check"}, 1, "", `cannot use --env "A": want NAME=value`},
 		"nothing to pause":    {[]string{"pause", "MANIFEST"}, 1, "", "Error:"},
 		"encrypt how":         {[]string{"state", "encrypt", "MANIFEST"}, 1, "", "cannot encrypt: give --passphrase or --recipient"},
+		"state check":         {[]string{"state", "check", "MANIFEST"}, 0, "there is none yet", ""},
+		"state repair":        {[]string{"state", "repair", "MANIFEST"}, 1, "", "there is no state yet"},
+		"state adopt":         {[]string{"state", "adopt", "--auto-approve", "MANIFEST"}, 1, "", "there is no state yet"},
 		"simulate":            {[]string{"simulate", "--agents", "50", "MANIFEST"}, 0, "cf: 50 instances, done after", ""},
 		"simulate with fault": {[]string{"simulate", "--fail", "web/0@noon", "MANIFEST"}, 1, "", `cannot read fault "web/0@noon"`},
 		"format":              {[]string{"fmt", "--check", "MANIFEST"}, 0, "", ""},
@@ -155,6 +158,46 @@ func TestCommands(t *testing.T) {
 				t.Errorf("the answer %q and what is beside it, %q: only one of them was due", out, errOut)
 			}
 		})
+	}
+}
+
+// An export in plain goes to a file that only its owner can read, or nowhere.
+func TestExportIsNotForOthers(t *testing.T) {
+	b := newBench(t)
+	if code, _, errOut := b.run("secret", "rotate", "MANIFEST", "word"); code != 0 {
+		t.Fatal(errOut)
+	}
+	target := filepath.Join(b.dir, "backup")
+	if code, _, errOut := b.run("state", "export", "--out", target, "MANIFEST"); code != 0 {
+		t.Fatal(errOut)
+	}
+	if info, err := os.Stat(target); err != nil || info.Mode().Perm() != 0o600 || info.Size() == 0 {
+		t.Errorf("%v, %v", info, err)
+	}
+	if code, _, errOut := b.run("state", "export", "--out", target, "MANIFEST"); code != 1 || !strings.Contains(errOut, "file exists") {
+		t.Errorf("overwrote a backup: %d, %s", code, errOut)
+	}
+	for mode, want := range map[os.FileMode]int{0o644: 1, 0o640: 1, 0o600: 0} {
+		f, err := os.OpenFile(filepath.Join(b.dir, fmt.Sprintf("to-%o", mode)), os.O_CREATE|os.O_RDWR, 0o600)
+		if err == nil {
+			err = f.Chmod(mode)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.errOut.Reset()
+		code := b.app(f).run(t.Context(), []string{"state", "export", filepath.Join(b.dir, "cluster.hcl")})
+		info, err := f.Stat()
+		if err != nil || code != want || (info.Size() > 0) != (want == 0) || want == 1 && !strings.Contains(b.errOut.String(), "--out") {
+			t.Errorf("into a file of mode %o: exit code %d, %d bytes, %s", mode, code, info.Size(), b.errOut.String())
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	const recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
+	if code, out, errOut := b.run("state", "export", "--recipient", recipient, "MANIFEST"); code != 0 || !strings.HasPrefix(out, "-----BEGIN AGE") {
+		t.Errorf("encrypted: %d, %.40s, %s", code, out, errOut)
 	}
 }
 

@@ -16,11 +16,12 @@ import (
 func stateCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "state",
-		Short: "Encrypt, export and import the state",
+		Short: "Check, repair, encrypt, export and import the state",
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.changing(stateEncryptCommand(a)), a.changing(stateDecryptCommand(a)), a.changing(stateExportCommand(a)), a.changing(stateImportCommand(a)), a.changing(stateForgetCommand(a)), stateRevisionsCommand(a))
+	cmd.AddCommand(a.changing(stateEncryptCommand(a)), a.changing(stateDecryptCommand(a)), a.changing(stateExportCommand(a)), a.changing(stateImportCommand(a)), a.changing(stateForgetCommand(a)), stateRevisionsCommand(a),
+		stateCheckCommand(a), a.changing(stateRepairCommand(a)), a.changing(stateAdoptCommand(a)))
 	return cmd
 }
 
@@ -75,7 +76,7 @@ func encryptState(ctx context.Context, a *app, manifest string, how *deployer.En
 	if err != nil {
 		return err
 	}
-	if err := d.EncryptState(ctx, how); err != nil {
+	if err := d.StateFolder().Encrypt(ctx, how); err != nil {
 		return err
 	}
 	said := "The secrets are encrypted."
@@ -86,26 +87,30 @@ func encryptState(ctx context.Context, a *app, manifest string, how *deployer.En
 }
 
 func stateExportCommand(a *app) *cobra.Command {
+	var out string
 	cmd := &cobra.Command{
-		Use:   "export MANIFEST > FILE",
+		Use:   "export MANIFEST --out FILE | > FILE",
 		Short: "Write state, secrets and the engine's state as one file",
 		Long: `Writes a tar archive of the state, the secrets, the engine's state and the
-journal to standard output, encrypted if the state is or if asked. Packages and
-local VMs are not in it. Keep an unencrypted one as you keep a key: umask 077.`,
-		Example: `  (umask 077; deploy state export cluster.hcl > cf.backup)
+journal to a new file or to standard output, encrypted if the state is or if asked.
+Packages and local VMs are not in it. One that is not encrypted is refused where
+others could read it.`,
+		Example: `  deploy state export --out cf.backup cluster.hcl
   deploy state export cluster.hcl --recipient age1... > cf.backup.age`,
 		Args: cobra.ExactArgs(1),
 	}
 	how := encryptionFlags(cmd)
+	cmd.Flags().StringVarP(&out, "out", "o", "", "write to this new `file`, which only its owner can read")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if isTerminal(a.out) {
-			return errors.New("cannot export to a terminal: it holds secrets; redirect it to a file")
-		}
 		d, err := a.deployer(args[0], a.aloud())
 		if err != nil {
 			return err
 		}
-		return d.ExportState(cmd.Context(), a.out, how())
+		w, encrypt, finish, err := exportTarget(a, out)
+		if err != nil {
+			return err
+		}
+		return finish(d.StateFolder().Export(cmd.Context(), w, how(), encrypt))
 	}
 	return cmd
 }
@@ -124,7 +129,7 @@ another deployment, or a later one of the same, is overwritten only with --force
 			if err != nil {
 				return err
 			}
-			s, err := d.ImportState(cmd.Context(), a.in, force)
+			s, err := d.StateFolder().Import(cmd.Context(), a.in, force)
 			if err != nil {
 				return err
 			}
@@ -152,7 +157,7 @@ ended; those elsewhere stay, and so do their disks: delete them yourself.`,
 			if err != nil {
 				return err
 			}
-			ids, err := d.ForgetVMs(cmd.Context(), func(ids []string) (bool, error) {
+			ids, err := d.StateFolder().ForgetVMs(cmd.Context(), func(ids []string) (bool, error) {
 				question := fmt.Sprintf("Give up the VMs of %s, with what is on them?", strings.Join(ids, ", "))
 				return a.ask(autoApprove, question, "yes", nil)
 			})
@@ -177,7 +182,7 @@ func stateRevisionsCommand(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			revisions, err := d.Revisions()
+			revisions, err := d.StateFolder().Revisions()
 			if err != nil {
 				return err
 			}

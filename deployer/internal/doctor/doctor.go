@@ -102,6 +102,9 @@ type Deployment struct {
 // Examine checks a deployment and all that runs of it.
 func (x *Doctor) Examine(ctx context.Context, d Deployment) {
 	x.manifest(d)
+	if !d.Session.Fresh {
+		x.Files(d.Session.Store)
+	}
 	x.Problem("engine's state", infra.CheckEngine(d.Session))
 	x.ports(d.Session)
 	if len(d.Session.State.VMs) == 0 {
@@ -110,6 +113,7 @@ func (x *Doctor) Examine(ctx context.Context, d Deployment) {
 	}
 	x.certificates(d.Session)
 	inventories := d.Fleet.Survey(ctx, fleet.Patient)
+	x.later(d, inventories)
 	x.bus(d, inventories)
 	x.agents(ctx, d)
 }
@@ -176,13 +180,6 @@ func (x *Doctor) State(store state.Store) {
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		ok = false
 		x.add(LevelFail, "state", "chmod 700 "+dir, "others may look into the folder %s (mode %04o), which holds secrets", dir, mode)
-	}
-	for _, name := range []string{"secrets.json", "state.json"} {
-		info, err := os.Stat(filepath.Join(dir, name))
-		if err == nil && info.Mode().Perm()&0o077 != 0 {
-			ok = false
-			x.add(LevelFail, "state", "chmod 600 "+filepath.Join(dir, name), "others may read %s (mode %04o)", name, info.Mode().Perm())
-		}
 	}
 	if ok {
 		x.add(LevelOK, "state", "", "%s is writable and private", dir)

@@ -8,11 +8,9 @@ package infra
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io/fs"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/clusterworks/deploy/deployer/internal/credentials"
@@ -127,15 +125,9 @@ func (i *Infra) keep(in input, instances map[string]terraform.Instance) error {
 			beside[id.Instance] = vm
 			continue
 		}
-		input, err := json.Marshal(in.of(id.Instance))
+		vm, err := vmOf(x, in.of(id.Instance))
 		if err != nil {
-			return fmt.Errorf("cannot encode the inputs of %s: %w", id, err)
-		}
-		vm := state.VM{
-			ID: x.ID, Address: x.Address, SSHHost: x.SSHHost, SSHPort: x.SSHPort, SSHUser: x.SSHUser,
-			HostKey: strings.TrimSpace(x.SSHHostKey), AgentDir: x.AgentDir, OS: x.OS, Arch: x.Arch,
-			Disk: x.Disk, Running: x.Running, ImageDir: x.ImageDir, Input: input, PrivateKeyFile: x.SSHPrivateKeyFile, Keep: x.Keep,
-			Beside: x.Beside,
+			return fmt.Errorf("%s: %w", id, err)
 		}
 		if key != id.Instance {
 			vm.Key = key

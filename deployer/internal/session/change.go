@@ -82,7 +82,23 @@ func (s *Session) Begin(what string, seen uint64) error {
 	}
 	s.Counters.State.Add(1)
 	s.began = &state.Entry{At: s.Now.UTC(), Epoch: s.State.Epoch, What: what, Who: Who()}
-	return s.Store.Journal(*s.began)
+	if err := s.Store.Journal(*s.began); err != nil {
+		return err
+	}
+	if copies, err := state.Copies(s.Store); err != nil || len(copies) > 0 {
+		return err
+	}
+	s.keepCopy() // the first one: what a first run makes is nowhere else
+	return nil
+}
+
+// keepCopy copies the state. The disk may be full: a run does not fail for lack
+// of a copy.
+func (s *Session) keepCopy() {
+	err := state.KeepCopy(s.Store, s.State, time.Now())
+	if err != nil && !errors.Is(err, state.ErrSuperseded) {
+		s.Log.Warn("cannot keep a copy of the state", "error", err)
+	}
 }
 
 // ended notes in the journal how the change ended. The journal is history only,
@@ -104,6 +120,7 @@ func (s *Session) ended(err error) {
 	if err := s.Store.Journal(e); err != nil {
 		s.Log.Warn("cannot keep the history", "error", err)
 	}
+	s.keepCopy()
 }
 
 // Remove deletes the state, and the journal with it.

@@ -1,6 +1,7 @@
 package source
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -25,13 +26,23 @@ import (
 
 // Keep notes what an apply has made of the deployment, if that differs from the
 // last revision, and keeps its sources and packages for a rollback. vms is a
-// digest over the inputs of the VMs. Part of a deployment makes no revision.
-func (p *Packages) Keep(wanted []plan.Wanted, vms string) error {
+// digest over the inputs of the VMs. Part of a deployment makes no revision, nor does
+// a pass of a rotation whose manifest is that of the last one: it makes other
+// generations of the same revision.
+func (p *Packages) Keep(wanted []plan.Wanted, vms string, pass bool) error {
 	if len(p.s.Targets) > 0 {
 		return nil
 	}
 	st := p.s.State
 	next := p.next(wanted, vms)
+	if pass {
+		if same, err := p.sameRevision(next); err != nil {
+			return err
+		} else if same {
+			st.Revisions[len(st.Revisions)-1].Generations = next.Generations
+			return p.s.Save()
+		}
+	}
 	if n := len(st.Revisions); n > 0 {
 		last := st.Revisions[n-1]
 		if maps.Equal(last.Generations, next.Generations) && slices.Equal(last.Packages, next.Packages) && (last.VMs == "" || last.VMs == next.VMs) {
@@ -73,6 +84,36 @@ func (p *Packages) Keep(wanted []plan.Wanted, vms string) error {
 		return err
 	}
 	return errors.Join(p.drop(), p.s.Store.DropSources(st.Revisions))
+}
+
+// sameRevision reports whether next was made from what the last revision was made from.
+func (p *Packages) sameRevision(next state.Revision) (bool, error) {
+	n := len(p.s.State.Revisions)
+	if n == 0 {
+		return false, nil
+	}
+	last := p.s.State.Revisions[n-1]
+	if !slices.Equal(last.Packages, next.Packages) || last.VMs != next.VMs {
+		return false, nil
+	}
+	files, err := p.sources()
+	if err != nil {
+		return false, err
+	}
+	had, err := p.s.Store.Sources(last.Number)
+	if err != nil {
+		return false, nil // it cannot be returned to, so a new one is needed
+	}
+	_, sensitive, err := encodeVariables(p.s.Manifest)
+	if err != nil {
+		return false, fmt.Errorf("cannot keep a revision for rollback: %w", err)
+	}
+	for name, value := range sensitive {
+		if !bytes.Equal(p.s.Secrets.Variables[variableKey(last.Number, name)], value) {
+			return false, nil
+		}
+	}
+	return maps.EqualFunc(files, had, bytes.Equal), nil
 }
 
 // next returns the revision that the instances make.

@@ -21,7 +21,7 @@ func (e *damageError) Error() string        { return e.text }
 func (e *damageError) Is(target error) bool { return target == ErrDamaged }
 
 // wayOut ends messages about damage.
-const wayOut = "nothing was written; put it back from a copy of yours, or import an export (deploy state import MANIFEST < FILE)"
+const wayOut = "nothing was written; deploy state repair MANIFEST puts back what the folder has copies of, deploy state import MANIFEST < FILE an export"
 
 // missing says that a file is not there although others are.
 func missing(dir, name string, others []string) error {
@@ -54,7 +54,7 @@ func cutOff(data []byte, err error) error {
 // after it has written the state.
 func evidence(dir string) ([]string, error) {
 	var found []string
-	for _, name := range []string{"journal.jsonl", "terraform/terraform.tfstate", "terraform/applied.json", "vms", "packages", "revisions"} {
+	for _, name := range []string{"journal.jsonl", "terraform/terraform.tfstate", "terraform/applied.json", "vms", "packages", "revisions", "copies"} {
 		path := filepath.Join(dir, filepath.FromSlash(name))
 		info, err := os.Stat(path)
 		if errors.Is(err, fs.ErrNotExist) {

@@ -59,7 +59,7 @@ func (s Store) Export(w io.Writer, how *Encryption) error {
 	return nil
 }
 
-// Import puts an export of the named deployment in place of what the folder
+// Import puts an export, or a copy of the state, of the named deployment in place of what the folder
 // holds. What would lose something is refused unless force is set: the state of
 // another deployment, or a later one of the same.
 func (s Store) Import(r io.Reader, deployment string, force bool) (*State, error) {
@@ -74,6 +74,9 @@ func (s Store) Import(r io.Reader, deployment string, force bool) (*State, error
 		if data, err = s.Keys.Open(data); err != nil {
 			return nil, fmt.Errorf("cannot read the export: %w", err)
 		}
+	}
+	if data, err = unzipped(data); err != nil {
+		return nil, fmt.Errorf("cannot read the export: %w", err)
 	}
 	files, err := s.unpack(data)
 	if err != nil {

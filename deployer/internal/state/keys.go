@@ -47,6 +47,10 @@ var ErrNoKey = errors.New("it is encrypted and no key was given: set DEPLOY_PASS
 // Encrypted tells whether data is an encrypted file.
 func Encrypted(data []byte) bool { return bytes.HasPrefix(data, []byte(armor.Header)) }
 
+// errCutOff is in the chain of errors about encrypted data that is not whole, whoever
+// has the key.
+var errCutOff = errors.New("it is cut off or damaged")
+
 // Open decrypts what Seal made, with the passphrase or the identities,
 // whichever it was made for.
 func (k *Keys) Open(data []byte) ([]byte, error) {
@@ -57,6 +61,9 @@ func (k *Keys) Open(data []byte) ([]byte, error) {
 	defer k.mu.Unlock()
 	if k.sealed != nil && bytes.Equal(data, k.sealed) {
 		return k.opened, nil
+	}
+	if _, err := io.Copy(io.Discard, armor.NewReader(bytes.NewReader(data))); err != nil {
+		return nil, fmt.Errorf("%w: %w", errCutOff, err)
 	}
 	identities := []age.Identity{passphraseIdentity{k}}
 	if k.IdentityFile != "" {
@@ -78,7 +85,7 @@ func (k *Keys) Open(data []byte) ([]byte, error) {
 	}
 	plain, err := io.ReadAll(r)
 	if err != nil {
-		return nil, fmt.Errorf("it is damaged: %w", err)
+		return nil, fmt.Errorf("%w: %w", errCutOff, err)
 	}
 	k.sealed, k.opened = bytes.Clone(data), plain
 	return plain, nil

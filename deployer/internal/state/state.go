@@ -25,6 +25,8 @@ type State struct {
 	Version      int    `json:"version"`
 	DeploymentID string `json:"deployment_id"`
 	Deployment   string `json:"deployment"`
+	// Manifest tells the manifest that the deployment is made from.
+	Manifest ManifestID `json:"manifest,omitzero"`
 	// Epoch is that of the last lease: it grows with every run that changes something.
 	Epoch uint64 `json:"epoch"`
 	// Lease is the name that the run which took Epoch gave itself. Who has another
@@ -58,7 +60,7 @@ type State struct {
 }
 
 // KeptRevisions is how many revisions, and their packages, are kept.
-const KeptRevisions = 3
+const KeptRevisions = 10
 
 // Revision is what a successful apply made of the deployment.
 type Revision struct {
@@ -73,6 +75,15 @@ type Revision struct {
 	Packages []string `json:"packages"`
 	// VMs is a digest over what the VMs were made of.
 	VMs string `json:"vms,omitempty"`
+}
+
+// ManifestID tells manifests of one deployment name from each other.
+type ManifestID struct {
+	// Path is absolute, with links followed: where the last run read the manifest.
+	Path string `json:"path"`
+	// Within is the path below the top of its repository, "" if it is in none: that is
+	// the same in each checkout.
+	Within string `json:"within,omitempty"`
 }
 
 // EngineState tells the engine's state from others: terraform.StateID.
@@ -344,7 +355,9 @@ func (s Store) loadSecrets() (*Secrets, error) {
 		return nil, fmt.Errorf("cannot read the state: %w", err)
 	}
 	if Encrypted(data) {
-		if data, err = s.Keys.Open(data); err != nil {
+		if data, err = s.Keys.Open(data); errors.Is(err, errCutOff) {
+			return nil, damaged(s.secretsFile(), err)
+		} else if err != nil {
 			return nil, fmt.Errorf("cannot read %s: %w", s.secretsFile(), err)
 		}
 	}
@@ -425,6 +438,9 @@ func (s Store) Remove() error {
 	_ = os.Remove(filepath.Dir(s.Dir))
 	return nil
 }
+
+// Encode returns the text of state.json.
+func (s *State) Encode() ([]byte, error) { return encode(s) }
 
 func encode(v any) ([]byte, error) {
 	data, err := json.MarshalIndent(v, "", "  ")

@@ -108,12 +108,12 @@ func (r *Runner) Applied() (*Applied, error) {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	var a Applied
-	if err == nil {
-		err = json.Unmarshal(data, &a)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot read what was applied last: %w", err)
+	}
+	var a Applied
+	if json.Unmarshal(data, &a) != nil || a.Digest == "" {
+		return nil, nil // cut off by a crash: the engine is asked instead
 	}
 	return &a, nil
 }
@@ -184,6 +184,7 @@ func (r *Runner) Plan(ctx context.Context, replace ...string) (*Plan, error) {
 		options = append(options, tfexec.Replace(address))
 	}
 	pending, err := r.tf.PlanJSON(ctx, log, options...)
+	r.private()
 	if err != nil {
 		return nil, r.failed(ctx, "plan the VMs", log, err)
 	}
@@ -290,6 +291,7 @@ func (r *Runner) Apply(ctx context.Context) (map[string]Instance, error) {
 	}
 	log := newEventLog(r.options.Report)
 	err := r.tf.ApplyJSON(ctx, log, tfexec.DirOrPlan(filepath.Join(r.options.Dir, planFile)), tfexec.LockTimeout(lockTimeout), tfexec.Reattach(r.reattach))
+	r.private()
 	if err != nil {
 		failure := r.failed(ctx, "make the VMs", log, err)
 		failure.Advice = "What was made is kept: when the cause is removed, the next apply continues from there."
@@ -319,6 +321,14 @@ func (r *Runner) Outputs(ctx context.Context) (map[string]Instance, error) {
 	return readInstances(output, r.root.input)
 }
 
+// private takes from others the right to read what the engine has written: it uses
+// the process's umask, and the rest of the folder is for the owner only.
+func (r *Runner) private() {
+	for _, name := range []string{StateFile, StateFile + ".backup", planFile, engineLock} {
+		_ = os.Chmod(filepath.Join(r.options.Dir, name), 0o600) // it may not be there
+	}
+}
+
 // Destroy removes everything that the engine has made. The work folder stays.
 func (r *Runner) Destroy(ctx context.Context) error {
 	if err := r.ready(ctx); err != nil {
@@ -329,6 +339,7 @@ func (r *Runner) Destroy(ctx context.Context) error {
 	}
 	log := newEventLog(r.options.Report)
 	err := r.tf.DestroyJSON(ctx, log, tfexec.LockTimeout(lockTimeout), tfexec.Reattach(r.reattach))
+	r.private()
 	if err != nil {
 		failure := r.failed(ctx, "destroy the VMs", log, err)
 		failure.Advice = "What is left is known: when the cause is removed, destroy again."
