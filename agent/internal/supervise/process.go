@@ -460,7 +460,7 @@ func (p *process) start(r startRequest) {
 		p.apply(eventStop)
 		return
 	}
-	w := wanted{Run: true, Process: r.process, Generation: r.generation}
+	w := wanted{Run: true, Process: r.process, Generation: r.generation, Log: markLog(p.names.log())}
 	if err := saveWanted(p.names, w); err != nil {
 		r.reply <- err
 		return
@@ -566,7 +566,7 @@ func (p *process) publish() {
 			Job: p.job, Name: p.name, State: p.state, Reason: p.reason,
 			Restarts: p.history.Restarts, LastExit: p.history.LastExit,
 		},
-		crashed: p.crashed, crashes: p.crashes, reloadError: p.reloadError,
+		crashed: p.crashed, crashes: p.crashes, reloadError: p.reloadError, log: p.wanted.Log,
 	}
 	if p.state != api.ProcessStopped {
 		v.status.Digest = p.wanted.Process.Digest

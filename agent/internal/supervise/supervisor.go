@@ -54,6 +54,7 @@ type view struct {
 	crashed     bool
 	crashes     crashes
 	reloadError string
+	log         logMark // where the words of the last start begin
 }
 
 var (

@@ -319,6 +319,35 @@ func TestRecordsOfAnEarlierBootMeanNothing(t *testing.T) {
 	}
 }
 
+// What a failure shows was said by the start that failed, not by an earlier one, also
+// when the agent was replaced or the log rotated meanwhile.
+func TestTailIsOfThisStart(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	tail := func() string { return strings.Join(b.LogTail("web", "main", 5), "|") }
+	b.start("web", shell(`echo "FATAL: an hour ago"; exec sleep 1000`))
+	b.eventually("the first words", func() bool { return tail() == "FATAL: an hour ago" })
+	b.check(b.Stop(b.context(), "web", "main"))
+	b.start("web", shell(`exec sleep 1000 # silent`))
+	if got := tail(); got != "" {
+		t.Errorf("a silent start said %q", got)
+	}
+	b.check(b.Stop(b.context(), "web", "main"))
+	b.start("web", shell(`echo second; exec sleep 1000`))
+	b.eventually("the second words", func() bool { return tail() == "second" })
+	b.close()
+	b.open()
+	if got := tail(); got != "second" {
+		t.Errorf("after the agent was replaced: %q", got)
+	}
+	b.check(b.Stop(b.context(), "web", "main"))
+	b.start("web", shell(`echo before; seq -f "%0100.0f" 105000; echo last; exec sleep 1000`)) // some 10.6 MB: rotated
+	b.eventually("the last words", func() bool { return strings.HasSuffix(tail(), "last") })
+	if lines := b.LogTail("web", "main", 200_000); strings.Contains(strings.Join(lines, "|"), "second") {
+		t.Error("an earlier start's words are among them")
+	}
+}
+
 func TestLogGoesOnAcrossSupervisors(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

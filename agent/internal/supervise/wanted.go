@@ -22,6 +22,8 @@ type wanted struct {
 	Run        bool        `json:"run"`
 	Process    api.Process `json:"process"`
 	Generation string      `json:"generation"`
+	// Log is where in the log the words of this start begin.
+	Log logMark `json:"log,omitzero"`
 }
 
 // history is what has happened since the process was told to start:

@@ -60,7 +60,8 @@ func New(s *session.Session, c *credentials.Credentials, p *source.Packages, o O
 type Effort int
 
 const (
-	// Quick asks over the bus only and takes silence for an answer.
+	// Quick asks over the bus only and takes silence for an answer. Where there is no
+	// bus it is Patient.
 	Quick Effort = iota
 	// Patient also asks over SSH those that are silent on the bus.
 	Patient
@@ -191,7 +192,7 @@ func (f *Fleet) Survey(ctx context.Context, effort Effort) map[string]*api.Inven
 	f.s.Distrusted.Forget()
 	maps.Copy(reasons, f.sift(found))
 	f.keep(found, reasons)
-	if effort == Quick {
+	if effort == Quick && len(f.s.State.Bus) > 0 {
 		return found
 	}
 	var silent []string

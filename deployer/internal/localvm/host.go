@@ -262,7 +262,7 @@ func (h *host) allocate(ctx context.Context, dir string, c *machineConfig, where
 // addresses are those of this deployment's VMs, running or not, by folder.
 func (h *host) addresses() (map[string]netip.Addr, error) {
 	entries, err := os.ReadDir(h.dir)
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // there is none before the first VM
 		return nil, fmt.Errorf("cannot list VMs: %w", err)
 	}
 	taken := map[string]netip.Addr{}

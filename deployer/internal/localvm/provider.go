@@ -3,7 +3,6 @@ package localvm
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/hashicorp/terraform-plugin-framework/datasource"
@@ -58,10 +57,7 @@ func (p *localProvider) Configure(_ context.Context, q provider.ConfigureRequest
 		r.Diagnostics.AddError("Cannot use the folder of the VMs", fmt.Sprintf("dir is %q and must be an absolute path.", dir))
 		return
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		r.Diagnostics.AddError("Cannot make the folder of the VMs", err.Error())
-		return
-	}
+	// A plan writes nothing, so the folder is made with the first VM.
 	r.ResourceData = &host{dir: filepath.Clean(dir), executable: p.executable}
 }
 
