@@ -134,9 +134,11 @@ check-format:
 	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt does it):"; echo "$$unformatted"; exit 1; fi
 
-bench: build ## how long applies take
+bench: build ## how long applies take; the router beside nginx, haproxy and httputil.ReverseProxy
+	@.ci/setup.sh nginx haproxy
 	go test -run '^$$' -bench . -benchtime 5x ./deployer # plans, applies and rollouts of thousands of simulated agents
 	go test -tags e2e -run '^$$' -bench . -benchtime 5x -timeout 15m ./examples/...
+	go test -run '^$$' -bench Peers -benchtime 1x ./jobs/router
 
 soak: build ## 200,000 requests during rolling updates and reloads, 100,000 during those of DEAs: none may fail
 	go test -tags e2e -v -run TestRollingUpdateUnderLoad -timeout 30m ./examples/ -soak 200000 -rate 2000

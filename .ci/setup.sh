@@ -7,6 +7,7 @@ set -eu
 packages_of() {
 	case $1 in
 	nginx) echo nginx-light ;;
+	haproxy) echo haproxy ;;
 	gcc) echo gcc libc6-dev ;; # the race detector needs cgo
 	sshd) echo openssh-server ;;
 	ip) echo iproute2 ;;
@@ -69,5 +70,6 @@ install >/dev/null 2>&1 || {
 # These as well are started at once, on ports 80 and 22.
 if [ -d /run/systemd/system ]; then
 	case $wanted in *nginx*) $root systemctl disable --now nginx || true ;; esac
+	case $wanted in *haproxy*) $root systemctl disable --now haproxy || true ;; esac
 	case $wanted in *openssh-server*) $root systemctl disable --now ssh || true ;; esac
 fi

@@ -26,7 +26,6 @@ type (
 	Hook        = jobspec.Hook
 	Listen      = jobspec.Listen
 	Mbus        = jobspec.Mbus
-	Bus         = jobspec.Bus
 	Validation  = syntax.Validation
 )
 

@@ -2,116 +2,56 @@ package router
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
-	"os"
-	"sync/atomic"
 	"time"
+
+	"github.com/clusterworks/deploy/jobs/router/internal/upstream"
 )
 
 // newTransport makes the client side: connections to backends.
-func (r *Router) newTransport() *http.Transport {
-	return &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+func (r *Router) newTransport() *upstream.Transport {
+	return &upstream.Transport{
+		Dial: func(ctx context.Context, addr string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 			defer cancel()
-			conn, err := r.base.Dialer().DialContext(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return &backendConn{Conn: conn, pause: r.config.AnswerTimeout}, nil
+			return r.base.Dialer().DialContext(ctx, "tcp", addr)
 		},
-		DisableCompression:     true, // bodies pass as they are
-		MaxIdleConnsPerHost:    64,
-		IdleConnTimeout:        r.config.BackendKeepalive,
-		ResponseHeaderTimeout:  r.config.AnswerTimeout,
-		ExpectContinueTimeout:  time.Second,
-		MaxResponseHeaderBytes: maxAnswerHead,
+		Pause:       r.config.AnswerTimeout,
+		Continue:    time.Second,
+		MaxHead:     maxAnswerHead,
+		MaxIdle:     64,
+		IdleTimeout: r.config.BackendKeepalive,
 	}
 }
 
-// backendConn is a connection to a backend on which neither side may pause for
-// longer than pause. What is sent gives an answer its whole time anew.
-type backendConn struct {
-	net.Conn
-	pause time.Duration
-	late  atomic.Bool
-}
-
-func (c *backendConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(c.pause)); err != nil {
-		return 0, c.reason(err)
-	}
-	n, err := c.Conn.Read(p)
-	return n, c.reason(err)
-}
-
-func (c *backendConn) Write(p []byte) (int, error) {
-	if err := c.SetDeadline(time.Now().Add(c.pause)); err != nil {
-		return 0, c.reason(err)
-	}
-	n, err := c.Conn.Write(p)
-	return n, c.reason(err)
-}
-
-// reason says of both directions that time was up, since the transport closes
-// the connection when one fails and may report the other.
-func (c *backendConn) reason(err error) error {
-	switch {
-	case err == nil || errors.Is(err, io.EOF):
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.late.Store(true)
-	case c.late.Load():
-		return os.ErrDeadlineExceeded
-	}
-	return err
-}
-
-// retrying sends a request to a backend, and to another one as long as none
-// could be connected to: then nothing was sent, so any method may be repeated.
-type retrying struct {
-	router *Router
-	next   http.RoundTripper
-}
-
-func (t *retrying) RoundTrip(req *http.Request) (*http.Response, error) {
-	x := req.Context().Value(exchangeKey{}).(*exchange)
+// send sends a request to a backend, and to another one as long as none could be
+// connected to: then nothing was sent, so any method may be repeated.
+func (r *Router) send(x *exchange, out *http.Request) (*http.Response, error) {
 	var tried []string
 	failure := errNoBackend
 	for {
-		b, err := t.router.take(x, tried)
+		b, err := r.take(x, tried)
 		if err != nil {
 			return nil, err
 		}
 		if b == nil {
 			return nil, fmt.Errorf("cannot reach any of %d backends: %w", len(tried), failure)
 		}
-		// Without the context of ReverseProxy, which would pass interim answers
-		// (1xx) on: nginx 1.22 takes one for the answer. The transport drops them,
-		// and counts them to the limit of an answer's head.
-		out := req.WithContext(x.ctx)
-		target := *req.URL
-		target.Host = b.Addr
+		target := *out.URL
+		target.Scheme, target.Host = "http", b.Addr
 		out.URL = &target
-		if req.Body != nil {
-			// The transport closes the body when it fails; the next attempt needs it.
-			// The server closes it in the end.
-			out.Body = io.NopCloser(req.Body)
-		}
-		res, err := t.next.RoundTrip(out)
+		res, err := r.transport.RoundTrip(out)
 		if err == nil {
 			return res, nil
 		}
-		var dial *net.OpError
-		if !errors.As(err, &dial) || dial.Op != "dial" || req.Context().Err() != nil {
+		if !isDial(err) || x.ctx.Err() != nil {
 			return nil, err
 		}
 		x.release()
-		t.router.setAside(b.Addr)
-		t.router.base.Log().Info("backend refuses connections, trying another", "backend", b.Addr, "host", x.host, "error", err)
+		r.setAside(b.Addr)
+		r.base.Log().Info("backend refuses connections, trying another", "backend", b.Addr, "host", x.host, "error", err)
 		tried = append(tried, b.Addr)
 		failure = err
 	}

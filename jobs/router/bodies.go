@@ -66,6 +66,12 @@ type answerBody struct {
 	exchange *exchange
 }
 
+// Ready reports whether Read returns at once.
+func (b *answerBody) Ready() bool {
+	ready, ok := b.ReadCloser.(interface{ Ready() bool })
+	return ok && ready.Ready()
+}
+
 func (b *answerBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.exchange.sent += int64(n)

@@ -9,6 +9,8 @@ import (
 	"os"
 	"strings"
 	"time"
+
+	"github.com/clusterworks/deploy/jobs/router/internal/upstream"
 )
 
 const (
@@ -44,15 +46,14 @@ func checkAnswer(res *http.Response) error {
 }
 
 // failed answers when no backend did.
-func (r *Router) failed(w http.ResponseWriter, req *http.Request, err error) {
-	x := req.Context().Value(exchangeKey{}).(*exchange)
+func (r *Router) failed(w http.ResponseWriter, x *exchange, method string, err error) {
 	var text string
 	x.status, text = r.explain(x, err)
 	addr := ""
 	if x.backend != nil {
 		addr = x.backend.Addr
 	}
-	r.base.Log().Warn("request failed", "host", x.host, "method", req.Method, "backend", addr, "status", x.status, "reason", text, "error", err)
+	r.base.Log().Warn("request failed", "host", x.host, "method", method, "backend", addr, "status", x.status, "reason", text, "error", err)
 	if !x.body.whole() {
 		// The rest of the body is not worth reading.
 		w.Header().Set("Connection", "close")
@@ -81,7 +82,7 @@ func (r *Router) explain(x *exchange, err error) (int, string) {
 		return http.StatusBadGateway, noAnswerText
 	case errors.As(err, &bad):
 		return http.StatusBadGateway, "VCAP ROUTER: 502 - THE APP'S ANSWER CANNOT BE USED: " + strings.ToUpper(string(bad))
-	case strings.Contains(err.Error(), "response headers exceeded"): // net/http has no type for it
+	case errors.Is(err, upstream.ErrHeadTooLarge):
 		return http.StatusBadGateway, fmt.Sprintf("VCAP ROUTER: 502 - THE HEADERS OF THE APP'S ANSWER ARE LARGER THAN %d KB", maxAnswerHead>>10)
 	case errors.As(err, &timeout) && timeout.Timeout():
 		what := "ANSWER"
@@ -94,8 +95,8 @@ func (r *Router) explain(x *exchange, err error) (int, string) {
 }
 
 func isDial(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) && op.Op == "dial"
+	var dial *upstream.DialError
+	return errors.As(err, &dial)
 }
 
 func tooLargeText(limit int64) string {

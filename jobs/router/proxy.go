@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/clusterworks/deploy/jobs/wire"
@@ -47,19 +46,33 @@ type exchange struct {
 
 type exchangeKey struct{}
 
-// newProxy makes the reverse proxy. It streams: nothing is buffered, and answers
-// are passed on as they come.
-func (r *Router) newProxy() *httputil.ReverseProxy {
+// newUpgrades makes the proxy of requests that ask for a WebSocket. Its transport
+// and its hooks are those of relay.
+func (r *Router) newUpgrades() *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
-		Rewrite:        r.forward,
-		Transport:      &retrying{router: r, next: r.newTransport()},
-		FlushInterval:  -1,
-		BufferPool:     &buffers{},
-		ModifyResponse: r.modifyResponse,
-		ErrorHandler:   r.failed,
-		ErrorLog:       slog.NewLogLogger(r.base.Log().Handler(), slog.LevelDebug),
+		Rewrite: func(p *httputil.ProxyRequest) {
+			x := p.In.Context().Value(exchangeKey{}).(*exchange)
+			r.forward(x, p.In, p.Out.Header)
+			p.Out.URL.RawQuery = p.In.URL.RawQuery // also one that Go cannot parse
+		},
+		Transport: transportFunc(func(req *http.Request) (*http.Response, error) {
+			return r.send(req.Context().Value(exchangeKey{}).(*exchange), req)
+		}),
+		FlushInterval: -1,
+		BufferPool:    &r.buffers,
+		ModifyResponse: func(res *http.Response) error {
+			return r.modifyResponse(res.Request.Context().Value(exchangeKey{}).(*exchange), res)
+		},
+		ErrorHandler: func(w http.ResponseWriter, req *http.Request, err error) {
+			r.failed(w, req.Context().Value(exchangeKey{}).(*exchange), req.Method, err)
+		},
+		ErrorLog: slog.NewLogLogger(r.base.Log().Handler(), slog.LevelDebug),
 	}
 }
+
+type transportFunc func(*http.Request) (*http.Response, error)
+
+func (f transportFunc) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
 // ServeHTTP answers one request.
 func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
@@ -103,8 +116,13 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Header()["Content-Type"] = nil
 	// The answer has the id, too; an app that repeats it must not double it.
 	w.Header().Del(requestID)
+	if req.Header.Get("Upgrade") == "" {
+		x.ctx = req.Context()
+		r.relay(w, req, x)
+		return
+	}
 	x.ctx = context.WithValue(req.Context(), exchangeKey{}, x)
-	r.proxy.ServeHTTP(w, req.WithContext(x.ctx))
+	r.upgrades.ServeHTTP(w, req.WithContext(x.ctx))
 }
 
 // pass answers a request that goes nowhere, and reports whether it goes on.
@@ -175,8 +193,7 @@ func (r *Router) health(w http.ResponseWriter) {
 }
 
 // modifyResponse adds what the router has to say to a backend's answer.
-func (r *Router) modifyResponse(res *http.Response) error {
-	x := res.Request.Context().Value(exchangeKey{}).(*exchange)
+func (r *Router) modifyResponse(x *exchange, res *http.Response) error {
 	if err := checkAnswer(res); err != nil {
 		return err
 	}
@@ -195,15 +212,3 @@ func (r *Router) modifyResponse(res *http.Response) error {
 	}
 	return nil
 }
-
-// buffers are the proxy's copy buffers.
-type buffers struct{ pool sync.Pool }
-
-func (p *buffers) Get() []byte {
-	if b, ok := p.pool.Get().(*[]byte); ok {
-		return *b
-	}
-	return make([]byte, 32<<10)
-}
-
-func (p *buffers) Put(b []byte) { p.pool.Put(&b) }

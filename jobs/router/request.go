@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -119,13 +118,8 @@ func identify(req *http.Request, trusted bool) string {
 
 const idLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:=/+"
 
-// forward makes the headers of the request that a backend gets.
-func (r *Router) forward(p *httputil.ProxyRequest) {
-	x := p.In.Context().Value(exchangeKey{}).(*exchange)
-	p.Out.URL.Scheme = "http"
-	p.Out.Host = p.In.Host
-	p.Out.URL.RawQuery = p.In.URL.RawQuery // also one that Go cannot parse
-	out := p.Out.Header
+// forward sets the headers that a backend gets beside the client's own.
+func (r *Router) forward(x *exchange, in *http.Request, out http.Header) {
 	for name := range out {
 		// X_Forwarded_For is X-Forwarded-For to whatever follows CGI.
 		if strings.Contains(name, "_") && fromFronts[http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))] {
@@ -136,32 +130,46 @@ func (r *Router) forward(p *httputil.ProxyRequest) {
 		delete(out, name)
 	}
 	if x.trusted {
-		for _, name := range []string{forwarded, forwardedFor, forwardedHost, forwardedPort, forwardedProto, realIP, clientCert} {
-			if values, ok := p.In.Header[name]; ok {
+		for _, name := range fromTrusted {
+			if values, ok := in.Header[name]; ok {
 				out[name] = values
 			}
 		}
 	}
-	proto, host := out.Get(forwardedProto), out.Get(forwardedHost)
-	p.SetXForwarded()
-	// Whoever is in front knows better what the client asked for.
-	if proto != "" {
-		out.Set(forwardedProto, proto)
+	// Those in front know better what the client asked for.
+	peer, _, err := net.SplitHostPort(in.RemoteAddr)
+	if err == nil {
+		if before := out[forwardedFor]; len(before) > 0 {
+			peer = strings.Join(before, ", ") + ", " + peer
+		}
+		out[forwardedFor] = []string{peer}
 	}
-	if host != "" {
-		out.Set(forwardedHost, host)
+	proto, host := out.Get(forwardedProto), out.Get(forwardedHost)
+	if proto == "" {
+		proto = "http"
+		if in.TLS != nil {
+			proto = "https"
+		}
+		out[forwardedProto] = []string{proto}
+	}
+	if host == "" {
+		host = in.Host
+		out[forwardedHost] = []string{host}
 	}
 	if out.Get(forwardedPort) == "" {
-		out.Set(forwardedPort, portOf(out.Get(forwardedHost), out.Get(forwardedProto)))
+		out[forwardedPort] = []string{portOf(host, proto)}
 	}
 	if out.Get(realIP) == "" {
-		out.Set(realIP, x.client)
+		out[realIP] = []string{x.client}
 	}
-	out.Set(requestID, x.id)
-	out.Set(vcapRequestID, x.id)
-	hops, _ := strconv.Atoi(p.In.Header.Get(hopsHeader))
-	out.Set(hopsHeader, strconv.Itoa(max(hops, 0)+1))
+	out[requestID] = []string{x.id}
+	out[vcapRequestID] = out[requestID]
+	hops, _ := strconv.Atoi(in.Header.Get(hopsHeader))
+	out[hopsHeader] = []string{strconv.Itoa(max(hops, 0) + 1)}
 }
+
+// fromTrusted are the headers that are passed on from a trusted front.
+var fromTrusted = []string{forwarded, forwardedFor, forwardedHost, forwardedPort, forwardedProto, realIP, clientCert}
 
 // portOf returns the port that a client used, by the host that it asked for.
 func portOf(host, proto string) string {

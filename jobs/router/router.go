@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/router/internal/upstream"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -28,14 +29,16 @@ const (
 
 // Router is a running router.
 type Router struct {
-	config   Config
-	settings atomic.Pointer[Config] // what a reload may change
-	file     string
-	base     *component.Component
-	proxy    *httputil.ReverseProxy
-	metrics  metrics
-	traffic  *traffic
-	added    chan struct{} // a route came
+	config    Config
+	settings  atomic.Pointer[Config] // what a reload may change
+	file      string
+	base      *component.Component
+	transport *upstream.Transport
+	upgrades  *httputil.ReverseProxy
+	buffers   buffers
+	metrics   metrics
+	traffic   *traffic
+	added     chan struct{} // a route came
 
 	mu    sync.RWMutex
 	table *table
@@ -79,13 +82,15 @@ func New(p component.Process) (*Router, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.proxy = r.newProxy()
+	r.transport = r.newTransport()
+	r.upgrades = r.newUpgrades()
 	return r, nil
 }
 
 // Run routes until ctx ends, then drains quickly.
 func (r *Router) Run(ctx context.Context) error {
 	defer r.base.Close()
+	defer r.transport.Close()
 	handlers := map[string]nats.MsgHandler{
 		wire.SubjectRouterRegister:   func(m *nats.Msg) { r.registration(m, r.register) },
 		wire.SubjectRouterUnregister: func(m *nats.Msg) { r.registration(m, r.unregister) },

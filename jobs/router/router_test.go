@@ -24,7 +24,6 @@ import (
 
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/component/componenttest"
-	"github.com/clusterworks/deploy/jobs/nats/natstest"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -34,7 +33,7 @@ var eventually = componenttest.Eventually
 
 // cluster is a bus, a router on 127.0.0.8 and a client of the bus.
 type cluster struct {
-	t      *testing.T
+	t      testing.TB
 	bus    *server.Server
 	conn   *nats.Conn
 	router *Router
@@ -42,9 +41,9 @@ type cluster struct {
 	stop   func() error
 }
 
-func start(t *testing.T, settings string, change func(*Router)) *cluster {
+func start(t testing.TB, settings string, change func(*Router)) *cluster {
 	t.Helper()
-	c := &cluster{t: t, bus: componenttest.Bus(t, natstest.Users(t, "router")), config: filepath.Join(t.TempDir(), "router.yml")}
+	c := &cluster{t: t, bus: componenttest.Bus(t), config: filepath.Join(t.TempDir(), "router.yml")}
 	c.configure(settings)
 	var err error
 	if c.conn, err = nats.Connect(c.bus.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond)); err != nil {
@@ -71,7 +70,7 @@ func start(t *testing.T, settings string, change func(*Router)) *cluster {
 
 func (c *cluster) configure(settings string) {
 	c.t.Helper()
-	text := "mbus: " + natstest.URI(c.bus, "router") + "\nlocal_route: 127.0.0.8\nport: 0\npeer_keepalive: 500ms\n" + settings
+	text := "mbus: " + c.bus.ClientURL() + "\nlocal_route: 127.0.0.8\nport: 0\npeer_keepalive: 500ms\n" + settings
 	if err := os.WriteFile(c.config, []byte(text), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
@@ -93,12 +92,17 @@ func (c *cluster) register(r wire.Registration) {
 
 func (c *cluster) publish(subject string, message any) {
 	c.t.Helper()
+	publish(c.t, c.conn, subject, message)
+}
+
+func publish(t testing.TB, conn *nats.Conn, subject string, message any) {
+	t.Helper()
 	data, err := json.Marshal(message)
 	if err != nil {
-		c.t.Fatal(err)
+		t.Fatal(err)
 	}
-	if err := errors.Join(c.conn.Publish(subject, data), c.conn.Flush()); err != nil {
-		c.t.Fatal(err)
+	if err := errors.Join(conn.Publish(subject, data), conn.Flush()); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -579,7 +583,7 @@ func TestBusAway(t *testing.T) {
 	if _, body := c.get("a.test"); body != "page" {
 		t.Errorf("without a bus: %q", body)
 	}
-	componenttest.Bus(t, componenttest.On(port), natstest.Users(t, "router"))
+	componenttest.Bus(t, componenttest.On(port))
 	if _, err := starts.NextMsg(deadline); err != nil {
 		t.Fatalf("no router.start after the bus came back: %v", err)
 	}

@@ -102,11 +102,6 @@ property "plugins" {
   on_change   = "restart"
 }
 
-bus {
-  subscribe      = property.queues
-  answer_seconds = property.max_staging_seconds + 60
-}
-
 package "stager" {
   program = "stager"
 }

@@ -45,7 +45,6 @@ type Store struct {
 	UserStore
 	AppStore
 	ServiceStore
-	UpdateStore
 }
 
 // database is what the stores share.
@@ -57,7 +56,7 @@ type database struct {
 
 func newStore(db *sql.DB, postgres bool) *Store {
 	d := &database{db: db, postgres: postgres, now: time.Now}
-	return &Store{d, UserStore{d}, AppStore{d}, ServiceStore{d}, UpdateStore{d}}
+	return &Store{d, UserStore{d}, AppStore{d}, ServiceStore{d}}
 }
 
 // Dialer makes the connections to PostgreSQL.
