@@ -27,7 +27,7 @@ EXAMPLE := examples/cluster.hcl
 DEMO_API := api.cf.localhost:8080
 DEMO_URL := http://node.cf.localhost:8080/
 
-.PHONY: help build $(PLATFORMS) setup demo demo-down check unit e2e test dist check-format bench bench-ansible soak fmt lint clean
+.PHONY: help build $(PLATFORMS) setup setup-vm stemcell demo demo-down check unit e2e test dist check-format bench bench-ansible soak fmt lint clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,7 +47,14 @@ ifneq ($(PROGRAMS),)
 endif
 
 setup: ## install what the demo and the tests run and this machine lacks (apt)
-	@.ci/setup.sh nginx curl gcc sshd ip pg_ctlcluster /usr/bin/node /usr/bin/python3 /usr/bin/ruby /usr/bin/rackup /usr/bin/bundle /usr/bin/javac /usr/share/tomcat10/bin/catalina.sh
+	@.ci/setup.sh nginx curl gcc sshd ip mkfs.ext4 mkfs.vfat sfdisk pg_ctlcluster /usr/bin/node /usr/bin/python3 /usr/bin/ruby /usr/bin/rackup /usr/bin/bundle /usr/bin/javac /usr/share/tomcat10/bin/catalina.sh
+
+setup-vm: ## install what stemcells and libvirt's VMs need (apt)
+	@.ci/setup.sh mmdebstrap mke2fs sfdisk mkfs.vfat mcopy grub-mkimage fakeroot qemu-img genisoimage xsltproc qemu-system-x86_64 libvirtd virsh dnsmasq ip
+
+RECIPE ?= base
+stemcell: ## an image that VMs boot; its path is printed last (RECIPE=base)
+	@stemcells/build $(RECIPE)
 
 demo: ## build, stand the platform up, push an app to it and fetch its page
 	@.ci/setup.sh nginx curl pg_ctlcluster /usr/bin/node

@@ -21,6 +21,19 @@ packages_of() {
 	/usr/bin/bundle) echo bundler ;;
 	/usr/bin/java | /usr/bin/javac) echo openjdk-17-jdk-headless ;;
 	/usr/share/tomcat10/bin/catalina.sh) echo tomcat10-common ;;
+	# Images and VMs.
+	mmdebstrap) echo mmdebstrap uidmap ;;
+	mke2fs | mkfs.ext4) echo e2fsprogs ;;
+	sfdisk) echo fdisk ;;
+	mkfs.vfat) echo dosfstools ;;
+	mcopy) echo mtools ;;
+	grub-mkimage) echo grub-common grub-pc-bin grub-efi-amd64-bin ;;
+	fakeroot | genisoimage | xsltproc) echo "$1" ;;
+	qemu-img) echo qemu-utils ;;
+	qemu-system-x86_64) echo qemu-system-x86 seabios ;;
+	libvirtd) echo libvirt-daemon libvirt-daemon-driver-qemu ;;
+	virsh) echo libvirt-clients ;;
+	dnsmasq) echo dnsmasq-base ;;
 	*) echo "setup: no package is known for the program $1" >&2 && return 1 ;;
 	esac
 }

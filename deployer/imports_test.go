@@ -73,6 +73,8 @@ var importRules = []importRule{
 	{packages: `deployer/internal/doctor`, may: `deployer/internal/(credentials|desired|domains|fleet|infra|packages|pki|session|source|state|terraform)|manifests|agent/(api|client|host/proc)`},
 	{packages: `deployer`, may: `deployer/internal/.*|manifests|agent/(api|client|host/[^/]+)`, tests: `deployer|agent/agenttest`},
 
+	{packages: `stemcells`}, // recipes: their tests
+
 	{packages: `jobs/wire`, tests: `jobs/wire`, stdOnly: true},
 	{packages: `jobs/component/componenttest`}, // for tests: a bus, a free port, a wait
 	{packages: `jobs/component(/.*)?`, may: `jobs/component(/.*)?|jobs/wire|agent/host/[^/]+`, tests: `jobs/nats`},
