@@ -63,6 +63,7 @@ func (c *cluster) history(t *testing.T) []HistoryEntry {
 func (c *cluster) store() state.Store { return state.Store{Dir: filepath.Join(c.stateDir, "scale")} }
 
 func TestTargetsAndIgnored(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 10) // nats/0, lb/0, four routers, four hellos
 	ctx := t.Context()
 	if changed, err := c.deployer(t).Ignore(ctx, []string{"hello/3", "router"}); err != nil || len(changed) != 5 {
@@ -96,6 +97,7 @@ func TestTargetsAndIgnored(t *testing.T) {
 }
 
 func TestOperations(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 10)
 	ctx := t.Context()
 	operate := func(do func(*Deployer, context.Context, OperateRequest) (*Result, error), want string, targets ...string) {
@@ -157,6 +159,7 @@ func TestOperations(t *testing.T) {
 }
 
 func TestRollback(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 10)
 	ctx := t.Context()
 	rollback := func(revision int) (*Result, error) {
@@ -277,6 +280,7 @@ func TestPassesMakeNoRevision(t *testing.T) {
 
 // Whatever is done is done the same without the journal.
 func TestJournalIsHistoryOnly(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 10)
 	c.apply(t, "One", 2, "hello/0", "hello/1")
 	c.vars["greeting"] = "Two"
@@ -299,6 +303,7 @@ func TestJournalIsHistoryOnly(t *testing.T) {
 }
 
 func TestSavedPlanRefusesAnotherWorld(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 10)
 	c.vars["greeting"] = "One"
 	// As SavePlan and Apply do, without the engine.
@@ -384,6 +389,7 @@ func TestSavedPlanRefusesAnotherWorld(t *testing.T) {
 
 // A run that another one takes over from does nothing more.
 func TestSupersededRunDoesNothing(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 10)
 	c.vars["greeting"] = "One"
 	first := c.deployer(t)

@@ -21,6 +21,7 @@ var builtInLine = regexp.MustCompile(`\b((?:nats|nginx|router)/job\.hcl:)\d+`)
 // What `deploy validate` prints of the mistakes that users are most likely to
 // make: in the manifest, in a job of their own, in a template.
 func TestDiagnostics(t *testing.T) {
+	t.Parallel()
 	folders, err := filepath.Glob("testdata/diagnostics/*/cluster.hcl")
 	if err != nil || len(folders) < 40 {
 		t.Fatalf("%d mistakes, want 40 or more (%v)", len(folders), err)

@@ -17,6 +17,7 @@ func crashLoops(in *api.Inventory) {
 
 // What fails is not as it shall be, although its files and digests are.
 func TestGreenMeansHealthy(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 10)
 	ctx := t.Context()
 	if s, err := c.deployer(t).Status(ctx); err != nil || !s.Healthy() {
@@ -72,6 +73,7 @@ func TestGreenMeansHealthy(t *testing.T) {
 }
 
 func TestFailingProcesses(t *testing.T) {
+	t.Parallel()
 	process := func(job, name string, state api.ProcessState) api.ProcessStatus {
 		return api.ProcessStatus{Job: job, Name: name, State: state}
 	}

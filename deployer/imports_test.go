@@ -112,6 +112,7 @@ type goPackage struct {
 }
 
 func TestImportRules(t *testing.T) {
+	t.Parallel()
 	module, packages := listPackages(t)
 	if len(packages) < 10 {
 		t.Fatalf("go list found %d packages only", len(packages))
@@ -205,6 +206,7 @@ func whole(expression string) *regexp.Regexp {
 
 // The rules find what they are for.
 func TestImportRulesCatch(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		from, imports string
 		test          bool // from its tests

@@ -17,11 +17,12 @@ import (
 )
 
 // lies is how often an inventory is distorted: go test ./deployer -run Liar -lies 10000
-var lies = flag.Int("lies", 1000, "how often an agent's inventory is distorted")
+var lies = flag.Int("lies", distortions, "how often an agent's inventory is distorted")
 
 // An agent may say anything of itself: a plan is made all the same, nothing of the
 // others changes in it, and nothing but its own certificate in state and secrets.
 func TestPlansWithALiar(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 6)
 	r, err := c.deployer(t).load()
 	if err != nil {
@@ -76,6 +77,7 @@ func TestPlansWithALiar(t *testing.T) {
 // Others are deployed while one agent answers whatever comes to its mind to
 // everything that it is asked.
 func TestOthersAreDeployedBesideALiar(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 6)
 	st, err := c.store().LoadState()
 	if err != nil {

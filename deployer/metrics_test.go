@@ -11,6 +11,7 @@ import (
 
 // Families are told once, whoever has samples of them, and the silent are named.
 func TestMergeMetrics(t *testing.T) {
+	t.Parallel()
 	load := func(value float64) api.Metrics {
 		return api.Metrics{Families: []api.MetricFamily{{Name: "load", Help: "l", Type: api.MetricGauge, Samples: []api.MetricSample{
 			{Labels: []api.MetricLabel{{Name: "cpu", Value: "0"}}, Value: value},

@@ -43,6 +43,7 @@ func validator(t *testing.T, manifest string, jobs fs.FS, programs string) *Depl
 // The guide to the language validates, and its plan on an empty field makes
 // what it says.
 func TestProductionExample(t *testing.T) {
+	t.Parallel()
 	d := validator(t, "../examples/production.hcl", os.DirFS("../jobs"), ProgramFolder(t, "agent", "nats", "router", "hello", "lb_check"))
 	s, err := d.Validate()
 	if err != nil {

@@ -277,6 +277,7 @@ func (c *cluster) noop(tb testing.TB) {
 
 // The benchmarks' cluster behaves as a real one.
 func TestManySimulatedAgents(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 42)
 	if p := c.plan(t); !p.Empty() {
 		t.Fatalf("as applied, there is something to do: %+v", p.Changes()[0])

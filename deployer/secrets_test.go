@@ -10,6 +10,7 @@ import (
 // A value that the state, which is JSON, would change is refused, and nothing is
 // written.
 func TestSetSecretRefusesBytes(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	file := filepath.Join(dir, "m.hcl")
 	if err := os.WriteFile(file, []byte("deployment \"d\" {}\ninfrastructure \"local\" {}\nsecret \"key\" { type = \"password\" }\nsecret \"web\" { type = \"ssh\" }\n"), 0o600); err != nil {

@@ -34,6 +34,7 @@ var structureBounds = map[string]int{
 var structureExcess = map[string]int{}
 
 func TestStructure(t *testing.T) {
+	t.Parallel()
 	module, _ := listPackages(t)
 	// Without NeedDeps, types of imports come from the build cache.
 	loaded, err := packages.Load(&packages.Config{
@@ -174,6 +175,7 @@ func structureProblems(got, excess map[string]int) []string {
 
 // The measure finds what it is for.
 func TestStructureCatches(t *testing.T) {
+	t.Parallel()
 	sources := map[string]string{
 		"a.go": "package p\n\nfunc a() { b() }\n\ntype T struct{ x, y int }\n\nfunc (T) m() { b() }\n",
 		"b.go": "package p\n\nfunc b() { T{}.n() }\n",

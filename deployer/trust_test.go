@@ -17,6 +17,7 @@ import (
 // One agent that reports an epoch which no run can have given it neither stops
 // the others' deployment nor gets its epoch into the state.
 func TestAnImpossibleEpochBlocksItsInstanceOnly(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 10)
 	ctx := t.Context()
 	for i, epoch := range []uint64{math.MaxUint64, math.MaxUint64 - 1, 1<<32 + 100} {
@@ -76,6 +77,7 @@ func TestAnImpossibleEpochBlocksItsInstanceOnly(t *testing.T) {
 
 // A recreate of the liar is planned as such: it is no longer exempt.
 func TestALiarIsRecreated(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t, 10)
 	c.agents["hello/0"].Lie(func(in *api.Inventory) { in.Epoch = math.MaxUint64 })
 	r, err := c.deployer(t).load()

@@ -137,6 +137,9 @@ func (c *cluster) killAfter(events int, flags ...string) (last string, ended boo
 	_ = cmd.Process.Kill() // it may have ended already
 	for lines.Scan() {     // what it still told
 	}
+	if err := lines.Err(); err != nil {
+		c.t.Error(err)
+	}
 	ended = cmd.Wait() == nil
 	return last, ended
 }

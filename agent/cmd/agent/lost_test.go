@@ -44,56 +44,61 @@ func keepRunning(t *testing.T, env []string, program string, args ...string) {
 // An agent whose folder, or socket, was removed runs on and can be reached no more:
 // install ends it, so that its init starts another.
 func TestInstallEndsAnAgentThatLostItsSocket(t *testing.T) {
-	dir, services := t.TempDir(), t.TempDir()
-	env := append(os.Environ(), "DEPLOY_SERVICES="+services, "DEPLOY_INIT_PID="+strconv.Itoa(os.Getpid()), "DEPLOY_VM=lost-test-"+filepath.Base(dir))
-	program := filepath.Join(dir, "bin", "agent-0123456789ab")
-	copyFile(t, executable(t), program)
-	keepRunning(t, env, program, "run", "--dir", dir)
-	c := client.Unix(func(ctx context.Context) (net.Conn, error) {
-		return sockets.Dial(ctx, filepath.Join(dir, "run", "agent.sock"))
-	})
-	if _, err := runInstall(t, program, dir, env); err != nil {
-		t.Fatal(err)
-	}
+	t.Parallel()
 	for _, lost := range []string{"run/agent.sock", "run", "."} {
-		before, err := c.Inventory(t.Context())
-		if err != nil {
-			t.Fatal(err)
-		}
-		entries, err := os.ReadDir(filepath.Join(dir, lost))
-		if err != nil { // it is a file
-			if err := os.Remove(filepath.Join(dir, lost)); err != nil {
+		t.Run(lost, func(t *testing.T) {
+			t.Parallel()
+			dir, services := t.TempDir(), t.TempDir()
+			env := append(os.Environ(), "DEPLOY_SERVICES="+services, "DEPLOY_INIT_PID="+strconv.Itoa(os.Getpid()), "DEPLOY_VM=lost-test-"+strings.ReplaceAll(dir[1:], "/", "-"))
+			program := filepath.Join(dir, "bin", "agent-0123456789ab")
+			copyFile(t, executable(t), program)
+			keepRunning(t, env, program, "run", "--dir", dir)
+			c := client.Unix(func(ctx context.Context) (net.Conn, error) {
+				return sockets.Dial(ctx, filepath.Join(dir, "run", "agent.sock"))
+			})
+			if _, err := runInstall(t, program, dir, env); err != nil {
 				t.Fatal(err)
 			}
-		}
-		for _, e := range entries {
-			if err := os.RemoveAll(filepath.Join(dir, lost, e.Name())); err != nil {
+			before, err := c.Inventory(t.Context())
+			if err != nil {
 				t.Fatal(err)
 			}
-		}
-		copyFile(t, executable(t), program+".new") // as the bootstrap puts it there
-		if err := os.Rename(program+".new", program); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := runInstall(t, program, dir, env); err != nil {
-			t.Fatalf("%s removed: %v", lost, err)
-		}
-		after, err := c.Inventory(t.Context())
-		if err != nil || after.Agent.PID == before.Agent.PID {
-			t.Errorf("%s removed: process %d, then %d, %v", lost, before.Agent.PID, after.Agent.PID, err)
-		}
-	}
-	// Its own programs are watched over, too.
-	if err := os.Remove(program); err != nil {
-		t.Fatal(err)
-	}
-	if in, err := c.Inventory(t.Context()); err != nil || len(in.Agent.Damaged) != 1 || !strings.Contains(in.Agent.Damaged[0], program+" is missing") {
-		t.Errorf("without its program: %v, %v", in.Agent.Damaged, err)
+			entries, err := os.ReadDir(filepath.Join(dir, lost))
+			if err != nil { // it is a file
+				if err := os.Remove(filepath.Join(dir, lost)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, e := range entries {
+				if err := os.RemoveAll(filepath.Join(dir, lost, e.Name())); err != nil {
+					t.Fatal(err)
+				}
+			}
+			copyFile(t, executable(t), program+".new") // as the bootstrap puts it there
+			if err := os.Rename(program+".new", program); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := runInstall(t, program, dir, env); err != nil {
+				t.Fatal(err)
+			}
+			after, err := c.Inventory(t.Context())
+			if err != nil || after.Agent.PID == before.Agent.PID {
+				t.Errorf("process %d, then %d, %v", before.Agent.PID, after.Agent.PID, err)
+			}
+			// Its own programs are watched over, too.
+			if err := os.Remove(program); err != nil {
+				t.Fatal(err)
+			}
+			if in, err := c.Inventory(t.Context()); err != nil || len(in.Agent.Damaged) != 1 || !strings.Contains(in.Agent.Damaged[0], program+" is missing") {
+				t.Errorf("without its program: %v, %v", in.Agent.Damaged, err)
+			}
+		})
 	}
 }
 
 // An agent that cannot start says why to who installs it, and soon.
 func TestInstallSaysWhyAnAgentDoesNotStart(t *testing.T) {
+	t.Parallel()
 	dir, services := t.TempDir(), t.TempDir()
 	env := append(os.Environ(), "DEPLOY_SERVICES="+services, "DEPLOY_INIT_PID="+strconv.Itoa(os.Getpid()), "DEPLOY_VM=lost-test-"+filepath.Base(dir))
 	program := filepath.Join(dir, "bin", "agent-0123456789ab")

@@ -145,6 +145,7 @@ func copyFile(t *testing.T, from, to string) {
 }
 
 func TestInstallStartsAndUpgrades(t *testing.T) {
+	t.Parallel()
 	dir, services := t.TempDir(), t.TempDir()
 	env := append(os.Environ(), "DEPLOY_SERVICES="+services, "DEPLOY_INIT_PID="+strconv.Itoa(os.Getpid()), "DEPLOY_VM=main-test-"+filepath.Base(dir))
 	initd(t, services, env)
@@ -200,6 +201,7 @@ func TestInstallStartsAndUpgrades(t *testing.T) {
 
 // Uninstalling leaves nothing: no agent, no process that it started, no folder.
 func TestUninstall(t *testing.T) {
+	t.Parallel()
 	services, dir := t.TempDir(), filepath.Join(t.TempDir(), "agent")
 	env := []string{"PATH=" + os.Getenv("PATH"), "DEPLOY_SERVICES=" + services, "DEPLOY_INIT_PID=" + strconv.Itoa(os.Getpid()), "DEPLOY_VM=main-test-uninstall"}
 	initd(t, services, env)
@@ -278,6 +280,7 @@ func TestUsage(t *testing.T) {
 
 // What is shipped: one static program that takes little memory.
 func TestShippedProgramIsStaticAndSmall(t *testing.T) {
+	t.Parallel()
 	program := filepath.Join(t.TempDir(), "agent")
 	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", program, ".")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")

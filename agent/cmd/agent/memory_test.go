@@ -113,6 +113,7 @@ func runProgram(t *testing.T, program, dir string) (*client.Client, *exec.Cmd, f
 // agent that was its own shim, and with 1 and with 10 processes and a bus
 // neither it nor a shim takes more than its share.
 func TestMemoryOfAgentAndShims(t *testing.T) {
+	t.Parallel()
 	root := t.TempDir()
 	plain, small, shipped := filepath.Join(root, "plain"), filepath.Join(root, "shim"), filepath.Join(root, "agent")
 	build(t, ".", plain)

@@ -156,6 +156,7 @@ func alive(pid int) bool {
 }
 
 func TestKeeperStartsTheAgentAgain(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	if note := b.install(b.first); !strings.Contains(note, b.program()+" keep --dir "+b.Dir) {
 		t.Errorf("note %q", note)
@@ -184,6 +185,7 @@ func TestKeeperStartsTheAgentAgain(t *testing.T) {
 }
 
 func TestKeeperTakesAnotherProgram(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.install(b.first)
 	keeper, agent := b.keeperPID(), b.await(b.first, 0)
@@ -210,6 +212,7 @@ func TestKeeperTakesAnotherProgram(t *testing.T) {
 }
 
 func TestKilledKeeperLeavesTheAgent(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.install(b.first)
 	keeper, agent := b.keeperPID(), b.await(b.first, 0)

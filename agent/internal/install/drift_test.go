@@ -101,6 +101,7 @@ func driftText(drift []api.Drift) string {
 // Whatever was changed by hand is told, is mended by the next prepare and update
 // of the same generation, and only the processes concerned notice.
 func TestDriftIsToldAndMended(t *testing.T) {
+	t.Parallel()
 	for _, tc := range []struct {
 		name   string
 		change func(t *testing.T, f *driftFixture)
@@ -214,6 +215,7 @@ func newInstallerLike(t *testing.T, f *driftFixture) *Installer {
 
 // What programs add to their own packages is told, and no reason to stop them.
 func TestFilesAddedToPackagesAreLeft(t *testing.T) {
+	t.Parallel()
 	f := newDriftFixture(t)
 	added := filepath.Join(filepath.Dir(f.program), "lib", "data.cache")
 	must(t, os.WriteFile(added, []byte("x"), 0o644))
@@ -231,6 +233,7 @@ func TestFilesAddedToPackagesAreLeft(t *testing.T) {
 
 // A folder that an agent of an earlier version has installed is taken as it is.
 func TestDriftIsToldSinceTheRecord(t *testing.T) {
+	t.Parallel()
 	f := newDriftFixture(t)
 	must(t, os.RemoveAll(f.path("records")))
 	f.Installer = newInstallerLike(t, f)
@@ -245,6 +248,7 @@ func TestDriftIsToldSinceTheRecord(t *testing.T) {
 
 // A crash anywhere in the mending leaves something that the next update ends.
 func TestMendingIsContinued(t *testing.T) {
+	t.Parallel()
 	for cut := 1; ; cut++ {
 		f := newDriftFixture(t)
 		whole := f.installed(t)
@@ -272,6 +276,7 @@ func TestMendingIsContinued(t *testing.T) {
 
 // The same for a reload, which no digest tells of.
 func TestReloadOfMendedFilesIsOwedAcrossACrash(t *testing.T) {
+	t.Parallel()
 	for cut := 1; ; cut++ {
 		f := newDriftFixture(t)
 		must(t, os.WriteFile(f.path("jobs", "a", "sub", "table"), []byte("T"), 0o640))

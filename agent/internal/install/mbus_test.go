@@ -43,6 +43,7 @@ func content(t *testing.T, parts ...string) string {
 }
 
 func TestURIsOfTheImageAreRewritten(t *testing.T) {
+	t.Parallel()
 	r := &recorder{running: map[ref]api.ProcessStatus{}}
 	i := newInstaller(t, t.TempDir(), r)
 	dir := image(t)
@@ -156,6 +157,7 @@ func TestURIsOfTheImageAreRewritten(t *testing.T) {
 // TestRewritingIsResumed ends an update before every one of its steps, and goes
 // on: the file is rewritten and its reader started anew, once.
 func TestRewritingIsResumed(t *testing.T) {
+	t.Parallel()
 	for cut := 1; ; cut++ {
 		r := &recorder{running: map[ref]api.ProcessStatus{}}
 		i := newInstaller(t, t.TempDir(), r)
@@ -185,6 +187,7 @@ func TestRewritingIsResumed(t *testing.T) {
 }
 
 func TestFilesOfTheImage(t *testing.T) {
+	t.Parallel()
 	dir := image(t)
 	outside := filepath.Join(t.TempDir(), "outside.yml")
 	must(t, os.WriteFile(outside, []byte("mbus: nats://h\n"), 0o600))

@@ -180,6 +180,7 @@ func prepareAndUpdate(t testing.TB, i *Installer, s api.Spec) error {
 }
 
 func TestUpdateTouchesOnlyWhatDiffers(t *testing.T) {
+	t.Parallel()
 	r := &recorder{running: map[ref]api.ProcessStatus{}}
 	i := newInstaller(t, t.TempDir(), r)
 	for _, tc := range []struct {
@@ -218,6 +219,7 @@ func TestUpdateTouchesOnlyWhatDiffers(t *testing.T) {
 }
 
 func TestNothingToDoWritesNothing(t *testing.T) {
+	t.Parallel()
 	r := &recorder{running: map[ref]api.ProcessStatus{}}
 	i := newInstaller(t, t.TempDir(), r)
 	must(t, prepareAndUpdate(t, i, spec("g1", "a/one@1/1")))
@@ -236,6 +238,7 @@ func TestNothingToDoWritesNothing(t *testing.T) {
 }
 
 func TestFailedUpdateRollsBackToWhatWasActive(t *testing.T) {
+	t.Parallel()
 	r := &recorder{running: map[ref]api.ProcessStatus{}}
 	i := newInstaller(t, t.TempDir(), r)
 	must(t, prepareAndUpdate(t, i, spec("g1", "a/one@1/1")))
@@ -265,6 +268,7 @@ func TestFailedUpdateRollsBackToWhatWasActive(t *testing.T) {
 // What a rollback returns to is what ran as the update began, also if that was
 // the wanted generation already.
 func TestRollbackOfARestart(t *testing.T) {
+	t.Parallel()
 	r := &recorder{running: map[ref]api.ProcessStatus{}}
 	i := newInstaller(t, t.TempDir(), r)
 	must(t, prepareAndUpdate(t, i, spec("g1", "a/one@1/1")))
@@ -284,6 +288,7 @@ func TestRollbackOfARestart(t *testing.T) {
 // Files and processes go back, data does not: after a pre_start hook only what
 // its job declares compatible.
 func TestNoWayBackAfterPreStart(t *testing.T) {
+	t.Parallel()
 	withPreStart := func(s api.Spec, compatible bool) api.Spec {
 		h := hook(api.HookPreStart, "true", time.Minute)
 		h.RollbackCompatible = compatible
@@ -341,6 +346,7 @@ func TestNoWayBackAfterPreStart(t *testing.T) {
 // TestBadHooksDoNotKeepAnUpdateFromGoingBack: an update ends at a hook that
 // fails, but what is bad about a version cannot keep it from being put back.
 func TestBadHooksDoNotKeepAnUpdateFromGoingBack(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []api.HookKind{api.HookPreStop, api.HookDrain, api.HookPostStop} {
 		r := &recorder{running: map[ref]api.ProcessStatus{}}
 		i := newInstaller(t, t.TempDir(), r)
@@ -363,6 +369,7 @@ func TestBadHooksDoNotKeepAnUpdateFromGoingBack(t *testing.T) {
 }
 
 func TestRollbackOfTheFirstUpdateRemovesEverything(t *testing.T) {
+	t.Parallel()
 	r := &recorder{running: map[ref]api.ProcessStatus{}, sick: errors.New("check fails")}
 	i := newInstaller(t, t.TempDir(), r)
 	if err := prepareAndUpdate(t, i, spec("g1", "a/one@1/1")); err == nil {
@@ -378,6 +385,7 @@ func TestRollbackOfTheFirstUpdateRemovesEverything(t *testing.T) {
 }
 
 func TestStoppedStaysStoppedUntilUpdate(t *testing.T) {
+	t.Parallel()
 	r := &recorder{running: map[ref]api.ProcessStatus{}}
 	dir := t.TempDir()
 	i := newInstaller(t, dir, r)
@@ -406,6 +414,7 @@ func TestStoppedStaysStoppedUntilUpdate(t *testing.T) {
 // An operation that ended at any step, as by a crash, is continued by the same
 // operation or undone by a rollback, from any mixture of generations.
 func TestAnyCutIsContinuedOrUndone(t *testing.T) {
+	t.Parallel()
 	parent := t.TempDir()
 	// Every case writes and syncs some fifty files.
 	must(t, flag.Set("rapid.checks", "40"))
@@ -475,6 +484,7 @@ func hook(kind api.HookKind, script string, timeout time.Duration) api.Hook {
 }
 
 func TestHooksRunAtTheirMoment(t *testing.T) {
+	t.Parallel()
 	r := &recorder{running: map[ref]api.ProcessStatus{}}
 	i := newInstaller(t, t.TempDir(), r)
 	said := filepath.Join(t.TempDir(), "said")
@@ -501,6 +511,7 @@ func TestHooksRunAtTheirMoment(t *testing.T) {
 }
 
 func TestHookFailureSaysWhatAndWhy(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		hook   api.Hook
 		want   string
@@ -535,6 +546,7 @@ func TestHookFailureSaysWhatAndWhy(t *testing.T) {
 }
 
 func TestDrainHookIsRepeatedUntilItSucceeds(t *testing.T) {
+	t.Parallel()
 	i := newInstaller(t, t.TempDir(), &recorder{running: map[ref]api.ProcessStatus{}})
 	s := spec("g1", "a/one@1/1")
 	s.Jobs[0].Hooks = []api.Hook{hook(api.HookDrain, "test -e again || { touch again; exit 1; }", time.Minute)}
@@ -546,6 +558,7 @@ func TestDrainHookIsRepeatedUntilItSucceeds(t *testing.T) {
 }
 
 func TestDrainHookSaysHowLongItTakes(t *testing.T) {
+	t.Parallel()
 	for name, tc := range map[string]struct {
 		script string
 		events []string // of the drain
@@ -592,6 +605,7 @@ func TestDrainHookSaysHowLongItTakes(t *testing.T) {
 }
 
 func TestHookMayTimeOut(t *testing.T) {
+	t.Parallel()
 	i := newInstaller(t, t.TempDir(), &recorder{running: map[ref]api.ProcessStatus{}})
 	s := spec("g1", "a/one@1/1")
 	h := hook(api.HookPreStart, "sleep 1000", 100*time.Millisecond)
@@ -601,6 +615,7 @@ func TestHookMayTimeOut(t *testing.T) {
 }
 
 func TestPrepareRefusesSpecsThatLeadOut(t *testing.T) {
+	t.Parallel()
 	i := newInstaller(t, t.TempDir(), &recorder{running: map[ref]api.ProcessStatus{}})
 	for name, edit := range map[string]func(*api.Spec){
 		"generation":   func(s *api.Spec) { s.Generation = "../x" },
@@ -624,6 +639,7 @@ func TestPrepareRefusesSpecsThatLeadOut(t *testing.T) {
 }
 
 func TestPortsAreTestedBeforeAnything(t *testing.T) {
+	t.Parallel()
 	r := &recorder{running: map[ref]api.ProcessStatus{}}
 	i := newInstaller(t, t.TempDir(), r)
 	tcp, err := net.Listen("tcp", "127.77.0.1:0")
@@ -663,6 +679,7 @@ func TestPortsAreTestedBeforeAnything(t *testing.T) {
 }
 
 func TestMissingProgramNamesItsPackages(t *testing.T) {
+	t.Parallel()
 	i := newInstaller(t, t.TempDir(), &recorder{running: map[ref]api.ProcessStatus{}})
 	s := spec("g1", "a/one@1/1")
 	s.SystemPackages = []api.SystemPackage{{Name: "shell", Program: "sh"}, {Name: "nginx", Program: "no-such-nginx", Apt: []string{"nginx-light"}}}
@@ -674,6 +691,7 @@ func TestMissingProgramNamesItsPackages(t *testing.T) {
 }
 
 func TestLostGenerationBlocksNothing(t *testing.T) {
+	t.Parallel()
 	r := &recorder{running: map[ref]api.ProcessStatus{}}
 	dir := t.TempDir()
 	i := newInstaller(t, dir, r)
@@ -692,6 +710,7 @@ func TestLostGenerationBlocksNothing(t *testing.T) {
 
 // Files belong to whom the job's processes run as, where the agent may say so.
 func TestFilesBelongToTheProcessesUser(t *testing.T) {
+	t.Parallel()
 	i := newInstaller(t, t.TempDir(), &recorder{running: map[ref]api.ProcessStatus{}})
 	s := spec("g1", "a/one@1/1", "b/two@1/1")
 	s.Jobs[1].Processes[0].User = "nobody"

@@ -452,14 +452,14 @@ func TestSocketInLongPath(t *testing.T) {
 func TestForkBombEnds(t *testing.T) {
 	dir, spec := shell(t, `exec perl -MPOSIX -e '$SIG{TERM} = "IGNORE"; $| = 1; print "go "; while (1) { my $pid = fork; setsid if defined $pid && !$pid }'`)
 	// The limit counts all processes of the user.
-	spec.Limits.Processes = 100
+	spec.Limits.Processes = 40
 	if os.Geteuid() == 0 {
 		spec.User, spec.Dir = &User{UID: 61234, GID: 61234}, "/"
 	} else {
 		spec.Limits.Processes += uint64(threads(t))
 	}
 	c := launch(t, dir, spec)
-	eventually(t, "a bomb", func() bool { return len(members(t, c)) > 50 })
+	eventually(t, "a bomb", func() bool { return len(members(t, c)) > 20 })
 	if err := Stop(testContext(t), dir, "TERM", 10*time.Millisecond); err != nil {
 		t.Fatal(err)
 	}

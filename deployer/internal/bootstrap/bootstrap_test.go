@@ -160,6 +160,7 @@ func agentOn(t *testing.T, v vm, agent packages.Blob) (*client.Client, api.Inven
 }
 
 func TestAgentIsPutOnAVMOnce(t *testing.T) {
+	t.Parallel()
 	v := newVM(t)
 	first := blob(t, agentProgram)
 	c, inventory, steps, err := agentOn(t, v, first)
@@ -227,6 +228,7 @@ func TestAgentIsPutOnAVMOnce(t *testing.T) {
 }
 
 func TestAgentErrors(t *testing.T) {
+	t.Parallel()
 	good := script(t, `echo "{\"agent\": \"$(sha256sum <"$0" | head -c 64)\"}"`)
 	changed := script(t, "")
 	if err := os.WriteFile(changed.File, []byte("something else"), 0o755); err != nil {
@@ -285,6 +287,7 @@ func TestAgentErrors(t *testing.T) {
 }
 
 func TestCancelledBootstrapEnds(t *testing.T) {
+	t.Parallel()
 	v := newVM(t)
 	ctx, cancel := context.WithCancelCause(contextTest(t))
 	why := errors.New("the user left")
@@ -299,6 +302,7 @@ func TestCancelledBootstrapEnds(t *testing.T) {
 }
 
 func TestUploadPackage(t *testing.T) {
+	t.Parallel()
 	v := newVM(t)
 	file := filepath.Join(t.TempDir(), "router.tar.gz")
 	if err := os.WriteFile(file, []byte("an archive"), 0o600); err != nil {
@@ -343,6 +347,7 @@ func TestUploadPackage(t *testing.T) {
 }
 
 func TestParseFacts(t *testing.T) {
+	t.Parallel()
 	out := `Welcome to this machine!
 deploy:uname Linux aarch64
 deploy:disk /dev/my disk 1 20 5%  10255636 3072 9000 1% /

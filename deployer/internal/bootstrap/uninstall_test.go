@@ -10,6 +10,7 @@ import (
 )
 
 func TestUninstall(t *testing.T) {
+	t.Parallel()
 	v := newVM(t)
 	dir := v.machine.AgentDir
 	gone := func(what string) {

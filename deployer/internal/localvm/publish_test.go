@@ -24,8 +24,10 @@ func greeter(t *testing.T, name string) string {
 			}
 			go func() {
 				defer func() { _ = conn.Close() }()
-				lines := bufio.NewScanner(conn)
-				for lines.Scan() {
+				for lines := bufio.NewReader(conn); ; {
+					if _, err := lines.ReadString('\n'); err != nil {
+						return
+					}
 					_, _ = fmt.Fprintln(conn, name)
 				}
 			}()

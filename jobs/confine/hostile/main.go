@@ -301,7 +301,7 @@ func exhaust(what string) {
 		time.Sleep(20 * time.Second)
 	case "output":
 		block := []byte(strings.Repeat("flood\n", 100_000))
-		for range 20_000 {
+		for range 1000 { // 600 MB
 			if _, err := os.Stdout.Write(block); err != nil {
 				return
 			}

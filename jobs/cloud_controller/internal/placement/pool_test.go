@@ -79,12 +79,12 @@ func TestChoose(t *testing.T) {
 	})
 }
 
-// TestLargePlatform: 1,000 DEAs in three zones take 50,000 instances of apps of
-// many sizes. Each app is spread within one of the ideal over DEAs and zones, and
-// a decision takes less than a millisecond.
+// TestLargePlatform: 1,000 DEAs in three zones take 50,000 instances (with the race
+// detector 5,000) of apps of many sizes. Each app is spread within one of the ideal
+// over DEAs and zones, and a decision takes less than a millisecond.
 func TestLargePlatform(t *testing.T) {
 	t.Parallel()
-	const deas, instances, memory, longest = 1000, 50_000, 64, 120
+	const deas, instances, memory, longest = 1000, instancesPlaced, 64, 120
 	now := time.Unix(1343815200, 0)
 	var p pool
 	zone := map[string]string{}
@@ -92,7 +92,7 @@ func TestLargePlatform(t *testing.T) {
 		id := fmt.Sprint("dea", i)
 		zone[id] = fmt.Sprint("z", i%3)
 	}
-	var took time.Duration
+	var took []time.Duration // a decision of each app, on average: the machine may be busy with others now and then
 	total := map[string]int{}
 	advertise := func() {
 		now = now.Add(20 * time.Second)
@@ -106,13 +106,14 @@ func TestLargePlatform(t *testing.T) {
 		size := min(1+app%longest, instances-placed)
 		perDEA, perZone := map[string]int{}, map[string]int{}
 		var offers []*offer
+		var spent time.Duration
 		for n := range size {
 			begun := time.Now()
 			if n%perOffer == 0 {
 				offers = p.advertised(wire.DEAStart{Runtime: "node", Limits: wire.Limits{Mem: memory}}, now)
 			}
 			dea := p.give(offers, perDEA, now.Add(time.Second), wire.ID(fmt.Sprint(app)), memory, now)
-			took += time.Since(begun)
+			spent += time.Since(begun)
 			if dea == "" {
 				t.Fatalf("no room for instance %d of app %d", n, app)
 			}
@@ -121,6 +122,7 @@ func TestLargePlatform(t *testing.T) {
 			total[dea]++
 		}
 		placed += size
+		took = append(took, spent/time.Duration(size))
 		for dea, n := range perDEA {
 			if n > 1 {
 				t.Fatalf("%s has %d instances of an app of %d", dea, n, size)
@@ -140,8 +142,10 @@ func TestLargePlatform(t *testing.T) {
 		loads = append(loads, n)
 	}
 	slices.Sort(loads)
-	t.Logf("%.1f us a decision; a DEA has %d to %d instances", float64(took.Microseconds())/float64(instances), loads[0], loads[len(loads)-1])
-	if each := took / instances; each > time.Millisecond {
+	slices.Sort(took)
+	each := took[len(took)/2]
+	t.Logf("%v a decision; a DEA has %d to %d instances", each, loads[0], loads[len(loads)-1])
+	if each > time.Millisecond {
 		t.Errorf("a decision takes %v", each)
 	}
 }
