@@ -83,6 +83,7 @@ var importRules = []importRule{
 	{packages: `jobs/confine(/.*)?`, may: `jobs/confine(/.*)?|agent/host/[^/]+`}, // what stager and DEA run of users
 	// The controller's parts: each knows only those above it.
 	{packages: `jobs/cloud_controller/internal/(archive|auth|store)`, tests: `jobs/cloud_controller/internal/postgrestest`},
+	{packages: `jobs/cloud_controller/internal/rolling`, tests: `jobs/cloud_controller/internal/rolling`, stdOnly: true}, // pure
 	{packages: `jobs/cloud_controller/internal/blob`, may: `jobs/cloud_controller/internal/archive`},
 	{packages: `jobs/cloud_controller/internal/config`, may: `jobs/(component|wire)`},
 	{packages: `jobs/cloud_controller/internal/model`, may: `jobs/cloud_controller/internal/(config|store)|jobs/(runtimes|wire)`},
@@ -97,6 +98,8 @@ var importRules = []importRule{
 	// The users' program speaks to the controller as anybody can.
 	{packages: `jobs/cloud_controller/client`, tests: `jobs/cloud_controller(/.*)?`},
 	{packages: `jobs/cloud_controller/(vmc|cmd/vmc)(/.*)?`, may: `jobs/cloud_controller/(vmc(/.*)?|client)`, tests: `jobs(/.*)?`},
+
+	{packages: `jobs/nats/natstest`, may: `jobs|jobs/nats|manifests`}, // for tests of components: the users of job.hcl
 
 	// A job knows no other job, in tests apart, and not who deploys it.
 	{packages: `(jobs/[^/]+|examples/jobs/[^/]+)(/.*)?`, may: `$1(/.*)?|jobs/component(/.*)?|jobs/confine(/.*)?|jobs/runtimes|jobs/wire|agent/host/[^/]+`, tests: `jobs(/.*)?|agent/(api|client|agenttest)|manifests`},

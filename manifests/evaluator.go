@@ -168,6 +168,8 @@ func (e *Evaluator) JobContext(group string, index int, job *GroupJob) (*hcl.Eva
 	}
 	properties := e.properties(group, job, in.value)
 	diags = append(diags, properties.diags...)
+	bus, d := e.busUsers(group, job)
+	diags = append(diags, d...)
 	ctx := &hcl.EvalContext{
 		Functions: e.root.Functions,
 		Variables: map[string]cty.Value{
@@ -177,8 +179,9 @@ func (e *Evaluator) JobContext(group string, index int, job *GroupJob) (*hcl.Eva
 			"deployment":  e.deployment,
 			"path":        jobspec.Paths(in.AgentDir, in.ImageDir, job.Spec.Name),
 			"package":     e.packages(in.AgentDir, job.Spec),
-			"link":        e.link(job),
+			"link":        ownBusUser(e.link(job), group, index, job.Spec),
 			"certificate": e.certificates(in.Instance, group, job.Spec),
+			"bus":         bus,
 		},
 	}
 	return ctx, diags

@@ -26,6 +26,7 @@ type (
 	Hook        = jobspec.Hook
 	Listen      = jobspec.Listen
 	Mbus        = jobspec.Mbus
+	Bus         = jobspec.Bus
 	Validation  = syntax.Validation
 )
 

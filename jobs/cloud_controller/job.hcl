@@ -234,6 +234,19 @@ consumes "postgres" {
   optional = true
 }
 
+bus {
+  publish = [
+    "dea.*.start", "dea.discover", "dea.stop", "dea.update", "dea.find.droplet", "dea.locate", "droplet.updated",
+    "healthmanager.health", "healthmanager.status", "staging",
+    "router.register", "router.unregister", "router.greet",
+  ]
+  subscribe = [
+    "cloudcontrollers.hm.requests", "cloudcontrollers.hm.requests.*",
+    "cloudcontroller.bulk.credentials", "cloudcontroller.bulk.credentials.*",
+    "dea.advertise", "dea.shutdown", "router.register", "router.start",
+  ]
+}
+
 package "cloud_controller" {
   program = "cloud_controller"
 }

@@ -27,6 +27,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/component/componenttest"
+	"github.com/clusterworks/deploy/jobs/nats/natstest"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -51,7 +52,7 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	s := componenttest.Bus(t)
+	s := componenttest.Bus(t, natstest.Users(t, "cloud_controller"))
 	conn, err := nats.Connect(s.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
 	must(t, err)
 	t.Cleanup(conn.Close)
@@ -86,7 +87,7 @@ func (w *world) prepare(settings string) *cc {
 
 func (c *cc) configure(settings string) {
 	c.w.t.Helper()
-	text := fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nexternal_uri: api.cf.localhost\nkeys: {token: a-long-secret}\npeer_keepalive: 200ms\nadmins: [root@example.com]\n", c.w.bus.ClientURL())
+	text := fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nexternal_uri: api.cf.localhost\nkeys: {token: a-long-secret}\npeer_keepalive: 200ms\nadmins: [root@example.com]\n", natstest.URI(c.w.bus, "cloud_controller"))
 	for key, value := range map[string]string{
 		"external_port:":        "external_port: 0",
 		"allow_registration:":   "allow_registration: true",

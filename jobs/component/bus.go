@@ -73,6 +73,10 @@ func connect(name string, cfg Config, dial *net.Dialer, log *slog.Logger) (*bus,
 			log.Warn("bus reports an error", "subject", subject, "error", err)
 		}),
 	}
+	if user := cfg.busUser(); user != "" {
+		// Answers come on subjects that only this user may hear.
+		options = append(options, nats.CustomInboxPrefix("_INBOX_component."+user))
+	}
 	if cfg.CA != "" {
 		options = append(options, nats.RootCAs(cfg.CA))
 	}

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/url"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -111,6 +112,20 @@ func (c Config) servers() Servers {
 		return c.NATSURI
 	}
 	return c.Mbus
+}
+
+// ownUser is the name of a user of the bus that one instance of a job has alone.
+var ownUser = regexp.MustCompile(`^[A-Za-z0-9_-]+\.[0-9]+\.[A-Za-z0-9_-]+$`)
+
+// busUser returns the user of the bus if it is the instance's own, "" if it is
+// shared.
+func (c Config) busUser() string {
+	for _, uri := range c.servers() {
+		if u, err := url.Parse(uri); err == nil && u.User != nil && ownUser.MatchString(u.User.Username()) {
+			return u.User.Username()
+		}
+	}
+	return ""
 }
 
 // pidFile is where the process's id goes, "": nowhere.

@@ -362,7 +362,7 @@ func (a *attendant) launch(ctx context.Context) error {
 		spec.Ports = append(spec.Ports, port)
 		locks = append(locks, lock)
 	}
-	if spec.Env, err = environment(*i, d.base.Address(), spec.Home); err != nil {
+	if spec.Env, err = environment(*i, d.base.Address(), spec.Home, d.config.ExpandVariables); err != nil {
 		return err
 	}
 	spec.Command = []string{"./startup"}

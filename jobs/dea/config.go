@@ -52,6 +52,10 @@ type Config struct {
 	// WhenFull: see WhenFullRefuse and WhenFullWarn.
 	WhenFull string `yaml:"when_others_are_full"`
 
+	// ExpandVariables has $NAME and quotes in the values of users' variables read as
+	// the original's shell read them; without it values pass as they are.
+	ExpandVariables bool `yaml:"expand_variables"`
+
 	// DiskThreshold is how full the disk may be, percent, before nothing new is
 	// taken.
 	DiskThreshold float64 `yaml:"droplet_fs_percent_used_threshold"`

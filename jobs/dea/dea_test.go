@@ -28,6 +28,7 @@ func TestLife(t *testing.T) {
 	c := newCell(t)
 	a := c.start("")
 	doc := a.document("7", a.droplet(), "GREETING=hi", "SECOND=$GREETING there", "THIRD='$GREETING'", `QUOTE="it's"`,
+		"HASH=$2b$10$N9qo8uLOickgx2ZMRZoMye", "PEM=a\nb",
 		" VCAP_APP_HOST=10.0.0.1", "vmc_app_id=another", "DEPLOY_VM=elsewhere", "\tVMC_APP_ID=another")
 	doc.Users = []string{"o'neill@cf.test"}
 	found := a.launch(doc)
@@ -37,7 +38,8 @@ func TestLife(t *testing.T) {
 	env := "\n" + get(t, found, "/env")
 	port := strconv.Itoa(*found.Stats.Port)
 	for _, want := range []string{
-		"GREETING=hi", "SECOND=hi there", "THIRD=$GREETING", "QUOTE=it's", "VCAP_APP_PORT=" + port, "VCAP_APP_HOST=127.0.0.1",
+		"GREETING=hi", "SECOND=$GREETING there", "THIRD='$GREETING'", `QUOTE="it's"`, "HASH=$2b$10$N9qo8uLOickgx2ZMRZoMye", "PEM=a\nb",
+		"PORT=" + port, "CF_INSTANCE_PORT=" + port, "CF_INSTANCE_ADDR=127.0.0.1:" + port, "CF_INSTANCE_INDEX=0", "CF_INSTANCE_GUID=" + found.Instance, "MEMORY_LIMIT=64m", "VCAP_APP_PORT=" + port, "VCAP_APP_HOST=127.0.0.1",
 		"VMC_APP_ID=" + found.Instance, "VMC_APP_NAME=app7", "VCAP_SERVICES={}", "VMC_SERVICES=[]",
 	} {
 		if !strings.Contains(env, "\n"+want+"\n") {

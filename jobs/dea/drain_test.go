@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/nats/natstest"
 	"github.com/clusterworks/deploy/jobs/router"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -50,7 +51,7 @@ func TestEvacuation(t *testing.T) {
 	// Routers on a busy machine need their time to hear of a change.
 	one, two := c.start("", "evacuation_delay: 60", "settle_time: 3"), c.start("", "evacuation_delay: 60")
 	config := filepath.Join(t.TempDir(), "router.yml")
-	if err := os.WriteFile(config, []byte("mbus: "+c.bus.ClientURL()+"\nlocal_route: 127.0.0.1\nport: 0\nbackend_keepalive: 500ms\npeer_keepalive: 500ms\n"), 0o600); err != nil {
+	if err := os.WriteFile(config, []byte("mbus: "+natstest.URI(c.bus, "router")+"\nlocal_route: 127.0.0.1\nport: 0\nbackend_keepalive: 500ms\npeer_keepalive: 500ms\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	front, err := router.New(component.Process{ConfigFile: config, Output: t.Output()})

@@ -3,6 +3,7 @@ package dea
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strings"
@@ -17,9 +18,10 @@ import (
 // An app has it, too, so that it ends with its VM.
 const vmVariable = "DEPLOY_VM"
 
-// environment is all that an app has in its environment. home is its folder as
-// it sees it.
-func environment(i core.Instance, ip, home string) ([]string, error) {
+// environment returns all that an app has in its environment. home is its folder
+// as it sees it; expand has the user's values read as the original read them, see
+// variables.quoted.
+func environment(i core.Instance, ip, home string, expand bool) ([]string, error) {
 	env := &variables{values: map[string]string{}}
 	about, err := application(i, ip)
 	if err != nil {
@@ -63,6 +65,7 @@ func environment(i core.Instance, ip, home string) ([]string, error) {
 	env.set("VMC_APP_VERSION", i.Start.Version)
 	env.set("VMC_APP_HOST", ip)
 	env.set("VMC_APP_PORT", port(i.Port))
+	env.later(i, ip)
 	for _, s := range i.Start.Services {
 		if name, at, ok := legacyAddress(s); ok {
 			env.set(name, at)
@@ -77,11 +80,11 @@ func environment(i core.Instance, ip, home string) ([]string, error) {
 	}
 	if i.Start.Debug != nil {
 		for _, pair := range info.DebugEnv[*i.Start.Debug] {
-			env.user(pair)
+			env.user(pair, true)
 		}
 	}
 	for _, pair := range i.Start.Env {
-		env.user(pair)
+		env.user(pair, expand)
 	}
 	return env.list(), nil
 }
@@ -103,24 +106,48 @@ func (v *variables) set(name, value string) {
 	v.values[name] = value
 }
 
-// user sets "K=V" as the original's shell script did: V is as between double
-// quotes, so that $NAME and ${NAME} stand for what is set already, unless it is
-// in single quotes. Commands are not run. A name that is reserved is left out.
-func (v *variables) user(pair string) {
+// later sets what Cloud Foundry's later generations have, so that apps written for
+// them, or by the convention of PORT, run as they are. A user may set these anew.
+func (v *variables) later(i core.Instance, ip string) {
+	v.set("INSTANCE_INDEX", fmt.Sprint(i.Start.Index))
+	v.set("INSTANCE_GUID", i.ID)
+	v.set("CF_INSTANCE_INDEX", fmt.Sprint(i.Start.Index))
+	v.set("CF_INSTANCE_GUID", i.ID)
+	v.set("CF_INSTANCE_IP", ip)
+	v.set("CF_INSTANCE_INTERNAL_IP", ip)
+	v.set("MEMORY_LIMIT", fmt.Sprintf("%dm", i.Start.Limits.Mem))
+	if i.Port == 0 { // an app that reads "" as a number would listen anywhere
+		return
+	}
+	v.set("PORT", fmt.Sprint(i.Port))
+	v.set("CF_INSTANCE_PORT", fmt.Sprint(i.Port))
+	v.set("CF_INSTANCE_ADDR", net.JoinHostPort(ip, fmt.Sprint(i.Port)))
+}
+
+// user sets "K=V", V as it is, or quoted. A name that is reserved is left out.
+func (v *variables) user(pair string, expand bool) {
 	name, value, found := strings.Cut(pair, "=")
 	name = strings.TrimSpace(name)
 	if !found || reserved(name) {
 		return
 	}
-	switch {
-	case strings.HasPrefix(value, "'"):
-		value = strings.TrimSuffix(value[1:], "'")
-	case len(value) > 1 && strings.HasPrefix(value, `"`) && strings.HasSuffix(value, `"`):
-		value = v.expand(value[1 : len(value)-1])
-	default:
-		value = v.expand(value)
+	if expand {
+		value = v.quoted(value)
 	}
 	v.set(name, value)
+}
+
+// quoted reads a value as the original's shell script did: as between double
+// quotes, so that $NAME and ${NAME} stand for what is set already, unless it is in
+// single quotes. Commands are not run.
+func (v *variables) quoted(value string) string {
+	switch {
+	case strings.HasPrefix(value, "'"):
+		return strings.TrimSuffix(value[1:], "'")
+	case len(value) > 1 && strings.HasPrefix(value, `"`) && strings.HasSuffix(value, `"`):
+		return v.expand(value[1 : len(value)-1])
+	}
+	return v.expand(value)
 }
 
 // reserved says whether a variable is the platform's: what it tells an app, and

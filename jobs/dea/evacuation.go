@@ -27,7 +27,7 @@ const (
 // askAll publishes a request and collects the answers of all.
 func askAll[T any](ctx context.Context, bus *nats.Conn, subject string, parse func([]byte) (T, error)) ([]T, error) {
 	fail := func(err error) ([]T, error) { return nil, fmt.Errorf("cannot ask %s: %w", subject, err) }
-	inbox := nats.NewInbox()
+	inbox := bus.NewInbox()
 	sub, err := bus.SubscribeSync(inbox)
 	if err != nil {
 		return fail(err)

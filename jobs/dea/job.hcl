@@ -76,6 +76,13 @@ property "runtimes" {
   on_change   = "restart"
 }
 
+property "expand_variables" {
+  type        = bool
+  default     = false
+  description = "Read $NAME, $${NAME} and quotes in the values of users' variables as the original's shell did; by default values pass as they are"
+  on_change   = "restart"
+}
+
 property "prod" {
   type        = bool
   default     = null
@@ -147,6 +154,20 @@ property "intervals" {
     condition     = alltrue([for value in values(property.intervals) : value >= 0])
     error_message = "No interval is negative."
   }
+}
+
+# {uuid} is the id of this run of the DEA: nobody else gets what it is to start.
+bus {
+  publish = [
+    "dea.start", "dea.heartbeat", "dea.advertise", "dea.shutdown", "droplet.exited",
+    "router.register", "router.unregister", "router.greet",
+    "dea.status", "droplet.status", # asks the other DEAs, before it leaves
+  ]
+  subscribe = [
+    "dea.{uuid}.start", "dea.discover", "dea.stop", "dea.update", "dea.find.droplet", "dea.status", "dea.locate", "droplet.status",
+    "healthmanager.start", "router.start",
+    "dea.heartbeat", # of the others, when it leaves
+  ]
 }
 
 package "dea" {

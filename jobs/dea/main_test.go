@@ -31,6 +31,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/component/componenttest"
 	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/dea/internal/core"
+	"github.com/clusterworks/deploy/jobs/nats/natstest"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -111,7 +112,7 @@ func newCell(t *testing.T) *cell {
 // restartBus starts a bus, the first or after the end of another.
 func (c *cell) restartBus(port int) {
 	c.t.Helper()
-	c.bus = componenttest.Bus(c.t, componenttest.On(port))
+	c.bus = componenttest.Bus(c.t, componenttest.On(port), natstest.Users(c.t, "dea", "router"))
 }
 
 // messages are those of a subject that have come so far, parsed.
@@ -193,13 +194,14 @@ func (c *cell) configure(base, settings string, intervals ...string) string {
 	}
 	text := fmt.Sprintf(`
 mbus: %s
+index: 0
 base_dir: %s
 filer_port: 0
 warden: %s
 runtimes: {perl: {executable: perl, version_output: 'This is perl'}, binary: {}}
 intervals: {heartbeat: 0.2, advertise: 0.2, monitor: 0.2, crashes_reaper: 0.2, probe: 0.05%s}
 %s
-`, c.bus.ClientURL(), base, self, strings.Join(append([]string{""}, intervals...), ", "), settings)
+`, natstest.URI(c.bus, "dea"), base, self, strings.Join(append([]string{""}, intervals...), ", "), settings)
 	file := filepath.Join(c.t.TempDir(), "dea.yml")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		c.t.Fatal(err)

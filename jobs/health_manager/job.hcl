@@ -33,6 +33,18 @@ property "batch_size" {
 
 consumes "cloud_controller" {}
 
+bus {
+  publish = [
+    "healthmanager.start", "healthmanager.presence",
+    "cloudcontrollers.hm.requests.*", "cloudcontroller.bulk.credentials.*",
+  ]
+  subscribe = [
+    "healthmanager.status", "healthmanager.health", "healthmanager.droplet", "healthmanager.presence",
+    "dea.heartbeat", "dea.advertise", "droplet.exited", "droplet.updated",
+    "cloudcontrollers.hm.requests.*",
+  ]
+}
+
 package "health_manager" {
   program = "health_manager"
 }

@@ -23,6 +23,7 @@ import (
 
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/component/componenttest"
+	"github.com/clusterworks/deploy/jobs/nats/natstest"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -95,7 +96,7 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	c := &cluster{t: t, bus: componenttest.Bus(t), db: &database{apps: map[int64]wire.BulkApp{}, password: "secret"}}
+	c := &cluster{t: t, bus: componenttest.Bus(t, natstest.Users(t, "health_manager")), db: &database{apps: map[int64]wire.BulkApp{}, password: "secret"}}
 	c.controllers = []*httptest.Server{httptest.NewServer(c.db), httptest.NewServer(c.db)}
 	for _, s := range c.controllers {
 		t.Cleanup(s.Close)
@@ -177,7 +178,7 @@ func (c *cluster) configure(file, intervals string) {
 		}
 	}
 	text := fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nbulk_api: {host: 'http://api.cf.test', addresses: [%s], batch_size: 2}\nintervals: {%s}\n",
-		c.bus.ClientURL(), strings.Join(addresses, ","), intervals)
+		natstest.URI(c.bus, "health_manager"), strings.Join(addresses, ","), intervals)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
@@ -467,7 +468,7 @@ func TestBusAway(t *testing.T) {
 	if running := m.varz()["running_instances"]; running != 1 {
 		t.Errorf("%v instances run, as far as is known", running)
 	}
-	c.bus = componenttest.Bus(t, componenttest.On(number))
+	c.bus = componenttest.Bus(t, componenttest.On(number), natstest.Users(t, "health_manager"))
 	c.leads(m)
 	back := time.Now()
 	for {

@@ -25,6 +25,7 @@ const (
 type credentials struct {
 	tls      *tls.Config
 	password []byte
+	users    users
 }
 
 // loadCredentials reads and checks the files that cfg names.
@@ -49,8 +50,13 @@ func loadCredentials(cfg Config) (*credentials, error) {
 	if !cas.AppendCertsFromPEM(text) {
 		return nil, fmt.Errorf("no certificate in the CA file %s", cfg.CAFile)
 	}
+	table, err := readUsers(cfg.UsersFile)
+	if err != nil {
+		return nil, err
+	}
 	return &credentials{
 		password: password,
+		users:    table,
 		tls: &tls.Config{
 			MinVersion:   tls.VersionTLS12,
 			Certificates: []tls.Certificate{certificate},
@@ -67,7 +73,8 @@ func loadCredentials(cfg Config) (*credentials, error) {
 // client authentication.
 type admission struct {
 	deploymentID string
-	user         string
+	user         string // the shared one
+	shared       bool   // it is admitted
 	log          *slog.Logger
 	credentials  atomic.Pointer[credentials]
 
@@ -123,11 +130,22 @@ func (a *admission) admit(client natsserver.ClientAuthentication) (*natsserver.U
 	if options.Username == "" && options.Password == "" {
 		return nil, errors.New("neither a certificate of the deployment nor user and password were given")
 	}
+	now := a.credentials.Load()
+	if user, err := now.users.admit(options.Username, options.Password, options.Name, now.password); user != nil || err != nil {
+		if user != nil {
+			user.Account = a.components
+		}
+		return user, err
+	}
 	userMatches := subtle.ConstantTimeCompare([]byte(options.Username), []byte(a.user))
-	passwordMatches := subtle.ConstantTimeCompare([]byte(options.Password), a.credentials.Load().password)
+	passwordMatches := subtle.ConstantTimeCompare([]byte(options.Password), now.password)
 	if userMatches&passwordMatches != 1 {
 		return nil, errors.New("wrong user or password")
 	}
+	if !a.shared {
+		return nil, fmt.Errorf("the shared user %q is not admitted any more (property shared_user); give the job a bus block", a.user)
+	}
+	a.log.Warn("a component uses the shared user, which may do everything: update it, or give its job a bus block", "client", options.Name, "remote", client.RemoteAddress())
 	return &natsserver.User{
 		Username:    a.user,
 		Account:     a.components,

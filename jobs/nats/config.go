@@ -18,7 +18,9 @@ type Config struct {
 	Address      string `yaml:"address"`       // IP address to listen on
 	Port         int    `yaml:"port"`          // -1: any free one
 	Store        string `yaml:"store"`         // folder of JetStream
-	User         string `yaml:"user"`          // of the components
+	User         string `yaml:"user"`          // that components without one of their own share
+	SharedUser   bool   `yaml:"shared_user"`   // it is admitted
+	UsersFile    string `yaml:"users_file"`    // which jobs have users of their own; "": none
 	PasswordFile string `yaml:"password_file"`
 	// CAFile holds the CAs whose client certificates are admitted, PEM.
 	CAFile          string `yaml:"ca_file"`

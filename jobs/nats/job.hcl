@@ -9,7 +9,7 @@ property "port" {
 property "user" {
   type        = string
   default     = "nats"
-  description = "User of the components"
+  description = "User that jobs without a bus block share"
 
   validation {
     condition     = can(regex("^[A-Za-z0-9_.-]+$", property.user))
@@ -21,12 +21,19 @@ property "password" {
   type        = string
   required    = true
   sensitive   = true
-  description = "Password of the components; a new one is taken by a reload, connections stay"
+  description = "Password of that user, from which those of the others are made; a new one is taken by a reload, connections stay"
 
   validation {
     condition     = can(regex("^[A-Za-z0-9_.~-]+$", property.password))
     error_message = "The password stands in URIs: letters, digits, '_', '.', '~' and '-' only, at least one."
   }
+}
+
+property "shared_user" {
+  type        = bool
+  default     = true
+  description = "Admit the user that jobs without a bus block share, and jobs of earlier versions; set it to false when all have a bus block and are updated"
+  on_change   = "restart"
 }
 
 property "allow_plaintext" {
@@ -103,6 +110,12 @@ template "joins" {
 template "password" {
   destination = "password"
   mode        = "0600"
+  on_change   = "reload"
+}
+
+# What each job may say and hear: the bus blocks of the jobs that use this bus.
+template "users.json" {
+  destination = "users.json"
   on_change   = "reload"
 }
 

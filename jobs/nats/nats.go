@@ -37,7 +37,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	admission := &admission{deploymentID: cfg.DeploymentID, user: cfg.User, log: log}
+	admission := &admission{deploymentID: cfg.DeploymentID, user: cfg.User, shared: cfg.SharedUser, log: log}
 	admission.credentials.Store(loaded)
 
 	options, err := serverOptions(cfg, admission)

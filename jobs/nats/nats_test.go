@@ -140,6 +140,7 @@ func newBus(t *testing.T, ca *authority) *bus {
 		Port:            -1,
 		Store:           filepath.Join(folder, "data"),
 		User:            "nats",
+		SharedUser:      true,
 		PasswordFile:    filepath.Join(folder, "password"),
 		CAFile:          filepath.Join(folder, "ca.pem"),
 		CertificateFile: filepath.Join(folder, "server.pem"),

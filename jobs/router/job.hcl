@@ -125,6 +125,11 @@ provides "router" {
   properties = ["port"]
 }
 
+bus {
+  publish   = ["router.start", "router.active_apps"]
+  subscribe = ["router.register", "router.unregister", "router.greet"]
+}
+
 package "router" {
   program = "router"
 }

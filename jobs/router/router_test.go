@@ -24,6 +24,7 @@ import (
 
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/component/componenttest"
+	"github.com/clusterworks/deploy/jobs/nats/natstest"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -43,7 +44,7 @@ type cluster struct {
 
 func start(t testing.TB, settings string, change func(*Router)) *cluster {
 	t.Helper()
-	c := &cluster{t: t, bus: componenttest.Bus(t), config: filepath.Join(t.TempDir(), "router.yml")}
+	c := &cluster{t: t, bus: componenttest.Bus(t, natstest.Users(t, "router")), config: filepath.Join(t.TempDir(), "router.yml")}
 	c.configure(settings)
 	var err error
 	if c.conn, err = nats.Connect(c.bus.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond)); err != nil {
@@ -70,7 +71,7 @@ func start(t testing.TB, settings string, change func(*Router)) *cluster {
 
 func (c *cluster) configure(settings string) {
 	c.t.Helper()
-	text := "mbus: " + c.bus.ClientURL() + "\nlocal_route: 127.0.0.8\nport: 0\npeer_keepalive: 500ms\n" + settings
+	text := "mbus: " + natstest.URI(c.bus, "router") + "\nlocal_route: 127.0.0.8\nport: 0\npeer_keepalive: 500ms\n" + settings
 	if err := os.WriteFile(c.config, []byte(text), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
@@ -583,7 +584,7 @@ func TestBusAway(t *testing.T) {
 	if _, body := c.get("a.test"); body != "page" {
 		t.Errorf("without a bus: %q", body)
 	}
-	componenttest.Bus(t, componenttest.On(port))
+	componenttest.Bus(t, componenttest.On(port), natstest.Users(t, "router"))
 	if _, err := starts.NextMsg(deadline); err != nil {
 		t.Fatalf("no router.start after the bus came back: %v", err)
 	}

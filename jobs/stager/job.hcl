@@ -102,6 +102,11 @@ property "plugins" {
   on_change   = "restart"
 }
 
+bus {
+  subscribe      = property.queues
+  answer_seconds = property.max_staging_seconds + 60
+}
+
 package "stager" {
   program = "stager"
 }

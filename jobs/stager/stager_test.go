@@ -25,6 +25,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/component/componenttest"
 	"github.com/clusterworks/deploy/jobs/confine/warden"
+	"github.com/clusterworks/deploy/jobs/nats/natstest"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -61,7 +62,7 @@ type platform struct {
 
 func newPlatform(t *testing.T) *platform {
 	t.Helper()
-	bus := componenttest.Bus(t)
+	bus := componenttest.Bus(t, natstest.Users(t, "stager"))
 	p := &platform{t: t, bus: bus, apps: map[string][]byte{}, droplets: map[string][]byte{}}
 	var err error
 	if p.conn, err = nats.Connect(bus.ClientURL()); err != nil {
@@ -130,7 +131,7 @@ func (p *platform) start(settings string) (s *Stager, stop func() error) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	text := fmt.Sprintf("nats_uri: %s\nlocal_route: 127.0.0.1\nwarden: %s\n%s\n", p.bus.ClientURL(), self, settings)
+	text := fmt.Sprintf("nats_uri: %s\nlocal_route: 127.0.0.1\nwarden: %s\n%s\n", natstest.URI(p.bus, "stager"), self, settings)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		p.t.Fatal(err)
 	}

@@ -182,7 +182,8 @@ func (r *Renderer) inputsOf(in manifests.Instance, job *manifests.GroupJob, ctx 
 
 func (r *Renderer) input(job *manifests.GroupJob, ctx *hcl.EvalContext, name string) input {
 	root, _, _ := strings.Cut(name, ".")
-	shared := root == "link" || root == "deployment" || root == "group" || root == "template" || root == "property" && !job.PerInstance()
+	// A job with a user of its own on the bus has another link on each instance.
+	shared := root == "link" && job.Spec.Bus == nil || root == "bus" || root == "deployment" || root == "group" || root == "template" || root == "property" && !job.PerInstance()
 	key := sharedInput{job, name}
 	if shared {
 		r.inputs.mu.Lock()

@@ -495,7 +495,8 @@ func (r *jobRenderer) processDigests(p *api.Process, job api.Job, owners map[str
 		Mbus    *api.Mbus `json:",omitempty"` // rewrites what the process reads when it starts
 
 		RestartOn string `json:",omitempty"`
-	}{p.Command, p.Env, p.User, p.Dir, p.Limits, p.Control, restart, job.Mbus, restartOn})
+		OwnUser   bool   `json:",omitempty"` // on the bus: a connection keeps its user
+	}{p.Command, p.Env, p.User, p.Dir, p.Limits, p.Control, restart, job.Mbus, restartOn, r.spec.Bus != nil})
 }
 
 // eval evaluates an expression to a known, unmarked value. ok is false if it

@@ -25,6 +25,12 @@ property "port" {
   on_change   = "restart"
 }
 
+# Its route is all that it talks about.
+bus {
+  publish   = ["router.register", "router.unregister", "router.greet"]
+  subscribe = ["router.start"]
+}
+
 # The program, as built for the VM's platform.
 package "hello" {
   program = "hello"

@@ -18,6 +18,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/vmc/internal/manifest"
 )
 
 // matchFrom is the size of all files, in bytes, from which on the controller is
@@ -28,7 +29,7 @@ const matchFrom = 64 << 10
 var ignoreFiles = []string{".vmcignore", ".cfignore"}
 
 // neverPushed are names that are no part of an app.
-var neverPushed = []string{".git/", ".hg/", ".svn/", ".bzr/", ".DS_Store", "*~", "/" + manifestFile, ".vmcignore", ".cfignore"}
+var neverPushed = []string{".git/", ".hg/", ".svn/", ".bzr/", ".DS_Store", "*~", "/" + manifest.Name, ".vmcignore", ".cfignore"}
 
 // file is one to be pushed.
 type file struct {

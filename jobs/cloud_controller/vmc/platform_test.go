@@ -22,6 +22,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/component/componenttest"
 	"github.com/clusterworks/deploy/jobs/dea"
 	healthmanager "github.com/clusterworks/deploy/jobs/health_manager"
+	"github.com/clusterworks/deploy/jobs/nats/natstest"
 	"github.com/clusterworks/deploy/jobs/router"
 	"github.com/clusterworks/deploy/jobs/stager"
 )
@@ -85,11 +86,13 @@ func newPlatform(t *testing.T) *platform {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("cannot build the warden: %v\n%s", err, out)
 	}
-	bus := componenttest.Bus(t)
-	common := fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\n", bus.ClientURL())
+	bus := componenttest.Bus(t, natstest.Users(t, "router", "cloud_controller", "health_manager", "stager", "dea"))
+	common := func(job string) string {
+		return fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nindex: 0\n", natstest.URI(bus, job))
+	}
 
 	var front *router.Router
-	p.run("router", common+"inet: 127.0.0.1\nport: 0\npeer_keepalive: 100ms\n", func(process component.Process) (_ runnable, err error) {
+	p.run("router", common("router")+"inet: 127.0.0.1\nport: 0\npeer_keepalive: 100ms\n", func(process component.Process) (_ runnable, err error) {
 		front, err = router.New(process)
 		return front, err
 	})
@@ -98,7 +101,7 @@ func newPlatform(t *testing.T) *platform {
 	p.target = "api.cf.localhost:" + port
 
 	dir := t.TempDir()
-	p.run("cloud_controller", common+fmt.Sprintf(`
+	p.run("cloud_controller", common("cloud_controller")+fmt.Sprintf(`
 external_uri: api.cf.localhost
 external_port: 0
 internal_port: 0
@@ -112,12 +115,12 @@ timeouts: {discover: 2s, find: 500ms, status: 500ms, health: 500ms}
 database_environment: {production: {adapter: sqlite3, database: %[1]s/cc.db}}
 directories: {droplets: %[1]s/droplets, resources: %[1]s/resources, tmpdir: %[1]s/tmp}
 `, dir), func(process component.Process) (runnable, error) { return cloudcontroller.New(process) })
-	p.run("health_manager", common+`
+	p.run("health_manager", common("health_manager")+`
 bulk_api: {host: "http://`+p.target+`", addresses: ["`+front.Address()+`"]}
 intervals: {desired_state_update: 1, droplet_lost: 2, droplets_analysis: 0.5, min_restart_delay: 1, max_restart_delay: 2, delay_time_noise: 0, giveup_crash_number: 2, request_queue: 0.1}
 `, func(process component.Process) (runnable, error) { return healthmanager.New(process) })
-	p.run("stager", common+"dirs: {tmp: "+t.TempDir()+"}\nwarden: "+warden+"\n", func(process component.Process) (runnable, error) { return stager.New(process) })
-	p.run("dea", common+fmt.Sprintf(`
+	p.run("stager", common("stager")+"dirs: {tmp: "+t.TempDir()+"}\nwarden: "+warden+"\n", func(process component.Process) (runnable, error) { return stager.New(process) })
+	p.run("dea", common("dea")+fmt.Sprintf(`
 base_dir: %s
 filer_port: 0
 max_memory: 4096

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/vmc/internal/manifest"
 )
 
 // pushFlags are what the command line says instead of the manifest.
@@ -56,7 +56,7 @@ A manifest:
   vmc push worker --framework standalone --runtime python --command "python3 worker.py"`,
 		Args: cobra.MaximumNArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
-		apps, err := pushed(args, flags, cmd.Flags().Changed)
+		apps, notices, err := pushed(args, flags, cmd.Flags().Changed)
 		if err != nil {
 			return err
 		}
@@ -66,6 +66,9 @@ A manifest:
 		}
 		if info.User == "" {
 			return errors.New("you are not logged in: vmc login EMAIL, or vmc register EMAIL to make an account")
+		}
+		for _, notice := range notices {
+			v.say("Note: %s.", notice)
 		}
 		for _, app := range apps {
 			if err := v.push(ctx, c, info, app, flags); err != nil {
@@ -92,131 +95,9 @@ A manifest:
 	return cmd
 }
 
-// pushed are the apps that are meant: the manifest's, or those of them that are
-// named, with what the flags say.
-func pushed(args []string, flags pushFlags, changed func(string) bool) ([]described, error) {
-	at := flags.manifest
-	if at == "" {
-		if at = flags.path; !isFolder(at) {
-			at = filepath.Dir(at)
-		}
-	}
-	apps, err := readManifest(at)
-	if err != nil {
-		return nil, err
-	}
-	if len(args) == 1 {
-		i := slices.IndexFunc(apps, func(a described) bool { return a.Name == args[0] })
-		switch {
-		case i >= 0:
-			apps = apps[i : i+1]
-		case len(apps) == 1 && flags.manifest == "":
-			apps[0].Name = args[0] // the same app under another name
-			if !changed("url") {
-				apps[0].URL, apps[0].URLs = withName(apps[0])
-			}
-		case len(apps) > 1:
-			return nil, fmt.Errorf("the manifest has no application %s", args[0])
-		default:
-			apps = []described{{Name: args[0], Path: flags.path}}
-		}
-	}
-	if len(apps) == 0 {
-		return nil, fmt.Errorf("what is the app's name? There is no %s in %s: vmc push NAME", manifestFile, at)
-	}
-	if len(apps) > 1 {
-		for _, flag := range []string{"url", "no-url", "command", "framework", "runtime"} {
-			if changed(flag) {
-				return nil, fmt.Errorf("--%s is for one app, and the manifest has %d: name one", flag, len(apps))
-			}
-		}
-	}
-	for i := range apps {
-		a := &apps[i]
-		if len(apps) == 1 && !isFolder(flags.path) {
-			a.Path = flags.path
-		}
-		if changed("url") {
-			a.URL, a.URLs = "", flags.urls
-		}
-		if flags.framework != "" {
-			a.Framework = frameworkName(flags.framework)
-		}
-		if flags.runtime != "" {
-			a.Runtime = flags.runtime
-		}
-		if flags.command != "" {
-			a.Command = flags.command
-		}
-		if flags.memory != "" {
-			a.Memory = scalar(flags.memory)
-		}
-		if flags.disk != "" {
-			a.Disk = scalar(flags.disk)
-		}
-		if changed("instances") {
-			a.Instances = &flags.instances
-		}
-		for _, one := range flags.env {
-			name, _, ok := strings.Cut(one, "=")
-			if !ok || name == "" {
-				return nil, fmt.Errorf("%q is no variable: want NAME=VALUE", one)
-			}
-			a.Env = append(without(a.Env, name), one)
-		}
-		for _, one := range flags.services {
-			if !slices.Contains(a.Services, one) {
-				a.Services = append(a.Services, one)
-			}
-		}
-	}
-	return apps, nil
-}
-
-// withName are an app's URLs when it is pushed under another name: those that do
-// not depend on it are the first app's.
-func withName(app described) (url string, urls []string) {
-	all := app.URLs
-	if app.URL != "" {
-		all = append([]string{app.URL}, all...)
-	}
-	for _, one := range all {
-		if strings.Contains(one, "${name}") {
-			urls = append(urls, one)
-		}
-	}
-	return "", urls
-}
-
-func isFolder(name string) bool {
-	info, err := os.Stat(name)
-	return err == nil && info.IsDir()
-}
-
-// hosts are the names that a described app gets.
-func hosts(app described, domain string, none bool) ([]string, error) {
-	if none {
-		return []string{}, nil
-	}
-	all := app.URLs
-	if app.URL != "" {
-		all = append([]string{app.URL}, all...)
-	}
-	found := []string{}
-	for _, one := range all {
-		host, err := hostOf(strings.NewReplacer("${name}", app.Name, "${target-base}", domain).Replace(one))
-		if err != nil {
-			return nil, err
-		}
-		if !slices.Contains(found, host) {
-			found = append(found, host)
-		}
-	}
-	return found, nil
-}
-
 // push makes or changes one app, gives it its files and starts it.
-func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app described, flags pushFlags) error {
+func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app manifest.App, flags pushFlags) (err error) {
+	uploaded := false
 	if app.Path == "" {
 		app.Path = "."
 	}
@@ -224,31 +105,34 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 	if _, err := os.Stat(app.Path); err != nil {
 		return fmt.Errorf("cannot push %s, whose files are missing (is it to be built first?): %w", app.Name, err)
 	}
-	uris, err := hosts(app, c.Domain(), flags.noURL)
+	noURL := flags.noURL || app.NoRoute
+	uris, err := hosts(app, c.Domain())
 	if err != nil {
 		return err
 	}
 	resources := client.Resources{}
-	if app.Memory == "" {
-		app.Memory = app.Mem
-	}
 	for _, one := range []struct {
-		text scalar
+		text string
 		into *int
 	}{{app.Memory, &resources.Memory}, {app.Disk, &resources.Disk}} {
 		if one.text == "" {
 			continue
 		}
-		if *one.into, err = parseMegabytes(string(one.text)); err != nil {
+		if *one.into, err = parseMegabytes(one.text); err != nil {
 			return err
 		}
+	}
+	if err := haveServices(ctx, c, app); err != nil {
+		return err
 	}
 	present, err := c.App(ctx, app.Name)
 	switch {
 	case client.Is(err, client.CodeAppNotFound):
-		if err := v.create(ctx, c, info, app, uris, resources, flags.noURL); err != nil {
+		if err := v.create(ctx, c, info, app, uris, resources, noURL); err != nil {
 			return err
 		}
+		// What is half made would count, hold its URL, and look like an app.
+		defer func() { err = v.undo(ctx, c, app.Name, uploaded, err) }()
 		if err := v.configure(ctx, c, app, nil, client.Resources{}); err != nil {
 			return err
 		}
@@ -256,10 +140,13 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 		return err
 	default:
 		v.say("%s is there already: it gets new files.", app.Name)
-		if len(uris) == 0 && !flags.noURL {
+		switch {
+		case noURL:
+			uris = []string{}
+		case len(uris) == 0:
 			uris = nil // as they are
 		}
-		if app.Framework != "" && string(app.Framework) != present.Staging.Framework {
+		if app.Framework != "" && app.Framework != present.Staging.Framework {
 			return fmt.Errorf("%s is a %s app and cannot become a %s one: delete it first", app.Name, present.Staging.Framework, app.Framework)
 		}
 		if err := v.configure(ctx, c, app, uris, resources); err != nil {
@@ -269,6 +156,7 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 	if err := v.upload(ctx, c, app.Name, app.Path); err != nil {
 		return err
 	}
+	uploaded = true
 	switch {
 	case present.State == client.Started && flags.noStart:
 		v.say("%s runs on with its old files until vmc restart %s.", app.Name, app.Name)
@@ -286,8 +174,8 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 }
 
 // create makes an app that is not there.
-func (v *vmc) create(ctx context.Context, c *client.Client, info client.Info, app described, uris []string, resources client.Resources, noURL bool) error {
-	framework := string(app.Framework)
+func (v *vmc) create(ctx context.Context, c *client.Client, info client.Info, app manifest.App, uris []string, resources client.Resources, noURL bool) error {
+	framework := app.Framework
 	if framework == "" {
 		found, err := detect(app.Path, info.Frameworks)
 		if err != nil {
@@ -312,7 +200,7 @@ func (v *vmc) create(ctx context.Context, c *client.Client, info client.Info, ap
 	// Who says nothing of URLs gets one, unless there is nothing to serve, most
 	// likely.
 	if len(uris) == 0 && !noURL && framework != "standalone" {
-		uris = []string{strings.ToLower(app.Name) + "." + c.Domain()}
+		uris = []string{hostLabel(app.Name) + "." + c.Domain()}
 	}
 	instances := 1
 	if app.Instances != nil {
@@ -333,6 +221,64 @@ func (v *vmc) create(ctx context.Context, c *client.Client, info client.Info, ap
 	return nil
 }
 
+// undoTimeout bounds the removal of what a push has half made, which goes on when
+// the push itself was interrupted.
+const undoTimeout = 20 * time.Second
+
+// undo removes an app that a failed push has just made, and adds to the error what
+// became of it. One that has its files stays: it can be looked at and started.
+func (v *vmc) undo(ctx context.Context, c *client.Client, name string, uploaded bool, failed error) error {
+	if failed == nil || uploaded {
+		return failed
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	if err := c.DeleteApp(ctx, name); err != nil {
+		return fmt.Errorf("%w; %s was made, has no files and could not be removed again (%v): vmc delete %s", failed, name, err, name)
+	}
+	v.say("Removed %s again.", name)
+	return failed
+}
+
+// haveServices returns an error that names the services of an app that the user
+// does not have.
+func haveServices(ctx context.Context, c *client.Client, app manifest.App) error {
+	if len(app.Services) == 0 {
+		return nil
+	}
+	mine, err := c.Services(ctx)
+	if err != nil {
+		return err
+	}
+	var names, missing []string
+	for _, s := range mine {
+		names = append(names, s.Name)
+	}
+	for _, wanted := range app.Services {
+		if !slices.Contains(names, wanted) {
+			missing = append(missing, wanted)
+		}
+	}
+	switch {
+	case len(missing) == 0:
+		return nil
+	case len(names) == 0:
+		return fmt.Errorf("cannot push %s: you have no service %s, and none at all; vmc services lists what there is, vmc create-service makes one", app.Name, strings.Join(missing, ", "))
+	}
+	return fmt.Errorf("cannot push %s: you have no service %s; you have %s (vmc create-service makes one)", app.Name, strings.Join(missing, ", "), strings.Join(names, ", "))
+}
+
+// union has the first and what of the second is not among them.
+func union(first, second []string) []string {
+	all := slices.Clone(first)
+	for _, one := range second {
+		if !slices.Contains(all, one) {
+			all = append(all, one)
+		}
+	}
+	return all
+}
+
 // answered says whether the controller itself refused.
 func answered(err error) bool {
 	var e *client.Error
@@ -340,8 +286,8 @@ func answered(err error) bool {
 }
 
 // configure gives an app what it is described with; nil and zero leave it as it
-// is.
-func (v *vmc) configure(ctx context.Context, c *client.Client, app described, uris []string, resources client.Resources) error {
+// is. uris come to those that it has; an empty list takes all away.
+func (v *vmc) configure(ctx context.Context, c *client.Client, app manifest.App, uris []string, resources client.Resources) error {
 	if app.Env == nil && app.Services == nil && app.Instances == nil && app.Command == "" && uris == nil && resources == (client.Resources{}) {
 		return nil
 	}
@@ -361,7 +307,10 @@ func (v *vmc) configure(ctx context.Context, c *client.Client, app described, ur
 		if app.Command != "" {
 			a.Meta.Command = app.Command
 		}
-		if uris != nil {
+		switch {
+		case len(uris) > 0: // those that were mapped since stay
+			a.URIs = union(a.URIs, uris)
+		case uris != nil:
 			a.URIs = uris
 		}
 		if resources.Memory != 0 {

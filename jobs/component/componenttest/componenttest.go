@@ -3,7 +3,9 @@
 package componenttest
 
 import (
+	"fmt"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -40,6 +42,7 @@ func Bus(t testing.TB, changes ...func(*server.Options)) *server.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.SetLoggerV2(violations{t}, false, false, false)
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
 	if !s.ReadyForConnections(deadline) {
@@ -47,6 +50,21 @@ func Bus(t testing.TB, changes ...func(*server.Options)) *server.Server {
 	}
 	return s
 }
+
+// violations is a server's log that fails the test when somebody says or hears what
+// their user may not.
+type violations struct{ t testing.TB }
+
+func (v violations) Errorf(format string, args ...any) {
+	if text := fmt.Sprintf(format, args...); strings.Contains(text, "Violation") {
+		v.t.Error("the bus: " + text)
+	}
+}
+func (violations) Noticef(string, ...any) {}
+func (violations) Warnf(string, ...any)   {}
+func (violations) Fatalf(string, ...any)  {}
+func (violations) Debugf(string, ...any)  {}
+func (violations) Tracef(string, ...any)  {}
 
 // On has a bus listen on this port, as after the end of another.
 func On(port int) func(*server.Options) {

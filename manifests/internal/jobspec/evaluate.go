@@ -50,6 +50,7 @@ func (j *Job) unknownContext() *hcl.EvalContext {
 			"package":     cty.ObjectVal(packages),
 			"link":        cty.ObjectVal(links),
 			"certificate": cty.ObjectVal(certificates),
+			"bus":         cty.ObjectVal(map[string]cty.Value{"users": cty.UnknownVal(cty.List(BusUserType)).RefineNotNull()}),
 		},
 	}
 }

@@ -31,6 +31,9 @@ import (
 //	link.<name>.instances[*].{id,index,az,address}
 //	link.<name>.property.<name>          properties that the provider publishes
 //	certificate.<name>.{ca,certificate,private_key}
+//	bus.users[*].{group,job,publish,subscribe,answer_seconds}
+//	                                     who has a user of its own on the bus that
+//	                                     this job provides
 //
 // and all functions of the manifest language.
 type Job struct {
@@ -49,6 +52,7 @@ type Job struct {
 	Hooks        []*Hook
 	Listens      []*Listen
 	Mbus         *Mbus
+	Bus          *Bus // nil: the job has the bus's shared user, if it consumes the bus
 
 	FS    fs.FS // the job's folder: job.hcl, templates/
 	Files map[string]*hcl.File
@@ -217,6 +221,19 @@ type Listen struct {
 	Port    hcl.Expression // number
 	Range   hcl.Range
 }
+
+// Bus is the bus block: what the job may say and hear on the message bus. A job that
+// has one gets a user of its own for each instance; the expressions may refer to
+// properties only, so that they are the same for all instances.
+type Bus struct {
+	Publish       hcl.Expression // list of subjects, wildcards allowed; nil: none
+	Subscribe     hcl.Expression // the same
+	AnswerSeconds hcl.Expression // number: how long after a question its answer may be sent; nil: DefaultAnswerSeconds
+	Range         hcl.Range
+}
+
+// DefaultAnswerSeconds is the time for answers of a job that names none.
+const DefaultAnswerSeconds = 120
 
 // Mbus names files of a VM's image in which message-bus URIs are rewritten, and
 // their new values. A value that the block does not set comes from the job's link

@@ -105,7 +105,7 @@ func (l *loader) parse(source []byte, filename string) {
 	l.addComponent(body)
 	content := l.Content(body, "description",
 		"property:name", "provides:link", "consumes:link", "package:name", "certificate:name", "template:source",
-		"process:name", "hook:kind", "listen:name", "mbus")
+		"process:name", "hook:kind", "listen:name", "mbus", "bus")
 	l.job.Description = l.Text(content.Attributes, "description", "")
 	blocks := content.Blocks.ByType()
 	l.scope = syntax.Namespace{
@@ -116,6 +116,11 @@ func (l *loader) parse(source []byte, filename string) {
 		"package":     {Noun: "package", Names: syntax.Labels(blocks["package"]), Attributes: syntax.Fixed("path")},
 		"link":        {Noun: "link", Names: syntax.Labels(blocks["consumes"]), Attributes: syntax.Fixed("instances", "property")},
 		"certificate": {Noun: "certificate", Names: syntax.Labels(blocks["certificate"]), Attributes: syntax.Fixed("ca", "certificate", "private_key")},
+	}
+	if slices.ContainsFunc(blocks["provides"], providesBus) {
+		l.scope["bus"] = &syntax.Root{Noun: "attribute of the bus", Names: []string{"users"}}
+	} else {
+		l.scope["bus"] = syntax.Refused("Only the job that provides the link \"bus\" knows its users. A job's own user is link.bus.property.user.")
 	}
 	for _, first := range []string{"var", "local", "secret", "group", "vm", "disk", "network"} {
 		l.scope[first] = syntax.Refused(fmt.Sprintf("A job does not know the manifest that uses it, so it cannot refer to %s. Declare a property, and let the manifest set it.", first))
@@ -143,6 +148,9 @@ func (l *loader) parse(source []byte, filename string) {
 	l.Each(blocks["listen"], l.listen)
 	if b := l.Single(blocks["mbus"]); b != nil {
 		l.mbus(b)
+	}
+	if b := l.Single(blocks["bus"]); b != nil {
+		l.bus(b)
 	}
 	l.Report(l.job.Evaluate(l.job.unknownContext())...)
 }

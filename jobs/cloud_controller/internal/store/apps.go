@@ -60,7 +60,7 @@ type Bits struct {
 	PackageHash  string // sha1 of the zip; "": nothing was uploaded
 	PackageState string // Pending, Staged, Failed
 	DropletHash  string // sha1 of the staged droplet; "": never staged
-	RunCount     int    // starts of this droplet
+	RunCount     int    // counts the versions that were started; it only rises
 }
 
 // AppStore keeps apps.
@@ -96,7 +96,7 @@ const (
 	updateStagingFailed = `UPDATE apps SET package_state = $3, updated_at = $4, lock_version = lock_version + 1 WHERE id = $1 AND package_hash = $2`
 	deleteApp           = `DELETE FROM apps WHERE id = $1`
 	countApps           = `SELECT count(*) FROM apps`
-	selectBlobs         = `SELECT id, package_hash, droplet_hash FROM apps ORDER BY id`
+	selectBlobs         = `SELECT id, package_hash, droplet_hash FROM apps UNION SELECT app_id, package_hash, droplet_hash FROM releases ORDER BY 1, 2, 3`
 
 	insertHost        = `INSERT INTO hosts (host, owner_id) VALUES ($1, $2) ON CONFLICT (host) DO NOTHING`
 	selectHost        = `SELECT owner_id FROM hosts WHERE host = $1`
@@ -229,29 +229,32 @@ func (s *AppStore) CreateApp(ctx context.Context, a *App, limits Limits) error {
 // UpdatedAt. ErrStale if it was changed since.
 func (s *AppStore) UpdateApp(ctx context.Context, a *App, limits Limits) error {
 	updated := *a
-	err := s.change(ctx, a.OwnerID, limits, func(q querier) error {
-		environment, err := environmentText(updated.Environment)
-		if err != nil {
-			return err
-		}
-		updated.UpdatedAt = s.now().Unix()
-		result, err := q.ExecContext(ctx, updateApp, updated.ID, updated.LockVersion, updated.Framework, updated.Runtime, updated.State, updated.Instances,
-			updated.Memory, updated.Disk, updated.FDs, environment, updated.Debug, updated.Console, updated.Command, updated.RunCount,
-			updated.PackageHash, updated.PackageState, updated.DropletHash, updated.UpdatedAt)
-		if err := changed(result, err, ErrStale); err != nil {
-			return err
-		}
-		updated.LockVersion++
-		if _, err := q.ExecContext(ctx, deleteAppHosts, updated.ID); err != nil {
-			return err
-		}
-		return s.setHosts(ctx, q, updated)
-	})
+	err := s.change(ctx, a.OwnerID, limits, func(q querier) error { return s.save(ctx, q, &updated) })
 	if err != nil {
 		return fmt.Errorf("cannot save the app: %w", err)
 	}
 	*a = updated
 	return nil
+}
+
+// save is UpdateApp within a transaction.
+func (s *AppStore) save(ctx context.Context, q querier, a *App) error {
+	environment, err := environmentText(a.Environment)
+	if err != nil {
+		return err
+	}
+	a.UpdatedAt = s.now().Unix()
+	result, err := q.ExecContext(ctx, updateApp, a.ID, a.LockVersion, a.Framework, a.Runtime, a.State, a.Instances,
+		a.Memory, a.Disk, a.FDs, environment, a.Debug, a.Console, a.Command, a.RunCount,
+		a.PackageHash, a.PackageState, a.DropletHash, a.UpdatedAt)
+	if err := changed(result, err, ErrStale); err != nil {
+		return err
+	}
+	a.LockVersion++
+	if _, err := q.ExecContext(ctx, deleteAppHosts, a.ID); err != nil {
+		return err
+	}
+	return s.setHosts(ctx, q, *a)
 }
 
 // change runs a transaction that changes what a user owns, within limits.
@@ -360,7 +363,8 @@ func (s *AppStore) CountApps(ctx context.Context) (n int, err error) {
 	return n, nil
 }
 
-// AppBlobs are the hashes of an app's package and droplet, "" for none.
+// AppBlobs are the hashes of a package and droplet that an app or a release of it
+// has, "" for none.
 type AppBlobs struct {
 	AppID       int64
 	PackageHash string

@@ -45,6 +45,7 @@ type Store struct {
 	UserStore
 	AppStore
 	ServiceStore
+	UpdateStore
 }
 
 // database is what the stores share.
@@ -56,7 +57,7 @@ type database struct {
 
 func newStore(db *sql.DB, postgres bool) *Store {
 	d := &database{db: db, postgres: postgres, now: time.Now}
-	return &Store{d, UserStore{d}, AppStore{d}, ServiceStore{d}}
+	return &Store{d, UserStore{d}, AppStore{d}, ServiceStore{d}, UpdateStore{d}}
 }
 
 // Dialer makes the connections to PostgreSQL.

@@ -188,6 +188,7 @@ func scenario(t testing.TB, s *Store) {
 	}
 
 	services(t, s, hello, blue)
+	releasesAndUpdates(t, s, dev)
 
 	// A host is free when the last app with it is gone.
 	must(t, s.DeleteApp(ctx, blue))
@@ -450,5 +451,163 @@ func TestBadURIs(t *testing.T) {
 		} else if strings.Contains(err.Error(), "secretword") {
 			t.Errorf("the password is in %q", err)
 		}
+	}
+}
+
+// releasesAndUpdates goes through the life of an app that is updated.
+func releasesAndUpdates(t testing.TB, s *Store, owner User) {
+	ctx := t.Context()
+	app := newApp(owner, "rolling")
+	must(t, s.CreateApp(ctx, &app, nil))
+	must(t, s.SetPackage(ctx, app.ID, "p1"))
+	reread := func() {
+		t.Helper()
+		var err error
+		app, err = s.AppByID(ctx, app.ID)
+		must(t, err)
+	}
+	reread()
+	app.DropletHash, app.PackageState = "d1", Staged
+	_, _, err := s.Begin(ctx, app, Beginning{PackageHash: "p1"}, nil)
+	wantError(t, err, ErrNotFound) // it is stopped
+	must(t, s.StartApp(ctx, &app, "push", nil))
+	if app.State != Started || app.RunCount != 1 {
+		t.Errorf("a started app: %+v", app)
+	}
+	stale := app
+	stale.LockVersion--
+	wantError(t, s.StartApp(ctx, &stale, "push", nil), ErrStale)
+
+	begin := func(b Beginning) Update {
+		t.Helper()
+		b.Holder = "cc0"
+		b.State = func(_ App, previous, next Release, others []Update) (string, error) {
+			return fmt.Sprintf("%s-%d to %s-%d, %d others", previous.DropletHash, previous.RunCount, next.DropletHash, next.RunCount, len(others)), nil
+		}
+		var u Update
+		app, u, err = s.Begin(ctx, app, b, nil)
+		must(t, err)
+		return u
+	}
+	numbers := func(want string) {
+		t.Helper()
+		list, err := s.Releases(ctx, app.ID)
+		must(t, err)
+		var got []string
+		for _, r := range list {
+			got = append(got, fmt.Sprintf("v%d=%s-%d", r.Number, r.DropletHash, r.RunCount))
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("the releases are %q, want %q", got, want)
+		}
+	}
+
+	// A restart is the same release under another version; its record names the old
+	// one until it is done.
+	u := begin(Beginning{Cause: "restart", DropletHash: "d1", PackageHash: "p1"})
+	if u.State != "d1-1 to d1-2, 0 others" || u.Claim != 1 || u.Holder != "cc0" || app.RunCount != 1 {
+		t.Errorf("the update is %+v of %+v", u, app)
+	}
+	numbers("v1=d1-2 v1=d1-1")
+	u.State = "half"
+	must(t, s.SaveUpdate(ctx, u))
+	wantError(t, s.ClaimUpdate(ctx, &u, "cc1"), ErrStale) // the holder has saved since
+	u, err = s.Updating(ctx, app.ID)
+	must(t, err)
+	first := u
+	must(t, s.ClaimUpdate(ctx, &u, "cc1"))
+	wantError(t, s.ClaimUpdate(ctx, &first, "cc2"), ErrStale) // one of two
+	wantError(t, s.SaveUpdate(ctx, first), ErrStale)          // the former holder
+	must(t, s.ReleaseUpdate(ctx, first))
+	if all, err := s.AllUpdating(ctx); err != nil || len(all) != 1 || all[0].Holder != "cc1" || all[0].State != "half" {
+		t.Errorf("under way: %+v, %v", all, err)
+	}
+	must(t, s.ReleaseUpdate(ctx, u))
+	u.Status, u.State = Updated, "whole"
+	_, err = s.FinishUpdate(ctx, first)
+	wantError(t, err, ErrStale)
+	done, err := s.FinishUpdate(ctx, u)
+	must(t, err)
+	if done.RunCount != 2 || done.DropletHash != "d1" || done.PackageState != Staged {
+		t.Errorf("after a restart: %+v", done)
+	}
+	_, err = s.FinishUpdate(ctx, u)
+	wantError(t, err, ErrStale)
+	numbers("v1=d1-2")
+
+	// A failed update gives its settings back, except for what was changed since.
+	must(t, s.SetPackage(ctx, app.ID, "p2"))
+	reread()
+	app.Environment, app.Memory = []string{"A=broken"}, 128
+	must(t, s.UpdateApp(ctx, &app, nil))
+	_, _, err = s.Begin(ctx, app, Beginning{PackageHash: "p1"}, nil)
+	wantError(t, err, ErrStale) // other files came meanwhile
+	u = begin(Beginning{Cause: "push", DropletHash: "d2", PackageHash: "p2"})
+	if present, err := s.Present(ctx, app); err != nil || present.RunCount != 2 || present.Of(app).Environment[0] != "A=b" || present.Of(app).Memory != 64 {
+		t.Errorf("the present release: %+v, %v", present, err)
+	}
+	reread()
+	app.Memory, app.Instances = 256, 5
+	must(t, s.UpdateApp(ctx, &app, nil))
+	if blobs, err := s.Blobs(ctx); err != nil || !slices.Contains(blobs, AppBlobs{app.ID, "p1", "d1"}) || !slices.Contains(blobs, AppBlobs{app.ID, "p2", "d2"}) {
+		t.Errorf("blobs: %+v, %v", blobs, err)
+	}
+	u.Status, u.Reason = Undone, "it crashed"
+	app, err = s.FinishUpdate(ctx, u)
+	must(t, err)
+	if app.DropletHash != "d1" || app.PackageHash != "p1" || app.PackageState != Staged || app.Environment[0] != "A=b" || app.Memory != 256 || app.Instances != 5 || app.RunCount != 2 {
+		t.Errorf("after a failed update: %+v", app)
+	}
+	if u, err = s.Update(ctx, app.ID, u.RunCount); err != nil || u.Status != Undone || u.Reason != "it crashed" {
+		t.Errorf("the failed update: %+v, %v", u, err)
+	}
+	numbers("v1=d1-2")
+
+	// The later one wins; no version is ever used again; five releases are kept.
+	u = begin(Beginning{Cause: "push", DropletHash: "d3", PackageHash: "p1"})
+	if u.RunCount != 4 {
+		t.Errorf("a version was used again: %+v", u)
+	}
+	later := begin(Beginning{Cause: "push", DropletHash: "d4", PackageHash: "p1"})
+	if later.State != "d1-2 to d4-5, 1 others" {
+		t.Errorf("the later update is %+v", later)
+	}
+	wantError(t, s.SaveUpdate(ctx, u), ErrStale)
+	for n := range 6 {
+		later.Status = Updated
+		app, err = s.FinishUpdate(ctx, later)
+		must(t, err)
+		later = begin(Beginning{Cause: "push", DropletHash: fmt.Sprint("e", n), PackageHash: "p1"})
+	}
+	must(t, s.CancelUpdates(ctx, app.ID, "it was stopped"))
+	numbers("v7=e4-10 v6=e3-9 v5=e2-8 v4=e1-7 v3=e0-6")
+	old, err := s.ReleaseOfDroplet(ctx, app.ID, "e1")
+	must(t, err)
+	_, err = s.ReleaseOfDroplet(ctx, app.ID, "d4")
+	wantError(t, err, ErrNotFound)
+	u = begin(Beginning{Cause: "rollback", Back: &old})
+	if u.State != "e4-10 to e1-12, 0 others" || app.DropletHash != "e4" || app.PackageState != Pending {
+		t.Errorf("a rollback is %+v of %+v", u, app)
+	}
+	u.Status = Updated
+	app, err = s.FinishUpdate(ctx, u)
+	must(t, err)
+	if app.DropletHash != "e1" || app.PackageState != Staged || app.RunCount != 12 {
+		t.Errorf("after a rollback: %+v", app)
+	}
+	if list, err := s.Updates(ctx, app.ID); err != nil || len(list) != 11 || list[0].Status != Updated || list[1].Status != Cancelled {
+		t.Errorf("updates: %+v, %v", list, err)
+	}
+
+	// What a former version has started has no release on record.
+	app.RunCount, app.DropletHash = 1, "f1"
+	must(t, s.UpdateApp(ctx, &app, nil))
+	u = begin(Beginning{Cause: "restart", DropletHash: "f1", PackageHash: app.PackageHash})
+	if u.State != "f1-1 to f1-13, 0 others" {
+		t.Errorf("the update of a former version's app is %+v", u)
+	}
+	must(t, s.StartApp(ctx, &app, "start", nil))
+	if u, err = s.Update(ctx, app.ID, u.RunCount); err != nil || u.Status != Cancelled {
+		t.Errorf("the update of an app that was started anew: %+v, %v", u, err)
 	}
 }
