@@ -2,12 +2,9 @@ package dea
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -19,17 +16,12 @@ import (
 
 	"github.com/clusterworks/deploy/agent/host/proc"
 	"github.com/clusterworks/deploy/agent/host/unpack"
-	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/confine"
 	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/dea/internal/bits"
 	"github.com/clusterworks/deploy/jobs/dea/internal/core"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
-
-// probeConnect bounds one attempt to connect to an app that starts, as in the
-// original.
-const probeConnect = 250 * time.Millisecond
 
 // killWait is how long the end of what got KILL is awaited before it is done
 // again without the warden's help.
@@ -166,7 +158,8 @@ func (a *attendant) run(ctx context.Context) {
 		}
 	}
 	stopProbe()
-	if probed != nil {
+	early := probed != nil
+	if early {
 		<-probed
 	}
 	if ctx.Err() != nil {
@@ -175,6 +168,9 @@ func (a *attendant) run(ctx context.Context) {
 	}
 	if said := a.bury(ctx); why == "" && !ending {
 		why = said
+		if early && i.Port != 0 {
+			why += fmt.Sprintf(" It had not been ready before: an app listens on port %d, which the variable PORT names, on all addresses.", i.Port)
+		}
 	}
 	d.base.Log().Info("an instance has ended", "app", i.Start.Name, "index", i.Start.Index, "instance", i.ID, "why", why)
 	d.event(core.Ended{ID: i.ID, Why: why})
@@ -476,116 +472,4 @@ func makeFolder(ctx context.Context, file string, spec warden.Spec, runtime stri
 		return fmt.Errorf("cannot prepare startup: %w", err)
 	}
 	return give(".")
-}
-
-// probe waits until the app is ready: until its state file says so, if its
-// droplet names one, else until its port answers, if it has one.
-func (a *attendant) probe(ctx context.Context) error {
-	d, i := a.dea, a.instance
-	root, err := os.OpenRoot(d.instanceFolder(i.Folder))
-	if err != nil {
-		return fmt.Errorf("cannot see whether the app is ready: %w", err)
-	}
-	defer root.Close()
-	stateFile, err := stateFileOf(root)
-	if err != nil {
-		return err
-	}
-	ready := func() bool { return true }
-	timeout, what := d.config.Intervals.PortTimeout.Duration(), ""
-	switch {
-	case stateFile != "":
-		ready = func() bool { return stateIsRunning(root, stateFile) }
-		timeout, what = d.config.Intervals.StateFileTimeout.Duration(), "its state file "+stateFile+" did not say RUNNING"
-		if i.Start.Debug != nil && *i.Start.Debug == "suspend" {
-			timeout = 0 // it waits for a debugger, for as long as that takes
-		}
-	case i.Port != 0:
-		address := net.JoinHostPort(d.base.Address(), strconv.Itoa(i.Port))
-		what = "it did not listen on port " + strconv.Itoa(i.Port)
-		ready = func() bool {
-			dial, cancel := context.WithTimeout(ctx, probeConnect)
-			defer cancel()
-			conn, err := d.base.Dialer().DialContext(dial, "tcp", address)
-			if err == nil {
-				conn.Close()
-			}
-			return err == nil
-		}
-	}
-	var late <-chan time.Time
-	if timeout > 0 {
-		timer := time.NewTimer(timeout)
-		defer timer.Stop()
-		late = timer.C
-	}
-	// Quick at first, for those that are.
-	interval := d.config.Intervals.Probe.Duration()
-	for wait := min(interval, 20*time.Millisecond); !ready(); wait = min(interval, 2*wait) {
-		pause := time.NewTimer(wait)
-		select {
-		case <-pause.C:
-		case <-late:
-			pause.Stop()
-			//lint:ignore ST1005 a line of the app's log
-			return fmt.Errorf("The app did not start: %s within %v.", what, timeout)
-		case <-ctx.Done():
-			pause.Stop()
-			return context.Cause(ctx)
-		}
-	}
-	return nil
-}
-
-// maxState is the size that no droplet.yaml and no state file has.
-const maxState = 64 << 10
-
-// stateFileOf is what droplet.yaml names, "" if nothing.
-func stateFileOf(root *os.Root) (string, error) {
-	data, err := readSmall(root, "droplet.yaml")
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	var file string
-	if err == nil {
-		file, err = parseDroplet(data)
-	}
-	if err != nil {
-		return "", fmt.Errorf("cannot read the droplet's droplet.yaml: %w", err)
-	}
-	return file, nil
-}
-
-// parseDroplet reads what an app may have written over.
-func parseDroplet(data []byte) (stateFile string, err error) {
-	var doc struct {
-		StateFile string `yaml:"state_file"`
-	}
-	err = component.ParseYAML(data, &doc)
-	return doc.StateFile, err
-}
-
-func stateIsRunning(root *os.Root, name string) bool {
-	data, err := readSmall(root, name)
-	if err != nil {
-		return false
-	}
-	var doc struct {
-		State string `json:"state"`
-	}
-	return json.Unmarshal(data, &doc) == nil && doc.State == wire.StateRunning
-}
-
-// readSmall reads a file that an app may have put there.
-func readSmall(root *os.Root, name string) ([]byte, error) {
-	f, err := openRegular(root, name)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxState+1))
-	if err == nil && len(data) > maxState {
-		err = fmt.Errorf("%s is larger than %d bytes", name, maxState)
-	}
-	return data, err
 }

@@ -367,8 +367,8 @@ func (c *cell) document(droplet wire.ID, sha string, env ...string) wire.DEAStar
 	return wire.DEAStart{
 		Droplet: droplet, Name: "app" + string(droplet), Version: sha + "-1", SHA1: sha,
 		URIs: []string{"app" + string(droplet) + ".cf.test"}, Runtime: "perl", RuntimeInfo: wire.RuntimeInfo{Name: "perl"}, Framework: "test",
-		ExecutableFile: filepath.Join(c.droplets, sha), ExecutableURI: "http://127.0.0.1:1/staged_droplets/" + sha,
-		Limits: wire.Limits{Mem: 64, Disk: 64, FDs: 256}, Env: env, Users: []string{"dev@cf.test"},
+		Executable: wire.Executable{ExecutableFile: filepath.Join(c.droplets, sha), ExecutableURI: "http://127.0.0.1:1/staged_droplets/" + sha},
+		Limits:     wire.Limits{Mem: 64, Disk: 64, FDs: 256}, Env: env, Users: []string{"dev@cf.test"},
 	}
 }
 

@@ -2,6 +2,27 @@ package wire
 
 import "encoding/json"
 
+// Ways of finding out whether an instance runs.
+const (
+	CheckPort    = "port"    // its port answers
+	CheckHTTP    = "http"    // GET of a path is answered with 200 to 399
+	CheckProcess = "process" // it was started, and has not ended
+	CheckFile    = "file"    // a file is there
+)
+
+// CheckTypes are all of them.
+var CheckTypes = []string{CheckPort, CheckHTTP, CheckProcess, CheckFile}
+
+// HealthCheck says when an instance that starts counts as running. The original has no
+// such thing: its DEAs, and others, ignore it. What is zero is the DEA's choice.
+type HealthCheck struct {
+	Type string `json:"type,omitempty"`
+	// Endpoint is the path of CheckHTTP, or the file of CheckFile below the app's
+	// folder.
+	Endpoint string `json:"endpoint,omitempty"`
+	Timeout  int    `json:"timeout,omitempty"` // that a start may take, seconds
+}
+
 // RuntimeInfo is how the later dialect describes a language runtime; the older
 // one sends its name only.
 type RuntimeInfo struct {

@@ -155,18 +155,23 @@ type DEAStart struct {
 	Framework   string      `json:"framework"`
 	Prod        bool        `json:"prod"`
 	SHA1        string      `json:"sha1"` // of the droplet, 40 hexadecimal digits
-	// ExecutableFile is the droplet's path on a folder that all share,
-	// ExecutableURI where it is fetched over HTTP.
-	ExecutableFile string         `json:"executableFile"`
-	ExecutableURI  string         `json:"executableUri"`
-	Services       []BoundService `json:"services"`
-	Limits         Limits         `json:"limits"`
-	Env            []string       `json:"env"`   // "K=V"
-	Users          []string       `json:"users"` // e-mail addresses
-	Debug          *string        `json:"debug"` // nil, "run" or "suspend"
-	Console        *bool          `json:"console"`
+	Executable
+	Services []BoundService `json:"services"`
+	Limits   Limits         `json:"limits"`
+	Env      []string       `json:"env"`   // "K=V"
+	Users    []string       `json:"users"` // e-mail addresses
+	Debug    *string        `json:"debug"` // nil, "run" or "suspend"
+	Console  *bool          `json:"console"`
 	Trial
 	CCPartition string `json:"cc_partition,omitempty"`
+	// Health is nil for an app that says nothing of it.
+	Health *HealthCheck `json:"health,omitempty"`
+}
+
+// Executable says where a droplet is.
+type Executable struct {
+	ExecutableFile string `json:"executableFile"` // on a folder that all share
+	ExecutableURI  string `json:"executableUri"`  // over HTTP
 }
 
 // Trial says how much an instance is trusted.

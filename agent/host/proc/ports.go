@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -100,4 +101,36 @@ func Connections(port int) (int, error) {
 		}
 	}
 	return n, err
+}
+
+// Listeners returns the addresses on which processes listen for TCP connections,
+// as far as this user may know, in the order of their ports.
+func Listeners(pids []int) ([]netip.AddrPort, error) {
+	lines, err := sockets("tcp")
+	if err != nil {
+		return nil, err
+	}
+	open := map[string]netip.AddrPort{} // by the names of links in /proc/<pid>/fd
+	for _, l := range lines {
+		if local, ok := netip.AddrFromSlice(l.LocalAddr); ok && l.St == listening && l.LocalPort <= 65535 {
+			open[fmt.Sprintf("socket:[%d]", l.Inode)] = netip.AddrPortFrom(local.Unmap(), uint16(l.LocalPort))
+		}
+	}
+	var found []netip.AddrPort
+	for _, pid := range pids {
+		p, err := procfs.NewProc(pid)
+		if err != nil {
+			continue // it has ended
+		}
+		targets, _ := p.FileDescriptorTargets() // an error: as above
+		for _, target := range targets {
+			if address, ok := open[target]; ok && !slices.Contains(found, address) {
+				found = append(found, address)
+			}
+		}
+	}
+	slices.SortFunc(found, func(a, b netip.AddrPort) int {
+		return cmp.Or(cmp.Compare(a.Port(), b.Port()), a.Addr().Compare(b.Addr()))
+	})
+	return found, nil
 }

@@ -38,6 +38,15 @@ type App struct {
 	Version          string    `json:"version,omitempty"`
 	Env              []string  `json:"env"` // "K=V"
 	Meta             Meta      `json:"meta"`
+	Health           *Health   `json:"health,omitempty"` // nil: a controller that knows none
+}
+
+// Health says when an instance counts as running; what is zero is the cloud's
+// choice.
+type Health struct {
+	Type     string `json:"type"`     // port, http, process, file
+	Endpoint string `json:"endpoint"` // of http: a path; of file: its name
+	Timeout  int    `json:"timeout"`  // that a start may take, seconds
 }
 
 // Staging is an app's kind: framework and runtime, in the names that come back.
@@ -305,6 +314,22 @@ func (c *Client) Stats(ctx context.Context, app string) ([]InstanceStats, error)
 	}
 	slices.SortFunc(stats, func(a, b InstanceStats) int { return a.Index - b.Index })
 	return stats, nil
+}
+
+// Event is something that was done to an app.
+type Event struct {
+	At    int64  `json:"at"` // Unix seconds
+	Actor string `json:"actor"`
+	Text  string `json:"text"`
+}
+
+// Events lists what was done to an app, the latest last.
+func (c *Client) Events(ctx context.Context, app string) ([]Event, error) {
+	var answer struct {
+		Events []Event `json:"events"`
+	}
+	err := c.get(ctx, &answer, "apps", app, "events")
+	return answer.Events, named(err, app)
 }
 
 // Crash is an instance that ended by itself.

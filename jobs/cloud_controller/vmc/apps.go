@@ -72,9 +72,9 @@ func appsCommand(v *vmc) *cobra.Command {
 	})
 }
 
-// timeoutFlag is how long to wait for instances to run.
+// timeoutFlag is how long to wait for instances to run; 0 is what patience says.
 func timeoutFlag(c *cobra.Command, timeout *time.Duration) {
-	c.Flags().DurationVar(timeout, "timeout", 2*time.Minute, "how long the instances may take to run")
+	c.Flags().DurationVar(timeout, "timeout", 0, "how long to wait until the instances run; by default 2m, or 30s more than they may take to start")
 }
 
 func startCommand(v *vmc) *cobra.Command {

@@ -1,6 +1,7 @@
 package vmc
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"os"
@@ -68,6 +69,12 @@ func pushed(args []string, flags pushFlags, changed func(string) bool) (apps []m
 		if flags.command != "" {
 			a.Command = flags.command
 		}
+		if h := flags.health; h.Type != "" {
+			a.Health.Type, a.Health.Endpoint = h.Type, h.Endpoint
+		} else if h.Endpoint != "" {
+			a.Health.Type, a.Health.Endpoint = cmp.Or(a.Health.Type, "http"), h.Endpoint
+		}
+		a.Health.Timeout = cmp.Or(flags.health.Timeout, a.Health.Timeout)
 		if flags.memory != "" {
 			a.Memory = flags.memory
 		}

@@ -81,3 +81,49 @@ func TestPushManners(t *testing.T) {
 		t.Errorf("failed pushes left %v", left)
 	}
 }
+
+// TestAppsPage: a page tells what an app is, what was done to it, and of its last
+// crash; another name changes nothing else; early words say what keeps an app from
+// running.
+func TestAppsPage(t *testing.T) {
+	p := newPlatform(t)
+	p.ok("register", "me@example.com")
+	app := p.write(t.TempDir(), map[string]string{"server.js": serverJS, "manifest.yml": "applications:\n- name: hello\n  health-check-type: http\n  health-check-http-endpoint: /\n  timeout: 90\n"})
+	p.ok("push", "--path", app)
+	if out := p.ok("health", "hello"); out != "GET / is answered, within 1m30s\n" {
+		t.Errorf("health: %s", out)
+	}
+	p.ok("scale", "hello", "2")
+	p.ok("rename", "hello", "greeter")
+	p.fails("Application not found", "apps", "hello")
+	_, _ = p.page("http://hello." + strings.TrimPrefix(p.target, "api.") + "/crash")
+	eventually(t, "the page has all", func() bool {
+		out := p.ok("app", "greeter")
+		for _, want := range []string{"App:       greeter\n", "State:     started\n", "Kind:      node/node\n", "Runs when: GET / is answered, within 1m30s\n",
+			"http://hello.cf.localhost:", "   running ", "instances 2, before 1", "renamed from hello to greeter", "The last crash", "ended with status 3"} {
+			if !strings.Contains(out, want) {
+				t.Logf("the page lacks %q:\n%s", want, out)
+				return false
+			}
+		}
+		return true
+	})
+	if out := p.ok("events", "greeter"); !strings.Contains(out, "me@example.com   made\n") || !strings.Contains(out, "an instance crashed: ") {
+		t.Errorf("events: %s", out)
+	}
+	p.fails("a name has letters", "rename", "greeter", "greeter/x")
+	p.ok("delete", "greeter", "--force")
+
+	// It has more time than an impatient user, and its log says what is wrong.
+	deaf := p.write(t.TempDir(), map[string]string{"server.js": "require('http').createServer(() => {}).listen(0)"})
+	status, _, errOut := p.vmc("push", "deaf", "--timeout", "9s", "--framework", "node", "--path", deaf)
+	if status != 1 || !strings.Contains(errOut, "it should take the port from the variable PORT") {
+		t.Errorf("a push of an app that listens elsewhere: status %d\n%s", status, errOut)
+	}
+	p.ok("delete", "deaf", "--force")
+	status, _, errOut = p.vmc("push", "late", "--start-timeout", "1s", "--framework", "node",
+		"--path", p.write(t.TempDir(), map[string]string{"server.js": "setInterval(() => {}, 1000)"}))
+	if status != 1 || !strings.Contains(errOut, "PORT names within 1s") {
+		t.Errorf("a push of an app with one second to start: status %d\n%s", status, errOut)
+	}
+}

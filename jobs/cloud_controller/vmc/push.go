@@ -25,6 +25,7 @@ type pushFlags struct {
 	instances          int
 	env, services      []string
 	noStart, noURL     bool
+	health             manifest.Health
 	timeout            time.Duration
 }
 
@@ -91,6 +92,7 @@ A manifest:
 	f.StringArrayVar(&flags.env, "env", nil, "variable `NAME=VALUE`; may be repeated")
 	f.StringSliceVar(&flags.services, "service", nil, "`name` of a service of yours to bind; may be repeated")
 	f.BoolVar(&flags.noStart, "no-start", false, "push only")
+	healthFlags(cmd, &flags.health)
 	timeoutFlag(cmd, &flags.timeout)
 	return cmd
 }
@@ -288,7 +290,8 @@ func answered(err error) bool {
 // configure gives an app what it is described with; nil and zero leave it as it
 // is. uris come to those that it has; an empty list takes all away.
 func (v *vmc) configure(ctx context.Context, c *client.Client, app manifest.App, uris []string, resources client.Resources) error {
-	if app.Env == nil && app.Services == nil && app.Instances == nil && app.Command == "" && uris == nil && resources == (client.Resources{}) {
+	if app.Env == nil && app.Services == nil && app.Instances == nil && app.Command == "" && uris == nil &&
+		resources == (client.Resources{}) && app.Health == (manifest.Health{}) {
 		return nil
 	}
 	err := c.ChangeApp(ctx, app.Name, func(a *client.App) error {
@@ -319,7 +322,7 @@ func (v *vmc) configure(ctx context.Context, c *client.Client, app manifest.App,
 		if resources.Disk != 0 {
 			a.Resources.Disk = resources.Disk
 		}
-		return nil
+		return changeHealth(a, app.Health)
 	})
 	if err != nil {
 		return fmt.Errorf("cannot configure %s: %w", app.Name, err)

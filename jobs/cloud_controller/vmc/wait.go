@@ -78,7 +78,7 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 			err = fmt.Errorf("%w (instances: %s)", err, states)
 		}
 	}()
-	end := time.Now().Add(timeout)
+	begin, hints := time.Now(), v.newHints()
 	var running time.Time // since when all do
 	for {
 		// Anew each time: it may be stopped, scaled or deleted from elsewhere.
@@ -95,6 +95,7 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 			done(err)
 			return err
 		}
+		hints.look(ctx, c, name, instances)
 		count := map[string]int{}
 		for _, i := range instances {
 			count[i.State]++
@@ -124,7 +125,7 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 			v.showCrash(ctx, c, name, crash.Instance)
 			return err
 		}
-		if time.Now().After(end) {
+		if timeout := patience(timeout, app); time.Since(begin) > timeout {
 			err := fmt.Errorf("%s does not run after %v; vmc instances %s and vmc logs %s tell more", name, timeout, name, name)
 			if count[client.Down] > 0 && count[client.Starting] == 0 {
 				err = fmt.Errorf("no DEA starts all of %s within %v: perhaps none has %s of memory left, or the runtime %s", name, timeout, megabytes(app.Resources.Memory), app.Staging.Runtime)

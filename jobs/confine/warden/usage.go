@@ -29,6 +29,9 @@ func Look() (Snapshot, error) {
 	return Snapshot{all, all.Children()}, err
 }
 
+// Processes returns the pids of all descendants of a warden.
+func (s Snapshot) Processes(warden int) []int { return proc.Descendants(s.children, warden) }
+
 // Usage sums up all descendants of a warden.
 func (s Snapshot) Usage(warden int) Usage {
 	var u Usage

@@ -28,6 +28,12 @@ if ($mode eq "bomb") {
 }
 if ($mode eq "hungry") { my @all; push @all, "x" x (1 << 20) for 1 .. 512; sleep 20; exit 0 }
 if ($mode eq "filler") { open(my $f, ">", "fill"); print $f "x" x (1 << 20) for 1 .. 256; sleep 20; exit 0 }
+if ($mode eq "astray" or $mode eq "shy") {
+    my @at = $mode eq "shy" ? (LocalAddr => "127.0.0.2", LocalPort => $option{"-p"}) : (LocalPort => 0);
+    my $listen = IO::Socket::INET->new(@at, Listen => 1) or die "cannot listen: $@\n";
+    sleep 1 while 1;
+}
+if ($mode eq "marker") { sleep 1; open(my $f, ">", "tmp.ready"); close $f; sleep 1 while 1 }
 if ($mode eq "worker" or !$option{"-p"}) { sleep 1 while 1 }
 
 my $listen = IO::Socket::INET->new(LocalPort => $option{"-p"}, Listen => 128, ReuseAddr => 1) or die "cannot listen: $@\n";
@@ -47,6 +53,8 @@ while (1) {
     }
     # What is unread when a connection is closed resets it, and the answer is lost.
     read($client, my $sent, $length) if $length;
+    my $status = "200 OK";
+    $status = "503 Not Yet" if $what eq "never" or $what eq "warm" and time - $^T < 2;
     my $body = "hello from $ENV{VMC_APP_ID}\n";
     if ($what eq "env")  { $body = join("\n", map { "$_=$ENV{$_}" } sort keys %ENV) . "\n" }
     if ($what eq "slow") { select(undef, undef, undef, $argument) }
@@ -55,7 +63,7 @@ while (1) {
     if ($what eq "pids") { opendir(my $d, "/proc"); $body = join("\n", grep { /^\d+$/ } readdir($d)) . "\n" }
     if ($what eq "who")  { $body = "$< $(\n" }
     if ($what eq "limits") { open(my $f, "<", "/proc/self/limits"); $body = join("", <$f>) }
-    print $client "HTTP/1.0 200 OK\r\nContent-Length: " . length($body) . "\r\n\r\n" . $body;
+    print $client "HTTP/1.0 $status\r\nContent-Length: " . length($body) . "\r\n\r\n" . $body;
     close $client;
     kill("KILL", getppid) if $what eq "kill";
     exit 0 if defined $child;

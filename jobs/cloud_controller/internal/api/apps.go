@@ -25,6 +25,7 @@ type appDocument struct {
 	Version          string            `json:"version"`
 	Env              []string          `json:"env"`
 	Meta             appMeta           `json:"meta"`
+	Health           store.Health      `json:"health"`
 }
 
 type appMeta struct {
@@ -58,6 +59,7 @@ func (s *Server) documents(ctx context.Context, apps []store.App) ([]appDocument
 			Version:   model.Version(a),
 			Env:       model.NotNil(a.Environment),
 			Meta:      appMeta{Debug: model.Debug(a), Console: model.Console(a), Command: a.Command, Version: a.LockVersion, Created: a.CreatedAt},
+			Health:    a.Health,
 		}
 		if n, ok := running[a.ID]; ok {
 			doc.RunningInstances = &n
@@ -119,6 +121,7 @@ func (s *Server) createApp(w http.ResponseWriter, r *http.Request, a model.Accou
 			return errors.Join(err, s.Store.DeleteApp(r.Context(), app))
 		}
 	}
+	s.note(r.Context(), a, app, "made")
 	s.Log.Info("app created", "app", app.ID, "name", app.Name, "owner", a.Email)
 	url := "http://" + r.Host + "/apps/" + app.Name
 	w.Header().Set("Location", url)
@@ -151,15 +154,17 @@ func (s *Server) putApp(w http.ResponseWriter, r *http.Request, a model.Account,
 	if err := rest.ReadJSON(w, r, &body); err != nil {
 		return err
 	}
-	if body.Name != nil && *body.Name != app.Name {
-		return model.Because(model.ErrInvalidApp, "an app cannot be renamed")
-	}
 	if body.Meta != nil && body.Meta.Version != nil && int(*body.Meta.Version) != app.LockVersion {
 		return model.ErrLocking
 	}
 	ctx, cancel := s.Frame.Detached(r)
 	defer cancel()
 	before := app
+	if body.Name != nil {
+		if app.Name = *body.Name; !appName.MatchString(app.Name) {
+			return model.Because(model.ErrInvalidApp, "a name has letters, digits, '_' and '-' only")
+		}
+	}
 	if err := s.change(&app, body, a); err != nil {
 		return err
 	}
@@ -206,6 +211,7 @@ func (s *Server) putApp(w http.ResponseWriter, r *http.Request, a model.Account,
 	if err := s.Placer.Follow(ctx, before, app); err != nil {
 		return err
 	}
+	s.noteChange(ctx, a, before, app)
 	w.WriteHeader(http.StatusOK)
 	return nil
 }
@@ -269,6 +275,7 @@ func (s *Server) putUpdate(w http.ResponseWriter, r *http.Request, a model.Accou
 	if err := s.Store.UpdateApp(ctx, &app, limits(a)); err != nil {
 		return model.AppError(err)
 	}
+	s.note(ctx, a, app, "updated to version "+model.Version(app))
 	s.Log.Info("app updated", model.Attributes(app)...)
 	s.Placer.Stop(wire.DEAStop{Droplet: model.ID(app)})
 	if err := s.Placer.StartInstances(ctx, app, placement.Indices(0, app.Instances), false); err != nil {

@@ -55,7 +55,12 @@ type appRequest struct {
 	Services *[]string       `json:"services"`
 	Debug    json.RawMessage `json:"debug"`
 	Console  json.RawMessage `json:"console"`
-	Meta     *struct {
+	Health   *struct {
+		Type     *string `json:"type"`
+		Endpoint *string `json:"endpoint"`
+		Timeout  *number `json:"timeout"`
+	} `json:"health"`
+	Meta *struct {
 		Version *number `json:"version"`
 		Command *string `json:"command"`
 	} `json:"meta"`
@@ -115,6 +120,9 @@ func (s *Server) change(app *store.App, body appRequest, a model.Account) error 
 			return err
 		}
 		app.Environment = *body.Env
+	}
+	if err := changeHealth(&app.Health, body); err != nil {
+		return err
 	}
 	return s.changeModes(app, body)
 }

@@ -88,6 +88,7 @@ func (s *Server) Routes() http.Handler {
 	app("GET /apps/{app}/instances", s.getInstances)
 	app("GET /apps/{app}/stats", s.getStats)
 	app("GET /apps/{app}/crashes", s.getCrashes)
+	app("GET /apps/{app}/events", s.getEvents)
 	app("GET /apps/{app}/instances/{instance}/files", s.getFiles)
 	app("GET /apps/{app}/instances/{instance}/files/{path...}", s.getFiles)
 	app("GET /apps/{app}/update", s.getUpdate)

@@ -48,13 +48,26 @@ func (p *Placer) startDocument(ctx context.Context, app store.App) (wire.DEAStar
 	return wire.DEAStart{
 		Droplet: model.ID(app), Name: app.Name, Version: model.Version(app), URIs: model.NotNil(app.URIs),
 		Runtime: app.Runtime, RuntimeInfo: info, Framework: app.Framework,
-		SHA1: app.DropletHash, ExecutableFile: p.Blobs.Path(droplet),
-		ExecutableURI: rest.SignedURL(p.Config, p.Address(), fmt.Sprintf("/staged_droplets/%d/%s", app.ID, app.DropletHash)),
-		Services:      services,
-		Limits:        wire.Limits{Mem: app.Memory, Disk: app.Disk, FDs: app.FDs},
-		Env:           model.NotNil(app.Environment), Users: []string{app.OwnerEmail},
+		SHA1: app.DropletHash,
+		Executable: wire.Executable{
+			ExecutableFile: p.Blobs.Path(droplet),
+			ExecutableURI:  rest.SignedURL(p.Config, p.Address(), fmt.Sprintf("/staged_droplets/%d/%s", app.ID, app.DropletHash)),
+		},
+		Services: services,
+		Limits:   wire.Limits{Mem: app.Memory, Disk: app.Disk, FDs: app.FDs},
+		Env:      model.NotNil(app.Environment), Users: []string{app.OwnerEmail},
 		Debug: model.Debug(app), Console: model.Console(app), CCPartition: p.Config.Start.CCPartition,
+		Health: healthOf(app),
 	}, nil
+}
+
+// healthOf returns what an app says of its health, nil if nothing.
+func healthOf(app store.App) *wire.HealthCheck {
+	if app.Health == (store.Health{}) {
+		return nil
+	}
+	check := wire.HealthCheck(app.Health)
+	return &check
 }
 
 // updateURIs tells the DEAs an app's host names.

@@ -30,7 +30,7 @@ type App struct {
 	UpdatedAt   int64
 }
 
-// Identity says which app it is. It never changes.
+// Identity says which app it is. Only the name may change.
 type Identity struct {
 	ID         int64
 	OwnerID    int64
@@ -52,7 +52,15 @@ type Spec struct {
 	Debug       string // "", "run", "suspend"
 	Console     bool
 	// URIs are host names, lower case, as the user listed them.
-	URIs []string
+	URIs   []string
+	Health Health
+}
+
+// Health says when an instance counts as running; what is zero is the DEA's choice.
+type Health struct {
+	Type     string `json:"type,omitempty"`     // port, http, process, file
+	Endpoint string `json:"endpoint,omitempty"` // of http: a path; of file: its name
+	Timeout  int    `json:"timeout,omitempty"`  // that a start may take, seconds
 }
 
 // Bits says which files an app was uploaded with and staged to.
@@ -78,7 +86,7 @@ func (e *HostTakenError) Error() string { return fmt.Sprintf("%s is taken", e.Ho
 const (
 	appColumns = `a.id, a.owner_id, u.email, a.name, a.framework, a.runtime, a.state, a.instances, a.memory, a.disk, a.fds,
 		a.environment, a.debug, a.console, a.command, a.run_count, a.package_hash, a.package_state, a.droplet_hash,
-		a.lock_version, a.created_at, a.updated_at`
+		a.lock_version, a.created_at, a.updated_at, a.health`
 	selectApp        = `SELECT ` + appColumns + ` FROM apps a JOIN users u ON u.id = a.owner_id WHERE a.owner_id = $1 AND a.name = $2`
 	selectAppByID    = `SELECT ` + appColumns + ` FROM apps a JOIN users u ON u.id = a.owner_id WHERE a.id = $1`
 	selectAppsOf     = `SELECT ` + appColumns + ` FROM apps a JOIN users u ON u.id = a.owner_id WHERE a.owner_id = $1 ORDER BY a.name`
@@ -86,11 +94,11 @@ const (
 	selectHosts      = `SELECT app_id, host FROM app_hosts WHERE app_id = $1 ORDER BY position`
 	selectHostsOf    = `SELECT h.app_id, h.host FROM app_hosts h JOIN apps a ON a.id = h.app_id WHERE a.owner_id = $1 ORDER BY h.app_id, h.position`
 	selectHostsRange = `SELECT app_id, host FROM app_hosts WHERE app_id > $1 AND app_id <= $2 ORDER BY app_id, position`
-	insertApp        = `INSERT INTO apps (owner_id, name, framework, runtime, state, instances, memory, disk, fds, environment, debug, console, command, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14) RETURNING id`
+	insertApp        = `INSERT INTO apps (owner_id, name, framework, runtime, state, instances, memory, disk, fds, environment, debug, console, command, created_at, updated_at, health)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $14, $15) RETURNING id`
 	updateApp = `UPDATE apps SET framework = $3, runtime = $4, state = $5, instances = $6, memory = $7, disk = $8, fds = $9, environment = $10,
 		debug = $11, console = $12, command = $13, run_count = $14, package_hash = $15, package_state = $16, droplet_hash = $17,
-		updated_at = $18, lock_version = lock_version + 1 WHERE id = $1 AND lock_version = $2`
+		updated_at = $18, health = $19, name = $20, lock_version = lock_version + 1 WHERE id = $1 AND lock_version = $2`
 	updatePackage = `UPDATE apps SET package_hash = $2, package_state = CASE WHEN package_hash = $2 AND package_state = 'STAGED' THEN package_state ELSE $3 END,
 		updated_at = $4, lock_version = lock_version + 1 WHERE id = $1`
 	updateStagingFailed = `UPDATE apps SET package_state = $3, updated_at = $4, lock_version = lock_version + 1 WHERE id = $1 AND package_hash = $2`
@@ -109,15 +117,18 @@ const (
 
 func scanApp(scan func(...any) error) (App, error) {
 	var a App
-	var environment string
+	var environment, health string
 	err := scan(&a.ID, &a.OwnerID, &a.OwnerEmail, &a.Name, &a.Framework, &a.Runtime, &a.State, &a.Instances, &a.Memory, &a.Disk, &a.FDs,
 		&environment, &a.Debug, &a.Console, &a.Command, &a.RunCount, &a.PackageHash, &a.PackageState, &a.DropletHash,
-		&a.LockVersion, &a.CreatedAt, &a.UpdatedAt)
+		&a.LockVersion, &a.CreatedAt, &a.UpdatedAt, &health)
 	if err != nil {
 		return App{}, err
 	}
 	if err := json.Unmarshal([]byte(environment), &a.Environment); err != nil {
 		return App{}, fmt.Errorf("environment of app %d: %w", a.ID, err)
+	}
+	if err := json.Unmarshal([]byte(health), &a.Health); err != nil {
+		return App{}, fmt.Errorf("health check of app %d: %w", a.ID, err)
 	}
 	return a, nil
 }
@@ -204,12 +215,16 @@ func (s *AppStore) CreateApp(ctx context.Context, a *App, limits Limits) error {
 		if err != nil {
 			return err
 		}
+		health, err := json.Marshal(created.Health)
+		if err != nil {
+			return err
+		}
 		created.CreatedAt = s.now().Unix()
 		created.UpdatedAt = created.CreatedAt
 		created.LockVersion = 1
 		created.PackageState = Pending
 		err = q.QueryRowContext(ctx, insertApp, created.OwnerID, created.Name, created.Framework, created.Runtime, created.State, created.Instances,
-			created.Memory, created.Disk, created.FDs, environment, created.Debug, created.Console, created.Command, created.CreatedAt).Scan(&created.ID)
+			created.Memory, created.Disk, created.FDs, environment, created.Debug, created.Console, created.Command, created.CreatedAt, string(health)).Scan(&created.ID)
 		if isDuplicate(err) {
 			return ErrExists
 		}
@@ -226,7 +241,8 @@ func (s *AppStore) CreateApp(ctx context.Context, a *App, limits Limits) error {
 }
 
 // UpdateApp saves an app that was read before, and sets its LockVersion and
-// UpdatedAt. ErrStale if it was changed since.
+// UpdatedAt. ErrStale if it was changed since, ErrExists if another app of its owner
+// has the name.
 func (s *AppStore) UpdateApp(ctx context.Context, a *App, limits Limits) error {
 	updated := *a
 	err := s.change(ctx, a.OwnerID, limits, func(q querier) error { return s.save(ctx, q, &updated) })
@@ -243,10 +259,17 @@ func (s *AppStore) save(ctx context.Context, q querier, a *App) error {
 	if err != nil {
 		return err
 	}
+	health, err := json.Marshal(a.Health)
+	if err != nil {
+		return err
+	}
 	a.UpdatedAt = s.now().Unix()
 	result, err := q.ExecContext(ctx, updateApp, a.ID, a.LockVersion, a.Framework, a.Runtime, a.State, a.Instances,
 		a.Memory, a.Disk, a.FDs, environment, a.Debug, a.Console, a.Command, a.RunCount,
-		a.PackageHash, a.PackageState, a.DropletHash, a.UpdatedAt)
+		a.PackageHash, a.PackageState, a.DropletHash, a.UpdatedAt, string(health), a.Name)
+	if isDuplicate(err) { // another app of the owner's has the name
+		return ErrExists
+	}
 	if err := changed(result, err, ErrStale); err != nil {
 		return err
 	}

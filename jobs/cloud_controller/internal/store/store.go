@@ -46,6 +46,7 @@ type Store struct {
 	AppStore
 	ServiceStore
 	UpdateStore
+	EventStore
 }
 
 // database is what the stores share.
@@ -57,7 +58,7 @@ type database struct {
 
 func newStore(db *sql.DB, postgres bool) *Store {
 	d := &database{db: db, postgres: postgres, now: time.Now}
-	return &Store{d, UserStore{d}, AppStore{d}, ServiceStore{d}, UpdateStore{d}}
+	return &Store{d, UserStore{d}, AppStore{d}, ServiceStore{d}, UpdateStore{d}, EventStore{d}}
 }
 
 // Dialer makes the connections to PostgreSQL.

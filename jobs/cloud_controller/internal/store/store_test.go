@@ -187,6 +187,22 @@ func scenario(t testing.TB, s *Store) {
 		t.Errorf("blobs: %+v", blobs)
 	}
 
+	// A name is free when its app has another, and taken while it has it.
+	hello.LockVersion = apps[1].LockVersion
+	hello.Name, hello.Health = "blue", Health{Type: "http", Endpoint: "/up", Timeout: 90}
+	wantError(t, s.UpdateApp(ctx, &hello, nil), ErrExists)
+	hello.Name = "red"
+	must(t, s.UpdateApp(ctx, &hello, nil))
+	if red, err := s.App(ctx, dev.ID, "red"); err != nil || red.ID != hello.ID || red.Health != hello.Health {
+		t.Errorf("with another name and a health check: %+v, %v", red, err)
+	}
+	hello.Name = "hello"
+	must(t, s.UpdateApp(ctx, &hello, nil))
+	must(t, s.NoteEvent(ctx, hello.ID, "dev@example.com", "renamed"))
+	if events, err := s.Events(ctx, hello.ID); err != nil || !slices.Equal(events, []Event{{1343815200, "dev@example.com", "renamed"}}) {
+		t.Errorf("events %+v, %v", events, err)
+	}
+
 	services(t, s, hello, blue)
 	releasesAndUpdates(t, s, dev)
 
@@ -610,4 +626,27 @@ func releasesAndUpdates(t testing.TB, s *Store, owner User) {
 	if u, err = s.Update(ctx, app.ID, u.RunCount); err != nil || u.Status != Cancelled {
 		t.Errorf("the update of an app that was started anew: %+v, %v", u, err)
 	}
+}
+
+// TestEventsAreBounded: of an app the latest are kept, and no others.
+func TestEventsAreBounded(t *testing.T) {
+	each(t, func(t *testing.T, uri string) {
+		s, ctx := open(t, uri), t.Context()
+		dev, err := s.CreateUser(ctx, "dev@example.com", "hash")
+		must(t, err)
+		one, two := newApp(dev, "one"), newApp(dev, "two")
+		must(t, s.CreateApp(ctx, &one, nil))
+		must(t, s.CreateApp(ctx, &two, nil))
+		must(t, s.NoteEvent(ctx, two.ID, "dev@example.com", "other"))
+		for i := range keptEvents + 2 {
+			must(t, s.NoteEvent(ctx, one.ID, "dev@example.com", fmt.Sprint("event ", i)))
+		}
+		events, err := s.Events(ctx, one.ID)
+		if err != nil || len(events) != keptEvents || events[0].Text != "event 2" {
+			t.Errorf("%d events, %v", len(events), err)
+		}
+		if others, err := s.Events(ctx, two.ID); err != nil || len(others) != 1 {
+			t.Errorf("the other app has %+v, %v", others, err)
+		}
+	})
 }
