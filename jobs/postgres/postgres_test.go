@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/big"
 	"net"
 	"os"
@@ -452,4 +453,34 @@ func TestInit(t *testing.T) {
 	if out, err := m.hook("pre_start", ""); err == nil || !strings.Contains(out, "install postgresql-7.4") {
 		t.Errorf("an old version: %v: %s", err, out)
 	}
+}
+
+// TestInitIsWholeOrNothing: a first pre_start that ends in the middle leaves no
+// database cluster in its place, and the next one begins anew.
+func TestInitIsWholeOrNothing(t *testing.T) {
+	m := newMachine(t, nil)
+	config := m.render(`password = "first"`)
+	data := filepath.Join(m.dir, "data", "postgres")
+	roles := filepath.Join(config, "roles.sql")
+	whole, err := os.ReadFile(roles)
+	must(t, err)
+	must(t, os.WriteFile(roles, append(whole, "\nSELECT cut_short();\n"...), 0o600))
+	if out, err := m.hook("pre_start", ""); err == nil || !strings.Contains(out, "cut_short") {
+		t.Errorf("with a statement that fails: %v: %s", err, out)
+	}
+	if _, err := os.Stat(filepath.Join(data, "main")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("half a database cluster is in its place: %v", err)
+	}
+	must(t, os.WriteFile(roles, whole, 0o600))
+	began := time.Now()
+	m.mustHook("pre_start", "")
+	t.Logf("made after %v", time.Since(began).Round(10*time.Millisecond))
+	if _, err := os.Stat(filepath.Join(data, "making")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("what was begun is left: %v", err)
+	}
+	m.start()
+	if got := m.query("first", "SHOW fsync"); got != "on" {
+		t.Errorf("the server runs with fsync %s", got)
+	}
+	m.stop()
 }
