@@ -17,6 +17,7 @@ import (
 
 	"github.com/zclconf/go-cty/cty"
 
+	"github.com/clusterworks/deploy/jobs/nginx"
 	"github.com/clusterworks/deploy/manifests"
 )
 
@@ -326,4 +327,111 @@ domain "plain.example" {
 			t.Errorf("%s: %d %v", host, plain.StatusCode, plain.Header)
 		}
 	}
+}
+
+// TestProof: after a reload, each domain is asked for on each address, with its
+// certificate; what nginx does not serve as wanted is said, so that the agent
+// returns to what ran before.
+func TestProof(t *testing.T) {
+	ca := newWebCA(t)
+	domain := func(name, until string, end time.Time) string {
+		return fmt.Sprintf("{ name = %q, %s }", name, strings.ReplaceAll(ca.settings(end, until), "\nkey", ", key"))
+	}
+	later := time.Now().Add(time.Hour)
+	second := loopback()
+	properties := "routers = [\"127.0.0.1\"]\n"
+	sites := fmt.Sprintf("addresses = [%q]\nsites = [%s, %s, { name = \"plain.example\", redirect = \"https://shop.example\" }]\n",
+		second, strings.ReplaceAll(domain("shop.example", "shop.example", later), "\n", ""), strings.ReplaceAll(domain("*.b.example", "*.b.example", later), "\n", ""))
+	b := newBalancer(t)
+	g1 := filepath.Join(b.dir, "generations", "1")
+	b.render(g1, properties)
+	b.activate(g1)
+	b.start()
+
+	prove := func() error {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+		defer cancel()
+		return nginx.Prove(ctx, filepath.Join(b.dir, "jobs", "nginx"))
+	}
+	if err := prove(); err != nil {
+		t.Fatalf("what runs: %v", err)
+	}
+
+	t.Run("an added address is taken", func(t *testing.T) {
+		other, err := net.Listen("tcp", second+":8443")
+		must(t, err)
+		defer other.Close()
+		g := filepath.Join(b.dir, "generations", "taken")
+		b.render(g, properties+sites)
+		out, err := b.cmd(b.job.Spec.Hooks[0].Command, "DEPLOY_STAGED="+g).CombinedOutput()
+		if want := "cannot listen on " + second + ":8443: another process does"; err == nil || !strings.Contains(string(out), want) {
+			t.Errorf("%v: %s, want %s", err, out, want)
+		}
+	})
+	b.next("2", properties+sites)
+	for _, address := range []string{b.address, second} {
+		conn, err := net.DialTimeout("tcp", address+":8443", deadline)
+		must(t, err)
+		conn.Close()
+	}
+	b.next("3", properties+sites+"gzip = true\n") // its own listeners do not count as taken
+
+	for name, tc := range map[string]struct {
+		edit [2]string // of nginx.conf, as if nginx did otherwise than it is told
+		want string
+	}{
+		"another certificate": {[2]string{"ssl_certificate", "ssl_certificate"}, "domain *.b.example is not served at " + b.address + ":8443 over https: it shows another certificate"},
+		"another server":      {[2]string{"server_name plain.example", "server_name plain2.example"}, "domain plain.example is not served at " + b.address + ":8080 over http: another server of the configuration answers, with status 404"},
+		"a silent address":    {[2]string{"listen " + second + ":8443", "listen " + second + ":8444"}, "domain shop.example is not served at " + second + ":8443 over https"},
+		"another generation":  {[2]string{"gzip on;", "syntax error;"}, "nginx at " + b.address + ":8080 answers with another configuration"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := filepath.Join(b.dir, "generations", strings.ReplaceAll(name, " ", "_"))
+			b.edit = func(text string) string {
+				if tc.edit[0] == "ssl_certificate" { // that of shop.example for all
+					var first [2]string
+					lines := strings.Split(text, "\n")
+					for i, line := range lines {
+						for j, directive := range []string{"    ssl_certificate ", "    ssl_certificate_key "} {
+							if strings.HasPrefix(line, directive) {
+								if first[j] == "" {
+									first[j] = line
+								}
+								lines[i] = first[j]
+							}
+						}
+					}
+					return strings.Join(lines, "\n")
+				}
+				return strings.ReplaceAll(text, tc.edit[0], tc.edit[1])
+			}
+			b.render(g, properties+sites+fmt.Sprintf("gzip = true\nmaintenance = %q\n", name))
+			b.edit = nil
+			if out, err := b.cmd(b.job.Spec.Hooks[0].Command, "DEPLOY_STAGED="+g).CombinedOutput(); err != nil && !strings.Contains(name, "generation") {
+				t.Fatalf("check: %v: %s", err, out)
+			}
+			b.activate(g)
+			must(t, b.command.Process.Signal(syscall.SIGHUP))
+			if err := prove(); err == nil || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("%v, want %s", err, tc.want)
+			}
+			b.next("after_"+strings.ReplaceAll(name, " ", "_"), properties+sites) // as the agent does
+		})
+	}
+
+	t.Run("extra", func(t *testing.T) {
+		for extra, want := range map[string]string{
+			"sites = [{ name = \"x.example\", extra = \"no_such on;\" }]":       `nginx does not take extra of domain "x.example":`,
+			"sites = [{ name = \"x.example\", extra = \"location /a {\" }]":     `nginx does not take extra of domain "x.example":`,
+			"sites = [{ name = \"x.example\" }]\nextra = \"no_such on;\"":       "nginx does not take property extra:",
+			"sites = [{ name = \"x.example\", extra = \"add_header X y;\" }]\n": "",
+		} {
+			g := filepath.Join(b.dir, "generations", "extra")
+			b.render(g, properties+extra)
+			out, err := b.cmd(b.job.Spec.Hooks[0].Command, "DEPLOY_STAGED="+g).CombinedOutput()
+			if (err == nil) != (want == "") || !strings.Contains(string(out), want) {
+				t.Errorf("%s: %v: %s, want %s", extra, err, out, want)
+			}
+		}
+	})
 }

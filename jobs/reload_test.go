@@ -26,7 +26,7 @@ var reloadable = map[string][]string{
 	"nginx": {
 		"domains", "routers", "router_port", "max_body_mb", "answer_timeout_s", "client_requests", "host_requests", "workers", "access_log",
 		"public_tls_port", "trusted_fronts", "certificate", "key", "https_only", "hsts_s", "sites",
-		"balancing", "keepalive", "gzip", "maintenance", "extra",
+		"addresses", "tls_port", "balancing", "keepalive", "gzip", "maintenance", "extra",
 	},
 	"postgres": {"database", "user", "password", "allow_from", "require_tls", "settings", "backups"},
 	"router":   {"trace_key", "not_found_redirect", "max_body_mb", "trusted_fronts", "access_log", "log_level"},

@@ -1,10 +1,12 @@
-// Package nginx checks what nginx cannot: whether the certificates of a
-// configuration are those of its domains, whole and in time. nginx -t reads each
-// key pair, and would serve one that has expired or is another domain's.
+// Package nginx checks a configuration of nginx beyond what nginx -t can: before it
+// is used, whether its certificates are those of its domains, whole and in time,
+// and its addresses free; once it is, whether every domain is really served with
+// its certificate.
 package nginx
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -113,16 +115,29 @@ func Prepare(file, folder string, now time.Time) error {
 // keepFor is longer than a generation is kept that a rollback may return to.
 const keepFor = 90 * 24 * time.Hour
 
-// Main is the program lb_check: it prepares the certificates of a file, and
-// returns its exit status.
+// Main is the program lb_check: "check" before a configuration is used, "proof"
+// once it is. It returns the program's exit status.
 func Main(args []string, problems io.Writer) int {
-	if len(args) != 2 {
-		fmt.Fprintln(problems, "usage: lb_check CERTIFICATES.JSON FOLDER")
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var err error
+	switch {
+	case len(args) == 5 && args[0] == "check":
+		p := Preflight{Program: args[1], Staged: os.Getenv("DEPLOY_STAGED"), Active: args[2], Run: args[3], Data: args[4]}
+		err = p.Check(ctx, time.Now())
+	case len(args) == 2 && args[0] == "proof":
+		err = Prove(ctx, args[1])
+	default:
+		fmt.Fprintln(problems, "usage: lb_check check NGINX CONFIG RUN DATA, lb_check proof CONFIG")
 		return 2
 	}
-	if err := Prepare(args[0], args[1], time.Now()); err != nil {
+	if err != nil {
 		fmt.Fprintln(problems, err)
 		return 1
 	}
 	return 0
 }
+
+// patience is by the clock, and less than job.hcl's limits, so that what was wrong
+// last is said.
+const patience = 15 * time.Second

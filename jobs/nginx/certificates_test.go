@@ -121,8 +121,8 @@ func TestStore(t *testing.T) {
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if status := Main([]string{file, folder}, t.Output()); status != 0 {
-		t.Fatalf("status %d", status)
+	if err := Prepare(file, folder, time.Now()); err != nil {
+		t.Fatal(err)
 	}
 	info, err := os.Stat(filepath.Join(folder, one.File()))
 	if err != nil || info.Mode().Perm() != 0o600 {
@@ -141,7 +141,7 @@ func TestStore(t *testing.T) {
 			t.Errorf("after %v: %v", step.after, got)
 		}
 	}
-	if Main([]string{file + ".none", folder}, t.Output()) != 1 || Main(nil, t.Output()) != 2 {
+	if Prepare(file+".none", folder, time.Now()) == nil || Main([]string{"proof", folder}, t.Output()) != 1 || Main(nil, t.Output()) != 2 {
 		t.Error("a missing file, or none, is fine")
 	}
 }

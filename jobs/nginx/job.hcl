@@ -31,7 +31,7 @@ property "port" {
   type        = number
   default     = 8080
   description = "Port for requests, on the instance's own address"
-  on_change   = "restart" # a reload onto a taken port keeps the old configuration silently
+  on_change   = "restart" # the health check asks there
 }
 
 property "max_body_mb" {
@@ -105,14 +105,12 @@ property "addresses" {
   type        = list(string)
   default     = []
   description = "Addresses to listen on beside the instance's own; they must be the VM's"
-  on_change   = "restart"
 }
 
 property "tls_port" {
   type        = number
   default     = 8443
   description = "Port for HTTPS and HTTP/2, opened once a domain has a certificate; 0: never"
-  on_change   = "restart"
 
   validation {
     condition     = property.tls_port >= 0 && property.tls_port <= 65535 && property.tls_port != property.port
@@ -288,20 +286,23 @@ template "pages.conf" {
   on_change   = "reload"
 }
 
-template "reloaded.sh" {
-  destination = "reloaded.sh"
+template "proof.json" {
+  destination = "proof.json"
   on_change   = "reload"
 }
 
-# Certificates must be those of their domains, and in time; they go where
-# nginx.conf names them. nginx tells what else is wrong better than anyone: before
-# it is used.
+# Before anything changes: certificates are those of their domains, and in time;
+# they go where nginx.conf names them. Addresses and ports are free. nginx tells
+# what else is wrong better than anyone.
 hook "check" {
-  command = [
-    "/bin/sh", "-c", "mkdir -p \"$1\" \"$2\" && \"$3\" \"$DEPLOY_STAGED/certificates.json\" \"$2/certificates\" && exec \"$0\" -t -q -e stderr -p \"$2\" -c \"$DEPLOY_STAGED/nginx.conf\"",
-    package.nginx.path, path.run, path.data, "${package.lb_check.path}/lb_check",
-  ]
+  command = ["${package.lb_check.path}/lb_check", "check", package.nginx.path, path.config, path.run, path.data]
   timeout = "20s"
+}
+
+# What starts must serve every domain, else what ran before comes back.
+hook "post_start" {
+  command = ["${package.lb_check.path}/lb_check", "proof", path.config]
+  timeout = "30s"
 }
 
 process "nginx" {
@@ -314,11 +315,12 @@ process "nginx" {
   }
 
   # The signal says nothing of its outcome, so the reload is believed when the
-  # new configuration answers.
+  # new configuration answers, on every address and for every domain, with the
+  # domain's certificate. Else what ran before comes back.
   reload {
     signal  = "HUP"
-    verify  = ["/bin/bash", "${path.config}/reloaded.sh"]
-    timeout = "15s"
+    verify  = ["${package.lb_check.path}/lb_check", "proof", path.config]
+    timeout = "30s"
   }
 }
 

@@ -1,5 +1,5 @@
-// Command lb_check checks the certificates of a configuration of nginx and puts
-// them where it names them.
+// Command lb_check checks a configuration of nginx before it is used, and proves
+// that it serves every domain once it is.
 package main
 
 import (
