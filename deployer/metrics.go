@@ -22,7 +22,11 @@ func (d *Deployer) Metrics(ctx context.Context) (api.Metrics, error) {
 	answers := fleet.Ask(ctx, x.fleet, func(ctx context.Context, agent *client.Client) (api.Metrics, error) {
 		return agent.Metrics(ctx)
 	})
-	return mergeMetrics(answers), nil
+	merged := mergeMetrics(answers)
+	if f := x.domainMetrics(); len(f.Samples) > 0 {
+		merged.Families = append(merged.Families, f)
+	}
+	return merged, nil
 }
 
 func mergeMetrics(answers []fleet.Answer[api.Metrics]) api.Metrics {

@@ -38,12 +38,19 @@ func (l *loader) decodeDeployment() {
 	l.Constants["local"] = syntax.Refused("The deployment block can use variables only: locals may refer to it.")
 	if b := l.only("deployment", `deployment "cf" { domain = "cf.localhost" }`); b != nil {
 		l.CheckName(b)
-		content := l.Content(b.Body, "domain", "metrics", "logging")
+		content := l.Content(b.Body, "domain public_addresses", "metrics", "logging")
 		name := b.Labels[0]
 		l.m.Deployment = Deployment{
 			Name:   name,
 			Domain: l.Text(content.Attributes, "domain", name+".localhost"),
 			Range:  b.DefRange,
+		}
+		l.m.Deployment.PublicAddresses = l.Texts(content.Attributes, "public_addresses")
+		for _, text := range l.m.Deployment.PublicAddresses {
+			if _, err := netip.ParseAddr(text); err != nil {
+				attr := content.Attributes["public_addresses"]
+				l.Report(syntax.Problem("Invalid address", fmt.Sprintf("%q in \"public_addresses\" is not an IP address.", text), attr.Expr.Range(), attr.Range))
+			}
 		}
 		if metrics := l.Single(content.Blocks.OfType("metrics")); metrics != nil {
 			l.m.Deployment.MetricsPort = l.Whole(l.Content(metrics.Body, "port!").Attributes, "port", 0, 1, 65535)

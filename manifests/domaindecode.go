@@ -14,7 +14,6 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 
-	"github.com/clusterworks/deploy/manifests/internal/jobspec"
 	"github.com/clusterworks/deploy/manifests/internal/syntax"
 )
 
@@ -82,7 +81,7 @@ func (l *domainLoader) balancers() []balancer {
 	for _, g := range l.m.Groups {
 		for _, job := range g.Jobs {
 			for _, p := range job.Spec.Properties {
-				if p.From == jobspec.FromDomains && p.Type.IsListType() && p.Type.ElementType().IsObjectType() && p.Type.ElementType().HasAttribute("certificate") {
+				if servesDomains(p) {
 					list = append(list, balancer{g, job, p})
 				}
 			}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"golang.org/x/net/idna"
+
+	"github.com/clusterworks/deploy/manifests/internal/jobspec"
 )
 
 // Domain is a name, or all names below one, that the deployment's load balancers
@@ -121,6 +123,32 @@ type DomainAccess struct {
 	// Fronts are the networks of proxies in front of this domain; nil: those of the
 	// load balancer.
 	Fronts []string
+}
+
+// Balancer is a job that serves the manifest's domains.
+type Balancer struct {
+	Group *Group
+	Job   *GroupJob
+}
+
+// Balancers returns the jobs that serve the manifest's domains: those with a
+// property that takes domains with their certificates.
+func (m *Manifest) Balancers() []Balancer {
+	var list []Balancer
+	for _, g := range m.Groups {
+		for _, job := range g.Jobs {
+			for _, p := range job.Spec.Properties {
+				if servesDomains(p) {
+					list = append(list, Balancer{g, job})
+				}
+			}
+		}
+	}
+	return list
+}
+
+func servesDomains(p *Property) bool {
+	return p.From == jobspec.FromDomains && p.Type.IsListType() && p.Type.ElementType().IsObjectType() && p.Type.ElementType().HasAttribute("certificate")
 }
 
 // Domain returns the one that serves a host, nil if none does: the block with

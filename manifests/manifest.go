@@ -60,7 +60,10 @@ type Deployment struct {
 	// Syslog is a server that processes' logs are also sent to, "udp://host:port" or
 	// "tcp://host:port"; "": none.
 	Syslog string
-	Range  hcl.Range
+	// PublicAddresses are those by which clients reach the load balancers, which DNS
+	// must have; nil: the load balancers' own.
+	PublicAddresses []string
+	Range           hcl.Range
 }
 
 // PKI is the pki block: the lifetimes of the deployment's own CA and of the

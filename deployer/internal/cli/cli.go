@@ -29,7 +29,7 @@ const (
 	exitOK      = 0 // done, or nothing to do
 	exitError   = 1
 	exitChanges = 2 // plan: there are changes
-	exitFailing = 3 // apply, plan, status: nothing (more) to change, but something does not do what it should
+	exitFailing = 3 // apply, plan, status, domains: nothing (more) to change, but something does not do what it should
 )
 
 // Main runs the command line and returns the exit code.
@@ -96,7 +96,7 @@ each, jobs installed, supervised and updated without losing a request.`,
 			applyCommand(a), planCommand(a), rollbackCommand(a), destroyCommand(a), pauseCommand(a), resumeCommand(a),
 		}},
 		{"Look at a cluster:", []*cobra.Command{
-			statusCommand(a), logsCommand(a), doctorCommand(a), historyCommand(a), diffCommand(a), metricsCommand(a),
+			statusCommand(a), logsCommand(a), doctorCommand(a), historyCommand(a), diffCommand(a), metricsCommand(a), domainsCommand(a),
 		}},
 		{"Operate instances:", []*cobra.Command{
 			startCommand(a), stopCommand(a), restartCommand(a), recreateCommand(a), ignoreCommand(a), unignoreCommand(a),

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
 	"github.com/clusterworks/deploy/deployer/internal/rollout"
 	"github.com/clusterworks/deploy/deployer/internal/session"
@@ -13,8 +14,8 @@ import (
 )
 
 // failure returns how a rollout of a manifest failed, nil if it did not: what
-// failed and why, what was changed there since it worked, and what to do next.
-func failure(s rollout.State, changes []plan.InstanceChange, manifest string) error {
+// failed and why, where the manifest says what that is about, what was changed there since it worked, and what to do next.
+func failure(s rollout.State, changes []plan.InstanceChange, manifest string, places func(message string) []string) error {
 	switch s.Outcome {
 	case rollout.OutcomeDone:
 		return nil
@@ -37,6 +38,10 @@ func failure(s rollout.State, changes []plan.InstanceChange, manifest string) er
 			what += ": " + string(f.Command)
 		}
 		errs = append(errs, fmt.Errorf("%s failed: %w", what, f.Error))
+		if said := places(words(f.Error)); len(said) > 0 && !told["places "+f.Group] {
+			told["places "+f.Group] = true
+			errs = append(errs, fmt.Errorf("the manifest has it at %s", strings.Join(said, ", ")))
+		}
 		i := slices.IndexFunc(changes, func(c plan.InstanceChange) bool { return c.Instance == f.Instance })
 		ran := f.Command == rollout.CommandUpdate || f.Command == rollout.CommandWatch
 		if i >= 0 && ran && changes[i].From != "" && !told[f.Group] {
@@ -66,6 +71,17 @@ func failure(s rollout.State, changes []plan.InstanceChange, manifest string) er
 		errs = append(errs, errors.New(next))
 	}
 	return errors.Join(errs...)
+}
+
+// words returns all that an agent says of a failure, the last lines of a process's
+// log included.
+func words(err error) string {
+	text := err.Error()
+	var failed *api.Error
+	if errors.As(err, &failed) && failed.Process != nil {
+		text += "\n" + strings.Join(failed.Process.Log, "\n")
+	}
+	return text
 }
 
 // changedLines limits the lines of diffs that an error shows.

@@ -10,6 +10,7 @@ import (
 )
 
 func TestRolloutErrorTellsWhatChangedAndWhatToDo(t *testing.T) {
+	places := func(string) []string { return nil }
 	failed := func(id string, kind rollout.CommandKind) *rollout.Failure {
 		return &rollout.Failure{Group: "router", Instance: id, Command: kind, Error: &api.Error{Code: api.CodeFailed, Message: "router is not healthy"}}
 	}
@@ -31,15 +32,21 @@ router/0 ran before this change: property port 1 -> 2
 ` + strings.Repeat("    +more\n", changedLines-2) + `    and 2 more lines, which deploy plan shows
 router/1: update failed: router is not healthy
 1 put back to what ran before, the rest was not begun; see deploy logs cluster.hcl router/0, remove the cause, then deploy apply cluster.hcl`
-	if got := failure(s, changes, "cluster.hcl").Error(); got != want {
+	if got := failure(s, changes, "cluster.hcl", places).Error(); got != want {
 		t.Errorf("told:\n%s\nwant:\n%s", got, want)
+	}
+
+	// What the manifest says of it is named, once a group.
+	named := failure(s, changes, "cluster.hcl", func(message string) []string { return []string{message[:6] + ".hcl:7"} }).Error()
+	if strings.Count(named, "the manifest has it at router.hcl:7") != 1 {
+		t.Errorf("told:\n%s", named)
 	}
 
 	// On a first deploy nothing ran before.
 	for i := range changes {
 		changes[i].From = ""
 	}
-	if got := failure(s, changes, "cluster.hcl").Error(); strings.Contains(got, "ran before this change") {
+	if got := failure(s, changes, "cluster.hcl", places).Error(); strings.Contains(got, "ran before this change") {
 		t.Errorf("told:\n%s", got)
 	}
 }

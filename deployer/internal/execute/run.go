@@ -84,7 +84,7 @@ func (r *Rollouts) Run(ctx context.Context, p rollout.Plan, changes []plan.Insta
 		err = resumeErr
 	}
 	if err == nil {
-		err = failure(final, changes, r.Manifest)
+		err = failure(final, changes, r.Manifest, r.Session.Manifest.Places)
 	}
 	return Result{Wanted: x.wanted, Moved: x.moved}, err
 }

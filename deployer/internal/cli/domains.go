@@ -1,0 +1,66 @@
+package cli
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/clusterworks/deploy/deployer"
+	"github.com/clusterworks/deploy/deployer/internal/cli/views"
+)
+
+func domainsCommand(a *app) *cobra.Command {
+	var zone, resources, ca bool
+	var q deployer.DomainsRequest
+	c := &cobra.Command{
+		Use:   "domains MANIFEST",
+		Short: "Show each domain: target, certificate, DNS, and whether it is served",
+		Long: `Shows every domain of the manifest: where it leads, who has signed its
+certificate and how many days that has left, how the name resolves and how it
+should, and whether each load balancer answers for it with that certificate. It
+asks all of that now, and changes nothing.
+With --zone it prints the records that the public DNS must have, as a zone file;
+with --terraform as Terraform resources; with --ca the CAs that clients must
+trust for domains with tls = "internal".
+Exit codes: 0 all is well, 3 something is wrong with a domain.`,
+		Example: `  deploy domains examples/cluster.hcl
+  deploy domains cluster.hcl --zone >> shop.example.zone
+  deploy domains cluster.hcl --ca > ca.pem`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			d, err := a.deployer(args[0], nil)
+			if err != nil {
+				return err
+			}
+			switch {
+			case ca:
+				text, err := d.Authority()
+				if err != nil {
+					return err
+				}
+				return a.answer(map[string]string{"ca": text}, func(w io.Writer, _ bool) { _, _ = io.WriteString(w, text) })
+			case zone, resources:
+				records, err := d.DomainRecords()
+				if err != nil {
+					return err
+				}
+				return a.answer(records, func(w io.Writer, _ bool) { views.Records(w, records, resources) })
+			}
+			report, err := d.Domains(cmd.Context(), q)
+			if err != nil {
+				return err
+			}
+			err = a.answer(report, func(w io.Writer, color bool) { views.Domains(w, report, color) })
+			if err == nil && !report.Healthy() {
+				return exitCode(exitFailing)
+			}
+			return err
+		},
+	}
+	c.Flags().BoolVar(&zone, "zone", false, "print the records for DNS as a zone file")
+	c.Flags().BoolVar(&resources, "terraform", false, "print the records for DNS as Terraform resources")
+	c.Flags().BoolVar(&ca, "ca", false, "print the CAs of certificates with tls = \"internal\"")
+	c.Flags().StringVar(&q.DNSServer, "dns-server", "", "ask this DNS server, `host:port`, in the place of this machine's")
+	c.MarkFlagsMutuallyExclusive("zone", "terraform", "ca")
+	return c
+}
