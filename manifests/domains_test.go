@@ -216,10 +216,10 @@ func TestPlaces(t *testing.T) {
 	m := loadFile(t, "testdata/valid/domains")
 	at := func(line int) string { return fmt.Sprintf("testdata/valid/domains/cluster.hcl:%d", line) }
 	for message, want := range map[string][]string{
-		`nginx does not take extra of domain "www.shop.example":`:              {at(41)},
-		"domain *.cf.example is not served at 10.0.0.1:8443":                   {at(34)},
-		"domain shop.example and domain api.shop.example":                      {at(68), at(72)},
-		"cannot open tcp 10.0.0.1:4222 for job nats, listen bus: in use":       {at(13)},
+		`nginx does not take extra of domain "www.shop.example":`:               {at(41)},
+		"domain *.cf.example is not served at 10.0.0.1:8443":                    {at(34)},
+		"domain shop.example and domain api.shop.example":                       {at(68), at(72)},
+		"cannot open tcp 10.0.0.1:4222 for job nats, listen bus: in use":        {at(13)},
 		"domain none.example, job nats, listen none, and nothing that is known": nil,
 	} {
 		if got := m.Places(message); !slices.Equal(got, want) {
