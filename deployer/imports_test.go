@@ -93,8 +93,9 @@ var importRules = []importRule{
 	{packages: `jobs/cloud_controller/internal/services`, may: `jobs/cloud_controller/internal/(config|model|rest|store)|jobs/wire`},
 	{packages: `jobs/cloud_controller/internal/peers`, may: `jobs/cloud_controller/internal/(archive|blob|config|model|rest|store)`},
 	{packages: `jobs/cloud_controller/internal/staging`, may: `jobs/cloud_controller/internal/(blob|config|model|peers|rest|services|store)|jobs/wire`},
-	{packages: `jobs/cloud_controller/internal/placement`, may: `jobs/cloud_controller/internal/(blob|config|model|rest|services|store)|jobs/wire|jobs/confine`},
-	{packages: `jobs/cloud_controller/internal/api`, may: `jobs/cloud_controller/internal/(accounts|archive|blob|config|hosts|model|peers|placement|rest|services|staging|store)|jobs/wire`},
+	{packages: `jobs/cloud_controller/internal/placement`, may: `jobs/cloud_controller/internal/(blob|config|model|rest|rolling|services|store)|jobs/wire|jobs/confine`},
+	{packages: `jobs/cloud_controller/internal/updates`, may: `jobs/cloud_controller/internal/(config|model|placement|rolling|store)|jobs/wire`},
+	{packages: `jobs/cloud_controller/internal/api`, may: `jobs/cloud_controller/internal/(accounts|archive|blob|config|hosts|model|peers|placement|rest|rolling|services|staging|store|updates)|jobs/wire`},
 	// The users' program speaks to the controller as anybody can.
 	{packages: `jobs/cloud_controller/client`, tests: `jobs/cloud_controller(/.*)?`},
 	{packages: `jobs/cloud_controller/(vmc|cmd/vmc)(/.*)?`, may: `jobs/cloud_controller/(vmc(/.*)?|client)`, tests: `jobs(/.*)?`},

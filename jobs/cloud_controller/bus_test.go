@@ -50,7 +50,7 @@ func (u *client) stored(name string) store.App {
 func TestCommands(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	c := w.start("")
+	c := w.start("update: {strategy: now}\n")
 	d := w.dea("d")
 	w.anyStager()
 	u := c.register("dev@example.com")
@@ -65,7 +65,7 @@ func TestCommands(t *testing.T) {
 	}
 	next(t, updated, wire.ParseDropletUpdated)
 	u.put("hello", map[string]any{"instances": 1}).want(200)
-	if s := received(t, d.stops); s.Version != model.Version(app) || !slices.Equal(s.Indices, []int{1, 2, 3}) || s.Instances != nil {
+	if s := received(t, d.stops); s.Version != "" || !slices.Equal(s.Indices, []int{1, 2, 3}) || s.Instances != nil {
 		t.Errorf("scaled down: %+v", s)
 	}
 	next(t, updated, wire.ParseDropletUpdated)
@@ -93,13 +93,13 @@ func TestCommands(t *testing.T) {
 		t.Errorf("update stops %+v", s)
 	}
 	s := received(t, d.starts)
-	if s.SHA1 == app.DropletHash || s.Version != s.SHA1+"-1" || s.Env[0] != "A=b" {
+	if s.SHA1 == app.DropletHash || s.Version != s.SHA1+"-2" || s.Env[0] != "A=b" {
 		t.Errorf("update starts %+v", s)
 	}
 	// Started again, the same droplet is another version.
 	u.put("hello", map[string]any{"state": "STOPPED"}).want(200)
 	u.put("hello", map[string]any{"state": "STARTED"}).want(200)
-	if again := received(t, d.starts); again.Version != s.SHA1+"-2" {
+	if again := received(t, d.starts); again.Version != s.SHA1+"-3" {
 		t.Errorf("started again as %s", again.Version)
 	}
 	u.call("DELETE", "/apps/hello", nil).want(200)

@@ -26,6 +26,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/services"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/staging"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/updates"
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -60,6 +61,7 @@ type parts struct {
 	peers    *peers.Peers
 	staging  *staging.Staging
 	placer   *placement.Placer
+	updates  *updates.Updates
 	api      *api.Server
 }
 
@@ -144,6 +146,11 @@ func (c *Controller) serve(ctx context.Context) error {
 	defer background.Wait()
 	background.Go(func() { p.hosts.Serve(ctx) })
 	background.Go(func() { p.placer.Serve(ctx) })
+	background.Go(func() {
+		if err := p.updates.Serve(ctx); err != nil {
+			c.base.Log().Error("no updates of apps are carried out here", "error", err)
+		}
+	})
 	background.Go(func() { p.peers.KeepInStep(ctx, func(reason error) { c.waitFor(reason) }) })
 	return c.listen(ctx, p)
 }
@@ -183,9 +190,10 @@ func (c *Controller) wire(ctx context.Context, opened *store.Store) *parts {
 	p.placer = placement.New(placement.Deps{
 		Config: c.config, Log: log, Bus: bus, Store: opened, Blobs: c.blobs, Catalog: c.catalog, Services: offered, Address: c.address,
 	})
+	p.updates = updates.New(updates.Deps{Config: c.config, Log: log, Bus: bus, Store: opened, Placer: p.placer, Holder: c.base.UUID()})
 	p.api = api.New(api.Deps{
 		Config: c.config, Log: log, Store: opened, Blobs: c.blobs, Catalog: c.catalog, Client: c.client, Frame: p.frame,
-		Accounts: p.accounts, Hosts: p.hosts, Services: offered, Peers: p.peers, Staging: p.staging, Placer: p.placer,
+		Accounts: p.accounts, Hosts: p.hosts, Services: offered, Peers: p.peers, Staging: p.staging, Placer: p.placer, Updates: p.updates,
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -299,6 +307,9 @@ func (c *Controller) drain(ctx context.Context) error {
 	}
 	c.mu.Unlock()
 	err := c.registrar.Close(ctx)
+	if p := c.working(); p != nil {
+		p.updates.Leave()
+	}
 	if public == nil {
 		return err
 	}

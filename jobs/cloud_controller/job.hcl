@@ -194,6 +194,21 @@ property "new_initial_placement" {
   on_change   = "restart"
 }
 
+property "update" {
+  type = object({
+    strategy         = optional(string, "rolling")
+    max_in_flight    = optional(number, 3)
+    min_healthy_time = optional(string, "6s")
+  })
+  default     = {}
+  description = "How an app gets new files or settings. rolling: a new instance starts beside each old one, must stay healthy for min_healthy_time before it gets requests, and only then the old one stops; max_in_flight instances at once. now: all stop, then start, as in the original; users may ask for it (vmc --now)"
+
+  validation {
+    condition     = contains(["rolling", "now"], property.update.strategy) && property.update.max_in_flight >= 1
+    error_message = "strategy is \"rolling\" or \"now\", and max_in_flight at least 1."
+  }
+}
+
 property "timeouts" {
   type = object({
     discover = optional(string, "2s")
@@ -243,7 +258,7 @@ bus {
   subscribe = [
     "cloudcontrollers.hm.requests", "cloudcontrollers.hm.requests.*",
     "cloudcontroller.bulk.credentials", "cloudcontroller.bulk.credentials.*",
-    "dea.advertise", "dea.shutdown", "router.register", "router.start",
+    "dea.advertise", "dea.shutdown", "dea.heartbeat", "droplet.exited", "router.register", "router.start",
   ]
 }
 

@@ -203,11 +203,14 @@ func TestScaleAfterUpload(t *testing.T) {
 		t.Errorf("the record is %+v", got)
 	}
 	u.call("PUT", "/apps/hello/update", nil).want(204)
+	var sha1 string
 	for range 2 {
-		if s := received(t, d.starts); s.SHA1 == app.DropletHash || s.SHA1 != u.stored("hello").DropletHash {
-			t.Errorf("after the update instance %d runs droplet %s", s.Index, s.SHA1)
+		s := received(t, d.starts)
+		if sha1 = s.SHA1; s.SHA1 == app.DropletHash {
+			t.Errorf("in the update instance %d runs droplet %s", s.Index, s.SHA1)
 		}
 	}
+	eventually(t, "the record says what runs", func() bool { return u.stored("hello").DropletHash == sha1 })
 }
 
 // TestInternalPort: what is for components is not served to the world, whatever

@@ -91,6 +91,7 @@ func (c *cc) configure(settings string) {
 	for key, value := range map[string]string{
 		"external_port:":        "external_port: 0",
 		"allow_registration:":   "allow_registration: true",
+		"update:":               "update: {min_healthy_time: 100ms}",
 		"admin_password:":       "admin_password: secret of root@example.com",
 		"internal_port:":        "internal_port: 0",
 		"timeouts:":             "timeouts: {discover: 60s, find: 300ms, status: 300ms, health: 300ms}",

@@ -96,6 +96,9 @@ func (s *State) missing(id wire.ID, a *app, keep map[int]string, now time.Time) 
 // controller does not know is given the time to become known.
 func (s *State) extra(id wire.ID, a *app, keep map[int]string, now time.Time) Stop {
 	stop := Stop{App: id}
+	if a.desired != nil && a.desired.Started && a.desired.Updating != "" {
+		return stop // the update stops what it has replaced
+	}
 	if a.desired != nil {
 		stop.Updated = a.desired.Updated
 	}

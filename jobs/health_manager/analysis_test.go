@@ -376,10 +376,10 @@ func TestCrashesAreForgotten(t *testing.T) {
 		t.Error("a crash that is flapping_timeout ago counts")
 	}
 	list, _ := s.Crashes("7")
-	s.want("crashes", list.Instances, []wire.CrashedInstance{{Instance: "a", Since: at(100).Unix()}, {Instance: "b", Since: at(601).Unix()}})
+	s.want("crashes", list.Instances, []wire.CrashedInstance{{Instance: "a", Since: at(100).Unix(), Version: "v-1"}, {Instance: "b", Since: at(601).Unix(), Version: "v-1"}})
 	s.Forget(at(602))
 	list, _ = s.Crashes("7")
-	s.want("crashes", list.Instances, []wire.CrashedInstance{{Instance: "b", Since: at(601).Unix()}})
+	s.want("crashes", list.Instances, []wire.CrashedInstance{{Instance: "b", Since: at(601).Unix(), Version: "v-1"}})
 	if _, known := s.Crashes("8"); known {
 		t.Error("an app that nobody heard of is known")
 	}
@@ -487,11 +487,62 @@ func TestHealthyAndRecord(t *testing.T) {
 			{Index: 1, State: wire.StateStarting, Instance: "b", LastHeartbeat: at(1).Unix()},
 		},
 		Extra:   []wire.HealthInstance{{Instance: "old", Version: "v-0", Index: 1, Since: at(1).Unix()}},
-		Crashes: []wire.CrashedInstance{{Instance: "c", Since: at(1).Unix()}},
+		Crashes: []wire.CrashedInstance{{Instance: "c", Since: at(1).Unix(), Version: "v-1"}},
 	})
 	total, started := s.Sum(at(2))
 	want := Figures{Apps: 1, Instances: 2, Running: 1, Crashed: 1}
 	s.want("sums", []Figures{total.Figures, started.Figures, *total.Runtimes[""]}, []Figures{want, want, want})
+}
+
+// TestUpdatesAreLeftAlone: while an app is updated, instances of either version are
+// wanted, each index has one, and what is too many is the update's to stop; crashes
+// of the new version are its own when it has become the app's.
+func TestUpdatesAreLeftAlone(t *testing.T) {
+	s := tell(t, nil)
+	under := wanted("v-1", 2)
+	under.Updating = "v-2"
+	s.read(0, under)
+	s.runs(1, "v-1", "a", 0)
+	s.runs(1, "v-1", "b", 1)
+	if read := s.runs(40, "v-2", "c", 0); read != nil {
+		t.Errorf("an instance of the update is no reason to read %v", read)
+	}
+	beat := func(seconds float64) {
+		for index, name := range []string{"a", "b"} {
+			s.runs(seconds, "v-1", name, index)
+		}
+		s.runs(seconds, "v-2", "c", 0)
+	}
+	beat(60)
+	s.passed = at(60)
+	s.want("too many", s.stopping(60), []string(nil))
+	s.want("missing", s.starting(60), []int(nil))
+	if start, _ := s.ends(61, wire.ReasonStopped, "v-1", "a", 0); start != nil {
+		t.Errorf("what the update has replaced is started: %+v", start)
+	}
+	health, _ := s.Healthy("7", "v-1", at(62))
+	s.want("healthy", health.Healthy, 2)
+	if start, read := s.ends(63, wire.ReasonCrashed, "v-2", "c", 0); start != nil || !read {
+		t.Errorf("the health manager meddles with the update: %+v", start)
+	}
+	if starts := s.read(63, under); starts != nil {
+		t.Errorf("the health manager meddles with the update: %+v", starts)
+	}
+	if start, _ := s.ends(64, wire.ReasonCrashed, "v-1", "b", 1); start == nil || start.Version != "v-1" {
+		t.Errorf("a crash of what is not replaced yet: %+v", start)
+	}
+	// It is over: the old one is too many.
+	s.read(65, wanted("v-2", 2))
+	s.runs(66, "v-2", "d", 0)
+	s.runs(66, "v-2", "e", 1)
+	s.runs(180, "v-1", "b2", 1)
+	s.runs(180, "v-2", "d", 0)
+	s.runs(180, "v-2", "e", 1)
+	s.passed = at(180)
+	s.want("too many", s.stopping(180), []string{"b2"})
+	if start, _ := s.ends(181, wire.ReasonCrashed, "v-2", "d", 0); start == nil || start.Flapping {
+		t.Errorf("the first crash of the new version: %+v", start)
+	}
 }
 
 func TestForgetsApps(t *testing.T) {

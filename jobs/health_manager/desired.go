@@ -201,6 +201,7 @@ func desired(app wire.BulkApp) *Desired {
 		Started:   app.State == wire.AppStarted,
 		Staged:    app.PackageState == wire.PackageStaged,
 		Version:   app.Version,
+		Updating:  app.Updating,
 		Instances: app.Instances,
 		Updated:   app.UpdatedAt.Time,
 		Framework: app.Framework,

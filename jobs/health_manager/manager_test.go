@@ -267,7 +267,7 @@ func TestRestartsWhatCrashes(t *testing.T) {
 	if got := c.ask("healthmanager.health", `{"droplets":[{"droplet":"7","version":"v-1"}]}`); got != `{"droplet":"7","version":"v-1","healthy":1}` {
 		t.Errorf("health: %s", got)
 	}
-	if got := c.ask("healthmanager.status", `{"droplet":7,"state":"CRASHED"}`); got != `{"instances":[{"instance":"b","since":1343815260}]}` {
+	if got := c.ask("healthmanager.status", `{"droplet":7,"state":"CRASHED"}`); got != `{"instances":[{"instance":"b","since":1343815260,"version":"v-1"}]}` {
 		t.Errorf("crashed: %s", got)
 	}
 	if got := c.ask("healthmanager.status", `{"droplet":7,"version":"v-1","state":"FLAPPING"}`); got != `{"indices":[]}` {

@@ -21,7 +21,8 @@ func (s *State) Healthy(id wire.ID, version string, now time.Time) (health wire.
 	}
 	running := map[int]bool{}
 	for _, i := range a.instances {
-		if i.version == version && i.running && s.alive(i, now) {
+		wanted := i.version == version || a.desired != nil && version == a.desired.Version && a.desired.has(i.version)
+		if wanted && i.running && s.alive(i, now) {
 			running[i.index] = true
 		}
 	}
@@ -57,12 +58,12 @@ func (s *State) Crashes(id wire.ID) (list wire.CrashedInstances, known bool) {
 		return list, false
 	}
 	for _, name := range slices.SortedFunc(maps.Keys(a.crashes), func(x, y string) int {
-		if c := a.crashes[x].Compare(a.crashes[y]); c != 0 {
+		if c := a.crashes[x].at.Compare(a.crashes[y].at); c != 0 {
 			return c
 		}
 		return strings.Compare(x, y)
 	}) {
-		list.Instances = append(list.Instances, wire.CrashedInstance{Instance: name, Since: a.crashes[name].Unix()})
+		list.Instances = append(list.Instances, wire.CrashedInstance{Instance: name, Since: a.crashes[name].at.Unix(), Version: a.crashes[name].version})
 	}
 	return list, true
 }

@@ -13,6 +13,7 @@ type Desired struct {
 	Started   bool // else stopped
 	Staged    bool // its droplet is ready
 	Version   string
+	Updating  string // the version that an update under way brings in; "": none is
 	Instances int
 	Updated   time.Time // last change; whole seconds, as the cloud controller compares it
 	Framework string
@@ -43,8 +44,8 @@ type app struct {
 	desired   *Desired  // nil: the cloud controller does not have it, or was not asked yet
 	quiet     time.Time // nothing is judged before
 	instances map[string]*instance
-	indices   map[int]*index // of the wanted version
-	crashes   map[string]time.Time
+	indices   map[int]*index   // of the wanted version
+	crashes   map[string]crash // by instance
 	// unclear are exits of a version that is not, or not yet, the wanted one. They
 	// count when the wanted state is read the next time.
 	unclear []wire.DropletExited
@@ -59,6 +60,12 @@ type instance struct {
 	first   time.Time // heard first
 	heard   time.Time // heard last
 	stopped time.Time // its stop was asked for; zero: never
+}
+
+// crash is the end of an instance that ended by itself.
+type crash struct {
+	at      time.Time
+	version string
 }
 
 // index is the history of one index of the wanted version.
@@ -113,7 +120,7 @@ func (s *State) listening(now time.Time) bool {
 func (s *State) app(id wire.ID) *app {
 	a := s.apps[id]
 	if a == nil {
-		a = &app{instances: map[string]*instance{}, indices: map[int]*index{}, crashes: map[string]time.Time{}}
+		a = &app{instances: map[string]*instance{}, indices: map[int]*index{}, crashes: map[string]crash{}}
 		s.apps[id] = a
 	}
 	return a
@@ -149,7 +156,7 @@ func (s *State) Heartbeat(h wire.DEAHeartbeat, now time.Time) (read []wire.ID) {
 			if i == nil {
 				i = &instance{first: now}
 				a.instances[d.Instance] = i
-				if a.desired == nil || a.desired.Version != d.Version || d.Index >= a.desired.Instances {
+				if a.desired == nil || !a.desired.has(d.Version) || d.Index >= a.desired.Instances {
 					read = append(read, d.Droplet)
 				}
 			}
@@ -164,7 +171,7 @@ func (s *State) Heartbeat(h wire.DEAHeartbeat, now time.Time) (read []wire.ID) {
 		case wire.StateCrashed:
 			a := s.app(d.Droplet)
 			delete(a.instances, d.Instance)
-			a.crashes[d.Instance] = stamp(d.StateTimestamp, now)
+			a.crashes[d.Instance] = crash{stamp(d.StateTimestamp, now), d.Version}
 		}
 	}
 	return read
@@ -194,7 +201,7 @@ func (s *State) Exited(e wire.DropletExited, now time.Time) (start *Start, read 
 	a := s.app(id)
 	delete(a.instances, e.Instance)
 	if e.Reason == wire.ReasonCrashed {
-		a.crashes[e.Instance] = stamp(e.CrashTimestamp, now)
+		a.crashes[e.Instance] = crash{stamp(e.CrashTimestamp, now), e.Version}
 	}
 	switch {
 	case e.Reason == wire.ReasonStopped:
@@ -357,7 +364,7 @@ func (s *State) Requested(r wire.HealthManagerRequest, now time.Time) {
 func (s *State) Forget(now time.Time) {
 	for id, a := range s.apps {
 		maps.DeleteFunc(a.instances, func(_ string, i *instance) bool { return !s.alive(i, now) })
-		maps.DeleteFunc(a.crashes, func(_ string, at time.Time) bool { return now.Sub(at) > s.settings.FlappingTimeout })
+		maps.DeleteFunc(a.crashes, func(_ string, c crash) bool { return now.Sub(c.at) > s.settings.FlappingTimeout })
 		if a.desired == nil && len(a.instances)+len(a.crashes)+len(a.unclear) == 0 {
 			delete(s.apps, id)
 		}
@@ -370,12 +377,18 @@ func (s *State) alive(i *instance, now time.Time) bool {
 	return !s.listening(now) || now.Sub(later(i.heard, s.hearing)) <= s.settings.DropletLost
 }
 
+// has says whether instances of a version are wanted: of the present one, or of the
+// one that an update brings in.
+func (d *Desired) has(version string) bool {
+	return version == d.Version || version == d.Updating && version != ""
+}
+
 // keepers are the instances of the wanted version by index, one each: if there
 // are several, one that runs before one that starts, then the oldest.
 func (s *State) keepers(a *app, now time.Time) map[int]string {
 	keep := map[int]string{}
 	for id, i := range a.instances {
-		if i.version != a.desired.Version || i.index >= a.desired.Instances || !s.alive(i, now) {
+		if !a.desired.has(i.version) || i.index >= a.desired.Instances || !s.alive(i, now) {
 			continue
 		}
 		if other, found := keep[i.index]; !found || before(id, i, other, a.instances[other]) {

@@ -204,6 +204,8 @@ type CrashedInstances struct {
 type CrashedInstance struct {
 	Instance string `json:"instance"`
 	Since    int64  `json:"since"` // when it crashed, Unix seconds
+	// Version is the app's that it was of; "": whoever says it does not tell.
+	Version string `json:"version,omitempty"`
 }
 
 // ParseCrashedInstances decodes the answer for StatusCrashed.
@@ -290,6 +292,10 @@ type BulkApp struct {
 	PackageState string   `json:"package_state"` // PackageStaged, ...
 	UpdatedAt    BulkTime `json:"updated_at"`
 	Version      string   `json:"version"`
+	// Updating is the version that an update under way brings in, "": none is. Its
+	// instances are as welcome as Version's, and the cloud controller starts and stops
+	// them. Ours only.
+	Updating string `json:"updating,omitempty"`
 }
 
 // ParseBulkApps decodes the answer of GET /bulk/apps.

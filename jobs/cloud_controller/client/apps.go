@@ -176,11 +176,6 @@ func (c *Client) DeleteApp(ctx context.Context, name string) error {
 	return named(err, name)
 }
 
-// UpdateApp has a started app staged and started anew with its present files.
-func (c *Client) UpdateApp(ctx context.Context, name string) error {
-	return named(c.call(ctx, false, http.MethodPut, nil, nil, "apps", name, "update"), name)
-}
-
 // Resource is a file of an app.
 type Resource struct {
 	Size int64  `json:"size"`
@@ -336,6 +331,7 @@ func (c *Client) Events(ctx context.Context, app string) ([]Event, error) {
 type Crash struct {
 	Instance string `json:"instance"` // its id
 	Since    int64  `json:"since"`    // Unix seconds
+	Version  string `json:"version"`  // "": the controller does not say
 }
 
 // Crashes lists them, the latest last.

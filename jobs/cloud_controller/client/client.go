@@ -306,7 +306,7 @@ func (c *Client) call(ctx context.Context, once bool, method string, body, into 
 	if err != nil {
 		return fmt.Errorf("cannot read the answer of %s: %w", c.target.Host, err)
 	}
-	if into == nil {
+	if into == nil || res.StatusCode == http.StatusNoContent {
 		return nil
 	}
 	if err := json.Unmarshal(data, into); err != nil {

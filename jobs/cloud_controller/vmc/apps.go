@@ -126,23 +126,31 @@ func stop(ctx context.Context, c *client.Client, name string) error {
 }
 
 func restartCommand(v *vmc) *cobra.Command {
-	var timeout time.Duration
+	var h how
 	c := v.appsOf(&cobra.Command{
 		Use:   "restart APP...",
-		Short: "Stop and start apps",
-		Args:  cobra.MinimumNArgs(1),
+		Short: "Start apps anew, one instance after the other",
+		Long: `restart starts a new instance of an app beside each old one, which stops when
+the new one has proved healthy. With --now all stop first, as a stopped app's do.`,
+		Args: cobra.MinimumNArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		for _, name := range args {
-			if err := stop(ctx, c, name); err != nil {
+			app, err := c.App(ctx, name)
+			if err != nil {
 				return err
 			}
-			if err := v.start(ctx, c, name, timeout); err != nil {
+			if app.State == client.Started {
+				err = v.renew(ctx, c, name, "restart", h)
+			} else {
+				err = v.start(ctx, c, name, h.timeout)
+			}
+			if err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	timeoutFlag(c, &timeout)
+	howFlags(c, &h)
 	return c
 }
 
@@ -228,7 +236,7 @@ func scaleCommand(v *vmc) *cobra.Command {
 }
 
 func memCommand(v *vmc) *cobra.Command {
-	var timeout time.Duration
+	var h how
 	c := v.appsOf(&cobra.Command{
 		Use:     "mem APP [SIZE]",
 		Short:   "Show or change an instance's memory; a started app is restarted",
@@ -250,17 +258,17 @@ func memCommand(v *vmc) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return v.changeAndRestart(ctx, c, args[0], timeout, func(app *client.App) error {
+		return v.changeAndRestart(ctx, c, args[0], "mem", h, func(app *client.App) error {
 			app.Resources.Memory = memory
 			return nil
 		})
 	})
-	timeoutFlag(c, &timeout)
+	howFlags(c, &h)
 	return c
 }
 
-// changeAndRestart changes what only a new start brings into use.
-func (v *vmc) changeAndRestart(ctx context.Context, c *client.Client, name string, timeout time.Duration, change func(*client.App) error) error {
+// changeAndRestart changes what only new instances bring into use.
+func (v *vmc) changeAndRestart(ctx context.Context, c *client.Client, name, cause string, h how, change func(*client.App) error) error {
 	started := false
 	err := c.ChangeApp(ctx, name, func(app *client.App) error {
 		started = started || app.State == client.Started
@@ -270,10 +278,7 @@ func (v *vmc) changeAndRestart(ctx context.Context, c *client.Client, name strin
 		return err
 	}
 	v.say("Restarting %s.", name)
-	if err := stop(ctx, c, name); err != nil {
-		return err
-	}
-	return v.start(ctx, c, name, timeout)
+	return v.renew(ctx, c, name, cause, h)
 }
 
 func envCommand(v *vmc) *cobra.Command {
@@ -302,7 +307,7 @@ func envCommand(v *vmc) *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error { return show(ctx, c, args[0]) })
 
-	var timeout time.Duration
+	var h how
 	set := v.appsOf(&cobra.Command{
 		Use:   "set APP NAME=VALUE...",
 		Short: "Set variables; a started app is restarted",
@@ -313,7 +318,7 @@ func envCommand(v *vmc) *cobra.Command {
 				return fmt.Errorf("%q is no variable: want NAME=VALUE", one)
 			}
 		}
-		return v.changeAndRestart(ctx, c, args[0], timeout, func(app *client.App) error {
+		return v.changeAndRestart(ctx, c, args[0], "env", h, func(app *client.App) error {
 			for _, one := range args[1:] {
 				name, _, _ := strings.Cut(one, "=")
 				app.Env = append(without(app.Env, name), one)
@@ -326,7 +331,7 @@ func envCommand(v *vmc) *cobra.Command {
 		Short: "Unset variables; a started app is restarted",
 		Args:  cobra.MinimumNArgs(2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
-		return v.changeAndRestart(ctx, c, args[0], timeout, func(app *client.App) error {
+		return v.changeAndRestart(ctx, c, args[0], "env", h, func(app *client.App) error {
 			for _, name := range args[1:] {
 				left := without(app.Env, name)
 				if len(left) == len(app.Env) {
@@ -337,8 +342,8 @@ func envCommand(v *vmc) *cobra.Command {
 			return nil
 		})
 	})
-	timeoutFlag(set, &timeout)
-	timeoutFlag(unset, &timeout)
+	howFlags(set, &h)
+	howFlags(unset, &h)
 	env.AddCommand(set, unset)
 	return env
 }

@@ -92,7 +92,7 @@ func rootCommand(v *vmc) *cobra.Command {
 	add("account", targetCommand(v), loginCommand(v), logoutCommand(v), registerCommand(v), passwdCommand(v),
 		infoCommand(v), runtimesCommand(v), frameworksCommand(v), usersCommand(v), deleteUserCommand(v))
 	add("app", pushCommand(v), updateCommand(v), appsCommand(v), startCommand(v), stopCommand(v), restartCommand(v), openCommand(v),
-		deleteCommand(v), scaleCommand(v), memCommand(v), envCommand(v), healthCommand(v), renameCommand(v), mapCommand(v), domainsCommand(v), unmapCommand(v))
+		deleteCommand(v), releasesCommand(v), rollbackCommand(v), promoteCommand(v), scaleCommand(v), memCommand(v), envCommand(v), healthCommand(v), renameCommand(v), mapCommand(v), domainsCommand(v), unmapCommand(v))
 	add("look", appCommand(v), eventsCommand(v), instancesCommand(v), statsCommand(v), logsCommand(v), filesCommand(v), crashesCommand(v), crashlogsCommand(v))
 	add("service", servicesCommand(v), createServiceCommand(v), deleteServiceCommand(v), bindServiceCommand(v), unbindServiceCommand(v))
 	root.AddCommand(versionCommand(v))

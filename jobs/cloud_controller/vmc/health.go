@@ -74,7 +74,7 @@ func healthText(h *client.Health) string {
 
 func healthCommand(v *vmc) *cobra.Command {
 	var wanted manifest.Health
-	var timeout time.Duration
+	var h how
 	c := v.appsOf(&cobra.Command{
 		Use:   "health APP",
 		Short: "Show or change when an app's instances count as running; a started app is restarted",
@@ -87,7 +87,7 @@ func healthCommand(v *vmc) *cobra.Command {
 			if wanted.Type == "" && wanted.Endpoint != "" {
 				wanted.Type = "http"
 			}
-			return v.changeAndRestart(ctx, c, args[0], timeout, func(a *client.App) error { return changeHealth(a, wanted) })
+			return v.changeAndRestart(ctx, c, args[0], "health", h, func(a *client.App) error { return changeHealth(a, wanted) })
 		}
 		app, err := c.App(ctx, args[0])
 		if err != nil {
@@ -100,7 +100,7 @@ func healthCommand(v *vmc) *cobra.Command {
 		return nil
 	})
 	healthFlags(c, &wanted)
-	timeoutFlag(c, &timeout)
+	howFlags(c, &h)
 	return c
 }
 

@@ -111,12 +111,13 @@ admin_password: long enough
 allow_registration: true
 default_account_capacity: {memory: 4096, app_uris: 16, services: 16, apps: 40}
 peer_keepalive: 100ms
+update: {min_healthy_time: 300ms}
 timeouts: {discover: 2s, find: 500ms, status: 500ms, health: 500ms}
 database_environment: {production: {adapter: sqlite3, database: %[1]s/cc.db}}
 directories: {droplets: %[1]s/droplets, resources: %[1]s/resources, tmpdir: %[1]s/tmp}
 `, dir), func(process component.Process) (runnable, error) { return cloudcontroller.New(process) })
 	p.run("health_manager", common("health_manager")+`
-bulk_api: {host: "http://`+p.target+`", addresses: ["`+front.Address()+`"]}
+bulk_api: {host: "http://`+p.target+`"}
 intervals: {desired_state_update: 1, droplet_lost: 2, droplets_analysis: 0.5, min_restart_delay: 1, max_restart_delay: 2, delay_time_noise: 0, giveup_crash_number: 2, request_queue: 0.1}
 `, func(process component.Process) (runnable, error) { return healthmanager.New(process) })
 	p.run("stager", common("stager")+"dirs: {tmp: "+t.TempDir()+"}\nwarden: "+warden+"\n", func(process component.Process) (runnable, error) { return stager.New(process) })

@@ -26,7 +26,7 @@ type pushFlags struct {
 	env, services      []string
 	noStart, noURL     bool
 	health             manifest.Health
-	timeout            time.Duration
+	how                how
 }
 
 func pushCommand(v *vmc) *cobra.Command {
@@ -38,7 +38,10 @@ func pushCommand(v *vmc) *cobra.Command {
 		Long: `push makes an app of a folder (or of a .war, .zip or a single program) and starts
 it. What the app is like comes from manifest.yml in the folder, from the flags,
 which win, and from a look at its files. An app that is there already gets the
-new files and settings.
+new files and settings. If it runs, it runs on: a new instance starts beside each
+old one, which stops when the new one has proved healthy. New files that do not
+get so far are withdrawn, and push fails; vmc releases and vmc rollback lead back
+to what ran before.
 
 A manifest:
 
@@ -93,7 +96,8 @@ A manifest:
 	f.StringSliceVar(&flags.services, "service", nil, "`name` of a service of yours to bind; may be repeated")
 	f.BoolVar(&flags.noStart, "no-start", false, "push only")
 	healthFlags(cmd, &flags.health)
-	timeoutFlag(cmd, &flags.timeout)
+	howFlags(cmd, &flags.how)
+	f.IntVar(&flags.how.canary, "canary", 0, "replace so many instances of a running app, and wait for vmc promote")
 	return cmd
 }
 
@@ -164,15 +168,15 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 		v.say("%s runs on with its old files until vmc restart %s.", app.Name, app.Name)
 		return nil
 	case present.State == client.Started:
-		return v.renew(ctx, c, app.Name, flags.timeout)
+		return v.renew(ctx, c, app.Name, "push", flags.how)
 	case flags.noStart:
 		v.say("Pushed %s; vmc start %s starts it.", app.Name, app.Name)
 		return nil
 	}
 	if present.Name == "" { // a new one has not crashed yet
-		return v.startAfter(ctx, c, app.Name, flags.timeout, nil)
+		return v.startAfter(ctx, c, app.Name, flags.how.timeout, nil)
 	}
-	return v.start(ctx, c, app.Name, flags.timeout)
+	return v.start(ctx, c, app.Name, flags.how.timeout)
 }
 
 // create makes an app that is not there.
@@ -328,49 +332,4 @@ func (v *vmc) configure(ctx context.Context, c *client.Client, app manifest.App,
 		return fmt.Errorf("cannot configure %s: %w", app.Name, err)
 	}
 	return nil
-}
-
-// renew brings a started app's new files into use.
-func (v *vmc) renew(ctx context.Context, c *client.Client, name string, timeout time.Duration) error {
-	seen, err := crashIDs(ctx, c, name)
-	if err != nil {
-		return err
-	}
-	done := v.progress("Staging " + name)
-	err = c.UpdateApp(ctx, name)
-	done(err)
-	if err != nil {
-		if client.Is(err, client.CodeStaging) {
-			v.showTail(ctx, c, name, "0", "logs/staging.log")
-		}
-		return fmt.Errorf("cannot update %s: %w", name, err)
-	}
-	return v.waitFor(ctx, c, name, timeout, seen)
-}
-
-func updateCommand(v *vmc) *cobra.Command {
-	var path string
-	var timeout time.Duration
-	c := v.appsOf(&cobra.Command{
-		Use:     "update APP",
-		Short:   "Give an app new files, and start it anew if it runs",
-		Example: "  vmc update hello --path target",
-		Args:    cobra.ExactArgs(1),
-	}, func(ctx context.Context, c *client.Client, args []string) error {
-		app, err := c.App(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		if err := v.upload(ctx, c, app.Name, path); err != nil {
-			return err
-		}
-		if app.State != client.Started {
-			v.say("%s is stopped; vmc start %s starts it.", app.Name, app.Name)
-			return nil
-		}
-		return v.renew(ctx, c, app.Name, timeout)
-	})
-	c.Flags().StringVarP(&path, "path", "p", ".", "folder, .war, .zip or program to push")
-	timeoutFlag(c, &timeout)
-	return c
 }

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -77,7 +76,7 @@ func offer(offers []client.ServiceOffer, vendor, version string) (client.Service
 
 func createServiceCommand(v *vmc) *cobra.Command {
 	var plan, version, bind string
-	var timeout time.Duration
+	var h how
 	c := v.command(&cobra.Command{
 		Use:     "create-service SERVICE [NAME]",
 		Short:   "Make a service for yourself, and bind an app to it if you say so",
@@ -103,12 +102,12 @@ func createServiceCommand(v *vmc) *cobra.Command {
 		if bind == "" {
 			return nil
 		}
-		return v.bind(ctx, c, name, bind, timeout)
+		return v.bind(ctx, c, name, bind, h)
 	})
 	c.Flags().StringVar(&plan, "plan", "free", "the plan")
 	c.Flags().StringVar(&version, "version", "", "the version; by default the highest")
 	c.Flags().StringVar(&bind, "bind", "", "the `app` to bind to it")
-	timeoutFlag(c, &timeout)
+	howFlags(c, &h)
 	return c
 }
 
@@ -134,8 +133,8 @@ func deleteServiceCommand(v *vmc) *cobra.Command {
 	return c
 }
 
-func (v *vmc) bind(ctx context.Context, c *client.Client, service, app string, timeout time.Duration) error {
-	return v.changeAndRestart(ctx, c, app, timeout, func(a *client.App) error {
+func (v *vmc) bind(ctx context.Context, c *client.Client, service, app string, h how) error {
+	return v.changeAndRestart(ctx, c, app, "bind-service", h, func(a *client.App) error {
 		if !slices.Contains(a.Services, service) {
 			a.Services = append(a.Services, service)
 		}
@@ -144,26 +143,26 @@ func (v *vmc) bind(ctx context.Context, c *client.Client, service, app string, t
 }
 
 func bindServiceCommand(v *vmc) *cobra.Command {
-	var timeout time.Duration
+	var h how
 	c := v.command(&cobra.Command{
 		Use:   "bind-service NAME APP",
 		Short: "Give an app a service; a started app is restarted",
 		Args:  cobra.ExactArgs(2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
-		return v.bind(ctx, c, args[0], args[1], timeout)
+		return v.bind(ctx, c, args[0], args[1], h)
 	})
-	timeoutFlag(c, &timeout)
+	howFlags(c, &h)
 	return c
 }
 
 func unbindServiceCommand(v *vmc) *cobra.Command {
-	var timeout time.Duration
+	var h how
 	c := v.command(&cobra.Command{
 		Use:   "unbind-service NAME APP",
 		Short: "Take a service from an app; a started app is restarted",
 		Args:  cobra.ExactArgs(2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
-		return v.changeAndRestart(ctx, c, args[1], timeout, func(a *client.App) error {
+		return v.changeAndRestart(ctx, c, args[1], "unbind-service", h, func(a *client.App) error {
 			i := slices.Index(a.Services, args[0])
 			if i < 0 {
 				return fmt.Errorf("%s is not bound to %s", a.Name, args[0])
@@ -172,6 +171,6 @@ func unbindServiceCommand(v *vmc) *cobra.Command {
 			return nil
 		})
 	})
-	timeoutFlag(c, &timeout)
+	howFlags(c, &h)
 	return c
 }

@@ -117,8 +117,8 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 			return err
 		}
 		for _, crash := range crashes {
-			if seen[crash.Instance] {
-				continue
+			if seen[crash.Instance] || crash.Version != "" && crash.Version != app.Version {
+				continue // of an earlier version
 			}
 			err := fmt.Errorf("%s does not stay up: an instance crashed while it was started", name)
 			done(err)

@@ -6,7 +6,6 @@ import (
 	"net/http"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
-	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/placement"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 	"github.com/clusterworks/deploy/jobs/wire"
@@ -202,9 +201,7 @@ func (s *Server) putApp(w http.ResponseWriter, r *http.Request, a model.Account,
 		if app, err = s.Staging.Staged(ctx, app); err != nil {
 			return err
 		}
-		app.State = store.Started
-		app.RunCount++
-		if err := s.Store.UpdateApp(ctx, &app, limits(a)); err != nil {
+		if err := s.Store.StartApp(ctx, &app, "start", limits(a)); err != nil {
 			return model.AppError(err)
 		}
 	}
@@ -250,38 +247,5 @@ func (s *Server) removeApp(ctx context.Context, app store.App) error {
 	s.Log.Info("app deleted", model.Attributes(app)...)
 	s.Placer.Stop(wire.DEAStop{Droplet: model.ID(app)})
 	s.Placer.TellUpdated(app)
-	return nil
-}
-
-// getUpdate answers that no update is in progress: an update is complete when it
-// is answered.
-func (s *Server) getUpdate(w http.ResponseWriter, _ *http.Request, _ model.Account, app store.App) error {
-	rest.WriteJSON(w, http.StatusOK, map[string]any{"state": "NONE", "since": app.UpdatedAt})
-	return nil
-}
-
-// putUpdate takes a running app's new files into use.
-func (s *Server) putUpdate(w http.ResponseWriter, r *http.Request, a model.Account, app store.App) error {
-	if app.State != store.Started {
-		return model.ErrAppStopped
-	}
-	ctx, cancel := s.Frame.Detached(r)
-	defer cancel()
-	app, err := s.Staging.Staged(ctx, app)
-	if err != nil {
-		return err
-	}
-	app.RunCount++
-	if err := s.Store.UpdateApp(ctx, &app, limits(a)); err != nil {
-		return model.AppError(err)
-	}
-	s.note(ctx, a, app, "updated to version "+model.Version(app))
-	s.Log.Info("app updated", model.Attributes(app)...)
-	s.Placer.Stop(wire.DEAStop{Droplet: model.ID(app)})
-	if err := s.Placer.StartInstances(ctx, app, placement.Indices(0, app.Instances), false); err != nil {
-		return err
-	}
-	s.Placer.TellUpdated(app)
-	w.WriteHeader(http.StatusNoContent)
 	return nil
 }

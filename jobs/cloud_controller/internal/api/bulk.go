@@ -41,6 +41,10 @@ func (s *Server) bulkApps(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	updating, err := s.Updates.Targets(r.Context())
+	if err != nil {
+		return err
+	}
 	answer := wire.BulkApps{Results: map[wire.ID]wire.BulkApp{}}
 	for _, a := range apps {
 		token.ID = a.ID
@@ -52,6 +56,7 @@ func (s *Server) bulkApps(w http.ResponseWriter, r *http.Request) error {
 		answer.Results[model.ID(a)] = wire.BulkApp{
 			ID: a.ID, Name: a.Name, Instances: a.Instances, State: a.State, Framework: a.Framework, Runtime: a.Runtime,
 			Memory: a.Memory, PackageState: state, UpdatedAt: wire.BulkTime{Time: time.Unix(a.UpdatedAt, 0)}, Version: model.Version(a),
+			Updating: updating[a.ID],
 		}
 	}
 	if answer.BulkToken, err = json.Marshal(token); err != nil {

@@ -62,9 +62,16 @@ func (s *Server) instances(ctx context.Context, app store.App) ([]instanceInfo, 
 		return nil, err
 	}
 	found := map[int]wire.DEAFound{}
+	version, err := s.version(ctx, app)
+	if err != nil {
+		return nil, err
+	}
 	if expected := app.Instances - len(flapping); expected > 0 {
+		if version == "" {
+			expected *= 2
+		}
 		answers, err := s.Placer.Find(ctx, wire.DEAFind{Droplet: model.ID(app), InstanceFilter: wire.InstanceFilter{
-			Version: model.Version(app), States: []string{wire.StateStarting, wire.StateRunning},
+			Version: version, States: []string{wire.StateStarting, wire.StateRunning},
 		}}, expected)
 		if err != nil {
 			return nil, err
@@ -103,8 +110,12 @@ func (s *Server) getStats(w http.ResponseWriter, r *http.Request, _ model.Accoun
 	}
 	doc := map[string]stats{}
 	if app.State == store.Started && app.Instances > 0 {
+		version, err := s.version(r.Context(), app)
+		if err != nil {
+			return err
+		}
 		answers, err := s.Placer.Find(r.Context(), wire.DEAFind{Droplet: model.ID(app), IncludeStats: true, InstanceFilter: wire.InstanceFilter{
-			Version: model.Version(app), States: []string{wire.StateRunning},
+			Version: version, States: []string{wire.StateRunning},
 		}}, app.Instances)
 		if err != nil {
 			return err
@@ -157,7 +168,10 @@ func (s *Server) getFiles(w http.ResponseWriter, r *http.Request, _ model.Accoun
 		if err != nil || index >= app.Instances {
 			return model.ErrNoInstance(which)
 		}
-		request.Version, request.Indices = model.Version(app), []int{index}
+		if request.Version, err = s.version(r.Context(), app); err != nil {
+			return err
+		}
+		request.Indices = []int{index}
 		request.States = []string{wire.StateStarting, wire.StateRunning}
 	} else {
 		request.Instances = []string{which}

@@ -16,6 +16,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/services"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/staging"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/updates"
 )
 
 // Deps are the parts that the API works with.
@@ -33,6 +34,7 @@ type Deps struct {
 	Peers    *peers.Peers
 	Staging  *staging.Staging
 	Placer   *placement.Placer
+	Updates  *updates.Updates
 }
 
 // Server answers requests.
@@ -91,8 +93,11 @@ func (s *Server) Routes() http.Handler {
 	app("GET /apps/{app}/events", s.getEvents)
 	app("GET /apps/{app}/instances/{instance}/files", s.getFiles)
 	app("GET /apps/{app}/instances/{instance}/files/{path...}", s.getFiles)
-	app("GET /apps/{app}/update", s.getUpdate)
-	app("PUT /apps/{app}/update", s.putUpdate)
+	of := updateServer{s}
+	app("GET /apps/{app}/update", of.getUpdate)
+	app("PUT /apps/{app}/update", of.putUpdate)
+	app("GET /apps/{app}/updates/{id}", of.getUpdateOf)
+	app("GET /apps/{app}/releases", of.getReleases)
 
 	service := services.API{Services: s.Services, Frame: s.Frame, Authenticate: s.Accounts.Authenticate, Optional: s.Accounts.Optional}
 	service.Routes(handle, user)

@@ -127,6 +127,23 @@ type Components struct {
 	NewInitialPlacement bool                      `yaml:"new_initial_placement"`
 	CCPartition         string                    `yaml:"cc_partition"`
 	Timeouts            Timeouts                  `yaml:"timeouts"`
+	Update              Update                    `yaml:"update"`
+}
+
+// Ways of an update.
+const (
+	Rolling = "rolling" // a new instance beside each old one, which stops when the new one serves
+	Now     = "now"     // the original's: all are stopped, then started
+)
+
+// Update says how apps get from one version to the next.
+type Update struct {
+	Strategy string `yaml:"strategy"` // of requests that do not say
+	// MaxInFlight is how many instances of an app change at once.
+	MaxInFlight int `yaml:"max_in_flight"`
+	// MinHealthyTime is how long a new instance must run and pass its check before it
+	// gets requests.
+	MinHealthyTime time.Duration `yaml:"min_healthy_time"`
 }
 
 // AppURIs says which host names apps may have.
@@ -244,6 +261,7 @@ func Defaults() Config {
 		Components: Components{
 			Staging:     Staging{Queue: wire.SubjectStaging, MaxStagingRuntime: int(wire.StagingTimeout / time.Second)},
 			CCPartition: wire.DefaultPartition,
+			Update:      Update{Strategy: Rolling, MaxInFlight: 3, MinHealthyTime: 6 * time.Second},
 			Timeouts:    Timeouts{Discover: 2 * time.Second, Find: 2 * time.Second, Status: 2 * time.Second, Health: time.Second, Gateway: 10 * time.Second},
 		},
 		Databases: Databases{RailsEnvironment: "production"},
@@ -291,6 +309,10 @@ func (c *Config) complete() error {
 		return errors.New("peer_keepalive and drain_timeout must be positive durations, as \"2s\"")
 	case c.Timeouts.Discover <= 0 || c.Timeouts.Find <= 0 || c.Timeouts.Status <= 0 || c.Timeouts.Health <= 0 || c.Timeouts.Gateway <= 0:
 		return errors.New("timeouts must be positive durations, as \"2s\"")
+	case c.Update.Strategy != Rolling && c.Update.Strategy != Now:
+		return fmt.Errorf("update.strategy %q is neither %q nor %q", c.Update.Strategy, Rolling, Now)
+	case c.Update.MaxInFlight < 1 || c.Update.MinHealthyTime < 0 || c.Update.MinHealthyTime > time.Hour:
+		return errors.New("update.max_in_flight must be positive, and update.min_healthy_time a duration of at most an hour, as \"6s\"")
 	case c.CCPartition == "" || strings.ContainsAny(c.CCPartition, " .*>"):
 		return fmt.Errorf("cc_partition %q must be a word", c.CCPartition)
 	}

@@ -172,7 +172,7 @@ func (p *Placer) obey(ctx context.Context, request wire.HealthManagerRequest) er
 				wanted = append(wanted, index)
 			}
 		}
-		return p.StartInstances(ctx, app, wanted, request.Flapping)
+		return p.restart(ctx, app, wanted, request.Flapping)
 	case wire.OpStop:
 		if gone {
 			p.Stop(wire.DEAStop{Droplet: request.Droplet})
@@ -180,6 +180,11 @@ func (p *Placer) obey(ctx context.Context, request wire.HealthManagerRequest) er
 		}
 		if request.LastUpdated != app.UpdatedAt {
 			return nil
+		}
+		// An update stops what it has replaced, and nobody else does meanwhile: health
+		// managers that do not know of updates see instances that are too many.
+		if under, _, err := p.updating(ctx, app); err != nil || under != nil {
+			return err
 		}
 		if len(request.Instances) > 0 {
 			p.Log.Info("stopping instances that are too many", "app", app.ID, "instances", request.Instances)
@@ -195,6 +200,38 @@ func (p *Placer) obey(ctx context.Context, request wire.HealthManagerRequest) er
 			return err
 		}
 		return p.Follow(ctx, before, app)
+	}
+	return nil
+}
+
+// restart starts instances that the health manager misses: during an update, of the
+// version that each index has by now.
+func (p *Placer) restart(ctx context.Context, app store.App, indices []int, flapping bool) error {
+	under, state, err := p.updating(ctx, app)
+	if err != nil {
+		return err
+	}
+	if under == nil {
+		return p.StartInstances(ctx, app, indices, flapping)
+	}
+	for _, runCount := range []int{under.RunCount, under.Previous} {
+		release, err := p.Store.Release(ctx, app.ID, runCount)
+		if err != nil {
+			return err
+		}
+		as := release.Of(app)
+		var these []int
+		for _, index := range indices {
+			if state.Version(index) == model.Version(as) {
+				these = append(these, index)
+			}
+		}
+		if len(these) == 0 {
+			continue
+		}
+		if _, err := p.Place(ctx, as, these, wire.Trial{Flapping: flapping}, func(store.App) bool { return true }); err != nil {
+			return err
+		}
 	}
 	return nil
 }

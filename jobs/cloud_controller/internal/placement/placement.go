@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rolling"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/services"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 	"github.com/clusterworks/deploy/jobs/wire"
@@ -63,18 +65,32 @@ const (
 	perOffer = 8
 )
 
-// StartInstances finds a DEA for each index and tells it to start. A DEA that
-// cannot after all says nothing; the health manager sees what is missing and
-// asks again, as it does when there is no DEA now.
+// StartInstances starts instances of an app's present release. What no DEA takes
+// now the health manager sees missing, and asks for again.
 func (p *Placer) StartInstances(ctx context.Context, app store.App, indices []int, flapping bool) error {
 	if app.DropletHash == "" {
 		return fmt.Errorf("cannot start app %d: it was never staged", app.ID)
 	}
-	document, err := p.startDocument(ctx, app)
+	present, err := p.Store.Present(ctx, app)
 	if err != nil {
 		return err
 	}
-	document.Flapping = flapping
+	_, err = p.Place(ctx, present.Of(app), indices, wire.Trial{Flapping: flapping}, func(now store.App) bool {
+		return model.Version(now) == model.Version(app)
+	})
+	return err
+}
+
+// Place finds a DEA for each index of an app as it is to run, and tells it to
+// start. It returns the indices for which there is no room. A DEA that cannot after
+// all says nothing. wanted reports whether the app, as it is on record by now, still
+// wants them.
+func (p *Placer) Place(ctx context.Context, app store.App, indices []int, trial wire.Trial, wanted func(store.App) bool) (left []int, err error) {
+	document, err := p.startDocument(ctx, app)
+	if err != nil {
+		return indices, err
+	}
+	document.Trial = trial
 	have, since := p.running(ctx, document.Droplet, app.Instances-len(indices)), time.Now()
 	for len(indices) > 0 {
 		placed, err := p.place(ctx, document, have, since, len(indices), func(n int, dea string) {
@@ -85,19 +101,19 @@ func (p *Placer) StartInstances(ctx context.Context, app store.App, indices []in
 		indices = indices[placed:]
 		if err != nil {
 			p.Log.Warn("no DEA for instances", "app", app.ID, "instances", len(indices), "memory_mb", app.Memory, "runtime", app.Runtime, "error", err)
-			return nil
+			return indices, nil
 		}
 		// Whoever changes the app meanwhile does not wait until all are placed.
 		now, err := p.Store.AppByID(ctx, app.ID)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
+			return indices, err
 		}
-		if err != nil || now.State != store.Started || model.Version(now) != model.Version(app) {
-			return nil
+		if err != nil || now.State != store.Started || !wanted(now) {
+			return nil, nil
 		}
 		indices = slices.DeleteFunc(indices, func(index int) bool { return index >= now.Instances })
 	}
-	return nil
+	return nil, nil
 }
 
 // place gives up to n instances to DEAs, as long as their offers last. have counts
@@ -180,7 +196,32 @@ func (p *Placer) running(ctx context.Context, droplet wire.ID, expected int) map
 	return have
 }
 
-// Follow makes the DEAs do what changed.
+// Instances asks the DEAs for all instances of an app, whatever version they are of,
+// those that have crashed too. Those of a DEA that is slow are missing.
+func (p *Placer) Instances(ctx context.Context, app store.App) ([]wire.DEAFound, error) {
+	return p.find(ctx, wire.DEAFind{Droplet: model.ID(app), InstanceFilter: wire.InstanceFilter{
+		States: []string{wire.StateStarting, wire.StateRunning, wire.StateCrashed},
+	}}, math.MaxInt, window)
+}
+
+// updating returns how far an app's update has come, nil if none is under way.
+func (p *Placer) updating(ctx context.Context, app store.App) (*store.Update, *rolling.Update, error) {
+	u, err := p.Store.Updating(ctx, app.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	var state rolling.Update
+	if err := json.Unmarshal([]byte(u.State), &state); err != nil {
+		return nil, nil, fmt.Errorf("the update of app %d is not readable: %w", app.ID, err)
+	}
+	return &u, &state, nil
+}
+
+// Follow makes the DEAs do what changed. An update that is under way sees by itself
+// how many instances the app has.
 func (p *Placer) Follow(ctx context.Context, before, app store.App) error {
 	switch {
 	case app.State != before.State && app.State == store.Started:
@@ -191,20 +232,26 @@ func (p *Placer) Follow(ctx context.Context, before, app store.App) error {
 		p.TellUpdated(app)
 	case app.State != before.State:
 		p.Log.Info("app stopped", model.Attributes(app)...)
+		if err := p.Store.CancelUpdates(ctx, app.ID, "the app was stopped meanwhile"); err != nil {
+			return err
+		}
 		p.Stop(wire.DEAStop{Droplet: model.ID(app)})
 		p.TellUpdated(app)
 	case app.State != store.Started:
 	case app.Instances > before.Instances:
 		p.Log.Info("app scaled", model.Attributes(app)...)
+		if under, _, err := p.updating(ctx, app); err != nil {
+			return err
+		} else if under != nil {
+			break
+		}
 		if err := p.StartInstances(ctx, app, Indices(before.Instances, app.Instances), false); err != nil {
 			return err
 		}
 		p.TellUpdated(app)
 	case app.Instances < before.Instances:
 		p.Log.Info("app scaled", model.Attributes(app)...)
-		p.Stop(wire.DEAStop{Droplet: model.ID(app), InstanceFilter: wire.InstanceFilter{
-			Version: model.Version(app), Indices: Indices(app.Instances, before.Instances),
-		}})
+		p.Stop(wire.DEAStop{Droplet: model.ID(app), InstanceFilter: wire.InstanceFilter{Indices: Indices(app.Instances, before.Instances)}})
 		p.TellUpdated(app)
 	}
 	if app.State == store.Started && before.State == store.Started && !slices.Equal(app.URIs, before.URIs) {

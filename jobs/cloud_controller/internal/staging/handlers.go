@@ -1,6 +1,7 @@
 package staging
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net/http"
@@ -32,16 +33,20 @@ func (s *Staging) getPackage(w http.ResponseWriter, r *http.Request) error {
 	return s.Peers.Send(w, r, blob.Blob{Kind: blob.Package, App: app.ID, SHA1: app.PackageHash}, "application/zip")
 }
 
-// getDroplet gives a DEA an app's droplet, if it is the present one.
+// getDroplet gives a DEA an app's droplet, if it is the present one or a release's.
 func (s *Staging) getDroplet(w http.ResponseWriter, r *http.Request) error {
 	app, err := s.appOfPath(r)
 	if err != nil {
 		return err
 	}
-	if app.DropletHash == "" || app.DropletHash != r.PathValue("sha1") {
-		return model.ErrAppNotFound
+	hash := r.PathValue("sha1")
+	if app.DropletHash == "" || app.DropletHash != hash {
+		release, err := s.Store.ReleaseOfDroplet(r.Context(), app.ID, hash)
+		if err != nil || release.DropletHash == "" {
+			return model.AppError(cmp.Or(err, store.ErrNotFound))
+		}
 	}
-	return s.Peers.Send(w, r, blob.Blob{Kind: blob.Droplet, App: app.ID, SHA1: app.DropletHash}, "application/x-gzip")
+	return s.Peers.Send(w, r, blob.Blob{Kind: blob.Droplet, App: app.ID, SHA1: hash}, "application/x-gzip")
 }
 
 func (s *Staging) appOfPath(r *http.Request) (store.App, error) {

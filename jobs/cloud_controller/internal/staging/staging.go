@@ -72,7 +72,7 @@ func (s *Staging) Staged(ctx context.Context, app store.App) (store.App, error) 
 		}
 		return app, err
 	}
-	app.DropletHash, app.PackageState, app.RunCount = droplet, store.Staged, 0
+	app.DropletHash, app.PackageState = droplet, store.Staged
 	s.Log.Info("app staged", model.Attributes(app)...)
 	return app, nil
 }

@@ -558,7 +558,15 @@ func releasesAndUpdates(t testing.TB, s *Store, owner User) {
 	must(t, s.UpdateApp(ctx, &app, nil))
 	_, _, err = s.Begin(ctx, app, Beginning{PackageHash: "p1"}, nil)
 	wantError(t, err, ErrStale) // other files came meanwhile
-	u = begin(Beginning{Cause: "push", DropletHash: "d2", PackageHash: "p2"})
+	u = begin(Beginning{Cause: "push", DropletHash: "d2", PackageHash: "p2", Hold: 1})
+	if u.Hold != 1 {
+		t.Errorf("an update with a canary: %+v", u)
+	}
+	must(t, s.PromoteUpdate(ctx, u))
+	if u, err = s.Updating(ctx, app.ID); err != nil || u.Hold != 0 {
+		t.Errorf("after it was promoted: %+v, %v", u, err)
+	}
+	wantError(t, s.PromoteUpdate(ctx, first), ErrStale)
 	if present, err := s.Present(ctx, app); err != nil || present.RunCount != 2 || present.Of(app).Environment[0] != "A=b" || present.Of(app).Memory != 64 {
 		t.Errorf("the present release: %+v, %v", present, err)
 	}

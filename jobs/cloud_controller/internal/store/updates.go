@@ -28,6 +28,7 @@ type Update struct {
 	Status   string
 	Reason   string // why Status is none that was wished for
 	State    string // JSON, of whoever carries it out
+	Hold     int    // at how many instances it waits to be promoted; 0: it does not
 	// Holder is the controller that carries it out. Claim counts the holders, Beat
 	// what they have saved: who sees both unchanged for long may claim it.
 	Holder string
@@ -38,24 +39,25 @@ type Update struct {
 }
 
 const (
-	updateColumns   = `app_id, run_count, previous, status, reason, state, holder, claim, beat, created_at, updated_at`
+	updateColumns   = `app_id, run_count, previous, status, reason, state, hold, holder, claim, beat, created_at, updated_at`
 	selectUpdate    = `SELECT ` + updateColumns + ` FROM updates WHERE app_id = $1 AND run_count = $2`
 	selectUpdates   = `SELECT ` + updateColumns + ` FROM updates WHERE app_id = $1 ORDER BY run_count DESC`
 	selectUpdating  = `SELECT ` + updateColumns + ` FROM updates WHERE status = 'running' ORDER BY app_id, run_count`
 	selectUpdatingA = `SELECT ` + updateColumns + ` FROM updates WHERE app_id = $1 AND status = 'running' ORDER BY run_count DESC LIMIT 1`
-	insertUpdate    = `INSERT INTO updates (app_id, run_count, previous, status, state, holder, created_at, updated_at) VALUES ($1, $2, $3, 'running', $4, $5, $6, $6)`
+	insertUpdate    = `INSERT INTO updates (app_id, run_count, previous, status, state, hold, holder, created_at, updated_at) VALUES ($1, $2, $3, 'running', $4, $5, $6, $7, $7)`
 	endUpdates      = `UPDATE updates SET status = $2, reason = $3, updated_at = $4 WHERE app_id = $1 AND status = 'running'`
 	saveUpdate      = `UPDATE updates SET state = $4, beat = beat + 1, updated_at = $5 WHERE app_id = $1 AND run_count = $2 AND claim = $3 AND status = 'running'`
 	claimUpdate     = `UPDATE updates SET holder = $5, claim = claim + 1, beat = beat + 1 WHERE app_id = $1 AND run_count = $2 AND claim = $3 AND beat = $4 AND status = 'running'`
 	releaseUpdate   = `UPDATE updates SET holder = '', beat = beat + 1 WHERE app_id = $1 AND run_count = $2 AND claim = $3 AND status = 'running'`
 	finishUpdate    = `UPDATE updates SET status = $4, reason = $5, state = $6, updated_at = $7 WHERE app_id = $1 AND run_count = $2 AND claim = $3 AND status = 'running'`
+	promoteUpdate   = `UPDATE updates SET hold = 0 WHERE app_id = $1 AND run_count = $2 AND status = 'running'`
 	deleteUpdate    = `DELETE FROM updates WHERE app_id = $1 AND run_count = $2`
 	takeRelease     = `UPDATE apps SET droplet_hash = $2, run_count = $3, package_state = CASE WHEN package_hash = $4 THEN 'STAGED' ELSE package_state END,
 		updated_at = $5, lock_version = lock_version + 1 WHERE id = $1`
 )
 
 func scanUpdate(scan func(...any) error) (u Update, err error) {
-	err = scan(&u.AppID, &u.RunCount, &u.Previous, &u.Status, &u.Reason, &u.State, &u.Holder, &u.Claim, &u.Beat, &u.CreatedAt, &u.UpdatedAt)
+	err = scan(&u.AppID, &u.RunCount, &u.Previous, &u.Status, &u.Reason, &u.State, &u.Hold, &u.Holder, &u.Claim, &u.Beat, &u.CreatedAt, &u.UpdatedAt)
 	return u, err
 }
 
@@ -105,6 +107,7 @@ type Beginning struct {
 	// Back is the release that is brought in again, nil for the app's present files
 	// and settings.
 	Back   *Release
+	Hold   int
 	Holder string
 	// State writes the update's first state. others are the updates under way whose
 	// place it takes.
@@ -176,7 +179,7 @@ func (s *UpdateStore) Begin(ctx context.Context, a App, b Beginning, limits Limi
 		if err != nil {
 			return err
 		}
-		if _, err := q.ExecContext(ctx, insertUpdate, a.ID, r.RunCount, previous.RunCount, state, b.Holder, s.now().Unix()); err != nil {
+		if _, err := q.ExecContext(ctx, insertUpdate, a.ID, r.RunCount, previous.RunCount, state, b.Hold, b.Holder, s.now().Unix()); err != nil {
 			return err
 		}
 		a = now
@@ -268,6 +271,15 @@ func (s *UpdateStore) ClaimUpdate(ctx context.Context, u *Update, holder string)
 func (s *UpdateStore) ReleaseUpdate(ctx context.Context, u Update) error {
 	if _, err := s.db.ExecContext(ctx, releaseUpdate, u.AppID, u.RunCount, u.Claim); err != nil {
 		return fmt.Errorf("cannot give an update up: %w", err)
+	}
+	return nil
+}
+
+// PromoteUpdate ends the hold of an update. ErrStale if it is over.
+func (s *UpdateStore) PromoteUpdate(ctx context.Context, u Update) error {
+	result, err := s.db.ExecContext(ctx, promoteUpdate, u.AppID, u.RunCount)
+	if err := changed(result, err, ErrStale); err != nil {
+		return fmt.Errorf("cannot promote an update: %w", err)
 	}
 	return nil
 }

@@ -1,0 +1,237 @@
+package vmc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
+)
+
+// how is how a running app gets what is new.
+type how struct {
+	timeout time.Duration
+	now     bool
+	canary  int
+	release int // to go back to; 0: present files and settings
+}
+
+func howFlags(c *cobra.Command, h *how) {
+	timeoutFlag(c, &h.timeout)
+	c.Flags().BoolVar(&h.now, "now", false, "stop all instances, then start them: quicker, and down meanwhile")
+}
+
+// renew brings a started app's new files and settings into use, and waits until it
+// runs with them.
+func (v *vmc) renew(ctx context.Context, c *client.Client, name, cause string, h how) error {
+	seen, err := crashIDs(ctx, c, name)
+	if err != nil {
+		return err
+	}
+	change := client.Change{Cause: cause, Canary: h.canary, Release: h.release}
+	if h.now {
+		change.Now = &h.now
+	}
+	done := v.progress("Staging " + name)
+	update, err := c.UpdateApp(ctx, name, change)
+	done(err)
+	if err != nil {
+		if client.Is(err, client.CodeStaging) {
+			v.showTail(ctx, c, name, "0", "logs/staging.log")
+		}
+		return fmt.Errorf("cannot update %s: %w", name, err)
+	}
+	if update.ID == 0 {
+		return v.waitFor(ctx, c, name, h.timeout, seen)
+	}
+	return v.awaitUpdate(ctx, c, name, update, h.timeout)
+}
+
+// awaitUpdate waits until an update is over, or waits to be promoted. The time-out is for
+// each of its steps.
+func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, update client.Update, timeout time.Duration) error {
+	app, err := c.App(ctx, name)
+	if err != nil {
+		return err
+	}
+	timeout = patience(timeout, app)
+	done := v.progress("Updating " + name)
+	for last := time.Now(); ; {
+		next, err := c.UpdateOf(ctx, name, update.ID)
+		if err != nil {
+			done(err)
+			return err
+		}
+		if next != update {
+			last = time.Now()
+		}
+		update = next
+		if update.Status != client.Updating || update.Held {
+			break
+		}
+		if time.Since(last) > timeout {
+			err := fmt.Errorf("the update of %s has not come further within %v; it goes on without vmc, which vmc instances %s shows", name, timeout, name)
+			done(err)
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			err := fmt.Errorf("%w; the update of %s goes on without vmc", context.Cause(ctx), name)
+			done(err)
+			return err
+		case <-time.After(pollEvery):
+		}
+	}
+	switch update.Status {
+	case client.Updating:
+		done(nil)
+		v.say("%d of %d instances of %s are new. vmc promote %s replaces the others, vmc rollback %s goes back.", update.Replaced, update.Instances, name, name, name)
+		return nil
+	case client.Updated:
+		done(nil)
+		app, err := c.App(ctx, name)
+		if err != nil {
+			return err
+		}
+		if update.Instances == 0 {
+			return fmt.Errorf("%s is updated, but runs nowhere: it has no instances; vmc scale %s 1", name, name)
+		}
+		return v.started(c, app, update.Instances)
+	case client.Undone:
+		err := fmt.Errorf("%s runs on with its previous version: %s", name, update.Reason)
+		done(err)
+		if update.Failed != "" {
+			v.showCrash(ctx, c, name, update.Failed)
+		}
+		return err
+	}
+	err = fmt.Errorf("%s was not updated: %s", name, update.Reason)
+	done(err)
+	return err
+}
+
+func updateCommand(v *vmc) *cobra.Command {
+	var path string
+	var h how
+	c := v.appsOf(&cobra.Command{
+		Use:     "update APP",
+		Short:   "Give an app new files, and bring them into use if it runs",
+		Example: "  vmc update hello --path target",
+		Args:    cobra.ExactArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		app, err := c.App(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if err := v.upload(ctx, c, app.Name, path); err != nil {
+			return err
+		}
+		if app.State != client.Started {
+			v.say("%s is stopped; vmc start %s starts it.", app.Name, app.Name)
+			return nil
+		}
+		return v.renew(ctx, c, app.Name, "update", h)
+	})
+	c.Flags().StringVarP(&path, "path", "p", ".", "folder, .war, .zip or program to push")
+	c.Flags().IntVar(&h.canary, "canary", 0, "replace so many instances, and wait for vmc promote")
+	howFlags(c, &h)
+	return c
+}
+
+func releasesCommand(v *vmc) *cobra.Command {
+	return v.appsOf(&cobra.Command{
+		Use:     "releases APP",
+		Short:   "List what an app ran, and can go back to",
+		Example: "  vmc releases hello\n  vmc rollback hello 3",
+		Args:    cobra.ExactArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		list, err := c.Releases(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if v.json {
+			return v.printJSON(list)
+		}
+		if len(list) == 0 {
+			v.say("%s has no releases: it was never started.", args[0])
+			return nil
+		}
+		t := newTable("RELEASE", "CREATED", "CAUSE", "VERSION", "")
+		for _, r := range list {
+			present := ""
+			if r.Present {
+				present = "present"
+			}
+			t.row(strconv.Itoa(r.Release), time.Unix(r.Created, 0).Format(time.DateTime), r.Cause, r.Version, present)
+		}
+		return t.print(v.out)
+	})
+}
+
+func rollbackCommand(v *vmc) *cobra.Command {
+	var h how
+	c := v.appsOf(&cobra.Command{
+		Use:   "rollback APP [RELEASE]",
+		Short: "Bring an earlier release of a running app back: files and settings",
+		Long: `rollback brings back what an app ran before: the release before the present one,
+or the one with the number that vmc releases shows. It is an update like any other:
+nothing stops before what takes its place has proved healthy.`,
+		Example: "  vmc rollback hello\n  vmc rollback hello 3",
+		Args:    cobra.RangeArgs(1, 2),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		if len(args) == 2 {
+			var err error
+			if h.release, err = strconv.Atoi(args[1]); err != nil || h.release < 1 {
+				return fmt.Errorf("%q is no release: want a number that vmc releases %s shows", args[1], args[0])
+			}
+		} else {
+			list, err := c.Releases(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			if h.release, err = before(list); err != nil {
+				return fmt.Errorf("cannot roll %s back: %w", args[0], err)
+			}
+		}
+		v.say("Bringing release %d of %s back.", h.release, args[0])
+		return v.renew(ctx, c, args[0], "rollback", h)
+	})
+	howFlags(c, &h)
+	return c
+}
+
+// before returns the number of the release before the present one.
+func before(list []client.Release) (int, error) {
+	for i, r := range list {
+		if !r.Present {
+			continue
+		}
+		if i+1 < len(list) {
+			return list[i+1].Release, nil
+		}
+		return 0, errors.New("there is no earlier release")
+	}
+	return 0, errors.New("it has no release that runs")
+}
+
+func promoteCommand(v *vmc) *cobra.Command {
+	var timeout time.Duration
+	c := v.appsOf(&cobra.Command{
+		Use:     "promote APP",
+		Short:   "Replace all instances, after a push with --canary",
+		Example: "  vmc push hello --canary 1\n  vmc promote hello",
+		Args:    cobra.ExactArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		update, err := c.UpdateApp(ctx, args[0], client.Change{Promote: true})
+		if err != nil {
+			return err
+		}
+		return v.awaitUpdate(ctx, c, args[0], update, timeout)
+	})
+	timeoutFlag(c, &timeout)
+	return c
+}

@@ -1,0 +1,172 @@
+package vmc
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
+)
+
+// load asks an app again and again, half of it POST, until it is told to end.
+type load struct {
+	made, lost atomic.Int64
+	first      atomic.Value // what was lost first
+	end        context.CancelFunc
+	group      sync.WaitGroup
+}
+
+func (p *platform) load(url string, connections int) *load {
+	l := &load{}
+	var ctx context.Context
+	ctx, l.end = context.WithCancel(p.t.Context())
+	for n := range connections {
+		l.group.Go(func() {
+			c := &http.Client{Timeout: deadline, Transport: &http.Transport{DialContext: (&client.Dialer{Dialer: net.Dialer{Timeout: deadline}}).DialContext, MaxIdleConnsPerHost: 1}}
+			defer c.CloseIdleConnections()
+			for i := n; ctx.Err() == nil; i++ {
+				method, body := http.MethodGet, ""
+				if i%2 == 0 {
+					method, body = http.MethodPost, strings.Repeat("x", 1000)
+				}
+				request, err := http.NewRequest(method, url, strings.NewReader(body))
+				if err != nil {
+					panic(err)
+				}
+				answer, err := c.Do(request)
+				l.made.Add(1)
+				what := ""
+				if err != nil {
+					what = err.Error()
+				} else {
+					text, err := io.ReadAll(answer.Body)
+					answer.Body.Close()
+					if err != nil || answer.StatusCode != http.StatusOK {
+						what = fmt.Sprintf("%s %s: %v", answer.Status, text, err)
+					}
+				}
+				if what != "" {
+					l.lost.Add(1)
+					l.first.CompareAndSwap(nil, what)
+				}
+				select {
+				case <-ctx.Done():
+				case <-time.After(10 * time.Millisecond):
+				}
+			}
+		})
+	}
+	p.t.Cleanup(func() { l.end(); l.group.Wait() })
+	return l
+}
+
+// none ends the load, which must have lost nothing.
+func (l *load) none(t *testing.T) {
+	t.Helper()
+	l.end()
+	l.group.Wait()
+	t.Logf("%d requests, %d lost", l.made.Load(), l.lost.Load())
+	if l.lost.Load() > 0 || l.made.Load() < 100 {
+		t.Errorf("of %d requests %d are lost: %v", l.made.Load(), l.lost.Load(), l.first.Load())
+	}
+}
+
+const versionJS = `
+const http = require('http');
+http.createServer((req, res) => { req.resume(); req.on('end', () => res.end('VERSION ' + (process.env.GREETING || ''))) }).listen(process.env.VCAP_APP_PORT);
+`
+
+// TestUpdates: whatever is done to a running app, its users lose nothing; what does
+// not run is withdrawn, with the reason on the screen; and what ran comes back.
+func TestUpdates(t *testing.T) {
+	p := newPlatform(t)
+	p.ok("register", "me@example.com")
+	app := t.TempDir()
+	version := func(text string) []string {
+		p.write(app, map[string]string{"server.js": text})
+		return []string{"push", "rolls", "--path", app, "--framework", "node", "--memory", "64M", "--instances", "2"}
+	}
+	good := func(name string) []string { return version(strings.ReplaceAll(versionJS, "VERSION", name)) }
+	p.ok(good("one")...)
+	url := "http://rolls." + strings.TrimPrefix(p.target, "api.") + "/"
+	serves := func(want string) {
+		t.Helper()
+		for range 6 {
+			if page, err := p.page(url); err != nil || page != want {
+				t.Errorf("the app says %q, %v; want %q", page, err, want)
+			}
+		}
+	}
+	serves("one ")
+	l := p.load(url, 8)
+	if out := p.ok(good("two")...); !strings.Contains(out, "rolls runs, 2 of 2") {
+		t.Errorf("push: %s", out)
+	}
+	serves("two ")
+	p.ok("restart", "rolls")
+	p.ok("env", "set", "rolls", "GREETING=hi")
+	serves("two hi")
+	p.ok("mem", "rolls", "72M")
+	p.ok("scale", "rolls", "4")
+	p.ok("scale", "rolls", "2")
+
+	// What does not run is withdrawn, files and settings.
+	p.fails("rolls runs on with its previous version: instance", version("console.error('no such luck'); process.exit(3)")...)
+	status, _, errOut := p.vmc(version("console.error('no such luck'); process.exit(3)")...)
+	if status != 1 || !strings.Contains(errOut, "The app ended with status 3.") || !strings.Contains(errOut, "no such luck") {
+		t.Errorf("a push of what crashes: status %d\n%s", status, errOut)
+	}
+	p.fails("ended with status 5", version("setTimeout(() => process.exit(5), 200);"+strings.ReplaceAll(versionJS, "VERSION", "bad"))...)
+	p.ok("scale", "rolls", "1")
+	p.fails("no DEA has room for one more instance of 4050 MB", "mem", "rolls", "4050M")
+	p.ok("scale", "rolls", "2")
+	serves("two hi")
+	if out := p.ok("mem", "rolls"); out != "72M\n" {
+		t.Errorf("the memory is %q after an update that failed", out)
+	}
+	l.none(t)
+
+	l = p.load(url, 8)
+	out := p.ok("releases", "rolls")
+	if n := strings.Count(out, "\n"); n != 5 || !strings.Contains(out, "present") {
+		t.Errorf("releases:\n%s", out)
+	}
+	p.ok("rollback", "rolls", "1")
+	serves("one ")
+	p.ok("rollback", "rolls")
+	serves("two hi")
+
+	// A canary waits.
+	if out := p.ok(append(good("three"), "--canary", "1")...); !strings.Contains(out, "1 of 2 instances of rolls are new") {
+		t.Errorf("push --canary: %s", out)
+	}
+	p.ok("promote", "rolls")
+	serves("three hi")
+
+	// Of two at once the later wins, and the earlier is told so.
+	told := make(chan string, 1)
+	go func() {
+		_, _, errOut := p.vmc("restart", "rolls")
+		told <- errOut
+	}()
+	eventually(t, "the first one is under way", func() bool {
+		_, out, _ := p.vmc("releases", "rolls", "--json")
+		return strings.Contains(out, `"updating": true`)
+	})
+	p.ok("env", "set", "rolls", "GREETING=there")
+	if errOut := <-told; !strings.Contains(errOut, "a later update has taken its place") {
+		t.Errorf("the earlier one is told: %s", errOut)
+	}
+	serves("three there")
+	l.none(t)
+
+	p.ok("restart", "rolls", "--now")
+	eventually(t, "it serves again", func() bool { page, err := p.page(url); return err == nil && page == "three there" })
+}
