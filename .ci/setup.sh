@@ -28,7 +28,7 @@ packages_of() {
 	mkfs.vfat) echo dosfstools ;;
 	mcopy) echo mtools ;;
 	grub-mkimage) echo grub-common grub-pc-bin grub-efi-amd64-bin ;;
-	fakeroot | genisoimage | xsltproc) echo "$1" ;;
+	fakeroot | genisoimage | xsltproc | iptables) echo "$1" ;;
 	qemu-img) echo qemu-utils ;;
 	qemu-system-x86_64) echo qemu-system-x86 seabios ;;
 	libvirtd) echo libvirt-daemon libvirt-daemon-driver-qemu ;;

@@ -46,7 +46,7 @@ func (f *Fleet) bootstrapOne(ctx context.Context, id string, agent packages.Blob
 	vm := f.s.VM(state.Own(id))
 	conn, err := f.Connect(ctx, state.Own(id))
 	if err != nil {
-		return fmt.Errorf("cannot reach the VM of %s: %w", id, err)
+		return fmt.Errorf("cannot reach the VM of %s: %w%s", id, err, lastOfConsole(vm.Console))
 	}
 	if vm.HostKey == "" {
 		// The infrastructure cannot tell the key, so the first one seen is kept.

@@ -40,6 +40,8 @@ func (s scope) check(changes []terraform.Change, in input, vms map[string]state.
 		inTurn := slices.Contains(s.replace, vm)
 		var allowed bool
 		switch {
+		case c.Name == terraform.ImageResource && !wanted && !known:
+			allowed = c.Action != terraform.Replace // an image comes with the first VM of it and goes with the last
 		case c.Name == terraform.DiskResource && c.Action == terraform.Replace:
 		case c.Name == terraform.DiskResource && c.Action == terraform.Delete:
 			allowed = slices.Contains(s.disks, c.Key) && !disk

@@ -382,10 +382,10 @@ func userName() (string, error) {
 	return u.Username, nil
 }
 
-// RemoveEmpty removes the folder of a deployment's VMs, and those for disks and
-// publications in it, if nothing is left in them.
+// RemoveEmpty removes the folder of a deployment's VMs, and those for disks,
+// publications and addresses in it, if nothing is left in them.
 func RemoveEmpty(dir string) {
-	for _, folder := range []string{filepath.Join(dir, disksFolder), filepath.Join(dir, publishedFolder), dir} {
+	for _, folder := range []string{filepath.Join(dir, disksFolder), filepath.Join(dir, publishedFolder), filepath.Join(dir, addressesFolder), dir} {
 		_ = os.Remove(folder) // fails if it is not empty, as it shall
 	}
 }

@@ -36,7 +36,7 @@ func (p *localProvider) Metadata(_ context.Context, _ provider.MetadataRequest, 
 
 func (p *localProvider) Schema(_ context.Context, _ provider.SchemaRequest, r *provider.SchemaResponse) {
 	r.Schema = schema.Schema{
-		Description: "VMs that are processes of this machine. Part of deploy.",
+		Description: "VMs that are processes of this machine, and what templates of other VMs need of it. Part of deploy.",
 		Attributes: map[string]schema.Attribute{
 			"dir": schema.StringAttribute{
 				Required:    true,
@@ -66,10 +66,13 @@ func (p *localProvider) Resources(context.Context) []func() resource.Resource {
 		func() resource.Resource { return &machine{} },
 		func() resource.Resource { return &disk{} },
 		func() resource.Resource { return &publication{} },
+		func() resource.Resource { return &address{} },
 	}
 }
 
-func (p *localProvider) DataSources(context.Context) []func() datasource.DataSource { return nil }
+func (p *localProvider) DataSources(context.Context) []func() datasource.DataSource {
+	return []func() datasource.DataSource{func() datasource.DataSource { return accelerator{} }}
+}
 
 // hostOf is what Configure of a resource gets; nil while only schemas are asked for.
 func hostOf(data any, diagnostics *diag.Diagnostics) *host {

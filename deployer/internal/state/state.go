@@ -126,6 +126,8 @@ type VM struct {
 	Disk           string `json:"disk,omitempty"`
 	ImageDir       string `json:"image_dir,omitempty"`
 	Running        bool   `json:"running"`
+	// Console is the template's console: a file on this machine.
+	Console string `json:"console,omitempty"`
 	// Beside is the template's beside; Key is that of the VM's resource if it is
 	// not the instance's id, see terraform.BesideKey.
 	Beside bool   `json:"beside,omitempty"`

@@ -76,6 +76,9 @@ type Instance struct {
 	Keep bool `json:"keep"`
 	// Beside: another VM of the instance can be made beside it.
 	Beside bool `json:"beside"`
+	// Console is the file on this machine that holds what the VM's console shows; "":
+	// none.
+	Console string `json:"console"`
 }
 
 // arguments are the module call's arguments as JSON values. Strings are

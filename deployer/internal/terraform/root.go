@@ -28,6 +28,8 @@ const (
 	appliedFile  = "applied.json"
 	mirrorDir    = "mirror"
 	rcFile       = "terraform.rc" // TF_CLI_CONFIG_FILE of an engine run by hand
+	publicDir    = "public"       // a mirror of public providers without hosts, with one
+	mirrorFile   = "providers.rc" // the engine's settings where there is such a mirror
 	dataDir      = ".terraform"
 	initFile     = dataDir + "/deploy-init" // digest of what the last init was for
 	engineLock   = ".terraform.lock.hcl"

@@ -50,6 +50,7 @@ type Runner struct {
 
 	engine   Engine
 	tf       *tfexec.Terraform
+	mirror   string // identifies the mirror of public providers; "": none
 	reattach tfexec.ReattachInfo
 	stop     func()
 }
@@ -216,11 +217,15 @@ func (r *Runner) Plan(ctx context.Context, replace ...string) (*Plan, error) {
 	return plan, r.setApplied(plan.Instances)
 }
 
-// DiskResource is what a template calls the resources that are its persistent
-// disks, see templates/CONTRACT.md.
-const DiskResource = "disk"
+// What a template calls its resources of some kinds, see templates/CONTRACT.md.
+const (
+	DiskResource    = "disk"    // persistent disks: they outlive VMs
+	AddressResource = "address" // of the instances: a VM that is made anew keeps its own
+	ImageResource   = "image"   // what VMs are copies of: keyed by what they are, they belong to no instance
+)
 
-// addresses returns those of the resources of VMs, by their keys, disks apart.
+// addresses returns those of the resources of VMs, by their keys, but for what
+// outlives a VM.
 func (r *Runner) addresses(ctx context.Context, keys []string) ([]string, error) {
 	if len(keys) == 0 {
 		return nil, nil
@@ -237,7 +242,7 @@ func (r *Runner) addresses(ctx context.Context, keys []string) ([]string, error)
 			return
 		}
 		for _, x := range m.Resources {
-			if key, _ := x.Index.(string); x.Mode == tfjson.ManagedResourceMode && x.Name != DiskResource && slices.Contains(keys, key) {
+			if key, _ := x.Index.(string); x.Mode == tfjson.ManagedResourceMode && x.Name != DiskResource && x.Name != AddressResource && slices.Contains(keys, key) {
 				found = append(found, x.Address)
 			}
 		}
@@ -362,9 +367,18 @@ func (r *Runner) ready(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		env := engineEnv()
+		config, mirror, err := r.options.useMirror(ctx, engine)
+		if err != nil {
+			return err
+		}
+		if config != "" {
+			env["TF_CLI_CONFIG_FILE"] = config
+		}
+		r.mirror = mirror
 		tf, err := tfexec.NewTerraform(r.options.Dir, engine.Path)
 		if err == nil {
-			err = tf.SetEnv(tfexec.CleanEnv(engineEnv()))
+			err = tf.SetEnv(tfexec.CleanEnv(env))
 		}
 		if err == nil {
 			err = tf.SetWaitDelay(interruptWait)
@@ -387,7 +401,7 @@ func (r *Runner) ready(ctx context.Context) error {
 // engine and the same modules.
 func (r *Runner) initialize(ctx context.Context) error {
 	stamp := filepath.Join(r.options.Dir, initFile)
-	wanted := []byte(strings.Join([]string{r.engine.Name, r.engine.Version, r.root.source, r.root.template}, " ") + "\n")
+	wanted := []byte(strings.TrimSpace(strings.Join([]string{r.engine.Name, r.engine.Version, r.root.source, r.root.template, r.mirror}, " ")) + "\n")
 	if now, err := os.ReadFile(stamp); err == nil && string(now) == string(wanted) {
 		return nil
 	}
