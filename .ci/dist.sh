@@ -44,7 +44,7 @@ for platform in "$@"; do
 	for vm in "$@"; do # a machine of one platform can deploy to VMs of the other
 		cp -r "bin/packages/$(echo "$vm" | tr / _)" "dist/$name/packages/"
 	done
-	cp -r LICENSE NOTICE README.md CHANGELOG.md dist/licenses "dist/$name/"
+	cp -r LICENSE NOTICE README.md CHANGELOG.md ARCHITECTURE.md SECURITY.md docs dist/licenses "dist/$name/"
 	tar --sort=name --owner=0 --group=0 --numeric-owner --mtime='2000-01-01 00:00Z' --mode=u+w,go-w \
 		-C dist -c "$name" | gzip -9n >"dist/$name.tar.gz"
 	rm -r "dist/$name"

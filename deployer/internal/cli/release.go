@@ -12,10 +12,11 @@ import (
 
 func releaseCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "release",
-		Short: "Make releases: jobs with their programs as one archive",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Use:     "release",
+		Short:   "Make releases: jobs with their programs as one archive",
+		Example: `  deploy release create examples/jobs -o hello-1.2.tar.gz --version 1.2`,
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(releaseCreateCommand(a))
 	return cmd

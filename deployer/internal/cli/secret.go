@@ -20,8 +20,10 @@ func secretCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "secret",
 		Short: "List, show, set and rotate the manifest's secrets",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  deploy secret list cluster.hcl
+  deploy secret rotate cluster.hcl nats && deploy apply cluster.hcl`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(secretListCommand(a), secretShowCommand(a), a.changing(secretSetCommand(a)), a.changing(secretRotateCommand(a)))
 	return cmd

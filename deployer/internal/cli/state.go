@@ -17,8 +17,10 @@ func stateCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "state",
 		Short: "Check, repair, encrypt, export and import the state",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Example: `  deploy state check cluster.hcl
+  deploy state export --out cf.backup cluster.hcl`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.changing(stateEncryptCommand(a)), a.changing(stateDecryptCommand(a)), a.changing(stateExportCommand(a)), a.changing(stateImportCommand(a)), a.changing(stateForgetCommand(a)), stateRevisionsCommand(a),
 		stateCheckCommand(a), a.changing(stateRepairCommand(a)), a.changing(stateAdoptCommand(a)))
