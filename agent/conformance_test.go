@@ -312,6 +312,15 @@ func TestOperationsAreGuarded(t *testing.T) {
 		other.Instance = "web/1"
 		_, err = f.c.Submit(f.context(), other)
 		f.refused(err, api.CodeOtherDeployment)
+		// A group that was renamed takes its agents along, and only its own.
+		other = f.submission(api.Configure{Deployment: "theirs", Renamed: "web/1"})
+		other.Instance = "site/0"
+		_, err = f.c.Submit(f.context(), other)
+		f.refused(err, api.CodeOtherDeployment)
+		other = f.submission(api.Configure{Deployment: "theirs", Renamed: other.Instance})
+		other.DeploymentID, other.Instance = "dep-2", "site/0"
+		_, err = f.c.Submit(f.context(), other)
+		f.refused(err, api.CodeOtherDeployment)
 
 		expect := "g7"
 		unexpected := f.submission(api.Update{Generation: "g1"})

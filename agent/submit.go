@@ -162,7 +162,8 @@ func (a *Agent) checkOwner(s api.Submission) error {
 		}
 		return &api.Error{Code: api.CodeOtherDeployment, Message: fmt.Sprintf("cannot begin %s: the agent belongs to no deployment yet; configure it", s.Kind)}
 	}
-	if id.DeploymentID != s.DeploymentID || id.Instance != s.Instance {
+	renamed := s.Kind == api.KindConfigure && s.Configure.Renamed != "" && s.Configure.Renamed == id.Instance
+	if id.DeploymentID != s.DeploymentID || id.Instance != s.Instance && !renamed {
 		return otherDeployment(id, s.DeploymentID, s.Instance)
 	}
 	return nil

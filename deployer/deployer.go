@@ -163,6 +163,11 @@ func (d *Deployer) load() (*deployment, error) {
 	if x.packages, err = d.source.Packages(s); err != nil {
 		return nil, err
 	}
+	for _, m := range s.Manifest.Moves {
+		if err := state.Move(s.State, s.Secrets, m.From, m.To); err != nil {
+			return nil, err
+		}
+	}
 	s.Assign()
 	if err := x.credentials.Ensure(); err != nil {
 		return nil, err

@@ -3,6 +3,7 @@
 package examples
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,6 +56,7 @@ type keeperCluster struct {
 	vmsDir string
 	births []string
 	first  string // index and zone of each instance
+	group  string // what the group is called, "" for db
 }
 
 func startKeepers(t *testing.T) *keeperCluster {
@@ -84,7 +86,7 @@ func startKeepers(t *testing.T) *keeperCluster {
 
 func (k *keeperCluster) born(index int) string {
 	k.t.Helper()
-	data, err := os.ReadFile(filepath.Join(k.vmsDir, "disks", fmt.Sprintf("db-%d", index), "data", "keeper", "born"))
+	data, err := os.ReadFile(filepath.Join(k.vmsDir, "disks", fmt.Sprintf("%s-%d", cmp.Or(k.group, "db"), index), "data", "keeper", "born"))
 	if err != nil {
 		k.t.Fatal(err)
 	}
@@ -151,6 +153,16 @@ func TestDisksOutliveVMs(t *testing.T) {
 	c.mustHaveZones()
 	if r := c.applyJSON(); r.Changed {
 		t.Errorf("another apply: %+v", r)
+	}
+	// The group gets another name; its data goes along.
+	c.edit(`group "db"`, "moved {\n  from = \"db\"\n  to   = \"store\"\n}\n\ngroup \"store\"")
+	c.group = "store"
+	out, code = c.run("plan")
+	mustTell(t, out, code, 2, "store/0 recreate: VM: group \"db\" -> \"store\"", "3 to recreate")
+	c.mustApply()
+	c.mustStand(3)
+	if r := c.applyJSON(); r.Changed || r.Counts.EngineRuns > 0 {
+		t.Errorf("another apply after the move: %+v", r)
 	}
 	if out, code = c.run("destroy", "--auto-approve", "--delete-disks"); code != 0 {
 		t.Error(out)

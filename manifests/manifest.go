@@ -24,6 +24,7 @@ type Manifest struct {
 	PKI            PKI
 	Secrets        map[string]*Secret
 	Groups         []*Group // in the order of declaration
+	Moves          []Move
 	// Order is the groups' start order: a wave requires earlier waves only. Groups
 	// are removed in the reverse order.
 	Order [][]*Group
@@ -39,6 +40,13 @@ type Manifest struct {
 
 	base   *hcl.EvalContext // var, local, deployment, vm, disk, network, functions
 	locals []*local         // those that depend on Facts, each after what it uses
+}
+
+// Move is a moved block: a group that had another name. Its instances are those of
+// the old name, with their disks.
+type Move struct {
+	From, To string
+	Range    hcl.Range
 }
 
 // Group finds a group by name, nil if there is none.

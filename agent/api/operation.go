@@ -115,6 +115,8 @@ type Configure struct {
 	// Syslog is where processes' logs are sent as well, "udp://host:port" or
 	// "tcp://host:port" (RFC 5424); "" for nowhere.
 	Syslog string `json:"syslog,omitempty"`
+	// Renamed is the instance that the agent was until now, "" if its name stays.
+	Renamed string `json:"renamed,omitempty"`
 }
 
 // Bus is how an agent reaches the deployment's NATS servers.

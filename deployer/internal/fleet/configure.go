@@ -106,6 +106,9 @@ func (f *Fleet) configure(ctx context.Context, id string, b *api.Bus) error {
 		Deployment: f.s.Manifest.Deployment.Name, VMID: vm.ID, Address: vm.Address, Disk: vm.Disk, Bus: b,
 		MetricsPort: f.s.Manifest.Deployment.MetricsPort, Syslog: f.s.Manifest.Deployment.Syslog,
 	}
+	if inv := f.Inventory(id); inv != nil && session.Renamed(f.s.Manifest.Moves, inv.Instance, id) {
+		s.Configure.Renamed = inv.Instance
+	}
 	err := Within(ctx, 30*time.Second, func(ctx context.Context) error { return f.Client(state.Own(id)).Do(ctx, s, nil) })
 	if err != nil {
 		return fmt.Errorf("cannot configure the agent of %s: %w", id, err)

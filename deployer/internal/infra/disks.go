@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
 	"github.com/clusterworks/deploy/deployer/internal/state"
 	"github.com/clusterworks/deploy/deployer/internal/terraform"
@@ -124,7 +125,8 @@ func (i *Infra) DiskChanges(lost map[string]bool, gone func(id string) bool) ([]
 		if err != nil {
 			return nil, err
 		}
-		if was.Disk == nil || wants(id, was.Disk.Group) || i.s.Exempt(id) != "" || lost[id] {
+		group, _, _ := api.SplitInstance(id) // the disk may have been made for another name of it
+		if was.Disk == nil || wants(id, group) || i.s.Exempt(id) != "" || lost[id] {
 			continue
 		}
 		c := plan.DiskChange{Instance: id, Action: plan.Keep, SizeGB: was.Disk.SizeGB, Folder: vms[id].Disk}

@@ -113,6 +113,7 @@ func (m madeOf) changes(wanted madeOf) []string {
 		}
 	}
 	a, b := m.VM, wanted.VM
+	differ("group", quoted(a.Group), quoted(b.Group))
 	differ("az", quoted(a.AZ), quoted(b.AZ))
 	differ("cpus", a.CPUs, b.CPUs)
 	differ("memory_mb", a.MemoryMB, b.MemoryMB)
@@ -148,8 +149,12 @@ func (i *Infra) input(removed []string) (input, error) {
 			Disks:        map[string]terraform.DiskInput{},
 			SSHPublicKey: key,
 			Settings:     i.s.Manifest.Infrastructure.Settings,
+			Moves:        map[string]string{},
 		},
 		VMs: map[state.VMID]terraform.InstanceInput{}, Keys: map[state.VMID]string{},
+	}
+	for _, m := range i.s.Manifest.Moves {
+		in.Moves[m.From] = m.To
 	}
 	if err := i.existingDisks(in.Disks); err != nil {
 		return in, err

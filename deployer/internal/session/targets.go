@@ -10,6 +10,7 @@ import (
 
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // Matches reports whether a target, "router" or "router/0", names an instance.
@@ -26,6 +27,14 @@ func CompareIDs(a, b string) int {
 		return c
 	}
 	return indexA - indexB
+}
+
+// Renamed reports whether an instance had the other name before its group was moved.
+func Renamed(moves []manifests.Move, other, id string) bool {
+	group, index, err := api.SplitInstance(other)
+	now, nowIndex, err2 := api.SplitInstance(id)
+	return err == nil && err2 == nil && index == nowIndex &&
+		slices.ContainsFunc(moves, func(m manifests.Move) bool { return m.From == group && m.To == now })
 }
 
 // Known returns the groups and instances of manifest and state, sorted.

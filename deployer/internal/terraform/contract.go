@@ -21,6 +21,9 @@ type Input struct {
 	Disks        map[string]DiskInput // by instance id
 	SSHPublicKey string               // authorized_keys line
 	Settings     map[string]cty.Value // of the manifest's infrastructure block
+	// Moves are groups' new names by the old ones: what the engine's state has of the
+	// instances of an old name is the new one's.
+	Moves map[string]string
 }
 
 // Deployment is the deployment's name for people and its id for tags.

@@ -87,11 +87,26 @@ func (o *Options) writeRoot(in Input) (*root, error) {
 		return nil, err
 	}
 	data = append(data, '\n')
+	r.template = filesDigest(files)
+	// Moves are how to get there, and no part of what is wanted.
+	r.digest = filesDigest(map[string][]byte{rootFile: data, templateDir: []byte(r.template)})
+	moved, err := movedBlocks(o.Dir, in)
+	if err != nil {
+		return nil, err
+	}
+	if len(moved) > 0 {
+		if files == nil {
+			return nil, fmt.Errorf("cannot rename a group whose VMs the template %s makes: an engine moves resources of modules at hand only; copy the module to a path, or move them by hand (state mv) in %s", o.Template, o.Dir)
+		}
+		module["moved"] = moved
+		if data, err = json.MarshalIndent(module, "", "  "); err != nil {
+			return nil, err
+		}
+		data = append(data, '\n')
+	}
 	if err := writeChanged(filepath.Join(o.Dir, rootFile), data); err != nil {
 		return nil, err
 	}
-	r.template = filesDigest(files)
-	r.digest = filesDigest(map[string][]byte{rootFile: data, templateDir: []byte(r.template)})
 	return r, nil
 }
 

@@ -67,3 +67,8 @@ group "dea" {
     vm = vm.large
   }
 }
+
+moved {
+  from = "cell"
+  to   = "dea"
+}
