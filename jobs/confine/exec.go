@@ -30,8 +30,8 @@ func Outer(a *syscall.SysProcAttr) {
 	a.Cloneflags |= unix.CLONE_NEWUSER
 	a.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Geteuid(), HostID: os.Geteuid(), Size: 1}}
 	a.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getegid(), HostID: os.Getegid(), Size: 1}}
-	// To mount, and to give up what it takes to.
-	a.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP}
+	// To mount, to make networks, and to give up what it takes to.
+	a.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SETPCAP, unix.CAP_NET_ADMIN, unix.CAP_NET_BIND_SERVICE}
 }
 
 // Exec confines this process as spec says and makes it the program that spec

@@ -1,5 +1,7 @@
 package confine
 
+import "github.com/clusterworks/deploy/jobs/confine/network"
+
 // Spec is what a confined process is, and what it has of the machine.
 type Spec struct {
 	Command []string `json:"command"`
@@ -19,6 +21,8 @@ type Spec struct {
 	// Ports are the TCP ports below those that the kernel chooses on which the
 	// process may listen.
 	Ports []int `json:"ports,omitempty"`
+	// Network is the process's own network; nil: it has the machine's.
+	Network *network.Policy `json:"network,omitempty"`
 	// UID and GID are whom the process runs as; 0: who its parent is.
 	UID int `json:"uid"`
 	GID int `json:"gid"`

@@ -17,6 +17,7 @@ import (
 	"github.com/clusterworks/deploy/agent/host/proc"
 	"github.com/clusterworks/deploy/agent/host/unpack"
 	"github.com/clusterworks/deploy/jobs/confine"
+	"github.com/clusterworks/deploy/jobs/confine/network"
 	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/dea/internal/bits"
 	"github.com/clusterworks/deploy/jobs/dea/internal/core"
@@ -357,6 +358,12 @@ func (a *attendant) launch(ctx context.Context) error {
 		*want.port = port
 		spec.Ports = append(spec.Ports, port)
 		locks = append(locks, lock)
+	}
+	if d.machine.Network && d.config.Network == warden.NetworkOwn {
+		spec.Network = &network.Policy{
+			Address: d.base.Address(), Ports: spec.Ports,
+			Allow: append(serviceAddresses(ctx, i.Start.Services), d.config.Networks...),
+		}
 	}
 	if spec.Env, err = environment(*i, d.base.Address(), spec.Home, d.config.ExpandVariables); err != nil {
 		return err

@@ -10,6 +10,8 @@ import (
 
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/confine"
+	"github.com/clusterworks/deploy/jobs/confine/network"
+	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/runtimes"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -77,6 +79,10 @@ type Confinement struct {
 	// Isolation is the level that apps must have at least; they get the best that
 	// the machine offers.
 	Isolation string `yaml:"isolation"`
+	// Network is warden.NetworkOwn or NetworkShared; Networks are private ones that apps
+	// with a network of their own may reach, see network.ParseDestination.
+	Network  string   `yaml:"network"`
+	Networks []string `yaml:"networks"`
 	// Visible are folders of the machine that apps see, read only, beside the
 	// system's.
 	Visible []string `yaml:"visible"`
@@ -195,7 +201,7 @@ func defaults() Config {
 		WhenFull:      WhenFullRefuse,
 		DiskThreshold: 95,
 		Droplets:      Droplets{CacheMB: 1024, MaxDropletMB: 1024},
-		Confinement:   Confinement{Isolation: confine.LevelSafe, Ports: PortRange{20000, 31999}, Processes: 512},
+		Confinement:   Confinement{Isolation: confine.LevelSafe, Network: warden.NetworkOwn, Ports: PortRange{20000, 31999}, Processes: 512},
 	}
 	c.Intervals = Intervals{
 		Heartbeat:         component.Seconds(wire.DEAHeartbeatInterval.Seconds()),
@@ -261,6 +267,8 @@ func (c Config) check() error {
 		return fmt.Errorf("droplet_fs_percent_used_threshold %v is not a percentage", c.DiskThreshold)
 	case !slices.Contains(confine.Levels(), c.Isolation):
 		return fmt.Errorf("isolation %q is none of %s", c.Isolation, strings.Join(confine.Levels(), ", "))
+	case c.Network != warden.NetworkOwn && c.Network != warden.NetworkShared:
+		return fmt.Errorf("network %q is neither %s nor %s", c.Network, warden.NetworkOwn, warden.NetworkShared)
 	case c.WhenFull != WhenFullRefuse && c.WhenFull != WhenFullWarn:
 		return fmt.Errorf("when_others_are_full %q is neither %s nor %s", c.WhenFull, WhenFullRefuse, WhenFullWarn)
 	case !filepath.IsAbs(c.Warden):
@@ -269,6 +277,11 @@ func (c Config) check() error {
 	for _, interval := range []component.Seconds{c.Intervals.Heartbeat, c.Intervals.Advertise, c.Intervals.Monitor, c.Intervals.Reap, c.Intervals.Probe} {
 		if interval <= 0 {
 			return errors.New("intervals: heartbeat, advertise, monitor, crashes_reaper and probe must be above 0")
+		}
+	}
+	for _, text := range c.Networks {
+		if _, err := network.ParseDestination(text); err != nil {
+			return fmt.Errorf("networks: %w", err)
 		}
 	}
 	for _, path := range c.Visible {

@@ -47,9 +47,9 @@ func TestHostileApp(t *testing.T) {
 	}{
 		{"as found", func(m warden.Machine) warden.Machine { return m }, nil},
 		{confine.LevelNamespaces, func(m warden.Machine) warden.Machine {
-			return warden.Machine{Namespaces: true, Landlock: m.Landlock}
+			return warden.Machine{Namespaces: true, Network: m.Network, Landlock: m.Landlock}
 		}, nil},
-		{confine.LevelProcesses, func(m warden.Machine) warden.Machine { return warden.Machine{Users: root, Landlock: m.Landlock} }, nil},
+		{confine.LevelProcesses, func(m warden.Machine) warden.Machine { return warden.Machine{Users: root, Landlock: m.Landlock} }, []string{"dial-machine", "dial-victim"}},
 	} {
 		t.Run(tc.level, func(t *testing.T) {
 			t.Parallel()
@@ -77,14 +77,20 @@ func TestHostileApp(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer one.Close()
+			machine, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer machine.Close()
 			victim := a.launch(a.document("1", a.droplet(), "OF_ANOTHER=secret"))
+			victimAddress := net.JoinHostPort(victim.Stats.Host, strconv.Itoa(*victim.Stats.Port))
 			a.dea.mu.Lock()
 			pid := a.dea.attended[victim.Instance].pid()
 			a.dea.mu.Unlock()
 			doc := a.document("2", a.droplet(
 				entry{name: "startup", mode: 0o500, text: "#!/bin/sh\nexec ./hostile \"$@\" > logs/stdout.log\n"}, entry{name: "hostile", mode: 0o700, text: program},
 			), "SECRET="+a.config, "VICTIM="+strconv.Itoa(pid), "FOREIGN="+strings.TrimPrefix(foreign.Addr().String(), "127.0.0.1:"),
-				"ABSTRACT="+abstract, "SOCKET="+filepath.Join(a.base, "run", victim.Instance, "warden.sock"))
+				"VICTIM_PORT="+victimAddress, "MACHINE="+machine.Addr().String(), "ABSTRACT="+abstract, "SOCKET="+filepath.Join(a.base, "run", victim.Instance, "warden.sock"))
 			doc.Limits.Mem = 128
 			hostile := a.launch(doc)
 			var said string

@@ -2,6 +2,7 @@ package dea
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -37,7 +38,7 @@ func survey(ctx context.Context, c Config, cgroups string) (warden.Machine, erro
 		User: firstUser, Cgroups: cgroups,
 	})
 	if err == nil {
-		if err = m.Require(c.Isolation); err != nil {
+		if err = errors.Join(m.Require(c.Isolation), m.RequireNetwork(c.Network)); err != nil {
 			m.Close()
 		}
 	}

@@ -55,6 +55,30 @@ property "isolation" {
   }
 }
 
+property "network" {
+  type        = string
+  default     = "own"
+  description = "own: each app has a network of its own, from which it reaches the internet, name servers, its services and what networks says; shared: it has the machine's, other apps' ports included"
+  on_change   = "restart"
+
+  validation {
+    condition     = contains(["own", "shared"], property.network)
+    error_message = "One of own, shared."
+  }
+}
+
+property "networks" {
+  type        = list(string)
+  default     = []
+  description = "Private networks that apps may reach, with ports if you like: \"10.0.5.0/24\", \"10.0.5.7 5432\", \"fd00:5::/64 8000-8080\""
+  on_change   = "restart"
+
+  validation {
+    condition     = alltrue([for n in property.networks : can(regex("^[0-9a-fA-F.:]+(/[0-9]+)?( [0-9]+(-[0-9]+)?)?$", n))])
+    error_message = "Networks such as \"10.0.5.0/24\" or \"10.0.5.7 5432\"."
+  }
+}
+
 property "visible" {
   type        = list(string)
   default     = []

@@ -11,6 +11,8 @@ import (
 
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/confine"
+	"github.com/clusterworks/deploy/jobs/confine/network"
+	"github.com/clusterworks/deploy/jobs/confine/warden"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -46,6 +48,12 @@ type Config struct {
 	Tomcat string `yaml:"tomcat"`
 	// FetchDependencies allows plugins to fetch modules that an app does not bring.
 	FetchDependencies bool `yaml:"fetch_dependencies"`
+	// AllowHosts are the hosts that plugins may fetch from then, see network.CheckName;
+	// Networks private ones in which these may be.
+	AllowHosts []string `yaml:"allow_hosts"`
+	Networks   []string `yaml:"networks"`
+	// Network is warden.NetworkOwn or NetworkShared.
+	Network string `yaml:"network"`
 	// MaxAppMB bounds an app as it is fetched, MaxDropletMB what it unpacks to and
 	// the files of its droplet.
 	MaxAppMB     int64 `yaml:"max_app_mb"`
@@ -58,6 +66,13 @@ type Dirs struct {
 	Tmp string `yaml:"tmp"`
 }
 
+// usualHosts are where npm, bundler, pip and Maven fetch from if nobody tells them
+// otherwise. job.hcl's default is the same.
+var usualHosts = []string{
+	"registry.npmjs.org", "rubygems.org", "*.rubygems.org", "pypi.org", "files.pythonhosted.org", "repo.maven.apache.org", "repo1.maven.org",
+	"github.com", "codeload.github.com",
+}
+
 // tomcats are where Debian has one, the newest first.
 var tomcats = []string{"/usr/share/tomcat11", "/usr/share/tomcat10", "/usr/share/tomcat9"}
 
@@ -67,6 +82,8 @@ func defaults() Config {
 		MaxStagingDuration: wire.StagingTimeout.Seconds(),
 		MaxActiveTasks:     4,
 		Isolation:          confine.LevelSafe,
+		Network:            warden.NetworkOwn,
+		AllowHosts:         slices.Clone(usualHosts),
 		MaxMemoryMB:        1024,
 		Processes:          512,
 		MaxAppMB:           512, // what the original controller takes
@@ -94,6 +111,12 @@ func load(file string) (Config, map[string]any, error) {
 		err = errors.New("max_memory_mb and processes must be at least 1")
 	case !slices.Contains(confine.Levels(), cfg.Isolation):
 		err = fmt.Errorf("isolation %q is none of %s", cfg.Isolation, strings.Join(confine.Levels(), ", "))
+	}
+	if err == nil && cfg.Network != warden.NetworkOwn && cfg.Network != warden.NetworkShared {
+		err = fmt.Errorf("network %q is neither %s nor %s", cfg.Network, warden.NetworkOwn, warden.NetworkShared)
+	}
+	if err == nil {
+		err = cfg.network().Validate()
 	}
 	for framework, program := range cfg.Plugins {
 		if err == nil && !filepath.IsAbs(program) {
@@ -127,6 +150,15 @@ func load(file string) (Config, map[string]any, error) {
 		cfg.Dirs.Tmp = os.TempDir()
 	}
 	return cfg, raw, nil
+}
+
+// network is what plugins may reach: nothing, unless they fetch dependencies.
+func (c Config) network() *network.Policy {
+	p := &network.Policy{Address: "127.0.0.1", ByName: true}
+	if c.FetchDependencies {
+		p.Names, p.Allow = c.AllowHosts, c.Networks
+	}
+	return p
 }
 
 func fileExists(path string) bool {

@@ -57,6 +57,45 @@ property "fetch_dependencies" {
   on_change   = "restart"
 }
 
+property "allow_hosts" {
+  type = list(string)
+  default = [
+    "registry.npmjs.org", "rubygems.org", "*.rubygems.org", "pypi.org", "files.pythonhosted.org", "repo.maven.apache.org", "repo1.maven.org",
+    "github.com", "codeload.github.com",
+  ]
+  description = "Hosts that an app's dependencies may be fetched from, by HTTPS, or HTTP on port 80: \"example.com\", \"*.example.com\" for those below it, \"example.com:8080\" for another port"
+  on_change   = "restart"
+
+  validation {
+    condition     = alltrue([for h in property.allow_hosts : can(regex("^([*][.])?[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*(:[0-9]+)?$", h))])
+    error_message = "Hosts such as \"example.com\", \"*.example.com\" or \"example.com:8080\"."
+  }
+}
+
+property "networks" {
+  type        = list(string)
+  default     = []
+  description = "Private networks in which these hosts may be, with ports if you like: \"10.0.5.0/24\", \"10.0.5.7 8081\""
+  on_change   = "restart"
+
+  validation {
+    condition     = alltrue([for n in property.networks : can(regex("^[0-9a-fA-F.:]+(/[0-9]+)?( [0-9]+(-[0-9]+)?)?$", n))])
+    error_message = "Networks such as \"10.0.5.0/24\" or \"10.0.5.7 8081\"."
+  }
+}
+
+property "network" {
+  type        = string
+  default     = "own"
+  description = "own: each staging has a network of its own, from which it reaches allow_hosts only; shared: it has the machine's, all of it"
+  on_change   = "restart"
+
+  validation {
+    condition     = contains(["own", "shared"], property.network)
+    error_message = "One of own, shared."
+  }
+}
+
 property "isolation" {
   type        = string
   default     = "namespaces"

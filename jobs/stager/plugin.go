@@ -83,6 +83,9 @@ func (t *task) confinement(work string, place int) (warden.Spec, error) {
 	if c.FetchDependencies {
 		spec.Visible = append(spec.Visible, "/etc/npmrc", "/etc/pip.conf", "/etc/gemrc", "/etc/gitconfig")
 	}
+	if s.machine.Network && c.Network == warden.NetworkOwn {
+		spec.Network = c.network()
+	}
 	if s.machine.Users {
 		spec.UID = s.user(place)
 		spec.GID = spec.UID

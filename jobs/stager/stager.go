@@ -99,7 +99,7 @@ func New(p component.Process) (_ *Stager, err error) {
 func survey(ctx context.Context, c Config, folder, cgroups string) (warden.Machine, error) {
 	m, err := warden.Survey(ctx, warden.Trial{Warden: []string{c.Warden}, Records: folder, Folder: filepath.Join(folder, "trials"), User: firstUser, Cgroups: cgroups})
 	if err == nil {
-		if err = m.Require(c.Isolation); err != nil {
+		if err = errors.Join(m.Require(c.Isolation), m.RequireNetwork(c.Network)); err != nil {
 			m.Close()
 		}
 	}

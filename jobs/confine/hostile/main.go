@@ -2,7 +2,8 @@
 // attempt whether it did: a line "NAME denied REASON" or "NAME did". It belongs to
 // the tests of the DEA and the stager and is never shipped. What it may find
 // outside is told by its environment: SECRET (a file), VICTIM (a pid), FOREIGN (a
-// TCP port that is not its own), ABSTRACT and SOCKET (sockets that listen).
+// TCP port that is not its own), VICTIM_PORT (another app's, "address:port"), MACHINE
+// (a service of the machine's, the same), ABSTRACT and SOCKET (sockets that listen).
 package main
 
 import (
@@ -137,6 +138,8 @@ func attempts() []attempt {
 	name := []byte("hostile\x00")
 	path := func(s string) uintptr { b := append([]byte(s), 0); return uintptr(unsafe.Pointer(&b[0])) }
 	return []attempt{
+		{"dial-victim", dial("tcp", os.Getenv("VICTIM_PORT"))},
+		{"dial-machine", dial("tcp", os.Getenv("MACHINE"))},
 		{"read-secret", read(os.Getenv("SECRET"))},
 		{"read-shadow", read("/etc/shadow")},
 		{"read-host-key", read("/etc/ssh/ssh_host_ed25519_key")},

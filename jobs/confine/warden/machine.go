@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/clusterworks/deploy/jobs/confine"
+	"github.com/clusterworks/deploy/jobs/confine/network"
 )
 
 // surveyTimeout bounds the trial runs that find out what the machine offers.
@@ -21,6 +22,7 @@ const surveyTimeout = 30 * time.Second
 // Machine is what a machine offers to keep users' programs apart.
 type Machine struct {
 	Namespaces bool
+	Network    bool             // each program can have a network of its own
 	Users      bool             // each program can have a user of its own
 	Cgroups    *confine.Cgroups // nil: there are none
 	Landlock   int              // version; 0: none
@@ -67,13 +69,16 @@ func Survey(ctx context.Context, t Trial) (Machine, error) {
 		m.Lacks = append(m.Lacks, "this kernel has no Landlock (Linux 5.19, and \"landlock\" in the kernel's list of security modules)")
 	}
 	root := os.Geteuid() == 0
-	try := func(namespaces, users bool) error {
+	try := func(namespaces, users, ownNetwork bool) error {
 		spec := Spec{Spec: confine.Spec{
 			Namespaces: namespaces, Visible: confine.SystemPaths(),
 			Limits: confine.Limits{MemoryBytes: 64 << 20, DiskBytes: 64 << 20, OpenFiles: 256, Processes: 64},
 		}}
 		if users {
 			spec.UID, spec.GID = t.User, t.User
+		}
+		if ownNetwork {
+			spec.Network = &network.Policy{Address: "127.0.0.1"}
 		}
 		name := "trial-" + rand.Text()
 		return Probe(ctx, t.Warden, filepath.Join(t.Records, name), filepath.Join(t.Folder, name), spec)
@@ -82,8 +87,9 @@ func Survey(ctx context.Context, t Trial) (Machine, error) {
 		if offer.users && !root {
 			continue
 		}
-		if err = try(offer.namespaces, offer.users); !lacks(err) {
+		if err = try(offer.namespaces, offer.users, false); !lacks(err) {
 			m.Namespaces, m.Users = offer.namespaces, offer.users
+			m.Network = m.Namespaces && !lacks(try(true, m.Users, true))
 			return m, nil
 		}
 	}
@@ -123,6 +129,24 @@ func (m Machine) Require(level string) error {
 		m.Level(), level, advice, accept, strings.Join(m.Lacks, "; "))
 }
 
+// The values of the property network of who runs programs.
+const (
+	NetworkOwn    = "own"    // each program has a network of its own
+	NetworkShared = "shared" // all have the machine's
+)
+
+// RequireNetwork returns an error, which says what to do, if programs are to have
+// networks of their own and the machine lets them not. At the level of processes
+// nothing has any.
+func (m Machine) RequireNetwork(want string) error {
+	if want != NetworkOwn || m.Network || !m.Namespaces {
+		return nil
+	}
+	return fmt.Errorf("this machine gives users' programs no network of their own, and the job requires it: "+
+		"let the kernel have network namespaces and nftables with nat, redirect and reject; or set the job's property network to %q, with which an app reaches the ports of the others. What it lacks: %s",
+		NetworkShared, strings.Join(m.Lacks, "; "))
+}
+
 // Close gives back the control groups that nothing is in.
 func (m Machine) Close() {
 	if m.Cgroups != nil {
@@ -137,6 +161,6 @@ func (m Machine) Varz() map[string]any {
 		cgroups = fmt.Sprintf("v%d", m.Cgroups.Version())
 	}
 	return map[string]any{
-		"level": m.Level(), "namespaces": m.Namespaces, "users": m.Users, "cgroups": cgroups, "landlock": m.Landlock, "lacks": m.Lacks,
+		"level": m.Level(), "namespaces": m.Namespaces, "network": m.Network, "users": m.Users, "cgroups": cgroups, "landlock": m.Landlock, "lacks": m.Lacks,
 	}
 }

@@ -1,6 +1,7 @@
 package warden
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/clusterworks/deploy/agent/host/parent"
 	"github.com/clusterworks/deploy/jobs/confine"
+	"github.com/clusterworks/deploy/jobs/confine/network"
 )
 
 // Descriptors that a warden inherits: its socket, and a pipe from which one byte
@@ -89,7 +91,7 @@ func run(dir string) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 
-	pid, err := start(dir, spec)
+	pid, err := start(context.Background(), dir, spec)
 	if err != nil {
 		return parent.Write(dir, exitFile, Ended{Status: -1, At: time.Now().UTC(), Error: err.Error()})
 	}
@@ -121,8 +123,25 @@ const defaultGrace = 5 * time.Second
 // maxLocks is how many locks a warden may hold: one for each of an app's ports.
 const maxLocks = 3
 
-// start forks the process that becomes the app and returns its pid.
-func start(dir string, spec Spec) (pid int, err error) {
+// start forks the process that becomes the app, in a network of its own if it has one,
+// and returns its pid.
+func start(ctx context.Context, dir string, spec Spec) (pid int, err error) {
+	if spec.Network == nil {
+		return fork(dir, spec)
+	}
+	own, err := network.Enter(*spec.Network)
+	if err != nil {
+		return 0, err
+	}
+	own.Do(func() { pid, err = fork(dir, spec) })
+	if err == nil {
+		go own.Run(ctx) // as long as this process lives
+	}
+	return pid, err
+}
+
+// fork forks the process that becomes the app, from this thread.
+func fork(dir string, spec Spec) (pid int, err error) {
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		return 0, err
