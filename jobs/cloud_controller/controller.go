@@ -41,12 +41,14 @@ type Controller struct {
 	blobs     *blob.Store
 	hasher    *auth.Hasher
 	logins    *auth.Limiter
-	client    *http.Client // to DEAs' file servers, gateways and peers
+	client    *http.Client // to DEAs' file servers and gateways
+	peers     *http.Client // to the other controllers
 
 	mu       sync.Mutex
 	parts    *parts            // nil: the database is not open yet
 	public   *component.Server // nil: does not listen yet
-	internal *component.Server // nil: does not listen yet
+	internal *component.Server // nil: does not listen yet, or not in plain text
+	secure   *component.Server // the same over TLS; nil: does not listen yet, or has no certificate
 	requests []*nats.Subscription
 	waiting  error // why it cannot serve yet, nil: it can
 	gone     bool  // drained before it listened
@@ -94,7 +96,18 @@ func New(p component.Process) (*Controller, error) {
 		return nil, err
 	}
 	c.registrar = c.base.NewRegistrar()
-	c.client = &http.Client{Transport: &http.Transport{
+	c.client = &http.Client{Transport: c.transport()}
+	between := c.transport()
+	if cfg.Secure() {
+		between.DialTLSContext = cfg.DialTLS(between.DialContext)
+	}
+	c.peers = &http.Client{Transport: between}
+	return c, nil
+}
+
+// transport returns the settings of a client of other components.
+func (c *Controller) transport() *http.Transport {
+	return &http.Transport{
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			ctx, cancel := context.WithTimeout(ctx, peers.DialTimeout)
 			defer cancel()
@@ -103,14 +116,14 @@ func New(p component.Process) (*Controller, error) {
 		ResponseHeaderTimeout: 30 * time.Second,
 		MaxIdleConnsPerHost:   4,
 		IdleConnTimeout:       10 * time.Second,
-	}}
-	return c, nil
+	}
 }
 
 // Run serves until ctx ends, then drains quickly.
 func (c *Controller) Run(ctx context.Context) error {
 	defer c.base.Close()
 	defer c.client.CloseIdleConnections()
+	defer c.peers.CloseIdleConnections()
 	defer func() {
 		if p := c.working(); p != nil {
 			p.store.Close()
@@ -183,12 +196,12 @@ func (c *Controller) wire(ctx context.Context, opened *store.Store) *parts {
 	p.accounts = accounts.New(accounts.Deps{Config: c.config, Log: log, Store: opened, Hasher: c.hasher, Logins: c.logins})
 	p.hosts = hosts.New(hosts.Deps{Config: c.config, Log: log, Bus: bus, Store: opened})
 	offered := services.New(services.Deps{Config: c.config, Log: log, Store: opened, Client: c.client})
-	p.peers = peers.New(peers.Deps{Config: c.config, Log: log, Store: opened, Blobs: c.blobs, Client: c.client})
+	p.peers = peers.New(peers.Deps{Config: c.config, Log: log, Store: opened, Blobs: c.blobs, Client: c.peers})
 	p.staging = staging.New(staging.Deps{
-		Config: c.config, Log: log, Bus: bus, Store: opened, Catalog: c.catalog, Services: offered, Peers: p.peers, Frame: p.frame, Address: c.address,
+		Config: c.config, Log: log, Bus: bus, Store: opened, Catalog: c.catalog, Services: offered, Peers: p.peers, Frame: p.frame, Address: c.address, SecureAddress: c.secureAddress,
 	})
 	p.placer = placement.New(placement.Deps{
-		Config: c.config, Log: log, Bus: bus, Store: opened, Blobs: c.blobs, Catalog: c.catalog, Services: offered, Address: c.address,
+		Config: c.config, Log: log, Bus: bus, Store: opened, Blobs: c.blobs, Catalog: c.catalog, Services: offered, Address: c.address, SecureAddress: c.secureAddress,
 	})
 	p.updates = updates.New(updates.Deps{Config: c.config, Log: log, Bus: bus, Store: opened, Placer: p.placer, Holder: c.base.UUID()})
 	p.api = api.New(api.Deps{
@@ -205,29 +218,70 @@ func (c *Controller) wire(ctx context.Context, opened *store.Store) *parts {
 // registers the API with the routers.
 func (c *Controller) listen(ctx context.Context, p *parts) error {
 	cfg := &c.config.Start
-	internal, err := c.server(cfg.InternalPort, p.api.Internal())
+	open, err := c.open(cfg, p)
 	if err != nil {
 		return err
 	}
-	public, err := c.server(cfg.ExternalPort, p.api.Routes())
-	if err != nil {
-		return errors.Join(err, internal.Close())
+	fail := func(err error) error {
+		for _, server := range open {
+			err = errors.Join(err, server.Close())
+		}
+		return err
 	}
 	c.mu.Lock()
 	if c.gone {
 		c.mu.Unlock()
-		return errors.Join(public.Close(), internal.Close())
+		return fail(nil)
 	}
-	c.public, c.internal = public, internal
+	c.public, c.internal, c.secure = open[publicServer], open[internalServer], open[secureServer]
 	c.mu.Unlock()
 	if err := c.registrar.Register(c.route()); err != nil {
-		return errors.Join(err, public.Close(), internal.Close())
+		return fail(err)
 	}
-	c.base.Log().Info("serving", "address", public.Addr().String(), "internal", internal.Addr().String(), "name", cfg.ExternalURI)
-	both, ctx := errgroup.WithContext(ctx)
-	both.Go(func() error { return internal.Serve(ctx) })
-	both.Go(func() error { return public.Serve(ctx) })
-	return both.Wait()
+	all, ctx := errgroup.WithContext(ctx)
+	for name, server := range open {
+		c.base.Log().Info("serving", "server", name, "address", server.Addr().String(), "name", cfg.ExternalURI)
+		all.Go(func() error { return server.Serve(ctx) })
+	}
+	return all.Wait()
+}
+
+// The names of a controller's servers.
+const (
+	publicServer   = "public"
+	internalServer = "internal"
+	secureServer   = "internal TLS"
+)
+
+// open takes the ports of all servers that the controller has.
+func (c *Controller) open(cfg *config.Config, p *parts) (map[string]*component.Server, error) {
+	open := map[string]*component.Server{}
+	for _, s := range []struct {
+		name   string
+		wanted bool
+		port   int
+		routes http.Handler
+	}{
+		{internalServer, cfg.InternalPlaintext, cfg.InternalPort, p.api.Internal()},
+		{secureServer, cfg.Secure(), cfg.InternalTLSPort, p.api.Internal()},
+		{publicServer, true, cfg.ExternalPort, p.api.Routes()},
+	} {
+		if !s.wanted {
+			continue
+		}
+		server, err := c.server(s.port, s.routes)
+		if err != nil {
+			for _, other := range open {
+				err = errors.Join(err, other.Close())
+			}
+			return nil, err
+		}
+		if s.name == secureServer {
+			server.TLS = cfg.ServerTLS()
+		}
+		open[s.name] = server
+	}
+	return open, nil
 }
 
 // server takes a port on the controller's address.
@@ -272,6 +326,17 @@ func (c *Controller) address() string {
 	return cmp.Or(c.reached(c.internal), net.JoinHostPort(c.base.Address(), strconv.Itoa(c.config.Start.InternalPort)))
 }
 
+// secureAddress returns host:port at which components with a certificate reach this
+// controller, or will; "": it has no such server.
+func (c *Controller) secureAddress() string {
+	if !c.config.Start.Secure() {
+		return ""
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return cmp.Or(c.reached(c.secure), net.JoinHostPort(c.base.Address(), strconv.Itoa(c.config.Start.InternalTLSPort)))
+}
+
 // working returns the parts, nil as long as the database is not open.
 func (c *Controller) working() *parts {
 	c.mu.Lock()
@@ -301,7 +366,7 @@ func (c *Controller) waitFor(reason error) (known bool) {
 func (c *Controller) drain(ctx context.Context) error {
 	c.mu.Lock()
 	c.gone = true
-	public, internal := c.public, c.internal
+	public, others := c.public, []*component.Server{c.internal, c.secure}
 	for _, sub := range c.requests {
 		_ = sub.Unsubscribe() // fails only with the connection, and then nothing comes
 	}
@@ -313,8 +378,14 @@ func (c *Controller) drain(ctx context.Context) error {
 	if public == nil {
 		return err
 	}
-	// Stagings in progress, which users wait for, need the internal one.
-	return errors.Join(err, public.Drain(ctx), internal.Drain(ctx))
+	err = errors.Join(err, public.Drain(ctx))
+	// Stagings in progress, which users wait for, need the internal ones.
+	for _, server := range others {
+		if server != nil {
+			err = errors.Join(err, server.Drain(ctx))
+		}
+	}
+	return err
 }
 
 // reload takes what may change while requests are served.

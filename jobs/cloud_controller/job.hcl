@@ -31,6 +31,25 @@ property "internal_port" {
   }
 }
 
+property "internal_tls_port" {
+  type        = number
+  default     = 9024
+  description = "The same over TLS, for components with a certificate of the deployment's CA: stagers, DEAs, health managers and the other controllers use it"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.internal_tls_port != property.port && property.internal_tls_port != property.internal_port
+    error_message = "It must differ from port and internal_port."
+  }
+}
+
+property "internal_plaintext" {
+  type        = bool
+  default     = true
+  description = "Serve internal_port, in plain text, for components of earlier versions; set it to false when all are updated"
+  on_change   = "restart"
+}
+
 property "database" {
   type        = string
   default     = "sqlite"
@@ -242,7 +261,7 @@ property "drain_timeout_s" {
 }
 
 provides "cloud_controller" {
-  properties = ["external_uri", "port", "internal_port", "cc_partition"]
+  properties = ["external_uri", "port", "internal_port", "internal_tls_port", "cc_partition"]
 }
 
 consumes "postgres" {
@@ -272,6 +291,18 @@ template "cloud_controller.yml" {
   on_change   = "reload"
 }
 
+# What this component shows the others, read for each connection.
+template "internal.pem" {
+  destination = "internal.pem"
+  on_change   = "none"
+}
+
+template "internal.key" {
+  destination = "internal.key"
+  mode        = "0600"
+  on_change   = "none"
+}
+
 process "cloud_controller" {
   command = ["${package.cloud_controller.path}/cloud_controller", "-c", "${path.config}/cloud_controller.yml"]
 
@@ -289,5 +320,9 @@ listen "http" {
 }
 
 listen "internal" {
-  port = property.internal_port
+  port = property.internal_plaintext ? property.internal_port : null
+}
+
+listen "internal_tls" {
+  port = property.internal_tls_port
 }

@@ -38,6 +38,8 @@ type Config struct {
 	PIDFilename string  `yaml:"pid_filename"`
 	Logging     Logging `yaml:"logging"`
 	Status      Status  `yaml:"status"`
+	// Internal is how the components' own requests to each other are secured.
+	Internal InternalTLS `yaml:"internal_tls"`
 }
 
 // Logging says what is logged and where.
@@ -158,7 +160,7 @@ func (c Config) validate() error {
 	if _, err := c.Logging.level(); err != nil {
 		return err
 	}
-	return nil
+	return c.validateTLS()
 }
 
 // levelOff is above every level that is logged.

@@ -2,6 +2,7 @@ package component
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,6 +36,8 @@ type Server struct {
 	// which they are cut. Both are set before Serve.
 	PeerKeepalive time.Duration
 	DrainTimeout  time.Duration
+	// TLS, set before Serve, makes it an HTTPS server; nil: HTTP.
+	TLS *tls.Config
 
 	listener net.Listener
 	server   *http.Server
@@ -119,7 +122,11 @@ func (s *Server) Draining() bool {
 // ends.
 func (s *Server) Serve(ctx context.Context) error {
 	go func() {
-		s.serveErr = s.server.Serve(s.listener)
+		accepted := s.listener
+		if s.TLS != nil {
+			accepted = tls.NewListener(accepted, s.TLS)
+		}
+		s.serveErr = s.server.Serve(accepted)
 		close(s.served)
 	}()
 	var err error

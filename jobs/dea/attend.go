@@ -297,7 +297,11 @@ func (a *attendant) launch(ctx context.Context) error {
 	if err != nil {
 		return unfitError{err}
 	}
-	file, release, err := d.cache.Get(ctx, bits.Source{SHA1: i.Start.SHA1, File: i.Start.ExecutableFile, URI: i.Start.ExecutableURI})
+	uri := i.Start.ExecutableURI
+	if i.Start.SecureURI != "" && d.config.Secure() {
+		uri = i.Start.SecureURI
+	}
+	file, release, err := d.cache.Get(ctx, bits.Source{SHA1: i.Start.SHA1, File: i.Start.ExecutableFile, URI: uri})
 	if err != nil {
 		return err
 	}

@@ -210,6 +210,18 @@ template "dea.yml" {
   on_change   = "reload"
 }
 
+# What this component shows the others, read for each connection.
+template "internal.pem" {
+  destination = "internal.pem"
+  on_change   = "none"
+}
+
+template "internal.key" {
+  destination = "internal.key"
+  mode        = "0600"
+  on_change   = "none"
+}
+
 # Whether the machine keeps apps apart as is required, and whether the other DEAs
 # have room for this one's apps, is said before anything is touched. Where there is
 # no DEA yet, there are no apps.

@@ -60,13 +60,17 @@ func New(p component.Process) (_ *DEA, err error) {
 		}
 	}()
 	d.routes = d.base.NewRegistrar()
+	transport := &http.Transport{
+		DialContext: d.base.Dialer().DialContext, ResponseHeaderTimeout: 30 * time.Second,
+		IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
+	}
+	if cfg.Secure() {
+		transport.DialTLSContext = cfg.DialTLS(d.base.Dialer().DialContext)
+	}
 	d.cache = &bits.Cache{
-		Dir:     filepath.Join(cfg.BaseDir, "staged"),
-		Timeout: cfg.Intervals.DownloadTimeout.Duration(),
-		Client: &http.Client{Transport: &http.Transport{
-			DialContext: d.base.Dialer().DialContext, ResponseHeaderTimeout: 30 * time.Second,
-			IdleConnTimeout: 30 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
-		}},
+		Dir:        filepath.Join(cfg.BaseDir, "staged"),
+		Timeout:    cfg.Intervals.DownloadTimeout.Duration(),
+		Client:     &http.Client{Transport: transport},
 		MaxDroplet: cfg.MaxDropletMB << 20, MaxTotal: cfg.CacheMB << 20,
 		OnlyHTTP: cfg.ForceHTTPSharing,
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -34,6 +35,7 @@ var errCredentials = errors.New("user or password refused")
 type bulkAPI struct {
 	config BulkAPI
 	dialer *net.Dialer
+	secure component.Config // how to speak TLS to them
 	// ask gets user and password over the bus.
 	ask         func(context.Context) (wire.BulkCredentials, error)
 	controllers []*http.Client        // one for each address; the one that answered last is first
@@ -41,8 +43,8 @@ type bulkAPI struct {
 	credentials *wire.BulkCredentials // nil: to be asked for
 }
 
-func newBulkAPI(config BulkAPI, dialer *net.Dialer, ask func(context.Context) (wire.BulkCredentials, error)) *bulkAPI {
-	b := &bulkAPI{config: config, dialer: dialer, ask: ask}
+func newBulkAPI(config BulkAPI, dialer *net.Dialer, secure component.Config, ask func(context.Context) (wire.BulkCredentials, error)) *bulkAPI {
+	b := &bulkAPI{config: config, dialer: dialer, secure: secure, ask: ask}
 	b.connect(config.Addresses)
 	return b
 }
@@ -62,6 +64,9 @@ func (b *bulkAPI) connect(addresses []string) {
 				named = address
 			}
 			return b.dialer.DialContext(ctx, network, named)
+		}
+		if b.secure.Secure() {
+			transport.DialTLSContext = b.secure.DialTLS(transport.DialContext)
 		}
 		b.controllers = append(b.controllers, &http.Client{Transport: transport, Timeout: answerTimeout})
 	}

@@ -55,6 +55,18 @@ template "health_manager.yml" {
   on_change   = "reload"
 }
 
+# What this component shows the others, read for each connection.
+template "internal.pem" {
+  destination = "internal.pem"
+  on_change   = "none"
+}
+
+template "internal.key" {
+  destination = "internal.key"
+  mode        = "0600"
+  on_change   = "none"
+}
+
 process "health_manager" {
   command = ["${package.health_manager.path}/health_manager", "-c", "${path.config}/health_manager.yml"]
 

@@ -78,7 +78,7 @@ func New(p component.Process) (*Manager, error) {
 		return nil, err
 	}
 	m.election = NewElection(m.base.UUID(), cfg.Intervals.Presence.Duration())
-	m.api.Store(newBulkAPI(cfg.BulkAPI, m.base.Dialer(), m.askCredentials))
+	m.api.Store(newBulkAPI(cfg.BulkAPI, m.base.Dialer(), cfg.Config, m.askCredentials))
 	return m, nil
 }
 
@@ -498,7 +498,7 @@ func (m *Manager) reload() error {
 	m.config = cfg
 	m.judge.use(cfg)
 	// The former one may be in use; its idle connections end by themselves.
-	m.api.Store(newBulkAPI(cfg.BulkAPI, m.base.Dialer(), m.askCredentials))
+	m.api.Store(newBulkAPI(cfg.BulkAPI, m.base.Dialer(), cfg.Config, m.askCredentials))
 	m.all = true
 	poke(m.read)
 	poke(m.wake)

@@ -166,6 +166,18 @@ template "stager.yml" {
   on_change   = "reload"
 }
 
+# What this component shows the others, read for each connection.
+template "internal.pem" {
+  destination = "internal.pem"
+  on_change   = "none"
+}
+
+template "internal.key" {
+  destination = "internal.key"
+  mode        = "0600"
+  on_change   = "none"
+}
+
 # Whether the machine keeps plugins apart as is required is said before anything is
 # touched.
 hook "check" {

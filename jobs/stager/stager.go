@@ -77,7 +77,10 @@ func New(p component.Process) (_ *Stager, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s.client = newClient(s.base.Dialer())
+	s.client = newClient(s.base.Dialer(), nil)
+	if cfg.Secure() {
+		s.client = newClient(s.base.Dialer(), cfg.DialTLS(s.base.Dialer().DialContext))
+	}
 	defer func() {
 		if err != nil {
 			s.base.Close()

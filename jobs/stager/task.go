@@ -68,7 +68,7 @@ func (t *task) run(ctx context.Context, place int) (err error) {
 		return t.failure(ctx, "Staging plugin failed", err)
 	}
 
-	size, err := download(ctx, t.stager.client, t.request.DownloadURI, zip, t.stager.config.MaxAppMB<<20)
+	size, err := download(ctx, t.stager.client, t.uri(t.request.DownloadURI, t.request.SecureDownloadURI), zip, t.stager.config.MaxAppMB<<20)
 	if err != nil {
 		return t.failure(ctx, "Failed downloading app", err)
 	}
@@ -116,11 +116,19 @@ func (t *task) run(ctx context.Context, place int) (err error) {
 	if err != nil {
 		return t.failure(ctx, "Failed creating droplet", err)
 	}
-	if err := upload(ctx, t.stager.client, t.request.UploadURI, droplet); err != nil {
+	if err := upload(ctx, t.stager.client, t.uri(t.request.UploadURI, t.request.SecureUploadURI), droplet); err != nil {
 		return t.failure(ctx, "Failed uploading droplet", err)
 	}
 	t.say("Uploaded the droplet, %s", bytesText(packed.Size()))
 	return nil
+}
+
+// uri returns the secure one of two where both sides can use it.
+func (t *task) uri(plain, secure string) string {
+	if secure != "" && t.stager.config.Secure() {
+		return secure
+	}
+	return plain
 }
 
 // failure is an error in the original's words; that the time is over, or the

@@ -22,9 +22,12 @@ const headerTimeout = 60 * time.Second
 // connectTries are for a controller that is just being restarted.
 const connectTries = 5
 
-func newClient(dialer *net.Dialer) *http.Client {
+// newClient returns the client of controllers; secure, where it is not nil, connects
+// to them by TLS.
+func newClient(dialer *net.Dialer, secure func(ctx context.Context, network, address string) (net.Conn, error)) *http.Client {
 	return &http.Client{Transport: &http.Transport{
 		DialContext:           dialer.DialContext,
+		DialTLSContext:        secure,
 		TLSHandshakeTimeout:   10 * time.Second,
 		ResponseHeaderTimeout: headerTimeout,
 		IdleConnTimeout:       2 * time.Second,

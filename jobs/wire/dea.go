@@ -172,6 +172,9 @@ type DEAStart struct {
 type Executable struct {
 	ExecutableFile string `json:"executableFile"` // on a folder that all share
 	ExecutableURI  string `json:"executableUri"`  // over HTTP
+	// SecureURI is the same over TLS with certificates of the deployment's CA, for DEAs
+	// that have one; "": the controller has none.
+	SecureURI string `json:"secureUri,omitempty"`
 }
 
 // Trial says how much an instance is trusted.

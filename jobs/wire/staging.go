@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"strings"
 	"time"
 )
 
@@ -26,6 +27,10 @@ type StagingRequest struct {
 	// are not for logs.
 	DownloadURI string `json:"download_uri"`
 	UploadURI   string `json:"upload_uri"`
+	// The secure ones are the same over TLS with certificates of the deployment's CA,
+	// for stagers that have one; "": the controller has none.
+	SecureDownloadURI string `json:"secure_download_uri,omitempty"`
+	SecureUploadURI   string `json:"secure_upload_uri,omitempty"`
 }
 
 // StagingProperties say what kind of app it is. A plugin sees them as its
@@ -100,7 +105,12 @@ func ParseStagingRequest(data []byte) (StagingRequest, error) {
 	if r.Properties.Runtime == "" {
 		r.Properties.Runtime = r.Properties.RuntimeInfo.Name
 	}
-	for _, uri := range []struct{ name, value string }{{"download_uri", r.DownloadURI}, {"upload_uri", r.UploadURI}} {
+	for _, uri := range []struct{ name, value string }{
+		{"download_uri", r.DownloadURI}, {"upload_uri", r.UploadURI}, {"secure_download_uri", r.SecureDownloadURI}, {"secure_upload_uri", r.SecureUploadURI},
+	} {
+		if uri.value == "" && strings.HasPrefix(uri.name, "secure_") {
+			continue
+		}
 		// Without url.Parse's error, which has the URI and the password in it.
 		u, err := url.Parse(uri.value)
 		if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -86,10 +87,15 @@ func newPlatform(t *testing.T) *platform {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("cannot build the warden: %v\n%s", err, out)
 	}
-	bus := componenttest.Bus(t, natstest.Users(t, "router", "cloud_controller", "health_manager", "stager", "dea"))
+	// As a deployment has it: each with a user and a certificate of its own, and nothing
+	// in plain text between them.
+	ca := componenttest.NewAuthority(t)
+	bus := componenttest.Bus(t, natstest.Users(t, "router", "cloud_controller", "health_manager", "stager", "dea"), ca.Bus(t))
 	common := func(job string) string {
-		return fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nindex: 0\n", natstest.URI(bus, job))
+		certificate, key := ca.Issue(t, "127.0.0.1")
+		return fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nindex: 0\nca: %s\ninternal_tls: {certificate: %s, key: %s}\n", natstest.URI(bus, job), ca.File, certificate, key)
 	}
+	internal := componenttest.FreePort(t)
 
 	var front *router.Router
 	p.run("router", common("router")+"inet: 127.0.0.1\nport: 0\npeer_keepalive: 100ms\n", func(process component.Process) (_ runnable, err error) {
@@ -105,6 +111,8 @@ func newPlatform(t *testing.T) *platform {
 external_uri: api.cf.localhost
 external_port: 0
 internal_port: 0
+internal_plaintext: false
+internal_tls_port: %[2]d
 keys: {token: a-long-secret}
 admins: [root@example.com]
 admin_password: long enough
@@ -115,9 +123,9 @@ update: {min_healthy_time: 300ms}
 timeouts: {discover: 2s, find: 500ms, status: 500ms, health: 500ms}
 database_environment: {production: {adapter: sqlite3, database: %[1]s/cc.db}}
 directories: {droplets: %[1]s/droplets, resources: %[1]s/resources, tmpdir: %[1]s/tmp}
-`, dir), func(process component.Process) (runnable, error) { return cloudcontroller.New(process) })
+`, dir, internal), func(process component.Process) (runnable, error) { return cloudcontroller.New(process) })
 	p.run("health_manager", common("health_manager")+`
-bulk_api: {host: "http://`+p.target+`"}
+bulk_api: {host: "https://api.cf.localhost", addresses: ["127.0.0.1:`+strconv.Itoa(internal)+`"]}
 intervals: {desired_state_update: 1, droplet_lost: 2, droplets_analysis: 0.5, min_restart_delay: 1, max_restart_delay: 2, delay_time_noise: 0, giveup_crash_number: 2, request_queue: 0.1}
 `, func(process component.Process) (runnable, error) { return healthmanager.New(process) })
 	p.run("stager", common("stager")+"dirs: {tmp: "+t.TempDir()+"}\nwarden: "+warden+"\n", func(process component.Process) (runnable, error) { return stager.New(process) })

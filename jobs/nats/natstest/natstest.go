@@ -35,7 +35,8 @@ func Users(t testing.TB, names ...string) func(*server.Options) {
 // URI returns where a job's instance 0 finds the bus.
 func URI(s *server.Server, job string) string {
 	user := manifests.BusUser(job, 0, job)
-	return strings.Replace(s.ClientURL(), "nats://", "nats://"+user+":"+manifests.BusPassword(password, user)+"@", 1)
+	scheme, at, _ := strings.Cut(s.ClientURL(), "://")
+	return scheme + "://" + user + ":" + manifests.BusPassword(password, user) + "@" + at
 }
 
 // User returns what the job.hcl of a job says of its user, with the defaults of its

@@ -57,8 +57,13 @@ type Serving struct {
 	ExternalPort int    `yaml:"external_port"`
 	// InternalPort is where other components ask for packages, droplets, the bulk
 	// API and copies: nothing that users need, and not behind the routers.
-	InternalPort int    `yaml:"internal_port"`
-	Inet         string `yaml:"inet"` // address to listen on; "": the own address
+	InternalPort int `yaml:"internal_port"`
+	// InternalTLSPort is the same over TLS, for components with a certificate of the
+	// deployment's CA; there is none without internal_tls. InternalPlaintext false
+	// leaves InternalPort closed.
+	InternalTLSPort   int    `yaml:"internal_tls_port"`
+	InternalPlaintext bool   `yaml:"internal_plaintext"`
+	Inet              string `yaml:"inet"` // address to listen on; "": the own address
 	// Peers are the other controllers, host:port of their InternalPort. Packages and droplets are copied
 	// to them; none where Directories are shared.
 	Peers []string `yaml:"peers"`
@@ -249,7 +254,7 @@ type Timeouts struct {
 // where it had them.
 func Defaults() Config {
 	return Config{
-		Serving: Serving{ExternalPort: 9022, InternalPort: 9023, PeerKeepalive: 3 * time.Second, DrainTimeout: 35 * time.Second},
+		Serving: Serving{ExternalPort: 9022, InternalPort: 9023, InternalTLSPort: 9024, InternalPlaintext: true, PeerKeepalive: 3 * time.Second, DrainTimeout: 35 * time.Second},
 		Info:    Info{Name: "vcap", Build: 2222, Version: "0.999", Support: "http://localhost/", Description: "Cloud Foundry of the first generation"},
 		Accounts: Accounts{
 			MinPasswordLength: 8,
@@ -291,6 +296,10 @@ func (c *Config) complete() error {
 		return fmt.Errorf("external_port %d or internal_port %d is not within 0 and 65535", c.ExternalPort, c.InternalPort)
 	case c.ExternalPort == c.InternalPort && c.ExternalPort != 0:
 		return fmt.Errorf("external_port and internal_port are both %d: choose two", c.ExternalPort)
+	case c.InternalTLSPort < 0 || c.InternalTLSPort > 65535 || c.InternalTLSPort != 0 && (c.InternalTLSPort == c.InternalPort || c.InternalTLSPort == c.ExternalPort):
+		return fmt.Errorf("internal_tls_port %d is not within 0 and 65535, or another port too", c.InternalTLSPort)
+	case !c.InternalPlaintext && !c.Secure():
+		return errors.New("internal_plaintext is false, but there is no internal_tls: components could not reach the controller")
 	case len(c.Keys.Token) < 8:
 		return errors.New("keys.token must be a secret of at least 8 characters; all controllers have the same")
 	case c.Keys.TokenExpiration <= 0 || c.Staging.MaxStagingRuntime <= 0:

@@ -109,7 +109,11 @@ func (p *Peers) push(ctx context.Context, peer string, b blob.Blob) error {
 
 // askPeer makes a request; the answer's body is to be closed.
 func (p *Peers) askPeer(ctx context.Context, method, peer, path string, body io.Reader, size int64) (*http.Response, error) {
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+peer+path, body)
+	scheme := "http://"
+	if p.Config.Start.Secure() {
+		scheme = "https://"
+	}
+	request, err := http.NewRequestWithContext(ctx, method, scheme+peer+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask another controller: %w", err)
 	}

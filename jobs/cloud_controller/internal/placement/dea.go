@@ -52,6 +52,7 @@ func (p *Placer) startDocument(ctx context.Context, app store.App) (wire.DEAStar
 		Executable: wire.Executable{
 			ExecutableFile: p.Blobs.Path(droplet),
 			ExecutableURI:  rest.SignedURL(p.Config, p.Address(), fmt.Sprintf("/staged_droplets/%d/%s", app.ID, app.DropletHash)),
+			SecureURI:      rest.SecureURL(p.Config, p.SecureAddress(), fmt.Sprintf("/staged_droplets/%d/%s", app.ID, app.DropletHash)),
 		},
 		Services: services,
 		Limits:   wire.Limits{Mem: app.Memory, Disk: app.Disk, FDs: app.FDs},

@@ -40,6 +40,8 @@ type Deps struct {
 	Catalog  model.Catalog
 	Services *services.Services
 	Address  func() string // host:port of this controller
+	// SecureAddress is where they reach it over TLS; "": nowhere.
+	SecureAddress func() string
 }
 
 // Placer starts and stops instances.

@@ -121,6 +121,14 @@ func SignedURL(c *config.Live, address, path string) string {
 	return "http://" + address + urlSigner(c).SignPath(path, time.Now().Add(urlLifetime))
 }
 
+// SecureURL returns the same over TLS, "" if address is.
+func SecureURL(c *config.Live, address, path string) string {
+	if address == "" {
+		return ""
+	}
+	return "https://" + address + urlSigner(c).SignPath(path, time.Now().Add(urlLifetime))
+}
+
 // Signed refuses requests whose URL is not signed.
 func Signed(c *config.Live, h Handler) Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {

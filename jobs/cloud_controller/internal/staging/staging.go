@@ -32,6 +32,8 @@ type Deps struct {
 	Peers    *peers.Peers
 	Frame    *rest.Frame
 	Address  func() string // host:port of this controller
+	// SecureAddress is where they reach it over TLS; "": nowhere.
+	SecureAddress func() string
 }
 
 // Staging asks stagers.
@@ -88,6 +90,11 @@ func (s *Staging) stage(ctx context.Context, app store.App) (droplet, log string
 		return "", "", err
 	}
 	id := s.tasks.begin(app.ID)
+	download, upload := fmt.Sprintf("/staging/app/%d", app.ID), fmt.Sprintf("/staging/droplet/%d/%s", app.ID, id)
+	secureUpload := ""
+	if at := s.SecureAddress(); at != "" {
+		secureUpload = "https://" + at + upload
+	}
 	answer, err := s.askStager(ctx, wire.StagingRequest{
 		AppID: model.ID(app),
 		Properties: wire.StagingProperties{
@@ -96,8 +103,10 @@ func (s *Staging) stage(ctx context.Context, app store.App) (droplet, log string
 			Environment: model.NotNil(app.Environment),
 			Meta:        wire.StagingMeta{Debug: model.Debug(app), Console: model.Console(app), Command: app.Command},
 		},
-		DownloadURI: rest.SignedURL(s.Config, s.Address(), fmt.Sprintf("/staging/app/%d", app.ID)),
-		UploadURI:   fmt.Sprintf("http://%s/staging/droplet/%d/%s", s.Address(), app.ID, id),
+		DownloadURI:       rest.SignedURL(s.Config, s.Address(), download),
+		UploadURI:         "http://" + s.Address() + upload,
+		SecureDownloadURI: rest.SecureURL(s.Config, s.SecureAddress(), download),
+		SecureUploadURI:   secureUpload,
 	})
 	droplet = s.tasks.end(id)
 	log = strings.ToValidUTF8(strings.ReplaceAll(answer.TaskLog, "\x00", ""), "\ufffd")
