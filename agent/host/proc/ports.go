@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 
@@ -21,7 +23,13 @@ const (
 
 // sockets returns the sockets of a network, "tcp" or "udp", of both IP versions.
 func sockets(network string) (procfs.NetIPSocket, error) {
-	host, err := procfs.NewDefaultFS()
+	return socketsBelow(procfs.DefaultMountPoint, network)
+}
+
+// socketsBelow returns those of the network namespace whose tables are below a folder:
+// that of /proc is our own, that of /proc/PID the process's.
+func socketsBelow(folder, network string) (procfs.NetIPSocket, error) {
+	host, err := procfs.NewFS(folder)
 	if err != nil {
 		return nil, err
 	}
@@ -106,21 +114,31 @@ func Connections(port int) (int, error) {
 // Listeners returns the addresses on which processes listen for TCP connections,
 // as far as this user may know, in the order of their ports.
 func Listeners(pids []int) ([]netip.AddrPort, error) {
-	lines, err := sockets("tcp")
-	if err != nil {
-		return nil, err
-	}
-	open := map[string]netip.AddrPort{} // by the names of links in /proc/<pid>/fd
-	for _, l := range lines {
-		if local, ok := netip.AddrFromSlice(l.LocalAddr); ok && l.St == listening && l.LocalPort <= 65535 {
-			open[fmt.Sprintf("socket:[%d]", l.Inode)] = netip.AddrPortFrom(local.Unmap(), uint16(l.LocalPort))
-		}
-	}
+	networks := map[string]map[string]netip.AddrPort{} // by namespace, then by the names of links in /proc/<pid>/fd
 	var found []netip.AddrPort
 	for _, pid := range pids {
+		folder := filepath.Join(procfs.DefaultMountPoint, strconv.Itoa(pid))
+		namespace, err := os.Readlink(filepath.Join(folder, "ns", "net"))
+		if err != nil {
+			continue // it has ended, or is not ours to look at
+		}
+		open, known := networks[namespace]
+		if !known {
+			lines, err := socketsBelow(folder, "tcp")
+			if err != nil {
+				continue // as above
+			}
+			open = map[string]netip.AddrPort{}
+			for _, l := range lines {
+				if local, ok := netip.AddrFromSlice(l.LocalAddr); ok && l.St == listening && l.LocalPort <= 65535 {
+					open[fmt.Sprintf("socket:[%d]", l.Inode)] = netip.AddrPortFrom(local.Unmap(), uint16(l.LocalPort))
+				}
+			}
+			networks[namespace] = open
+		}
 		p, err := procfs.NewProc(pid)
 		if err != nil {
-			continue // it has ended
+			continue // as above
 		}
 		targets, _ := p.FileDescriptorTargets() // an error: as above
 		for _, target := range targets {
