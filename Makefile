@@ -137,6 +137,16 @@ test: ## everything: check, unit tests with the race detector, end-to-end tests,
 	done; \
 	summary
 
+# Where stemcells are kept: outside of the clone, since each takes minutes to build.
+STEMCELLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/deploy/stemcells
+test-vm: ## real VMs by libvirt (root): builds the stemcell, then the contract's suite; minutes, longer by emulation
+	@$(MAKE_STAGE) setup-vm
+	@STEMCELLS=$(STEMCELLS) stemcells/build base
+	@templates/libvirt/provider.sh $(CURDIR)/bin/providers
+	DEPLOY_PROVIDER_MIRROR=$(CURDIR)/bin/providers STEMCELL=$$(ls -t $(STEMCELLS)/base-*.qcow2 | head -1) \
+		.ci/with-libvirt.sh go test -tags vm -count 1 -v -run TestLibvirt -timeout 90m ./deployer/internal/terraform
+.PHONY: test-vm
+
 check-format:
 	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt does it):"; echo "$$unformatted"; exit 1; fi

@@ -5,18 +5,6 @@
   <xsl:template match="node()|@*">
     <xsl:copy><xsl:apply-templates select="node()|@*"/></xsl:copy>
   </xsl:template>
-  <!-- The seed is a disk of virtio, /dev/vdb, which needs no driver of IDE at the boot; a persistent disk is /dev/vdc. -->
-  <xsl:template match="devices/disk[@device='cdrom']">
-    <disk type="{@type}" device="disk">
-      <driver name="qemu" type="raw"/>
-      <xsl:copy-of select="source"/>
-      <target dev="vdb" bus="virtio"/>
-      <readonly/>
-    </disk>
-  </xsl:template>
-  <xsl:template match="devices/disk[@device='disk']/target[@dev='vdb']">
-    <target dev="vdc" bus="virtio"/>
-  </xsl:template>
   <!-- The console is kept: it says why a boot failed. -->
   <xsl:template match="devices/console">
     <serial type="pty"><log file="${console}" append="on"/><target port="0"/></serial>

@@ -129,7 +129,7 @@ resource "libvirt_cloudinit_disk" "seed" {
     fqdn                = "${each.value.group}-${each.value.index}.${var.deployment.name}.internal"
     ssh_authorized_keys = [var.ssh_public_key]
     write_files = contains(keys(local.disks), each.key) ? [
-      { path = "/etc/deploy/disk", content = "DEVICE=/dev/vdc\nFOLDER=${local.folder}\n" }
+      { path = "/etc/deploy/disk", content = "DEVICE=/dev/vdb\nFOLDER=${local.folder}\n" }
     ] : []
   })])
 

@@ -73,9 +73,10 @@ const (
 	busWait    = 700 * time.Millisecond
 	busConnect = 2 * time.Second
 	AskLimit   = 5 * time.Second
-	// A machine that is there accepts SSH at once; one that boots takes its time.
+	// A machine that is there accepts SSH at once; one that boots takes its time: three
+	// minutes if it is emulated by a busy machine.
 	askPatience  = time.Second
-	bootPatience = 90 * time.Second
+	bootPatience = 5 * time.Minute
 	// A machine that exists was up before we came.
 	keptPatience = 5 * time.Second
 )

@@ -23,7 +23,7 @@ type acceleratorModel struct {
 }
 
 // kvmLimit is the time that a VM of two instructions gets.
-const kvmLimit = 10 * time.Second
+const kvmLimit = 5 * time.Second
 
 // kvmProof is the exit status of QEMU when the trial's instructions have run.
 const kvmProof = 85
