@@ -15,6 +15,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/pki"
 	"github.com/clusterworks/deploy/deployer/internal/session"
 	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 func findings(x *Doctor) string {
@@ -94,7 +95,7 @@ func TestDoctorJudgesCertificates(t *testing.T) {
 		{99 * time.Hour, "fail jobs' certificates: that of a/0/j/c has ended at"},
 	} {
 		x := &Doctor{}
-		x.certificates(&session.Session{Now: time.Now(), Secrets: &state.Secrets{
+		x.certificates(&session.Session{Now: time.Now(), Manifest: &manifests.Manifest{}, Secrets: &state.Secrets{
 			CA: state.KeyPair{Certificate: string(pair.Certificate)}, Certificates: map[string]state.Certificate{"a/0/j/c": issue(tc.life)},
 		}})
 		got := findings(x)
