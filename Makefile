@@ -56,7 +56,7 @@ RECIPE ?= base
 stemcell: ## an image that VMs boot; its path is printed last (RECIPE=base)
 	@stemcells/build $(RECIPE)
 
-demo: ## build, stand the platform up, push an app to it and fetch its page
+demo: ## build, stand the platform up, push an app to it, and update it under load
 	@.ci/setup.sh nginx curl pg_ctlcluster /usr/bin/node
 	@$(MAKE) --no-print-directory build
 	bin/deploy apply --auto-approve $(EXAMPLE)
@@ -69,6 +69,8 @@ demo: ## build, stand the platform up, push an app to it and fetch its page
 	bin/vmc push --path examples/apps/node
 	@echo
 	curl -fsS $(DEMO_URL)
+	@echo
+	@examples/update-under-load.sh $(DEMO_URL) bin/vmc restart node
 	@echo
 	@echo "The app runs on: $(DEMO_URL)    bin/vmc is logged in as demo@example.com. make demo-down ends it all."
 

@@ -297,6 +297,7 @@ func TestPlatform(t *testing.T) {
 		p.mustAllRun(12)
 	})
 
+	t.Run("an app is updated under load", p.updateUnderLoad)
 	t.Run("controllers are killed during pushes", func(t *testing.T) { p.killControllers(t, address) })
 }
 

@@ -359,6 +359,29 @@ func TestNobodyTakesAStart(t *testing.T) {
 	}
 }
 
+// TestNothingStopsForAnInstanceThatIsNotSeen: its DEA went silently while the
+// routers were given their time.
+func TestNothingStopsForAnInstanceThatIsNotSeen(t *testing.T) {
+	w := newWorld(1, testSettings(1))
+	for range 200 {
+		if w.machine.Indices[0].Step == Settling {
+			break
+		}
+		w.pass(100 * time.Millisecond)
+		w.step(w.look(always))
+	}
+	w.instances[1].gone = true
+	for range 50 {
+		w.pass(100 * time.Millisecond)
+		w.step(w.look(always))
+	}
+	if len(w.stopped) > 0 {
+		t.Errorf("for an instance that is gone were stopped %+v", w.stopped)
+	}
+	w.finish(t)
+	w.want(t, Done, "new/0")
+}
+
 // TestUpdates: whatever happens, at most as many indices are without an instance
 // as chance has taken, and when it has ended so does the update: every index runs
 // the one version that the outcome says, and nothing else runs.
