@@ -142,6 +142,13 @@ process "nats" {
     target = "${instance.address}:${property.port}"
   }
 
+  # For a server that hangs the kernel still takes connections.
+  check "exec" {
+    command  = ["${package.nats.path}/nats", "-c", "${path.config}/nats.yml", "-answers", "5s"]
+    interval = "5s"
+    timeout  = "6s"
+  }
+
   reload {
     signal = "HUP"
     verify = ["${package.nats.path}/nats", "-c", "${path.config}/nats.yml", "-verify", "5s"]

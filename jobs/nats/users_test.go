@@ -1,8 +1,10 @@
 package nats
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"pgregory.net/rapid"
 
+	"github.com/clusterworks/deploy/jobs/component/componenttest"
 	"github.com/clusterworks/deploy/manifests"
 )
 
@@ -278,6 +281,30 @@ func TestSharedUserUntilAllAreUpdated(t *testing.T) {
 	}
 	if _, err := closed.dial(t, nats.UserInfo("other.0.dea", manifests.BusPassword(testPassword, "other.0.dea"))); err == nil {
 		t.Error("a group that is not there is admitted")
+	}
+}
+
+// A server that hangs is found: its kernel takes connections, and nobody answers.
+func TestHungServerIsFound(t *testing.T) {
+	t.Parallel()
+	b := startBus(t, func(c *Config) { c.Port, c.SharedUser = componenttest.FreePort(t), false })
+	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	defer cancel()
+	must(t, Answers(ctx, b.cfg))
+	must(t, Verify(ctx, b.cfg)) // a reload is seen without the shared user, too
+	check := b.connect(t, nats.UserInfo(checkUser, userPassword([]byte(testPassword), checkUser)))
+	must(t, check.Publish("router.register", nil))
+	checkRefused(t, settle(t, check), true)
+
+	hung, err := net.Listen("tcp", "127.0.0.1:0") // accepted by the kernel only
+	must(t, err)
+	defer hung.Close()
+	cfg := b.cfg
+	cfg.Port = hung.Addr().(*net.TCPAddr).Port
+	short, stop := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer stop()
+	if err := Answers(short, cfg); err == nil {
+		t.Error("a server that hangs answers")
 	}
 }
 

@@ -39,6 +39,32 @@ func Verify(ctx context.Context, cfg Config) error {
 	}
 }
 
+// Answers connects to the running server and waits for its answer to a ping: a server
+// that hangs has a kernel that accepts connections for it, and says nothing.
+func Answers(ctx context.Context, cfg Config) error {
+	wanted, err := loadCredentials(cfg)
+	if err != nil {
+		return err
+	}
+	conn, err := nats.Connect("tls://"+net.JoinHostPort(cfg.Address, strconv.Itoa(cfg.Port)),
+		nats.UserInfo(checkUser, userPassword(wanted.password, checkUser)),
+		// Whether its certificate is good is for others to say: it may just be replaced.
+		nats.Secure(&tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: true}),
+		nats.SetCustomDialer(contextDialer{ctx}), nats.NoReconnect(), nats.Timeout(answerWait),
+	)
+	if err == nil {
+		err = conn.FlushWithContext(ctx)
+		conn.Close()
+	}
+	if err != nil && !errors.Is(err, nats.ErrAuthorization) { // a refusal is an answer: the password is just being changed
+		return fmt.Errorf("the server does not answer: %w", err)
+	}
+	return nil
+}
+
+// answerWait bounds the handshake of Answers.
+const answerWait = 4 * time.Second
+
 func verifyOnce(ctx context.Context, cfg Config) error {
 	wanted, err := loadCredentials(cfg)
 	if err != nil {
@@ -48,7 +74,7 @@ func verifyOnce(ctx context.Context, cfg Config) error {
 	var served []byte
 	var trusted [][]byte
 	conn, err := nats.Connect(address,
-		nats.UserInfo(cfg.User, string(wanted.password)),
+		nats.UserInfo(checkUser, userPassword(wanted.password, checkUser)),
 		nats.Secure(&tls.Config{
 			MinVersion: tls.VersionTLS12,
 			RootCAs:    wanted.tls.ClientCAs,

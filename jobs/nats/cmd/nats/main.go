@@ -18,14 +18,15 @@ import (
 func main() {
 	config := flag.String("c", "nats.yml", "config `file`")
 	verify := flag.Duration("verify", 0, "wait this long until the running server uses the files as they are, instead of serving")
+	answers := flag.Duration("answers", 0, "find out within this time whether the running server answers, instead of serving")
 	flag.Parse()
-	if err := run(*config, *verify); err != nil {
+	if err := run(*config, *verify, *answers); err != nil {
 		fmt.Fprintln(os.Stderr, "nats:", err)
 		os.Exit(1)
 	}
 }
 
-func run(config string, verify time.Duration) error {
+func run(config string, verify, answers time.Duration) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	// Before anything else: a reload that comes early must not end the process.
@@ -40,6 +41,11 @@ func run(config string, verify time.Duration) error {
 		ctx, cancel := context.WithTimeout(ctx, verify)
 		defer cancel()
 		return nats.Verify(ctx, cfg)
+	}
+	if answers > 0 {
+		ctx, cancel := context.WithTimeout(ctx, answers)
+		defer cancel()
+		return nats.Answers(ctx, cfg)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	server, err := nats.New(cfg, log)
