@@ -150,6 +150,7 @@ type deployment struct {
 	infra       *infra.Infra
 	desired     *desired.Renderer
 	rollouts    *execute.Rollouts
+	manifestDir string // that the manifest's files are in
 }
 
 // load is open, and brings the state's instances and secrets, in memory, to what
@@ -159,7 +160,7 @@ func (d *Deployer) load() (*deployment, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &deployment{Session: s, credentials: credentials.Of(s)}
+	x := &deployment{Session: s, credentials: credentials.Of(s), manifestDir: d.source.Dir()}
 	if x.packages, err = d.source.Packages(s); err != nil {
 		return nil, err
 	}

@@ -63,8 +63,9 @@ var importRules = []importRule{
 	{packages: `deployer/internal/terraform`, may: `deployer/internal/localvm(/.*)?`},
 	// The deployer's parts: each knows only those above it.
 	{packages: `deployer/internal/session`, may: `deployer/internal/(plan|state)|manifests|agent/api`},
+	{packages: `deployer/internal/acme`},
 	{packages: `deployer/internal/domains`, may: `deployer/internal/state|manifests|agent/host/[^/]+`, tests: `deployer/internal/pki`},
-	{packages: `deployer/internal/credentials`, may: `deployer/internal/(bus|domains|pki|session|state)|manifests|agent/api`, tests: `agent/host/tlspair`},
+	{packages: `deployer/internal/credentials`, may: `deployer/internal/(acme|bus|domains|pki|session|state)|manifests|agent/api`, tests: `agent/host/tlspair`},
 	{packages: `deployer/internal/source`, may: `deployer/internal/(memfs|packages|plan|release|render|session|state)|manifests`},
 	{packages: `deployer/internal/fleet`, may: `deployer/internal/(bootstrap|bus|credentials|packages|plan|session|source|ssh|state)|agent/(api|client)`, tests: `deployer/internal/ssh/sshtest`},
 	{packages: `deployer/internal/infra`, may: `deployer/internal/(credentials|fleet|localvm|plan|session|state|terraform)|manifests|agent/api`, tests: `deployer/internal/memfs`},

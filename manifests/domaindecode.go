@@ -44,6 +44,7 @@ type domainLoader struct{ *loader }
 // decode reads the domain blocks. Without one for them, the apps have the
 // names below the deployment's own domain.
 func (l *domainLoader) decode() {
+	l.decodeACME()
 	first := map[string]*Domain{}
 	for _, b := range l.blocks["domain"] {
 		d := l.domain(b)
@@ -56,6 +57,7 @@ func (l *domainLoader) decode() {
 			continue
 		}
 		first[d.Name] = d
+		l.checkACME(d)
 		l.m.Domains = append(l.m.Domains, d)
 	}
 	balancers := l.checkBalancers()
@@ -377,13 +379,13 @@ func (l *domainLoader) domainTLS(attr *hcl.Attribute) DomainTLS {
 	if !ok {
 		return t
 	}
-	if v.Type() == cty.String && v.AsString() == string(TLSInternal) {
-		t.Kind = TLSInternal
+	if v.Type() == cty.String && (v.AsString() == string(TLSInternal) || v.AsString() == string(TLSACME)) {
+		t.Kind = TLSKind(v.AsString())
 		return t
 	}
 	if !v.Type().IsObjectType() && !v.Type().IsMapType() {
 		l.Report(syntax.Problem("Unknown tls",
-			"\"tls\" says where the certificate comes from: \"internal\" (the deployment's own CA), secret.<name> of type \"certificate\", or files, { certificate_file = \"shop.pem\", key_file = \"shop.key\" }.", attr.Expr.Range(), attr.Range))
+			"\"tls\" says where the certificate comes from: \"internal\" (the deployment's own CA), \"acme\" (Let's Encrypt, or what the acme block says), secret.<name> of type \"certificate\", or files, { certificate_file = \"shop.pem\", key_file = \"shop.key\" }.", attr.Expr.Range(), attr.Range))
 		return t
 	}
 	t.Kind = TLSFiles

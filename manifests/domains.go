@@ -92,6 +92,7 @@ const (
 	TLSInternal TLSKind = "internal" // signed by the deployment's own CA
 	TLSSecret   TLSKind = "secret"   // a secret of type certificate
 	TLSFiles    TLSKind = "files"    // files beside the manifest
+	TLSACME     TLSKind = "acme"     // a CA that speaks ACME, see ACME
 )
 
 // DomainTLS is a domain's certificate.
@@ -101,6 +102,18 @@ type DomainTLS struct {
 	// Files are those of TLSFiles, their contents PEM.
 	Files CertificateFiles
 	Range hcl.Range // of the argument
+}
+
+// ACME is the acme block: the CA that domains with tls = "acme" have their
+// certificates from.
+type ACME struct {
+	Directory string // URL; "": Let's Encrypt
+	Email     string // of the operator; "": none
+	// Root is what the CA's own server has its certificate from, PEM; "": a public one.
+	Root string
+	// Hook is the command that sets records for dns-01, which "*." needs; nil: none.
+	Hook  []string
+	Range hcl.Range
 }
 
 // CertificateFiles are a certificate and its key, read from files.

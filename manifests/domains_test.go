@@ -82,6 +82,29 @@ func TestDomainValues(t *testing.T) {
 	}
 }
 
+// Until a CA has given the certificate, the domain is served over HTTP, with which
+// the CA is answered.
+func TestAwaitedCertificate(t *testing.T) {
+	m, diags := loadText(t, "deployment \"d\" {}\ninfrastructure \"local\" {}\ngroup \"lb\" {\n job \"balancer\" {}\n}\nacme { agree_terms = true }\ndomain \"a.example\" { tls = \"acme\" }")
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	pair := cty.ObjectVal(map[string]cty.Value{"certificate": cty.StringVal("theirs"), "private_key": cty.StringVal("key")})
+	for want, have := range map[string]map[string]cty.Value{"": nil, "theirs": {"a.example": pair}} {
+		ctx, diags := m.JobContext(Facts{Domains: have, ACMEThumbprint: "thumb"}, "lb", 0, m.Group("lb").Jobs[0])
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		site := unmarked(ctx.Variables["property"].GetAttr("sites")).AsValueSlice()[0]
+		if got := site.GetAttr("certificate").AsString(); got != want || site.GetAttr("https_only").True() != (want != "") {
+			t.Errorf("certificate %q, want %q, https_only %v", got, want, site.GetAttr("https_only").True())
+		}
+		if got := m.Evaluator(Facts{ACMEThumbprint: "thumb"}).domains.AsValueSlice()[0].GetAttr("acme").AsString(); got != "thumb" {
+			t.Errorf("thumbprint %q", got)
+		}
+	}
+}
+
 func unmarked(v cty.Value) cty.Value { v, _ = v.UnmarkDeep(); return v }
 
 func texts(v cty.Value) []string {

@@ -41,7 +41,11 @@ func (e *Evaluator) domainValue(d *Domain) cty.Value {
 	v["name"] = cty.StringVal(d.Name)
 	v["certificate"], v["key"] = e.domainCertificate(d)
 	a := d.Access
-	v["https_only"] = cty.BoolVal(a.HTTPSOnly)
+	v["https_only"] = cty.BoolVal(a.HTTPSOnly && !e.awaits(d)) // until there is one, plain HTTP serves
+	v["acme"] = cty.StringVal("")
+	if d.TLS.Kind == TLSACME {
+		v["acme"] = cty.StringVal(e.facts.ACMEThumbprint)
+	}
 	v["hsts_s"] = number(a.HSTSSeconds)
 	v["max_body_mb"] = numberOr(a.MaxBodyMB, -1)
 	v["answer_timeout_s"] = numberOr(a.AnswerTimeoutS, 0)
@@ -109,6 +113,12 @@ func hostPort(address string, port int) string {
 	return fmt.Sprintf("%s:%d", address, port)
 }
 
+// awaits reports whether a domain's certificate is still to be got from its CA,
+// which asks the load balancers first. Of facts that are only assumed nobody knows.
+func (e *Evaluator) awaits(d *Domain) bool {
+	return d.TLS.Kind == TLSACME && !e.assumed && e.facts.Domains[d.Name] == cty.NilVal
+}
+
 // domainCertificate returns a domain's certificate and key, PEM: "" if it has
 // none, unknown if the facts do not have it yet.
 func (e *Evaluator) domainCertificate(d *Domain) (certificate, key cty.Value) {
@@ -118,6 +128,11 @@ func (e *Evaluator) domainCertificate(d *Domain) (certificate, key cty.Value) {
 		return cty.StringVal(""), cty.StringVal("")
 	case TLSFiles:
 		return cty.StringVal(d.TLS.Files.Certificate), cty.StringVal(d.TLS.Files.Key).Mark(Sensitive)
+	case TLSACME:
+		if e.awaits(d) {
+			return cty.StringVal(""), cty.StringVal("")
+		}
+		from = e.facts.Domains[d.Name]
 	case TLSSecret:
 		from = e.facts.Secrets[d.TLS.Secret]
 	default:

@@ -111,7 +111,7 @@ func (l *loader) load() {
 	for _, body := range l.bodies {
 		content := l.Content(body, "",
 			"deployment:name", "infrastructure:template", "variable:name", "locals", "secret:name", "vm:name",
-			"disk:name", "network:name", "update", "pki", "release:name", "domain:name", "group:name", "moved")
+			"disk:name", "network:name", "update", "pki", "release:name", "domain:name", "acme", "group:name", "moved")
 		for _, b := range content.Blocks {
 			l.blocks[b.Type] = append(l.blocks[b.Type], b)
 		}

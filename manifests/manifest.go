@@ -31,6 +31,8 @@ type Manifest struct {
 	// Domains are those that load balancers serve, in the order of declaration; the
 	// implied one, if there is one, comes first.
 	Domains []*Domain
+	// ACME is nil without an acme block.
+	ACME *ACME
 
 	// Files are all sources by path, for diagnostics' excerpts.
 	Files map[string]*hcl.File
@@ -280,6 +282,8 @@ type Facts struct {
 	// Domains are the certificates of domains that have no secret and no files for
 	// them, by Domain.Name: objects as Certificates has them.
 	Domains map[string]cty.Value
+	// ACMEThumbprint is that of the account at the CA; "": there is none.
+	ACMEThumbprint string
 	// Packages are the digests of the packages by name (see FindPackage); the
 	// path of one that is missing is unknown.
 	Packages map[string]string

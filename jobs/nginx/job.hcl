@@ -223,6 +223,7 @@ property "sites" {
     deny   = optional(list(string), []) # networks of clients that get a 403, before allow
     rate_s = optional(number, 0)        # requests a second of a client's address; 0: no limit
     burst  = optional(number, 0)
+    acme   = optional(string, "")   # thumbprint for http-01; "": tokens are not answered
     fronts = optional(list(string)) # instead of trusted_fronts
     extra  = optional(string, "")   # of nginx's server block, as it is
   }))

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -10,7 +11,8 @@ import (
 )
 
 func domainsCommand(a *app) *cobra.Command {
-	var zone, resources, ca bool
+	var zone, resources, ca, renew bool
+	var r deployer.RenewRequest
 	var q deployer.DomainsRequest
 	c := &cobra.Command{
 		Use:   "domains MANIFEST",
@@ -22,6 +24,8 @@ asks all of that now, and changes nothing.
 With --zone it prints the records that the public DNS must have, as a zone file;
 with --terraform as Terraform resources; with --ca the CAs that clients must
 trust for domains with tls = "internal".
+With --renew it gets the certificates of domains with tls = "acme" that are
+missing or due, and brings them to the load balancers. Let it run every day.
 Exit codes: 0 all is well, 3 something is wrong with a domain.`,
 		Example: `  deploy domains examples/cluster.hcl
   deploy domains cluster.hcl --zone >> shop.example.zone
@@ -33,6 +37,8 @@ Exit codes: 0 all is well, 3 something is wrong with a domain.`,
 				return err
 			}
 			switch {
+			case renew:
+				return a.renew(cmd, args[0], r)
 			case ca:
 				text, err := d.Authority()
 				if err != nil {
@@ -60,7 +66,25 @@ Exit codes: 0 all is well, 3 something is wrong with a domain.`,
 	c.Flags().BoolVar(&zone, "zone", false, "print the records for DNS as a zone file")
 	c.Flags().BoolVar(&resources, "terraform", false, "print the records for DNS as Terraform resources")
 	c.Flags().BoolVar(&ca, "ca", false, "print the CAs of certificates with tls = \"internal\"")
+	c.Flags().BoolVar(&renew, "renew", false, "get certificates that are missing or due from their CA")
+	c.Flags().BoolVar(&r.Force, "force", false, "with --renew: also what is not due, such as when a key has become known")
 	c.Flags().StringVar(&q.DNSServer, "dns-server", "", "ask this DNS server, `host:port`, in the place of this machine's")
-	c.MarkFlagsMutuallyExclusive("zone", "terraform", "ca")
-	return c
+	c.MarkFlagsMutuallyExclusive("zone", "terraform", "ca", "renew")
+	return a.changing(c)
+}
+
+// renew gets what is due, and says what came of it.
+func (a *app) renew(cmd *cobra.Command, manifest string, q deployer.RenewRequest) error {
+	d, err := a.deployer(manifest, a.aloud())
+	if err != nil {
+		return err
+	}
+	r, err := d.Renew(cmd.Context(), q)
+	if r != nil && (err == nil || len(r.Domains) > 0) {
+		err = errors.Join(err, a.answer(r, func(w io.Writer, color bool) { views.Renewal(w, r, color) }))
+	}
+	if err == nil && r.Failed() {
+		return exitCode(exitFailing)
+	}
+	return err
 }

@@ -67,6 +67,9 @@ func (c *Credentials) Issue(places Places) error {
 func (c *Credentials) issueDomains(ca *pki.CA) (map[string]state.Certificate, error) {
 	kept := map[string]state.Certificate{}
 	for _, d := range c.s.Manifest.Domains {
+		if had, ok := c.s.Secrets.Domains[d.Name]; ok && d.TLS.Kind == manifests.TLSACME {
+			kept[d.Name] = had // who renews it asks its CA
+		}
 		if d.TLS.Kind != manifests.TLSInternal {
 			continue
 		}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/clusterworks/deploy/deployer/internal/acme"
 	"github.com/clusterworks/deploy/deployer/internal/pki"
 	"github.com/clusterworks/deploy/deployer/internal/session"
 	"github.com/clusterworks/deploy/deployer/internal/state"
@@ -56,6 +57,9 @@ func (c *Credentials) Ensure() error {
 		}
 		secrets.SSH = state.SSHKey{PrivateKey: pair["private_key"], PublicKey: pair["public_key"]}
 	}
+	if err := c.ensureACME(); err != nil {
+		return err
+	}
 	if secrets.Values == nil {
 		secrets.Values = map[string]map[string]string{}
 	}
@@ -82,6 +86,26 @@ func (c *Credentials) Ensure() error {
 		ensure(wanted, secrets.Values[wanted.CA])
 	}
 	return errors.Join(errs...)
+}
+
+// ensureACME makes the key of an account where a domain needs one. The CA learns of
+// it with the first order.
+func (c *Credentials) ensureACME() error {
+	secrets := c.s.Secrets
+	if secrets.ACME == nil {
+		if !slices.ContainsFunc(c.s.Manifest.Domains, func(d *manifests.Domain) bool { return d.TLS.Kind == manifests.TLSACME }) {
+			return nil
+		}
+		key, err := acme.NewKey()
+		if err != nil {
+			return err
+		}
+		secrets.ACME = &state.ACME{Key: key}
+	}
+	if _, err := acme.Thumbprint(secrets.ACME.Key); err != nil {
+		return fmt.Errorf("cannot use the account for ACME in %s: %w", c.s.Store.Dir, err)
+	}
+	return nil
 }
 
 func keyPair(p pki.Pair) state.KeyPair {

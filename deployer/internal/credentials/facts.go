@@ -8,6 +8,7 @@ import (
 	"github.com/zclconf/go-cty/cty"
 
 	"github.com/clusterworks/deploy/agent/api"
+	"github.com/clusterworks/deploy/deployer/internal/acme"
 	"github.com/clusterworks/deploy/deployer/internal/state"
 	"github.com/clusterworks/deploy/manifests"
 )
@@ -55,6 +56,9 @@ func (c *Credentials) collect(f *manifests.Facts, places Places) {
 	for _, id := range slices.Sorted(maps.Keys(c.s.State.Previous)) {
 		group, index, _ := api.SplitInstance(id)
 		f.Leaving[group] = append(f.Leaving[group], instance(group, state.Slot{Index: index}, c.s.State.Previous[id]))
+	}
+	if c.s.Secrets.ACME != nil {
+		f.ACMEThumbprint, _ = acme.Thumbprint(c.s.Secrets.ACME.Key) // Ensure has read it
 	}
 	for name, issued := range c.s.Secrets.Domains {
 		f.Domains[name] = stringObject(map[string]string{

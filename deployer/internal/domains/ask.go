@@ -79,6 +79,27 @@ func (e Endpoint) Ask(ctx context.Context, domain string, pair tlspair.Pair) Ans
 	return a
 }
 
+// Get requests a path of a domain over plain HTTP, and returns the status and the
+// beginning of the body.
+func (e Endpoint) Get(ctx context.Context, domain, path string) (int, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	at := netip.AddrPortFrom(e.Address, uint16(e.Port))
+	transport := &http.Transport{DisableKeepAlives: true}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+path, nil)
+	if err != nil {
+		return 0, "", err
+	}
+	req.Host = HostOf(domain)
+	res, err := transport.RoundTrip(req)
+	if err != nil {
+		return 0, "", err
+	}
+	defer res.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(res.Body, 1000))
+	return res.StatusCode, string(body), err
+}
+
 func (e Endpoint) ask(ctx context.Context, url, host string, at netip.AddrPort, pair tlspair.Pair) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -84,6 +84,11 @@ func Warnings(m *manifests.Manifest, secrets *state.Secrets, now time.Time) []st
 			what = "replace the files that its tls names, and apply"
 		case manifests.TLSSecret:
 			what = fmt.Sprintf("run deploy secret rotate %s, or secret set, and apply", d.TLS.Secret)
+		case manifests.TLSACME:
+			if w := renewalWarning(d, secrets, now); w != "" {
+				out = append(out, w)
+			}
+			continue
 		default:
 			continue
 		}
@@ -96,6 +101,15 @@ func Warnings(m *manifests.Manifest, secrets *state.Secrets, now time.Time) []st
 		}
 	}
 	return out
+}
+
+// Leaf returns a domain's own certificate, nil if there is none that can be read.
+func Leaf(d *manifests.Domain, secrets *state.Secrets) *x509.Certificate {
+	pair, _, ok := Pair(d, secrets)
+	if !ok {
+		return nil
+	}
+	return first(pair)
 }
 
 // first returns a pair's own certificate, nil if it cannot be read.

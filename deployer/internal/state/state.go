@@ -270,6 +270,8 @@ type Secrets struct {
 	Certificates map[string]Certificate `json:"certificates,omitempty"`
 	// Domains are the certificates of domains that were issued for them, by name.
 	Domains map[string]Certificate `json:"domains,omitempty"`
+	// ACME is the account at a CA, and what failed of late; nil: there is none.
+	ACME *ACME `json:"acme,omitempty"`
 	// Variables are the sensitive variables of kept revisions, by
 	// "revision/name": cty's JSON with the type.
 	Variables map[string]json.RawMessage `json:"variables,omitempty"`
@@ -280,6 +282,20 @@ type Secrets struct {
 
 	// read: they were read from the folder, or have been written there.
 	read bool
+}
+
+// ACME is an account at a CA that speaks ACME.
+type ACME struct {
+	Key string `json:"key"` // PEM
+	// Failed are the last tries that failed, by domain.
+	Failed map[string]ACMEFailure `json:"failed,omitempty"`
+}
+
+// ACMEFailure is a try to get a certificate.
+type ACMEFailure struct {
+	At       time.Time `json:"at"`
+	Failures int       `json:"failures"` // in a row
+	Error    string    `json:"error"`
 }
 
 // KeyPair is a certificate and its key, PEM.

@@ -32,6 +32,13 @@ domain "192.0.2.1" {}    # error: Invalid domain
 domain "a_b.example" {}  # error: Invalid domain
 domain "http://a.test" {} # error: Invalid domain
 
+acme {                # error: Missing required argument
+  directory = "http://x" # error: Invalid directory
+  root_file = "none.pem" # error: Cannot read file
+}
+
+domain "*.acme.example" { tls = "acme" } # error: Wildcard without dns_hook
+
 domain "one.example" {
   group    = group.nobody # error: Unknown group
   tls      = "acne"       # error: Unknown tls

@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/clusterworks/deploy/deployer"
 	"github.com/clusterworks/deploy/deployer/internal/domains"
@@ -79,4 +80,25 @@ func Records(w io.Writer, records []deployer.DomainRecord, resources bool) {
 		write = domains.WriteTerraform
 	}
 	_ = write(w, records) // what a.print gives us takes everything
+}
+
+// Renewal prints what was done about certificates.
+func Renewal(w io.Writer, r *deployer.Renewal, color bool) {
+	renewal := cleaned(*r)
+	if len(renewal.Domains) == 0 {
+		Line(w, "no domain has tls = \"acme\"")
+	}
+	for _, d := range renewal.Domains {
+		switch {
+		case d.Renewed:
+			Line(w, "%s has a new certificate", d.Name)
+		case d.Error != "":
+			fmt.Fprintf(w, "%s  %s: %s; the next try is due at %s UTC\n", paint(color, red, "fail"), d.Name, d.Error, d.Next.UTC().Format(time.DateTime))
+		default:
+			Line(w, "%s needs none before %s UTC", d.Name, d.Next.UTC().Format(time.DateTime))
+		}
+	}
+	if renewal.Result != nil {
+		Line(w, "Load balancers: %s", renewal.Result.Summary)
+	}
 }

@@ -1,0 +1,187 @@
+//go:build e2e
+
+package examples
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http/httptest"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/letsencrypt/pebble/v2/ca"
+	"github.com/letsencrypt/pebble/v2/db"
+	"github.com/letsencrypt/pebble/v2/va"
+	"github.com/letsencrypt/pebble/v2/wfe"
+	"golang.org/x/net/dns/dnsmessage"
+)
+
+// zoneServer answers for every name with an address, and for TXT with what files of
+// a folder hold that are called after the name: how a dns_hook sets records.
+func zoneServer(t *testing.T, address netip.Addr, folder string) string {
+	t.Helper()
+	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() { conn.Close(); <-done })
+	go func() {
+		defer close(done)
+		buffer := make([]byte, 1500)
+		for {
+			n, from, err := conn.ReadFrom(buffer)
+			if err != nil {
+				return
+			}
+			var m dnsmessage.Message
+			if m.Unpack(buffer[:n]) != nil || len(m.Questions) != 1 {
+				continue
+			}
+			q := m.Questions[0]
+			m.Response, m.Authoritative, m.RecursionAvailable, m.Additionals = true, true, true, nil
+			head := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1}
+			switch q.Type {
+			case dnsmessage.TypeA:
+				m.Answers = []dnsmessage.Resource{{Header: head, Body: &dnsmessage.AResource{A: address.As4()}}}
+			case dnsmessage.TypeTXT:
+				text, err := os.ReadFile(filepath.Join(folder, filepath.Base(strings.TrimSuffix(strings.ToLower(q.Name.String()), "."))))
+				if err == nil {
+					m.Answers = []dnsmessage.Resource{{Header: head, Body: &dnsmessage.TXTResource{TXT: []string{string(text)}}}}
+				}
+			}
+			if data, err := m.Pack(); err == nil {
+				_, _ = conn.WriteTo(data, from)
+			}
+		}
+	}()
+	return conn.LocalAddr().String()
+}
+
+// pebble is Let's Encrypt's CA for tests. It asks load balancers at port 8080, whose
+// addresses a DNS server has.
+func pebble(t *testing.T, dns string) (server *httptest.Server, roots *x509.CertPool) {
+	t.Helper()
+	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
+	quiet := log.New(io.Discard, "", 0)
+	store := db.NewMemoryStore()
+	authority := ca.New(quiet, store, "", 0, 1, map[string]ca.Profile{"default": {Description: "default", ValidityPeriod: 90 * 24 * 3600}})
+	front := wfe.New(quiet, store, va.New(quiet, 8080, 8443, true, dns, store), authority, true, false, 1, 1)
+	server = httptest.NewTLSServer(front.Handler())
+	t.Cleanup(server.Close)
+	roots = x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(authority.GetRootCert(0).PEM()) {
+		t.Fatal("the CA has no root")
+	}
+	return server, roots
+}
+
+// TestACME gets certificates from a real CA: of a name by http-01, which every load
+// balancer can answer, and of a wildcard by dns-01 with a hook. Both are brought to
+// the load balancers, renewed, and stay while the CA is away.
+func TestACME(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "served.hcl")
+	if err := os.WriteFile(file, []byte(served), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := start(t, file)
+	c.mustApply()
+	lbs := []string{c.addressOf("lb/0"), c.addressOf("lb/1")}
+	zone := t.TempDir()
+	ca, roots := pebble(t, zoneServer(t, netip.MustParseAddr(lbs[1]), zone))
+	dir := filepath.Dir(c.manifest)
+	hook := "#!/bin/sh\ncase $1 in\npresent) printf %s \"$3\" > " + zone + "/$2 ;;\ncleanup) rm " + zone + "/$2 ;;\nesac\n"
+	for name, data := range map[string]string{
+		"hook.sh": hook,
+		"ca.pem":  string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Certificate().Raw})),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(data), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	source, err := os.ReadFile(c.manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(domains ...string) {
+		t.Helper()
+		text := string(source) + fmt.Sprintf("\nacme {\n  directory   = %q\n  agree_terms = true\n  root_file   = \"ca.pem\"\n  dns_hook    = [\"./hook.sh\"]\n}\n", ca.URL+"/dir")
+		for _, d := range domains {
+			text += fmt.Sprintf("\ndomain %q {\n  tls   = \"acme\"\n  group = group.hello\n}\n", d)
+		}
+		if err := os.WriteFile(c.manifest, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	write("www.shop.example", "*.shop.example")
+	if out, code := c.run("domains", "--renew"); code != 3 || !strings.Contains(out, "apply first") {
+		t.Errorf("renew before the load balancers know the domain exited with %d:\n%s", code, out)
+	}
+	c.mustApply()
+	if text, err := page(lbs[0]+":8080", "www.shop.example"); err != nil || !strings.HasPrefix(text, "Hello from") {
+		t.Errorf("a domain without its certificate is not served: %q, %v", text, err)
+	}
+	renew := func(args ...string) string {
+		t.Helper()
+		out, code := c.run("domains", append([]string{"--renew"}, args...)...)
+		if code != 0 {
+			t.Fatalf("renew exited with %d:\n%s", code, out)
+		}
+		return out
+	}
+	if out := renew("--force"); !strings.Contains(out, "www.shop.example has a new certificate") || !strings.Contains(out, "*.shop.example has a new certificate") {
+		t.Fatalf("renew:\n%s", out)
+	}
+	serials := func() (list []string) {
+		t.Helper()
+		for _, lb := range lbs {
+			for _, host := range []string{"www.shop.example", "any.shop.example"} {
+				res, body, err := secured(roots, lb+":8443", host, "/")
+				if err != nil || !strings.HasPrefix(body, "Hello from") {
+					t.Fatalf("%s at %s: %q, %v", host, lb, body, err)
+				}
+				list = append(list, res.TLS.PeerCertificates[0].SerialNumber.String())
+			}
+		}
+		if list[0] != list[2] || list[1] != list[3] || list[0] == list[1] {
+			t.Errorf("the load balancers' certificates are %v", list)
+		}
+		return list
+	}
+	first := serials()
+	if left, err := os.ReadDir(zone); err != nil || len(left) > 0 {
+		t.Errorf("records are left: %v, %v", left, err)
+	}
+	if out := renew(); strings.Count(out, "needs none before") != 2 || strings.Contains(out, "Load balancers") {
+		t.Errorf("what is not due:\n%s", out)
+	}
+	if out := c.mustApply(); !strings.Contains(out, "nothing to do") && !strings.Contains(out, "as the manifest says") {
+		t.Errorf("an apply after the renewal:\n%s", out)
+	}
+	renew("--force")
+	second := serials()
+	if second[0] == first[0] || second[1] == first[1] {
+		t.Errorf("serials were %v and are %v", first, second)
+	}
+
+	ca.Close() // it is away
+	out, code := c.run("domains", "--renew", "--force")
+	if code != 3 || strings.Count(out, "the one that is there stays and is good for 89 days more") != 2 || !strings.Contains(out, "the next try is due at") {
+		t.Errorf("renew without the CA exited with %d:\n%s", code, out)
+	}
+	began := time.Now()
+	c.mustApply()
+	t.Logf("an apply without the CA took %v", time.Since(began).Round(time.Millisecond))
+	if now := serials(); now[0] != second[0] {
+		t.Errorf("serials were %v and are %v", second, now)
+	}
+}
