@@ -1,11 +1,13 @@
 package credentials
 
 import (
+	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
 
 	"github.com/clusterworks/deploy/agent/host/tlspair"
+	"github.com/clusterworks/deploy/deployer/internal/state"
 	"github.com/clusterworks/deploy/manifests"
 )
 
@@ -43,6 +45,19 @@ func TestDomainCertificates(t *testing.T) {
 		return c.Certificate
 	}
 	first := issue(0)
+	acme := &manifests.Domain{Name: "acme.example", TLS: manifests.DomainTLS{Kind: manifests.TLSACME}}
+	m.Domains = append(m.Domains, acme)
+	r.s.Secrets.Domains[acme.Name] = r.s.Secrets.Domains["*.cf.example"]
+	r.s.Now = start.Add(350 * 24 * time.Hour)
+	own, theirs := "(domain *.cf.example): the next apply renews them", "certificate of domain acme.example ends in 14 days"
+	if text := strings.Join(r.Warnings(), "\n"); !strings.Contains(text, own) || !strings.Contains(text, theirs) || !strings.Contains(text, "--renew") {
+		t.Errorf("warnings %s", text)
+	}
+	if err := r.Issue(nil); err != nil || r.s.Secrets.Domains[acme.Name].Certificate != first {
+		t.Errorf("the certificate of another CA was replaced: %v", err)
+	}
+	m.Domains = m.Domains[:len(m.Domains)-1]
+	r.s.Secrets.Domains = map[string]state.Certificate{"*.cf.example": r.s.Secrets.Domains[acme.Name]}
 	if issue(200*24*time.Hour) != first {
 		t.Error("it was replaced in the first two thirds of its life")
 	}

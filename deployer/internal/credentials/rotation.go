@@ -10,6 +10,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/domains"
 	"github.com/clusterworks/deploy/deployer/internal/pki"
 	"github.com/clusterworks/deploy/deployer/internal/session"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // A rotation replaces the CA with overlap: the next one is trusted before it
@@ -80,8 +81,10 @@ func (c *Credentials) Warnings() []string {
 	for key, issued := range c.s.Secrets.Certificates {
 		note(key, issued.Certificate)
 	}
-	for name, issued := range c.s.Secrets.Domains {
-		note("domain "+name, issued.Certificate)
+	for _, d := range c.s.Manifest.Domains {
+		if d.TLS.Kind == manifests.TLSInternal { // of the others domains.Warnings knows
+			note("domain "+d.Name, c.s.Secrets.Domains[d.Name].Certificate)
+		}
 	}
 	out = append(out, domains.Warnings(c.s.Manifest, c.s.Secrets, c.s.Now)...)
 	if len(soon) > 0 {

@@ -222,7 +222,7 @@ func (x *Doctor) certificates(s *session.Session) {
 		{"agents' certificates", "deploy apply renews it", map[string]string{}},
 		{"jobs' certificates", "deploy apply renews it", map[string]string{}},
 		{"secrets' certificates", "deploy secret rotate makes a new one", map[string]string{}},
-		{"domains' certificates", "deploy apply renews one of the deployment's CA; replace the files of another, and apply", map[string]string{}},
+		{"domains' certificates", "deploy apply renews one of the deployment's CA, deploy domains --renew one of an ACME CA; replace the files of another, and apply", map[string]string{}},
 	}
 	for id, c := range s.Secrets.Agents {
 		groups[1].texts["the agent of "+id] = c.Certificate

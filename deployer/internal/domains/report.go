@@ -75,7 +75,11 @@ func Describe(d *manifests.Domain, secrets *state.Secrets, now time.Time) Status
 	}
 	pair, _, ok := Pair(d, secrets)
 	if !ok {
-		s.Problems = append(s.Problems, "it has no certificate yet: apply makes one")
+		how := "apply makes one"
+		if d.TLS.Kind == manifests.TLSACME {
+			how = "deploy domains --renew gets one"
+		}
+		s.Problems = append(s.Problems, "it has no certificate yet: "+how)
 		return s
 	}
 	leaf := first(pair)
@@ -145,6 +149,9 @@ func sameAddress(a, b string) bool {
 func (s *Status) Conclude() {
 	if why := s.DNS.Judge(); why != "" {
 		s.Problems = append(s.Problems, why)
+	}
+	if len(s.Answers) == 0 {
+		s.Problems = append(s.Problems, "no load balancer runs yet: apply makes one")
 	}
 	for _, a := range s.Answers {
 		if a.Problem != "" {

@@ -192,6 +192,24 @@ func TestAsk(t *testing.T) {
 	}
 }
 
+// A domain that nobody was asked about is not served.
+func TestConclude(t *testing.T) {
+	for want, s := range map[string]Status{
+		"":                                  {DNS: DNS{Asked: "a.localhost"}, Answers: []Answer{{Instance: "lb/0", Status: 404}}},
+		"no load balancer runs yet":         {DNS: DNS{Asked: "a.localhost"}},
+		"lb/1: it does not answer":          {DNS: DNS{Asked: "a.localhost"}, Answers: []Answer{{Instance: "lb/0"}, {Instance: "lb/1", Problem: "it does not answer"}}},
+		"a.example has no address; add the": {DNS: DNS{Asked: "a.example", Want: []string{"192.0.2.1"}}, Answers: []Answer{{Instance: "lb/0"}}},
+	} {
+		s.Conclude()
+		if got := strings.Join(s.Problems, "; "); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%q, want %q", got, want)
+		}
+		if r := (&Report{Domains: []Status{s}}); r.Healthy() != (want == "") {
+			t.Errorf("%q: healthy %v", want, r.Healthy())
+		}
+	}
+}
+
 // What is known without asking: target, certificate, days.
 func TestDescribe(t *testing.T) {
 	d := &manifests.Domain{Name: "www.shop.example", TLS: files(t, 90*day, "www.shop.example"), Target: manifests.Target{Kind: manifests.TargetGroup, Group: "shop", Port: 80},
@@ -202,6 +220,10 @@ func TestDescribe(t *testing.T) {
 	}
 	if s := Describe(d, &state.Secrets{}, now.Add(91*day)); s.Certificate.Days != -1 && s.Certificate.Days != -2 || len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "ended on") {
 		t.Errorf("%+v, %+v", s, s.Certificate)
+	}
+	d.TLS = manifests.DomainTLS{Kind: manifests.TLSACME}
+	if s := Describe(d, &state.Secrets{}, now); s.Certificate != nil || len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "--renew") {
+		t.Errorf("%+v", s)
 	}
 	d.TLS = manifests.DomainTLS{Kind: manifests.TLSInternal}
 	if s := Describe(d, &state.Secrets{}, now); s.Certificate != nil || len(s.Problems) != 1 {
