@@ -28,9 +28,11 @@ var reloadable = map[string][]string{
 		"public_tls_port", "trusted_fronts", "certificate", "key", "https_only", "hsts_s", "sites",
 		"addresses", "tls_port", "balancing", "keepalive", "gzip", "maintenance", "extra",
 	},
-	"postgres": {"database", "user", "password", "allow_from", "require_tls", "settings", "backups"},
-	"router":   {"trace_key", "not_found_redirect", "max_body_mb", "trusted_fronts", "access_log", "log_level"},
-	"stager":   {"log_level"},
+	"postgres":      {"database", "user", "password", "allow_from", "require_tls", "settings", "backups"},
+	"redis_gateway": {"log_level"},
+	"redis_node":    {"capacity", "disabled", "log_level"},
+	"router":        {"trace_key", "not_found_redirect", "max_body_mb", "trusted_fronts", "access_log", "log_level"},
+	"stager":        {"log_level"},
 }
 
 // TestReloadOrRestart: a change of any property of any job is in use after the

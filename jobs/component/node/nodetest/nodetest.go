@@ -1,0 +1,140 @@
+// Package nodetest runs a service's node for tests, on a bus of its own, and plays the
+// gateway.
+package nodetest
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/component/componenttest"
+	"github.com/clusterworks/deploy/jobs/component/node"
+	"github.com/clusterworks/deploy/jobs/wire"
+)
+
+// deadline is far above what a busy machine needs for anything that is awaited.
+const deadline = 2 * time.Minute
+
+// Fixture is a node that runs.
+type Fixture struct {
+	testing.TB
+	ID   string
+	Base string // its base_dir
+	Stop func() // ends it in order; Start begins it again
+
+	define func() node.Definition
+	prefix string
+	file   string
+	conn   *nats.Conn
+}
+
+// New runs a node with these settings until the test ends.
+func New(t testing.TB, define func() node.Definition, settings string) *Fixture {
+	t.Helper()
+	bus := componenttest.Bus(t)
+	conn, err := nats.Connect(bus.ClientURL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	name := define().Name
+	dir := t.TempDir()
+	f := &Fixture{TB: t, ID: name + "_node_free_0", Base: filepath.Join(dir, "data"), define: define, prefix: wire.ServicePrefix(name), file: filepath.Join(dir, "node.yml"), conn: conn}
+	text := fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nnode_id: %s\nbase_dir: %s\nop_time_limit: 60\n%s", bus.ClientURL(), f.ID, f.Base, settings)
+	if err := os.WriteFile(f.file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.Start()
+	t.Cleanup(func() { f.Stop() })
+	return f
+}
+
+// Start runs the node and returns when it has announced itself.
+func (f *Fixture) Start() {
+	f.Helper()
+	heard := make(chan *nats.Msg, 64)
+	sub, err := f.conn.ChanSubscribe(wire.ServiceSubject(f.prefix, wire.ServiceAnnounced), heard)
+	if err != nil {
+		f.Fatal(err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	if err := f.conn.Flush(); err != nil {
+		f.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- node.Run(ctx, component.Process{ConfigFile: f.file, Output: f.Output()}, f.define()) }()
+	f.Stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			f.Error(err)
+		}
+	})
+	select {
+	case <-heard:
+	case err := <-ended:
+		ended <- nil
+		f.Fatalf("the node has ended: %v", err)
+	case <-time.After(deadline):
+		f.Fatal("the node does not announce itself")
+	}
+}
+
+// Ask sends an operation and returns the node's answer.
+func (f *Fixture) Ask(operation string, request any) wire.ServiceAnswer {
+	f.Helper()
+	body, err := json.Marshal(request)
+	if err != nil {
+		f.Fatal(err)
+	}
+	m, err := f.conn.Request(wire.ServiceNodeSubject(f.prefix, operation, f.ID), body, deadline)
+	if err != nil {
+		f.Fatal(err)
+	}
+	a, err := wire.ParseServiceAnswer(m.Data)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return a
+}
+
+func (f *Fixture) ok(operation string, request any) wire.Credentials {
+	f.Helper()
+	a := f.Ask(operation, request)
+	if !a.Success {
+		f.Fatalf("%s: %v", operation, a.Error)
+	}
+	return a.Credentials
+}
+
+// Provision makes an instance.
+func (f *Fixture) Provision() wire.Credentials {
+	f.Helper()
+	return f.ok(wire.ServiceProvision, wire.ProvisionRequest{Plan: "free"})
+}
+
+// Bind makes a user of an instance.
+func (f *Fixture) Bind(instance wire.Credentials) wire.Credentials {
+	f.Helper()
+	return f.ok(wire.ServiceBind, wire.BindRequest{Name: instance.Name(), Options: json.RawMessage(`{}`)})
+}
+
+// Unbind removes a user.
+func (f *Fixture) Unbind(c wire.Credentials) {
+	f.Helper()
+	f.ok(wire.ServiceUnbind, wire.UnbindRequest{Credentials: c})
+}
+
+// Unprovision removes an instance.
+func (f *Fixture) Unprovision(c wire.Credentials) {
+	f.Helper()
+	f.ok(wire.ServiceUnprovision, wire.UnprovisionRequest{Name: c.Name()})
+}

@@ -1,0 +1,319 @@
+// Package redisnode is the node of the service redis: a server process for each
+// instance, with a user for each binding. servers.go keeps the processes running,
+// acl.go says what users may do.
+package redisnode
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"github.com/redis/go-redis/v9"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/clusterworks/deploy/jobs/component/node"
+	"github.com/clusterworks/deploy/jobs/wire"
+)
+
+// Settings are the service's keys of the configuration file.
+type Settings struct {
+	Redis struct {
+		Program     string `yaml:"program"`
+		RunAs       string `yaml:"run_as"`
+		MaxMemoryMB int    `yaml:"max_memory_mb"`
+		MaxClients  int    `yaml:"max_clients"`
+		AppendFsync string `yaml:"append_fsync"`
+	} `yaml:"redis"`
+}
+
+// Definition says how the node begins.
+func Definition() node.Definition {
+	s := &Settings{}
+	return node.Definition{
+		Name: "redis", Settings: s,
+		Open: func(ctx context.Context, h node.Host) (node.Service, error) { return open(ctx, h, *s) },
+	}
+}
+
+// service is Redis as a node.Service.
+type service struct {
+	settings Settings
+	host     node.Host
+	folder   string // of the servers' folders
+	version  string
+	servers  *servers
+	work     context.Context
+
+	mu      sync.Mutex
+	ready   error
+	clients map[string]*redis.Client // of each instance, as its administrator
+}
+
+// startsAtOnce bounds how many servers start side by side.
+const startsAtOnce = 8
+
+func open(ctx context.Context, h node.Host, settings Settings) (*service, error) {
+	r := &settings.Redis
+	if r.Program == "" {
+		r.Program = "redis-server"
+	}
+	if r.RunAs == "" {
+		r.RunAs = "redis"
+	}
+	if r.MaxMemoryMB == 0 {
+		r.MaxMemoryMB = 16
+	}
+	if r.MaxClients == 0 {
+		r.MaxClients = 200
+	}
+	if r.AppendFsync == "" {
+		r.AppendFsync = "always"
+	}
+	if r.MaxMemoryMB < 1 || r.MaxClients < 10 || r.AppendFsync != "always" && r.AppendFsync != "everysec" {
+		return nil, errors.New("redis.max_memory_mb must be at least 1, redis.max_clients at least 10, and redis.append_fsync always or everysec")
+	}
+	if h.Config.Ports.Low == 0 {
+		return nil, errors.New("ports is missing: each instance has one")
+	}
+	version, err := findVersion(ctx, r.Program)
+	if err != nil {
+		return nil, err
+	}
+	a, err := lookUp(r.RunAs)
+	if err != nil {
+		return nil, err
+	}
+	s := &service{
+		settings: settings, host: h, folder: filepath.Join(h.Config.BaseDir, "servers"), version: version, work: ctx,
+		servers: &servers{program: r.Program, account: a, log: h.Log, running: map[string]*running{}},
+		ready:   errors.New("the servers are starting"), clients: map[string]*redis.Client{},
+	}
+	if err := os.MkdirAll(s.folder, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make the folder of the servers: %w", err)
+	}
+	return s, nil
+}
+
+var versionText = regexp.MustCompile(`v=(\d+\.\d+)\.`)
+
+func findVersion(ctx context.Context, program string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, program, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("cannot run the Redis server: %w; install redis-server", err)
+	}
+	found := versionText.FindSubmatch(out)
+	if found == nil {
+		return "", fmt.Errorf("%s does not say that it is a Redis server: %.100q", program, out)
+	}
+	return string(found[1]), nil
+}
+
+// Version is that of the server.
+func (s *service) Version() string { return s.version }
+
+// Ready says whether the servers of the instances were started.
+func (s *service) Ready() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.ready
+}
+
+// Run starts the servers of all instances and ends them with ctx.
+func (s *service) Run(ctx context.Context) error {
+	defer s.end()
+	g, begin := errgroup.WithContext(ctx)
+	g.SetLimit(startsAtOnce)
+	for _, i := range s.host.Instances() {
+		g.Go(func() error {
+			ctx, cancel := context.WithTimeout(begin, time.Minute)
+			defer cancel()
+			if err := s.serve(ctx, i, i.Users()); err != nil && ctx.Err() == nil {
+				s.host.Log.Error("the server of an instance does not start; it is tried again and again", "instance", i.Name, "error", err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // its functions return nil
+	s.mu.Lock()
+	s.ready = nil
+	s.mu.Unlock()
+	<-ctx.Done()
+	return nil
+}
+
+func (s *service) end() {
+	s.mu.Lock()
+	s.ready = errors.New("the node ends")
+	for _, c := range s.clients {
+		c.Close()
+	}
+	s.mu.Unlock()
+	s.servers.close()
+}
+
+// Provision starts an instance's server and waits until it answers.
+func (s *service) Provision(ctx context.Context, i node.Instance) (wire.Credentials, error) {
+	if err := s.serve(ctx, i, i.Users()); err != nil {
+		return nil, err
+	}
+	return s.credentials(i, i.User, i.Password), nil
+}
+
+func (s *service) credentials(i node.Instance, user, password string) wire.Credentials {
+	return wire.Credentials{
+		"hostname": s.host.Address, "host": s.host.Address, "port": i.Port, "user": user, "username": user, "password": password,
+	}
+}
+
+// serve makes sure that an instance's server runs and admits these users.
+func (s *service) serve(ctx context.Context, i node.Instance, users []node.Binding) error {
+	folder := filepath.Join(s.folder, i.Name)
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return fmt.Errorf("cannot make the server's folder: %w", err)
+	}
+	if err := s.servers.account.own(folder); err != nil {
+		return fmt.Errorf("cannot give the server its folder: %w", err)
+	}
+	if err := s.write(i, "redis.conf", s.configuration(i)); err != nil {
+		return err
+	}
+	if err := s.write(i, "users.acl", aclFile(i, users)); err != nil {
+		return err
+	}
+	if err := s.servers.start(s.work, i.Name, folder); err != nil {
+		return err
+	}
+	admin := s.admin(i)
+	for {
+		err := admin.Ping(ctx).Err()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the server does not answer: %w", errors.Join(context.Cause(ctx), err))
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func (s *service) write(i node.Instance, name, text string) error {
+	path := filepath.Join(s.folder, i.Name, name)
+	err := renameio.WriteFile(path, []byte(text), 0o600)
+	if err == nil {
+		err = s.servers.account.own(path)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the server's %s: %w", name, err)
+	}
+	return nil
+}
+
+// configuration is a server's file. Everything that it keeps is in its folder.
+func (s *service) configuration(i node.Instance) string {
+	r := s.settings.Redis
+	return strings.Join([]string{
+		"bind " + s.host.Address,
+		"port " + strconv.Itoa(i.Port),
+		"protected-mode no", // nobody is let in without a password
+		"daemonize no",
+		"loglevel warning",
+		"logfile \"\"",
+		"aclfile users.acl",
+		"maxmemory " + strconv.Itoa(r.MaxMemoryMB) + "mb",
+		"maxmemory-policy noeviction",
+		"maxclients " + strconv.Itoa(r.MaxClients),
+		"maxmemory-clients " + strconv.Itoa(max(4, r.MaxMemoryMB/2)) + "mb",
+		"timeout 0",
+		"tcp-keepalive 60",
+		"save \"\"",
+		"appendonly yes",
+		"appendfsync " + r.AppendFsync,
+		"auto-aof-rewrite-percentage 100",
+		"auto-aof-rewrite-min-size 16mb",
+		"aof-load-truncated yes", // the end of what was not acknowledged
+		"acllog-max-len 16",
+		"",
+	}, "\n")
+}
+
+// admin returns a client of an instance's server that may do everything. It keeps its
+// connection, so that it is there when users have taken all others.
+func (s *service) admin(i node.Instance) *redis.Client {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c, is := s.clients[i.Name]
+	if !is {
+		c = redis.NewClient(&redis.Options{
+			Addr: net.JoinHostPort(s.host.Address, strconv.Itoa(i.Port)), Username: administrator, Password: i.Secret,
+			PoolSize: 2, MinIdleConns: 1, ConnMaxIdleTime: -1, MaxRetries: -1, DialTimeout: time.Second, ReadTimeout: 5 * time.Second,
+			DisableIdentity: true, ContextTimeoutEnabled: true,
+		})
+		s.clients[i.Name] = c
+	}
+	return c
+}
+
+// Unprovision ends an instance's server and removes its files.
+func (s *service) Unprovision(_ context.Context, i node.Instance) error {
+	s.mu.Lock()
+	if c, is := s.clients[i.Name]; is {
+		c.Close()
+		delete(s.clients, i.Name)
+	}
+	s.mu.Unlock()
+	s.servers.stop(i.Name)
+	if err := os.RemoveAll(filepath.Join(s.folder, i.Name)); err != nil {
+		return fmt.Errorf("cannot remove the server's files: %w", err)
+	}
+	return nil
+}
+
+// Bind makes a user of an instance's server.
+func (s *service) Bind(ctx context.Context, i node.Instance, b node.Binding) (wire.Credentials, error) {
+	users := append(i.Users(), b)
+	if err := s.write(i, "users.acl", aclFile(i, users)); err != nil {
+		return nil, err
+	}
+	admin := s.admin(i)
+	for _, command := range admit(b) {
+		if err := admin.Do(ctx, command...).Err(); err != nil {
+			return nil, fmt.Errorf("the server does not take the user: %w", err)
+		}
+	}
+	return s.credentials(i, b.User, b.Password), nil
+}
+
+// Unbind removes a user and ends its connections, and those of clients that have
+// given a password only: whose they are, the server does not know.
+func (s *service) Unbind(ctx context.Context, i node.Instance, b node.Binding) error {
+	left := []node.Binding{}
+	for _, other := range i.Users() {
+		if other.User != b.User {
+			left = append(left, other)
+		}
+	}
+	if err := s.write(i, "users.acl", aclFile(i, left)); err != nil {
+		return err
+	}
+	admin := s.admin(i)
+	for _, command := range dismiss(b) {
+		err := admin.Do(ctx, command...).Err()
+		if err != nil && !strings.Contains(err.Error(), "No such") && !strings.Contains(err.Error(), "does not exist") {
+			return fmt.Errorf("the server does not remove the user: %w", err)
+		}
+	}
+	return nil
+}
