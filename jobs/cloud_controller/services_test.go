@@ -8,6 +8,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
 
 // fakeGateway answers as the gateways of 2012 did, and notes what it is asked.
@@ -310,6 +312,31 @@ func TestServiceProblems(t *testing.T) {
 	if _, err := c.working().store.User(t.Context(), "dev@example.com"); err == nil {
 		t.Error("the user is still there")
 	}
+}
+
+// TestAbandonedService: what a controller had reserved when it died is seen by nobody,
+// and its name is free again once no gateway can answer any more.
+func TestAbandonedService(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.start(serviceSettings)
+	g := newGateway(t)
+	u := c.register("dev@example.com")
+	c.offer(t, g, map[string]any{"timeout": 2})
+	working := c.working()
+	account, err := working.store.User(t.Context(), "dev@example.com")
+	must(t, err)
+	o, err := working.store.Offering(t.Context(), "mysql-5.1", "")
+	must(t, err)
+	must(t, working.store.CreateServiceInstance(t.Context(), &store.ServiceInstance{OwnerID: account.ID, Offering: o, Alias: "db", Plan: "free", Version: "5.1"}, nil))
+	if got := u.call("GET", "/services", nil).want(200).Body; got != "[]" {
+		t.Errorf("services: %s", got)
+	}
+	u.call("GET", "/services/db", nil).fails(404, 500)
+	create := map[string]string{"vendor": "mysql", "version": "5.1", "tier": "free", "name": "db"}
+	u.call("POST", "/services", create).want(400) // somebody may be waiting for it
+	eventually(t, "the name is free", func() bool { return u.call("POST", "/services", create).Status == 200 })
+	u.call("GET", "/services/db", nil).want(200)
 }
 
 // gatewayHandle is a gateway's record of an instance or a binding.

@@ -36,6 +36,9 @@ func (api *API) listServices(w http.ResponseWriter, r *http.Request, a model.Acc
 	}
 	list := []map[string]any{}
 	for _, i := range instances {
+		if i.GatewayID == "" {
+			continue // it is being made, and may never be
+		}
 		entry, err := instanceEntry(i)
 		if err != nil {
 			return err
@@ -48,6 +51,9 @@ func (api *API) listServices(w http.ResponseWriter, r *http.Request, a model.Acc
 
 func (api *API) getService(w http.ResponseWriter, r *http.Request, a model.Account) error {
 	i, err := api.aliased(r.Context(), a, r.PathValue("alias"))
+	if err == nil && i.GatewayID == "" {
+		err = model.ErrServiceNotFound
+	}
 	if err != nil {
 		return err
 	}

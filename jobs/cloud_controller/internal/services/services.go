@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"time"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
@@ -40,6 +41,9 @@ func (s *Services) provision(ctx context.Context, a model.Account, o store.Offer
 		return i, err
 	}
 	i.OwnerID, i.Offering = a.ID, o
+	if err := s.dropAbandoned(ctx, a); err != nil {
+		return i, err
+	}
 	err = s.Store.CreateServiceInstance(ctx, &i, func(before, after store.Usage) error {
 		if after.Services > a.Capacity.Services {
 			return model.ErrTooManyServices(before.Services, a.Capacity.Services)
@@ -64,6 +68,33 @@ func (s *Services) provision(ctx context.Context, a model.Account, o store.Offer
 	}
 	s.Log.Info("service provisioned", "service", o.Label, "alias", i.Alias, "owner", a.Email)
 	return i, nil
+}
+
+// dropAbandoned gives back the names that a controller reserved for a user and that
+// died before its gateway had answered. If it lives after all, what the gateway
+// answers finds no reservation and is undone.
+func (s *Services) dropAbandoned(ctx context.Context, a model.Account) error {
+	instances, err := s.Store.ServiceInstances(ctx, a.ID)
+	if err != nil {
+		return err
+	}
+	for _, i := range instances {
+		if i.GatewayID != "" {
+			continue
+		}
+		g, err := s.gateway(i.Offering)
+		if err != nil {
+			return err
+		}
+		if time.Since(time.Unix(i.CreatedAt, 0)) <= 2*g.timeout {
+			continue // somebody waits for its gateway
+		}
+		if err := s.Store.DeleteServiceInstance(ctx, i.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		s.Log.Warn("a service was never provisioned; its name is free again", "service", i.Offering.Label, "alias", i.Alias)
+	}
+	return nil
 }
 
 // Unprovision removes an instance with its bindings and then tells the gateway,
