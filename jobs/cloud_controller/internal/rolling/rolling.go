@@ -186,16 +186,13 @@ type (
 	Scaled struct{ Instances int }
 	// Promoted ends the hold.
 	Promoted struct{}
-	// Withdrawn has the update go back because its user wants so.
-	Withdrawn struct{ Why string }
 )
 
-func (Looked) event()    {}
-func (Exited) event()    {}
-func (NoRoom) event()    {}
-func (Scaled) event()    {}
-func (Promoted) event()  {}
-func (Withdrawn) event() {}
+func (Looked) event()   {}
+func (Exited) event()   {}
+func (NoRoom) event()   {}
+func (Scaled) event()   {}
+func (Promoted) event() {}
 
 // Action is what is to be done.
 type Action interface{ action() }
@@ -239,10 +236,6 @@ func (m *Machine) Step(now time.Time, e Event) []Action {
 		m.scaled(e.Instances)
 	case Promoted:
 		m.Hold, m.changed = 0, true
-	case Withdrawn:
-		if !m.Back {
-			m.goBack(e.Why, "")
-		}
 	}
 	return m.advance(now)
 }

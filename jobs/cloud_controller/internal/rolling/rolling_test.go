@@ -318,9 +318,9 @@ func TestACanaryWaitsToBePromoted(t *testing.T) {
 			w.finish(t)
 			w.want(t, Done, "new/0 new/1 new/2")
 		} else {
-			w.step(Withdrawn{"its user has said so"})
+			w.machine = Resume(New("old again", "old", []string{"new"}, 3), w.settings)
 			w.finish(t)
-			w.want(t, Undone, "old/0 old/1 old/2")
+			w.want(t, Done, "old again/0 old again/1 old again/2")
 		}
 	}
 }
