@@ -72,6 +72,7 @@ func TestOnlyABlankDiskIsFormatted(t *testing.T) {
 		{"ext4 without a label", command("mkfs.ext4", "-q"), "foreign"},
 		{"a FAT file system", command("mkfs.vfat"), "foreign"},
 		{"a FAT file system with our label", command("mkfs.vfat", "-n", "deploy-disk"), "foreign"},
+		{"ext2 with our label", command("mkfs.ext2", "-q", "-L", "deploy-disk"), "foreign"},
 		{"swap", command("mkswap", "-q"), "foreign"},
 		{"a partition table", func(t *testing.T, disk string) {
 			run(t, "sh", "-c", `echo ",,L" | sfdisk -q "$1"`, "sh", disk)
