@@ -130,7 +130,7 @@ test: ## everything: check, unit tests with the race detector, end-to-end tests,
 	stage format $(MAKE_STAGE) check-format; \
 	stage build $(MAKE_STAGE) build; \
 	stage lint $(MAKE_STAGE) lint; \
-	stage unit env CGO_ENABLED=1 $(call TIMED,unit) -race -p 4 -timeout 10m ./...; \
+	stage unit env CGO_ENABLED=1 $(call TIMED,unit) -race -p 4 -timeout 15m ./...; \
 	stage rounds go test $(ROUNDS); \
 	stage e2e $(call TIMED,e2e) -tags e2e -p 1 -parallel 3 -timeout 25m ./examples/...; \
 	stage demo $(MAKE_STAGE) demo-check; \

@@ -388,7 +388,7 @@ func (p *platform) neighbours(host string, n int) (took []time.Duration, failure
 
 // besides is how many platforms look at misbehaviours side by side: a look mostly
 // waits.
-const besides = 6
+const besides = 3
 
 // TestNeighbours: whatever an app or its clients do, another app answers each of
 // its requests, as quickly as without.
@@ -441,14 +441,17 @@ func (p *platform) look(t *testing.T, m misbehaviour, host string) {
 		beside, failures := p.neighbours("neighbour.cf.localhost", 40)
 		cancel()
 		attack.Wait()
-		if len(failures) > 0 {
+		// On a machine that keeps even an answer alone waiting, one that is late says
+		// nothing: another look is due.
+		busy := alone[len(alone)-1] > 100*time.Millisecond
+		if len(failures) > 0 && (!busy || try == 5) {
 			t.Fatalf("%d of %d failed: %v", len(failures), len(beside), errors.Join(failures...))
 		}
 		was, is := alone[len(alone)/2], beside[len(beside)/2]
 		t.Logf("median %v alone, %v beside", was.Round(time.Microsecond), is.Round(time.Microsecond))
 		// Below neighbourMost it is the machine that is measured; and on a busy one
 		// another look is due.
-		if is <= max(2*was, neighbourMost) {
+		if len(failures) == 0 && is <= max(2*was, neighbourMost) {
 			return
 		}
 		if try == 5 {
