@@ -156,10 +156,10 @@ func (n *Namespace) dialInside(port int) (*net.TCPConn, error) {
 	err = unix.Connect(fd, to)
 	f := os.NewFile(uintptr(fd), "inside")
 	defer f.Close() // FileConn has a duplicate
-	if err != nil && err != unix.EINPROGRESS {
+	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
 		return nil, fmt.Errorf("cannot connect to the program: %w", err)
 	}
-	if err == unix.EINPROGRESS {
+	if errors.Is(err, unix.EINPROGRESS) {
 		if err := awaitConnected(f); err != nil {
 			return nil, fmt.Errorf("cannot connect to the program: %w", err)
 		}

@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -70,7 +71,7 @@ func (d *decoder) app(n *node) (App, error) {
 			return a, fmt.Errorf("[%s] unknown field %q", f.at, f.name)
 		}
 		switch err := read(&a, f.value); {
-		case err == errUnused:
+		case errors.Is(err, errUnused):
 			notice := f.name + " is not used by this cloud"
 			if strings.HasPrefix(f.name, "buildpack") {
 				notice += ": framework and runtime say what an app is run with"
