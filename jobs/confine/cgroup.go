@@ -126,6 +126,37 @@ func (c *Cgroups) Make(id string, l Limits) ([]string, error) {
 	return folders, nil
 }
 
+// Memory returns the bytes that what is in these groups uses, each page counted
+// once, but for what the kernel keeps of files and can give back. It reports false
+// if the groups do not tell.
+func Memory(folders []string) (bytes int64, ok bool) {
+	for _, folder := range folders {
+		for _, names := range [][2]string{{"memory.current", "inactive_file"}, {"memory.usage_in_bytes", "total_inactive_file"}} {
+			text, err := os.ReadFile(filepath.Join(folder, names[0]))
+			if err != nil {
+				continue
+			}
+			used, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+			if err != nil {
+				continue
+			}
+			stat, err := os.ReadFile(filepath.Join(folder, "memory.stat"))
+			if err != nil {
+				return used, true
+			}
+			for line := range strings.Lines(string(stat)) {
+				if value, found := strings.CutPrefix(line, names[1]+" "); found {
+					if cached, err := strconv.ParseInt(strings.TrimSpace(value), 10, 64); err == nil {
+						used = max(0, used-cached)
+					}
+				}
+			}
+			return used, true
+		}
+	}
+	return 0, false
+}
+
 // OutOfMemory says whether the kernel has ended something in these groups for
 // its use of memory.
 func OutOfMemory(folders []string) bool {

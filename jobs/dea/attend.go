@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -315,6 +316,7 @@ func (a *attendant) launch(ctx context.Context) error {
 		},
 	}}
 	spec.Home, spec.Output = spec.Dir, filepath.Join(spec.Dir, "logs", "err.log")
+	spec.Streams = d.config.Output.streams(spec)
 	if spec.Namespaces {
 		spec.Home = confine.Home
 	}
@@ -428,6 +430,10 @@ const localRuntime = "%VCAP_LOCAL_RUNTIME%"
 // maxStartup is the size that no startup file has.
 const maxStartup = 1 << 20
 
+// ownOutput is how start scripts, the original's and ours, send what the app prints
+// into files that only grow. The warden takes it instead.
+var ownOutput = regexp.MustCompile(`[ \t]*>>?[ \t]*"?\$DROPLET_BASE_DIR/logs/stdout\.log"?[ \t]+2>>?[ \t]*"?\$DROPLET_BASE_DIR/logs/stderr\.log"?`)
+
 // makeFolder makes the instance's folder of its droplet.
 func makeFolder(ctx context.Context, file string, spec warden.Spec, runtime string) error {
 	in, err := os.Open(file)
@@ -472,7 +478,7 @@ func makeFolder(ctx context.Context, file string, spec warden.Spec, runtime stri
 	if len(text) > maxStartup {
 		return fmt.Errorf("cannot use a droplet: its file startup has more than %d bytes", maxStartup)
 	}
-	replaced := []byte(strings.ReplaceAll(string(text), localRuntime, runtime))
+	replaced := ownOutput.ReplaceAll([]byte(strings.ReplaceAll(string(text), localRuntime, runtime)), nil)
 	if err := root.Remove("startup"); err != nil {
 		return fmt.Errorf("cannot prepare startup: %w", err)
 	}

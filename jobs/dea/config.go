@@ -54,6 +54,8 @@ type Config struct {
 	// WhenFull: see WhenFullRefuse and WhenFullWarn.
 	WhenFull string `yaml:"when_others_are_full"`
 
+	Output Output `yaml:"output"`
+
 	// ExpandVariables has $NAME and quotes in the values of users' variables read as
 	// the original's shell read them; without it values pass as they are.
 	ExpandVariables bool `yaml:"expand_variables"`
@@ -94,6 +96,26 @@ type Confinement struct {
 	// Warden is the program that is the parent of an app; "": the one beside this
 	// program.
 	Warden string `yaml:"warden"`
+}
+
+// Output bounds what is kept of what an instance prints, of each of its two streams.
+type Output struct {
+	FileMB int `yaml:"file_mb"` // how large a file gets before another one is begun
+	Kept   int `yaml:"kept"`    // how many are kept beside it
+}
+
+// outputShare is the part of an instance's disk that one file of its output has at
+// most, so that all of them together leave the app the most of it.
+const outputShare = 32
+
+// streams returns where an instance's output goes.
+func (o Output) streams(spec warden.Spec) *warden.Streams {
+	return &warden.Streams{
+		Stdout:   filepath.Join(spec.Dir, "logs", "stdout.log"),
+		Stderr:   filepath.Join(spec.Dir, "logs", "stderr.log"),
+		MaxBytes: max(64<<10, min(int64(o.FileMB)<<20, spec.Limits.DiskBytes/outputShare)),
+		Kept:     o.Kept,
+	}
 }
 
 // Intervals are the DEA's times; those that are how often must be above 0.
@@ -200,6 +222,7 @@ func defaults() Config {
 		Partition:     wire.DefaultPartition,
 		WhenFull:      WhenFullRefuse,
 		DiskThreshold: 95,
+		Output:        Output{FileMB: 10, Kept: 2},
 		Droplets:      Droplets{CacheMB: 1024, MaxDropletMB: 1024},
 		Confinement:   Confinement{Isolation: confine.LevelSafe, Network: warden.NetworkOwn, Ports: PortRange{20000, 31999}, Processes: 512},
 	}
@@ -263,6 +286,8 @@ func (c Config) check() error {
 		return errors.New("max_memory is below 1 MB")
 	case c.MaxClients < 1 || c.Processes < 1 || c.CacheMB < 0 || c.MaxDropletMB < 1:
 		return errors.New("max_clients, processes and max_droplet_mb must be positive, staged_cache_mb not negative")
+	case c.Output.FileMB < 1 || c.Output.Kept < 0 || c.Output.Kept > 20:
+		return errors.New("output: file_mb must be 1 at least, kept within 0 and 20")
 	case c.DiskThreshold <= 0 || c.DiskThreshold > 100:
 		return fmt.Errorf("droplet_fs_percent_used_threshold %v is not a percentage", c.DiskThreshold)
 	case !slices.Contains(confine.Levels(), c.Isolation):

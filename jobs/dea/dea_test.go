@@ -887,3 +887,29 @@ func TestWeakMachine(t *testing.T) {
 		t.Errorf("the neighbour says %q", got)
 	}
 }
+
+// TestOutput: an app that prints without end goes on, and the last of what it
+// printed is kept, in files that together leave it its disk.
+func TestOutput(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	a := c.start("")
+	found := a.launch(a.document("1", a.droplet(), "MODE=flood"))
+	if got := get(t, found, "/"); !strings.HasPrefix(got, "hello") {
+		t.Errorf("after its flood it says %q", got)
+	}
+	eventually(t, "all is printed", func() bool { return strings.HasSuffix(file(t, found, "/logs/stdout.log"), "\nthe last line\n") })
+	if got := file(t, found, "/logs/stderr.log"); got != "to stderr\n" {
+		t.Errorf("stderr.log: %q", got)
+	}
+	sum := 0
+	for _, name := range []string{"/logs/stdout.log", "/logs/stdout.log.1", "/logs/stdout.log.2"} {
+		sum += len(file(t, found, name))
+	}
+	if most := 3 * 64 << 20 / outputShare; sum > most || sum < most/2 {
+		t.Errorf("%d bytes of 20 MB are kept, want %d at most", sum, most)
+	}
+	if times := file(t, found, "/logs/stdout.log.times"); !strings.HasPrefix(times, "0 1") {
+		t.Errorf("times: %q", times)
+	}
+}

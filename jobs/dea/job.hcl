@@ -107,6 +107,18 @@ property "expand_variables" {
   on_change   = "restart"
 }
 
+property "output" {
+  type        = object({ file_mb = optional(number, 10), kept = optional(number, 2) })
+  default     = {}
+  description = "What is kept of what an instance prints, for each of stdout and stderr: files of so many MB (less where the disk quota is small), and how many beside the present one"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.output.file_mb >= 1 && property.output.kept >= 0 && property.output.kept <= 20
+    error_message = "file_mb is 1 at least, kept from 0 to 20."
+  }
+}
+
 property "prod" {
   type        = bool
   default     = null

@@ -76,6 +76,12 @@ func (d *DEA) look(a *attendant, s *sample, used warden.Usage, now time.Time) {
 		cpu = max(0, 100*float64(used.CPU-s.cpu)/float64(now.Sub(s.at)))
 	}
 	s.at, s.cpu = now, used.CPU
+	if d.machine.Cgroups != nil {
+		// As the kernel counts, which holds the app to its quota.
+		if memory, ok := confine.Memory(d.machine.Cgroups.Folders(a.instance.ID)); ok {
+			used.Memory = memory
+		}
+	}
 	if !now.Before(s.nextDisk) {
 		s.disk = confine.DiskUsage(d.instanceFolder(a.instance.Folder))
 		s.nextDisk = now.Add(time.Duration(float64(time.Since(now)) / diskShare))

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"syscall"
 	"time"
 
@@ -25,6 +26,9 @@ const (
 	socketFD = 3
 	goFD     = 4
 )
+
+// outputFD is the log of the warden's other part, if the app has Streams.
+const outputFD = 3
 
 // stageCommand is the warden's other part, see stage.
 const stageCommand = "stage"
@@ -58,10 +62,15 @@ func stage(args []string) int {
 		return 2
 	}
 	spec, err := ReadSpec(args[0])
+	said := os.Stderr
+	if spec.Streams != nil {
+		syscall.CloseOnExec(outputFD)
+		said = os.NewFile(outputFD, "output")
+	}
 	if err == nil {
 		err = confine.Exec(spec.Spec, filepath.Join(args[0], rootFolder))
 	}
-	fmt.Fprintf(os.Stderr, "cannot start the app: %v\n", err)
+	fmt.Fprintf(said, "cannot start the app: %v\n", err)
 	return 126
 }
 
@@ -91,7 +100,7 @@ func run(dir string) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 
-	pid, err := start(context.Background(), dir, spec)
+	pid, printed, err := start(context.Background(), dir, spec)
 	if err != nil {
 		return parent.Write(dir, exitFile, Ended{Status: -1, At: time.Now().UTC(), Error: err.Error()})
 	}
@@ -113,6 +122,8 @@ func run(dir string) error {
 	var ended Ended
 	ended.Status, ended.Signal = parent.Exit(p.Reap())
 	p.End()
+	// Nothing of the app is left that could print: its output ends at once.
+	printed.Wait()
 	ended.At = time.Now().UTC()
 	return parent.Write(dir, exitFile, ended)
 }
@@ -123,48 +134,66 @@ const defaultGrace = 5 * time.Second
 // maxLocks is how many locks a warden may hold: one for each of an app's ports.
 const maxLocks = 3
 
-// start forks the process that becomes the app, in a network of its own if it has one,
-// and returns its pid.
-func start(ctx context.Context, dir string, spec Spec) (pid int, err error) {
+// start forks the process that becomes the app, in a network of its own if it has one.
+// It returns its pid, and printed, which is done when its output has ended.
+func start(ctx context.Context, dir string, spec Spec) (pid int, printed *sync.WaitGroup, err error) {
 	if spec.Network == nil {
 		return fork(dir, spec)
 	}
 	own, err := network.Enter(*spec.Network)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	own.Do(func() { pid, err = fork(dir, spec) })
+	own.Do(func() { pid, printed, err = fork(dir, spec) })
 	if err == nil {
 		go own.Run(ctx) // as long as this process lives
 	}
-	return pid, err
+	return pid, printed, err
 }
 
 // fork forks the process that becomes the app, from this thread.
-func fork(dir string, spec Spec) (pid int, err error) {
+func fork(dir string, spec Spec) (pid int, printed *sync.WaitGroup, err error) {
+	printed = &sync.WaitGroup{}
 	null, err := os.Open(os.DevNull)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	defer null.Close()
 	output, err := OpenLog(spec.Dir, spec.Output, spec.UID, spec.GID)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	defer output.Close()
+	files := []uintptr{null.Fd(), output.Fd(), output.Fd()}
+	if spec.Streams != nil {
+		files = []uintptr{null.Fd(), 0, 0, outputFD: output.Fd()}
+		for i, path := range []string{spec.Streams.Stdout, spec.Streams.Stderr} {
+			read, write, err := pipe(spec)
+			if err != nil {
+				return 0, nil, err
+			}
+			// The pipe's other end is the app's alone, so that its end is seen.
+			defer write.Close()
+			files[i+1] = write.Fd()
+			printed.Go(func() {
+				defer read.Close()
+				stream(read, spec, path)
+			})
+		}
+	}
 	attributes := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	if spec.Namespaces {
 		attributes.Cloneflags = confine.Flags
 	}
 	pid, err = syscall.ForkExec("/proc/self/exe", []string{"warden", stageCommand, dir}, &syscall.ProcAttr{
 		Dir:   spec.Dir,
-		Files: []uintptr{null.Fd(), output.Fd(), output.Fd()},
+		Files: files,
 		Sys:   attributes,
 	})
 	if err != nil {
-		return 0, fmt.Errorf("cannot start the app: %w", err)
+		return 0, nil, fmt.Errorf("cannot start the app: %w", err)
 	}
-	return pid, nil
+	return pid, printed, nil
 }
 
 // OpenLog opens a file below an instance's folder to append to it, and nothing

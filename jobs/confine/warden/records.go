@@ -24,6 +24,9 @@ type Spec struct {
 	confine.Spec
 	// Output takes what the command itself prints; below Dir.
 	Output string `json:"output"`
+	// Streams take what the command prints instead; nil: Output does. What the warden
+	// has to say stays in Output.
+	Streams *Streams `json:"streams,omitempty"`
 	// Bound ends it with the connection of who started it; else it lives on.
 	Bound bool `json:"bound,omitempty"`
 }

@@ -4,6 +4,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/prometheus/procfs"
+
 	"github.com/clusterworks/deploy/agent/host/proc"
 )
 
@@ -13,7 +15,7 @@ const userHz = 100
 // Usage is what an app uses.
 type Usage struct {
 	CPU       time.Duration // so far
-	Memory    int64         // bytes, resident
+	Memory    int64         // bytes, what processes share counted once where we may look
 	Processes int           // threads
 }
 
@@ -38,8 +40,25 @@ func (s Snapshot) Usage(warden int) Usage {
 	for _, pid := range proc.Descendants(s.children, warden) {
 		p := s.all[pid]
 		u.CPU += time.Duration(p.UTime+p.STime) * time.Second / userHz
-		u.Memory += int64(p.RSS) * int64(os.Getpagesize())
+		u.Memory += share(pid, int64(p.RSS)*int64(os.Getpagesize()))
 		u.Processes += p.NumThreads
 	}
 	return u
+}
+
+// share returns the bytes of a process, of pages that it shares with others only
+// its part; resident, all of them, if the kernel does not say.
+func share(pid int, resident int64) int64 {
+	if resident == 0 {
+		return 0
+	}
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		return resident
+	}
+	rollup, err := p.ProcSMapsRollup()
+	if err != nil || rollup.Pss == 0 {
+		return resident
+	}
+	return int64(rollup.Pss)
 }

@@ -28,6 +28,13 @@ if ($mode eq "bomb") {
 }
 if ($mode eq "hungry") { my @all; push @all, "x" x (1 << 20) for 1 .. 512; sleep 20; exit 0 }
 if ($mode eq "filler") { open(my $f, ">", "fill"); print $f "x" x (1 << 20) for 1 .. 256; sleep 20; exit 0 }
+if ($mode eq "flood") {
+    print "x" x 1023, "\n" for 1 .. 20000;
+    open(my $again, ">>", "/dev/stdout") or die "cannot open /dev/stdout: $!\n";
+    print $again "the last line\n";
+    close $again;
+    print STDERR "to stderr\n";
+}
 if ($mode eq "astray" or $mode eq "shy") {
     my @at = $mode eq "shy" ? (LocalAddr => "127.0.0.2", LocalPort => $option{"-p"}) : (LocalPort => 0);
     my $listen = IO::Socket::INET->new(@at, Listen => 1) or die "cannot listen: $@\n";
