@@ -17,6 +17,8 @@ packages_of() {
 	# Runtimes of apps. On PATH there may be others that only one user can run.
 	/usr/bin/node) echo nodejs ;;
 	/usr/bin/python3) echo python3 ;;
+	/usr/bin/flask) echo python3-flask ;;
+	/usr/bin/django-admin) echo python3-django ;;
 	/usr/bin/ruby) echo ruby ;;
 	/usr/bin/rackup) echo ruby-rack ruby-sinatra ruby-webrick ;;
 	/usr/bin/bundle) echo bundler ;;

@@ -12,6 +12,24 @@ property "external_uri" {
   }
 }
 
+property "name" {
+  type        = string
+  default     = "vcap"
+  description = "What this cloud calls itself (`vmc info`)"
+}
+
+property "description" {
+  type        = string
+  default     = "Cloud Foundry of the first generation"
+  description = "A line about this cloud (`vmc info`)"
+}
+
+property "support" {
+  type        = string
+  default     = ""
+  description = "Where users get help: a URL or an e-mail address (`vmc info`); \"\": nothing is said"
+}
+
 property "port" {
   type        = number
   default     = 9022

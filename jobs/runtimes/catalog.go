@@ -41,13 +41,16 @@ func Frameworks() []wire.FrameworkInfo {
 		{Name: "sinatra", Runtimes: one("ruby"), Detection: is("*.rb", `^\s*require[\s(]*['"]sinatra(/base)?['"]`)},
 		// A site may have scripts and a package.json for its build; a server that serves
 		// pages has one of these names, or a start script.
-		{Name: "static", Runtimes: one("static"), Detection: is("index.html", true, "server.js", false, "app.js", false, "wsgi.py", false)},
+		{Name: "static", Runtimes: one("static"), Detection: is("index.html", true, "server.js", false, "app.js", false, "wsgi.py", false, "manage.py", false)},
 		{Name: "node", Runtimes: one("node"), Detection: is("package.json", true, "*.js", ".")},
-		{Name: "wsgi", Runtimes: one("python"), Detection: is("wsgi.py", true)},
+		{Name: "wsgi", Runtimes: one("python"), Detection: is("wsgi.py", true, "manage.py", true, "app.py", makesApp, "application.py", makesApp, "main.py", makesApp)},
 		{Name: "binary", Runtimes: one("binary")},
 		{Name: "standalone", Runtimes: all},
 	}
 }
+
+// makesApp is found in Python scripts that make a Flask or Bottle app.
+const makesApp = `\b(Flask|Bottle|default_app)\(`
 
 // Named finds one of the usual runtimes, for messages that give its name only.
 func Named(name string) (wire.RuntimeInfo, bool) {

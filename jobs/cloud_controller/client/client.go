@@ -25,8 +25,12 @@ import (
 const headerTimeout = 10 * time.Minute
 
 // tries of a request whose repetition does no harm, while the controller or the
-// way to it is away; they take about 15 s.
-const tries = 8
+// way to it is away; they take about 15 s. Where nobody listens at all, there is
+// rather no cloud: refusals says how often that is tried, within a second.
+const (
+	tries    = 8
+	refusals = 3
+)
 
 // Client is a user of one controller.
 type Client struct {
@@ -164,12 +168,16 @@ const firstWait = 200 * time.Millisecond
 // do makes a request until it is answered, and returns an answer of success. The
 // caller closes its body.
 func (c *Client) do(ctx context.Context, r request) (*http.Response, error) {
+	refused := 0
 	res, err := backoff.Retry(ctx, func() (*http.Response, error) {
 		if r.made != nil {
 			*r.made++
 		}
 		res, err := c.try(ctx, r)
-		if err == nil || ctx.Err() != nil || !again(r, err) {
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			refused++
+		}
+		if err == nil || ctx.Err() != nil || refused == refusals || !again(r, err) {
 			if err != nil {
 				err = backoff.Permanent(err)
 			}

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -130,6 +131,19 @@ func TestTriesAgain(t *testing.T) {
 				t.Errorf("asked %q, want %d requests", f.asked, tc.requests)
 			}
 		})
+	}
+}
+
+// TestRefused: where nobody listens, that is said at once, not after all tries.
+func TestRefused(t *testing.T) {
+	c, err := New("http://127.0.0.1:1", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := 0
+	c.Retrying = func(error) { again++ }
+	if _, err := c.Info(t.Context()); !errors.Is(err, syscall.ECONNREFUSED) || again != refusals-1 {
+		t.Errorf("%v after %d more tries, want a refusal after %d", err, again, refusals-1)
 	}
 }
 

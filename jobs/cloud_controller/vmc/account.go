@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -77,8 +78,12 @@ func (v *vmc) login(ctx context.Context, c *client.Client, email, password strin
 	c.Token = "" // an old one may be no good any more
 	token, err := c.Login(ctx, email, password)
 	if err != nil {
-		if client.Is(err, client.CodeForbidden) {
-			return fmt.Errorf("cannot log in as %s at %s: %v", email, c.Target(), err)
+		var answer *client.Error
+		if errors.As(err, &answer) && answer.Code == client.CodeForbidden {
+			if answer.Status == http.StatusTooManyRequests {
+				return fmt.Errorf("cannot log in as %s at %s: %v", email, c.Target(), err)
+			}
+			return fmt.Errorf("cannot log in as %s at %s: the password is wrong, or there is no such account; vmc register makes one where the cloud lets you", email, c.Target())
 		}
 		return err
 	}
@@ -206,7 +211,10 @@ func infoCommand(v *vmc) *cobra.Command {
 		if v.json {
 			return v.printJSON(info)
 		}
-		fmt.Fprintf(v.out, "%s\n%s, version %v (build %v), support: %s\n", info.Description, info.Name, info.Version, info.Build, info.Support)
+		fmt.Fprintf(v.out, "%s\n%s, version %v (build %v)\n", info.Description, info.Name, info.Version, info.Build)
+		if info.Support != "" {
+			fmt.Fprintf(v.out, "Support:   %s\n", info.Support)
+		}
 		fmt.Fprintf(v.out, "Target:    %s\n", c.Target())
 		if info.Isolation != "" {
 			fmt.Fprintf(v.out, "Isolation: %s\n", info.Isolation)

@@ -186,12 +186,12 @@ func TestDetect(t *testing.T) {
 	} {
 		dir := t.TempDir()
 		must(t, os.CopyFS(dir, tc.files))
-		if got, err := detect(dir, frameworks); err != nil || got != tc.want {
-			t.Errorf("%s: %q, %v; want %q", name, got, err, tc.want)
+		if got, err := detect(dir, frameworks); err != nil || got.framework != tc.want {
+			t.Errorf("%s: %+v, %v; want %q", name, got, err, tc.want)
 		}
 	}
-	if got, err := detect(self, frameworks); err != nil || got != "binary" {
-		t.Errorf("a program: %q, %v", got, err)
+	if got, err := detect(self, frameworks); err != nil || got.framework != "binary" {
+		t.Errorf("a program: %+v, %v", got, err)
 	}
 	bad := map[string]client.Framework{"x": {Name: "x", Detection: []map[string]any{{"*": "("}}}}
 	if _, err := detect(self, bad); err == nil || !strings.Contains(err.Error(), "framework x") {

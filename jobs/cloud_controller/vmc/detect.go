@@ -1,6 +1,7 @@
 package vmc
 
 import (
+	"archive/zip"
 	"debug/elf"
 	"encoding/json"
 	"errors"
@@ -21,12 +22,22 @@ import (
 // first; others come before these, by name, since someone has added them.
 var preference = []string{"grails", "lift", "spring", "java_web", "rails3", "rack", "sinatra", "django", "wsgi", "php", "static", "node"}
 
-// detect finds out what kind of app there is, by the rules that the cloud tells of
-// its frameworks. "": none fits.
-func detect(source string, frameworks map[string]client.Framework) (string, error) {
+// kind is how an app runs, as far as its files tell. Zero: they do not.
+type kind struct {
+	framework string
+	runtime   string // "": the framework's default
+	command   string // "": the framework knows
+	// web reports whether it is to have a URL, which an app that is no framework's
+	// has only if it says so.
+	web bool
+}
+
+// detect finds out what kind of app there is: by what declares how it runs, else by
+// the rules that the cloud tells of its frameworks.
+func detect(source string, frameworks map[string]client.Framework) (kind, error) {
 	info, err := os.Stat(source)
 	if err != nil {
-		return "", err
+		return kind{}, err
 	}
 	var files fs.FS = onlyFile(source)
 	if info.IsDir() {
@@ -34,9 +45,9 @@ func detect(source string, frameworks map[string]client.Framework) (string, erro
 	}
 	declared, err := declares(files)
 	if err != nil {
-		return "", err
+		return kind{}, err
 	}
-	if _, offered := frameworks[declared]; offered {
+	if _, offered := frameworks[declared.framework]; offered {
 		return declared, nil
 	}
 	names := slices.Sorted(maps.Keys(frameworks))
@@ -45,45 +56,190 @@ func detect(source string, frameworks map[string]client.Framework) (string, erro
 	for _, name := range names {
 		fits, err := fitsFramework(files, frameworks[name])
 		if err != nil {
-			return "", err
+			return kind{}, err
 		}
 		if fits {
-			return name, nil
+			return kind{framework: name, web: true}, nil
 		}
 	}
 	if _, offered := frameworks["binary"]; offered {
 		programs, err := programsIn(files)
 		if err != nil {
-			return "", err
+			return kind{}, err
 		}
 		if programs == 1 {
-			return "binary", nil
+			return kind{framework: "binary", web: true}, nil
 		}
 	}
-	return "", nil
+	return kind{}, nil
 }
 
-// declares returns the framework of an app whose files say how it runs; a guess by
-// names is for the others. "": none does.
-func declares(files fs.FS) (string, error) {
-	if _, err := fs.Stat(files, "config.ru"); err == nil {
-		return "rack", nil
+// declares returns the kind of an app whose files say how it runs; a guess by names
+// is for the others. Zero: none does.
+func declares(files fs.FS) (kind, error) {
+	if text, err := fs.ReadFile(files, "Procfile"); err == nil {
+		if k := procfile(string(text), files); k != (kind{}) {
+			return k, nil
+		}
+	}
+	for _, one := range []struct{ file, framework string }{{"config.ru", "rack"}, {"manage.py", "wsgi"}} {
+		if isThere(files, one.file) {
+			return kind{framework: one.framework, web: true}, nil
+		}
 	}
 	text, err := fs.ReadFile(files, "package.json")
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	if err != nil {
-		return "", err
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return kind{}, err
 	}
 	var about struct {
 		Scripts map[string]string `json:"scripts"`
 	}
 	// One that is broken is for npm to complain of, when the app is staged.
-	if json.Unmarshal(text, &about) == nil && about.Scripts["start"] != "" {
-		return "node", nil
+	if err == nil && json.Unmarshal(text, &about) == nil && about.Scripts["start"] != "" {
+		return kind{framework: "node", web: true}, nil
 	}
-	return "", nil
+	jars, err := executableJars(files)
+	if err != nil || len(jars) != 1 || isThere(files, "WEB-INF") {
+		return kind{}, err
+	}
+	return kind{"standalone", "java", "java $JAVA_OPTS -jar " + shellWord(jars[0]), true}, nil
+}
+
+func isThere(files fs.FS, name string) bool {
+	_, err := fs.Stat(files, name)
+	return err == nil
+}
+
+// process is a line of a Procfile.
+var process = regexp.MustCompile(`(?m)^([A-Za-z0-9_-]+):[ \t]*(\S.*?)\s*$`)
+
+// procfile returns what a Procfile declares: its process web, else its only one. A
+// server of Python's apps is what the framework brings, and so is npm start.
+func procfile(text string, files fs.FS) kind {
+	lines := process.FindAllStringSubmatch(text, -1)
+	i := slices.IndexFunc(lines, func(line []string) bool { return line[1] == "web" })
+	web := i >= 0
+	if !web {
+		if len(lines) != 1 {
+			return kind{}
+		}
+		i = 0
+	}
+	command := lines[i][2]
+	first, rest, _ := strings.Cut(command, " ")
+	switch {
+	case web && slices.Contains([]string{"gunicorn", "waitress-serve", "uwsgi"}, first):
+		return kind{framework: "wsgi", web: true}
+	case web && first == "npm" && strings.TrimSpace(rest) == "start":
+		return kind{framework: "node", web: true}
+	}
+	return kind{"standalone", runtimeOf(command, files), command, web}
+}
+
+// runtimeOf guesses what a command runs with: by the programs that it names, else
+// by the files that declare what an app needs.
+func runtimeOf(command string, files fs.FS) string {
+	programs := map[string]string{
+		"java": "java", "node": "node", "npm": "node", "npx": "node", "yarn": "node",
+		"python": "python", "python3": "python", "gunicorn": "python", "flask": "python", "celery": "python", "uvicorn": "python",
+		"ruby": "ruby", "bundle": "ruby", "rackup": "ruby", "rake": "ruby", "rails": "ruby", "puma": "ruby",
+	}
+	for _, word := range strings.Fields(command) {
+		if strings.Contains(word, "=") {
+			continue // a variable
+		}
+		if runtime, ok := programs[filepath.Base(word)]; ok {
+			return runtime
+		}
+		break
+	}
+	for _, one := range []struct{ file, runtime string }{
+		{"package.json", "node"}, {"requirements.txt", "python"}, {"Gemfile", "ruby"},
+	} {
+		if files != nil && isThere(files, one.file) {
+			return one.runtime
+		}
+	}
+	return "binary"
+}
+
+// executableJars returns the names of the root's archives that Java can start.
+func executableJars(files fs.FS) ([]string, error) {
+	names, err := fs.Glob(files, "*.jar")
+	if err != nil {
+		return nil, err
+	}
+	var found []string
+	for _, name := range names {
+		f, err := files.Open(name)
+		if err != nil {
+			return nil, err
+		}
+		starts := hasMainClass(f)
+		f.Close()
+		if starts {
+			found = append(found, name)
+		}
+	}
+	return found, nil
+}
+
+var mainClass = regexp.MustCompile(`(?m)^Main-Class:`)
+
+// hasMainClass reports whether a file is an archive whose manifest names what to
+// start.
+func hasMainClass(f fs.File) bool {
+	at, ok := f.(io.ReaderAt)
+	info, err := f.Stat()
+	if !ok || err != nil {
+		return false
+	}
+	archive, err := zip.NewReader(at, info.Size())
+	if err != nil {
+		return false
+	}
+	m, err := archive.Open("META-INF/MANIFEST.MF")
+	if err != nil {
+		return false
+	}
+	defer m.Close()
+	text, err := io.ReadAll(io.LimitReader(m, looked))
+	return err == nil && mainClass.Match(text)
+}
+
+// shellWord makes one word of a command of a text.
+func shellWord(text string) string {
+	if regexp.MustCompile(`^[A-Za-z0-9._/-]+$`).MatchString(text) {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
+
+// advice says what would do for files that nothing is known to run, "" if they are
+// no known ones.
+func advice(source string) string {
+	if !isFolder(source) {
+		return ""
+	}
+	files := os.DirFS(source)
+	for _, one := range []struct{ glob, text string }{
+		{"Dockerfile", "this cloud runs no container images: push what the Dockerfile copies and give --command"},
+		{"pom.xml", "build it first, then push what was built: --path target/APP.jar or .war"},
+		{"build.gradle*", "build it first, then push what was built: --path build/libs/APP.jar or .war"},
+		{"go.mod", "build it first (CGO_ENABLED=0 GOOS=linux go build), then push the program: --path PROGRAM"},
+		{"Cargo.toml", "build it first, then push the program: --path target/release/PROGRAM"},
+		{"*.php", "this cloud has no PHP"},
+		{"composer.json", "this cloud has no PHP"},
+		{"requirements.txt", "a Python app needs a wsgi.py, an app.py that makes a Flask app, a manage.py of Django, or a Procfile with a line such as \"web: gunicorn module:callable\""},
+		{"*.py", "a Python app needs a wsgi.py, an app.py that makes a Flask app, a manage.py of Django, or a Procfile with a line such as \"web: python server.py\""},
+		{"Gemfile", "a Ruby app needs a config.ru, or a script that requires sinatra, or a Procfile"},
+		{"*.html", "a site needs an index.html, or --framework static"},
+	} {
+		if found, err := fs.Glob(files, one.glob); err == nil && len(found) > 0 {
+			return "there is " + found[0] + ": " + one.text
+		}
+	}
+	return ""
 }
 
 // lookedFor lists the files by which frameworks are found out.
@@ -97,6 +253,9 @@ func lookedFor(frameworks map[string]client.Framework) string {
 				}
 			}
 		}
+	}
+	for _, declaration := range []string{"Procfile", "an executable .jar"} {
+		found[declaration] = true
 	}
 	return strings.Join(slices.Sorted(maps.Keys(found)), ", ")
 }

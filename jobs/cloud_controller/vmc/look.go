@@ -182,32 +182,6 @@ func (h *heading) Write(p []byte) (int, error) {
 	return h.w.Write(p)
 }
 
-func logsCommand(v *vmc) *cobra.Command {
-	var instance string
-	var follow, staging bool
-	c := v.appsOf(&cobra.Command{
-		Use:     "logs APP",
-		Short:   "Show what an app's instance prints",
-		Example: "  vmc logs hello\n  vmc logs -f hello --instance 2\n  vmc logs hello --staging",
-		Args:    cobra.ExactArgs(1),
-	}, func(ctx context.Context, c *client.Client, args []string) error {
-		if _, err := c.App(ctx, args[0]); err != nil {
-			return err
-		}
-		switch {
-		case staging:
-			return v.printLogs(ctx, c, args[0], instance, []string{"logs/staging.log"})
-		case follow:
-			return v.follow(ctx, c, args[0], instance, []string{"logs/stdout.log", "logs/stderr.log"})
-		}
-		return v.printLogs(ctx, c, args[0], instance, []string{"logs/stderr.log", "logs/stdout.log", "logs/err.log"})
-	})
-	c.Flags().StringVar(&instance, "instance", "0", "`index` of the instance, or the id of a crashed one")
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes")
-	c.Flags().BoolVar(&staging, "staging", false, "show how the app was staged instead")
-	return c
-}
-
 // followEvery is how often new lines are asked for.
 const followEvery = time.Second
 

@@ -94,6 +94,12 @@ func TestAppsPage(t *testing.T) {
 		t.Errorf("health: %s", out)
 	}
 	p.ok("scale", "hello", "2")
+	if out := p.ok("logs", "hello", "--all", "--since", "10m"); strings.Count(out, "/OUT] started undefined\n") != 2 || !strings.Contains(out, "[0/OUT]") || !strings.Contains(out, "[1/OUT]") {
+		t.Errorf("logs of two instances: %s", out)
+	}
+	if out := p.ok("logs", "hello", "--all", "-n", "1"); strings.Count(out, "\n") != 1 {
+		t.Errorf("the last line of two instances: %q", out)
+	}
 	p.ok("rename", "hello", "greeter")
 	p.fails("Application not found", "apps", "hello")
 	_, _ = p.page("http://hello." + strings.TrimPrefix(p.target, "api.") + "/crash")

@@ -82,10 +82,11 @@ func newPlatform(t *testing.T) *platform {
 	for _, name := range []string{"VMC_TARGET", "VMC_TOKEN", "VMC_PASSWORD"} {
 		t.Setenv(name, "")
 	}
-	warden := filepath.Join(t.TempDir(), "warden")
-	build := exec.Command("go", "build", "-o", warden, "github.com/clusterworks/deploy/jobs/confine/cmd/warden")
+	programs := t.TempDir()
+	warden := filepath.Join(programs, "warden")
+	build := exec.Command("go", "build", "-o", programs+"/", "github.com/clusterworks/deploy/jobs/confine/cmd/warden", "github.com/clusterworks/deploy/jobs/stager/cmd/static_server")
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("cannot build the warden: %v\n%s", err, out)
+		t.Fatalf("cannot build the programs: %v\n%s", err, out)
 	}
 	// As a deployment has it: each with a user and a certificate of its own, and nothing
 	// in plain text between them.
@@ -128,7 +129,7 @@ directories: {droplets: %[1]s/droplets, resources: %[1]s/resources, tmpdir: %[1]
 bulk_api: {host: "https://api.cf.localhost", addresses: ["127.0.0.1:`+strconv.Itoa(internal)+`"]}
 intervals: {desired_state_update: 1, droplet_lost: 2, droplets_analysis: 0.5, min_restart_delay: 1, max_restart_delay: 2, delay_time_noise: 0, giveup_crash_number: 2, request_queue: 0.1}
 `, func(process component.Process) (runnable, error) { return healthmanager.New(process) })
-	p.run("stager", common("stager")+"dirs: {tmp: "+t.TempDir()+"}\nwarden: "+warden+"\n", func(process component.Process) (runnable, error) { return stager.New(process) })
+	p.run("stager", common("stager")+"dirs: {tmp: "+t.TempDir()+"}\nwarden: "+warden+"\nstatic_server: "+programs+"/static_server\n", func(process component.Process) (runnable, error) { return stager.New(process) })
 	p.run("dea", common("dea")+fmt.Sprintf(`
 base_dir: %s
 filer_port: 0
@@ -369,6 +370,14 @@ func TestFailedPushes(t *testing.T) {
 		status, out, _ := p.vmc("crashlogs", "crasher")
 		return status == 0 && strings.Contains(out, "no such luck")
 	})
+	// Who stops it to see why can.
+	p.ok("stop", "crasher")
+	if out := p.ok("crashlogs", "crasher"); !strings.Contains(out, "no such luck") {
+		t.Errorf("the crash's log of a stopped app: %s", out)
+	}
+	if out := p.ok("logs", "crasher", "--all"); !regexp.MustCompile(`(?m)^20\S+ \[[0-9a-f]{8}/ERR\] no such luck$`).MatchString(out) || !strings.Contains(out, "/DEA] The app ended with status 3.") {
+		t.Errorf("all logs of a stopped app: %s", out)
+	}
 	p.ok("delete", "crasher", "--force")
 
 	// It never opens its port.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -181,31 +182,44 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 
 // create makes an app that is not there.
 func (v *vmc) create(ctx context.Context, c *client.Client, info client.Info, app manifest.App, uris []string, resources client.Resources, noURL bool) error {
-	framework := app.Framework
-	if framework == "" {
-		found, err := detect(app.Path, info.Frameworks)
-		if err != nil {
+	is := kind{framework: app.Framework, web: app.Framework != "standalone"}
+	if is.framework == "" {
+		var err error
+		if is, err = detect(app.Path, info.Frameworks); err != nil {
 			return fmt.Errorf("cannot push %s: %w", app.Path, err)
 		}
 		switch {
-		case app.Command != "" && (found == "" || found == "binary"):
-			framework = "standalone"
-		case found == "":
-			return fmt.Errorf("cannot tell what kind of app %s is: there is none of %s; say --framework (vmc frameworks lists them), or --command for any other program", app.Path, lookedFor(info.Frameworks))
-		default:
-			framework = found
+		case app.Command != "" && (is.framework == "" || is.framework == "binary" || is.command != ""):
+			is = kind{framework: "standalone", web: is.command != "" && is.web}
+		case is.framework == "":
+			hint := advice(app.Path)
+			if hint != "" {
+				hint = "; " + hint
+			}
+			return fmt.Errorf("cannot tell what kind of app %s is: there is none of %s%s; say --framework (vmc frameworks lists them), or --command for any other program", app.Path, lookedFor(info.Frameworks), hint)
 		}
-		v.say("%s is a %s app, by its files.", app.Name, framework)
+		v.say("%s is a %s app, by its files.", app.Name, is.framework)
+	}
+	framework := is.framework
+	if app.Command == "" {
+		app.Command = is.command
+	}
+	if app.Runtime == "" && framework == "standalone" {
+		var files fs.FS
+		if isFolder(app.Path) {
+			files = os.DirFS(app.Path)
+		}
+		app.Runtime = runtimeOf(app.Command, files)
 	}
 	if resources.Memory == 0 {
 		resources.Memory = 64
-		if framework == "java_web" {
+		if framework == "java_web" || app.Runtime == "java" {
 			resources.Memory = 512
 		}
 	}
 	// Who says nothing of URLs gets one, unless there is nothing to serve, most
 	// likely.
-	if len(uris) == 0 && !noURL && framework != "standalone" {
+	if len(uris) == 0 && !noURL && is.web {
 		uris = []string{hostLabel(app.Name) + "." + c.Domain()}
 	}
 	instances := 1

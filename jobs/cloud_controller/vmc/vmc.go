@@ -121,6 +121,13 @@ func (v *vmc) printJSON(result any) error {
 	return e.Encode(result)
 }
 
+// printJSONLine prints one of many results for machines.
+func (v *vmc) printJSONLine(result any) error {
+	e := json.NewEncoder(v.out)
+	e.SetEscapeHTML(false)
+	return e.Encode(result)
+}
+
 // say tells what is being done.
 func (v *vmc) say(format string, args ...any) { fmt.Fprintf(v.err, format+"\n", args...) }
 

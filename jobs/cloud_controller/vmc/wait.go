@@ -176,6 +176,28 @@ func (v *vmc) showCrash(ctx context.Context, c *client.Client, app, instance str
 	for _, file := range crashLogs {
 		v.showTail(ctx, c, app, instance, file)
 	}
+	v.showMissing(ctx, c, app)
+}
+
+// missingMark begins the lines of a staging log that say what an app lists and lacks.
+const missingMark = "missing: "
+
+// showMissing shows what the staging of an app that crashes found to be missing.
+func (v *vmc) showMissing(ctx context.Context, c *client.Client, app string) {
+	text, err := c.File(ctx, app, "0", "logs/staging.log", 0)
+	if err != nil {
+		return
+	}
+	defer text.Close()
+	data, err := io.ReadAll(io.LimitReader(text, 1<<20))
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(data)) {
+		if said, ok := strings.CutPrefix(strings.TrimSpace(line), missingMark); ok {
+			v.say("--- missing, as its staging found: %s", said)
+		}
+	}
 }
 
 // tailBytes is how much of a log is shown after a failure.

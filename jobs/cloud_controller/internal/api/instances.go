@@ -158,9 +158,6 @@ func (s *Server) getFiles(w http.ResponseWriter, r *http.Request, _ model.Accoun
 	if name == "logs/staging.log" {
 		return s.getStagingLog(w, r, app)
 	}
-	if app.State != store.Started {
-		return model.ErrAppStopped
-	}
 	which := r.PathValue("instance")
 	request := wire.DEAFind{Droplet: model.ID(app)}
 	if indexText.MatchString(which) {
@@ -181,6 +178,10 @@ func (s *Server) getFiles(w http.ResponseWriter, r *http.Request, _ model.Accoun
 		// Why an instance has crashed is asked most often when none runs.
 		states = append(states, []string{wire.StateCrashed})
 	}
+	none := model.ErrNoInstance(which)
+	if app.State != store.Started {
+		states, none = [][]string{{wire.StateCrashed}}, model.ErrAppStopped
+	}
 	for _, request.States = range states {
 		answers, err := s.Placer.Find(r.Context(), request, 1)
 		if err != nil {
@@ -193,7 +194,7 @@ func (s *Server) getFiles(w http.ResponseWriter, r *http.Request, _ model.Accoun
 			}
 		}
 	}
-	return model.ErrNoInstance(which)
+	return none
 }
 
 func (s *Server) getStagingLog(w http.ResponseWriter, r *http.Request, app store.App) error {

@@ -255,7 +255,7 @@ type Timeouts struct {
 func Defaults() Config {
 	return Config{
 		Serving: Serving{ExternalPort: 9022, InternalPort: 9023, InternalTLSPort: 9024, InternalPlaintext: true, PeerKeepalive: 3 * time.Second, DrainTimeout: 35 * time.Second},
-		Info:    Info{Name: "vcap", Build: 2222, Version: "0.999", Support: "http://localhost/", Description: "Cloud Foundry of the first generation"},
+		Info:    Info{Name: "vcap", Build: 2222, Version: "0.999", Description: "Cloud Foundry of the first generation"},
 		Accounts: Accounts{
 			MinPasswordLength: 8,
 			DefaultCapacity:   Capacity{Memory: 2048, AppURIs: 4, Services: 16, Apps: 20, Instances: 200},

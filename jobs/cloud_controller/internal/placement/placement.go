@@ -237,7 +237,8 @@ func (p *Placer) Follow(ctx context.Context, before, app store.App) error {
 		if err := p.Store.CancelUpdates(ctx, app.ID, "the app was stopped meanwhile"); err != nil {
 			return err
 		}
-		p.Stop(wire.DEAStop{Droplet: model.ID(app)})
+		// Not those that have crashed: who stops an app does so to read why.
+		p.Stop(wire.DEAStop{Droplet: model.ID(app), InstanceFilter: wire.InstanceFilter{States: []string{wire.StateStarting, wire.StateRunning}}})
 		p.TellUpdated(app)
 	case app.State != store.Started:
 	case app.Instances > before.Instances:

@@ -164,9 +164,12 @@ func (s *staging) copyDrivers(lib string) error {
 	return nil
 }
 
-// heap gives Java all the memory that the app has.
+// heap gives Java's heap what an app's quota leaves beside classes, code, threads and
+// buffers: a quarter, and 64 MB at least. A heap that may grow to the quota is never
+// full: the kernel ends the app where Java would have thrown an OutOfMemoryError.
 func heap(p wire.StagingProperties) string {
-	return fmt.Sprintf("-Xms%dm -Xmx%dm", p.Resources.Memory, p.Resources.Memory)
+	quota := p.Resources.Memory
+	return fmt.Sprintf("-Xmx%dm", max(quota-max(quota/4, 64), quota/4, 8))
 }
 
 // proxies are Java's properties for the proxy variables of an app.

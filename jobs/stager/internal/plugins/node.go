@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -78,11 +80,19 @@ func (s *staging) npm(app string, about packageJSON) error {
 	if err := readJSON(filepath.Join(app, "cloudfoundry.json"), &settings); err != nil {
 		return err
 	}
-	if len(about.Dependencies) == 0 || there(app, "node_modules") && !settings.IgnoreNodeModules {
+	var absent []string
+	for _, name := range slices.Sorted(maps.Keys(about.Dependencies)) {
+		if !there(app, "node_modules", name) {
+			absent = append(absent, name)
+		}
+	}
+	if len(about.Dependencies) == 0 || len(absent) == 0 && !settings.IgnoreNodeModules {
 		return nil
 	}
 	if !s.FetchDependencies {
-		s.say("package.json names dependencies and there is no node_modules: this stager fetches none, so push it along if the app needs it")
+		if len(absent) > 0 {
+			s.missing("package.json lists %s, which node_modules lacks, and this stager fetches nothing: `npm install`, and push node_modules along (does an ignore file name it?)", strings.Join(absent, ", "))
+		}
 		return nil
 	}
 	npm, err := exec.LookPath("npm")

@@ -29,9 +29,21 @@ func standalone(s *staging) (start, error) {
 	case strings.HasPrefix(runtime, "ruby"):
 		how.env, _, err = s.ruby(app)
 	case strings.HasPrefix(runtime, "python"):
-		how.env, err = s.python(app)
+		if how.env, err = s.python(app); err == nil {
+			// Debian has no program python, and pip puts programs into bin.
+			how.env["PATH"] = "$PWD/resources:$PWD/python/bin:$PWD/app/vendor/bin:$PATH"
+			how.preamble = "mkdir -p resources && ln -sf \"" + localRuntime + "\" resources/python"
+		}
+	case strings.HasPrefix(runtime, "node"):
+		var about packageJSON
+		if err = readJSON(filepath.Join(app, "package.json"), &about); err == nil {
+			how.env = map[string]string{"PATH": "$PWD/app/node_modules/.bin:$PATH"}
+			err = s.npm(app, about)
+		}
 	case strings.HasPrefix(runtime, "java"):
 		how.env = map[string]string{"JAVA_OPTS": heap(s.Environment) + " -Djava.io.tmpdir=$PWD/tmp $JAVA_OPTS"}
+		// Spring Boot's name for PORT; empty it would be no number.
+		how.preamble = `[ -n "$PORT" ] && export SERVER_PORT="${SERVER_PORT:-$PORT}"`
 	}
 	return how, err
 }

@@ -72,6 +72,9 @@ func sinatraMain(app string) (string, error) {
 func (s *staging) ruby(app string) (env map[string]string, run string, err error) {
 	env = map[string]string{"RACK_ENV": "${RACK_ENV:-production}"}
 	if !there(app, "Gemfile.lock") {
+		if there(app, "Gemfile") {
+			s.say("there is a Gemfile and no Gemfile.lock: the app gets the gems of this cloud's Ruby, in whatever version; `bundle lock` fixes them")
+		}
 		return env, "", nil
 	}
 	bundle, err := exec.LookPath("bundle")

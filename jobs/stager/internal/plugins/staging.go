@@ -62,6 +62,14 @@ func (s *staging) say(format string, args ...any) {
 	fmt.Fprintf(s.log, format+"\n", args...)
 }
 
+// missingMark begins the lines of a staging log that say what an app lists and lacks;
+// vmc shows them again when the app crashes.
+const missingMark = "missing: "
+
+// missing says what the app lists and does not have. It is no failure: the app may
+// do without.
+func (s *staging) missing(format string, args ...any) { s.say(missingMark+format, args...) }
+
 // moveApp makes the app's files a folder of the droplet, and returns its path.
 func (s *staging) moveApp(to string) (string, error) {
 	folder := filepath.Join(s.DestDir, to)

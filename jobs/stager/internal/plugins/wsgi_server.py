@@ -1,8 +1,10 @@
-"""Serves the callable `application` (or `app`) of wsgi.py in the current folder.
+"""Serves a module's callable, by default `application` (or `app`) of wsgi.py in the
+current folder.
 
-usage: wsgi_server.py [-p PORT]
+usage: wsgi_server.py [-m MODULE[:CALLABLE]] [-p PORT]
 """
 import argparse
+import importlib
 import os
 import signal
 import socketserver
@@ -12,14 +14,16 @@ import wsgiref.simple_server
 
 parser = argparse.ArgumentParser()
 parser.add_argument("-p", "--port", type=int, default=int(os.environ.get("VCAP_APP_PORT") or 8080))
-port = parser.parse_args().port
+parser.add_argument("-m", "--module", default="wsgi")
+options = parser.parse_args()
+port = options.port
 
 sys.path.insert(0, os.getcwd())
-import wsgi  # noqa: E402 - the app's
-
-application = getattr(wsgi, "application", None) or getattr(wsgi, "app", None)
+name, _, attribute = options.module.partition(":")
+module = importlib.import_module(name)  # the app's
+application = next((getattr(module, a) for a in ([attribute] if attribute else ["application", "app"]) if hasattr(module, a)), None)
 if application is None:
-    sys.exit("wsgi.py has neither application nor app")
+    sys.exit("the module %s has no %s" % (name, attribute or "application and no app"))
 
 try:
     from gunicorn.app.base import BaseApplication

@@ -1,0 +1,75 @@
+package vmc
+
+import (
+	"archive/zip"
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/fstest"
+)
+
+// jar is an archive with a manifest.
+func jar(t *testing.T, manifest string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	entry, err := w.Create("META-INF/MANIFEST.MF")
+	must(t, err)
+	_, err = io.WriteString(entry, manifest)
+	must(t, errors.Join(err, w.Close()))
+	return b.Bytes()
+}
+
+// TestDeclared: files that declare how an app runs count for more than a guess, and
+// say with what and whether it is to have a URL.
+func TestDeclared(t *testing.T) {
+	boot := &fstest.MapFile{Data: jar(t, "Manifest-Version: 1.0\r\nMain-Class: org.springframework.boot.loader.JarLauncher\r\n")}
+	library := &fstest.MapFile{Data: jar(t, "Manifest-Version: 1.0\r\n")}
+	text := func(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
+	for name, tc := range map[string]struct {
+		files fstest.MapFS
+		want  kind
+	}{
+		"a server of Python's":  {fstest.MapFS{"Procfile": text("web: gunicorn app:app --bind 0.0.0.0:$PORT\n"), "app.py": text("x")}, kind{framework: "wsgi", web: true}},
+		"npm start":             {fstest.MapFS{"Procfile": text("web: npm start"), "package.json": text("{}")}, kind{framework: "node", web: true}},
+		"any program":           {fstest.MapFS{"Procfile": text("release: x\nweb: python server.py --fast\nworker: y\n")}, kind{"standalone", "python", "python server.py --fast", true}},
+		"a worker":              {fstest.MapFS{"Procfile": text("worker: A=1 bundle exec sidekiq\n")}, kind{"standalone", "ruby", "A=1 bundle exec sidekiq", false}},
+		"what it runs with":     {fstest.MapFS{"Procfile": text("web: bin/start\n"), "Gemfile": text("")}, kind{"standalone", "ruby", "bin/start", true}},
+		"two that are not web":  {fstest.MapFS{"Procfile": text("a: b\nc: d\n")}, kind{}},
+		"Django with a package": {fstest.MapFS{"manage.py": text(""), "package.json": text(`{"scripts": {"start": "webpack -w"}}`)}, kind{framework: "wsgi", web: true}},
+		"an executable archive": {fstest.MapFS{"my app.jar": boot, "lib.jar": library}, kind{"standalone", "java", "java $JAVA_OPTS -jar 'my app.jar'", true}},
+		"two of them":           {fstest.MapFS{"a.jar": boot, "b.jar": boot}, kind{}},
+		"a library":             {fstest.MapFS{"a.jar": library}, kind{}},
+		"a start script":        {fstest.MapFS{"package.json": text(`{"scripts": {"start": "node x"}}`)}, kind{framework: "node", web: true}},
+		"nothing":               {fstest.MapFS{"x.py": text("")}, kind{}},
+	} {
+		if got, err := declares(tc.files); err != nil || got != tc.want {
+			t.Errorf("%s: %+v, %v; want %+v", name, got, err, tc.want)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "boot.jar")
+	must(t, os.WriteFile(file, boot.Data, 0o644))
+	if got, err := detect(file, frameworks); err != nil || got.command != "java $JAVA_OPTS -jar boot.jar" {
+		t.Errorf("an archive alone: %+v, %v", got, err)
+	}
+}
+
+// TestAdvice: who pushes what does not run here is told what would do.
+func TestAdvice(t *testing.T) {
+	for files, want := range map[string]string{
+		"Dockerfile app.py": "no container images", "pom.xml": "target/APP.jar", "go.mod main.go": "GOOS=linux", "index.php": "no PHP",
+		"requirements.txt job.py": "wsgi.py", "x.txt": "",
+	} {
+		dir := t.TempDir()
+		for _, name := range strings.Fields(files) {
+			must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o644))
+		}
+		if got := advice(dir); want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q", files, got, want)
+		}
+	}
+}

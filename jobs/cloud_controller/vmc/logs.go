@@ -1,0 +1,321 @@
+package vmc
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
+)
+
+// logFlags are what of logs is shown.
+type logFlags struct {
+	instance        string
+	follow, staging bool
+	all, times      bool
+	lines           int
+	since           time.Duration
+}
+
+func logsCommand(v *vmc) *cobra.Command {
+	var flags logFlags
+	c := v.appsOf(&cobra.Command{
+		Use:   "logs APP",
+		Short: "Show what an app prints",
+		Long: `logs shows what an instance of an app prints: by default the first one's files,
+one after the other. With --all it shows all instances that run, and those that
+have crashed in the last hour, also of an app that is stopped, sorted by time;
+each line begins with its time and with the instance and stream that it is from.
+-n, --since and --timestamps show an instance's lines in the same way.`,
+		Example: "  vmc logs hello\n  vmc logs -f hello --instance 2\n  vmc logs hello --all -n 100\n  vmc logs hello --since 10m\n  vmc logs hello --staging",
+		Args:    cobra.ExactArgs(1),
+	}, func(ctx context.Context, c *client.Client, args []string) error {
+		app, err := c.App(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		switch {
+		case flags.staging:
+			return v.printLogs(ctx, c, args[0], flags.instance, []string{"logs/staging.log"})
+		case flags.all || flags.times || flags.lines > 0 || flags.since > 0 || v.json:
+			return v.mergedLogs(ctx, c, app, flags)
+		case flags.follow:
+			return v.follow(ctx, c, args[0], flags.instance, []string{"logs/stdout.log", "logs/stderr.log"})
+		}
+		return v.printLogs(ctx, c, args[0], flags.instance, []string{"logs/stderr.log", "logs/stdout.log", "logs/err.log"})
+	})
+	f := c.Flags()
+	f.StringVar(&flags.instance, "instance", "0", "`index` of the instance, or the id of a crashed one")
+	f.BoolVarP(&flags.follow, "follow", "f", false, "go on with what comes")
+	f.BoolVar(&flags.staging, "staging", false, "show how the app was staged instead")
+	f.BoolVar(&flags.all, "all", false, "of all instances, also of those that have crashed")
+	f.BoolVarP(&flags.times, "timestamps", "t", false, "with the times of lines")
+	f.IntVarP(&flags.lines, "lines", "n", 0, "the last so many `lines`")
+	f.DurationVar(&flags.since, "since", 0, "what was printed in so long a `time`, such as 10m")
+	return c
+}
+
+// logLine is a line that an instance has printed.
+type logLine struct {
+	At       time.Time `json:"at"` // zero: not known
+	Instance string    `json:"instance"`
+	Stream   string    `json:"stream"` // OUT, ERR, or DEA for what the cloud says
+	Text     string    `json:"text"`
+}
+
+// streams are the files of an instance's output.
+var streams = []struct{ file, name string }{{"stdout.log", "OUT"}, {"stderr.log", "ERR"}, {"err.log", "DEA"}}
+
+// mergedLogs shows lines sorted by time.
+func (v *vmc) mergedLogs(ctx context.Context, c *client.Client, app client.App, flags logFlags) error {
+	begin := time.Now()
+	seen := map[string]int64{} // how much of a file was shown, when it is followed
+	var shown time.Time
+	for {
+		instances, err := v.instancesOf(ctx, c, app, flags)
+		if err != nil {
+			return err
+		}
+		var lines []logLine
+		var failed error
+		read := 0
+		for _, instance := range instances {
+			some, err := linesOf(ctx, c, app.Name, instance)
+			if err != nil {
+				failed = cmp.Or(failed, err)
+				continue
+			}
+			read++
+			lines = append(lines, some...)
+		}
+		if ctx.Err() != nil && flags.follow {
+			return nil // that is how it ends
+		}
+		if read == 0 && failed != nil && !flags.follow {
+			return failed
+		}
+		slices.SortStableFunc(lines, func(a, b logLine) int { return a.At.Compare(b.At) })
+		if flags.since > 0 {
+			lines = slices.DeleteFunc(lines, func(l logLine) bool { return l.At.Before(begin.Add(-flags.since)) })
+		}
+		if shown.IsZero() && flags.lines > 0 {
+			lines = lines[max(0, len(lines)-flags.lines):]
+		}
+		if !shown.IsZero() {
+			lines = newLines(lines, shown, seen)
+		}
+		if err := v.printLines(lines, flags); err != nil {
+			return err
+		}
+		for _, l := range lines {
+			if l.At.After(shown) {
+				shown = l.At
+				clear(seen)
+			}
+			if l.At.Equal(shown) {
+				seen[l.Instance+l.Stream+l.Text]++
+			}
+		}
+		if !flags.follow {
+			return nil
+		}
+		if shown.IsZero() {
+			shown = begin
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(followEvery):
+		}
+	}
+}
+
+// newLines leaves out what was shown: what is older than the last line shown, and
+// as many lines of its time as were.
+func newLines(lines []logLine, shown time.Time, seen map[string]int64) []logLine {
+	left := map[string]int64{}
+	for key, n := range seen {
+		left[key] = n
+	}
+	return slices.DeleteFunc(lines, func(l logLine) bool {
+		if !l.At.Equal(shown) {
+			return l.At.Before(shown)
+		}
+		key := l.Instance + l.Stream + l.Text
+		left[key]--
+		return left[key] >= 0
+	})
+}
+
+// instancesOf returns indices and ids of the instances whose lines are wanted.
+func (v *vmc) instancesOf(ctx context.Context, c *client.Client, app client.App, flags logFlags) ([]string, error) {
+	if !flags.all {
+		return []string{flags.instance}, nil
+	}
+	var all []string
+	running, err := c.Instances(ctx, app.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range running {
+		if i.State == client.Running || i.State == client.Starting {
+			all = append(all, strconv.Itoa(i.Index))
+		}
+	}
+	crashes, err := c.Crashes(ctx, app.Name)
+	if err != nil {
+		return nil, err
+	}
+	for _, crash := range crashes {
+		all = append(all, crash.Instance)
+	}
+	return all, nil
+}
+
+// listed is the name of a file in the list of a folder.
+var listed = regexp.MustCompile(`(?m)^(\S+) +\S+$`)
+
+// linesOf reads all that is kept of an instance's output.
+func linesOf(ctx context.Context, c *client.Client, app, instance string) ([]logLine, error) {
+	list, err := readFile(ctx, c, app, instance, "logs/")
+	if err != nil {
+		return nil, err
+	}
+	there := map[string]bool{}
+	for _, m := range listed.FindAllSubmatch(list, -1) {
+		there[string(m[1])] = true
+	}
+	label := instance
+	if len(label) == 32 { // an id
+		label = label[:8]
+	}
+	var lines []logLine
+	for _, stream := range streams {
+		// The oldest first.
+		names := []string{stream.file}
+		for i := 1; there[fmt.Sprintf("%s.%d", stream.file, i)]; i++ {
+			names = append(names, fmt.Sprintf("%s.%d", stream.file, i))
+		}
+		for _, name := range slices.Backward(names) {
+			if !there[name] {
+				continue
+			}
+			text, err := readFile(ctx, c, app, instance, "logs/"+name)
+			if err != nil {
+				return nil, err
+			}
+			if stream.name == "DEA" {
+				lines = append(lines, noted(text, label)...)
+				continue
+			}
+			base, number, _ := strings.Cut(name, ".log")
+			times := base + ".log.times" + number
+			var marks []byte
+			if there[times] {
+				if marks, err = readFile(ctx, c, app, instance, "logs/"+times); err != nil {
+					return nil, err
+				}
+			}
+			lines = append(lines, timed(text, parseMarks(marks), label, stream.name)...)
+		}
+	}
+	return lines, nil
+}
+
+// maxLogFile is how much of a file of output is read.
+const maxLogFile = 64 << 20
+
+func readFile(ctx context.Context, c *client.Client, app, instance, name string) ([]byte, error) {
+	text, err := c.File(ctx, app, instance, name, 0)
+	if err != nil {
+		return nil, err
+	}
+	data, err := io.ReadAll(io.LimitReader(text, maxLogFile))
+	return data, errors.Join(err, text.Close())
+}
+
+// mark says when what begins at an offset was printed.
+type mark struct {
+	offset int64
+	at     time.Time
+}
+
+// parseMarks reads lines "OFFSET MILLISECONDS"; what is none is left out.
+func parseMarks(data []byte) []mark {
+	var marks []mark
+	for line := range bytes.Lines(data) {
+		offset, at, _ := strings.Cut(strings.TrimSpace(string(line)), " ")
+		o, err := strconv.ParseInt(offset, 10, 64)
+		ms, err2 := strconv.ParseInt(at, 10, 64)
+		if err == nil && err2 == nil && (len(marks) == 0 || marks[len(marks)-1].offset <= o) {
+			marks = append(marks, mark{o, time.UnixMilli(ms).UTC()})
+		}
+	}
+	return marks
+}
+
+// timed makes lines of a file of output: a line's time is that of its beginning.
+func timed(text []byte, marks []mark, instance, stream string) []logLine {
+	var lines []logLine
+	at, next := int64(0), 0
+	var now time.Time
+	for line := range bytes.Lines(text) {
+		for next < len(marks) && marks[next].offset <= at {
+			now = marks[next].at
+			next++
+		}
+		lines = append(lines, logLine{now, instance, stream, strings.TrimRight(string(line), "\r\n")})
+		at += int64(len(line))
+	}
+	return lines
+}
+
+// noted makes lines of what the cloud wrote, each of which begins with its time.
+func noted(text []byte, instance string) []logLine {
+	var lines []logLine
+	var now time.Time
+	scanner := bufio.NewScanner(bytes.NewReader(text))
+	for scanner.Scan() {
+		line := scanner.Text()
+		if first, rest, ok := strings.Cut(line, " "); ok {
+			if at, err := time.Parse(time.RFC3339, first); err == nil {
+				now, line = at, rest
+			}
+		}
+		lines = append(lines, logLine{now, instance, "DEA", line})
+	}
+	return lines
+}
+
+func (v *vmc) printLines(lines []logLine, flags logFlags) error {
+	if v.json {
+		for _, l := range lines { // a line each, so that they can be followed
+			if err := v.printJSONLine(l); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	out := bufio.NewWriter(v.out)
+	for _, l := range lines {
+		at := "-"
+		if !l.At.IsZero() {
+			at = l.At.Local().Format("2006-01-02T15:04:05.000Z07:00")
+		}
+		if _, err := fmt.Fprintf(out, "%s [%s/%s] %s\n", at, l.Instance, l.Stream, l.Text); err != nil {
+			return err
+		}
+	}
+	return out.Flush()
+}

@@ -1,0 +1,89 @@
+package plugins
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/clusterworks/deploy/jobs/wire"
+)
+
+// write makes a folder of files.
+func write(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for name, text := range files {
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// TestHeap: classes, code and threads of Java have room beside its heap.
+func TestHeap(t *testing.T) {
+	for quota, want := range map[int]string{32: "-Xmx8m", 64: "-Xmx16m", 128: "-Xmx64m", 256: "-Xmx192m", 512: "-Xmx384m", 2048: "-Xmx1536m"} {
+		var p wire.StagingProperties
+		p.Resources.Memory = quota
+		if got := heap(p); got != want {
+			t.Errorf("of %d MB: %s, want %s", quota, got, want)
+		}
+	}
+}
+
+func TestWSGIModule(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		files map[string]string
+		want  string
+	}{
+		{"wsgi.py", map[string]string{"wsgi.py": "", "app.py": "Flask(__name__)"}, "wsgi"},
+		{"a Procfile says it", map[string]string{"Procfile": "worker: x\nweb: gunicorn --workers=2 shop.web:create --bind 0.0.0.0:$PORT\n", "wsgi.py": ""}, "shop.web:create"},
+		{"Flask's own example", map[string]string{"app.py": "from flask import Flask\napp = Flask(__name__)\n"}, "app"},
+		{"Django", map[string]string{"manage.py": "", "mysite/wsgi.py": "", "polls/views.py": ""}, "mysite.wsgi"},
+		{"two projects", map[string]string{"manage.py": "", "a/wsgi.py": "", "b/wsgi.py": ""}, "error: there is a manage.py, and 2"},
+		{"no web app", map[string]string{"app.py": "print(1)"}, "error: cannot tell what starts this Python app"},
+	} {
+		got, err := wsgiModule(write(t, tc.files))
+		if err != nil {
+			got = "error: " + err.Error()
+		}
+		if got != tc.want && !(err != nil && strings.HasPrefix(got, tc.want)) {
+			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
+		}
+	}
+}
+
+// TestMissing: what an app lists and lacks is said by name, and nothing else is.
+func TestMissing(t *testing.T) {
+	var log bytes.Buffer
+	s := &staging{Config: Config{RuntimePath: "/usr/bin/python3"}, log: &log}
+	python := write(t, map[string]string{
+		"requirements.txt":                      "# all\nnosuchmodule==1.0\nbrought>=2\n-r other.txt\nmodule @ https://example.com/x\n",
+		"vendor/brought-2.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: brought\nVersion: 2.0\n",
+	})
+	if _, err := s.python(python); err != nil {
+		t.Fatal(err)
+	}
+	if got := log.String(); !strings.HasPrefix(got, "missing: requirements.txt lists nosuchmodule, which") {
+		t.Errorf("of Python: %q", got)
+	}
+	log.Reset()
+	node := write(t, map[string]string{"node_modules/express/package.json": "{}", "node_modules/@org/a/package.json": "{}"})
+	if err := s.npm(node, packageJSON{Dependencies: map[string]string{"express": "^4", "pg": "^8", "@org/a": "1"}}); err != nil {
+		t.Fatal(err)
+	}
+	if got := log.String(); !strings.HasPrefix(got, "missing: package.json lists pg, which") {
+		t.Errorf("of Node.js: %q", got)
+	}
+	log.Reset()
+	if err := s.npm(node, packageJSON{Dependencies: map[string]string{"express": "^4"}}); err != nil || log.Len() > 0 {
+		t.Errorf("where nothing is missing: %q, %v", log.String(), err)
+	}
+}
