@@ -173,6 +173,7 @@ lint: ## the analyzers of go vet, staticcheck and .ci/lint in one pass; spelling
 	@mkdir -p bin
 	cd .ci/lint && go build -o ../../bin/lint .
 	go vet -vettool=bin/lint -tags e2e ./...
+	@for system in darwin windows; do CGO_ENABLED=0 GOOS=$$system go vet $(VMC) || exit 1; done # users' own machines
 	@git ls-files '*.go' '*.md' '*.hcl' '*.yml' | grep -v /testdata/ | \
 		xargs go run github.com/golangci/misspell/cmd/misspell@v0.8.0 -error -i adress,scirpt,wrok
 

@@ -203,13 +203,21 @@ func TestAppDocument(t *testing.T) {
 	got := strings.Replace(app.Body, fmt.Sprint(doc.Meta.Created), "0", 1)
 	want := `{"name":"my-app_1","staging":{"model":"standalone","stack":"python"},"uris":["a.cf.localhost","b.cf.localhost"],"instances":2,"runningInstances":0,` +
 		`"resources":{"disk":100,"fds":256,"memory":64},"state":"STOPPED","services":[],"version":"` + v.Version + `","env":["A=b=c"],` +
-		`"meta":{"debug":null,"console":true,"command":"./run","version":1,"created":0}}`
+		`"meta":{"debug":null,"console":true,"command":"./run","version":1,"created":0},"health":{}}`
 	if got != want || len(v.Version) != 42 {
 		t.Errorf("app\n%s\nwant\n%s", got, want)
 	}
+	// It has another name and a check of its own from a change on, and no other.
+	u.call("PUT", "/apps/my-app_1", `{"name":"renamed","health":{"type":"http","timeout":90}}`).want(200)
+	if body := u.call("GET", "/apps/renamed", nil).want(200).Body; !strings.Contains(body, `"health":{"type":"http","endpoint":"/","timeout":90}`) {
+		t.Errorf("with a check: %s", body)
+	}
+	u.call("GET", "/apps/my-app_1", nil).fails(404, 301)
+	u.call("PUT", "/apps/renamed", `{"name":"my-app_1","health":{"type":"","endpoint":"","timeout":0}}`).want(200)
+	app = u.call("GET", "/apps/my-app_1", nil).want(200)
 	// It may be written back as it was read.
 	u.put("my-app_1", nil).want(200)
-	if list := u.call("GET", "/apps", nil).want(200).Body; list != "["+strings.Replace(app.Body, `"version":1,`, `"version":2,`, 1)+"]" {
+	if list := u.call("GET", "/apps", nil).want(200).Body; list != "["+strings.Replace(app.Body, `"version":3,`, `"version":4,`, 1)+"]" {
 		t.Errorf("apps: %s", list)
 	}
 	if got := u.call("GET", "/apps/my-app_1/instances", nil).want(200).Body; got != `{"instances":[]}` {
@@ -306,7 +314,14 @@ func TestAppProblems(t *testing.T) {
 	admin.call("POST", "/apps", app(`{"uris":["hello.example.com"]}`)).want(302)
 
 	u.put("hello", map[string]any{"state": "RUNNING"}).fails(400, 300)
-	u.put("hello", map[string]any{"name": "other"}).fails(400, 300)
+	u.put("hello", map[string]any{"name": "second"}).fails(400, 300)
+	u.put("hello", map[string]any{"name": "no/name"}).fails(400, 300)
+	for _, health := range []string{
+		`{"type":"tcp"}`, `{"type":"http","endpoint":"up"}`, `{"type":"http","endpoint":"/a b"}`, `{"type":"file"}`, `{"type":"file","endpoint":"../x"}`,
+		`{"timeout":-1}`, `{"timeout":3601}`,
+	} {
+		u.call("PUT", "/apps/hello", `{"health":`+health+`}`).fails(400, 300)
+	}
 	u.put("hello", map[string]any{"instances": 5, "state": "STARTED"}).fails(403, 600)
 	u.put("hello", map[string]any{"instances": 5}).want(200) // it does not run
 	u.put("hello", map[string]any{"meta": map[string]any{"version": 1}}).fails(400, 102)

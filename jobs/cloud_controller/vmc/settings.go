@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"github.com/google/renameio/v2"
 )
 
 // settings are what is remembered between commands. They hold tokens, so the file
@@ -74,10 +72,28 @@ func changeSettings(change func(*settings)) error {
 		err = os.MkdirAll(filepath.Dir(file), 0o700)
 	}
 	if err == nil {
-		err = renameio.WriteFile(file, append(data, '\n'), 0o600)
+		err = replaceFile(file, append(data, '\n'))
 	}
 	if err != nil {
 		return fmt.Errorf("cannot save the settings: %w", err)
+	}
+	return nil
+}
+
+// replaceFile writes a file that is the user's alone, whole or not at all. The
+// library that the servers use for this is not for Windows.
+func replaceFile(file string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(file), filepath.Base(file)+".*") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), file)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
 	}
 	return nil
 }
