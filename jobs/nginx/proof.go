@@ -73,8 +73,10 @@ func (c Certificate) leaf() (*x509.Certificate, error) {
 type prover struct{ setup }
 
 // until tries until it succeeds. Workers of the configuration before may answer for
-// a moment.
+// a moment. What it returns is the last answer that was wrong, rather than that a
+// last try was cut short.
 func (p *prover) until(ctx context.Context, try func(context.Context) error) error {
+	var said error
 	for {
 		limited, cancel := context.WithTimeout(ctx, 3*time.Second)
 		err := try(limited)
@@ -82,9 +84,12 @@ func (p *prover) until(ctx context.Context, try func(context.Context) error) err
 		if err == nil {
 			return nil
 		}
+		if said == nil || !errors.Is(err, context.DeadlineExceeded) {
+			said = err
+		}
 		select {
 		case <-ctx.Done():
-			return err
+			return said
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
