@@ -9,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -93,8 +94,9 @@ func TestJob(t *testing.T) {
 			if err != nil || !strings.HasPrefix(uri, "postgres://cloud_controller:dbword@127.0.0.1:5432/cloud_controller?sslmode=verify-full&sslrootcert=") {
 				t.Errorf("database %s, %v", uri, err)
 			}
-			if len(c.Peers) != 1 || c.Peers[0] != "127.0.0.2:9023" || c.Admins[0] != "ops@example.com" || c.AdminPassword != `p"assword` || c.AppURIs.ReservedLength != 2 ||
-				c.DefaultCapacity != (config.Capacity{Memory: 4096, AppURIs: 4, Services: 16, Apps: 20, Instances: 200}) || c.BuiltinServices["mysql"].Token != "tok" || c.Timeouts.Health.Milliseconds() != 250 {
+			if len(c.Peers) != 1 || c.Peers[0] != "127.0.0.2:9024" || c.Admins[0] != "ops@example.com" || c.AdminPassword != `p"assword` || c.AppURIs.ReservedLength != 2 ||
+				c.DefaultCapacity != (config.Capacity{Memory: 4096, AppURIs: 4, Services: 16, Apps: 20, Instances: 200}) || c.BuiltinServices["mysql"].Token != "tok" || c.Timeouts.Health.Milliseconds() != 250 ||
+				c.Update != (config.Update{Strategy: config.Rolling, MaxInFlight: 3, MinHealthyTime: 6 * time.Second}) {
 				t.Errorf("%+v", c)
 			}
 			want := []config.Domain{{Name: "shop.example", Apps: true, Users: []string{"a@b.c"}}, {Name: "x.example", Users: []string{}}, {Name: "y.example", Apps: true, Users: []string{}}}
