@@ -388,7 +388,7 @@ func (p *platform) neighbours(host string, n int) (took []time.Duration, failure
 
 // besides is how many platforms look at misbehaviours side by side: a look mostly
 // waits.
-const besides = 3
+const besides = 2
 
 // TestNeighbours: whatever an app or its clients do, another app answers each of
 // its requests, as quickly as without.
