@@ -35,7 +35,7 @@ const usage = `usage:
 
 // installTimeout and uninstallTimeout bound those commands.
 const (
-	installTimeout   = 60 * time.Second
+	installTimeout   = 3 * time.Minute // systemctl takes one on an emulated VM
 	uninstallTimeout = 2 * time.Minute
 )
 

@@ -47,7 +47,7 @@ func steps() []step {
 	return []step{
 		{StepInspect, time.Minute, (*bootstrap).inspect},
 		{StepUpload, 15 * time.Minute, (*bootstrap).upload},
-		{StepInstall, 2 * time.Minute, (*bootstrap).install},
+		{StepInstall, 4 * time.Minute, (*bootstrap).install},
 		{StepAnswer, time.Minute, (*bootstrap).answer},
 	}
 }
