@@ -5,5 +5,5 @@
 // record of every instance on disk, announces what it can take, answers each
 // operation of a gateway, and removes what an operation has left half-made.
 // gateway, its neighbour, is the side of the cloud controller. Begin with Service,
-// then Run. SERVICE.md, one folder up, makes a service from nothing.
+// then Run. The job redis_node is one to look at.
 package node
