@@ -53,7 +53,7 @@ func metricsOf(in api.Inventory, v api.Vitals) api.Metrics {
 		all = append(all, f)
 	}
 	one("agent_info", api.MetricGauge, 1, "The agent and whose it is.",
-		"deployment_id", in.DeploymentID, "instance_id", in.Instance, "version", in.Agent.Version, "generation", in.Active)
+		"deployment_id", in.DeploymentID, api.InstanceLabel, in.Instance, "version", in.Agent.Version, "generation", in.Active)
 	one("agent_start_time_seconds", api.MetricGauge, seconds(in.Agent.StartedAt), "When the agent was started, since the epoch.")
 	one("agent_time_seconds", api.MetricGauge, seconds(in.Now), "The time by the VM's clock, since the epoch.")
 
@@ -72,7 +72,7 @@ func metricsOf(in api.Inventory, v api.Vitals) api.Metrics {
 	memory := family("process_resident_memory_bytes", api.MetricGauge, "Resident memory of the process and its children.")
 	cpu := family("process_cpu_seconds_total", api.MetricCounter, "CPU time of the process and its children.")
 	for _, p := range in.Processes {
-		labels := []string{"job", p.Job, "process", p.Name}
+		labels := []string{api.JobLabel, p.Job, "process", p.Name}
 		add(up, truth(p.PID != 0), labels...)
 		for _, s := range []api.ProcessState{api.ProcessStarting, api.ProcessRunning, api.ProcessFailing, api.ProcessBackoff, api.ProcessStopping, api.ProcessStopped} {
 			add(state, truth(p.State == s), append(labels, "state", string(s))...)

@@ -48,11 +48,11 @@ func TestMetricsTellHowItIs(t *testing.T) {
 			connected = 1
 		}
 		text, missing := tell(
-			`deploy_agent_info{deployment_id="dep-1",instance_id="web/0",version="0.0.0-test",generation="g1"} 1`,
+			`deploy_agent_info{deployment_id="dep-1",deploy_instance="web/0",version="0.0.0-test",generation="g1"} 1`,
 			`deploy_instance_state{state="running"} 1`, `deploy_instance_state{state="failing"} 0`,
-			`deploy_process_up{job="app",process="main"} 1`, `deploy_process_state{job="app",process="main",state="running"} 1`,
-			`deploy_process_restarts_total{job="app",process="main"} 0`, `deploy_process_resident_memory_bytes{job="app",process="main"}`,
-			`deploy_process_cpu_seconds_total{job="app",process="main"}`, `deploy_vm_load1`, `deploy_vm_memory_used_bytes`, `deploy_vm_disk_bytes`,
+			`deploy_process_up{deploy_job="app",process="main"} 1`, `deploy_process_state{deploy_job="app",process="main",state="running"} 1`,
+			`deploy_process_restarts_total{deploy_job="app",process="main"} 0`, `deploy_process_resident_memory_bytes{deploy_job="app",process="main"}`,
+			`deploy_process_cpu_seconds_total{deploy_job="app",process="main"}`, `deploy_vm_load1`, `deploy_vm_memory_used_bytes`, `deploy_vm_disk_bytes`,
 			fmt.Sprintf(`deploy_bus_connected %d`, connected), `deploy_instance_drift_paths 0`)
 		if len(missing) > 0 {
 			f.Errorf("missing %q in\n%s", missing, text)
@@ -62,7 +62,7 @@ func TestMetricsTellHowItIs(t *testing.T) {
 		}
 		f.must(syscall.Kill(f.pids()["app/main"], syscall.SIGKILL))
 		f.until("the restart is counted", func() bool {
-			_, missing := tell(`deploy_process_restarts_total{job="app",process="main"} 1`, `deploy_process_up{job="app",process="main"} 1`)
+			_, missing := tell(`deploy_process_restarts_total{deploy_job="app",process="main"} 1`, `deploy_process_up{deploy_job="app",process="main"} 1`)
 			return len(missing) == 0
 		})
 	})

@@ -10,7 +10,7 @@ import (
 )
 
 // Metrics asks all agents for their figures, side by side, and merges them:
-// every sample gets the label "instance". Of silent agents deploy_agent_up is 0
+// every sample gets the label api.InstanceLabel. Of silent agents deploy_agent_up is 0
 // and nothing else is known.
 func (d *Deployer) Metrics(ctx context.Context) (api.Metrics, error) {
 	x, err := d.load()
@@ -39,7 +39,9 @@ func mergeMetrics(answers []fleet.Answer[api.Metrics]) api.Metrics {
 			merged.Families = append(merged.Families, api.MetricFamily{Name: f.Name, Help: f.Help, Type: f.Type})
 		}
 		for _, s := range f.Samples {
-			s.Labels = append([]api.MetricLabel{{Name: "instance", Value: id}}, s.Labels...)
+			if !slices.ContainsFunc(s.Labels, func(l api.MetricLabel) bool { return l.Name == api.InstanceLabel }) {
+				s.Labels = append([]api.MetricLabel{{Name: api.InstanceLabel, Value: id}}, s.Labels...)
+			}
 			merged.Families[i].Samples = append(merged.Families[i].Samples, s)
 		}
 	}

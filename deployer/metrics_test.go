@@ -23,13 +23,13 @@ func TestMergeMetrics(t *testing.T) {
 	}).WriteText(&out)
 	const want = `# HELP deploy_agent_up 1 if the agent answers.
 # TYPE deploy_agent_up gauge
-deploy_agent_up{instance="a/0"} 1
-deploy_agent_up{instance="a/1"} 0
-deploy_agent_up{instance="b/0"} 1
+deploy_agent_up{deploy_instance="a/0"} 1
+deploy_agent_up{deploy_instance="a/1"} 0
+deploy_agent_up{deploy_instance="b/0"} 1
 # HELP load l
 # TYPE load gauge
-load{instance="a/0",cpu="0"} 1
-load{instance="b/0",cpu="0"} 2
+load{deploy_instance="a/0",cpu="0"} 1
+load{deploy_instance="b/0",cpu="0"} 2
 `
 	if err != nil || out.String() != want {
 		t.Errorf("got %v\n%s\nwant\n%s", err, &out, want)

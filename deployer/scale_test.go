@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,6 +36,9 @@ const (
 	planLimit = 2 * time.Second // of 1,000
 	noopLimit = 3 * time.Second // of 1,000
 	planRatio = 2.2             // of 2,000 to 1,000
+	// Of 10,000, with the simulated agents and their bus in the same process.
+	manyLimit  = 6 * time.Second
+	manyMemory = 1 << 30 // bytes, resident at most
 )
 
 // cluster is a deployment that has been applied, as far as it can tell: its VMs
@@ -299,7 +303,7 @@ func TestManySimulatedAgents(t *testing.T) {
 // without the engine: manifest, survey of all agents, rendering, comparison.
 func BenchmarkPlan(b *testing.B) {
 	took := map[int]time.Duration{}
-	for _, n := range []int{1000, 2000} {
+	for _, n := range []int{1000, 2000, 10_000} {
 		b.Run(strconv.Itoa(n), func(b *testing.B) {
 			c := newCluster(b, n)
 			c.vars["greeting"] = "Welcome"
@@ -311,9 +315,17 @@ func BenchmarkPlan(b *testing.B) {
 			}
 			took[n] = b.Elapsed() / time.Duration(b.N)
 			b.ReportMetric(took[n].Seconds(), "s/plan")
-			if n == 1000 {
+			switch {
+			case n == 10_000:
+				var use syscall.Rusage
+				if err := syscall.Getrusage(syscall.RUSAGE_SELF, &use); err != nil {
+					b.Fatal(err)
+				}
+				b.ReportMetric(took[n].Seconds()/manyLimit.Seconds(), "of-limit")
+				b.ReportMetric(float64(use.Maxrss<<10)/manyMemory, "of-memory-limit")
+			case n == 1000:
 				b.ReportMetric(took[n].Seconds()/planLimit.Seconds(), "of-limit")
-			} else if took[1000] > 0 {
+			case took[1000] > 0:
 				b.ReportMetric(took[n].Seconds()/took[1000].Seconds()/planRatio, "of-limit")
 			}
 		})

@@ -20,7 +20,7 @@ func TestMetrics(t *testing.T) {
 	c.mustApply()
 	before := c.mustAllRun(2).pids()
 	out, code := c.run("metrics")
-	mustTell(t, out, code, 0, `deploy_agent_up{instance="app/1"} 1`, `deploy_process_up{instance="app/0",job="script",process="main"} 1`)
+	mustTell(t, out, code, 0, `deploy_agent_up{deploy_instance="app/1"} 1`, `deploy_process_up{deploy_instance="app/0",deploy_job="script",process="main"} 1`)
 	address := c.status().Instances[0].Address
 	get := func() (string, error) {
 		client := http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -69,5 +69,5 @@ func TestMetrics(t *testing.T) {
 	if err := syscall.Kill(agent, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
-	mustTell(t, out, code, 0, `deploy_agent_up{instance="app/0"} 1`, `deploy_agent_up{instance="app/1"} 0`)
+	mustTell(t, out, code, 0, `deploy_agent_up{deploy_instance="app/0"} 1`, `deploy_agent_up{deploy_instance="app/1"} 0`)
 }

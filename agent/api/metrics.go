@@ -34,6 +34,13 @@ type MetricSample struct {
 	Value  float64       `json:"value"`
 }
 
+// Labels of metrics. Prometheus gives every sample an "instance" and a "job" of its
+// own, and renames those that it finds.
+const (
+	InstanceLabel = "deploy_instance" // router/0
+	JobLabel      = "deploy_job"
+)
+
 // MetricLabel tells samples of a family apart.
 type MetricLabel struct {
 	Name  string `json:"name"`

@@ -86,7 +86,8 @@ func (c *Credentials) issueDomains(ca *pki.CA) (map[string]state.Certificate, er
 func (c *Credentials) certificate(ca *pki.CA, id string, had state.Certificate, names []string) (state.Certificate, error) {
 	if had.KeyPair.Certificate != "" && slices.Equal(had.Names, names) {
 		old, err := pki.NeedsRenewal([]byte(had.KeyPair.Certificate), c.s.Now)
-		if err != nil || !old && pki.SignedBy([]byte(had.KeyPair.Certificate), ca) {
+		// An earlier deploy made them for servers only.
+		if err != nil || !old && pki.ForClients([]byte(had.KeyPair.Certificate)) && pki.SignedBy([]byte(had.KeyPair.Certificate), ca) {
 			return had, err
 		}
 	}

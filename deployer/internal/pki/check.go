@@ -103,3 +103,9 @@ func checkRSA(value map[string]string) error {
 	}
 	return nil
 }
+
+// ForClients reports whether a certificate (PEM) may be shown by a client.
+func ForClients(text []byte) bool {
+	certificate, err := ParseCertificate(text)
+	return err == nil && slices.Contains(certificate.ExtKeyUsage, x509.ExtKeyUsageClientAuth)
+}

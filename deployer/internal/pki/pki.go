@@ -99,7 +99,8 @@ func (ca *CA) Pair() (Pair, error) {
 }
 
 // IssueServer makes a certificate with a fresh key for a server reached under
-// these DNS names and addresses, at least one. name is for people.
+// these DNS names and addresses, at least one. The server may show it to others as a
+// client, too. name is for people.
 func (ca *CA) IssueServer(random io.Reader, name string, names []string, addresses []netip.Addr, now time.Time, life time.Duration) (Pair, error) {
 	if len(names)+len(addresses) == 0 {
 		return Pair{}, fmt.Errorf("cannot issue server certificate %q: neither name nor address", name)
@@ -112,7 +113,7 @@ func (ca *CA) IssueServer(random io.Reader, name string, names []string, address
 	for _, address := range addresses {
 		template.IPAddresses = append(template.IPAddresses, net.IP(address.AsSlice()))
 	}
-	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	return ca.issuePair(random, template)
 }
 

@@ -97,7 +97,8 @@ func TestIssueServer(t *testing.T) {
 		{"127.1.2.3", noon.Add(day + time.Second), x509.ExtKeyUsageServerAuth, false},
 		{"127.1.2.4", noon, x509.ExtKeyUsageServerAuth, false},
 		{"cf.internal", noon, x509.ExtKeyUsageServerAuth, false},
-		{"", noon, x509.ExtKeyUsageClientAuth, false},
+		{"", noon, x509.ExtKeyUsageClientAuth, true},
+		{"", noon, x509.ExtKeyUsageCodeSigning, false},
 	} {
 		if err := verify(ca, certificate, c.name, c.at, c.use); (err == nil) != c.ok {
 			t.Errorf("%+v: %v", c, err)
@@ -108,6 +109,11 @@ func TestIssueServer(t *testing.T) {
 	}
 	if _, err := ca.IssueServer(rand.Reader, "s", nil, nil, noon, day); err == nil {
 		t.Error("a certificate for nobody was issued")
+	}
+	own, err := ca.Pair()
+	must(t, err)
+	if !ForClients(pair.Certificate) || ForClients(own.Certificate) {
+		t.Error("it is not known which certificates clients may show")
 	}
 }
 
