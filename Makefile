@@ -46,8 +46,9 @@ ifneq ($(PROGRAMS),)
 	@bin/pack bin/programs/$(subst /,_,$@) bin/packages/$(subst /,_,$@) $@ $(notdir $(PROGRAMS))
 endif
 
-setup: ## install what the demo and the tests run and this machine lacks (apt)
+setup: ## install what the demo and the tests run and this machine lacks (apt), and an engine (built once)
 	@.ci/setup.sh nginx curl gcc sshd ip qemu-system-x86_64 mkfs.ext4 mkfs.vfat sfdisk pg_ctlcluster redis-server /usr/bin/node /usr/bin/python3 /usr/bin/flask /usr/bin/django-admin /usr/bin/ruby /usr/bin/rackup /usr/bin/bundle /usr/bin/javac /usr/share/tomcat10/bin/catalina.sh
+	@command -v tofu >/dev/null || command -v terraform >/dev/null || go run -trimpath ./deployer/cmd/deploy engine
 
 setup-vm: ## install what stemcells and libvirt's VMs need (apt)
 	@.ci/setup.sh mmdebstrap mke2fs sfdisk mkfs.vfat mcopy grub-mkimage fakeroot qemu-img genisoimage xsltproc qemu-system-x86_64 libvirtd virsh dnsmasq iptables ip
@@ -160,6 +161,7 @@ bench: build ## how long applies take; the router beside nginx, haproxy and http
 	go test -run '^$$' -bench Peers -benchtime 1x ./jobs/router
 
 soak: build ## 200,000 requests during rolling updates and reloads, 100,000 during those of DEAs: none may fail
+	go test -tags e2e -v -run TestSignalsAtRandomMoments -timeout 30m ./examples/ -moments 50 -seed $$(date +%s)
 	go test -tags e2e -v -run TestRollingUpdateUnderLoad -timeout 30m ./examples/ -soak 200000 -rate 2000
 	go test -tags e2e -v -run TestDEAsRollUnderLoad -timeout 30m ./examples/ -soak 100000 -rate 1000
 

@@ -54,6 +54,9 @@ type Config struct {
 	// Takeover takes the lock from a run that still holds it.
 	LockWait time.Duration
 	Takeover bool
+	// AskBuild is asked before an engine is built, which takes minutes; nil: it is
+	// built.
+	AskBuild func() (bool, error)
 	// Interrupt, once closed, ends a run gracefully: what is in flight finishes.
 	Interrupt <-chan struct{}
 	Log       *slog.Logger
@@ -175,7 +178,7 @@ func (d *Deployer) load() (*deployment, error) {
 	}
 	x.fleet = fleet.New(s, x.credentials, x.packages, fleet.Options{Environ: d.config.Environ, Dir: d.source.Dir()})
 	x.infra = infra.New(s, x.credentials, x.fleet, infra.Options{
-		Templates: d.config.Templates, Executable: d.config.Executable, Dir: d.source.Dir(),
+		Templates: d.config.Templates, Executable: d.config.Executable, Dir: d.source.Dir(), AskBuild: d.config.AskBuild,
 	})
 	x.desired = desired.New(s, x.credentials, x.packages)
 	x.rollouts = &execute.Rollouts{

@@ -74,7 +74,7 @@ func TestVMsRoll(t *testing.T) {
 	c.edit("vm        = vm.small\n\n  job \"router\" {}", "vm        = vm.wide\n\n  job \"router\" {}\n}\n\nvm \"wide\" {\n  cpus      = 1\n  memory_mb = 1024")
 
 	out, code := c.run("plan")
-	mustTell(t, out, code, 2, `± module.vms.localvm_machine.vm["router/0"]`, "± router/0 recreate: VM: memory_mb 512 -> 1024 (likewise router/1, router/2)", "3 to recreate, 5 unchanged")
+	mustTell(t, out, code, 2, `± VM router/0`, "± router/0 recreate: VM: memory_mb 512 -> 1024 (likewise router/1, router/2)", "3 to recreate, 5 unchanged")
 
 	apply := c.beginApply()
 	var mu sync.Mutex
@@ -148,7 +148,7 @@ func TestVMsRollTouchesNothingElse(t *testing.T) {
 	within(t, 30*time.Second, "app/2 is removed", func() bool { return os.RemoveAll(folder) == nil })
 	<-apply.done
 	mustTell(t, apply.out.String(), apply.code, 1, "cannot replace the VMs of app/1",
-		`the engine's plan would also create module.vms.localvm_machine.vm["app/2"]`, "apply again")
+		`the engine's plan would also create VM app/2`, "apply again")
 	now := c.vms("scripts")
 	if now["app/1"].ID != old["app/1"].ID {
 		t.Error("app/1 has another VM")

@@ -39,6 +39,9 @@ type app struct {
 	values   map[string]cty.Value // of variables, from a saved plan
 	lockWait time.Duration
 	takeover bool
+	// autoApprove: the command was told not to ask.
+	autoApprove bool
+	shown       views.Progress // of the command that runs, nil if it has none
 	// acceptDataLoss lets an empty disk take the place of one that is gone.
 	acceptDataLoss bool
 }
@@ -99,6 +102,7 @@ func (a *app) deployer(manifest string, report func(deployer.Event)) (*deployer.
 		Executable: executable,
 		Report:     report,
 		Interrupt:  a.signals.interrupt,
+		AskBuild:   a.askBuild(),
 		LockWait:   a.lockWait,
 		Takeover:   a.takeover,
 		Passphrase: a.passphrase,
@@ -109,13 +113,15 @@ func (a *app) deployer(manifest string, report func(deployer.Event)) (*deployer.
 
 // progress is the view of a run's events.
 func (a *app) progress() views.Progress {
-	if a.json {
-		return views.NewJSONProgress(a.out)
+	switch {
+	case a.json:
+		a.shown = views.NewJSONProgress(a.out)
+	case isTerminal(a.errOut) && os.Getenv("TERM") != "dumb": // which shows escapes as they are
+		a.shown = views.NewLiveProgress(a.errOut, color(a.errOut), func() int { return width(a.errOut) })
+	default:
+		a.shown = views.NewPlainProgress(a.errOut)
 	}
-	if isTerminal(a.errOut) {
-		return views.NewLiveProgress(a.errOut, color(a.errOut), func() int { return width(a.errOut) })
-	}
-	return views.NewPlainProgress(a.errOut)
+	return a.shown
 }
 
 // quiet is progress for commands whose standard output is their answer.

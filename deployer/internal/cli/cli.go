@@ -96,7 +96,7 @@ each, jobs installed, supervised and updated without losing a request.`,
 			applyCommand(a), planCommand(a), rollbackCommand(a), destroyCommand(a), pauseCommand(a), resumeCommand(a),
 		}},
 		{"Look at a cluster:", []*cobra.Command{
-			statusCommand(a), logsCommand(a), doctorCommand(a), historyCommand(a), diffCommand(a), metricsCommand(a), domainsCommand(a),
+			statusCommand(a), logsCommand(a), doctorCommand(a), engineCommand(a), historyCommand(a), diffCommand(a), metricsCommand(a), domainsCommand(a),
 		}},
 		{"Operate instances:", []*cobra.Command{
 			startCommand(a), stopCommand(a), restartCommand(a), recreateCommand(a), ignoreCommand(a), unignoreCommand(a),
@@ -112,7 +112,10 @@ each, jobs installed, supervised and updated without losing a request.`,
 		}
 	}
 	root.AddCommand(versionCommand(a))
-	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) { a.signals.reads.Store(cmd.Annotations[changingMark] == "") }
+	root.PersistentPreRun = func(cmd *cobra.Command, _ []string) {
+		a.signals.reads.Store(cmd.Annotations[changingMark] == "")
+		a.autoApprove, _ = cmd.Flags().GetBool("auto-approve") // an error: the command never asks
+	}
 	explainArguments(root)
 	completeManifests(root)
 	return root

@@ -45,7 +45,7 @@ instances do not count.`,
 			if err != nil {
 				return err
 			}
-			err = a.answer(s, func(w io.Writer, color bool) { views.Status(w, s, color) })
+			err = a.answer(s, func(w io.Writer, color bool) { views.Status(w, s, color, width(a.out)) })
 			if err == nil && exit && !s.Healthy() {
 				return exitCode(exitFailing)
 			}

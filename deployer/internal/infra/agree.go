@@ -41,7 +41,7 @@ func CheckEngine(s *session.Session) error {
 	if len(machines) == 0 {
 		return nil
 	}
-	_, err := terraform.CheckState(s.Store.Terraform(), terraform.StateID(s.State.Engine), slices.Collect(maps.Values(machines)))
+	_, err := terraform.CheckState(s.Store.Terraform(), engineStateID(s.State), slices.Collect(maps.Values(machines)))
 	if err == nil || !errors.Is(err, terraform.ErrState) {
 		return err
 	}
@@ -54,8 +54,12 @@ func CheckEngine(s *session.Session) error {
 func NoteEngine(store state.Store, st *state.State) {
 	// What is wrong with it, the next run finds before it begins.
 	if now, err := terraform.CheckState(store.Terraform(), terraform.StateID{}, nil); err == nil {
-		st.Engine = state.EngineState(now)
+		st.Engine.Lineage, st.Engine.Serial = now.Lineage, now.Serial
 	}
+}
+
+func engineStateID(st *state.State) terraform.StateID {
+	return terraform.StateID{Lineage: st.Engine.Lineage, Serial: st.Engine.Serial}
 }
 
 // CheckKnown returns an error if the engine would make VMs whose agents answer: it

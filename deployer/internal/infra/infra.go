@@ -25,6 +25,8 @@ type Options struct {
 	Templates  fs.FS  // built in
 	Executable string // the deploy program, which local VMs run as their init
 	Dir        string // of the manifest: paths of templates and images start there
+	// AskBuild is asked before an engine is built; nil: it is built.
+	AskBuild func() (bool, error)
 }
 
 // Infra is the infrastructure of a session's deployment.
@@ -52,6 +54,7 @@ func (i *Infra) open(dir string) (*terraform.Runner, error) {
 	return terraform.Open(terraform.Options{
 		Dir: dir, Templates: i.options.Templates, Template: i.s.Manifest.Infrastructure.Template, BaseDir: i.options.Dir,
 		VMs: i.s.Store.VMs(), Executable: i.options.Executable,
+		Find: terraform.FindOptions{Ask: i.options.AskBuild, Made: i.s.State.Engine.Program},
 		Report: func(line string) {
 			i.s.Event(session.Event{Phase: session.PhaseVMs, Step: "engine", Message: line})
 		},
@@ -102,6 +105,7 @@ func (i *Infra) apply(ctx context.Context, in input, s scope) (begun bool, err e
 			}
 		}
 		i.s.Counters.Engine.Add(1)
+		i.s.Update(func() { i.s.State.Engine.Program = engine.Engine().String() })
 		if instances, err = engine.Apply(ctx); err != nil {
 			return true, err
 		}

@@ -144,7 +144,7 @@ func (i *Infra) planned(in input, p *terraform.Plan) (Plan, error) {
 		if c.Action == terraform.Replace {
 			action = plan.Recreate
 		}
-		out.Changes = append(out.Changes, plan.VMChange{Resource: c.Address, Action: action})
+		out.Changes = append(out.Changes, plan.VMChange{Resource: resource(c, in.vm(c.Key), in.VMs, p.Changes), Action: action})
 		if vm := in.vm(c.Key); c.Name != terraform.DiskResource && !vm.Previous {
 			out.Actions[vm.Instance] = append(out.Actions[vm.Instance], c.Action)
 		}

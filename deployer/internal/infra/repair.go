@@ -32,7 +32,7 @@ func RepairEngine(store state.Store, st *state.State, now time.Time) ([]state.Re
 	if len(machines) == 0 {
 		return done, nil
 	}
-	was := terraform.StateID{Lineage: st.Engine.Lineage, Serial: st.Engine.Serial}
+	was := engineStateID(st)
 	_, wrong := terraform.CheckState(store.Terraform(), was, machines)
 	if wrong == nil || !errors.Is(wrong, terraform.ErrState) {
 		return done, wrong

@@ -53,7 +53,7 @@ func (s scope) check(changes []terraform.Change, in input, vms map[string]state.
 			allowed = s.update || inTurn || !ours
 		}
 		if !allowed {
-			return fmt.Errorf("cannot %s: the engine's plan would also %s %s, which this step must not do; nothing was done: if it was changed or removed by hand, apply again, which plans for it anew", s.what, c.Action, c.Address)
+			return fmt.Errorf("cannot %s: the engine's plan would also %s %s, which this step must not do; nothing was done: if it was changed or removed by hand, apply again, which plans for it anew", s.what, c.Action, resource(c, vm, in.VMs, changes))
 		}
 	}
 	return nil

@@ -58,7 +58,7 @@ func TestScopeCheck(t *testing.T) {
 		if (err == nil) != test.allow {
 			t.Errorf("%s: %v", test.name, err)
 		}
-		if err != nil && !strings.Contains(err.Error(), test.change.Address) {
+		if err != nil && !strings.Contains(err.Error(), resource(test.change, in.vm(test.change.Key), in.VMs, nil)) {
 			t.Errorf("%s: %v does not name the resource", test.name, err)
 		}
 	}

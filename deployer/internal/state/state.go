@@ -90,6 +90,8 @@ type ManifestID struct {
 type EngineState struct {
 	Lineage string `json:"lineage"`
 	Serial  uint64 `json:"serial"`
+	// Program is the engine that wrote it, "terraform 1.11.4".
+	Program string `json:"program,omitempty"`
 }
 
 // Slot is the place of one instance in its group.

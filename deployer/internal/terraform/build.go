@@ -51,6 +51,13 @@ func builtEngine(ctx context.Context, o FindOptions) (string, error) {
 	if o.NoBuild {
 		return "", ErrNotBuilt
 	}
+	if o.Ask != nil {
+		if ok, err := o.Ask(); err != nil {
+			return "", err
+		} else if !ok {
+			return "", errors.New("OpenTofu is not built, as you wish")
+		}
+	}
 	report := o.Report
 	if report == nil {
 		report = func(string) {}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -33,12 +34,21 @@ type FindOptions struct {
 	CacheDir string
 	// NoBuild answers ErrNotBuilt where an engine would be built now.
 	NoBuild bool
+	// Ask is asked before an engine is built; nil: it is built.
+	Ask func() (bool, error)
+	// Made is the engine that made the state at hand, "terraform 1.11.4"; "" if there
+	// is none yet. That one is looked for first, and another one is refused unless
+	// DEPLOY_ENGINE names it.
+	Made string
 	// Report is called while something takes long; may be nil.
 	Report func(message string)
 }
 
 // ErrNotBuilt says that an engine would have to be built, and can be.
 var ErrNotBuilt = errors.New("no engine is built yet")
+
+// ErrOtherEngine says that the state at hand was made by another engine.
+var ErrOtherEngine = errors.New("another engine made the state")
 
 // errUnfit says that a program is no engine for deploy: it is not there, or too old.
 var errUnfit = errors.New("unfit")
@@ -48,6 +58,40 @@ var errUnfit = errors.New("unfit")
 // OpenTofu from its Go module, which takes minutes, once. An engine that is on
 // PATH and does not answer is an error, no reason to build another.
 func Find(ctx context.Context, o FindOptions) (Engine, error) {
+	engine, err := find(ctx, o)
+	if err == nil && os.Getenv(EngineEnv) == "" {
+		err = engine.fits(o.Made)
+	}
+	if err != nil {
+		return Engine{}, err
+	}
+	return engine, nil
+}
+
+// String is "terraform 1.11.4".
+func (e Engine) String() string { return e.Name + " " + e.Version }
+
+// fits returns an error if a state that another engine made may not be read by this
+// one: engines refuse states of later versions, and the two kinds go ways of their
+// own.
+func (e Engine) fits(made string) error {
+	name, text, _ := strings.Cut(made, " ")
+	if made == "" {
+		return nil
+	}
+	was, err := version.NewVersion(text)
+	if err != nil {
+		return fmt.Errorf("cannot read the version of the engine that made the state, %q: %w", made, err)
+	}
+	now, err := version.NewVersion(e.Version)
+	if err == nil && e.Name == name && !now.LessThan(was) {
+		return nil
+	}
+	return fmt.Errorf("%w: it was %s, and what is found is %s (%s); nothing was done: put %s or a later %s on PATH, or, to change the engine, name this one: %s=%s",
+		ErrOtherEngine, made, e, e.Path, text, name, EngineEnv, e.Path)
+}
+
+func find(ctx context.Context, o FindOptions) (Engine, error) {
 	if chosen := os.Getenv(EngineEnv); chosen != "" {
 		engine, err := tryEngine(ctx, chosen)
 		if err != nil {
@@ -56,7 +100,11 @@ func Find(ctx context.Context, o FindOptions) (Engine, error) {
 		return engine, nil
 	}
 	var tried []error
-	for _, name := range []string{"tofu", "terraform"} {
+	names := []string{"tofu", "terraform"}
+	if strings.HasPrefix(o.Made, "terraform ") {
+		slices.Reverse(names)
+	}
+	for _, name := range names {
 		engine, err := tryEngine(ctx, name)
 		if err == nil {
 			return engine, nil

@@ -1,6 +1,7 @@
 package terraform
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +63,46 @@ func TestFind(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A state is for the engine that made it, and for later versions of it.
+func TestEngineThatMadeTheState(t *testing.T) {
+	path := t.TempDir()
+	for name, version := range map[string]string{"tofu": "1.12.6", "terraform": "1.11.4"} {
+		program(t, path, name, `echo '{"terraform_version": "`+version+`"}'`)
+	}
+	t.Setenv("PATH", path)
+	for _, test := range []struct {
+		made, chosen, want string // want "" is ErrOtherEngine
+	}{
+		{"", "", "tofu 1.12.6"},
+		{"tofu 1.12.6", "", "tofu 1.12.6"},
+		{"tofu 1.9.0", "", "tofu 1.12.6"},
+		{"terraform 1.11.4", "", "terraform 1.11.4"}, // although tofu comes first
+		{"tofu 1.13.0", "", ""},
+		{"terraform 1.12.0", "", ""},
+		{"terraform 1.12.0", filepath.Join(path, "tofu"), "tofu 1.12.6"},
+	} {
+		t.Setenv(EngineEnv, test.chosen)
+		got, err := Find(t.Context(), FindOptions{CacheDir: t.TempDir(), Made: test.made})
+		if test.want == "" && (!errors.Is(err, ErrOtherEngine) || !strings.Contains(err.Error(), test.made) || !strings.Contains(err.Error(), EngineEnv)) || test.want != "" && (err != nil || got.String() != test.want) {
+			t.Errorf("%+v: got %s, %v", test, got, err)
+		}
+	}
+}
+
+// An engine is built only if whoever is asked agrees.
+func TestBuildIsAskedFor(t *testing.T) {
+	path := t.TempDir()
+	program(t, path, "go", "echo built >&2; exit 1")
+	t.Setenv("PATH", path)
+	t.Setenv(EngineEnv, "")
+	for agree, want := range map[bool]string{true: "built", false: "as you wish"} {
+		_, err := Find(t.Context(), FindOptions{CacheDir: t.TempDir(), Ask: func() (bool, error) { return agree, nil }})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("answered %v: %v", agree, err)
+		}
 	}
 }
 

@@ -85,6 +85,9 @@ func (r *Runner) Close() {
 	}
 }
 
+// Engine returns the engine that the runner uses, zero before it has run.
+func (r *Runner) Engine() Engine { return r.engine }
+
 // Write writes the root module for an input, each file only if it differs, and
 // returns its digest. Everything else works on what was written last.
 func (r *Runner) Write(in Input) (digest string, err error) {

@@ -74,7 +74,7 @@ func TestTerminalShowsEverythingAsPrinted(t *testing.T) {
 		case 0:
 			Status(&b, &deployer.Status{Deployment: "cf", Warnings: []string{value}, Instances: []deployer.InstanceStatus{{
 				ID: "a/0", State: value, Reasons: []string{value}, Processes: []deployer.ProcessStatus{{Name: value}},
-			}}}, true)
+			}}}, true, 80)
 		case 1:
 			Diagnosis(&b, &deployer.Diagnosis{Findings: []deployer.Finding{{Check: value, Level: deployer.LevelFail, Message: value, Fix: value}}}, true)
 		case 2:

@@ -9,8 +9,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"text/tabwriter"
-	"time"
 
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/deployer"
@@ -350,68 +348,6 @@ func Result(w io.Writer, r *deployer.Result) {
 	}
 	fmt.Fprintf(w, "%s in %.1f s.\n", r.Summary, r.Duration.Seconds())
 }
-
-// Status prints the cluster's table.
-func Status(w io.Writer, s *deployer.Status, color bool) {
-	s = cleaned(s)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "INSTANCE\tSTATE\tADDRESS\tAZ\tPROCESS\tPID\tUPTIME\tRESTARTS\tCPU\tMEMORY")
-	for _, in := range s.Instances {
-		state := in.State
-		if in.Agent == deployer.AgentSilent {
-			state = "silent"
-		}
-		if in.Agent == deployer.AgentDistrusted {
-			state = "not believed"
-		}
-		if in.VM == deployer.VMMissing {
-			state = "no vm"
-		}
-		if in.Held && state == string(api.InstanceStopped) {
-			state = "stopped (by an operator)"
-		}
-		if in.Ignored {
-			state += ", ignored"
-		}
-		first := fmt.Sprintf("%s\t%s\t%s\t%s", in.ID, state, in.Address, orDash(in.AZ))
-		if len(in.Processes) == 0 {
-			fmt.Fprintf(t, "%s\t-\t-\t-\t-\t-\t-\n", first)
-		}
-		for _, p := range in.Processes {
-			name := p.Name
-			if p.State != string(api.ProcessRunning) {
-				name += " (" + p.State + ")"
-			}
-			fmt.Fprintf(t, "%s\t%s\t%d\t%s\t%d\t%.1f%%\t%s\n", first, name, p.PID, uptime(p.UptimeS), p.Restarts, p.CPUPercent, megabytes(p.RSSBytes))
-			first = "\t\t\t"
-		}
-	}
-	t.Flush()
-	for _, in := range s.Instances {
-		for _, reason := range in.Reasons {
-			fmt.Fprintf(w, "%s %s: %s\n", paint(color, yellow, "!"), in.ID, reason)
-		}
-		for _, d := range in.Drift {
-			fmt.Fprintf(w, "%s %s: drift: %s\n", paint(color, yellow, "!"), in.ID, d)
-		}
-	}
-	for _, text := range s.Warnings {
-		fmt.Fprintf(w, "%s %s\n", paint(color, yellow, "!"), text)
-	}
-}
-
-func orDash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
-
-func uptime(seconds int64) string {
-	return (time.Duration(seconds) * time.Second).String()
-}
-
-func megabytes(b int64) string { return fmt.Sprintf("%.1fM", float64(b)/(1<<20)) }
 
 // Logs prints log lines with their origin.
 type Logs struct {

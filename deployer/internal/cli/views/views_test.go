@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/deployer"
@@ -70,8 +72,23 @@ func TestStatus(t *testing.T) {
 		{ID: "router/2", VM: deployer.VMMissing, Agent: deployer.AgentSilent, State: "stopped"},
 	}}
 	var b bytes.Buffer
-	Status(&b, s, false)
+	Status(&b, s, false, 120)
 	golden(t, "status.txt", b.Bytes())
+	b.Reset()
+	Status(&b, s, false, 60)
+	golden(t, "status-narrow.txt", b.Bytes())
+	for line := range strings.Lines(b.String()) {
+		if !strings.HasPrefix(line, "!") && utf8.RuneCountInString(line) > 60+1 {
+			t.Errorf("too wide: %q", line)
+		}
+	}
+	b.Reset()
+	Status(&b, s, true, 80)
+	for _, want := range []string{"\x1b[31mfailing\x1b[0m ", "\x1b[31msilent\x1b[0m ", "\x1b[31mno vm\x1b[0m "} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("%q is not red in\n%s", want, b.String())
+		}
+	}
 }
 
 func TestErrorShowsTheLastLogLines(t *testing.T) {
