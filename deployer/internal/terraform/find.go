@@ -133,9 +133,22 @@ func find(ctx context.Context, o FindOptions) (Engine, error) {
 	if errors.Is(err, ErrNotBuilt) {
 		return Engine{}, ErrNotBuilt
 	}
-	return Engine{}, fmt.Errorf("cannot find an engine for Terraform modules: %w; install OpenTofu or Terraform (%s or later) so that it is on PATH, or Go, so that OpenTofu can be built",
-		errors.Join(append(tried, err)...), minEngine)
+	return Engine{}, &noEngine{append(tried, err)}
 }
+
+// noEngine says why there is no engine, in one line.
+type noEngine struct{ why []error }
+
+func (e *noEngine) Error() string {
+	var why []string
+	for _, err := range e.why {
+		why = append(why, err.Error())
+	}
+	return fmt.Sprintf("cannot make VMs without OpenTofu or Terraform (%s or later): %s; install OpenTofu or Terraform so that it is on PATH, or Go, so that OpenTofu can be built (deploy engine)",
+		minEngine, strings.Join(why, "; "))
+}
+
+func (e *noEngine) Unwrap() []error { return e.why }
 
 // unfit is why a program is not used as the engine.
 type unfit struct{ error }
