@@ -3,6 +3,7 @@ package dea
 import (
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -403,10 +404,7 @@ func TestBadDroplets(t *testing.T) {
 func TestPorts(t *testing.T) {
 	t.Parallel()
 	c := newCell(t)
-	held, err := net.Listen("tcp", ":0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	held := twoPorts(t)
 	defer held.Close()
 	port := held.Addr().(*net.TCPAddr).Port
 	a := c.start(fmt.Sprintf("ports: %d-%d", port, port+1))
@@ -448,6 +446,27 @@ sleep 1 while 1;
 	}
 	held.Close()
 	a.launch(a.document("2", sha))
+}
+
+// twoPorts returns a listener whose port is followed by a free one, both below
+// those that the kernel gives to anyone who connects.
+func twoPorts(t *testing.T) net.Listener {
+	t.Helper()
+	for range 100 {
+		port := 20_000 + rand.IntN(12_000)
+		one, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		if err != nil {
+			continue
+		}
+		other, err := net.Listen("tcp", fmt.Sprintf(":%d", port+1))
+		if err == nil {
+			other.Close()
+			return one
+		}
+		one.Close()
+	}
+	t.Fatal("no two ports in a row are free")
+	return nil
 }
 
 // TestPlacement: who has fewer instances of an app, and more memory, answers

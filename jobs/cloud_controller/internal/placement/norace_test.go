@@ -2,4 +2,7 @@
 
 package placement
 
-const instancesPlaced = 50_000
+const (
+	instancesPlaced   = 50_000
+	decisionsAreTimed = true
+)

@@ -81,7 +81,8 @@ func TestChoose(t *testing.T) {
 
 // TestLargePlatform: 1,000 DEAs in three zones take 50,000 instances (with the race
 // detector 5,000) of apps of many sizes. Each app is spread within one of the ideal
-// over DEAs and zones, and a decision takes less than a millisecond.
+// over DEAs and zones, and (without the race detector) a decision takes less than a
+// millisecond.
 func TestLargePlatform(t *testing.T) {
 	t.Parallel()
 	const deas, instances, memory, longest = 1000, instancesPlaced, 64, 120
@@ -145,7 +146,7 @@ func TestLargePlatform(t *testing.T) {
 	slices.Sort(took)
 	each := took[len(took)/2]
 	t.Logf("%v a decision; a DEA has %d to %d instances", each, loads[0], loads[len(loads)-1])
-	if each > time.Millisecond {
+	if decisionsAreTimed && each > time.Millisecond {
 		t.Errorf("a decision takes %v", each)
 	}
 }

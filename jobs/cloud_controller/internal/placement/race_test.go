@@ -2,6 +2,8 @@
 
 package placement
 
-// instancesPlaced: the race detector makes the pool, which one goroutine has, ten
-// times slower.
-const instancesPlaced = 5_000
+// The race detector makes the pool, which one goroutine has, ten times slower.
+const (
+	instancesPlaced   = 5_000
+	decisionsAreTimed = false
+)
