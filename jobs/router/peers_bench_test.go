@@ -206,8 +206,6 @@ func run(b *testing.B, cmd *exec.Cmd) {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() {
-
-		time.Sleep(time.Second)
 		_ = cmd.Process.Signal(os.Interrupt)
 		if err := cmd.Wait(); err != nil && b.Failed() {
 			b.Logf("%s: %v\n%s", cmd.Path, err, said.String())
