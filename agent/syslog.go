@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"os"
@@ -31,6 +32,9 @@ const (
 	syslogPoll    = 250 * time.Millisecond
 	syslogRetry   = 2 * time.Second // after a failure
 	syslogTimeout = 10 * time.Second
+	// syslogSettle is how long what was sent over TCP may still be on its way: if
+	// the connection breaks earlier, it is sent again.
+	syslogSettle = 2 * time.Second
 	// syslogChunk is read of one log at a time.
 	syslogChunk = 64 << 10
 )
@@ -51,6 +55,12 @@ type forwarder struct {
 	done    chan struct{}
 	cursors map[string]cursor // by "job/process"
 	conn    net.Conn
+
+	// A server that goes away loses what it had not read yet, and nothing says how
+	// much that was. settled is how far was forwarded syslogSettle or more ago,
+	// recent how far at recentAt.
+	settled, recent map[string]cursor
+	recentAt        time.Time
 }
 
 // parseSyslog reads "udp://host:port", "tcp://host:port" or "host:port", which is
@@ -98,9 +108,14 @@ func (f *forwarder) close() {
 
 func (f *forwarder) run(ctx context.Context) {
 	defer f.hangUp()
+	f.settled, f.recent, f.recentAt = maps.Clone(f.cursors), maps.Clone(f.cursors), time.Now()
 	for told := false; ; {
 		pause := syslogPoll
-		if err := f.round(ctx); err != nil && ctx.Err() == nil {
+		err := f.round(ctx)
+		if ctx.Err() == nil {
+			f.settle(err == nil)
+		}
+		if err != nil && ctx.Err() == nil {
 			f.hangUp()
 			pause = syslogRetry
 			if !told {
@@ -115,6 +130,19 @@ func (f *forwarder) run(ctx context.Context) {
 			return
 		case <-time.After(pause):
 		}
+	}
+}
+
+// settle takes note of how far a round came, or after a failed one goes back to
+// what surely arrived.
+func (f *forwarder) settle(ok bool) {
+	now := time.Now()
+	network, _, _ := parseSyslog(f.server)
+	switch {
+	case !ok && network == "tcp" && f.conn != nil:
+		f.cursors, f.recent, f.recentAt = maps.Clone(f.settled), maps.Clone(f.settled), now
+	case ok && now.Sub(f.recentAt) >= syslogSettle:
+		f.settled, f.recent, f.recentAt = f.recent, maps.Clone(f.cursors), now
 	}
 }
 
@@ -185,7 +213,6 @@ func (f *forwarder) send(ctx context.Context, p api.ProcessStatus, lines []byte)
 		}
 	}
 	if network == "tcp" && gone(f.conn) {
-		f.hangUp()
 		return fmt.Errorf("%s has closed the connection", address)
 	}
 	if err := f.conn.SetWriteDeadline(time.Now().Add(syslogTimeout)); err != nil {
