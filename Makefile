@@ -103,9 +103,13 @@ STAGES = failed=; times=; \
 		echo "all stages passed"; \
 	}
 MAKE_STAGE = $(MAKE) --no-print-directory
-# Runs go test and keeps what it says of each test in bin/NAME.json.
+# Runs go test and keeps what it says of each test in bin/NAME.json. Up to three
+# tests that fail are run once more, unless a data race was found: thousands of
+# tests with real processes on two cores have one whose time is up now and then.
+# Which these were is kept in bin/NAME-again.txt and said at the end: look at them.
 GOTESTSUM := go run gotest.tools/gotestsum@v1.13.0
-TIMED = $(GOTESTSUM) --format standard-quiet --jsonfile bin/$(1).json --
+TIMED = $(GOTESTSUM) --format standard-quiet --jsonfile bin/$(1).json --rerun-fails=1 --rerun-fails-max-failures=3 \
+	--rerun-fails-abort-on-data-race --rerun-fails-report bin/$(1)-again.txt --packages $(2) --
 
 check: ## what to run before each commit: format, lint, unit tests; under a minute when little changed
 	@$(STAGES); \
@@ -121,22 +125,23 @@ e2e: build ## end-to-end tests: make e2e RUN=TestX
 	go test -tags e2e -v -run '$(RUN)' -parallel 3 -timeout 25m ./examples/
 
 # The race detector needs cgo. Tests wait more than they compute (for processes, for
-# disks, for times to pass), so there are more of them at once than cores. What one
-# goroutine computes long has fewer rounds with the race detector (race_test.go);
+# disks, for times to pass); with more than two packages at once the time of some is
+# up. What one goroutine computes long has fewer rounds with the race detector (race_test.go);
 # the stage rounds runs all of them.
 ROUNDS = ./deployer ./deployer/internal/simulate ./jobs/cloud_controller/internal/placement
 test: ## everything: check, unit tests with the race detector, end-to-end tests, demo; prints the slowest tests
-	@mkdir -p bin; rm -f bin/unit.json bin/e2e.json; $(STAGES); \
+	@mkdir -p bin; rm -f bin/unit* bin/e2e*; $(STAGES); \
 	stage setup $(MAKE_STAGE) setup; \
 	stage format $(MAKE_STAGE) check-format; \
 	stage build $(MAKE_STAGE) build; \
 	stage lint $(MAKE_STAGE) lint; \
-	stage unit env CGO_ENABLED=1 $(call TIMED,unit) -race -p 4 -timeout 15m ./...; \
+	stage unit env CGO_ENABLED=1 $(call TIMED,unit,./...) -race -p 2 -timeout 15m; \
 	stage rounds go test $(ROUNDS); \
-	stage e2e $(call TIMED,e2e) -tags e2e -p 1 -parallel 3 -timeout 25m ./examples/...; \
+	stage e2e $(call TIMED,e2e,./examples/...) -tags e2e -p 1 -parallel 3 -timeout 25m; \
 	stage demo $(MAKE_STAGE) demo-check; \
 	for stage in unit e2e; do \
 		echo "=== the slowest $$stage tests"; $(GOTESTSUM) tool slowest --num 15 --jsonfile bin/$$stage.json; \
+		if [ -s bin/$$stage-again.txt ]; then echo "=== $$stage tests that failed at first"; cat bin/$$stage-again.txt; fi; \
 	done; \
 	summary
 
