@@ -32,8 +32,8 @@ const (
 	syslogPoll    = 250 * time.Millisecond
 	syslogRetry   = 2 * time.Second // after a failure
 	syslogTimeout = 10 * time.Second
-	// syslogSettle is how long what was sent over TCP may still be on its way: if
-	// the connection breaks earlier, it is sent again.
+	// syslogSettle is the age below which lines sent over TCP are sent again if the
+	// connection breaks: the server may not have read them.
 	syslogSettle = 2 * time.Second
 	// syslogChunk is read of one log at a time.
 	syslogChunk = 64 << 10

@@ -18,7 +18,7 @@ import (
 // DomainReport lists the domains of a deployment and what is known of each.
 type DomainReport = domains.Report
 
-// DomainRecord is what a public DNS must have for a domain.
+// DomainRecord is a record that a public DNS needs for a domain.
 type DomainRecord = domains.Record
 
 // DomainsRequest says how domains are looked at.

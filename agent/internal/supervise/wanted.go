@@ -22,7 +22,7 @@ type wanted struct {
 	Run        bool        `json:"run"`
 	Process    api.Process `json:"process"`
 	Generation string      `json:"generation"`
-	// Log is where in the log the words of this start begin.
+	// Log is the offset in the log at which the output of this start begins.
 	Log logMark `json:"log,omitzero"`
 }
 

@@ -24,7 +24,7 @@ func (r *Report) Healthy() bool {
 	return !slices.ContainsFunc(r.Domains, func(s Status) bool { return len(s.Problems) > 0 })
 }
 
-// Status is what is known of a domain.
+// Status describes a domain as it was found.
 type Status struct {
 	Name   string   `json:"name"`
 	Place  string   `json:"place"` // in the manifest, "file:line"
@@ -39,7 +39,7 @@ type Status struct {
 	Problems []string `json:"problems,omitempty"`
 }
 
-// Certificate is what a domain shows.
+// Certificate describes the certificate that a domain presents.
 type Certificate struct {
 	From   string    `json:"from"` // as the manifest says: internal, secret, files, acme
 	Issuer string    `json:"issuer"`
@@ -47,7 +47,7 @@ type Certificate struct {
 	Days   int       `json:"days"` // left; below 0 after its end
 }
 
-// DNS is how a name resolves.
+// DNS compares the addresses of a name with those that it should have.
 type DNS struct {
 	Asked string   `json:"asked"`           // of a wildcard, a name below it
 	Want  []string `json:"want"`            // addresses

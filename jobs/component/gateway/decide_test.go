@@ -86,7 +86,7 @@ func TestPool(t *testing.T) {
 			},
 			"answer": func(t *rapid.T) {
 				if len(waiting) == 0 {
-					t.Skip()
+					return
 				}
 				at := rapid.IntRange(0, len(waiting)-1).Draw(t, "which")
 				n := waiting[at]
