@@ -9,7 +9,6 @@ import (
 	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -87,39 +86,7 @@ func TestLimits(t *testing.T) {
 	}
 	p := newPlatform(t, "answer_timeout: 1500ms\nbody_timeout: 500ms\nmax_body_mb: 1\n", "max_body_mb = 1\nanswer_timeout_s = 4",
 		"client_body_timeout 30s", "client_body_timeout 400ms", "client_header_timeout 30s", "client_header_timeout 400ms")
-	p.app("a.cf.localhost", func(conn net.Conn, in *bufio.Reader) {
-		var head strings.Builder
-		length := 0
-		for {
-			line, err := in.ReadString('\n')
-			if err != nil {
-				return
-			}
-			if n, ok := strings.CutPrefix(line, "Content-Length: "); ok {
-				length, _ = strconv.Atoi(strings.TrimSpace(n))
-			}
-			if strings.HasPrefix(line, "Transfer-Encoding: chunked") {
-				length = 1 << 30
-			}
-			if head.WriteString(line); line == "\r\n" {
-				break
-			}
-		}
-		if length > 0 && !strings.HasPrefix(head.String(), "POST /early") {
-			var body io.Reader = io.LimitReader(in, int64(length))
-			if length == 1<<30 {
-				req, err := http.ReadRequest(bufio.NewReader(io.MultiReader(strings.NewReader(head.String()), in)))
-				if err != nil {
-					return
-				}
-				body = req.Body
-			}
-			if n, err := io.Copy(io.Discard, body); err != nil || length != 1<<30 && n < int64(length) {
-				return
-			}
-		}
-		fmt.Fprintf(conn, okHead+"Connection: close\r\n\r\n%s", head.String())
-	})
+	p.app("a.cf.localhost", saysHeaders)
 	apps := 0
 	app := func(answer string) (request string) {
 		apps++

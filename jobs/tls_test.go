@@ -79,7 +79,9 @@ func (p *platform) https(ca *webCA, method, host string, change func(*http.Trans
 	return res, string(body), err
 }
 
-// saysHeaders is an app that answers with the head that it got.
+// saysHeaders is an app that answers with the head that it got, and closes. Unless
+// the path begins with /early, it reads the whole request before: a connection
+// that is closed over unread bytes is reset, and may take the answer with it.
 func saysHeaders(conn net.Conn, in *bufio.Reader) {
 	var head strings.Builder
 	for {
@@ -89,6 +91,15 @@ func saysHeaders(conn net.Conn, in *bufio.Reader) {
 		}
 		if head.WriteString(line); line == "\r\n" {
 			break
+		}
+	}
+	if !strings.HasPrefix(head.String(), "POST /early") {
+		req, err := http.ReadRequest(bufio.NewReader(io.MultiReader(strings.NewReader(head.String()), in)))
+		if err != nil {
+			return
+		}
+		if _, err := io.Copy(io.Discard, req.Body); err != nil {
+			return
 		}
 	}
 	fmt.Fprintf(conn, okHead+"Connection: close\r\n\r\n%s", head.String())

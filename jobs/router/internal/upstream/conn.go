@@ -162,14 +162,21 @@ func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
 	return res, nil
 }
 
-// failure returns why there is no answer: the reason that came first.
+// failure returns why there is no answer: the reason that came first. The
+// connection is closed.
 func (c *conn) failure(x *exchange, err error) error {
 	ctx := x.req.Context()
+	if x.sent != nil && ctx.Err() != nil {
+		// net/http ends a request's context before it returns the error of reading
+		// its body. The upload knows which of the two came first, in a moment.
+		x.sent.answered(false)
+		x.sent.wait(afterRefusal)
+	}
 	switch {
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
 	case x.sent != nil && x.sent.bodyErr() != nil:
 		return fmt.Errorf("cannot read the request's body: %w", x.sent.bodyErr())
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
 	case c.late.Load():
 		return fmt.Errorf("the backend at %s was late: %w", c.addr, os.ErrDeadlineExceeded)
 	case c.headLeft == 0: // the parser may say something else of a head that is cut

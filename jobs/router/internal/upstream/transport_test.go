@@ -430,3 +430,32 @@ func TestIdleConnectionsEnd(t *testing.T) {
 		t.Errorf("got %v, want EOF", err)
 	}
 }
+
+// bodyThatIsLate ends its request before it says that its client was late, as
+// net/http does.
+type bodyThatIsLate struct {
+	cancel context.CancelFunc
+	closed <-chan struct{} // the backend has seen the end of its connection
+}
+
+func (b bodyThatIsLate) Read([]byte) (int, error) {
+	b.cancel()
+	<-b.closed
+	return 0, os.ErrDeadlineExceeded
+}
+
+// TestLateBodyIsTheReason: that the client was late is said, and not that it has
+// gone, although the request's context ends first.
+func TestLateBodyIsTheReason(t *testing.T) {
+	t.Parallel()
+	b, transport := newBackend(t), newTransport(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	closed := make(chan struct{})
+	done := start(ctx, transport, b.addr(), "POST", bodyThatIsLate{cancel, closed})
+	conn := b.accept()
+	_, _ = io.Copy(io.Discard, conn)
+	close(closed)
+	if o := b.await(done); !errors.Is(o.err, os.ErrDeadlineExceeded) {
+		t.Errorf("got %+v, want that the body was late", o)
+	}
+}
