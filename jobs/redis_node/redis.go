@@ -1,6 +1,5 @@
 // Package redisnode is the node of the service redis: a server process for each
-// instance, with a user for each binding. servers.go keeps the processes running,
-// acl.go says what users may do.
+// instance, with a user for each binding. acl.go says what users may do.
 package redisnode
 
 import (
@@ -17,11 +16,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/redis/go-redis/v9"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/clusterworks/deploy/jobs/component/node"
+	"github.com/clusterworks/deploy/jobs/component/node/servers"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -51,7 +50,8 @@ type service struct {
 	host     node.Host
 	folder   string // of the servers' folders
 	version  string
-	servers  *servers
+	account  *servers.Account
+	servers  *servers.Servers
 	work     context.Context
 
 	mu      sync.Mutex
@@ -89,14 +89,14 @@ func open(ctx context.Context, h node.Host, settings Settings) (*service, error)
 	if err != nil {
 		return nil, err
 	}
-	a, err := lookUp(r.RunAs)
+	account, err := servers.LookUp(r.RunAs)
 	if err != nil {
 		return nil, err
 	}
 	s := &service{
 		settings: settings, host: h, folder: filepath.Join(h.Config.BaseDir, "servers"), version: version, work: ctx,
-		servers: &servers{program: r.Program, account: a, log: h.Log, running: map[string]*running{}},
-		ready:   errors.New("the servers are starting"), clients: map[string]*redis.Client{},
+		account: account, servers: servers.New(account, h.Log),
+		ready: errors.New("the servers are starting"), clients: map[string]*redis.Client{},
 	}
 	if err := os.MkdirAll(s.folder, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the folder of the servers: %w", err)
@@ -160,7 +160,7 @@ func (s *service) end() {
 		c.Close()
 	}
 	s.mu.Unlock()
-	s.servers.close()
+	s.servers.Close()
 }
 
 // Provision starts an instance's server and waits until it answers.
@@ -180,11 +180,8 @@ func (s *service) credentials(i node.Instance, user, password string) wire.Crede
 // serve makes sure that an instance's server runs and admits these users.
 func (s *service) serve(ctx context.Context, i node.Instance, users []node.Binding) error {
 	folder := filepath.Join(s.folder, i.Name)
-	if err := os.MkdirAll(folder, 0o700); err != nil {
-		return fmt.Errorf("cannot make the server's folder: %w", err)
-	}
-	if err := s.servers.account.own(folder); err != nil {
-		return fmt.Errorf("cannot give the server its folder: %w", err)
+	if err := s.account.Folder(folder); err != nil {
+		return err
 	}
 	if err := s.write(i, "redis.conf", s.configuration(i)); err != nil {
 		return err
@@ -192,7 +189,7 @@ func (s *service) serve(ctx context.Context, i node.Instance, users []node.Bindi
 	if err := s.write(i, "users.acl", aclFile(i, users)); err != nil {
 		return err
 	}
-	if err := s.servers.start(s.work, i.Name, folder); err != nil {
+	if err := s.servers.Start(s.work, i.Name, folder, servers.Command{Program: s.settings.Redis.Program, Args: []string{"-"}, Stdin: "redis.conf"}); err != nil {
 		return err
 	}
 	admin := s.admin(i)
@@ -210,15 +207,7 @@ func (s *service) serve(ctx context.Context, i node.Instance, users []node.Bindi
 }
 
 func (s *service) write(i node.Instance, name, text string) error {
-	path := filepath.Join(s.folder, i.Name, name)
-	err := renameio.WriteFile(path, []byte(text), 0o600)
-	if err == nil {
-		err = s.servers.account.own(path)
-	}
-	if err != nil {
-		return fmt.Errorf("cannot write the server's %s: %w", name, err)
-	}
-	return nil
+	return s.account.Write(filepath.Join(s.folder, i.Name, name), text)
 }
 
 // configuration is a server's file. Everything that it keeps is in its folder.
@@ -274,7 +263,7 @@ func (s *service) Unprovision(_ context.Context, i node.Instance) error {
 		delete(s.clients, i.Name)
 	}
 	s.mu.Unlock()
-	s.servers.stop(i.Name)
+	s.servers.Stop(i.Name)
 	if err := os.RemoveAll(filepath.Join(s.folder, i.Name)); err != nil {
 		return fmt.Errorf("cannot remove the server's files: %w", err)
 	}

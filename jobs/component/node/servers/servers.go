@@ -1,4 +1,7 @@
-package redisnode
+// Package servers keeps the server processes of a service's node running: as a user of
+// their own, each in a folder of its own, started again when one ends by itself. They
+// end with the node, however it ends, since two servers must not write the same files.
+package servers
 
 import (
 	"context"
@@ -15,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,10 +28,12 @@ const (
 	restartWait = time.Second      // after a server has ended by itself
 )
 
-// account is who runs the servers; nil: who runs the node.
-type account struct{ uid, gid int }
+// Account is who runs the servers; nil: who runs the node.
+type Account struct{ uid, gid int }
 
-func lookUp(name string) (*account, error) {
+// LookUp returns a user of this VM, or nil where the node is not root and cannot become
+// anybody else.
+func LookUp(name string) (*Account, error) {
 	if os.Getuid() != 0 {
 		return nil, nil
 	}
@@ -37,23 +43,51 @@ func lookUp(name string) (*account, error) {
 	}
 	uid, err1 := strconv.Atoi(u.Uid)
 	gid, err2 := strconv.Atoi(u.Gid)
-	return &account{uid, gid}, errors.Join(err1, err2)
+	return &Account{uid, gid}, errors.Join(err1, err2)
 }
 
-// own gives a file to the servers' user.
-func (a *account) own(path string) error {
+// Own gives a file to the servers' user.
+func (a *Account) Own(path string) error {
 	if a == nil {
 		return nil
 	}
 	return os.Chown(path, a.uid, a.gid)
 }
 
-// servers are the Redis servers of a node: one process for each instance, in a folder
-// of its own, started again when it ends by itself. They end with the node, however it
-// ends, since two servers must not write the same files.
-type servers struct {
-	program string
-	account *account
+// Folder makes a folder that only the servers' user may enter.
+func (a *Account) Folder(path string) error {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return fmt.Errorf("cannot make the server's folder: %w", err)
+	}
+	if err := a.Own(path); err != nil {
+		return fmt.Errorf("cannot give the server its folder: %w", err)
+	}
+	return nil
+}
+
+// Write replaces a file that only the servers' user may read.
+func (a *Account) Write(path, text string) error {
+	err := renameio.WriteFile(path, []byte(text), 0o600)
+	if err == nil {
+		err = a.Own(path)
+	}
+	if err != nil {
+		return fmt.Errorf("cannot write the server's %s: %w", filepath.Base(path), err)
+	}
+	return nil
+}
+
+// Command is how a server is run in its folder.
+type Command struct {
+	Program string
+	Args    []string
+	Env     []string // beside the node's own
+	Stdin   string   // a file of the folder; "": none
+}
+
+// Servers are those of a node.
+type Servers struct {
+	account *Account
 	log     *slog.Logger
 
 	mu      sync.Mutex
@@ -61,13 +95,18 @@ type servers struct {
 	closed  bool
 }
 
+// New returns servers that an account will run.
+func New(account *Account, log *slog.Logger) *Servers {
+	return &Servers{account: account, log: log, running: map[string]*running{}}
+}
+
 type running struct {
 	stop context.CancelFunc
 	done chan struct{}
 }
 
-// start keeps a server running in a folder until stop. It does not wait for it.
-func (s *servers) start(ctx context.Context, name, folder string) error {
+// Start keeps a server running in a folder until Stop or Close. It does not wait for it.
+func (s *Servers) Start(ctx context.Context, name, folder string, c Command) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -85,7 +124,7 @@ func (s *servers) start(ctx context.Context, name, folder string) error {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		for ctx.Err() == nil {
-			if err := s.once(ctx, folder); err != nil && ctx.Err() == nil {
+			if err := s.once(ctx, folder, c); err != nil && ctx.Err() == nil {
 				s.log.Error("a server has ended and is started again", "instance", name, "error", err)
 			}
 			select {
@@ -99,7 +138,7 @@ func (s *servers) start(ctx context.Context, name, folder string) error {
 
 // once runs a server until it ends or ctx does. Who has the lock of its folder is the
 // only one to write there: the server inherits it.
-func (s *servers) once(ctx context.Context, folder string) error {
+func (s *Servers) once(ctx context.Context, folder string, c Command) error {
 	lock, err := os.OpenFile(filepath.Join(folder, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("cannot open the lock of a server: %w", err)
@@ -108,23 +147,27 @@ func (s *servers) once(ctx context.Context, folder string) error {
 	if err := waitForLock(ctx, lock); err != nil {
 		return err
 	}
-	// The server would read its file by an absolute path.
-	configuration, err := os.Open(filepath.Join(folder, "redis.conf"))
-	if err != nil {
-		return fmt.Errorf("cannot open the server's configuration: %w", err)
-	}
-	defer configuration.Close()
-	cmd := exec.Command(s.program, "-")
+	cmd := exec.Command(c.Program, c.Args...)
 	cmd.Dir = folder
 	if s.account != nil {
 		// The folders on the way may be closed to the servers' user, so the shell goes
 		// in before it becomes that user.
-		cmd = exec.Command("/bin/sh", "-c", `cd "$1" && exec setpriv --pdeathsig KILL --reuid="$2" --regid="$3" --clear-groups --no-new-privs -- "$4" -`,
-			"sh", folder, strconv.Itoa(s.account.uid), strconv.Itoa(s.account.gid), s.program)
+		cmd = exec.Command("/bin/sh", append([]string{
+			"-c", `cd "$1" && uid=$2 gid=$3 && shift 3 && exec setpriv --pdeathsig KILL --reuid="$uid" --regid="$gid" --clear-groups --no-new-privs -- "$@"`,
+			"sh", folder, strconv.Itoa(s.account.uid), strconv.Itoa(s.account.gid), c.Program,
+		}, c.Args...)...)
 	}
-	cmd.Env = append(os.Environ(), "HOME=/nonexistent")
+	if c.Stdin != "" {
+		// Opened here: by its path the server might not reach it.
+		in, err := os.Open(filepath.Join(folder, c.Stdin))
+		if err != nil {
+			return fmt.Errorf("cannot open the server's %s: %w", c.Stdin, err)
+		}
+		defer in.Close()
+		cmd.Stdin = in
+	}
+	cmd.Env = append(append(os.Environ(), "HOME=/nonexistent"), c.Env...)
 	cmd.ExtraFiles = []*os.File{lock}
-	cmd.Stdin = configuration
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
@@ -164,8 +207,8 @@ func waitForLock(ctx context.Context, lock *os.File) error {
 	}
 }
 
-// stop ends a server and returns when it has ended.
-func (s *servers) stop(name string) {
+// Stop ends a server and returns when it has ended.
+func (s *Servers) Stop(name string) {
 	s.mu.Lock()
 	r, is := s.running[name]
 	delete(s.running, name)
@@ -176,8 +219,8 @@ func (s *servers) stop(name string) {
 	}
 }
 
-// close ends all servers.
-func (s *servers) close() {
+// Close ends all servers.
+func (s *Servers) Close() {
 	s.mu.Lock()
 	s.closed = true
 	all := s.running
