@@ -4,6 +4,7 @@
 package natstest
 
 import (
+	"io/fs"
 	"strings"
 	"testing"
 
@@ -23,9 +24,15 @@ const password = "shared-by-tests"
 // everybody who names no user with everything.
 func Users(t testing.TB, names ...string) func(*server.Options) {
 	t.Helper()
+	return UsersOf(t, jobs.FS, names...)
+}
+
+// UsersOf is Users for the jobs in a folder.
+func UsersOf(t testing.TB, folder fs.FS, names ...string) func(*server.Options) {
+	t.Helper()
 	table := make([]nats.User, 0, len(names))
 	for _, name := range names {
-		table = append(table, User(t, name))
+		table = append(table, user(t, folder, name))
 	}
 	return func(o *server.Options) {
 		o.CustomClientAuthentication = admission{t, table}
@@ -43,7 +50,12 @@ func URI(s *server.Server, job string) string {
 // properties, in a group of the job's name.
 func User(t testing.TB, name string) nats.User {
 	t.Helper()
-	job, diags := manifests.LoadJob(jobs.FS, name)
+	return user(t, jobs.FS, name)
+}
+
+func user(t testing.TB, folder fs.FS, name string) nats.User {
+	t.Helper()
+	job, diags := manifests.LoadJob(folder, name)
 	if diags.HasErrors() || job.Bus == nil {
 		t.Fatalf("job %s has no bus block: %v", name, diags)
 	}
