@@ -129,20 +129,34 @@ func (w *watcher) note(ctx context.Context, id string, reported api.InstanceStat
 // are never heard.
 func (w *watcher) lookForSilent(ctx context.Context) {
 	for pause(ctx, watchEvery) {
-		w.mu.Lock()
-		var ids []string
-		for id, at := range w.heard {
-			if time.Since(at) > silence && !w.lost[id] {
-				ids = append(ids, id)
-			}
-		}
-		w.mu.Unlock()
+		ids := w.silent(time.Now())
 		// Each agent's silence is noted on its own.
 		_ = w.s.Each(ctx, len(ids), func(ctx context.Context, i int) error {
 			w.ask(ctx, ids[i])
 			return nil
 		})
 	}
+}
+
+// silent returns the instances from which nothing was heard for a while. Those
+// whose VM is being replaced or deleted are not among them, and what they are
+// silent for does not count later: a VM that boots has all the time of its command.
+func (w *watcher) silent(now time.Time) []string {
+	latest := w.latest.Load()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var ids []string
+	for id, heard := range w.heard {
+		at := w.places[id]
+		switch running := latest.Groups[at.group].Instances[at.index].Running.Kind; {
+		case running == rollout.CommandReplaceVM || running == rollout.CommandDeleteVM:
+			w.heard[id] = now
+			delete(w.lost, id)
+		case now.Sub(heard) > silence && !w.lost[id]:
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }
 
 func (w *watcher) ask(ctx context.Context, id string) {

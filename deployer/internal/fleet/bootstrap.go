@@ -49,10 +49,9 @@ func (f *Fleet) bootstrapOne(ctx context.Context, id string, agent packages.Blob
 		return fmt.Errorf("cannot reach the VM of %s: %w%s", id, err, lastOfConsole(vm.Console))
 	}
 	if vm.HostKey == "" {
-		// The infrastructure cannot tell the key, so the first one seen is kept.
-		f.s.Event(session.Event{Phase: session.PhaseBootstrap, Message: fmt.Sprintf("%s: trusting host key %s at first contact", id, conn.HostKey())})
-		vm.HostKey = conn.HostKey()
-		f.s.Update(func() { f.s.State.VMs[id] = vm })
+		if err := pin(f.s, id, conn.HostKey()); err != nil {
+			return err
+		}
 	}
 	// Whose machine is it? Another deployment's agent is not even upgraded. A
 	// machine without one answers with an error at once.
@@ -75,5 +74,22 @@ func (f *Fleet) bootstrapOne(ctx context.Context, id string, agent packages.Blob
 			id, inv.Agent.API, api.Version, f.packages.Dir())
 	}
 	f.setInventory(id, &inv)
+	return nil
+}
+
+// pin keeps the first host key that is seen of a VM whose infrastructure cannot
+// tell it. It is saved before anything is sent to the VM: if what follows fails,
+// the next run must not trust whoever answers then.
+func pin(s *session.Session, id, hostKey string) error {
+	s.Event(session.Event{Phase: session.PhaseBootstrap, Message: fmt.Sprintf("%s: trusting host key %s at first contact", id, hostKey)})
+	err := s.UpdateAndSave(func() error {
+		vm := s.State.VMs[id]
+		vm.HostKey = hostKey
+		s.State.VMs[id] = vm
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("cannot keep the host key of %s: %w", id, err)
+	}
 	return nil
 }

@@ -1,0 +1,55 @@
+package fleet
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/clusterworks/deploy/deployer/internal/packages"
+	"github.com/clusterworks/deploy/deployer/internal/session"
+	"github.com/clusterworks/deploy/deployer/internal/ssh/sshtest"
+	"github.com/clusterworks/deploy/deployer/internal/state"
+)
+
+// The host key of the first contact is what later contacts are held to, also when
+// the agent could not be put on the VM and the run ended there.
+func TestAHostKeyIsKeptWhenBootstrapFails(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), fleetTestLimit)
+	defer cancel()
+	host := sshtest.Start(t)
+	unknown := host.Keys
+	unknown.HostKey = ""
+	f := fleetOf(t, host.Address, unknown)
+	f.s.Report = func(session.Event) {}
+	f.s.Store = state.Store{Dir: t.TempDir()}
+	vm := f.s.State.VMs["web/0"]
+	vm.AgentDir, vm.OS, vm.Arch = t.TempDir(), "plan9", "mips" // which it is not
+	f.s.State = state.New("test")
+	f.s.State.VMs = map[string]state.VM{"web/0": vm}
+	if err := f.s.Save(); err != nil {
+		t.Fatal(err)
+	}
+
+	err := f.bootstrapOne(ctx, "web/0", packages.Blob{Digest: strings.Repeat("0", 64)})
+	if err == nil || !strings.Contains(err.Error(), "plan9") {
+		t.Fatalf("the bootstrap was to fail for its platform: %v", err)
+	}
+	kept, err := f.s.Store.LoadState()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := kept.VMs["web/0"].HostKey; got != host.HostKey {
+		t.Errorf("the state on disk has the host key %q, not %q", got, host.HostKey)
+	}
+
+	// Another machine at the address is refused by the next run.
+	f.Close()
+	other := sshtest.Start(t)
+	vm = kept.VMs["web/0"]
+	vm.SSHPort = other.Address.Port
+	kept.VMs["web/0"] = vm
+	f.s.State = kept
+	if err := f.bootstrapOne(ctx, "web/0", packages.Blob{Digest: strings.Repeat("0", 64)}); err == nil || !strings.Contains(err.Error(), "cannot trust the host") {
+		t.Errorf("another host key than the kept one: %v", err)
+	}
+}
