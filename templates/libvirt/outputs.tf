@@ -15,6 +15,7 @@ output "instances" {
       disk         = contains(keys(local.disks), key) ? "${local.folder}/data" : ""
       running      = vm.running
       beside       = true
+      boot_seconds = local.boot_seconds
       console      = "${local.console}/${local.names[key]}-console.log"
     }
   }

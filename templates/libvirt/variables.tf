@@ -37,6 +37,7 @@ variable "ssh_public_key" {
 # network:     a network of libvirt that is there; none is made then, and cidr is its range
 # skip:        how many first addresses of such a network are others': 99
 # accelerator: "auto": KVM if a VM runs with it, tried with a deadline, else emulation; "kvm"; "emulation"
+# boot_seconds: the time that a VM may take until it lets deploy in: 300 with KVM, 900 without
 # emulator:    "/usr/bin/qemu-system-x86_64"
 # console_dir: "/var/log/libvirt/qemu": where VMs' consoles are kept
 variable "settings" {
@@ -44,8 +45,8 @@ variable "settings" {
   default = {}
 
   validation {
-    condition     = length(setsubtract(keys(var.settings), ["accelerator", "cidr", "console_dir", "dir", "emulator", "gateway", "image", "mode", "network", "skip", "uri"])) == 0
-    error_message = "Infrastructure \"libvirt\" has no setting ${join(", ", setsubtract(keys(var.settings), ["accelerator", "cidr", "console_dir", "dir", "emulator", "gateway", "image", "mode", "network", "skip", "uri"]))}; it has accelerator, cidr, console_dir, dir, emulator, gateway, image, mode, network, skip and uri."
+    condition     = length(setsubtract(keys(var.settings), ["accelerator", "boot_seconds", "cidr", "console_dir", "dir", "emulator", "gateway", "image", "mode", "network", "skip", "uri"])) == 0
+    error_message = "Infrastructure \"libvirt\" has no setting ${join(", ", setsubtract(keys(var.settings), ["accelerator", "boot_seconds", "cidr", "console_dir", "dir", "emulator", "gateway", "image", "mode", "network", "skip", "uri"]))}; it has accelerator, boot_seconds, cidr, console_dir, dir, emulator, gateway, image, mode, network, skip and uri."
   }
 
   validation {
@@ -56,6 +57,11 @@ variable "settings" {
   validation {
     condition     = contains(["auto", "kvm", "emulation"], try(tostring(var.settings.accelerator), can(var.settings.accelerator) ? "" : "auto"))
     error_message = "The setting accelerator of infrastructure \"libvirt\" must be \"auto\", \"kvm\" or \"emulation\"."
+  }
+
+  validation {
+    condition     = try(tonumber(var.settings.boot_seconds) >= 1, !can(var.settings.boot_seconds))
+    error_message = "The setting boot_seconds of infrastructure \"libvirt\" must be a number of seconds, such as 600."
   }
 
   validation {

@@ -22,6 +22,20 @@ import (
 type Machine struct {
 	AgentDir string
 	OS, Arch string // as in Go
+	// Boot is the time that it may take to boot, 0 if that is not known. One that may
+	// take longer than UsualBoot is slow (emulated), and so is all else on it.
+	Boot time.Duration
+}
+
+// UsualBoot is the time that a VM gets to boot if nothing says how long it takes.
+const UsualBoot = 5 * time.Minute
+
+// limit returns the time that a step may take on the machine.
+func (m Machine) limit(s step) time.Duration {
+	if m.Boot <= UsualBoot {
+		return s.limit
+	}
+	return time.Duration(float64(s.limit) * float64(m.Boot) / float64(UsualBoot)).Round(time.Second)
 }
 
 // Step is one of the steps of Agent, in the order of Steps.
@@ -75,7 +89,8 @@ func Agent(ctx context.Context, conn *ssh.Client, m Machine, agent packages.Blob
 			continue
 		}
 		report(s.name)
-		within, cancel := context.WithTimeoutCause(ctx, s.limit, fmt.Errorf("it took longer than %s", s.limit))
+		limit := m.limit(s)
+		within, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %s", limit))
 		err := s.do(b, within)
 		cancel()
 		if err != nil {

@@ -374,3 +374,14 @@ func FuzzParseFacts(f *testing.F) {
 		}
 	})
 }
+
+// A machine that boots slowly does all else slowly.
+func TestSlowMachinesGetMoreTime(t *testing.T) {
+	for _, test := range []struct{ boot, want time.Duration }{
+		{0, 4 * time.Minute}, {UsualBoot / 2, 4 * time.Minute}, {UsualBoot, 4 * time.Minute}, {3 * UsualBoot, 12 * time.Minute},
+	} {
+		if got := (Machine{Boot: test.boot}).limit(step{limit: 4 * time.Minute}); got != test.want {
+			t.Errorf("boot within %s: a step of 4m gets %s, not %s", test.boot, got, test.want)
+		}
+	}
+}

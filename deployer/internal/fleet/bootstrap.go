@@ -61,7 +61,7 @@ func (f *Fleet) bootstrapOne(ctx context.Context, id string, agent packages.Blob
 			return err
 		}
 	}
-	_, inv, err := bootstrap.Agent(ctx, conn, bootstrap.Machine{AgentDir: vm.AgentDir, OS: vm.OS, Arch: vm.Arch}, agent, func(s bootstrap.Step) {
+	_, inv, err := bootstrap.Agent(ctx, conn, bootstrap.Machine{AgentDir: vm.AgentDir, OS: vm.OS, Arch: vm.Arch, Boot: bootTime(vm)}, agent, func(s bootstrap.Step) {
 		f.s.Event(session.Event{Phase: session.PhaseBootstrap, Instance: id, Step: "bootstrap", Message: string(s)})
 	}, func(note string) {
 		f.s.Event(session.Event{Phase: session.PhaseBootstrap, Message: id + ": " + note})

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"net"
 	"strings"
 	"testing"
 
@@ -51,5 +52,22 @@ func TestAHostKeyIsKeptWhenBootstrapFails(t *testing.T) {
 	f.s.State = kept
 	if err := f.bootstrapOne(ctx, "web/0", packages.Blob{Digest: strings.Repeat("0", 64)}); err == nil || !strings.Contains(err.Error(), "cannot trust the host") {
 		t.Errorf("another host key than the kept one: %v", err)
+	}
+}
+
+// A VM that boots gets the time that its template says.
+func TestBootSecondsOfTheTemplateHold(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := fleetOf(t, listener.Addr(), sshtest.NewKeys(t))
+	if err := listener.Close(); err != nil { // so that connections are refused
+		t.Fatal(err)
+	}
+	f.setPatience(bootPatience)
+	f.s.State.VMs["web/0"] = func(vm state.VM) state.VM { vm.BootSeconds = 1; return vm }(f.s.State.VMs["web/0"])
+	if _, err := f.Connect(t.Context(), state.Own("web/0")); err == nil || !strings.Contains(err.Error(), "within 1s") {
+		t.Errorf("a VM that has a second to boot: %v", err)
 	}
 }

@@ -79,11 +79,18 @@ func (f *Fleet) dial(ctx context.Context, id state.VMID, patience time.Duration)
 	if err != nil {
 		return nil, err
 	}
-	if vm.Keep {
+	switch {
+	case vm.Keep:
 		patience = min(patience, keptPatience)
+	case patience == bootPatience && vm.BootSeconds > 0:
+		patience = bootTime(vm)
 	}
 	return ssh.Dial(ctx, target, ssh.Options{Patience: patience, OnDial: func() { f.s.Counters.SSH.Add(1) }})
 }
+
+// bootTime returns the time that a VM may take to boot, 0 if its template does not
+// say.
+func bootTime(vm state.VM) time.Duration { return time.Duration(vm.BootSeconds) * time.Second }
 
 // connected reports whether there is an SSH connection to an instance's VM.
 func (f *Fleet) connected(id string) bool {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/agent/client"
+	"github.com/clusterworks/deploy/deployer/internal/bootstrap"
 	"github.com/clusterworks/deploy/deployer/internal/bus"
 	"github.com/clusterworks/deploy/deployer/internal/credentials"
 	"github.com/clusterworks/deploy/deployer/internal/session"
@@ -73,10 +74,10 @@ const (
 	busWait    = 700 * time.Millisecond
 	busConnect = 2 * time.Second
 	AskLimit   = 5 * time.Second
-	// A machine that is there accepts SSH at once; one that boots takes its time: three
-	// minutes if it is emulated by a busy machine.
+	// A machine that is there accepts SSH at once; one that boots takes its time, of
+	// which the template may say how much (boot_seconds).
 	askPatience  = time.Second
-	bootPatience = 5 * time.Minute
+	bootPatience = bootstrap.UsualBoot
 	// A machine that exists was up before we came.
 	keptPatience = 5 * time.Second
 )

@@ -82,6 +82,8 @@ type Instance struct {
 	// Console is the file on this machine that holds what the VM's console shows; "":
 	// none.
 	Console string `json:"console"`
+	// BootSeconds is the time that a new VM may take until it lets us in; 0: not said.
+	BootSeconds int `json:"boot_seconds"`
 }
 
 // arguments are the module call's arguments as JSON values. Strings are
