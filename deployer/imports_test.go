@@ -59,8 +59,11 @@ var importRules = []importRule{
 	{packages: `deployer/internal/release`, may: `deployer/internal/(memfs|packages)|manifests`},
 	{packages: `deployer/internal/bootstrap`, may: `deployer/internal/(packages|ssh)|agent/(api|client)`, tests: `deployer/internal/ssh/sshtest|agent/agenttest`},
 	{packages: `deployer/internal/simulate`, may: `deployer/internal/rollout|agent/api`, tests: `manifests`},
-	{packages: `deployer/internal/localvm(/.*)?`, may: `deployer/internal/localvm(/.*)?|deployer/internal/ssh|agent/host/[^/]+`},
-	{packages: `deployer/internal/terraform`, may: `deployer/internal/localvm(/.*)?`},
+	// The three programs of local VMs know what they share, and not each other.
+	{packages: `deployer/internal/localvm`, may: `agent/host/[^/]+`},
+	{packages: `deployer/internal/localvm/(vminit|publish)`, may: `deployer/internal/localvm|agent/host/[^/]+`},
+	{packages: `deployer/internal/localvm/provider`, may: `deployer/internal/localvm`, tests: `deployer/internal/localvm/.*`},
+	{packages: `deployer/internal/terraform`, may: `deployer/internal/localvm/provider`, tests: `deployer/internal/localvm/.*`},
 	// The deployer's parts: each knows only those above it.
 	{packages: `deployer/internal/session`, may: `deployer/internal/(plan|state)|manifests|agent/api`},
 	{packages: `deployer/internal/acme`},
@@ -108,6 +111,69 @@ var importRules = []importRule{
 
 	{packages: `templates`, tests: `.*`},
 	{packages: `examples(/.*)?`, tests: `.*`},
+}
+
+// walks are two ways through the code, from call to call: of a manifest's property
+// into a job's file, and of an app's start onto a DEA. A package calls the next
+// one, or reaches it over the network ("~", by agent/client or jobs/wire); none knows
+// a package before it.
+var walks = map[string]string{
+	"a property is read and rendered": "deployer/cmd/deploy deployer/internal/cli deployer deployer/internal/desired deployer/internal/render manifests",
+	"a property reaches a job's file": "deployer/internal/cli deployer deployer/internal/execute deployer/internal/fleet ~ agent agent/internal/install",
+	"an app is staged":                "jobs/cloud_controller/cmd/vmc jobs/cloud_controller/vmc jobs/cloud_controller/client ~ jobs/cloud_controller/internal/api jobs/cloud_controller/internal/staging ~ jobs/stager",
+	"an app starts":                   "jobs/cloud_controller/client ~ jobs/cloud_controller/internal/api jobs/cloud_controller/internal/placement ~ jobs/dea jobs/dea/internal/core",
+}
+
+func TestWalksNeverClimbBack(t *testing.T) {
+	t.Parallel()
+	module, packages := listPackages(t)
+	for name, walk := range walks {
+		for _, problem := range climbs(module, packages, strings.Fields(walk)) {
+			t.Errorf("%s: %s", name, problem)
+		}
+	}
+	// The check finds what it is for.
+	small := []goPackage{{ImportPath: "m/top", Imports: []string{"m/middle"}}, {ImportPath: "m/middle", Imports: []string{"m/low"}}, {ImportPath: "m/low", Imports: []string{"m/other"}}, {ImportPath: "m/other", Imports: []string{"m/far"}}, {ImportPath: "m/far"}}
+	for walk, want := range map[string]int{"top middle low": 0, "top low": 1, "far ~ low": 1, "low ~ top": 1, "top nowhere": 1} {
+		if got := climbs("m", small, strings.Fields(walk)); len(got) != want {
+			t.Errorf("%s: %q", walk, got)
+		}
+	}
+}
+
+// climbs returns where a walk's packages do not call the next one, or know one
+// that comes before them.
+func climbs(module string, packages []goPackage, walk []string) []string {
+	imports := map[string][]string{}
+	for _, p := range packages {
+		imports[strings.TrimPrefix(p.ImportPath, module+"/")] = p.Imports
+	}
+	var problems []string
+	var knows func(name string, seen map[string]bool)
+	knows = func(name string, seen map[string]bool) {
+		for _, imported := range imports[name] {
+			if ours, is := strings.CutPrefix(imported, module+"/"); is && !seen[ours] {
+				seen[ours] = true
+				knows(ours, seen)
+			}
+		}
+	}
+	for i, name := range walk {
+		if i > 0 && name != "~" && walk[i-1] != "~" && !slices.Contains(imports[walk[i-1]], module+"/"+name) {
+			problems = append(problems, walk[i-1]+" does not import "+name)
+		}
+		if _, there := imports[name]; !there && name != "~" && (i == 0 || walk[i-1] == "~") {
+			problems = append(problems, name+" does not exist")
+		}
+		seen := map[string]bool{}
+		knows(name, seen)
+		for _, before := range walk[:i] {
+			if seen[before] {
+				problems = append(problems, name+" knows "+before+", which comes before it")
+			}
+		}
+	}
+	return problems
 }
 
 // goPackage is what `go list -json` says of a package.
@@ -246,6 +312,11 @@ func TestImportRulesCatch(t *testing.T) {
 		{"deployer/internal/execute", "deployer", false, true},
 		{"deployer/internal/execute", "deployer/internal/infra", false, false},
 		{"deployer/internal/terraform", "deployer/internal/infra", false, true},
+		{"deployer/internal/terraform", "deployer/internal/localvm/vminit", false, true},
+		{"deployer/internal/localvm", "deployer/internal/localvm/provider", false, true},
+		{"deployer/internal/localvm/provider", "deployer/internal/localvm/vminit", false, true},
+		{"deployer/internal/localvm/provider", "deployer/internal/localvm/vminit", true, false},
+		{"deployer/internal/localvm/vminit", "deployer/internal/localvm", false, false},
 		{"deployer/internal/anything", "deployer/internal/state", false, true},
 		{"deployer/internal/bootstrap", "jobs/router", true, true},
 		{"deployer", "agent/agenttest", false, true},

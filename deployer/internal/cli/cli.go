@@ -15,7 +15,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/clusterworks/deploy/deployer/internal/cli/views"
-	"github.com/clusterworks/deploy/deployer/internal/localvm"
+	"github.com/clusterworks/deploy/deployer/internal/localvm/provider"
+	"github.com/clusterworks/deploy/deployer/internal/localvm/publish"
+	"github.com/clusterworks/deploy/deployer/internal/localvm/vminit"
 )
 
 // Builtin has what the binary carries: its version, the jobs and templates folders.
@@ -35,15 +37,15 @@ const (
 // Main runs the command line and returns the exit code.
 func Main(args []string, b Builtin) int {
 	// The provider serves under its own name when an engine is run by hand.
-	if localvm.IsProvider(args[0]) {
-		return localvm.ProviderMain()
+	if provider.IsProvider(args[0]) {
+		return provider.Main()
 	}
 	if len(args) > 1 {
 		switch args[1] { // processes of local VMs: not commands for people
 		case "local-init":
-			return localvm.InitMain(args[2:])
+			return vminit.Main(args[2:])
 		case "local-publish":
-			return localvm.PublishMain(args[2:])
+			return publish.Main(args[2:])
 		}
 	}
 	ctx, signals, stop := listen()

@@ -25,27 +25,31 @@ import (
 	"github.com/clusterworks/deploy/agent/host/proc"
 )
 
-// kind is one of the two detached programs. The subcommand of deploy that runs
-// it is "local-" + kind.
-type kind string
+// Program is one of the two detached programs. The subcommand of deploy that runs
+// it is "local-" + its name.
+type Program string
 
 const (
-	kindInit    kind = "init"
-	kindPublish kind = "publish"
+	Init    Program = "init"    // package vminit
+	Publish Program = "publish" // package publish
 )
 
-// Files in a daemon's folder; its log is <kind>.log.
+// Files in a daemon's folder; its log is <program>.log.
 const (
-	configFile = "config.json"
-	statusFile = "status.json"
+	ConfigFile = "config.json"
+	StatusFile = "status.json"
 	lockFile   = "lock"
 )
 
 const (
 	// startTimeout is ample for a process on a busy machine.
 	startTimeout = 60 * time.Second
-	// stopTimeout is beyond what an init takes to stop everything of its VM.
-	stopTimeout   = serviceGrace + processGrace + killWait + 10*time.Second
+	// ServiceGrace is the time between TERM and KILL for a boot service.
+	ServiceGrace = 5 * time.Second
+	// ProcessGrace is the time between TERM and KILL for the processes of a VM that ends.
+	ProcessGrace = 3 * time.Second
+	// stopTimeout is longer than an init takes to stop everything of its VM.
+	stopTimeout   = ServiceGrace + ProcessGrace + killWait + 10*time.Second
 	reloadTimeout = 20 * time.Second
 	pollInterval  = 10 * time.Millisecond
 )
@@ -64,42 +68,42 @@ type startReply struct {
 	NoNamespaces bool   `json:"no_namespaces,omitempty"`
 }
 
-// errAddressInUse is the cause when a daemon could not listen.
-var errAddressInUse = errors.New("the address is in use")
+// ErrAddressInUse is the cause when a daemon could not listen.
+var ErrAddressInUse = errors.New("the address is in use")
 
-// status is what a running daemon says of itself, in its folder.
-type status struct {
+// Status is what a running daemon writes about itself into its folder.
+type Status struct {
 	ID        string `json:"id"` // its DEPLOY_VM
 	PID       int    `json:"pid"`
 	StartTime uint64 `json:"start_time"` // of PID, clock ticks since boot
 	BootID    string `json:"boot_id"`
 	Listen    string `json:"listen"`
 	Config    string `json:"config"` // digest of the configuration in use
-	// Isolation is the level that it runs at: isolationNone or isolationNamespaces.
+	// Isolation is the level at which it runs: IsolationNone or IsolationNamespaces.
 	Isolation string `json:"isolation,omitempty"`
 }
 
-// readStatus returns nil if there is none that can be read.
-func readStatus(dir string) *status {
-	data, err := os.ReadFile(filepath.Join(dir, statusFile))
+// ReadStatus returns the status in a daemon's folder, nil if none can be read.
+func ReadStatus(dir string) *Status {
+	data, err := os.ReadFile(filepath.Join(dir, StatusFile))
 	if err != nil {
 		return nil
 	}
-	var s status
+	var s Status
 	if json.Unmarshal(data, &s) != nil {
 		return nil
 	}
 	return &s
 }
 
-// daemonProcess is the daemon that runs for a folder, if one does.
-func daemonProcess(dir string) (*status, process, bool) {
-	s := readStatus(dir)
+// Find returns the daemon that runs for a folder, and reports whether one does.
+func Find(dir string) (*Status, Process, bool) {
+	s := ReadStatus(dir)
 	if s == nil || s.BootID != bootID() {
-		return nil, process{}, false
+		return nil, Process{}, false
 	}
-	p := process{pid: s.PID, start: s.StartTime}
-	return s, p, p.alive()
+	p := Process{PID: s.PID, Start: s.StartTime}
+	return s, p, p.Alive()
 }
 
 // bootID differs from boot to boot of this machine; "" if the kernel has none.
@@ -108,50 +112,46 @@ func bootID() string {
 	return id
 }
 
-func digest(data []byte) string {
+// Digest returns a digest of data that files and names carry.
+func Digest(data []byte) string {
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])
 }
 
-// writeConfig puts a daemon's configuration into its folder and returns its
+// WriteConfig puts a daemon's configuration into its folder and returns its
 // digest.
-func writeConfig(dir string, config any) (string, error) {
+func WriteConfig(dir string, config any) (string, error) {
 	data, err := json.MarshalIndent(config, "", "  ")
 	if err != nil {
 		return "", err
 	}
 	data = append(data, '\n')
-	if err := renameio.WriteFile(filepath.Join(dir, configFile), data, 0o600); err != nil {
+	if err := renameio.WriteFile(filepath.Join(dir, ConfigFile), data, 0o600); err != nil {
 		return "", fmt.Errorf("cannot write the configuration: %w", err)
 	}
-	return digest(data), nil
+	return Digest(data), nil
 }
 
-// errBroken is the cause when a file of ours does not hold what we wrote.
-var errBroken = errors.New("the file is broken")
+// ErrBroken is the cause when a file of a VM's folder does not hold what was written.
+var ErrBroken = errors.New("the file is broken")
 
-// readConfig reads a daemon's configuration and returns its digest; see gone
-// for its errors.
-func readConfig(dir string, config any) (string, error) {
-	data, err := os.ReadFile(filepath.Join(dir, configFile))
+// ReadConfig reads a daemon's configuration and returns its digest. The error
+// wraps fs.ErrNotExist if there is none, ErrBroken if it cannot be parsed.
+func ReadConfig(dir string, config any) (string, error) {
+	data, err := os.ReadFile(filepath.Join(dir, ConfigFile))
 	if err != nil {
 		return "", fmt.Errorf("cannot read the configuration: %w", err)
 	}
 	if err := json.Unmarshal(data, config); err != nil {
-		return "", fmt.Errorf("%w: %s: %w", errBroken, filepath.Join(dir, configFile), err)
+		return "", fmt.Errorf("%w: %s: %w", ErrBroken, filepath.Join(dir, ConfigFile), err)
 	}
-	return digest(data), nil
+	return Digest(data), nil
 }
 
-// startDaemon starts a detached daemon for a folder and returns when it
-// serves. The error wraps errAddressInUse if it could not listen.
-func startDaemon(ctx context.Context, executable string, k kind, dir, id string) error {
-	return startDaemonIn(ctx, executable, k, dir, id, false)
-}
-
-// startDaemonIn is startDaemon, as the first process of namespaces of its own if
-// asked; the error wraps errNoNamespaces if the kernel does not let us.
-func startDaemonIn(ctx context.Context, executable string, k kind, dir, id string, namespaces bool) error {
+// Start starts a detached daemon for a folder, in namespaces of its own if asked,
+// and returns when it serves. The error wraps ErrAddressInUse if it could not
+// listen, ErrNoNamespaces if the kernel does not allow namespaces.
+func Start(ctx context.Context, executable string, k Program, dir, id string, namespaces bool) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	logPath := filepath.Join(dir, string(k)+".log")
@@ -168,7 +168,7 @@ func startDaemonIn(ctx context.Context, executable string, k kind, dir, id strin
 
 	cmd := exec.Command(executable, "local-"+string(k), "--dir", dir)
 	cmd.Dir = "/"
-	cmd.Env = append(baseEnv(), envVM+"="+id, envReady+"=1")
+	cmd.Env = append(BaseEnv(), EnvVM+"="+id, envReady+"=1")
 	cmd.Stdout, cmd.Stderr = logTo, logTo
 	cmd.ExtraFiles = []*os.File{write}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -178,7 +178,7 @@ func startDaemonIn(ctx context.Context, executable string, k kind, dir, id strin
 	err = cmd.Start()
 	_ = write.Close()
 	if err != nil && namespaces {
-		return fmt.Errorf("cannot start the %s of %s: %w: %w", k, dir, errNoNamespaces, err)
+		return fmt.Errorf("cannot start the %s of %s: %w: %w", k, dir, ErrNoNamespaces, err)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot start the %s of %s: %w", k, dir, err)
@@ -203,19 +203,19 @@ func startDaemonIn(ctx context.Context, executable string, k kind, dir, id strin
 		_ = cmd.Process.Kill()
 		return fmt.Errorf("cannot start the %s of %s: it ended at once, its log %s ends with: %s", k, dir, logPath, lastLine(logPath))
 	case reply.NoNamespaces:
-		return fmt.Errorf("cannot start the %s of %s: %s: %w", k, dir, reply.Error, errNoNamespaces)
+		return fmt.Errorf("cannot start the %s of %s: %s: %w", k, dir, reply.Error, ErrNoNamespaces)
 	case reply.AddressInUse:
-		return fmt.Errorf("cannot start the %s of %s: %s: %w", k, dir, reply.Error, errAddressInUse)
+		return fmt.Errorf("cannot start the %s of %s: %s: %w", k, dir, reply.Error, ErrAddressInUse)
 	case reply.Error != "":
 		return fmt.Errorf("cannot start the %s of %s: %s", k, dir, reply.Error)
 	}
 	return nil
 }
 
-// baseEnv is what a daemon, and through it everything on its VM, gets of our
-// environment: where programs and people are and how the network is reached,
-// nothing of the deployer's own settings and credentials.
-func baseEnv() []string {
+// BaseEnv returns the part of this process's environment that a daemon, and so
+// everything on its VM, gets: the user, the language, PATH and the proxies, but
+// none of the deployer's settings and credentials.
+func BaseEnv() []string {
 	var env []string
 	for _, name := range []string{
 		"USER", "LOGNAME", "SHELL", "LANG", "TZ",
@@ -248,22 +248,22 @@ func lastLine(path string) string {
 	return string(lines[len(lines)-1])
 }
 
-// reloadDaemon makes a running daemon reread its configuration and returns
-// when it uses the one with the digest wanted.
-func reloadDaemon(ctx context.Context, k kind, dir, wanted string) error {
+// Reload makes a running daemon read its configuration again and returns when it
+// uses the one whose digest is wanted.
+func Reload(ctx context.Context, k Program, dir, wanted string) error {
 	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
 	defer cancel()
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for told := false; ; {
-		s, p, alive := daemonProcess(dir)
+		s, p, alive := Find(dir)
 		switch {
 		case !alive:
 			return fmt.Errorf("cannot reload the %s of %s: it has ended; apply again to start it", k, dir)
 		case s.Config == wanted:
 			return nil
 		case !told:
-			p.signal(syscall.SIGHUP)
+			p.Signal(syscall.SIGHUP)
 			told = true
 		}
 		select {
@@ -275,39 +275,41 @@ func reloadDaemon(ctx context.Context, k kind, dir, wanted string) error {
 	}
 }
 
-// endDaemon ends the daemon of a folder and every process whose DEPLOY_VM
-// satisfies match, and makes sure that none is left.
-func endDaemon(ctx context.Context, dir string, match func(vmID string) bool) error {
-	if _, p, alive := daemonProcess(dir); alive {
-		p.signal(syscall.SIGTERM) // it ends its VM in order
-		if err := waitGone(ctx, []process{p}, time.Now().Add(stopTimeout)); err != nil {
+// Stop ends the daemon of a folder and every process whose DEPLOY_VM satisfies
+// match, and returns when none is left.
+func Stop(ctx context.Context, dir string, match func(vmID string) bool) error {
+	if _, p, alive := Find(dir); alive {
+		p.Signal(syscall.SIGTERM) // it ends its VM in order
+		if err := waitGone(ctx, []Process{p}, time.Now().Add(stopTimeout)); err != nil {
 			return err
 		}
 	}
-	return end(ctx, processGrace, func() ([]process, error) { return processesWith(match) })
+	return EndAll(ctx, ProcessGrace, func() ([]Process, error) { return ProcessesWith(match) })
 }
 
-// daemon is the running side.
-type daemon struct {
-	kind  kind
-	self  process // as the processes outside its namespaces know it
-	level string  // of isolation
-	dir   string
-	id    string
-	log   *slog.Logger
-	lock  *os.File
-	reply *os.File // nil: started by hand
+// Daemon is a running program of a folder.
+type Daemon struct {
+	Dir string // absolute
+	ID  string // the program sets it from its configuration
+	Log *slog.Logger
+
+	program Program
+	self    Process // as the processes outside its namespaces know it
+	level   string  // of isolation
+	lock    *os.File
+	reply   *os.File // nil: started by hand
 }
 
-// daemonMain is the frame of both programs: flags, the lock that makes it the
-// only one of its folder, and the reply to whoever started it.
-func daemonMain(k kind, args []string, run func(*daemon) error) int {
+// Main is the frame of both programs: it reads the flags, takes the lock that
+// allows one daemon a folder, replies to the process that started it, and returns
+// the exit status.
+func Main(k Program, args []string, run func(*Daemon) error) int {
 	flags := flag.NewFlagSet("local-"+string(k), flag.ContinueOnError)
 	dir := flags.String("dir", "", "folder with config.json")
 	if err := flags.Parse(args); err != nil {
 		return 2
 	}
-	d := &daemon{kind: k, dir: *dir, log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
+	d := &Daemon{program: k, Dir: *dir, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))}
 	if os.Getenv(envReady) != "" {
 		d.reply = os.NewFile(readyFD, "ready")
 		unix.CloseOnExec(readyFD)
@@ -321,8 +323,8 @@ func daemonMain(k kind, args []string, run func(*daemon) error) int {
 		err = run(d)
 	}
 	if err != nil {
-		d.log.Error("ended", "error", err)
-		d.answer(startReply{Error: err.Error(), AddressInUse: errors.Is(err, syscall.EADDRINUSE), NoNamespaces: errors.Is(err, errNoNamespaces)})
+		d.Log.Error("ended", "error", err)
+		d.answer(startReply{Error: err.Error(), AddressInUse: errors.Is(err, syscall.EADDRINUSE), NoNamespaces: errors.Is(err, ErrNoNamespaces)})
 		return 1
 	}
 	return 0
@@ -334,16 +336,16 @@ const (
 	lockAgain = 20 * time.Millisecond
 )
 
-func (d *daemon) take() error {
-	if d.dir == "" {
-		return fmt.Errorf("cannot run local-%s: --dir is missing", d.kind)
+func (d *Daemon) take() error {
+	if d.Dir == "" {
+		return fmt.Errorf("cannot run local-%s: --dir is missing", d.program)
 	}
 	var err error
-	if d.dir, err = filepath.Abs(d.dir); err != nil {
+	if d.Dir, err = filepath.Abs(d.Dir); err != nil {
 		return err
 	}
-	if d.lock, err = os.OpenFile(filepath.Join(d.dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
-		return fmt.Errorf("cannot lock %s: %w", d.dir, err)
+	if d.lock, err = os.OpenFile(filepath.Join(d.Dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
+		return fmt.Errorf("cannot lock %s: %w", d.Dir, err)
 	}
 	// The lock goes with the process, however it ends; one that was killed may be
 	// seen as gone a moment before it has let go of it.
@@ -353,45 +355,45 @@ func (d *daemon) take() error {
 			return nil
 		}
 		if !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(deadline) {
-			return fmt.Errorf("cannot lock %s: another %s runs for it: %w", d.dir, d.kind, err)
+			return fmt.Errorf("cannot lock %s: another %s runs for it: %w", d.Dir, d.program, err)
 		}
 	}
 }
 
-// serving records that the daemon uses a configuration; the first time it also
-// tells whoever started it.
-func (d *daemon) serving(listen, config string) error {
-	data, err := json.Marshal(status{
-		ID: d.id, PID: d.self.pid, StartTime: d.self.start, BootID: bootID(), Listen: listen, Config: config, Isolation: d.level,
+// Serving records that the daemon uses the configuration with this digest; the
+// first time it also tells the process that started the daemon.
+func (d *Daemon) Serving(listen, config string) error {
+	data, err := json.Marshal(Status{
+		ID: d.ID, PID: d.self.PID, StartTime: d.self.Start, BootID: bootID(), Listen: listen, Config: config, Isolation: d.level,
 	})
 	if err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(filepath.Join(d.dir, statusFile), append(data, '\n'), 0o600); err != nil {
+	if err := renameio.WriteFile(filepath.Join(d.Dir, StatusFile), append(data, '\n'), 0o600); err != nil {
 		return fmt.Errorf("cannot write the status: %w", err)
 	}
 	d.answer(startReply{})
 	return nil
 }
 
-func (d *daemon) answer(reply startReply) {
+func (d *Daemon) answer(reply startReply) {
 	if d.reply == nil {
 		return
 	}
 	if err := json.NewEncoder(d.reply).Encode(reply); err != nil {
-		d.log.Warn("nobody waits for the start", "error", err)
+		d.Log.Warn("nobody waits for the start", "error", err)
 	}
 	_ = d.reply.Close()
 	d.reply = nil
 }
 
-// folderGone tells whether the daemon's folder was removed under it: then its
-// VM is gone, and nobody else could end what it runs.
-func (d *daemon) folderGone() bool {
+// FolderGone reports whether the daemon's folder was removed while it ran. Then
+// the daemon must end what it runs, because nobody else can find it.
+func (d *Daemon) FolderGone() bool {
 	mine, err := d.lock.Stat()
 	if err != nil {
 		return true
 	}
-	now, err := os.Stat(filepath.Join(d.dir, lockFile))
+	now, err := os.Stat(filepath.Join(d.Dir, lockFile))
 	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(mine, now)
 }

@@ -1,8 +1,6 @@
 package localvm
 
 import (
-	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -19,13 +17,13 @@ import (
 
 // Levels of isolation of a VM, and what may be asked for.
 const (
-	isolationNone       = "none"
-	isolationNamespaces = "namespaces"
-	isolationAuto       = "auto" // namespaces where the kernel lets us
+	IsolationNone       = "none"
+	IsolationNamespaces = "namespaces"
+	IsolationAuto       = "auto" // namespaces where the kernel lets us
 )
 
-// errNoNamespaces is the cause when an init cannot have namespaces of its own.
-var errNoNamespaces = errors.New("this machine does not let us make namespaces (see user_namespaces(7)); use isolation = \"none\" or \"auto\"")
+// ErrNoNamespaces is the cause when an init cannot have namespaces of its own.
+var ErrNoNamespaces = errors.New("this machine does not let us make namespaces (see user_namespaces(7)); use isolation = \"none\" or \"auto\"")
 
 // envStage tells an init that it is in new namespaces and has to prepare them;
 // envSelf then tells it who it is outside of them: "<pid> <start time>".
@@ -52,12 +50,12 @@ func isolate(cmd *exec.Cmd) {
 // whoAmI finds out who this process is for those outside. In new namespaces it
 // gives them their /proc and starts its program again, without the capability
 // that this takes.
-func (d *daemon) whoAmI() error {
-	d.level = isolationNone
+func (d *Daemon) whoAmI() error {
+	d.level = IsolationNone
 	if text := os.Getenv(envSelf); text != "" {
 		_ = os.Unsetenv(envSelf)
-		d.level = isolationNamespaces
-		_, err := fmt.Sscanf(text, "%d %d", &d.self.pid, &d.self.start)
+		d.level = IsolationNamespaces
+		_, err := fmt.Sscanf(text, "%d %d", &d.self.PID, &d.self.Start)
 		return err
 	}
 	// Until another is mounted, /proc is that of the namespace outside.
@@ -69,7 +67,7 @@ func (d *daemon) whoAmI() error {
 	if err != nil {
 		return fmt.Errorf("cannot find the own process: %w", err)
 	}
-	self, found := findProcess(pid)
+	self, found := FindProcess(pid)
 	if !found {
 		return errors.New("cannot find the own process in /proc")
 	}
@@ -89,7 +87,7 @@ func (d *daemon) whoAmI() error {
 		err = unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
 	}
 	if err != nil {
-		return fmt.Errorf("cannot mount /proc: %w: %w", errNoNamespaces, err)
+		return fmt.Errorf("cannot mount /proc: %w: %w", ErrNoNamespaces, err)
 	}
 	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot drop capabilities: %w", err)
@@ -100,7 +98,7 @@ func (d *daemon) whoAmI() error {
 			env = append(env, e)
 		}
 	}
-	env = append(env, fmt.Sprintf("%s=%d %d", envSelf, self.pid, self.start))
+	env = append(env, fmt.Sprintf("%s=%d %d", envSelf, self.PID, self.Start))
 	if d.reply != nil {
 		env = append(env, envReady+"=1")
 		// What follows is told by the program that starts again.
@@ -111,35 +109,11 @@ func (d *daemon) whoAmI() error {
 	return fmt.Errorf("cannot start the program again: %w", syscall.Exec(executable, os.Args, env))
 }
 
-// startInit starts the init of a VM at the level of isolation that is asked for.
-func (h *host) startInit(ctx context.Context, dir string, c machineConfig) error {
-	start := func(namespaces bool) error {
-		return startDaemonIn(ctx, h.executable, kindInit, dir, c.ID, namespaces)
-	}
-	if c.Isolation != isolationNamespaces && c.Isolation != isolationAuto {
-		return start(false)
-	}
-	err := start(true)
-	if errors.Is(err, errNoNamespaces) && c.Isolation == isolationAuto {
-		return start(false)
-	}
-	return err
-}
-
-// isolationOf is the level at which a VM runs.
-func isolationOf(dir string) string {
-	if s := readStatus(dir); s != nil {
-		return cmp.Or(s.Isolation, isolationNone)
-	}
-	return isolationNone
-}
-
-// HostPIDs tells what this machine calls the processes of the VMs in a folder
-// that have a PID namespace of their own: by the VM's instance ("router/0") and
-// the pid there. VMs whose pids are this machine's are not in it. It is nil if no
-// VM has a namespace.
+// HostPIDs returns the pids on this machine of the processes of VMs that have a
+// PID namespace of their own, by the VM's instance ("router/0") and the pid on the
+// VM. VMs without a namespace are not in it; nil if none has one.
 func HostPIDs(vms string) map[string]map[int]int {
-	dirs, err := filepath.Glob(filepath.Join(vms, "*", configFile))
+	dirs, err := filepath.Glob(filepath.Join(vms, "*", ConfigFile))
 	if err != nil {
 		return nil
 	}
@@ -147,12 +121,12 @@ func HostPIDs(vms string) map[string]map[int]int {
 	var out map[string]map[int]int
 	for _, path := range dirs {
 		dir := filepath.Dir(path)
-		var c machineConfig
-		s, init, alive := daemonProcess(dir)
-		if _, err := readConfig(dir, &c); err != nil || !alive || s.Isolation != isolationNamespaces {
+		var c Machine
+		s, init, alive := Find(dir)
+		if _, err := ReadConfig(dir, &c); err != nil || !alive || s.Isolation != IsolationNamespaces {
 			continue
 		}
-		space, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", init.pid))
+		space, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", init.PID))
 		if err != nil {
 			continue // it has just ended
 		}

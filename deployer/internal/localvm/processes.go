@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -12,55 +13,58 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// envVM is in the environment of every process of a VM (docs/vms.md).
-const envVM = "DEPLOY_VM"
+// EnvVM is in the environment of every process of a VM (docs/vms.md).
+const EnvVM = "DEPLOY_VM"
 
-// process is one process of this machine; its start time tells it from a later
+// Process is one process of this machine; its start time tells it from a later
 // one with the same pid.
-type process struct {
-	pid   int
-	start uint64 // clock ticks since boot
+type Process struct {
+	PID   int
+	Start uint64 // clock ticks since boot
 }
 
-// findProcess reads what runs under a pid now. A zombie counts as gone.
-func findProcess(pid int) (process, bool) {
+func (p Process) String() string { return strconv.Itoa(p.PID) }
+
+// FindProcess returns the process that has a pid now. A zombie counts as gone.
+func FindProcess(pid int) (Process, bool) {
 	p, err := procfs.NewProc(pid)
 	if err != nil {
-		return process{}, false
+		return Process{}, false
 	}
 	stat, err := p.Stat()
 	if err != nil || stat.State == "Z" || stat.State == "X" {
-		return process{}, false
+		return Process{}, false
 	}
-	return process{pid: pid, start: stat.Starttime}, true
+	return Process{PID: pid, Start: stat.Starttime}, true
 }
 
-func (p process) alive() bool {
-	now, found := findProcess(p.pid)
-	return found && now.start == p.start
+// Alive reports whether the process still runs.
+func (p Process) Alive() bool {
+	now, found := FindProcess(p.PID)
+	return found && now.Start == p.Start
 }
 
-// signal reaches p or nobody: the handle is opened before the identity is
-// checked.
-func (p process) signal(sig syscall.Signal) {
-	handle, err := os.FindProcess(p.pid)
+// Signal sends a signal to p or to nobody: the handle is opened before the
+// identity is checked.
+func (p Process) Signal(sig syscall.Signal) {
+	handle, err := os.FindProcess(p.PID)
 	if err != nil {
 		return
 	}
 	defer func() { _ = handle.Release() }()
-	if p.alive() {
+	if p.Alive() {
 		_ = handle.Signal(sig)
 	}
 }
 
-// processesWith returns the processes whose DEPLOY_VM satisfies match, this
+// ProcessesWith returns the processes whose DEPLOY_VM satisfies match, this
 // one excepted.
-func processesWith(match func(vmID string) bool) ([]process, error) {
+func ProcessesWith(match func(vmID string) bool) ([]Process, error) {
 	all, err := procfs.AllProcs()
 	if err != nil {
 		return nil, fmt.Errorf("cannot list processes: %w", err)
 	}
-	var found []process
+	var found []Process
 	for _, p := range all {
 		if p.PID == os.Getpid() {
 			continue
@@ -70,8 +74,8 @@ func processesWith(match func(vmID string) bool) ([]process, error) {
 			continue
 		}
 		for _, entry := range environ {
-			if id, ok := strings.CutPrefix(entry, envVM+"="); ok && match(id) {
-				if q, ok := findProcess(p.PID); ok {
+			if id, ok := strings.CutPrefix(entry, EnvVM+"="); ok && match(id) {
+				if q, ok := FindProcess(p.PID); ok {
 					found = append(found, q)
 				}
 				break
@@ -81,44 +85,43 @@ func processesWith(match func(vmID string) bool) ([]process, error) {
 	return found, nil
 }
 
-// Running returns the pids of what runs of a VM on this machine, its init among
-// them.
+// Running returns the pids of a VM's processes on this machine, including its init.
 func Running(vmID string) ([]int, error) {
-	found, err := processesWith(func(id string) bool { return id == vmID })
+	found, err := ProcessesWith(func(id string) bool { return id == vmID })
 	var out []int
 	for _, p := range found {
-		out = append(out, p.pid)
+		out = append(out, p.PID)
 	}
 	return out, err
 }
 
-// End ends what runs of a VM on this machine, at once.
+// End kills the processes of a VM on this machine.
 func End(ctx context.Context, vmID string) error {
-	return end(ctx, 0, func() ([]process, error) {
-		return processesWith(func(id string) bool { return id == vmID })
+	return EndAll(ctx, 0, func() ([]Process, error) {
+		return ProcessesWith(func(id string) bool { return id == vmID })
 	})
 }
 
-// descendants returns all children of pid and theirs.
-func descendants(pid int) ([]process, error) {
+// Descendants returns the children of pid, their children, and so on.
+func Descendants(pid int) ([]Process, error) {
 	all, err := procfs.AllProcs()
 	if err != nil {
 		return nil, fmt.Errorf("cannot list processes: %w", err)
 	}
-	children := map[int][]process{}
+	children := map[int][]Process{}
 	for _, p := range all {
 		stat, err := p.Stat()
 		if err != nil || stat.State == "Z" || stat.State == "X" {
 			continue
 		}
-		children[stat.PPID] = append(children[stat.PPID], process{pid: p.PID, start: stat.Starttime})
+		children[stat.PPID] = append(children[stat.PPID], Process{PID: p.PID, Start: stat.Starttime})
 	}
-	var found []process
+	var found []Process
 	for next := children[pid]; len(next) > 0; {
 		found = append(found, next...)
-		var more []process
+		var more []Process
 		for _, p := range next {
-			more = append(more, children[p.pid]...)
+			more = append(more, children[p.PID]...)
 		}
 		next = more
 	}
@@ -130,12 +133,12 @@ const (
 	scanWait = 20 * time.Millisecond
 )
 
-// end ends whatever find finds: TERM, after grace KILL, until find finds
-// nothing any more.
-func end(ctx context.Context, grace time.Duration, find func() ([]process, error)) error {
+// EndAll ends the processes that find returns: TERM, after grace KILL, until find
+// returns none.
+func EndAll(ctx context.Context, grace time.Duration, find func() ([]Process, error)) error {
 	termUntil := time.Now().Add(grace)
 	killUntil := termUntil.Add(killWait)
-	told := map[process]bool{}
+	told := map[Process]bool{}
 	for {
 		found, err := find()
 		if err != nil {
@@ -146,14 +149,14 @@ func end(ctx context.Context, grace time.Duration, find func() ([]process, error
 		}
 		now := time.Now()
 		if now.After(killUntil) {
-			return fmt.Errorf("cannot end %d processes, they outlive KILL: %s; see what they wait for with ps, then try again", len(found), pids(found))
+			return fmt.Errorf("cannot end %d processes, they outlive KILL: %v; see what they wait for with ps, then try again", len(found), found)
 		}
 		for _, p := range found {
 			if now.After(termUntil) {
-				p.signal(syscall.SIGKILL)
+				p.Signal(syscall.SIGKILL)
 			} else if !told[p] {
 				told[p] = true
-				p.signal(syscall.SIGTERM)
+				p.Signal(syscall.SIGTERM)
 			}
 		}
 		// Scanning all of /proc is dear: scan again when those known are gone.
@@ -168,13 +171,13 @@ func end(ctx context.Context, grace time.Duration, find func() ([]process, error
 }
 
 // waitGone returns when none of the processes is left or at the deadline.
-func waitGone(ctx context.Context, processes []process, until time.Time) error {
+func waitGone(ctx context.Context, processes []Process, until time.Time) error {
 	tick := time.NewTicker(scanWait)
 	defer tick.Stop()
 	for {
 		alive := processes[:0:0]
 		for _, p := range processes {
-			if p.alive() {
+			if p.Alive() {
 				alive = append(alive, p)
 			}
 		}
@@ -184,16 +187,8 @@ func waitGone(ctx context.Context, processes []process, until time.Time) error {
 		processes = alive
 		select {
 		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("cannot wait for the end of processes %s", pids(alive)), context.Cause(ctx))
+			return errors.Join(fmt.Errorf("cannot wait for the end of processes %v", alive), context.Cause(ctx))
 		case <-tick.C:
 		}
 	}
-}
-
-func pids(processes []process) string {
-	list := make([]string, len(processes))
-	for i, p := range processes {
-		list[i] = fmt.Sprint(p.pid)
-	}
-	return strings.Join(list, " ")
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclwrite"
 
-	"github.com/clusterworks/deploy/deployer/internal/localvm"
+	"github.com/clusterworks/deploy/deployer/internal/localvm/provider"
 )
 
 // Files in the work folder, besides the engine's own.
@@ -36,7 +36,7 @@ const (
 	moduleName   = "vms"
 	outputName   = "instances"
 	minEngine    = "1.5.0"
-	usesOwnLabel = localvm.ProviderSource
+	usesOwnLabel = provider.Source
 )
 
 // root is the root module as written.
@@ -74,9 +74,9 @@ func (o *Options) writeRoot(in Input) (*root, error) {
 	}
 	if r.local {
 		module["terraform"].(map[string]any)["required_providers"] = map[string]any{
-			localvm.ProviderType: map[string]any{"source": localvm.ProviderSource},
+			provider.Type: map[string]any{"source": provider.Source},
 		}
-		module["provider"] = map[string]any{localvm.ProviderType: map[string]any{"dir": escape(o.VMs)}}
+		module["provider"] = map[string]any{provider.Type: map[string]any{"dir": escape(o.VMs)}}
 		if err := o.writeMirror(); err != nil {
 			return nil, err
 		}
@@ -234,7 +234,7 @@ func moduleFiles(module fs.FS) (map[string][]byte, error) {
 // TF_CLI_CONFIG_FILE=$PWD/terraform.rc terraform init.
 func (o *Options) writeMirror() error {
 	mirror := filepath.Join(o.Dir, mirrorDir)
-	_, changed, err := localvm.Mirror(mirror, o.Executable)
+	_, changed, err := provider.Mirror(mirror, o.Executable)
 	if err != nil {
 		return err
 	}
@@ -264,7 +264,7 @@ func (o *Options) forgetProvider() error {
 	if diags.HasErrors() {
 		return fmt.Errorf("cannot read the engine's lock file: %w", diags)
 	}
-	block := file.Body().FirstMatchingBlock("provider", []string{localvm.ProviderSource})
+	block := file.Body().FirstMatchingBlock("provider", []string{provider.Source})
 	if block == nil {
 		return nil
 	}

@@ -16,7 +16,7 @@ import (
 	"github.com/hashicorp/terraform-exec/tfexec"
 	tfjson "github.com/hashicorp/terraform-json"
 
-	"github.com/clusterworks/deploy/deployer/internal/localvm"
+	"github.com/clusterworks/deploy/deployer/internal/localvm/provider"
 )
 
 const (
@@ -354,7 +354,7 @@ func (r *Runner) Destroy(ctx context.Context) error {
 		return failure
 	}
 	if r.root.local {
-		localvm.RemoveEmpty(r.options.VMs)
+		provider.RemoveEmpty(r.options.VMs)
 	}
 	return nil
 }
@@ -393,7 +393,7 @@ func (r *Runner) ready(ctx context.Context) error {
 	}
 	if r.root.local && r.reattach == nil {
 		var err error
-		if r.reattach, r.stop, err = localvm.Serve(r.options.Executable); err != nil {
+		if r.reattach, r.stop, err = provider.Serve(r.options.Executable); err != nil {
 			return err
 		}
 	}

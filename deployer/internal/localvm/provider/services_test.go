@@ -1,4 +1,4 @@
-package localvm
+package provider
 
 import (
 	"encoding/json"
@@ -10,20 +10,22 @@ import (
 	"testing"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 // service writes a boot service that runs a shell command and tells the init.
 func (h *testHost) service(m machineState, name, command string) {
 	h.t.Helper()
-	data, err := json.Marshal(serviceFile{Command: []string{"/bin/sh", "-c", command}, Env: map[string]string{"COLOUR": "blue"}})
+	data, err := json.Marshal(map[string]any{"command": []string{"/bin/sh", "-c", command}, "env": map[string]string{"COLOUR": "blue"}})
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	path := filepath.Join(h.machineDir(m.seat()), servicesFolder, name+".json")
+	path := filepath.Join(h.machineDir(seatOf(m.Machine)), localvm.ServicesFolder, name+".json")
 	if err := renameio.WriteFile(path, data, 0o600); err != nil {
 		h.t.Fatal(err)
 	}
-	h.initProcess(m).signal(syscall.SIGHUP)
+	h.initProcess(m).Signal(syscall.SIGHUP)
 }
 
 // starts returns the pids that services wrote to the file "starts", when there
@@ -32,7 +34,7 @@ func (h *testHost) starts(m machineState, n int) []int {
 	h.t.Helper()
 	var found []int
 	waitFor(h.t, "start "+strconv.Itoa(n)+" of a service", func() bool {
-		data, _ := os.ReadFile(filepath.Join(h.machineDir(m.seat()), "starts"))
+		data, _ := os.ReadFile(filepath.Join(h.machineDir(seatOf(m.Machine)), "starts"))
 		found = nil
 		for line := range strings.Lines(string(data)) {
 			pid, err := strconv.Atoi(strings.TrimSpace(line))
@@ -54,49 +56,49 @@ func TestBootServices(t *testing.T) {
 	h.service(m, "agent", `echo "$DEPLOY_VM $DEPLOY_SERVICES $DEPLOY_INIT_PID $COLOUR" >facts; echo $$ >>$HOME/starts; exec sleep 1000`)
 	first := h.starts(m, 1)[0]
 	facts, err := os.ReadFile(filepath.Join(dir, "facts"))
-	want := strings.Join([]string{m.ID, filepath.Join(dir, "services"), strconv.Itoa(h.initProcess(m).pid), "blue"}, " ")
+	want := strings.Join([]string{m.ID, filepath.Join(dir, "services"), strconv.Itoa(h.initProcess(m).PID), "blue"}, " ")
 	if err != nil || strings.TrimSpace(string(facts)) != want {
 		t.Errorf("a service sees %q, want %q, %v", facts, want, err)
 	}
 
 	// It ends: it is started again.
-	p, found := findProcess(first)
+	p, found := localvm.FindProcess(first)
 	if !found {
 		t.Fatal("the service does not run")
 	}
 	h.kill(p)
-	second, _ := findProcess(h.starts(m, 2)[1])
+	second, _ := localvm.FindProcess(h.starts(m, 2)[1])
 
 	// A reread of the same file leaves it alone; a changed one replaces it, even
 	// one that ignores TERM.
-	h.initProcess(m).signal(syscall.SIGHUP)
+	h.initProcess(m).Signal(syscall.SIGHUP)
 	h.service(m, "agent", `trap "" TERM; echo $$ >>$HOME/starts; while :; do sleep 1000; done`)
-	third, _ := findProcess(h.starts(m, 3)[2])
-	if second.alive() {
+	third, _ := localvm.FindProcess(h.starts(m, 3)[2])
+	if second.Alive() {
 		t.Error("the old service runs beside the new one")
 	}
 	h.service(m, "agent", `echo $$ >>$HOME/starts; exec sleep 1000`)
-	fourth, _ := findProcess(h.starts(m, 4)[3])
-	if third.alive() {
+	fourth, _ := localvm.FindProcess(h.starts(m, 4)[3])
+	if third.Alive() {
 		t.Error("the stubborn service runs beside the new one")
 	}
 
 	// A file that cannot be read leaves its service alone, and the others go on.
-	if err := os.WriteFile(filepath.Join(dir, servicesFolder, "agent.json"), []byte("{"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, localvm.ServicesFolder, "agent.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	h.service(m, "other", `echo $$ >>$HOME/starts; exec sleep 1000`)
 	h.starts(m, 5)
-	if !fourth.alive() {
+	if !fourth.Alive() {
 		t.Error("a broken file ended its service")
 	}
 
 	// A removed file ends it.
-	if err := os.Remove(filepath.Join(dir, servicesFolder, "agent.json")); err != nil {
+	if err := os.Remove(filepath.Join(dir, localvm.ServicesFolder, "agent.json")); err != nil {
 		t.Fatal(err)
 	}
-	h.initProcess(m).signal(syscall.SIGHUP)
-	waitFor(t, "the end of a removed service", func() bool { return !fourth.alive() })
+	h.initProcess(m).Signal(syscall.SIGHUP)
+	waitFor(t, "the end of a removed service", func() bool { return !fourth.Alive() })
 	if all := h.starts(m, 5); len(all) != 5 {
 		t.Errorf("there were %d starts, want 5", len(all))
 	}

@@ -1,4 +1,4 @@
-package localvm
+package provider
 
 import (
 	"context"
@@ -12,6 +12,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/planmodifier"
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringplanmodifier"
 	"github.com/hashicorp/terraform-plugin-framework/types"
+
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 // publication is the resource localvm_publish.
@@ -27,7 +29,7 @@ type publicationModel struct {
 }
 
 func (*publication) Metadata(_ context.Context, _ resource.MetadataRequest, r *resource.MetadataResponse) {
-	r.TypeName = ProviderType + "_publish"
+	r.TypeName = Type + "_publish"
 }
 
 func (*publication) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.SchemaResponse) {
@@ -72,8 +74,8 @@ func (*publication) ValidateConfig(ctx context.Context, q resource.ValidateConfi
 	}
 }
 
-func (m *publicationModel) config() publishConfig {
-	c := publishConfig{ID: m.ID.ValueString(), Listen: m.Listen.ValueString(), Targets: []string{}}
+func (m *publicationModel) config() localvm.Publication {
+	c := localvm.Publication{ID: m.ID.ValueString(), Listen: m.Listen.ValueString(), Targets: []string{}}
 	for _, t := range m.Targets {
 		c.Targets = append(c.Targets, t.ValueString())
 	}

@@ -1,4 +1,4 @@
-package localvm
+package provider
 
 import (
 	"bytes"
@@ -29,7 +29,7 @@ func (h *testHost) dialAs(m machineState, key ssh.Signer) (*ssh.Client, error) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return ssh.Dial("tcp", m.sshAddress(), &ssh.ClientConfig{
+	return ssh.Dial("tcp", m.SSHAddress(), &ssh.ClientConfig{
 		User: me.Username, Auth: []ssh.AuthMethod{ssh.PublicKeys(key)},
 		HostKeyCallback: ssh.FixedHostKey(hostKey), Timeout: 30 * time.Second,
 	})
@@ -261,7 +261,7 @@ func TestSSH(t *testing.T) {
 			t.Fatal("a stranger came in")
 		}
 		before := h.initProcess(m)
-		changed := m.machineConfig
+		changed := m.Machine
 		changed.AuthorizedKey = string(ssh.MarshalAuthorizedKey(other.PublicKey()))
 		if _, err := h.updateMachine(t.Context(), changed); err != nil {
 			t.Fatal(err)
@@ -280,7 +280,7 @@ func TestSSH(t *testing.T) {
 		h.output(client, "true") // an open connection goes on
 	})
 	t.Run("a client that vanishes ends what writes to it", func(t *testing.T) {
-		fresh, err := h.updateMachine(t.Context(), m.machineConfig)
+		fresh, err := h.updateMachine(t.Context(), m.Machine)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package localvm
+package provider
 
 import (
 	"bufio"
@@ -10,6 +10,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 // greeter answers each connection's lines with a name, and returns its address.
@@ -64,7 +66,7 @@ func TestPublish(t *testing.T) {
 	h := newTestHost(t)
 	taken := mustListen(t, "tcp", "127.0.0.1:0")
 	listen := taken.Addr().String()
-	if _, err := h.createPublication(t.Context(), listen, nil); !errors.Is(err, errAddressInUse) || !strings.Contains(err.Error(), listen) {
+	if _, err := h.createPublication(t.Context(), listen, nil); !errors.Is(err, localvm.ErrAddressInUse) || !strings.Contains(err.Error(), listen) {
 		t.Errorf("publishing a taken address: %v", err)
 	}
 	if _, err := os.Stat(h.publicationDir(listen)); !errors.Is(err, fs.ErrNotExist) {
@@ -93,11 +95,11 @@ func TestPublish(t *testing.T) {
 	}
 
 	// Other targets, the same process, and an open connection goes on.
-	_, before, _ := daemonProcess(h.publicationDir(listen))
+	_, before, _ := localvm.Find(h.publicationDir(listen))
 	open := dialTCPTest(t, listen)
 	ask(t, open)
 	p.Targets = []string{b}
-	if _, err := h.updatePublication(t.Context(), p.publishConfig); err != nil {
+	if _, err := h.updatePublication(t.Context(), p.Publication); err != nil {
 		t.Fatal(err)
 	}
 	for range 3 {
@@ -106,7 +108,7 @@ func TestPublish(t *testing.T) {
 		}
 	}
 	ask(t, open)
-	if _, now, alive := daemonProcess(h.publicationDir(listen)); !alive || now != before {
+	if _, now, alive := localvm.Find(h.publicationDir(listen)); !alive || now != before {
 		t.Error("another process")
 	}
 
@@ -115,7 +117,7 @@ func TestPublish(t *testing.T) {
 	if now, err := h.readPublication(listen); err != nil || now.Running {
 		t.Errorf("killed: %+v, %v", now, err)
 	}
-	if _, err := h.updatePublication(t.Context(), p.publishConfig); err != nil {
+	if _, err := h.updatePublication(t.Context(), p.Publication); err != nil {
 		t.Fatal(err)
 	}
 	if who := ask(t, dialTCPTest(t, listen)); who != "b" {
@@ -125,7 +127,7 @@ func TestPublish(t *testing.T) {
 		t.Fatal(err)
 	}
 	if left := carrying(t, p.ID); len(left) > 0 {
-		t.Errorf("processes %s are left", pids(left))
+		t.Errorf("processes %v are left", left)
 	}
 	if err := canListen(listen); err != nil {
 		t.Error(err)

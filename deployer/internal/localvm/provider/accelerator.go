@@ -1,4 +1,4 @@
-package localvm
+package provider
 
 import (
 	"context"
@@ -32,7 +32,7 @@ const kvmProof = 85
 var kvmProgram = []byte{0xb0, 0x2a, 0xe6, 0xf4, 0xf4}
 
 func (accelerator) Metadata(_ context.Context, _ datasource.MetadataRequest, r *datasource.MetadataResponse) {
-	r.TypeName = ProviderType + "_accelerator"
+	r.TypeName = Type + "_accelerator"
 }
 
 func (accelerator) Schema(_ context.Context, _ datasource.SchemaRequest, r *datasource.SchemaResponse) {

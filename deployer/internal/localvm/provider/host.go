@@ -1,6 +1,7 @@
-package localvm
+package provider
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -9,17 +10,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"net/netip"
 	"os"
 	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 // DefaultCIDR and DefaultSSHPort are what templates/local uses where its
@@ -29,13 +30,10 @@ const (
 	DefaultSSHPort = 2222
 )
 
-// Files and folders of a VM, besides those of a daemon.
+// Folders of a VM that only the provider makes.
 const (
-	hostKeyFile    = "ssh_host_ed25519_key"
-	servicesFolder = "services"
-	agentFolder    = "agent"
-	logFolder      = "log" // of the boot services
-	imageFolder    = "image"
+	agentFolder = "agent"
+	imageFolder = "image"
 )
 
 // Folders beside the VMs, whose names have a number.
@@ -56,30 +54,11 @@ type host struct {
 	freed   map[string]string // addresses of the VMs that this run of the engine deleted, by folder
 }
 
-// machineConfig is config.json of a VM.
-type machineConfig struct {
-	ID            string            `json:"id"`
-	Group         string            `json:"group"`
-	Index         int64             `json:"index"`
-	Beside        bool              `json:"beside,omitempty"`
-	Address       string            `json:"address"`
-	SSHPort       int64             `json:"ssh_port"`
-	AuthorizedKey string            `json:"authorized_key"`
-	Disk          string            `json:"disk,omitempty"`
-	Isolation     string            `json:"isolation,omitempty"` // as asked for; "": none
-	Image         string            `json:"image,omitempty"`     // that imageFolder is a copy of
-	Tags          map[string]string `json:"tags,omitempty"`
-}
-
-func (c machineConfig) seat() seat { return seat{c.Group, c.Index, c.Beside} }
-
-func (c machineConfig) sshAddress() string {
-	return net.JoinHostPort(c.Address, strconv.FormatInt(c.SSHPort, 10))
-}
+func seatOf(c localvm.Machine) seat { return seat{c.Group, c.Index, c.Beside} }
 
 // machineState is a VM as it is.
 type machineState struct {
-	machineConfig
+	localvm.Machine
 	HostKey string // authorized_keys form
 	Level   string // of isolation
 	Running bool
@@ -118,8 +97,8 @@ func (h *host) keptAddress(s seat, cidr string) string {
 	h.freeing.Lock()
 	address := h.freed[dir]
 	h.freeing.Unlock()
-	var c machineConfig
-	if _, err := readConfig(dir, &c); err == nil {
+	var c localvm.Machine
+	if _, err := localvm.ReadConfig(dir, &c); err == nil {
 		address = c.Address
 	}
 	wanted, err := checkCIDR(cidr)
@@ -132,7 +111,7 @@ func (h *host) keptAddress(s seat, cidr string) string {
 
 // folderPrefix begins the ids of everything that ever ran for a folder, so
 // that what it left behind is found even when the folder is gone.
-func folderPrefix(dir string) string { return "vm-" + digest([]byte(dir))[:12] + "-" }
+func folderPrefix(dir string) string { return "vm-" + localvm.Digest([]byte(dir))[:12] + "-" }
 
 func newID(dir string) (string, error) {
 	random := make([]byte, 6)
@@ -146,7 +125,7 @@ func newID(dir string) (string, error) {
 // run left that Terraform does not know of.
 func wipe(ctx context.Context, dir string) error {
 	prefix := folderPrefix(dir)
-	if err := endDaemon(ctx, dir, func(id string) bool { return strings.HasPrefix(id, prefix) }); err != nil {
+	if err := localvm.Stop(ctx, dir, func(id string) bool { return strings.HasPrefix(id, prefix) }); err != nil {
 		return fmt.Errorf("cannot end what %s left behind: %w", dir, err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
@@ -157,8 +136,8 @@ func wipe(ctx context.Context, dir string) error {
 
 // createMachine makes a VM and starts it; c lacks id and address. When it
 // fails nothing is left of it.
-func (h *host) createMachine(ctx context.Context, c machineConfig, where place) (machineState, error) {
-	dir := h.machineDir(c.seat())
+func (h *host) createMachine(ctx context.Context, c localvm.Machine, where place) (machineState, error) {
+	dir := h.machineDir(seatOf(c))
 	err := wipe(ctx, dir)
 	if err == nil {
 		err = h.fillMachine(ctx, dir, &c, where)
@@ -168,18 +147,18 @@ func (h *host) createMachine(ctx context.Context, c machineConfig, where place) 
 	}
 	var made machineState
 	if err == nil {
-		made, err = h.readMachine(c.seat())
+		made, err = h.readMachine(seatOf(c))
 	}
 	if err != nil {
 		// The context may be the reason for the failure, and there is work to do still.
 		return machineState{}, errors.Join(
-			fmt.Errorf("cannot create VM %s: %w", c.seat(), err), wipe(context.WithoutCancel(ctx), dir))
+			fmt.Errorf("cannot create VM %s: %w", seatOf(c), err), wipe(context.WithoutCancel(ctx), dir))
 	}
 	return made, nil
 }
 
-func (h *host) fillMachine(ctx context.Context, dir string, c *machineConfig, where place) error {
-	for _, folder := range []string{"", servicesFolder, agentFolder, logFolder} {
+func (h *host) fillMachine(ctx context.Context, dir string, c *localvm.Machine, where place) error {
+	for _, folder := range []string{"", localvm.ServicesFolder, agentFolder, localvm.LogFolder} {
 		if err := os.MkdirAll(filepath.Join(dir, folder), 0o700); err != nil {
 			return err
 		}
@@ -197,7 +176,7 @@ func (h *host) fillMachine(ctx context.Context, dir string, c *machineConfig, wh
 	if err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(filepath.Join(dir, hostKeyFile), pem.EncodeToMemory(block), 0o600); err != nil {
+	if err := renameio.WriteFile(filepath.Join(dir, localvm.HostKeyFile), pem.EncodeToMemory(block), 0o600); err != nil {
 		return err
 	}
 	if c.ID, err = newID(dir); err != nil {
@@ -208,7 +187,7 @@ func (h *host) fillMachine(ctx context.Context, dir string, c *machineConfig, wh
 
 // bootNew gives a new VM its address and starts it. Someone else may take an
 // address between the choice and the start, then the next one is tried.
-func (h *host) bootNew(ctx context.Context, dir string, c *machineConfig, where place) error {
+func (h *host) bootNew(ctx context.Context, dir string, c *localvm.Machine, where place) error {
 	lost := map[netip.Addr]bool{}
 	for {
 		address, err := h.allocate(ctx, dir, c, where, lost)
@@ -216,7 +195,7 @@ func (h *host) bootNew(ctx context.Context, dir string, c *machineConfig, where 
 			return err
 		}
 		err = h.startInit(ctx, dir, *c)
-		if errors.Is(err, errAddressInUse) && !where.static.IsValid() {
+		if errors.Is(err, localvm.ErrAddressInUse) && !where.static.IsValid() {
 			lost[address] = true
 			continue
 		}
@@ -225,7 +204,7 @@ func (h *host) bootNew(ctx context.Context, dir string, c *machineConfig, where 
 }
 
 // allocate chooses an address and writes it down.
-func (h *host) allocate(ctx context.Context, dir string, c *machineConfig, where place, lost map[netip.Addr]bool) (netip.Addr, error) {
+func (h *host) allocate(ctx context.Context, dir string, c *localvm.Machine, where place, lost map[netip.Addr]bool) (netip.Addr, error) {
 	h.allocating.Lock()
 	defer h.allocating.Unlock()
 	taken, err := h.addresses()
@@ -255,7 +234,7 @@ func (h *host) allocate(ctx context.Context, dir string, c *machineConfig, where
 		return netip.Addr{}, err
 	}
 	c.Address = address.String()
-	_, err = writeConfig(dir, c)
+	_, err = localvm.WriteConfig(dir, c)
 	return address, err
 }
 
@@ -268,8 +247,8 @@ func (h *host) addresses() (map[string]netip.Addr, error) {
 	taken := map[string]netip.Addr{}
 	for _, entry := range entries {
 		dir := filepath.Join(h.dir, entry.Name())
-		var c machineConfig
-		if _, err := readConfig(dir, &c); err != nil {
+		var c localvm.Machine
+		if _, err := localvm.ReadConfig(dir, &c); err != nil {
 			continue // no VM, or one that is being made or is broken: without an address
 		}
 		if a, err := netip.ParseAddr(c.Address); err == nil {
@@ -283,66 +262,54 @@ func (h *host) addresses() (map[string]netip.Addr, error) {
 func (h *host) readMachine(s seat) (machineState, error) {
 	dir := h.machineDir(s)
 	var m machineState
-	config, err := readConfig(dir, &m.machineConfig)
+	config, err := localvm.ReadConfig(dir, &m.Machine)
 	if err != nil {
 		return m, err
 	}
-	signer, err := readHostKey(dir)
+	signer, err := localvm.ReadHostKey(dir)
 	if err != nil {
 		return m, err
 	}
 	m.HostKey = strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
 	m.Level = isolationOf(dir)
-	status, _, alive := daemonProcess(dir)
-	m.Running = alive && status.ID == m.ID && status.Listen == m.sshAddress() && status.Config == config
+	status, _, alive := localvm.Find(dir)
+	m.Running = alive && status.ID == m.ID && status.Listen == m.SSHAddress() && status.Config == config
 	return m, nil
 }
 
 // gone tells whether an error of reading means that the thing is not there, or
 // broken beyond use: then it is made anew.
 func gone(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, errBroken)
-}
-
-func readHostKey(dir string) (ssh.Signer, error) {
-	data, err := os.ReadFile(filepath.Join(dir, hostKeyFile))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the host key: %w", err)
-	}
-	signer, err := ssh.ParsePrivateKey(data)
-	if err != nil {
-		return nil, fmt.Errorf("%w: its host key: %w", errBroken, err)
-	}
-	return signer, nil
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, localvm.ErrBroken)
 }
 
 // updateMachine gives a VM what may change under it and starts it if it does
 // not run. c holds id and address as they were created.
-func (h *host) updateMachine(ctx context.Context, c machineConfig) (machineState, error) {
-	dir := h.machineDir(c.seat())
-	config, err := writeConfig(dir, c)
+func (h *host) updateMachine(ctx context.Context, c localvm.Machine) (machineState, error) {
+	dir := h.machineDir(seatOf(c))
+	config, err := localvm.WriteConfig(dir, c)
 	if err == nil {
-		s, _, alive := daemonProcess(dir)
+		s, _, alive := localvm.Find(dir)
 		switch {
-		case alive && s.ID == c.ID && s.Listen == c.sshAddress():
-			err = reloadDaemon(ctx, kindInit, dir, config)
+		case alive && s.ID == c.ID && s.Listen == c.SSHAddress():
+			err = localvm.Reload(ctx, localvm.Init, dir, config)
 		case alive: // it serves what someone else wrote into its configuration: boot it anew
-			if err = endDaemon(ctx, dir, func(id string) bool { return id == s.ID || id == c.ID }); err == nil {
+			if err = localvm.Stop(ctx, dir, func(id string) bool { return id == s.ID || id == c.ID }); err == nil {
 				err = h.startInit(ctx, dir, c)
 			}
 		default:
 			err = h.startInit(ctx, dir, c)
 		}
 	}
-	if errors.Is(err, errAddressInUse) {
-		err = fmt.Errorf("%w; end what listens on %s", err, c.sshAddress())
+	if errors.Is(err, localvm.ErrAddressInUse) {
+		err = fmt.Errorf("%w; end what listens on %s", err, c.SSHAddress())
 	}
 	var m machineState
 	if err == nil {
-		m, err = h.readMachine(c.seat())
+		m, err = h.readMachine(seatOf(c))
 	}
 	if err != nil {
-		return m, fmt.Errorf("cannot update VM %s: %w", c.seat(), err)
+		return m, fmt.Errorf("cannot update VM %s: %w", seatOf(c), err)
 	}
 	return m, nil
 }
@@ -351,11 +318,11 @@ func (h *host) updateMachine(ctx context.Context, c machineConfig) (machineState
 // holds another VM by now stays.
 func (h *host) deleteMachine(ctx context.Context, s seat, id string) error {
 	dir := h.machineDir(s)
-	var c machineConfig
-	_, err := readConfig(dir, &c)
+	var c localvm.Machine
+	_, err := localvm.ReadConfig(dir, &c)
 	if err == nil && c.ID != id {
-		err = end(ctx, processGrace, func() ([]process, error) {
-			return processesWith(func(v string) bool { return v == id })
+		err = localvm.EndAll(ctx, localvm.ProcessGrace, func() ([]localvm.Process, error) {
+			return localvm.ProcessesWith(func(v string) bool { return v == id })
 		})
 	} else {
 		// The engine plans the VM that takes its place once more, after this.
@@ -392,7 +359,7 @@ func RemoveEmpty(dir string) {
 
 // publicationState is a publication as it is.
 type publicationState struct {
-	publishConfig
+	localvm.Publication
 	Running bool
 }
 
@@ -407,55 +374,55 @@ func (h *host) createPublication(ctx context.Context, listen string, targets []s
 	if err == nil {
 		err = os.MkdirAll(dir, 0o700)
 	}
-	c := publishConfig{Listen: listen, Targets: targets}
+	c := localvm.Publication{Listen: listen, Targets: targets}
 	if err == nil {
 		c.ID, err = newID(dir)
 	}
 	if err == nil {
-		_, err = writeConfig(dir, c)
+		_, err = localvm.WriteConfig(dir, c)
 	}
 	if err == nil {
-		err = startDaemon(ctx, h.executable, kindPublish, dir, c.ID)
+		err = localvm.Start(ctx, h.executable, localvm.Publish, dir, c.ID, false)
 	}
-	if errors.Is(err, errAddressInUse) {
+	if errors.Is(err, localvm.ErrAddressInUse) {
 		err = fmt.Errorf("%w; end what listens on %s, or publish at another address", err, listen)
 	}
 	if err != nil {
 		return publicationState{}, errors.Join(
 			fmt.Errorf("cannot publish %s: %w", listen, err), wipe(context.WithoutCancel(ctx), dir))
 	}
-	return publicationState{publishConfig: c, Running: true}, nil
+	return publicationState{Publication: c, Running: true}, nil
 }
 
 // readPublication returns a publication as it is; see gone for its errors.
 func (h *host) readPublication(listen string) (publicationState, error) {
 	dir := h.publicationDir(listen)
 	var p publicationState
-	config, err := readConfig(dir, &p.publishConfig)
+	config, err := localvm.ReadConfig(dir, &p.Publication)
 	if err != nil {
 		return p, err
 	}
-	s, _, alive := daemonProcess(dir)
+	s, _, alive := localvm.Find(dir)
 	p.Running = alive && s.ID == p.ID && s.Listen == listen && s.Config == config
 	return p, nil
 }
 
 // updatePublication changes the targets and starts the forwarding again if it
 // has ended.
-func (h *host) updatePublication(ctx context.Context, c publishConfig) (publicationState, error) {
+func (h *host) updatePublication(ctx context.Context, c localvm.Publication) (publicationState, error) {
 	dir := h.publicationDir(c.Listen)
-	config, err := writeConfig(dir, c)
+	config, err := localvm.WriteConfig(dir, c)
 	if err == nil {
-		if _, _, alive := daemonProcess(dir); alive {
-			err = reloadDaemon(ctx, kindPublish, dir, config)
+		if _, _, alive := localvm.Find(dir); alive {
+			err = localvm.Reload(ctx, localvm.Publish, dir, config)
 		} else {
-			err = startDaemon(ctx, h.executable, kindPublish, dir, c.ID)
+			err = localvm.Start(ctx, h.executable, localvm.Publish, dir, c.ID, false)
 		}
 	}
 	if err != nil {
 		return publicationState{}, fmt.Errorf("cannot publish %s: %w", c.Listen, err)
 	}
-	return publicationState{publishConfig: c, Running: true}, nil
+	return publicationState{Publication: c, Running: true}, nil
 }
 
 func (h *host) deletePublication(ctx context.Context, listen string) error {
@@ -467,4 +434,27 @@ func (h *host) deletePublication(ctx context.Context, listen string) error {
 
 func (h *host) diskDir(group string, index int64) string {
 	return filepath.Join(h.dir, disksFolder, fmt.Sprintf("%s-%d", group, index))
+}
+
+// startInit starts the init of a VM at the level of isolation that is asked for.
+func (h *host) startInit(ctx context.Context, dir string, c localvm.Machine) error {
+	start := func(namespaces bool) error {
+		return localvm.Start(ctx, h.executable, localvm.Init, dir, c.ID, namespaces)
+	}
+	if c.Isolation != localvm.IsolationNamespaces && c.Isolation != localvm.IsolationAuto {
+		return start(false)
+	}
+	err := start(true)
+	if errors.Is(err, localvm.ErrNoNamespaces) && c.Isolation == localvm.IsolationAuto {
+		return start(false)
+	}
+	return err
+}
+
+// isolationOf is the level at which a VM runs.
+func isolationOf(dir string) string {
+	if s := localvm.ReadStatus(dir); s != nil {
+		return cmp.Or(s.Isolation, localvm.IsolationNone)
+	}
+	return localvm.IsolationNone
 }

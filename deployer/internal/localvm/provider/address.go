@@ -1,4 +1,4 @@
-package localvm
+package provider
 
 import (
 	"context"
@@ -35,7 +35,7 @@ type addressModel struct {
 }
 
 func (*address) Metadata(_ context.Context, _ resource.MetadataRequest, r *resource.MetadataResponse) {
-	r.TypeName = ProviderType + "_address"
+	r.TypeName = Type + "_address"
 }
 
 func (*address) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.SchemaResponse) {

@@ -1,4 +1,4 @@
-package localvm
+package vminit
 
 import (
 	"errors"
@@ -14,6 +14,8 @@ import (
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
+
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 // outputQuiet is how long a session waits for more output after its process
@@ -123,13 +125,13 @@ func (s *session) answer(request *ssh.Request) bool {
 
 func (s *session) serveFiles() {
 	defer func() { _ = s.channel.Close() }()
-	server, err := sftp.NewServer(s.channel, sftp.WithServerWorkingDirectory(s.init.dir))
+	server, err := sftp.NewServer(s.channel, sftp.WithServerWorkingDirectory(s.init.Dir))
 	if err == nil {
 		err = server.Serve()
 		_ = server.Close()
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
-		s.init.log.Warn("SFTP ended", "error", err)
+		s.init.Log.Warn("SFTP ended", "error", err)
 		return
 	}
 	s.exited(0)
@@ -141,15 +143,15 @@ func (s *session) begin(cmd *exec.Cmd) bool {
 		return false
 	}
 	s.begun = true
-	cmd.Dir = s.init.dir
+	cmd.Dir = s.init.Dir
 	cmd.Env = append(append([]string{}, s.init.env...), s.env...)
-	cmd.Env = append(cmd.Env, envVM+"="+s.init.id)
+	cmd.Env = append(cmd.Env, localvm.EnvVM+"="+s.init.ID)
 	start := s.startPiped
 	if s.size != nil {
 		start = s.startTTY
 	}
 	if err := start(cmd); err != nil {
-		s.init.log.Error("cannot start", "command", strings.Join(cmd.Args, " "), "error", err)
+		s.init.Log.Error("cannot start", "command", strings.Join(cmd.Args, " "), "error", err)
 		_, _ = io.WriteString(s.channel.Stderr(), "cannot start "+cmd.Path+": "+err.Error()+"\n")
 		return false
 	}

@@ -1,4 +1,4 @@
-package localvm
+package provider
 
 import (
 	"cmp"
@@ -21,6 +21,8 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/resource/schema/stringplanmodifier"
 	"github.com/hashicorp/terraform-plugin-framework/types"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 // machine is the resource localvm_machine.
@@ -67,7 +69,7 @@ type machineFound struct {
 }
 
 func (*machine) Metadata(_ context.Context, _ resource.MetadataRequest, r *resource.MetadataResponse) {
-	r.TypeName = ProviderType + "_machine"
+	r.TypeName = Type + "_machine"
 }
 
 func (*machine) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.SchemaResponse) {
@@ -142,7 +144,7 @@ func (*machine) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.
 				PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplace()},
 			},
 			"isolation": schema.StringAttribute{
-				Optional: true, Computed: true, Default: stringdefault.StaticString(isolationNone),
+				Optional: true, Computed: true, Default: stringdefault.StaticString(localvm.IsolationNone),
 				Description: "none, namespaces, or auto: namespaces where the kernel lets us. A change takes effect when the VM is next started.",
 			},
 			"isolation_level": schema.StringAttribute{Computed: true, Description: "At which level the VM runs: none or namespaces."},
@@ -218,7 +220,7 @@ func (*machine) ValidateConfig(ctx context.Context, q resource.ValidateConfigReq
 			"The image of a local VM is a folder, but %q is not the path of one: begin it with \"./\" to take it from the manifest's folder, or with \"/\".", image))
 	}
 	switch c.Isolation.ValueString() {
-	case "", isolationNone, isolationNamespaces, isolationAuto:
+	case "", localvm.IsolationNone, localvm.IsolationNamespaces, localvm.IsolationAuto:
 	default:
 		r.Diagnostics.AddAttributeError(path.Root("isolation"), "Wrong isolation", "It is auto, none or namespaces.")
 	}
@@ -260,8 +262,8 @@ func (m *machine) ModifyPlan(ctx context.Context, q resource.ModifyPlanRequest, 
 }
 
 // config is what a plan asks for.
-func (p *machineModel) config(ctx context.Context, diagnostics *diag.Diagnostics) machineConfig {
-	c := machineConfig{
+func (p *machineModel) config(ctx context.Context, diagnostics *diag.Diagnostics) localvm.Machine {
+	c := localvm.Machine{
 		ID:            p.ID.ValueString(),
 		Group:         p.Group.ValueString(),
 		Index:         p.Index.ValueInt64(),
@@ -289,16 +291,16 @@ func (p *machineModel) observe(ctx context.Context, h *host, s machineState, dia
 	p.SSHPort = types.Int64Value(s.SSHPort)
 	p.SSHPublicKey = types.StringValue(s.AuthorizedKey)
 	p.Disk = types.StringValue(s.Disk)
-	p.Isolation = types.StringValue(cmp.Or(s.Isolation, isolationNone))
+	p.Isolation = types.StringValue(cmp.Or(s.Isolation, localvm.IsolationNone))
 	p.Level = types.StringValue(s.Level)
 	p.ImageDir = types.StringValue("")
 	if s.Image != "" {
-		p.ImageDir = types.StringValue(filepath.Join(h.machineDir(s.seat()), imageFolder))
+		p.ImageDir = types.StringValue(filepath.Join(h.machineDir(seatOf(s.Machine)), imageFolder))
 	}
 	p.Running = types.BoolValue(s.Running)
 	p.SSHUser = types.StringValue(user)
 	p.SSHHostKey = types.StringValue(s.HostKey)
-	p.AgentDir = types.StringValue(h.agentDir(s.seat()))
+	p.AgentDir = types.StringValue(h.agentDir(seatOf(s.Machine)))
 	p.OS = types.StringValue(runtime.GOOS)
 	p.Arch = types.StringValue(runtime.GOARCH)
 	if len(s.Tags) > 0 || !p.Tags.IsNull() {

@@ -1,4 +1,4 @@
-package localvm
+package provider
 
 import (
 	"os"
@@ -32,7 +32,7 @@ func TestMirrorFollowsTheExecutable(t *testing.T) {
 	if err != nil || !changed || second == first {
 		t.Errorf("another executable: %s after %s, changed is %t, %v", second, first, changed, err)
 	}
-	links, err := filepath.Glob(filepath.Join(dir, filepath.FromSlash(ProviderSource), "*", "*", "*"))
+	links, err := filepath.Glob(filepath.Join(dir, filepath.FromSlash(Source), "*", "*", "*"))
 	if err != nil || len(links) != 1 || filepath.Base(links[0]) != "terraform-provider-localvm_v"+second {
 		t.Errorf("the mirror holds %v, %v", links, err)
 	}

@@ -1,4 +1,4 @@
-package localvm
+package provider
 
 import (
 	"context"
@@ -28,7 +28,7 @@ type diskModel struct {
 }
 
 func (*disk) Metadata(_ context.Context, _ resource.MetadataRequest, r *resource.MetadataResponse) {
-	r.TypeName = ProviderType + "_disk"
+	r.TypeName = Type + "_disk"
 }
 
 func (*disk) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.SchemaResponse) {

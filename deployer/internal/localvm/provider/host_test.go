@@ -1,4 +1,4 @@
-package localvm
+package provider
 
 import (
 	"bytes"
@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 // testHost is a host whose every trace goes with the test.
@@ -75,7 +77,7 @@ func (h *testHost) authorizedKey() string {
 
 func (h *testHost) machine(group string, index int64) machineState {
 	h.t.Helper()
-	m, err := h.createMachine(h.t.Context(), machineConfig{
+	m, err := h.createMachine(h.t.Context(), localvm.Machine{
 		Group: group, Index: index, SSHPort: DefaultSSHPort, AuthorizedKey: h.authorizedKey(),
 	}, anywhere())
 	if err != nil {
@@ -87,9 +89,9 @@ func (h *testHost) machine(group string, index int64) machineState {
 	return m
 }
 
-func (h *testHost) initProcess(m machineState) process {
+func (h *testHost) initProcess(m machineState) localvm.Process {
 	h.t.Helper()
-	_, p, alive := daemonProcess(h.machineDir(m.seat()))
+	_, p, alive := localvm.Find(h.machineDir(seatOf(m.Machine)))
 	if !alive {
 		h.t.Fatalf("VM %s has no init", m.ID)
 	}
@@ -97,15 +99,15 @@ func (h *testHost) initProcess(m machineState) process {
 }
 
 // kill ends a process without a chance to say good-bye.
-func (h *testHost) kill(p process) {
+func (h *testHost) kill(p localvm.Process) {
 	h.t.Helper()
-	p.signal(syscall.SIGKILL)
-	waitFor(h.t, "the end of a killed process", func() bool { return !p.alive() })
+	p.Signal(syscall.SIGKILL)
+	waitFor(h.t, "the end of a killed process", func() bool { return !p.Alive() })
 }
 
 func (h *testHost) read(m machineState) machineState {
 	h.t.Helper()
-	now, err := h.readMachine(m.seat())
+	now, err := h.readMachine(seatOf(m.Machine))
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -130,9 +132,9 @@ func waitFor(t *testing.T, what string, done func() bool) {
 }
 
 // carrying are the processes of a VM.
-func carrying(t *testing.T, id string) []process {
+func carrying(t *testing.T, id string) []localvm.Process {
 	t.Helper()
-	found, err := processesWith(func(v string) bool { return v == id })
+	found, err := localvm.ProcessesWith(func(v string) bool { return v == id })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +160,7 @@ func TestDeletedMachineLeavesNothing(t *testing.T) {
 		}
 	}
 	dir := h.machineDir(seat{group: "web"})
-	var stranger process
+	var stranger localvm.Process
 	waitFor(t, "the processes on the VM", func() bool {
 		_, err := os.Stat(filepath.Join(dir, "stubborn"))
 		text, err2 := os.ReadFile(filepath.Join(dir, "stranger"))
@@ -167,22 +169,22 @@ func TestDeletedMachineLeavesNothing(t *testing.T) {
 			return false
 		}
 		var found bool
-		stranger, found = findProcess(pid)
+		stranger, found = localvm.FindProcess(pid)
 		return found
 	})
 	if err := h.deleteMachine(t.Context(), seat{group: "web"}, m.ID); err != nil {
 		t.Fatal(err)
 	}
 	if left := carrying(t, m.ID); len(left) > 0 {
-		t.Errorf("processes %s are left", pids(left))
+		t.Errorf("processes %v are left", left)
 	}
-	if stranger.alive() {
-		t.Errorf("process %d, without the VM's id, is left", stranger.pid)
+	if stranger.Alive() {
+		t.Errorf("process %d, without the VM's id, is left", stranger.PID)
 	}
 	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the folder is left: %v", err)
 	}
-	if err := canListen(m.sshAddress()); err != nil {
+	if err := canListen(m.SSHAddress()); err != nil {
 		t.Error(err)
 	}
 }
@@ -194,7 +196,7 @@ func TestKilledInit(t *testing.T) {
 	h.service(m, "agent", `echo $$ >>$HOME/starts; exec sleep 1000`)
 	before := h.starts(m, 1)
 
-	if err := startDaemon(t.Context(), h.executable, kindInit, h.machineDir(seat{group: "web"}), m.ID); err == nil || !strings.Contains(err.Error(), "another init runs") {
+	if err := localvm.Start(t.Context(), h.executable, localvm.Init, h.machineDir(seat{group: "web"}), m.ID, false); err == nil || !strings.Contains(err.Error(), "another init runs") {
 		t.Errorf("a second init: %v", err)
 	}
 
@@ -202,10 +204,10 @@ func TestKilledInit(t *testing.T) {
 	if now := h.read(m); now.Running || now.ID != m.ID {
 		t.Errorf("with a dead init: %+v", now)
 	}
-	if service, found := findProcess(before[0]); !found || !service.alive() {
+	if service, found := localvm.FindProcess(before[0]); !found || !service.Alive() {
 		t.Error("the service ended with the init")
 	}
-	now, err := h.updateMachine(t.Context(), m.machineConfig)
+	now, err := h.updateMachine(t.Context(), m.Machine)
 	if err != nil || !now.Running || now.Address != m.Address || now.HostKey != m.HostKey {
 		t.Errorf("started again: %+v, %v", now, err)
 	}
@@ -214,7 +216,7 @@ func TestKilledInit(t *testing.T) {
 		t.Error(err)
 	}
 	if left := carrying(t, m.ID); len(left) > 0 {
-		t.Errorf("processes %s are left", pids(left))
+		t.Errorf("processes %v are left", left)
 	}
 }
 
@@ -223,23 +225,23 @@ func TestReusedPidIsNoInit(t *testing.T) {
 	h := newTestHost(t)
 	m := h.machine("web", 0)
 	p := h.initProcess(m)
-	s := readStatus(h.machineDir(seat{group: "web"}))
-	for name, change := range map[string]func(*status){
-		"start time": func(s *status) { s.StartTime++ },
-		"boot":       func(s *status) { s.BootID = "another" },
+	s := localvm.ReadStatus(h.machineDir(seat{group: "web"}))
+	for name, change := range map[string]func(*localvm.Status){
+		"start time": func(s *localvm.Status) { s.StartTime++ },
+		"boot":       func(s *localvm.Status) { s.BootID = "another" },
 	} {
 		other := *s
 		change(&other)
 		data := fmt.Sprintf(`{"id":%q,"pid":%d,"start_time":%d,"boot_id":%q,"listen":%q,"config":%q}`,
 			other.ID, other.PID, other.StartTime, other.BootID, other.Listen, other.Config)
-		if err := os.WriteFile(filepath.Join(h.machineDir(seat{group: "web"}), statusFile), []byte(data), 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(h.machineDir(seat{group: "web"}), localvm.StatusFile), []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		if h.read(m).Running {
 			t.Errorf("another %s, and it passes for the init", name)
 		}
 	}
-	if !p.alive() {
+	if !p.Alive() {
 		t.Error("the init has ended")
 	}
 }
@@ -270,7 +272,7 @@ func TestCreateEndsWhatWasLeft(t *testing.T) {
 	}
 	h.machine("web", 0)
 	if left := carrying(t, old.ID); len(left) > 0 {
-		t.Errorf("processes %s are left", pids(left))
+		t.Errorf("processes %v are left", left)
 	}
 }
 
@@ -278,16 +280,16 @@ func TestEditedConfigurationIsRepaired(t *testing.T) {
 	t.Parallel()
 	h := newTestHost(t)
 	m := h.machine("web", 0)
-	edited := m.machineConfig
+	edited := m.Machine
 	edited.AuthorizedKey = "edited"
-	if _, err := writeConfig(h.machineDir(seat{group: "web"}), edited); err != nil {
+	if _, err := localvm.WriteConfig(h.machineDir(seat{group: "web"}), edited); err != nil {
 		t.Fatal(err)
 	}
 	if now := h.read(m); now.Running || now.AuthorizedKey != "edited" {
 		t.Errorf("edited: %+v", now)
 	}
 	before := h.initProcess(m)
-	if now, err := h.updateMachine(t.Context(), m.machineConfig); err != nil || !now.Running {
+	if now, err := h.updateMachine(t.Context(), m.Machine); err != nil || !now.Running {
 		t.Errorf("repaired: %+v, %v", now, err)
 	}
 	if h.initProcess(m) != before {
@@ -306,11 +308,11 @@ func TestFailedCreateLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = taken.Close() }()
-	_, err = h.createMachine(t.Context(), machineConfig{Group: "web", SSHPort: DefaultSSHPort, AuthorizedKey: h.authorizedKey()}, a)
+	_, err = h.createMachine(t.Context(), localvm.Machine{Group: "web", SSHPort: DefaultSSHPort, AuthorizedKey: h.authorizedKey()}, a)
 	if !errors.Is(err, syscall.EADDRINUSE) || !strings.Contains(err.Error(), a.static.String()) {
 		t.Errorf("got %v", err)
 	}
-	_, err = h.createMachine(t.Context(), machineConfig{Group: "web", SSHPort: DefaultSSHPort, AuthorizedKey: "no key"}, anywhere())
+	_, err = h.createMachine(t.Context(), localvm.Machine{Group: "web", SSHPort: DefaultSSHPort, AuthorizedKey: "no key"}, anywhere())
 	if err == nil || !strings.Contains(err.Error(), "authorized_key") {
 		t.Errorf("got %v", err)
 	}

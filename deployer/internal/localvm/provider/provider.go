@@ -1,4 +1,11 @@
-package localvm
+// Package provider is the Terraform provider of the template local: it makes,
+// changes and deletes VMs, disks and published addresses below one folder.
+//
+//	provider.go, machine.go, disk.go, publication.go, address.go   resources
+//	host.go        what these do on the machine, without Terraform's types
+//	addresses.go   which address a new VM gets
+//	serve.go       how the engine reaches the provider: by reattach, or as a mirror
+package provider
 
 import (
 	"context"
@@ -13,12 +20,12 @@ import (
 	"github.com/hashicorp/terraform-plugin-framework/types"
 )
 
-// ProviderType begins the names of the provider's resources; ProviderSource is
+// Type begins the names of the provider's resources; Source is
 // its address in required_providers. The host name stands for nothing: the
 // provider is part of deploy and found in no registry.
 const (
-	ProviderType   = "localvm"
-	ProviderSource = "deploy.internal/deploy/localvm"
+	Type   = "localvm"
+	Source = "deploy.internal/deploy/localvm"
 )
 
 type localProvider struct {
@@ -31,7 +38,7 @@ type localProviderModel struct {
 }
 
 func (p *localProvider) Metadata(_ context.Context, _ provider.MetadataRequest, r *provider.MetadataResponse) {
-	r.TypeName = ProviderType
+	r.TypeName = Type
 }
 
 func (p *localProvider) Schema(_ context.Context, _ provider.SchemaRequest, r *provider.SchemaResponse) {

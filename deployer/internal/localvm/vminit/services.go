@@ -1,4 +1,4 @@
-package localvm
+package vminit
 
 import (
 	"context"
@@ -16,11 +16,11 @@ import (
 
 	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
+
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 const (
-	// serviceGrace is what a boot service has between TERM and KILL.
-	serviceGrace = 5 * time.Second
 	// A service that ends is started again after respawnFirst, doubled each time
 	// up to respawnMost; one that ran for respawnReset begins anew.
 	respawnFirst = 100 * time.Millisecond
@@ -67,7 +67,7 @@ func (s *services) close() {
 // what is replaced; the replacement does. A file that cannot be read leaves its
 // service as it is.
 func (s *services) reload() error {
-	folder := filepath.Join(s.init.dir, servicesFolder)
+	folder := filepath.Join(s.init.Dir, localvm.ServicesFolder)
 	entries, err := os.ReadDir(folder)
 	if err != nil {
 		return fmt.Errorf("cannot list boot services: %w", err)
@@ -87,7 +87,7 @@ func (s *services) reload() error {
 			continue
 		}
 		old := s.running[name]
-		if old != nil && old.digest == digest(data) {
+		if old != nil && old.digest == localvm.Digest(data) {
 			continue
 		}
 		var file serviceFile
@@ -99,7 +99,7 @@ func (s *services) reload() error {
 			errs = append(errs, fmt.Errorf("cannot start boot service %s: it has no command", path))
 			continue
 		}
-		s.begin(name, digest(data), file, old)
+		s.begin(name, localvm.Digest(data), file, old)
 	}
 	for name, old := range s.running {
 		if !listed[name] {
@@ -131,26 +131,26 @@ func (s *services) begin(name, digest string, file serviceFile, old *service) {
 // init could not tell when that ends, and would run the service a second time.
 // The agent leaves what it supervises running.
 func (s *services) relieve(command []string) {
-	left, err := processesWith(func(id string) bool { return id == s.init.id })
+	left, err := localvm.ProcessesWith(func(id string) bool { return id == s.init.ID })
 	if err != nil {
-		s.init.log.Warn("cannot look for an earlier init's services", "error", err)
+		s.init.Log.Warn("cannot look for an earlier init's services", "error", err)
 		return
 	}
 	for _, p := range left {
-		proc, err := procfs.NewProc(p.pid)
+		proc, err := procfs.NewProc(p.PID)
 		if err != nil {
 			continue // it has just ended
 		}
 		if runs, err := proc.CmdLine(); err == nil && slices.Equal(runs, command) {
-			s.init.log.Info("ending an earlier init's service", "command", command[0], "pid", p.pid)
-			p.signal(syscall.SIGTERM)
+			s.init.Log.Info("ending an earlier init's service", "command", command[0], "pid", p.PID)
+			p.Signal(syscall.SIGTERM)
 		}
 	}
 }
 
 // keep runs a service again and again until ctx ends.
 func (s *services) keep(ctx context.Context, name string, file serviceFile) {
-	log := s.init.log.With("service", name)
+	log := s.init.Log.With("service", name)
 	wait := respawnFirst
 	for ctx.Err() == nil {
 		started := time.Now()
@@ -186,12 +186,12 @@ func (s *services) start(name string, file serviceFile) (*exec.Cmd, <-chan unix.
 	}
 	defer func() { _ = logTo.Close() }()
 	cmd := exec.Command(file.Command[0], file.Command[1:]...)
-	cmd.Dir = s.init.dir
+	cmd.Dir = s.init.Dir
 	for key, value := range file.Env {
 		cmd.Env = append(cmd.Env, key+"="+value)
 	}
 	cmd.Env = append(append([]string{}, s.init.env...), cmd.Env...)
-	cmd.Env = append(cmd.Env, envVM+"="+s.init.id) // whatever the file says: by this it is found
+	cmd.Env = append(cmd.Env, localvm.EnvVM+"="+s.init.ID) // whatever the file says: by this it is found
 	cmd.Stdout, cmd.Stderr = logTo, logTo
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	ended, err := s.init.children.start(cmd, cmd.Start)
@@ -201,7 +201,7 @@ func (s *services) start(name string, file serviceFile) (*exec.Cmd, <-chan unix.
 // openLog hands a service a plain file, not a pipe of ours: it shall go on
 // when this init is killed.
 func (s *services) openLog(name string) (*os.File, error) {
-	path := filepath.Join(s.init.dir, logFolder, name+".log")
+	path := filepath.Join(s.init.Dir, localvm.LogFolder, name+".log")
 	if info, err := os.Stat(path); err == nil && info.Size() > serviceLogMax {
 		if err := os.Rename(path, path+".1"); err != nil {
 			return nil, err
@@ -214,7 +214,7 @@ func (s *services) stop(cmd *exec.Cmd, ended <-chan unix.WaitStatus) {
 	_ = cmd.Process.Signal(syscall.SIGTERM)
 	select {
 	case <-ended:
-	case <-time.After(serviceGrace):
+	case <-time.After(localvm.ServiceGrace):
 		_ = cmd.Process.Kill()
 		<-ended
 	}

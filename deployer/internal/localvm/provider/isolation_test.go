@@ -1,4 +1,4 @@
-package localvm
+package provider
 
 import (
 	"errors"
@@ -13,18 +13,20 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 func TestNamespacesEndWithTheirInit(t *testing.T) {
 	t.Parallel()
 	h := newTestHost(t)
-	m, err := h.createMachine(t.Context(), machineConfig{
-		Group: "web", SSHPort: DefaultSSHPort, AuthorizedKey: h.authorizedKey(), Isolation: isolationNamespaces,
+	m, err := h.createMachine(t.Context(), localvm.Machine{
+		Group: "web", SSHPort: DefaultSSHPort, AuthorizedKey: h.authorizedKey(), Isolation: localvm.IsolationNamespaces,
 	}, anywhere())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Level != isolationNamespaces || !m.Running {
+	if m.Level != localvm.IsolationNamespaces || !m.Running {
 		t.Fatalf("the VM is %+v", m)
 	}
 	client := h.dial(m)
@@ -43,9 +45,9 @@ func TestNamespacesEndWithTheirInit(t *testing.T) {
 		t.Fatal(err)
 	}
 	init := h.initProcess(m)
-	var all []process
+	var all []localvm.Process
 	waitFor(t, "the process on the VM", func() bool {
-		if all, err = descendants(init.pid); err != nil {
+		if all, err = localvm.Descendants(init.PID); err != nil {
 			t.Fatal(err)
 		}
 		return len(all) > 0
@@ -55,14 +57,14 @@ func TestNamespacesEndWithTheirInit(t *testing.T) {
 	h.kill(init)
 	waitFor(t, "the end of everything", func() bool {
 		for _, p := range all {
-			if p.alive() {
+			if p.Alive() {
 				return false
 			}
 		}
 		return len(carrying(t, m.ID)) == 0
 	})
-	now, err := h.updateMachine(t.Context(), m.machineConfig)
-	if err != nil || !now.Running || now.Level != isolationNamespaces {
+	now, err := h.updateMachine(t.Context(), m.Machine)
+	if err != nil || !now.Running || now.Level != localvm.IsolationNamespaces {
 		t.Fatalf("started again: %+v, %v", now, err)
 	}
 	h.starts(m, 2)
@@ -70,7 +72,7 @@ func TestNamespacesEndWithTheirInit(t *testing.T) {
 		t.Error(err)
 	}
 	if left := carrying(t, m.ID); len(left) > 0 {
-		t.Errorf("processes %s are left", pids(left))
+		t.Errorf("processes %v are left", left)
 	}
 }
 
@@ -78,8 +80,8 @@ func TestNamespacesEndWithTheirInit(t *testing.T) {
 func TestAutoTakesNamespaces(t *testing.T) {
 	t.Parallel()
 	h := newTestHost(t)
-	m := h.isolated(isolationAuto)
-	if m.Level != isolationNamespaces {
+	m := h.isolated(localvm.IsolationAuto)
+	if m.Level != localvm.IsolationNamespaces {
 		t.Errorf("the VM is %+v; if this machine forbids namespaces, allow them (user_namespaces(7)) or run the tests as root", m)
 	}
 	h.output(h.dial(m), "true")
@@ -88,7 +90,7 @@ func TestAutoTakesNamespaces(t *testing.T) {
 // isolated is a running VM.
 func (h *testHost) isolated(isolation string) machineState {
 	h.t.Helper()
-	m, err := h.createMachine(h.t.Context(), machineConfig{
+	m, err := h.createMachine(h.t.Context(), localvm.Machine{
 		Group: "web", SSHPort: DefaultSSHPort, AuthorizedKey: h.authorizedKey(), Isolation: isolation,
 	}, anywhere())
 	if err != nil || !m.Running {
@@ -101,10 +103,10 @@ func (h *testHost) isolated(isolation string) machineState {
 func TestHostPIDs(t *testing.T) {
 	t.Parallel()
 	h := newTestHost(t)
-	if pids := HostPIDs(h.dir); pids != nil {
+	if pids := localvm.HostPIDs(h.dir); pids != nil {
 		t.Errorf("without a VM: %v", pids)
 	}
-	m := h.isolated(isolationNamespaces)
+	m := h.isolated(localvm.IsolationNamespaces)
 	// Without anything in its environment that tells whose it is.
 	h.service(m, "agent", `env -i sh -c 'echo $$ >'$HOME/pid'; exec sleep 1234'; sleep 1000`)
 	var inside int
@@ -114,19 +116,19 @@ func TestHostPIDs(t *testing.T) {
 		inside, err = strconv.Atoi(strings.TrimSpace(string(text)))
 		return err == nil
 	})
-	pids := HostPIDs(h.dir)["web/0"]
-	if want := h.initProcess(m).pid; pids[1] != want {
+	pids := localvm.HostPIDs(h.dir)["web/0"]
+	if want := h.initProcess(m).PID; pids[1] != want {
 		t.Errorf("its init is %d, want %d", pids[1], want)
 	}
 	waitFor(t, "sleep under its pid", func() bool {
-		command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", HostPIDs(h.dir)["web/0"][inside]))
+		command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", localvm.HostPIDs(h.dir)["web/0"][inside]))
 		return err == nil && string(command) == "sleep\x001234\x00"
 	})
 	if err := h.deleteMachine(t.Context(), seat{group: "web"}, m.ID); err != nil {
 		t.Error(err)
 	}
 	h.machine("web", 1)
-	if pids := HostPIDs(h.dir); pids != nil {
+	if pids := localvm.HostPIDs(h.dir); pids != nil {
 		t.Errorf("of a VM without namespaces: %v", pids)
 	}
 }
@@ -141,13 +143,13 @@ func TestWhereNamespacesAreForbidden(t *testing.T) {
 	if refused := os.Getenv(envRefused); refused != "" {
 		refuse(t, refused)
 		h := newTestHost(t)
-		m := h.isolated(isolationAuto)
-		if m.Level != isolationNone {
+		m := h.isolated(localvm.IsolationAuto)
+		if m.Level != localvm.IsolationNone {
 			t.Errorf("the VM is %+v", m)
 		}
 		h.output(h.dial(m), "true")
-		m.Isolation, m.Index = isolationNamespaces, 1
-		if _, err := h.createMachine(t.Context(), m.machineConfig, anywhere()); !errors.Is(err, errNoNamespaces) {
+		m.Isolation, m.Index = localvm.IsolationNamespaces, 1
+		if _, err := h.createMachine(t.Context(), m.Machine, anywhere()); !errors.Is(err, localvm.ErrNoNamespaces) {
 			t.Errorf("the error is %v", err)
 		}
 		return

@@ -1,4 +1,4 @@
-package localvm
+package provider
 
 import (
 	"context"

@@ -1,4 +1,8 @@
-package localvm
+// Package vminit is the first process of a local VM, the program "deploy
+// local-init": it serves SSH and SFTP (sshserver.go, session.go), keeps boot
+// services running (services.go), and reaps what they leave (children.go).
+// Package provider starts it, and has the tests that do so.
+package vminit
 
 import (
 	"context"
@@ -17,34 +21,29 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
-)
 
-const (
-	// processGrace is what processes of a VM that ends have between TERM and KILL.
-	processGrace = 3 * time.Second
-	// folderCheck is how often an init looks whether its VM still exists.
-	folderCheck = 2 * time.Second
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 // vmInit is the first process of a VM.
 type vmInit struct {
-	*daemon
+	*localvm.Daemon
 	children *children
 	signer   ssh.Signer
 	// authorized is the key that is let in; SIGHUP changes it.
 	authorized atomic.Pointer[ssh.PublicKey]
-	config     machineConfig // as it was at the start, but for authorized
+	config     localvm.Machine // as it was at the start, but for authorized
 	env        []string
 }
 
-// InitMain is the program of "deploy local-init --dir DIR" and returns its
+// Main is the program of "deploy local-init --dir DIR" and returns its
 // exit status. It serves until SIGTERM, which ends the whole VM; SIGHUP makes
 // it reread its configuration and the boot services.
-func InitMain(args []string) int {
-	return daemonMain(kindInit, args, func(d *daemon) error {
+func Main(args []string) int {
+	return localvm.Main(localvm.Init, args, func(d *localvm.Daemon) error {
 		// Small and idle: many of these run side by side.
 		debug.SetGCPercent(25)
-		v := &vmInit{daemon: d, children: newChildren(d.log)}
+		v := &vmInit{Daemon: d, children: newChildren(d.Log)}
 		return v.run()
 	})
 }
@@ -57,10 +56,10 @@ func (v *vmInit) run() error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot become the subreaper: %w", err)
 	}
-	v.env = append(baseEnv(),
-		"HOME="+v.dir,
-		envVM+"="+v.id,
-		"DEPLOY_SERVICES="+filepath.Join(v.dir, servicesFolder),
+	v.env = append(localvm.BaseEnv(),
+		"HOME="+v.Dir,
+		localvm.EnvVM+"="+v.ID,
+		"DEPLOY_SERVICES="+filepath.Join(v.Dir, localvm.ServicesFolder),
 		"DEPLOY_INIT_PID="+strconv.Itoa(os.Getpid()),
 	)
 
@@ -83,37 +82,37 @@ func (v *vmInit) run() error {
 		}
 	})
 
-	listener, err := net.Listen("tcp", v.config.sshAddress())
+	listener, err := net.Listen("tcp", v.config.SSHAddress())
 	if err != nil {
 		return fmt.Errorf("cannot listen for SSH: %w", err)
 	}
 	server := newSSHServer(v)
-	owned.Go(func() { server.serve(listener) })
-	defer server.close(listener)
+	server.connections.Serve(listener, v.Log, server.connection)
+	defer server.connections.Close(listener)
 	services := newServices(v)
 	if err := services.reload(); err != nil {
 		return err
 	}
-	if err := v.serving(v.config.sshAddress(), config); err != nil {
+	if err := v.Serving(v.config.SSHAddress(), config); err != nil {
 		return err
 	}
-	v.log.Info("serving", "id", v.id, "ssh", v.config.sshAddress(), "pid", os.Getpid())
+	v.Log.Info("serving", "id", v.ID, "ssh", v.config.SSHAddress(), "pid", os.Getpid())
 
-	tick := time.NewTicker(folderCheck)
+	tick := time.NewTicker(localvm.FolderCheck)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
-			if !v.folderGone() {
+			if !v.FolderGone() {
 				continue
 			}
-			v.log.Warn("the VM's folder was removed: ending everything")
+			v.Log.Warn("the VM's folder was removed: ending everything")
 		case s := <-told:
 			if s == syscall.SIGHUP {
 				v.reload(services)
 				continue
 			}
-			v.log.Info("ending everything", "signal", s.String())
+			v.Log.Info("ending everything", "signal", s.String())
 		}
 		services.close()
 		_ = listener.Close() // no new sessions, and so no new processes
@@ -124,20 +123,20 @@ func (v *vmInit) run() error {
 // load reads the configuration, at the start and at SIGHUP, and returns its
 // digest.
 func (v *vmInit) load() (string, error) {
-	var config machineConfig
-	digest, err := readConfig(v.dir, &config)
+	var config localvm.Machine
+	digest, err := localvm.ReadConfig(v.Dir, &config)
 	if err != nil {
 		return "", err
 	}
 	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(config.AuthorizedKey))
 	if err != nil {
-		return "", fmt.Errorf("cannot read authorized_key in %s: %w", filepath.Join(v.dir, configFile), err)
+		return "", fmt.Errorf("cannot read authorized_key in %s: %w", filepath.Join(v.Dir, localvm.ConfigFile), err)
 	}
 	if v.signer == nil {
-		if v.signer, err = readHostKey(v.dir); err != nil {
+		if v.signer, err = localvm.ReadHostKey(v.Dir); err != nil {
 			return "", err
 		}
-		v.config, v.id = config, config.ID
+		v.config, v.ID = config, config.ID
 	}
 	v.authorized.Store(&key)
 	return digest, nil
@@ -146,26 +145,26 @@ func (v *vmInit) load() (string, error) {
 func (v *vmInit) reload(services *services) {
 	config, err := v.load()
 	if err == nil {
-		err = v.serving(v.config.sshAddress(), config)
+		err = v.Serving(v.config.SSHAddress(), config)
 	}
 	if err := errors.Join(err, services.reload()); err != nil {
-		v.log.Error("cannot reload", "error", err)
+		v.Log.Error("cannot reload", "error", err)
 	}
 }
 
 // endAll ends every process of the VM: what carries its id, and what descends
 // from it and may have dropped its environment.
 func (v *vmInit) endAll() error {
-	return end(context.Background(), processGrace, func() ([]process, error) {
-		marked, err := processesWith(func(id string) bool { return id == v.id })
+	return localvm.EndAll(context.Background(), localvm.ProcessGrace, func() ([]localvm.Process, error) {
+		marked, err := localvm.ProcessesWith(func(id string) bool { return id == v.ID })
 		if err != nil {
 			return nil, err
 		}
-		below, err := descendants(os.Getpid())
+		below, err := localvm.Descendants(os.Getpid())
 		if err != nil {
 			return nil, err
 		}
-		seen := map[process]bool{}
+		seen := map[localvm.Process]bool{}
 		for _, p := range marked {
 			seen[p] = true
 		}

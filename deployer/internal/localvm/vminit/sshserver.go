@@ -1,4 +1,4 @@
-package localvm
+package vminit
 
 import (
 	"bytes"
@@ -13,12 +13,11 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/clusterworks/deploy/agent/host/sockets"
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
-const (
-	handshakeTimeout = 30 * time.Second
-	dialTimeout      = 10 * time.Second
-)
+// handshakeTimeout bounds the time that a client has until it is let in.
+const handshakeTimeout = 30 * time.Second
 
 // sshServer serves the SSH of a VM: sessions (exec, shell, SFTP) and channels
 // to TCP addresses and unix sockets.
@@ -26,14 +25,11 @@ type sshServer struct {
 	init   *vmInit
 	config *ssh.ServerConfig
 
-	mu     sync.Mutex
-	closed bool
-	open   map[net.Conn]bool
-	owned  sync.WaitGroup
+	connections localvm.Connections
 }
 
 func newSSHServer(v *vmInit) *sshServer {
-	s := &sshServer{init: v, open: map[net.Conn]bool{}}
+	s := &sshServer{init: v}
 	s.config = &ssh.ServerConfig{
 		ServerVersion: "SSH-2.0-deploy-local",
 		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
@@ -47,55 +43,11 @@ func newSSHServer(v *vmInit) *sshServer {
 	return s
 }
 
-// serve accepts until the listener is closed.
-func (s *sshServer) serve(listener net.Listener) {
-	for {
-		conn, err := listener.Accept()
-		if errors.Is(err, net.ErrClosed) {
-			return
-		}
-		if err != nil { // out of file descriptors, most likely
-			s.init.log.Error("cannot accept", "error", err)
-			time.Sleep(100 * time.Millisecond)
-			continue
-		}
-		s.mu.Lock()
-		if s.closed {
-			s.mu.Unlock()
-			_ = conn.Close()
-			return
-		}
-		s.open[conn] = true
-		s.owned.Go(func() {
-			defer func() {
-				_ = conn.Close()
-				s.mu.Lock()
-				delete(s.open, conn)
-				s.mu.Unlock()
-			}()
-			s.connection(conn)
-		})
-		s.mu.Unlock()
-	}
-}
-
-// close ends all connections and waits for what served them.
-func (s *sshServer) close(listener net.Listener) {
-	_ = listener.Close()
-	s.mu.Lock()
-	s.closed = true
-	for conn := range s.open {
-		_ = conn.Close()
-	}
-	s.mu.Unlock()
-	s.owned.Wait()
-}
-
 func (s *sshServer) connection(conn net.Conn) {
 	_ = conn.SetDeadline(time.Now().Add(handshakeTimeout))
 	server, channels, requests, err := ssh.NewServerConn(conn, s.config)
 	if err != nil {
-		s.init.log.Debug("no SSH session", "from", conn.RemoteAddr().String(), "error", err)
+		s.init.Log.Debug("no SSH session", "from", conn.RemoteAddr().String(), "error", err)
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
@@ -124,7 +76,7 @@ func (s *sshServer) connection(conn net.Conn) {
 
 // forward connects a channel with what its extra data names.
 func (s *sshServer) forward(channel ssh.NewChannel, dial func(context.Context, []byte) (net.Conn, error)) {
-	ctx, cancel := context.WithTimeout(context.Background(), dialTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), localvm.DialTimeout)
 	defer cancel()
 	target, err := dial(ctx, channel.ExtraData())
 	if err != nil {
@@ -138,7 +90,7 @@ func (s *sshServer) forward(channel ssh.NewChannel, dial func(context.Context, [
 	}
 	var owned sync.WaitGroup
 	owned.Go(func() { ssh.DiscardRequests(requests) })
-	join(accepted, target.(halfCloser))
+	localvm.Join(accepted, target.(localvm.HalfCloser))
 	owned.Wait()
 }
 
@@ -169,7 +121,7 @@ func (s *sshServer) dialSocket(ctx context.Context, extra []byte) (net.Conn, err
 	}
 	path := want.Path
 	if !filepath.IsAbs(path) {
-		path = filepath.Join(s.init.dir, path)
+		path = filepath.Join(s.init.Dir, path)
 	}
 	return sockets.Dial(ctx, path)
 }

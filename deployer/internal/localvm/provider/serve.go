@@ -1,4 +1,4 @@
-package localvm
+package provider
 
 import (
 	"context"
@@ -25,7 +25,7 @@ import (
 const programPrefix = "terraform-provider-"
 
 // IsProvider tells whether the program was started under a provider's name:
-// then it is to run ProviderMain and nothing else.
+// then it is to run Main and nothing else.
 func IsProvider(argv0 string) bool {
 	return strings.HasPrefix(filepath.Base(argv0), programPrefix)
 }
@@ -35,12 +35,12 @@ func factory(executable string) func() tfprotov6.ProviderServer {
 	return providerserver.NewProtocol6(&localProvider{executable: executable})
 }
 
-// ProviderMain serves the provider to an engine that started this program as a
+// Main serves the provider to an engine that started this program as a
 // plugin, and returns its exit status.
-func ProviderMain() int {
+func Main() int {
 	executable, err := os.Executable() // the real one, not the link in the mirror
 	if err == nil {
-		err = tf6server.Serve(ProviderSource, factory(executable))
+		err = tf6server.Serve(Source, factory(executable))
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -64,7 +64,7 @@ func Serve(executable string) (info tfexec.ReattachInfo, stop func(), err error)
 	closed := make(chan struct{})
 	failed := make(chan error, 1)
 	go func() {
-		failed <- tf6server.Serve(ProviderSource, factory(executable),
+		failed <- tf6server.Serve(Source, factory(executable),
 			tf6server.WithDebug(ctx, configs, closed),
 			tf6server.WithGoPluginLogger(hclog.NewNullLogger()),
 			tf6server.WithoutLogStderrOverride())
@@ -75,7 +75,7 @@ func Serve(executable string) (info tfexec.ReattachInfo, stop func(), err error)
 	}
 	select {
 	case c := <-configs:
-		return tfexec.ReattachInfo{ProviderSource: {
+		return tfexec.ReattachInfo{Source: {
 			Protocol:        string(c.Protocol),
 			ProtocolVersion: c.ProtocolVersion,
 			Pid:             c.Pid,
@@ -97,9 +97,9 @@ func Mirror(dir, executable string) (version string, changed bool, err error) {
 	if err != nil {
 		return "", false, fmt.Errorf("cannot offer the local provider to engines run by hand: %w", err)
 	}
-	versions := filepath.Join(dir, filepath.FromSlash(ProviderSource))
+	versions := filepath.Join(dir, filepath.FromSlash(Source))
 	folder := filepath.Join(versions, version, runtime.GOOS+"_"+runtime.GOARCH)
-	link := filepath.Join(folder, programPrefix+ProviderType+"_v"+version)
+	link := filepath.Join(folder, programPrefix+Type+"_v"+version)
 	if now, err := os.Readlink(link); err == nil && now == executable {
 		return version, false, nil
 	}

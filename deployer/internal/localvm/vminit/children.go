@@ -1,4 +1,4 @@
-package localvm
+package vminit
 
 import (
 	"log/slog"
