@@ -4,6 +4,7 @@ package examples
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,8 +14,14 @@ import (
 
 // updateUnderLoad does to an app what its owner does, under the load of 64 clients:
 // pushes, good and bad ones, settings, more and fewer instances. Controllers are
-// killed meanwhile. No request may be lost.
+// killed meanwhile. No request may be lost. With -long there is more of everything;
+// what the short form leaves out TestUpdates of jobs/cloud_controller/vmc does, with a
+// router and a controller less.
 func (p *platform) updateUnderLoad(t *testing.T) {
+	pushes, kills, least := 1, 2, int64(0)
+	if *long {
+		pushes, kills, least = 20, 10, 50_000
+	}
 	app := t.TempDir()
 	files := func(text string) {
 		t.Helper()
@@ -35,31 +42,47 @@ func (p *platform) updateUnderLoad(t *testing.T) {
 		p.mustVmc(args...)
 		t.Logf("vmc %s: %.1f s; %v", strings.Join(args, " "), time.Since(begin).Seconds(), l)
 	}
-	for _, name := range []string{"v1", "v2"} {
-		files(version(name))
+	last := ""
+	for n := range pushes {
+		last = fmt.Sprintf("v%d from ", n+1)
+		files(version(fmt.Sprint("v", n+1)))
 		timed("push", "shop", "--path", app)
-		p.mustServe("shop", name+" from ")
+		p.mustServe("shop", last)
 	}
-	timed("restart", "shop")
-	timed("env", "set", "shop", "A=b")
-	timed("mem", "shop", "40M")
+	if *long {
+		timed("restart", "shop")
+		timed("env", "set", "shop", "A=b")
+		timed("mem", "shop", "40M")
+	}
 	timed("scale", "shop", "6")
 	timed("scale", "shop", "2")
 
-	for what, bad := range map[string]struct{ text, want string }{
-		"crashes at its start": {"console.error('no such luck'); process.exit(3)", "no such luck"},
-		"crashes after 5 s":    {version("bad") + "setTimeout(() => process.exit(5), 5000);\n", "The app ended with status 5."},
-	} {
+	type bad struct {
+		what, text, want string
+		arguments        []string
+	}
+	bads := []bad{{"crashes after 5 s", version("bad") + "setTimeout(() => process.exit(5), 5000);\n", "The app ended with status 5.", nil}}
+	if *long {
+		bads = append(bads,
+			bad{"crashes at its start", "console.error('no such luck'); process.exit(3)", "no such luck", nil},
+			bad{"never listens", "setInterval(() => {}, 1000)", "it did not listen on port", []string{"--start-timeout", "10s"}},
+			bad{"fails its check", strings.Replace(version("bad"), "res.end(body)", "res.statusCode = req.url === '/ok' ? 500 : 200; res.end(body)", 1), "GET /ok",
+				[]string{"--health-check", "http", "--health-endpoint", "/ok", "--start-timeout", "10s"}},
+		)
+	}
+	for _, bad := range bads {
 		files(bad.text)
-		out, code := p.vmc("push", "shop", "--path", app)
+		out, code := p.vmc(append([]string{"push", "shop", "--path", app}, bad.arguments...)...)
+		t.Logf("push of what %s: %s\n%v", bad.what, out, l)
 		if code != 1 || !strings.Contains(out, bad.want) || !strings.Contains(out, "runs on with its previous version") {
-			t.Errorf("push of what %s: exit code %d\n%s", what, code, out)
+			t.Errorf("push of what %s: exit code %d\n%s", bad.what, code, out)
 		}
-		p.mustServe("shop", "v2 from ")
+		p.mustServe("shop", last)
 	}
 
 	// Whichever controller drives an update, another one goes on with it.
-	for n, id := range []string{"cloud_controller/0", "cloud_controller/1", "cloud_controller/0", "cloud_controller/1"} {
+	for n := range kills {
+		id := fmt.Sprint("cloud_controller/", n%2)
 		done := make(chan string, 1)
 		go func() {
 			out, code := p.vmc("restart", "shop")
@@ -69,6 +92,8 @@ func (p *platform) updateUnderLoad(t *testing.T) {
 			close(done)
 		}()
 		within(t, 30*time.Second, "the update is under way", func() bool { return p.updating("shop") || n > 0 && len(done) > 0 })
+		// At another moment of it each time.
+		<-time.After(time.Duration(n) * 800 * time.Millisecond)
 		if err := p.killAndWait(id); err != nil {
 			t.Fatal(err)
 		}
@@ -77,9 +102,12 @@ func (p *platform) updateUnderLoad(t *testing.T) {
 		}
 		within(t, time.Minute, "the update is over", func() bool { _, code := p.vmc("releases", "shop"); return code == 0 && !p.updating("shop") })
 		p.mustRun("shop", 2, nil)
-		p.mustServe("shop", "v2 from ")
+		p.mustServe("shop", last)
 	}
 	timed("rollback", "shop")
+	for *long && l.answered() < least {
+		timed("restart", "shop")
+	}
 	l.stop()
 	l.mustNotFail(t)
 	p.mustVmc("delete", "shop", "--force")

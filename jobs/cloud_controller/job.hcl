@@ -236,9 +236,10 @@ property "update" {
     strategy         = optional(string, "rolling")
     max_in_flight    = optional(number, 3)
     min_healthy_time = optional(string, "6s")
+    watch_time       = optional(string, "1m")
   })
   default     = {}
-  description = "How an app gets new files or settings. rolling: a new instance starts beside each old one, must stay healthy for min_healthy_time before it gets requests, and only then the old one stops; max_in_flight instances at once. now: all stop, then start, as in the original; users may ask for it (vmc --now)"
+  description = "How an app gets new files or settings. rolling: a new instance starts beside each old one, must stay healthy for min_healthy_time before it gets requests, and only then the old one stops; max_in_flight instances at once. A version whose only instance, or two of several, crash within watch_time after that is taken back (\"0s\": it is not). now: all stop, then start, as in the original; users may ask for it (vmc --now)"
 
   validation {
     condition     = contains(["rolling", "now"], property.update.strategy) && property.update.max_in_flight >= 1

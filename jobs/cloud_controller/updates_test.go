@@ -2,7 +2,9 @@ package cloudcontroller
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
@@ -30,6 +32,8 @@ type shownUpdate struct {
 	Version  string
 	Replaced int
 	Held     bool
+	Watching bool
+	Reason   string
 }
 
 // TestUpdateIsTakenOver: the controller that has begun an update leaves, another one
@@ -134,4 +138,154 @@ func TestHealthManagerDuringAnUpdate(t *testing.T) {
 	}
 	u.call("GET", "/apps/hello/updates/77", nil).fails(400, 100)
 	u.call("PUT", "/apps/hello/update", nil).fails(400, 305)
+}
+
+// crash lets an instance of a version crash: the DEA tells of it, and keeps what is
+// left.
+func (d *dea) crash(w *world, version string) {
+	w.t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	at := slices.IndexFunc(d.instances, func(f wire.DEAFound) bool { return f.Version == version && f.State == wire.StateRunning })
+	if at < 0 {
+		w.t.Fatalf("no instance of %s runs", version)
+	}
+	d.instances[at].State = wire.StateCrashed
+	f := d.instances[at]
+	data, err := json.Marshal(wire.DropletExited{
+		Droplet: f.Droplet, Version: f.Version, Instance: f.Instance, Index: f.Index, Reason: wire.ReasonCrashed, ExitDescription: "The app ended with status 9.", CrashTimestamp: 1,
+	})
+	must(w.t, err)
+	must(w.t, w.conn.Publish(wire.SubjectDropletExited, data))
+}
+
+// runs reports whether running instances of this version, and no others, are there.
+func (d *dea) runs(version string, instances int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for _, f := range d.instances {
+		switch {
+		case f.State == wire.StateCrashed:
+		case f.Version != version:
+			return false
+		default:
+			n++
+		}
+	}
+	return n == instances
+}
+
+// TestAVersionThatCrashesLaterIsTakenBack: a version whose update is done is watched;
+// what proves bad then gives way to the release before it, whoever watches by then.
+func TestAVersionThatCrashesLaterIsTakenBack(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first, second := w.pair()
+	d := w.dea("d")
+	w.anyStager()
+	u := first.register("dev@example.com")
+	elsewhere := &client{c: second, token: u.token}
+	u.running(d, "hello", 1)
+	good := u.stored("hello").DropletHash
+	push := func(by *client, text string) (now shownUpdate) {
+		t.Helper()
+		by.upload("hello", zipOf(t, map[string]string{"app.js": text}), "[]").want(200)
+		by.call("PUT", "/apps/hello/update", map[string]any{"cause": "push"}).want(200).json(&now)
+		eventually(t, "the update is done", func() bool {
+			by.call("GET", fmt.Sprintf("/apps/hello/updates/%d", now.ID), nil).want(200).json(&now)
+			return now.Status == "done"
+		})
+		if !now.Watching {
+			t.Errorf("the new version is not watched: %+v", now)
+		}
+		return now
+	}
+	bad := push(u, "bad")
+	must(t, first.stop())
+	d.crash(w, bad.Version)
+	eventually(t, "it is taken back", func() bool { return elsewhere.stored("hello").DropletHash == good })
+	eventually(t, "the former release runs", func() bool { return d.runs(model.Version(elsewhere.stored("hello")), 1) })
+	elsewhere.call("GET", fmt.Sprintf("/apps/hello/updates/%d", bad.ID), nil).want(200).json(&bad)
+	if bad.Status != "undone" || !strings.Contains(bad.Reason, "crashed after its update was done (1 of 1 instances)") {
+		t.Errorf("of the bad one is told %+v", bad)
+	}
+	if events := elsewhere.call("GET", "/apps/hello/events", nil).want(200); !strings.Contains(events.Body, "begun by itself: back to release 1: the new version crashed") {
+		t.Errorf("the events are %s", events.Body)
+	}
+	// Who was taken back to is watched no more: it would go to and fro.
+	var back shownUpdate
+	elsewhere.call("GET", fmt.Sprintf("/apps/hello/updates/%d", bad.ID+1), nil).want(200).json(&back)
+	if back.Status != "done" || back.Watching {
+		t.Errorf("the way back is %+v", back)
+	}
+
+	// A later update, or a stop, ends the watch.
+	push(elsewhere, "fine")
+	fine := push(elsewhere, "finer")
+	elsewhere.put("hello", map[string]any{"state": "STOPPED"}).want(200)
+	elsewhere.call("GET", fmt.Sprintf("/apps/hello/updates/%d", fine.ID), nil).want(200).json(&fine)
+	if fine.Watching {
+		t.Errorf("a stopped app's version is watched: %+v", fine)
+	}
+	list, err := second.working().store.AllDriven(t.Context())
+	if err != nil || len(list) > 0 {
+		t.Errorf("still driven: %+v, %v", list, err)
+	}
+}
+
+// TestTwoPushesAtOnce: of two pushes the later one's files run, whichever is staged
+// first, and the earlier one is told so.
+func TestTwoPushesAtOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.start("")
+	d := w.dea("d")
+	slow := make(chan struct{})
+	staging := make(chan string, 10)
+	w.stager(func(_ wire.StagingRequest, files []byte) ([]byte, string, string) {
+		droplet := "droplet of " + sum(files)
+		staging <- sum(files)
+		if strings.Contains(string(files), "earlier") {
+			<-slow
+		}
+		return []byte(droplet), "staged", ""
+	})
+	u := c.register("dev@example.com")
+	u.running(d, "hello", 1)
+	<-staging
+	upload := func(name, text string) string {
+		t.Helper()
+		sha1 := u.upload(name, zipOf(t, map[string]string{text: text}), "[]").want(200).Header.Get("X-App-Package")
+		if sha1 != u.stored(name).PackageHash {
+			t.Errorf("the upload is said to be %q, and is %q", sha1, u.stored(name).PackageHash)
+		}
+		return sha1
+	}
+	earlier := upload("hello", "earlier")
+	told := make(chan answer, 1)
+	go func() { told <- u.call("PUT", "/apps/hello/update", map[string]any{"package": earlier}) }()
+	received(t, staging)
+	later := upload("hello", "later")
+	u.call("PUT", "/apps/hello/update", map[string]any{"package": later}).want(200)
+	close(slow)
+	if a := <-told; a.Status != 400 || !strings.Contains(a.Body, "the later push wins") {
+		t.Errorf("the earlier push is told %d %s", a.Status, a.Body)
+	}
+	// Not staged yet when the later one's files came: the files are not its own.
+	if a := u.call("PUT", "/apps/hello/update", map[string]any{"package": earlier}); a.Status != 400 || !strings.Contains(a.Body, "the later push wins") {
+		t.Errorf("the earlier push is told %d %s", a.Status, a.Body)
+	}
+	eventually(t, "the later one's files run", func() bool {
+		app := u.stored("hello")
+		return app.PackageHash == later && app.PackageState == "STAGED" && d.runs(model.Version(app), 1)
+	})
+	// The same for the first start.
+	u.create("other")
+	earlier = upload("other", "early enough")
+	later = upload("other", "late")
+	if a := u.call("PUT", "/apps/other", map[string]any{"state": "STARTED", "package": earlier}); a.Status != 400 || !strings.Contains(a.Body, "the later push wins") {
+		t.Errorf("the earlier push is told %d %s", a.Status, a.Body)
+	}
+	u.call("PUT", "/apps/other", map[string]any{"state": "STARTED", "package": later}).want(200)
 }

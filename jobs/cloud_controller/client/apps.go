@@ -39,6 +39,9 @@ type App struct {
 	Env              []string  `json:"env"` // "K=V"
 	Meta             Meta      `json:"meta"`
 	Health           *Health   `json:"health,omitempty"` // nil: a controller that knows none
+	// Package is for a start: what Upload has returned. If the app has other files by
+	// now, the start is refused. "": whatever it has.
+	Package string `json:"package,omitempty"`
 }
 
 // Health says when an instance counts as running; what is zero is the cloud's
@@ -192,14 +195,15 @@ func (c *Client) MatchResources(ctx context.Context, resources []Resource) ([]Re
 
 // Upload gives an app its files: those of a zip archive ("": none) and known ones
 // of MatchResources. progress, if set, is told how many bytes of the archive are
-// on their way.
-func (c *Client) Upload(ctx context.Context, app, archive string, known []Resource, progress func(sent int64)) error {
+// on their way. The sha1 is that of the package that was made, by which two pushes at
+// once are told apart; "" from controllers that do not say.
+func (c *Client) Upload(ctx context.Context, app, archive string, known []Resource, progress func(sent int64)) (sha1 string, err error) {
 	if known == nil {
 		known = []Resource{}
 	}
 	list, err := json.Marshal(known)
 	if err != nil {
-		return err
+		return "", err
 	}
 	var head strings.Builder
 	form := multipart.NewWriter(&head)
@@ -209,18 +213,18 @@ func (c *Client) Upload(ctx context.Context, app, archive string, known []Resour
 	tail := "\r\n--" + form.Boundary() + "--\r\n"
 	if archive != "" {
 		if file, err = os.Open(archive); err != nil {
-			return err
+			return "", err
 		}
 		defer file.Close()
 		info, statErr := file.Stat()
 		if statErr != nil {
-			return statErr
+			return "", statErr
 		}
 		size = info.Size()
 		_, err = form.CreateFormFile("application", "application.zip")
 	}
 	if err != nil {
-		return err
+		return "", err
 	}
 	res, err := c.do(ctx, request{
 		method: http.MethodPost, path: []string{"apps", app, "application"},
@@ -234,11 +238,11 @@ func (c *Client) Upload(ctx context.Context, app, archive string, known []Resour
 		},
 	})
 	if err != nil {
-		return named(err, app)
+		return "", named(err, app)
 	}
 	defer res.Body.Close()
 	_, err = io.Copy(io.Discard, res.Body)
-	return err
+	return res.Header.Get("X-App-Package"), err
 }
 
 // counter tells how much was read.

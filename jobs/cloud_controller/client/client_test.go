@@ -220,7 +220,7 @@ func TestUpload(t *testing.T) {
 		t.Fatal(err)
 	}
 	sent := int64(0)
-	err = c.Upload(t.Context(), "a/b", archive, []Resource{{Size: 5, SHA1: "abc", Name: "x"}}, func(n int64) { sent = n })
+	_, err = c.Upload(t.Context(), "a/b", archive, []Resource{{Size: 5, SHA1: "abc", Name: "x"}}, func(n int64) { sent = n })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,7 +229,7 @@ func TestUpload(t *testing.T) {
 	if fmt.Sprint(form) != fmt.Sprint(want) || sent != 3 {
 		t.Errorf("sent %d, form\n%v\nwant\n%v", sent, form, want)
 	}
-	if err := c.Upload(t.Context(), "a", "", nil, nil); err != nil {
+	if _, err := c.Upload(t.Context(), "a", "", nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	if form["resources"] != "[]" || form["_method"] != "put" || form["application"] != "" {

@@ -27,6 +27,10 @@ type Update struct {
 	Back      bool   `json:"back"`     // that is the previous one again
 	Held      bool   `json:"held"`     // it waits to be promoted
 	Failed    string `json:"failed"`   // id of the instance that is the reason
+	// Watching says that it is done, and that the version before comes back if the new
+	// one crashes within WatchS seconds from its end.
+	Watching bool `json:"watching"`
+	WatchS   int  `json:"watch_s"`
 }
 
 // Change is what an update is to bring.
@@ -36,6 +40,9 @@ type Change struct {
 	Release int    `json:"release,omitempty"` // to go back to; 0: the present files and settings
 	Canary  int    `json:"canary,omitempty"`  // instances to replace before it waits to be promoted
 	Promote bool   `json:"promote,omitempty"` // end that wait, and nothing else
+	// Package is what Upload has returned: if the app has other files by now, the
+	// update is refused. "": whatever it has.
+	Package string `json:"package,omitempty"`
 }
 
 // UpdateApp has a started app take its present files and settings into use. It

@@ -92,7 +92,7 @@ func startCommand(v *vmc) *cobra.Command {
 			if app.State == client.Started {
 				v.say("%s is started already.", name)
 			}
-			if err := v.start(ctx, c, name, timeout); err != nil {
+			if err := v.start(ctx, c, name, "", timeout); err != nil {
 				return err
 			}
 		}
@@ -142,7 +142,7 @@ the new one has proved healthy. With --now all stop first, as a stopped app's do
 			if app.State == client.Started {
 				err = v.renew(ctx, c, name, "restart", h)
 			} else {
-				err = v.start(ctx, c, name, h.timeout)
+				err = v.start(ctx, c, name, "", h.timeout)
 			}
 			if err != nil {
 				return err

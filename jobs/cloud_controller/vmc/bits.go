@@ -39,55 +39,55 @@ type file struct {
 }
 
 // upload pushes a folder, a .war or .zip archive, or a single file as an app's
-// files.
-func (v *vmc) upload(ctx context.Context, c *client.Client, app, source string) error {
+// files, and returns what they are known by.
+func (v *vmc) upload(ctx context.Context, c *client.Client, app, source string) (string, error) {
 	info, err := os.Stat(source)
 	if err != nil {
-		return fmt.Errorf("cannot push: %w", err)
+		return "", fmt.Errorf("cannot push: %w", err)
 	}
 	folder := source
 	if !info.IsDir() {
 		work, err := os.MkdirTemp("", "vmc-")
 		if err != nil {
-			return err
+			return "", err
 		}
 		defer os.RemoveAll(work)
 		folder = filepath.Join(work, "app")
 		if err := explode(source, folder); err != nil {
-			return fmt.Errorf("cannot push %s: %w", source, err)
+			return "", fmt.Errorf("cannot push %s: %w", source, err)
 		}
 	}
 	files, skipped, err := scan(folder)
 	if err != nil {
-		return fmt.Errorf("cannot push %s: %w", source, err)
+		return "", fmt.Errorf("cannot push %s: %w", source, err)
 	}
 	if len(skipped) > 0 {
 		v.say("Not pushed, being sockets, pipes or devices: %s", strings.Join(skipped, ", "))
 	}
 	if len(files) == 0 {
-		return fmt.Errorf("cannot push %s: there are no files in it, or all of them are ignored", source)
+		return "", fmt.Errorf("cannot push %s: there are no files in it, or all of them are ignored", source)
 	}
 	known, rest, err := match(ctx, c, folder, files)
 	if err != nil {
-		return err
+		return "", err
 	}
 	archive := ""
 	if len(rest) > 0 {
 		out, err := os.CreateTemp("", "vmc-*.zip")
 		if err != nil {
-			return err
+			return "", err
 		}
 		archive = out.Name()
 		defer os.Remove(archive)
 		if err := errors.Join(pack(out, folder, rest), out.Close()); err != nil {
-			return fmt.Errorf("cannot pack %s: %w", source, err)
+			return "", fmt.Errorf("cannot pack %s: %w", source, err)
 		}
 	}
 	return v.send(ctx, c, app, archive, len(files), known)
 }
 
 // send uploads with progress.
-func (v *vmc) send(ctx context.Context, c *client.Client, app, archive string, files int, known []client.Resource) error {
+func (v *vmc) send(ctx context.Context, c *client.Client, app, archive string, files int, known []client.Resource) (string, error) {
 	what := fmt.Sprintf("Uploading %s, %d files", app, files)
 	if len(known) > 0 {
 		what += fmt.Sprintf(", %d known already", len(known))
@@ -96,7 +96,7 @@ func (v *vmc) send(ctx context.Context, c *client.Client, app, archive string, f
 	if archive != "" {
 		info, err := os.Stat(archive)
 		if err != nil {
-			return err
+			return "", err
 		}
 		total = info.Size()
 	}
@@ -112,15 +112,15 @@ func (v *vmc) send(ctx context.Context, c *client.Client, app, archive string, f
 			}
 		}
 	}
-	err := c.Upload(ctx, app, archive, known, progress)
+	sha1, err := c.Upload(ctx, app, archive, known, progress)
 	if live {
 		fmt.Fprint(v.err, "\r\x1b[K")
 	}
 	if err != nil {
-		return fmt.Errorf("cannot upload %s: %w", app, err)
+		return "", fmt.Errorf("cannot upload %s: %w", app, err)
 	}
 	v.say("%s: %s, %.1fs", what, size(total), time.Since(begin).Seconds())
-	return nil
+	return sha1, nil
 }
 
 // scan lists a folder's files, links and empty folders that are not ignored, and

@@ -160,7 +160,7 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 			return err
 		}
 	}
-	if err := v.upload(ctx, c, app.Name, app.Path); err != nil {
+	if flags.how.files, err = v.upload(ctx, c, app.Name, app.Path); err != nil {
 		return err
 	}
 	uploaded = true
@@ -175,9 +175,9 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 		return nil
 	}
 	if present.Name == "" { // a new one has not crashed yet
-		return v.startAfter(ctx, c, app.Name, flags.how.timeout, nil)
+		return v.startAfter(ctx, c, app.Name, flags.how.files, flags.how.timeout, nil)
 	}
-	return v.start(ctx, c, app.Name, flags.how.timeout)
+	return v.start(ctx, c, app.Name, flags.how.files, flags.how.timeout)
 }
 
 // create makes an app that is not there.

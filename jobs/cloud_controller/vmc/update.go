@@ -18,11 +18,14 @@ type how struct {
 	now     bool
 	canary  int
 	release int // to go back to; 0: present files and settings
+	watch   bool
+	files   string // what upload has returned, "" if there was none
 }
 
 func howFlags(c *cobra.Command, h *how) {
 	timeoutFlag(c, &h.timeout)
 	c.Flags().BoolVar(&h.now, "now", false, "stop all instances, then start them: quicker, and down meanwhile")
+	c.Flags().BoolVar(&h.watch, "watch", false, "wait also while a new version that crashes would be taken back")
 }
 
 // renew brings a started app's new files and settings into use, and waits until it
@@ -32,7 +35,7 @@ func (v *vmc) renew(ctx context.Context, c *client.Client, name, cause string, h
 	if err != nil {
 		return err
 	}
-	change := client.Change{Cause: cause, Canary: h.canary, Release: h.release}
+	change := client.Change{Cause: cause, Canary: h.canary, Release: h.release, Package: h.files}
 	if h.now {
 		change.Now = &h.now
 	}
@@ -48,17 +51,17 @@ func (v *vmc) renew(ctx context.Context, c *client.Client, name, cause string, h
 	if update.ID == 0 {
 		return v.waitFor(ctx, c, name, h.timeout, seen)
 	}
-	return v.awaitUpdate(ctx, c, name, update, h.timeout)
+	return v.awaitUpdate(ctx, c, name, update, h)
 }
 
 // awaitUpdate waits until an update is over, or waits to be promoted. The time-out is for
-// each of its steps.
-func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, update client.Update, timeout time.Duration) error {
+// each of its steps. With h.watch it waits until the new version is watched no more.
+func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, update client.Update, h how) error {
 	app, err := c.App(ctx, name)
 	if err != nil {
 		return err
 	}
-	timeout = patience(timeout, app)
+	timeout := patience(h.timeout, app)
 	done := v.progress("Updating " + name)
 	for last := time.Now(); ; {
 		next, err := c.UpdateOf(ctx, name, update.ID)
@@ -70,10 +73,10 @@ func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, up
 			last = time.Now()
 		}
 		update = next
-		if update.Status != client.Updating || update.Held {
+		if update.Status != client.Updating && !(h.watch && update.Watching) || update.Held {
 			break
 		}
-		if time.Since(last) > timeout {
+		if !update.Watching && time.Since(last) > timeout {
 			err := fmt.Errorf("the update of %s has not come further within %v; it goes on without vmc, which vmc instances %s shows", name, timeout, name)
 			done(err)
 			return err
@@ -99,6 +102,9 @@ func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, up
 		}
 		if update.Instances == 0 {
 			return fmt.Errorf("%s is updated, but runs nowhere: it has no instances; vmc scale %s 1", name, name)
+		}
+		if update.Watching {
+			v.say("If it crashes within %v, its former release comes back by itself (vmc events %s; --watch waits for that).", time.Duration(update.WatchS)*time.Second, name)
 		}
 		return v.started(c, app, update.Instances)
 	case client.Undone:
@@ -127,7 +133,7 @@ func updateCommand(v *vmc) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := v.upload(ctx, c, app.Name, path); err != nil {
+		if h.files, err = v.upload(ctx, c, app.Name, path); err != nil {
 			return err
 		}
 		if app.State != client.Started {
@@ -219,7 +225,7 @@ func before(list []client.Release) (int, error) {
 }
 
 func promoteCommand(v *vmc) *cobra.Command {
-	var timeout time.Duration
+	var h how
 	c := v.appsOf(&cobra.Command{
 		Use:     "promote APP",
 		Short:   "Replace all instances, after a push with --canary",
@@ -230,8 +236,8 @@ func promoteCommand(v *vmc) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return v.awaitUpdate(ctx, c, args[0], update, timeout)
+		return v.awaitUpdate(ctx, c, args[0], update, h)
 	})
-	timeoutFlag(c, &timeout)
+	timeoutFlag(c, &h.timeout)
 	return c
 }

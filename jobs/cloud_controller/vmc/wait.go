@@ -23,20 +23,21 @@ const (
 	settle = 2 * time.Second
 )
 
-// start stages and starts an app and waits until all its instances run.
-func (v *vmc) start(ctx context.Context, c *client.Client, name string, timeout time.Duration) error {
+// start stages and starts an app and waits until all its instances run. files is what
+// upload has returned; "": those that the app has.
+func (v *vmc) start(ctx context.Context, c *client.Client, name, files string, timeout time.Duration) error {
 	seen, err := crashIDs(ctx, c, name)
 	if err != nil {
 		return err
 	}
-	return v.startAfter(ctx, c, name, timeout, seen)
+	return v.startAfter(ctx, c, name, files, timeout, seen)
 }
 
 // startAfter is start for an app with these crashes.
-func (v *vmc) startAfter(ctx context.Context, c *client.Client, name string, timeout time.Duration, seen map[string]bool) error {
+func (v *vmc) startAfter(ctx context.Context, c *client.Client, name, files string, timeout time.Duration, seen map[string]bool) error {
 	done := v.progress("Staging " + name)
 	err := c.ChangeApp(ctx, name, func(app *client.App) error {
-		app.State = client.Started
+		app.State, app.Package = client.Started, files
 		return nil
 	})
 	done(err)

@@ -198,6 +198,9 @@ func (s *Server) putApp(w http.ResponseWriter, r *http.Request, a model.Account,
 	// used from the next start or update on.
 	if starting {
 		var err error
+		if err := samePackage(app, body.Package); err != nil {
+			return err
+		}
 		if app, err = s.Staging.Staged(ctx, app); err != nil {
 			return err
 		}

@@ -123,6 +123,7 @@ func (s *Server) uploadBits(w http.ResponseWriter, r *http.Request, a model.Acco
 		return model.AppError(err)
 	}
 	s.Log.Info("app uploaded", "app", app.ID, "name", app.Name, "owner", a.Email, "package", kept.SHA1)
+	w.Header().Set(packageHeader, kept.SHA1)
 	w.WriteHeader(http.StatusOK)
 	return nil
 }

@@ -51,6 +51,7 @@ type appRequest struct {
 		FDs    *number `json:"fds"`
 	} `json:"resources"`
 	State    *string         `json:"state"`
+	Package  string          `json:"package"` // ours: the files that are to be started, by sha1
 	Env      *[]string       `json:"env"`
 	Services *[]string       `json:"services"`
 	Debug    json.RawMessage `json:"debug"`

@@ -31,6 +31,7 @@ type updateRequest struct {
 	Release int    `json:"release"` // to go back to; 0: the present files and settings
 	Canary  int    `json:"canary"`  // instances to replace before it waits to be promoted
 	Promote bool   `json:"promote"` // ends that wait; nothing else is read
+	Package string `json:"package"` // sha1 of the files that are meant; "": those that there are
 }
 
 // updateDocument is an update as clients read it.
@@ -41,13 +42,15 @@ type updateDocument struct {
 	Version   string `json:"version"`
 	Previous  string `json:"previous"`
 	Instances int    `json:"instances"`
-	Replaced  int    `json:"replaced"`         // instances of the version that is to run
-	Back      bool   `json:"back"`             // that is the previous one again
-	Held      bool   `json:"held"`             // it waits to be promoted
-	Failed    string `json:"failed,omitempty"` // id of the instance that is the reason
+	Replaced  int    `json:"replaced"`          // instances of the version that is to run
+	Back      bool   `json:"back"`              // that is the previous one again
+	Held      bool   `json:"held"`              // it waits to be promoted
+	Failed    string `json:"failed,omitempty"`  // id of the instance that is the reason
+	Watching  bool   `json:"watching"`          // it is done; if its version crashes now, the one before comes back
+	WatchS    int    `json:"watch_s,omitempty"` // for how long that is so, in seconds, from the end of the update on
 }
 
-func describe(u store.Update) (updateDocument, error) {
+func (s updateServer) describe(u store.Update) (updateDocument, error) {
 	state, err := updates.State(u)
 	if err != nil {
 		return updateDocument{}, err
@@ -55,6 +58,9 @@ func describe(u store.Update) (updateDocument, error) {
 	doc := updateDocument{
 		ID: u.RunCount, Status: u.Status, Reason: u.Reason, Version: state.Target, Previous: state.Previous,
 		Instances: len(state.Indices), Replaced: state.Count(), Back: state.Back, Held: state.Held() && u.Hold > 0, Failed: state.Failed,
+	}
+	if u.Watching != 0 {
+		doc.Watching, doc.WatchS = true, int(s.Config.Now().Update.WatchTime.Seconds())
 	}
 	if state.Back {
 		doc.Version, doc.Previous = state.Previous, state.Target
@@ -79,7 +85,7 @@ func (s updateServer) getUpdate(w http.ResponseWriter, r *http.Request, _ model.
 		rest.WriteJSON(w, http.StatusOK, map[string]any{"state": "NONE", "since": app.UpdatedAt})
 		return nil
 	}
-	doc, err := describe(list[0])
+	doc, err := s.describe(list[0])
 	if err != nil {
 		return err
 	}
@@ -100,7 +106,7 @@ func (s updateServer) getUpdateOf(w http.ResponseWriter, r *http.Request, _ mode
 	if err != nil {
 		return err
 	}
-	doc, err := describe(update)
+	doc, err := s.describe(update)
 	if err != nil {
 		return err
 	}
@@ -145,6 +151,9 @@ func (s updateServer) putUpdate(w http.ResponseWriter, r *http.Request, a model.
 		request.Back = &release
 		request.Cause = fmt.Sprintf("back to release %d", body.Release)
 	} else {
+		if err := samePackage(app, body.Package); err != nil {
+			return err
+		}
 		if app, err = s.Staging.Staged(ctx, app); err != nil {
 			return err
 		}
@@ -167,7 +176,7 @@ func (s updateServer) putUpdate(w http.ResponseWriter, r *http.Request, a model.
 	update, err := s.Updates.Begin(ctx, app, request, limits(a))
 	switch {
 	case errors.Is(err, store.ErrStale):
-		return model.Because(model.ErrLocking, "other files were pushed meanwhile, and the later push wins")
+		return errLaterPush()
 	case errors.Is(err, store.ErrNotFound):
 		return model.ErrAppStopped
 	case err != nil:
@@ -178,11 +187,28 @@ func (s updateServer) putUpdate(w http.ResponseWriter, r *http.Request, a model.
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	}
-	doc, err := describe(update)
+	doc, err := s.describe(update)
 	if err != nil {
 		return err
 	}
 	rest.WriteJSON(w, http.StatusOK, doc)
+	return nil
+}
+
+// packageHeader has the sha1 of the package that an upload has made.
+const packageHeader = "X-App-Package"
+
+func errLaterPush() error {
+	return model.Because(model.ErrLocking, "other files were pushed meanwhile, and the later push wins")
+}
+
+// samePackage refuses what is meant for files other than those that the app has by
+// now: of two pushes at once the later one wins, and the earlier one must not take
+// the other's files for its own.
+func samePackage(app store.App, meant string) error {
+	if meant != "" && meant != app.PackageHash {
+		return errLaterPush()
+	}
 	return nil
 }
 
@@ -213,7 +239,7 @@ func (s updateServer) promote(w http.ResponseWriter, r *http.Request, app store.
 		return err
 	}
 	update.Hold = 0
-	doc, err := describe(update)
+	doc, err := s.describe(update)
 	if err != nil {
 		return err
 	}

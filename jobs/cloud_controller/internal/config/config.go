@@ -149,6 +149,9 @@ type Update struct {
 	// MinHealthyTime is how long a new instance must run and pass its check before it
 	// gets requests.
 	MinHealthyTime time.Duration `yaml:"min_healthy_time"`
+	// WatchTime is how long a version is watched after its update: one that crashes
+	// then is taken back. 0: it is not.
+	WatchTime time.Duration `yaml:"watch_time"`
 }
 
 // AppURIs says which host names apps may have.
@@ -266,7 +269,7 @@ func Defaults() Config {
 		Components: Components{
 			Staging:     Staging{Queue: wire.SubjectStaging, MaxStagingRuntime: int(wire.StagingTimeout / time.Second)},
 			CCPartition: wire.DefaultPartition,
-			Update:      Update{Strategy: Rolling, MaxInFlight: 3, MinHealthyTime: 6 * time.Second},
+			Update:      Update{Strategy: Rolling, MaxInFlight: 3, MinHealthyTime: 6 * time.Second, WatchTime: time.Minute},
 			Timeouts:    Timeouts{Discover: 2 * time.Second, Find: 2 * time.Second, Status: 2 * time.Second, Health: time.Second, Gateway: 10 * time.Second},
 		},
 		Databases: Databases{RailsEnvironment: "production"},
@@ -322,6 +325,8 @@ func (c *Config) complete() error {
 		return fmt.Errorf("update.strategy %q is neither %q nor %q", c.Update.Strategy, Rolling, Now)
 	case c.Update.MaxInFlight < 1 || c.Update.MinHealthyTime < 0 || c.Update.MinHealthyTime > time.Hour:
 		return errors.New("update.max_in_flight must be positive, and update.min_healthy_time a duration of at most an hour, as \"6s\"")
+	case c.Update.WatchTime < 0 || c.Update.WatchTime > time.Hour:
+		return errors.New("update.watch_time must be a duration of at most an hour, as \"1m\"; 0s: none")
 	case c.CCPartition == "" || strings.ContainsAny(c.CCPartition, " .*>"):
 		return fmt.Errorf("cc_partition %q must be a word", c.CCPartition)
 	}

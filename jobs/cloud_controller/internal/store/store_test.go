@@ -623,11 +623,47 @@ func releasesAndUpdates(t testing.TB, s *Store, owner User) {
 		t.Errorf("updates: %+v, %v", list, err)
 	}
 
+	// A version that is watched is taken back once, while it is; files that came
+	// meanwhile stay.
+	must(t, s.SetPackage(ctx, app.ID, "p3"))
+	reread()
+	bad := begin(Beginning{Cause: "push", DropletHash: "g1", PackageHash: "p3"})
+	bad.Status, bad.Watching = Updated, 1
+	app, err = s.FinishUpdate(ctx, bad)
+	must(t, err)
+	if list, err := s.AllDriven(ctx); err != nil || len(list) != 1 || list[0].RunCount != bad.RunCount || list[0].Watching != 1 {
+		t.Errorf("watched: %+v, %v", list, err)
+	}
+	must(t, s.ClaimUpdate(ctx, &bad, "cc1"))
+	must(t, s.SaveUpdate(ctx, bad))
+	must(t, s.SetPackage(ctx, app.ID, "p4"))
+	reread()
+	bad.Reason = "it crashed"
+	other := bad
+	other.Claim--
+	_, _, err = s.Begin(ctx, app, Beginning{Back: &old, TakesBack: &other}, nil)
+	wantError(t, err, ErrStale)
+	u = begin(Beginning{Cause: "back", Back: &old, TakesBack: &bad})
+	if app.PackageHash != "p4" || app.DropletHash != "g1" {
+		t.Errorf("while a version is taken back: %+v", app)
+	}
+	_, _, err = s.Begin(ctx, app, Beginning{Back: &old, TakesBack: &bad}, nil)
+	wantError(t, err, ErrStale)
+	u.Status, u.Watching = Updated, 1
+	app, err = s.FinishUpdate(ctx, u)
+	must(t, err)
+	if bad, err = s.Update(ctx, app.ID, bad.RunCount); err != nil || bad.Status != Undone || bad.Reason != "it crashed" || bad.Watching != 0 || app.DropletHash != "e1" {
+		t.Errorf("what was taken back is %+v, %v, of %+v", bad, err, app)
+	}
+	must(t, s.EndWatch(ctx, u))
+	wantError(t, s.EndWatch(ctx, u), ErrStale)
+	wantError(t, s.SaveUpdate(ctx, u), ErrStale)
+
 	// What a former version has started has no release on record.
 	app.RunCount, app.DropletHash = 1, "f1"
 	must(t, s.UpdateApp(ctx, &app, nil))
 	u = begin(Beginning{Cause: "restart", DropletHash: "f1", PackageHash: app.PackageHash})
-	if u.State != "f1-1 to f1-13, 0 others" {
+	if u.State != "f1-1 to f1-15, 0 others" {
 		t.Errorf("the update of a former version's app is %+v", u)
 	}
 	must(t, s.StartApp(ctx, &app, "start", nil))

@@ -29,6 +29,9 @@ type Update struct {
 	Reason   string // why Status is none that was wished for
 	State    string // JSON, of whoever carries it out
 	Hold     int    // at how many instances it waits to be promoted; 0: it does not
+	// Watching says that the update is done, and that its version is watched for a
+	// while: it is taken back if it crashes. 0: it is not.
+	Watching int
 	// Holder is the controller that carries it out. Claim counts the holders, Beat
 	// what they have saved: who sees both unchanged for long may claim it.
 	Holder string
@@ -39,17 +42,21 @@ type Update struct {
 }
 
 const (
-	updateColumns   = `app_id, run_count, previous, status, reason, state, hold, holder, claim, beat, created_at, updated_at`
+	updateColumns   = `app_id, run_count, previous, status, reason, state, hold, watching, holder, claim, beat, created_at, updated_at`
 	selectUpdate    = `SELECT ` + updateColumns + ` FROM updates WHERE app_id = $1 AND run_count = $2`
 	selectUpdates   = `SELECT ` + updateColumns + ` FROM updates WHERE app_id = $1 ORDER BY run_count DESC`
 	selectUpdating  = `SELECT ` + updateColumns + ` FROM updates WHERE status = 'running' ORDER BY app_id, run_count`
+	selectDriven    = `SELECT ` + updateColumns + ` FROM updates WHERE status = 'running' OR watching = 1 ORDER BY app_id, run_count`
 	selectUpdatingA = `SELECT ` + updateColumns + ` FROM updates WHERE app_id = $1 AND status = 'running' ORDER BY run_count DESC LIMIT 1`
 	insertUpdate    = `INSERT INTO updates (app_id, run_count, previous, status, state, hold, holder, created_at, updated_at) VALUES ($1, $2, $3, 'running', $4, $5, $6, $7, $7)`
 	endUpdates      = `UPDATE updates SET status = $2, reason = $3, updated_at = $4 WHERE app_id = $1 AND status = 'running'`
-	saveUpdate      = `UPDATE updates SET state = $4, beat = beat + 1, updated_at = $5 WHERE app_id = $1 AND run_count = $2 AND claim = $3 AND status = 'running'`
-	claimUpdate     = `UPDATE updates SET holder = $5, claim = claim + 1, beat = beat + 1 WHERE app_id = $1 AND run_count = $2 AND claim = $3 AND beat = $4 AND status = 'running'`
-	releaseUpdate   = `UPDATE updates SET holder = '', beat = beat + 1 WHERE app_id = $1 AND run_count = $2 AND claim = $3 AND status = 'running'`
-	finishUpdate    = `UPDATE updates SET status = $4, reason = $5, state = $6, updated_at = $7 WHERE app_id = $1 AND run_count = $2 AND claim = $3 AND status = 'running'`
+	saveUpdate      = `UPDATE updates SET state = $4, beat = beat + 1, updated_at = $5 WHERE app_id = $1 AND run_count = $2 AND claim = $3 AND (status = 'running' OR watching = 1)`
+	claimUpdate     = `UPDATE updates SET holder = $5, claim = claim + 1, beat = beat + 1 WHERE app_id = $1 AND run_count = $2 AND claim = $3 AND beat = $4 AND (status = 'running' OR watching = 1)`
+	releaseUpdate   = `UPDATE updates SET holder = '', beat = beat + 1 WHERE app_id = $1 AND run_count = $2 AND claim = $3 AND (status = 'running' OR watching = 1)`
+	finishUpdate    = `UPDATE updates SET status = $4, reason = $5, state = $6, updated_at = $7, watching = $8 WHERE app_id = $1 AND run_count = $2 AND claim = $3 AND status = 'running'`
+	endWatch        = `UPDATE updates SET watching = 0 WHERE app_id = $1 AND run_count = $2 AND claim = $3 AND watching = 1`
+	endWatches      = `UPDATE updates SET watching = 0 WHERE app_id = $1 AND watching = 1`
+	takeBack        = `UPDATE updates SET watching = 0, status = 'undone', reason = $4, state = $5, updated_at = $6 WHERE app_id = $1 AND run_count = $2 AND claim = $3 AND watching = 1`
 	promoteUpdate   = `UPDATE updates SET hold = 0 WHERE app_id = $1 AND run_count = $2 AND status = 'running'`
 	deleteUpdate    = `DELETE FROM updates WHERE app_id = $1 AND run_count = $2`
 	takeRelease     = `UPDATE apps SET droplet_hash = $2, run_count = $3, package_state = CASE WHEN package_hash = $4 THEN 'STAGED' ELSE package_state END,
@@ -57,7 +64,7 @@ const (
 )
 
 func scanUpdate(scan func(...any) error) (u Update, err error) {
-	err = scan(&u.AppID, &u.RunCount, &u.Previous, &u.Status, &u.Reason, &u.State, &u.Hold, &u.Holder, &u.Claim, &u.Beat, &u.CreatedAt, &u.UpdatedAt)
+	err = scan(&u.AppID, &u.RunCount, &u.Previous, &u.Status, &u.Reason, &u.State, &u.Hold, &u.Watching, &u.Holder, &u.Claim, &u.Beat, &u.CreatedAt, &u.UpdatedAt)
 	return u, err
 }
 
@@ -82,6 +89,11 @@ func (s *UpdateStore) Updating(ctx context.Context, appID int64) (Update, error)
 // AllUpdating returns the updates of all apps that are under way.
 func (s *UpdateStore) AllUpdating(ctx context.Context) ([]Update, error) {
 	return s.updates(ctx, s.db, selectUpdating)
+}
+
+// AllDriven returns the updates of all apps that are under way or watched.
+func (s *UpdateStore) AllDriven(ctx context.Context) ([]Update, error) {
+	return s.updates(ctx, s.db, selectDriven)
 }
 
 // Updates returns what is known of an app's updates, the newest first.
@@ -109,6 +121,10 @@ type Beginning struct {
 	Back   *Release
 	Hold   int
 	Holder string
+	// TakesBack is the update, done and watched, whose version Back takes away again:
+	// it is Undone then, with its Reason and State. ErrStale if it is watched no more.
+	// nil: none.
+	TakesBack *Update
 	// State writes the update's first state. others are the updates under way whose
 	// place it takes.
 	State func(a App, previous, next Release, others []Update) (string, error)
@@ -128,6 +144,12 @@ func (s *UpdateStore) Begin(ctx context.Context, a App, b Beginning, limits Limi
 		if now.State != Started {
 			return ErrNotFound
 		}
+		if t := b.TakesBack; t != nil {
+			result, err := q.ExecContext(ctx, takeBack, a.ID, t.RunCount, t.Claim, t.Reason, t.State, s.now().Unix())
+			if err := changed(result, err, ErrStale); err != nil {
+				return err
+			}
+		}
 		previous, err := present(ctx, q, now)
 		if err != nil {
 			return err
@@ -138,6 +160,9 @@ func (s *UpdateStore) Begin(ctx context.Context, a App, b Beginning, limits Limi
 			// What is on record is what the user wants: the older release.
 			next = b.Back.Of(now)
 			next.RunCount, next.DropletHash, next.PackageState = now.RunCount, now.DropletHash, Pending
+			if b.TakesBack != nil && now.PackageHash != previous.PackageHash {
+				next.PackageHash = now.PackageHash // files on their way, which nobody has tried
+			}
 			if err := apps.save(ctx, q, &next); err != nil {
 				return err
 			}
@@ -225,6 +250,9 @@ func (s *UpdateStore) end(ctx context.Context, q querier, appID int64, status, r
 	if _, err := q.ExecContext(ctx, endUpdates, appID, status, reason, s.now().Unix()); err != nil {
 		return err
 	}
+	if _, err := q.ExecContext(ctx, endWatches, appID); err != nil {
+		return err
+	}
 	for _, u := range list {
 		if u.Status != Updating {
 			continue
@@ -275,6 +303,16 @@ func (s *UpdateStore) ReleaseUpdate(ctx context.Context, u Update) error {
 	return nil
 }
 
+// EndWatch ends the watch over a version that has held. ErrStale if it is over, or
+// another controller's.
+func (s *UpdateStore) EndWatch(ctx context.Context, u Update) error {
+	result, err := s.db.ExecContext(ctx, endWatch, u.AppID, u.RunCount, u.Claim)
+	if err := changed(result, err, ErrStale); err != nil {
+		return fmt.Errorf("cannot end the watch over an update: %w", err)
+	}
+	return nil
+}
+
 // PromoteUpdate ends the hold of an update. ErrStale if it is over.
 func (s *UpdateStore) PromoteUpdate(ctx context.Context, u Update) error {
 	result, err := s.db.ExecContext(ctx, promoteUpdate, u.AppID, u.RunCount)
@@ -284,7 +322,7 @@ func (s *UpdateStore) PromoteUpdate(ctx context.Context, u Update) error {
 	return nil
 }
 
-// FinishUpdate ends an update with its Status, Reason and State, and returns the
+// FinishUpdate ends an update with its Status, Reason, State and Watching, and returns the
 // app as it is now. If it is Updated, the app's record names the new version from
 // now on. If it is Undone, the record goes on to name the previous one, and the
 // settings that came with the new version are the previous one's again. ErrStale
@@ -298,7 +336,7 @@ func (s *UpdateStore) FinishUpdate(ctx context.Context, u Update) (a App, err er
 		if a, err = apps.app(ctx, q, selectAppByID, u.AppID); err != nil {
 			return err
 		}
-		result, err := q.ExecContext(ctx, finishUpdate, u.AppID, u.RunCount, u.Claim, u.Status, u.Reason, u.State, s.now().Unix())
+		result, err := q.ExecContext(ctx, finishUpdate, u.AppID, u.RunCount, u.Claim, u.Status, u.Reason, u.State, s.now().Unix(), u.Watching)
 		if err := changed(result, err, ErrStale); err != nil {
 			return err
 		}

@@ -26,6 +26,8 @@ type driver struct {
 	update         store.Update
 	next, previous store.Release
 	machine        *rolling.Machine
+	watch          *rolling.Watch // instead, when the update is done
+	watchEnds      time.Time
 	settings       rolling.Settings
 	saved          time.Time
 	events         chan rolling.Event
@@ -65,13 +67,16 @@ func (d *driver) run(ctx context.Context) {
 		}
 		err := d.round(ctx)
 		wait = pause
+		if d.watch != nil {
+			wait = watchPause
+		}
 		switch {
 		case errors.Is(err, errOver):
 			return
 		case err != nil && ctx.Err() == nil:
 			// What was not saved was not done either: it goes on from what was.
 			log.Warn("an update waits", "error", err)
-			d.machine = nil
+			d.machine, d.watch = nil, nil
 			wait = longPause
 		}
 	}
@@ -80,7 +85,7 @@ func (d *driver) run(ctx context.Context) {
 // load reads what the update is about, and how far it has come.
 func (d *driver) load(ctx context.Context) (err error) {
 	now, err := d.Store.Update(ctx, d.update.AppID, d.update.RunCount)
-	if err == nil && (now.Status != store.Updating || now.Claim != d.update.Claim) || errors.Is(err, store.ErrNotFound) {
+	if err == nil && (now.Status != store.Updating && now.Watching == 0 || now.Claim != d.update.Claim) || errors.Is(err, store.ErrNotFound) {
 		return errOver
 	}
 	if err != nil {
@@ -100,6 +105,10 @@ func (d *driver) load(ctx context.Context) (err error) {
 	if !state.Back {
 		state.Hold = now.Hold
 	}
+	if now.Status != store.Updating {
+		d.beginWatch(state)
+		return nil
+	}
 	c := d.Config.Now().Update
 	d.settings = rolling.DefaultSettings(c.MaxInFlight, c.MinHealthyTime)
 	d.machine = rolling.Resume(state, d.settings)
@@ -108,10 +117,13 @@ func (d *driver) load(ctx context.Context) (err error) {
 
 // round looks once at the app and its instances, and does what follows.
 func (d *driver) round(ctx context.Context) error {
-	if d.machine == nil {
+	if d.machine == nil && d.watch == nil {
 		if err := d.load(ctx); err != nil {
 			return err
 		}
+	}
+	if d.watch != nil {
+		return d.watched(ctx)
 	}
 	app, err := d.Store.AppByID(ctx, d.update.AppID)
 	if errors.Is(err, store.ErrNotFound) {
@@ -131,15 +143,7 @@ func (d *driver) round(ctx context.Context) error {
 			}
 		}
 	}
-	events := []rolling.Event{rolling.Scaled{Instances: app.Instances}}
-	for more := true; more; {
-		select {
-		case e := <-d.events:
-			events = append(events, e)
-		default:
-			more = false
-		}
-	}
+	events := append([]rolling.Event{rolling.Scaled{Instances: app.Instances}}, d.arrived()...)
 	looked, err := d.look(ctx, app)
 	if err != nil {
 		return err
@@ -156,6 +160,18 @@ func (d *driver) round(ctx context.Context) error {
 		return d.save(ctx)
 	}
 	return nil
+}
+
+// arrived returns the events that have come since the last call.
+func (d *driver) arrived() (events []rolling.Event) {
+	for {
+		select {
+		case e := <-d.events:
+			events = append(events, e)
+		default:
+			return events
+		}
+	}
 }
 
 func (d *driver) look(ctx context.Context, app store.App) (rolling.Looked, error) {
@@ -229,8 +245,10 @@ func (d *driver) start(ctx context.Context, app store.App, a rolling.Start) erro
 	return d.step(ctx, app, rolling.NoRoom{Indices: left, Why: why})
 }
 
-func (d *driver) save(ctx context.Context) error {
-	data, err := json.Marshal(d.machine.Update)
+func (d *driver) save(ctx context.Context) error { return d.saveState(ctx, d.machine.Update) }
+
+func (d *driver) saveState(ctx context.Context, u rolling.Update) error {
+	data, err := json.Marshal(u)
 	if err != nil {
 		return fmt.Errorf("cannot write the update's state: %w", err)
 	}
@@ -255,6 +273,10 @@ func (d *driver) finish(ctx context.Context) error {
 	if d.machine.Outcome == rolling.Undone {
 		d.update.Status, d.update.Reason = store.Undone, d.machine.Reason
 	}
+	d.update.Watching = 0
+	if d.machine.Outcome == rolling.Done && d.machine.Watch && d.Config.Now().Update.WatchTime > 0 {
+		d.update.Watching = 1
+	}
 	app, err := d.Store.FinishUpdate(ctx, d.update)
 	if errors.Is(err, store.ErrStale) {
 		// It is over, or the app was changed in this moment: then once more.
@@ -273,5 +295,9 @@ func (d *driver) finish(ctx context.Context) error {
 		d.Log.Warn("an event of an app is not kept", "app", app.ID, "error", err)
 	}
 	d.Placer.TellUpdated(app)
-	return errOver
+	if d.update.Watching == 0 {
+		return errOver
+	}
+	d.beginWatch(d.machine.Update)
+	return nil
 }

@@ -73,6 +73,8 @@ type Request struct {
 	// and package as they were staged.
 	Back *store.Release
 	Hold int // instances to replace before it waits to be promoted; 0: it does not
+	// takesBack is the update whose version Back takes away again; nil: none.
+	takesBack *store.Update
 }
 
 // Begin begins an update of a started app, and returns it. It takes the place of one
@@ -80,7 +82,7 @@ type Request struct {
 // store.ErrNotFound if it was stopped.
 func (u *Updates) Begin(ctx context.Context, app store.App, r Request, limits store.Limits) (store.Update, error) {
 	now, update, err := u.Store.Begin(ctx, app, store.Beginning{
-		Cause: r.Cause, DropletHash: app.DropletHash, PackageHash: app.PackageHash, Back: r.Back, Hold: r.Hold, Holder: u.Holder, State: firstState,
+		Cause: r.Cause, DropletHash: app.DropletHash, PackageHash: app.PackageHash, Back: r.Back, Hold: r.Hold, Holder: u.Holder, State: firstState(r.Back == nil), TakesBack: r.takesBack,
 	}, limits)
 	if err != nil {
 		return update, err
@@ -91,19 +93,25 @@ func (u *Updates) Begin(ctx context.Context, app store.App, r Request, limits st
 	return update, nil
 }
 
-// firstState returns the state of an update that begins, as it is saved.
-func firstState(app store.App, previous, next store.Release, others []store.Update) (string, error) {
-	var versions []string
-	for _, other := range others {
-		state, err := State(other)
-		if err != nil {
-			return "", err
+// firstState writes the state of an update that begins, as it is saved. Who goes back
+// to a release has chosen it: only what is new is watched, and only if there is
+// another one to go back to.
+func firstState(isNew bool) func(store.App, store.Release, store.Release, []store.Update) (string, error) {
+	return func(app store.App, previous, next store.Release, others []store.Update) (string, error) {
+		var versions []string
+		for _, other := range others {
+			state, err := State(other)
+			if err != nil {
+				return "", err
+			}
+			versions = append(versions, state.Target)
+			versions = append(versions, state.Others...)
 		}
-		versions = append(versions, state.Target)
-		versions = append(versions, state.Others...)
+		first := rolling.New(model.Version(next.Of(app)), model.Version(previous.Of(app)), versions, app.Instances)
+		first.Watch = isNew && next.Number != previous.Number
+		data, err := json.Marshal(first)
+		return string(data), err
 	}
-	data, err := json.Marshal(rolling.New(model.Version(next.Of(app)), model.Version(previous.Of(app)), versions, app.Instances))
-	return string(data), err
 }
 
 // begin drives an update that this controller holds.
@@ -127,8 +135,8 @@ func (u *Updates) begin(update store.Update) {
 	})
 }
 
-// Serve drives updates until ctx ends: those that begin here, and those whose holder
-// is no more.
+// Serve drives updates until ctx ends, and watches over those that are done: those
+// that begin here, and those whose holder is no more.
 func (u *Updates) Serve(ctx context.Context) error {
 	for subject, handle := range map[string]nats.MsgHandler{
 		wire.SubjectDropletExited: u.exited,
@@ -183,7 +191,7 @@ type sign struct {
 
 // adopt claims updates whose holder shows no sign of life.
 func (u *Updates) adopt(ctx context.Context, seen map[key]sign) {
-	list, err := u.Store.AllUpdating(ctx)
+	list, err := u.Store.AllDriven(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
 			u.Log.Warn("cannot look for updates", "error", err)
