@@ -35,6 +35,7 @@ secret "cloud_controller" { type = "password" }
 
 # What a gateway and the controllers prove themselves with to each other.
 secret "redis" { type = "password" }
+secret "memcached" { type = "password" }
 
 vm "small" {
   cpus      = 1
@@ -112,7 +113,8 @@ group "cloud_controller" {
 
       # Whose gateways may offer them.
       builtin_services = {
-        redis = secret.redis.value
+        redis     = secret.redis.value
+        memcached = secret.memcached.value
       }
 
       # For the demo, anyone who reaches the API may make an account. Leave this out
@@ -176,6 +178,12 @@ group "service_gateway" {
       token = secret.redis.value
     }
   }
+
+  job "memcached_gateway" {
+    properties {
+      token = secret.memcached.value
+    }
+  }
 }
 
 # Apps connect to these. What they keep is on the disk, and outlives the VM.
@@ -188,6 +196,12 @@ group "service_node" {
   update { max_in_flight = 1 }
 
   job "redis_node" {
+    properties {
+      capacity = 20
+    }
+  }
+
+  job "memcached_node" {
     properties {
       capacity = 20
     }

@@ -20,21 +20,21 @@ func TestArticle(t *testing.T) {
 	p.edit(`domain = "cf.localhost"`, `domain = "article.localhost"`)
 	p.mustApply()
 	p.register()
-	within(t, time.Minute, "redis is offered", func() bool {
+	within(t, time.Minute, "both services are offered", func() bool {
 		out, code := p.vmc("services")
-		return code == 0 && strings.Contains(out, "redis") && strings.Contains(out, "7.0")
+		return code == 0 && strings.Contains(out, "redis") && strings.Contains(out, "7.0") && strings.Contains(out, "memcached")
 	})
 	p.mustVmc("create-service", "redis", "guests")
 	p.mustVmc("create-service", "redis", "others")
 	push := []string{"push", "--path", "apps/guestbook", "--url", "guestbook.article.localhost"}
 	p.mustVmc(push...)
 
-	guestbook := func(method, line string) (string, error) {
+	ask := func(app, method, line string) (string, error) {
 		request, err := http.NewRequest(method, "http://"+p.listen+"/", strings.NewReader(line))
 		if err != nil {
 			return "", err
 		}
-		request.Host = "guestbook.article.localhost"
+		request.Host = app + ".article.localhost"
 		response, err := http.DefaultClient.Do(request)
 		if err != nil {
 			return "", err
@@ -46,6 +46,7 @@ func TestArticle(t *testing.T) {
 		}
 		return string(body), err
 	}
+	guestbook := func(method, line string) (string, error) { return ask("guestbook", method, line) }
 	reads := func(want string) {
 		t.Helper()
 		var got string
@@ -58,6 +59,16 @@ func TestArticle(t *testing.T) {
 	if got, err := guestbook("POST", "Ada was here"); err != nil || got != "Ada was here\n" {
 		t.Fatalf("%q, %v", got, err)
 	}
+	p.mustVmc("create-service", "memcached", "visits")
+	p.mustVmc("push", "--path", "apps/visits", "--url", "visits.article.localhost")
+	visited := func(want string) {
+		t.Helper()
+		if got, err := ask("visits", "GET", ""); err != nil || got != want {
+			t.Errorf("%q, %v, want %q", got, err, want)
+		}
+	}
+	visited("visit 1\n")
+	visited("visit 2\n")
 	// The nodes are killed, and their servers end with them.
 	killed := 0
 	for name, pid := range p.status().pids() {
@@ -74,6 +85,10 @@ func TestArticle(t *testing.T) {
 		t.Fatalf("recreate exited with %d:\n%s", code, out)
 	}
 	reads("Ada was here\n")
+	within(t, time.Minute, "visits are counted anew", func() bool {
+		_, err := ask("visits", "GET", "")
+		return err == nil
+	})
 	if got, err := guestbook("POST", "and Grace"); err != nil || got != "Ada was here\nand Grace\n" {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -84,8 +99,8 @@ func TestArticle(t *testing.T) {
 	})
 	p.mustVmc("bind-service", "guests", "guestbook")
 	reads("Ada was here\nand Grace\n")
-	p.mustVmc("delete", "--force", "guestbook")
-	p.mustVmc("delete-service", "--force", "guests", "others")
+	p.mustVmc("delete", "--force", "guestbook", "visits")
+	p.mustVmc("delete-service", "--force", "guests", "others", "visits")
 	if out := p.mustVmc("services"); !strings.Contains(out, "You have no services") {
 		t.Errorf("services:\n%s", out)
 	}

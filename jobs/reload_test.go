@@ -18,11 +18,13 @@ import (
 // reloadable lists, for each job, the properties that the running program takes
 // by a reload. Add a property here only if the program's reload applies it.
 var reloadable = map[string][]string{
-	"cloud_controller": {"name", "description", "support", "secret", "admins", "admin_password", "allow_registration", "app_uris", "domains", "reserved_hosts", "app_limits", "min_password_length", "update", "default_account_capacity", "builtin_services", "log_level"},
-	"dea":              {"when_others_are_full", "log_level"}, // the former is read by the hook that checks
-	"health_manager":   {"intervals", "batch_size", "log_level"},
-	"hello":            {"greeting", "log_level"},
-	"nats":             {"password"},
+	"cloud_controller":  {"name", "description", "support", "secret", "admins", "admin_password", "allow_registration", "app_uris", "domains", "reserved_hosts", "app_limits", "min_password_length", "update", "default_account_capacity", "builtin_services", "log_level"},
+	"dea":               {"when_others_are_full", "log_level"}, // the former is read by the hook that checks
+	"health_manager":    {"intervals", "batch_size", "log_level"},
+	"hello":             {"greeting", "log_level"},
+	"memcached_gateway": {"log_level"},
+	"memcached_node":    {"capacity", "disabled", "log_level"},
+	"nats":              {"password"},
 	"nginx": {
 		"domains", "routers", "router_port", "max_body_mb", "answer_timeout_s", "client_requests", "host_requests", "workers", "access_log",
 		"public_tls_port", "trusted_fronts", "certificate", "key", "https_only", "hsts_s", "sites",
