@@ -24,6 +24,7 @@ import (
 	"github.com/clusterworks/deploy/agent/host/sockets"
 	"github.com/clusterworks/deploy/agent/internal/bus"
 	"github.com/clusterworks/deploy/agent/internal/install"
+	"github.com/clusterworks/deploy/agent/internal/routes"
 	"github.com/clusterworks/deploy/agent/internal/server"
 	"github.com/clusterworks/deploy/agent/internal/shim"
 	"github.com/clusterworks/deploy/agent/internal/supervise"
@@ -64,6 +65,7 @@ type Agent struct {
 	handlers   map[api.Method]server.Handler
 	http       *http.Server
 	beat       chan struct{} // asks for a heartbeat now
+	routing    routing
 
 	mu       sync.Mutex
 	identity identity
@@ -104,6 +106,7 @@ func Open(ctx context.Context, c Config) (*Agent, error) {
 		}
 	}
 	a := &Agent{config: c, started: time.Now().UTC(), parent: os.Getppid(), beat: make(chan struct{}, 1)}
+	a.routing.registrar, a.routing.changed = routes.New(c.Log), make(chan struct{}, 1)
 	a.ctx, a.cancel = context.WithCancelCause(context.Background())
 	if err := a.open(ctx); err != nil {
 		return nil, errors.Join(err, a.Close())
@@ -137,12 +140,12 @@ func (a *Agent) open(ctx context.Context) error {
 	if a.ops, err = loadOperations(filepath.Join(c.Dir, "ops"), c.Log); err != nil {
 		return err
 	}
-	a.supervisor, err = supervise.Open(ctx, supervise.Config{Dir: c.Dir, Shim: c.Shim, Env: c.Env, Log: c.Log, Changed: a.beatNow, Damaged: note})
+	a.supervisor, err = supervise.Open(ctx, supervise.Config{Dir: c.Dir, Shim: c.Shim, Env: c.Env, Log: c.Log, Changed: a.changedHealth, Damaged: note})
 	if err != nil {
 		return fmt.Errorf("cannot adopt the running processes: %w", err)
 	}
 	a.installer, err = install.Open(install.Config{
-		Dir: c.Dir, Supervisor: a.supervisor, Fetch: a.fetch, Env: c.Env, ManagePackages: c.ManagePackages, Log: c.Log, Damaged: note,
+		Dir: c.Dir, Supervisor: a.supervisor, Withdraw: a.withdraw, Rejoin: a.routing.registrar.Rejoin, Fetch: a.fetch, Env: c.Env, ManagePackages: c.ManagePackages, Log: c.Log, Damaged: note,
 	})
 	if err != nil {
 		return err
@@ -168,6 +171,8 @@ func (a *Agent) open(ctx context.Context) error {
 	a.serve(listener) // from here on operations may come
 	a.resumeBus()
 	a.work.Go(a.heartbeats)
+	a.work.Go(a.keepRoutes)
+	a.rerouteSoon()
 	c.Log.Info("agent is up", "dir", c.Dir, "version", c.Version, "instance", a.identity.Instance)
 	return nil
 }
@@ -202,6 +207,7 @@ func (a *Agent) Close() error {
 		cancel()
 	}
 	a.work.Wait()
+	a.routing.registrar.Close()
 	a.mu.Lock()
 	b, metrics, forwarder := a.bus, a.metrics, a.forwarder
 	a.bus, a.metrics, a.forwarder = nil, nil, nil

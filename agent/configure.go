@@ -89,6 +89,7 @@ func (a *Agent) configure(ctx context.Context, s api.Submission, r report) error
 	if current != nil {
 		current.Close()
 	}
+	a.rerouteSoon()
 	return nil
 }
 

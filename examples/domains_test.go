@@ -51,6 +51,10 @@ group "hello" {
   instances = 2
   job "hello" {}
 }
+group "guest" {
+  instances = 2
+  job "guest" {}
+}
 `
 
 // wwwBlock is a domain that leads to hello without routers.
@@ -89,6 +93,42 @@ func secured(roots *x509.CertPool, address, host, path string) (*http.Response, 
 	return res, string(body), err
 }
 
+// daemonWithURL asks for a daemon that knows nothing of the platform: it is served
+// while it runs, by the instances that run.
+func daemonWithURL(t *testing.T, c *cluster, lbs []string) {
+	const host = "guest.served.localhost"
+	for _, lb := range lbs {
+		seen := map[string]bool{}
+		within(t, 30*time.Second, "both instances answer", func() bool {
+			if body, err := page(lb+":8080", host); err == nil {
+				seen[body] = true
+			}
+			return seen["Hello from guest/0\n"] && seen["Hello from guest/1\n"]
+		})
+	}
+	operate := func(args ...string) {
+		t.Helper()
+		if out, code := c.run(args[0], append([]string{"--auto-approve"}, args[1:]...)...); code != 0 {
+			t.Fatalf("%v exited with %d:\n%s", args, code, out)
+		}
+	}
+	operate("stop", "guest/0")
+	for range 20 { // it was off the routers before it ended
+		if body, err := page(lbs[0]+":8080", host); err != nil || body != "Hello from guest/1\n" {
+			t.Fatalf("with guest/0 stopped: %q, %v", body, err)
+		}
+	}
+	operate("stop", "guest/1")
+	if body, err := page(lbs[0]+":8080", host); err == nil || !strings.Contains(err.Error(), "404") {
+		t.Errorf("with both stopped: %q, %v", body, err)
+	}
+	operate("start", "guest")
+	within(t, 30*time.Second, "it answers again", func() bool {
+		_, err := page(lbs[1]+":8080", host)
+		return err == nil
+	})
+}
+
 // TestDomains adds a domain to a running cluster and removes it, under load: it is
 // served over TLS with the right certificate by one reload of each load balancer,
 // and no request for others fails. What is broken is refused before anything
@@ -100,7 +140,7 @@ func TestDomains(t *testing.T) {
 	}
 	c := start(t, file)
 	c.mustApply()
-	before := c.mustAllRun(6)
+	before := c.mustAllRun(8)
 	lbs := []string{c.addressOf("lb/0"), c.addressOf("lb/1")}
 	for _, lb := range lbs {
 		within(t, 30*time.Second, "the page is served", func() bool {
@@ -108,6 +148,7 @@ func TestDomains(t *testing.T) {
 			return err == nil
 		})
 	}
+	t.Run("a daemon with a URL", func(t *testing.T) { daemonWithURL(t, c, lbs) })
 	out, code := c.run("domains", "--ca")
 	roots := x509.NewCertPool()
 	if code != 0 || !roots.AppendCertsFromPEM([]byte(out)) {

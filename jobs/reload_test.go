@@ -20,6 +20,7 @@ import (
 var reloadable = map[string][]string{
 	"cloud_controller":  {"name", "description", "support", "secret", "admins", "admin_password", "allow_registration", "app_uris", "domains", "reserved_hosts", "app_limits", "min_password_length", "update", "default_account_capacity", "builtin_services", "log_level"},
 	"dea":               {"when_others_are_full", "log_level"}, // the former is read by the hook that checks
+	"guest":             {"name"},                              // the agent's: it registers the route
 	"health_manager":    {"intervals", "batch_size", "log_level"},
 	"hello":             {"greeting", "log_level"},
 	"memcached_gateway": {"log_level"},

@@ -38,10 +38,11 @@ func BusPassword(shared, user string) string {
 }
 
 // ownBusUser returns link.* of a job on an instance: where the job has a bus block,
-// user and password of the bus are the instance's own.
+// user and password of the bus are the instance's own; where it has routes, those of
+// its agent for them stand beside.
 func ownBusUser(link cty.Value, group string, index int, job *Job) cty.Value {
 	consume := job.BusConsume()
-	if job.Bus == nil || consume == nil {
+	if !job.OwnBusUser() || consume == nil {
 		return link
 	}
 	links := link.AsValueMap()
@@ -55,14 +56,22 @@ func ownBusUser(link cty.Value, group string, index int, job *Job) cty.Value {
 	if _, named := properties["user"]; !ok || !named {
 		return link // a bus without users
 	}
-	user := BusUser(group, index, job.Name)
-	properties["user"] = cty.StringVal(user)
 	shared, marks := shared.Unmark()
-	own := cty.UnknownVal(cty.String)
-	if shared.IsKnown() && !shared.IsNull() && shared.Type() == cty.String {
-		own = cty.StringVal(BusPassword(shared.AsString(), user))
+	own := func(user string) cty.Value {
+		password := cty.UnknownVal(cty.String)
+		if shared.IsKnown() && !shared.IsNull() && shared.Type() == cty.String {
+			password = cty.StringVal(BusPassword(shared.AsString(), user))
+		}
+		return password.WithMarks(marks).Mark(Sensitive)
 	}
-	properties["password"] = own.WithMarks(marks).Mark(Sensitive)
+	if job.Bus != nil {
+		user := BusUser(group, index, job.Name)
+		properties["user"], properties["password"] = cty.StringVal(user), own(user)
+	}
+	if job.HasRoutes() {
+		user := BusUser(group, index, jobspec.RouteBusJob(job.Name))
+		properties[jobspec.RouteUser], properties[jobspec.RoutePassword] = cty.StringVal(user), own(user)
+	}
 	of["property"] = cty.ObjectVal(properties)
 	links[consume.Name] = cty.ObjectVal(of)
 	return cty.ObjectVal(links)
@@ -80,10 +89,16 @@ func (e *Evaluator) busUsers(group string, job *GroupJob) (cty.Value, hcl.Diagno
 	for _, g := range e.m.Groups {
 		for _, consumer := range g.Jobs {
 			consume := consumer.Spec.BusConsume()
-			if consumer.Spec.Bus == nil || consume == nil {
+			if !consumer.Spec.OwnBusUser() || consume == nil {
 				continue
 			}
 			if p, ok := consumer.links[consume.Name]; !ok || p.job != job || p.group.Name != group {
+				continue
+			}
+			if consumer.Spec.HasRoutes() {
+				users = append(users, routesUser(g.Name, consumer.Spec.Name))
+			}
+			if consumer.Spec.Bus == nil {
 				continue
 			}
 			user, d := e.busUser(g.Name, consumer)
@@ -110,6 +125,23 @@ func inputProperty(t hcl.Traversal) string {
 		}
 	}
 	return ""
+}
+
+// routesUser returns what the agents of a group may do on the bus for the routes of a
+// job: to register and unregister them, to hear routers start, and nothing else.
+func routesUser(group, job string) cty.Value {
+	texts := func(all ...string) cty.Value {
+		list := make([]cty.Value, len(all))
+		for n, s := range all {
+			list[n] = cty.StringVal(s)
+		}
+		return cty.ListVal(list)
+	}
+	return cty.ObjectVal(map[string]cty.Value{
+		"group": cty.StringVal(group), "job": cty.StringVal(jobspec.RouteBusJob(job)),
+		"publish": texts("router.register", "router.unregister"), "subscribe": texts("router.start"),
+		"answer_seconds": cty.NumberIntVal(jobspec.DefaultAnswerSeconds), "exact": cty.True,
+	})
 }
 
 // busUser evaluates the bus block of a job in a group.
@@ -165,5 +197,6 @@ func (e *Evaluator) busUser(group string, job *GroupJob) (cty.Value, hcl.Diagnos
 		"publish":        subjects(bus.Publish),
 		"subscribe":      subjects(bus.Subscribe),
 		"answer_seconds": value(bus.AnswerSeconds, cty.Number, cty.NumberIntVal(jobspec.DefaultAnswerSeconds)),
+		"exact":          cty.False,
 	}), diags
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
 )
 
@@ -110,9 +111,68 @@ bus {
 	if got := command("old", 0); got[0].AsString() != "nats" {
 		t.Errorf("a job without a bus block has the user %s", got[0].AsString())
 	}
-	want := `[{"answer_seconds":7,"group":"talker","job":"talker","publish":["talk.*.to.\u003e","dea.{uuid}.start"],"subscribe":["staging","large"]}]`
+	want := `[{"answer_seconds":7,"exact":false,"group":"talker","job":"talker","publish":["talk.*.to.\u003e","dea.{uuid}.start"],"subscribe":["staging","large"]}]`
 	if got := command("nats", 0)[1].AsString(); got != want {
 		t.Errorf("the bus knows the users\n%s, want\n%s", got, want)
+	}
+}
+
+// A job with a route block has a second user for its agent, which may register routes
+// and nothing else; it need not consume the bus, and keeps the shared user if it does.
+func TestRouteUsers(t *testing.T) {
+	m, err := busJobs(t, `
+group "guest" {
+  job "talker" {}
+}
+`, `
+process "guest" {
+  command = ["x"]
+  route {
+    host = "guest.${deployment.domain}"
+    port = 8080
+  }
+}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, diags := m.JobContext(Facts{}, "guest", 0, m.Group("guest").Jobs[0])
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	route := m.Group("guest").Jobs[0].Spec.Processes[0].Routes[0]
+	for _, c := range []struct {
+		expr hcl.Expression
+		want string
+	}{
+		{route.Host, "guest.cf.localhost"},
+		{route.User, "guest.0.talker-ROUTES"},
+		{route.Password, BusPassword("shared", "guest.0.talker-ROUTES")},
+	} {
+		v, diags := Value(c.expr, ctx)
+		if v, _ = v.Unmark(); diags.HasErrors() || v.AsString() != c.want {
+			t.Errorf("got %#v, want %s: %v", v, c.want, diags)
+		}
+	}
+	properties := ctx.Variables["link"].GetAttr("bus").GetAttr("property")
+	if user := properties.GetAttr("user").AsString(); user != "nats" {
+		t.Errorf("the job's own user is %s", user)
+	}
+	bus, diags := m.JobContext(Facts{}, "nats", 0, m.Group("nats").Jobs[0])
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	v, diags := Value(m.Group("nats").Jobs[0].Spec.Processes[0].Command, bus)
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	want := `[{"answer_seconds":120,"exact":true,"group":"guest","job":"talker-ROUTES","publish":["router.register","router.unregister"],"subscribe":["router.start"]}]`
+	if got := v.AsValueSlice()[1].AsString(); got != want {
+		t.Errorf("the bus knows the users\n%s, want\n%s", got, want)
+	}
+	job, diags := LoadJob(fstest.MapFS{"page/job.hcl": {Data: []byte("process \"x\" {\n  command = [\"x\"]\n  route {\n    host = \"x.test\"\n    port = 1\n  }\n}\n")}}, "page")
+	if diags.HasErrors() || job.BusConsume() == nil || !job.BusConsume().Optional {
+		t.Errorf("a job with a route consumes %+v, %v", job.Consumes, diags)
 	}
 }
 

@@ -23,6 +23,7 @@ type (
 	Process     = jobspec.Process
 	Check       = jobspec.Check
 	Reload      = jobspec.Reload
+	Route       = jobspec.Route
 	Hook        = jobspec.Hook
 	Listen      = jobspec.Listen
 	Mbus        = jobspec.Mbus

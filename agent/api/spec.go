@@ -123,9 +123,12 @@ type Process struct {
 	// Control: the process serves the drain, readiness and reload contract on
 	// the unix socket named in its environment as DEPLOY_CONTROL
 	// (jobs/component/README.md is the page that describes it).
-	Control bool     `json:"control,omitempty"`
-	Checks  []Check  `json:"checks,omitempty"`
-	Reload  *Reload  `json:"reload,omitempty"` // nil: a reload-class change restarts
+	Control bool    `json:"control,omitempty"`
+	Checks  []Check `json:"checks,omitempty"`
+	Reload  *Reload `json:"reload,omitempty"` // nil: a reload-class change restarts
+	// Routes are what the agent tells the routers while the checks pass. Digest does
+	// not cover them.
+	Routes  []Route  `json:"routes,omitempty"`
 	Restart *Restart `json:"restart,omitempty"`
 
 	// Digest covers what the process was started with: command, environment,
@@ -182,6 +185,19 @@ type Check struct {
 	TimeoutMS  int64     `json:"timeout_ms,omitempty"`  // default 1,000
 	// Failures in a row before a check that has passed counts as failing; default 3.
 	Failures int `json:"failures,omitempty"`
+}
+
+// Route has the routers send requests for a host to a port of the instance.
+type Route struct {
+	Host string `json:"host"` // lower case, without port
+	Port int    `json:"port"`
+	// DrainMS is the time between the word that the route goes and the drain of the
+	// process, in which requests that are on their way arrive and end.
+	DrainMS int64 `json:"drain_ms"`
+	// User and Password admit the agent to the components' account of the bus, for
+	// registrations only.
+	User     string `json:"user"`
+	Password string `json:"password"`
 }
 
 // Reload says how a process takes changed files without ending: one of the

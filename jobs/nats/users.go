@@ -25,6 +25,9 @@ type User struct {
 	Subscribe []string `json:"subscribe"`
 	// AnswerSeconds is how long after a question its answer may be sent.
 	AnswerSeconds float64 `json:"answer_seconds"`
+	// Exact: it may do what Publish and Subscribe name and nothing that components may
+	// besides, such as announce themselves and answer.
+	Exact bool `json:"exact,omitempty"`
 }
 
 // users are the jobs with users of their own, by "group/job".
@@ -140,6 +143,12 @@ func Admit(table []User, name, password, client string, shared []byte) (*natsser
 // Permissions let a component do what its table says, ask, and answer questions. name
 // is the user's, client what its connection calls itself.
 func (u User) Permissions(name, client string) *natsserver.Permissions {
+	if u.Exact {
+		return &natsserver.Permissions{
+			Publish:   &natsserver.SubjectPermission{Allow: fill(u.Publish, "")},
+			Subscribe: &natsserver.SubjectPermission{Allow: fill(u.Subscribe, "")},
+		}
+	}
 	uuid := client[strings.LastIndex(client, " ")+1:]
 	if parts := userPattern.FindStringSubmatch(name); parts == nil || !uuidPattern.MatchString(uuid) || !strings.HasPrefix(uuid, parts[2]+"-") {
 		uuid = ""

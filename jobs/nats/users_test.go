@@ -363,3 +363,68 @@ func TestUserNamesAgreeWithManifests(t *testing.T) {
 		}
 	})
 }
+
+// The agent's user for a job's routes registers and unregisters them, hears routers
+// start, and can do nothing that other components can besides: no answer, no question,
+// no announcement.
+func TestRouteUsersMayRegisterOnly(t *testing.T) {
+	table := []User{{
+		Group: "web", Job: "guest-ROUTES", Publish: []string{"router.register", "router.unregister"}, Subscribe: []string{"router.start"},
+		AnswerSeconds: 120, Exact: true,
+	}}
+	b := startWithUsers(t, table, true)
+	heard := make(chan string, 16)
+	everything := b.component(t)
+	_, err := everything.Subscribe(">", func(m *nats.Msg) { heard <- m.Subject })
+	must(t, err)
+	must(t, everything.Flush())
+	guest := b.user(t, "web", 3, "guest-ROUTES", "agent")
+	got := make(chan string, 16)
+	_, err = guest.Subscribe("router.start", func(m *nats.Msg) {
+		must(t, m.Respond([]byte("x"))) // is refused: the next one shows it
+		got <- m.Subject
+	})
+	must(t, err)
+	for _, subject := range []string{"router.register", "router.unregister", "router.greet", announceSubject, "dea.heartbeat", "router.register"} {
+		must(t, guest.Publish(subject, nil))
+	}
+	must(t, guest.Flush())
+	for _, want := range []string{"router.register", "router.unregister", "router.register"} {
+		select {
+		case subject := <-heard:
+			if subject != want {
+				t.Errorf("got through: %s, want %s", subject, want)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatalf("%s does not get through", want)
+		}
+	}
+	must(t, everything.PublishRequest("router.start", "answers.of.guests", nil))
+	select {
+	case <-got:
+	case <-time.After(30 * time.Second):
+		t.Fatal("it does not hear routers start")
+	}
+	must(t, guest.Publish("router.unregister", nil))
+	must(t, guest.Flush())
+	for _, want := range []string{"router.start", "router.unregister"} {
+		select {
+		case subject := <-heard:
+			if subject != want {
+				t.Errorf("got through: %s, want %s", subject, want)
+			}
+		case <-time.After(30 * time.Second):
+			t.Fatalf("%s does not get through", want)
+		}
+	}
+	for _, subject := range []string{"router.register", "dea.>", discoverSubject, InboxPrefix(manifests.BusUser("web", 3, "guest-ROUTES")) + ".>"} {
+		if sub, err := guest.SubscribeSync(subject); err == nil {
+			must(t, guest.Flush())
+			must(t, everything.Publish(strings.ReplaceAll(subject, ">", "x"), nil))
+			must(t, everything.Flush())
+			if m, err := sub.NextMsg(200 * time.Millisecond); err == nil {
+				t.Errorf("it hears %s", m.Subject)
+			}
+		}
+	}
+}

@@ -53,7 +53,12 @@ type Report interface {
 type Config struct {
 	Dir        string // the agent's folder
 	Supervisor Supervisor
-	Fetch      Fetch
+	// Withdraw takes processes (job and name) off the deployment's routers before
+	// they are drained, and reports whether any was there. Rejoin undoes it for one
+	// that runs on. Both may be nil.
+	Withdraw func(ctx context.Context, processes [][2]string) bool
+	Rejoin   func(job, name string)
+	Fetch    Fetch
 	// Env is the environment of hooks, before their own variables.
 	Env []string
 	// ManagePackages lets the installer call the VM's package manager.

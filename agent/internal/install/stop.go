@@ -46,6 +46,15 @@ func (t *transition) drain(ctx context.Context) error {
 	if len(t.stop) == 0 {
 		return nil
 	}
+	if t.Withdraw != nil {
+		processes := make([][2]string, len(t.stop))
+		for n, r := range t.stop {
+			processes[n] = [2]string{r.job, r.name}
+		}
+		if t.Withdraw(ctx, processes) {
+			t.report.Event("drain", "taken off the routers")
+		}
+	}
 	there := byProcess(t.Supervisor.Statuses())
 	var group errgroup.Group
 	for _, r := range t.stop {

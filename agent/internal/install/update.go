@@ -355,6 +355,9 @@ func (t *transition) startProcesses(ctx context.Context) error {
 		}
 	}
 	return t.eachWanted(all, func(job string, p api.Process) error {
+		if t.Rejoin != nil {
+			defer t.Rejoin(job, p.Name)
+		}
 		if slices.Contains(t.start, ref{job, p.Name}) {
 			t.report.Event("start", job+"/"+p.Name)
 		} else if t.part {

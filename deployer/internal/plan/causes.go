@@ -110,6 +110,7 @@ func settings(old, wanted api.Job) []string {
 			name := wanted.Name + "/" + p.Name
 			differ("health checks of "+name, was.Checks, p.Checks)
 			differ("how "+name+" reloads", was.Reload, p.Reload)
+			differ("routes of "+name, was.Routes, p.Routes)
 			differ("how "+name+" is stopped", []any{was.KillMode, was.StopSignal, was.StopGrace}, []any{p.KillMode, p.StopSignal, p.StopGrace})
 			differ("how "+name+" is restarted", was.Restart, p.Restart)
 		}

@@ -85,6 +85,9 @@ func (r *Renderer) references(job *manifests.Job) *references {
 		if p.Reload != nil {
 			names(p.Reload.Command, p.Reload.Verify)
 		}
+		for _, t := range p.Routes {
+			names(t.Host, t.Port, t.User, t.Password)
+		}
 	}
 	for _, h := range job.Hooks {
 		names(h.Command, h.Env)
@@ -183,7 +186,7 @@ func (r *Renderer) inputsOf(in manifests.Instance, job *manifests.GroupJob, ctx 
 func (r *Renderer) input(job *manifests.GroupJob, ctx *hcl.EvalContext, name string) input {
 	root, _, _ := strings.Cut(name, ".")
 	// A job with a user of its own on the bus has another link on each instance.
-	shared := root == "link" && job.Spec.Bus == nil || root == "bus" || root == "deployment" || root == "group" || root == "template" || root == "property" && !job.PerInstance()
+	shared := root == "link" && !job.Spec.OwnBusUser() || root == "bus" || root == "deployment" || root == "group" || root == "template" || root == "property" && !job.PerInstance()
 	key := sharedInput{job, name}
 	if shared {
 		r.inputs.mu.Lock()

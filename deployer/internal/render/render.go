@@ -397,7 +397,8 @@ func (r *jobRenderer) process(p *manifests.Process, job api.Job, owners map[stri
 		KillMode: api.KillMode(p.KillMode), StopSignal: p.StopSignal, StopGrace: p.StopGrace.Milliseconds(),
 		Control: p.Control,
 	}
-	known := r.out.Known // its checks do not count: they touch no process
+	known := r.out.Known // its checks and routes do not count: they touch no process
+	out.Routes = r.routes(p)
 	for _, c := range p.Checks {
 		out.Checks = append(out.Checks, api.Check{
 			Kind: api.CheckKind(c.Kind), Target: r.text(c.Target), Host: r.text(c.Host), Command: r.strings(c.Command),

@@ -11,7 +11,7 @@ import (
 // BusUserType is the type of an element of bus.users.
 var BusUserType = cty.Object(map[string]cty.Type{
 	"group": cty.String, "job": cty.String,
-	"publish": stringsType, "subscribe": stringsType, "answer_seconds": cty.Number,
+	"publish": stringsType, "subscribe": stringsType, "answer_seconds": cty.Number, "exact": cty.Bool,
 })
 
 // bus reads the bus block.

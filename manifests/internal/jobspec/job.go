@@ -31,7 +31,7 @@ import (
 //	link.<name>.instances[*].{id,index,az,address}
 //	link.<name>.property.<name>          properties that the provider publishes
 //	certificate.<name>.{ca,certificate,private_key}
-//	bus.users[*].{group,job,publish,subscribe,answer_seconds}
+//	bus.users[*].{group,job,publish,subscribe,answer_seconds,exact}
 //	                                     who has a user of its own on the bus that
 //	                                     this job provides
 //
@@ -175,6 +175,7 @@ type Process struct {
 	RestartOn  hcl.Expression // any type: the process restarts when the value changes; nil: none
 	Checks     []*Check
 	Reload     *Reload
+	Routes     []*Route
 	Range      hcl.Range
 }
 

@@ -103,6 +103,7 @@ func (l *loader) parse(source []byte, filename string) {
 	}
 	l.job.Range = body.MissingItemRange()
 	l.addComponent(body)
+	l.addRoutes(body)
 	content := l.Content(body, "description",
 		"property:name", "provides:link", "consumes:link", "package:name", "certificate:name", "template:source",
 		"process:name", "hook:kind", "listen:name", "mbus", "bus")
@@ -365,7 +366,7 @@ func notText(text []byte) int {
 func (l *loader) process(b *hcl.Block, name string) {
 	l.CheckName(b)
 	content := l.Content(b.Body, "command! env user dir open_files memory_mb kill_mode stop_signal stop_grace control component restart_on",
-		"check:kind", "reload")
+		"check:kind", "reload", "route")
 	attrs, title := content.Attributes, blockTitle(b)
 	p := &Process{
 		Name:       name,
@@ -389,6 +390,9 @@ func (l *loader) process(b *hcl.Block, name string) {
 	}
 	if r := l.Single(blocks["reload"]); r != nil {
 		l.reload(p, r)
+	}
+	for _, r := range blocks["route"] {
+		l.route(p, r)
 	}
 	l.job.Processes = append(l.job.Processes, p)
 }

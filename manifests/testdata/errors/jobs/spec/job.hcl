@@ -68,6 +68,10 @@ process "main" {
     signal  = "HUP"
     control = true # error: Reload without a control socket
   }
+  route { # error: Missing required argument
+    host  = "x.example"
+    ports = 1 # error: Unsupported argument
+  }
 }
 process "main" { command = ["x"] } # error: Duplicate process
 process "none" {} # error: Missing required argument
