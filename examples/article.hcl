@@ -33,6 +33,9 @@ secret "nats" { type = "password" }
 secret "database" { type = "password" }
 secret "cloud_controller" { type = "password" }
 
+# By this the routers know their load balancers, and believe what these say of clients.
+secret "front" { type = "password" }
+
 # What a gateway and the controllers prove themselves with to each other.
 secret "redis" { type = "password" }
 secret "memcached" { type = "password" }
@@ -75,7 +78,8 @@ group "lb" {
 
   job "nginx" {
     properties {
-      routers = group.router.instances[*].address
+      routers   = group.router.instances[*].address
+      front_key = secret.front.value
     }
   }
 }
@@ -84,7 +88,11 @@ group "router" {
   instances = 1
   vm        = vm.small
 
-  job "router" {}
+  job "router" {
+    properties {
+      front_key = secret.front.value
+    }
+  }
 }
 
 group "postgres" {

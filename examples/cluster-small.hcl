@@ -21,6 +21,9 @@ variable "listen" {
 secret "nats" { type = "password" }
 secret "cloud_controller" { type = "password" }
 
+# By this the routers know their load balancers, and believe what these say of clients.
+secret "front" { type = "password" }
+
 vm "default" {
   cpus      = 1
   memory_mb = 512
@@ -42,13 +45,18 @@ group "nats" {
 group "lb" {
   job "nginx" {
     properties {
-      routers = group.router.instances[*].address
+      routers   = group.router.instances[*].address
+      front_key = secret.front.value
     }
   }
 }
 
 group "router" {
-  job "router" {}
+  job "router" {
+    properties {
+      front_key = secret.front.value
+    }
+  }
 }
 
 group "cloud_controller" {

@@ -38,6 +38,9 @@ secret "nats" { type = "password" }
 secret "database" { type = "password" }
 secret "cloud_controller" { type = "password" }
 
+# By this the routers know their load balancers, and believe what these say of clients.
+secret "front" { type = "password" }
+
 vm "small" {
   cpus      = 1
   memory_mb = 512
@@ -76,7 +79,8 @@ group "lb" {
 
   job "nginx" {
     properties {
-      routers = group.router.instances[*].address
+      routers   = group.router.instances[*].address
+      front_key = secret.front.value
     }
   }
 }
@@ -85,7 +89,11 @@ group "router" {
   instances = 3
   vm        = vm.small
 
-  job "router" {}
+  job "router" {
+    properties {
+      front_key = secret.front.value
+    }
+  }
 }
 
 group "postgres" {

@@ -82,6 +82,9 @@ secret "bus" {
   length = 40
 }
 
+# By this the routers know their load balancers, and believe what these say of clients.
+secret "front" { type = "password" }
+
 secret "company" {
   type        = "ca"
   common_name = "Production CA"
@@ -179,7 +182,8 @@ group "router" {
     links = { bus = group.nats }
 
     properties {
-      port = var.ports.router
+      port      = var.ports.router
+      front_key = secret.front.value
     }
   }
 
@@ -221,6 +225,7 @@ group "lb" {
   job "nginx" {
     properties {
       routers     = local.routers
+      front_key   = secret.front.value
       router_port = var.ports.router
       port        = var.ports.public
     }

@@ -31,7 +31,8 @@ func (p *platform) from(address, request string) (status int, header http.Header
 // TestTrustedFronts: nginx believes what a front says of a request, replaces what
 // others say, and bounds and logs by the client, not the front.
 func TestTrustedFronts(t *testing.T) {
-	p := newPlatform(t, "", `
+	p := newPlatform(t, "front_key: a_key_of_the_fronts\n", `
+front_key = "a_key_of_the_fronts"
 trusted_fronts = ["127.0.0.50/32", "127.0.0.51"]
 access_log = "json"
 client_requests = 3
@@ -60,6 +61,18 @@ sites = [{ name = "inner.example", deny = ["192.0.2.9"] }]
 		if id := header.Get("X-Request-Id"); (id == "id-1") != trusted || !strings.Contains(body, "X-Request-Id: "+id+"\r\n") {
 			t.Errorf("from %s: the answer has the id %q, the app\n%s", address, id, body)
 		}
+	}
+	// The routers believe nginx by its key, and none else who reaches them.
+	request, err := http.NewRequest("GET", "http://"+p.routers[0].Address()+"/", nil)
+	must(t, err)
+	request.Host = "a.cf.localhost"
+	request.Header.Set("X-Forwarded-For", "192.0.2.9")
+	request.Header.Set("X-Real-Ip", "192.0.2.9")
+	res, err := http.DefaultClient.Do(request)
+	must(t, err)
+	defer res.Body.Close()
+	if text, err := io.ReadAll(res.Body); err != nil || strings.Contains(string(text), "192.0.2.9") || strings.Contains(string(text), "Front-Key") {
+		t.Errorf("past nginx, an app got %v\n%s", err, text)
 	}
 	for address, want := range map[string]int{"127.0.0.50": 403, "127.0.0.60": 200} {
 		if status, _, body := p.from(address, "GET / HTTP/1.1\r\nHost: inner.example\r\nX-Forwarded-For: 192.0.2.9\r\n\r\n"); status != want {

@@ -298,7 +298,10 @@ func (c *Controller) server(port int, routes http.Handler) (*component.Server, e
 func (c *Controller) route() wire.Registration {
 	host, port, _ := net.SplitHostPort(c.Address())
 	n, _ := strconv.Atoi(port)
-	return wire.Registration{Host: host, Port: n, URIs: []string{c.config.Start.ExternalURI}, Tags: wire.Tags{"component": "CloudController"}}
+	return wire.Registration{
+		Host: host, Port: n, URIs: []string{c.config.Start.ExternalURI}, Tags: wire.Tags{"component": "CloudController"},
+		FrontKey: c.config.Start.FrontKey(),
+	}
 }
 
 // reached returns host:port at which a server is reached, "" if it is nil.

@@ -37,6 +37,17 @@ property "port" {
   on_change   = "restart"
 }
 
+property "trusted_fronts" {
+  type        = list(string)
+  default     = []
+  description = "Networks of foreign routers, whose X-Real-Ip is believed (it decides whose logins are slowed down). Routers of this platform are known by a key and need no entry"
+
+  validation {
+    condition     = alltrue([for n in property.trusted_fronts : can(regex("^[0-9a-fA-F.:]+/[0-9]+$", n))])
+    error_message = "Networks such as \"10.0.0.0/8\"."
+  }
+}
+
 property "internal_port" {
   type        = number
   default     = 9023

@@ -353,16 +353,57 @@ func TestRegistration(t *testing.T) {
 	nobody.call("POST", "/users", `{"email":"Root@example.com","password":"long enough"}`).fails(403, 200)
 }
 
+// login tries a password, with headers; X-Real-Ip says from where, "": nothing.
+func (c *cc) login(key, from, email, password string) answer {
+	header := http.Header{}
+	if from != "" {
+		header.Set("X-Real-Ip", from)
+	}
+	if key != "" {
+		header.Set(wire.HeaderFrontKey, key)
+	}
+	body := strings.NewReader(fmt.Sprintf(`{"password":%q}`, password))
+	return (&client{c: c}).do("POST", "/users/"+email+"/tokens", header, body)
+}
+
+// TestClaimedAddresses: the address that a request claims to come from counts only
+// if a router says so, or an operator's foreign router. So nobody who reaches the
+// controller's port escapes the bound on guesses by a new address for each.
+func TestClaimedAddresses(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for name, tc := range map[string]struct {
+		settings, key string
+		believed      bool
+	}{
+		"nobody's word":     {"", "", false},
+		"a wrong key":       {"", "0123456789abcdef0123456789abcdef", false},
+		"another network's": {"trusted_fronts: [192.0.2.0/24, \"::/0\"]\n", "", false},
+		"a trusted network": {"trusted_fronts: [127.0.0.0/8]\n", "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := w.start(tc.settings)
+			for n := range accounts.LoginBurst {
+				c.login(tc.key, fmt.Sprintf("192.0.2.%d", n+1), "dev@example.com", "guess").fails(403, 200)
+			}
+			if a := c.login(tc.key, "192.0.2.99", "dev@example.com", "guess"); tc.believed {
+				a.fails(403, 200)
+			} else {
+				a.fails(429, 200)
+			}
+		})
+	}
+}
+
 // TestLockOut: who guesses is slowed down, and not who is guessed at.
 func TestLockOut(t *testing.T) {
 	t.Parallel()
-	c := newWorld(t).start("")
+	w := newWorld(t)
+	registrations := w.subscribe(wire.SubjectRouterRegister)
+	c := w.start("")
+	key := next(t, registrations, wire.ParseRegistration).FrontKey
 	c.register("dev@example.com")
-	login := func(from, email, password string) answer {
-		header := http.Header{"X-Real-Ip": {from}}
-		body := strings.NewReader(fmt.Sprintf(`{"password":%q}`, password))
-		return (&client{c: c}).do("POST", "/users/"+email+"/tokens", header, body)
-	}
+	login := func(from, email, password string) answer { return c.login(key, from, email, password) }
 	for range accounts.LoginBurst {
 		login("192.0.2.1", "dev@example.com", "guess").fails(403, 200)
 	}

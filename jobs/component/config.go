@@ -184,12 +184,12 @@ func (l Logging) level() (slog.Level, error) {
 }
 
 // redact returns the configuration without the keys that varz has never shown,
-// and nats_uri, which is the stagers' mbus, at every depth of maps.
+// nats_uri, which is the stagers' mbus, and secrets of ours, at every depth of maps.
 func redact(raw map[string]any) map[string]any {
 	shown := maps.Clone(raw)
 	for key, value := range raw {
 		switch key {
-		case "mbus", "service_mbus", "nats_uri", "keys", "database_environment", "password", "pass":
+		case "mbus", "service_mbus", "nats_uri", "keys", "database_environment", "password", "pass", "front_key", "trace_key":
 			delete(shown, key)
 			continue
 		}

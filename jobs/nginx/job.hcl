@@ -90,6 +90,18 @@ property "access_log" {
   }
 }
 
+property "front_key" {
+  type        = string
+  default     = ""
+  sensitive   = true
+  description = "The routers' front_key, by which they know their load balancers"
+
+  validation {
+    condition     = property.front_key == "" || can(regex("^[A-Za-z0-9_-]{16,200}$", property.front_key))
+    error_message = "16 to 200 letters, digits, _ or -. A secret's value will do."
+  }
+}
+
 property "trusted_fronts" {
   type        = list(string)
   default     = []
@@ -273,6 +285,7 @@ template "nginx.conf" {
 
 template "proxy.conf" {
   destination = "proxy.conf"
+  mode        = "0600" # holds front_key
   on_change   = "reload"
 }
 

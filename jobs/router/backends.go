@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/clusterworks/deploy/jobs/router/internal/upstream"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // newTransport makes the client side: connections to backends.
@@ -42,6 +43,10 @@ func (r *Router) send(x *exchange, out *http.Request) (*http.Response, error) {
 		target := *out.URL
 		target.Scheme, target.Host = "http", b.Addr
 		out.URL = &target
+		delete(out.Header, wire.HeaderFrontKey) // of the backend before
+		if b.FrontKey != "" {
+			out.Header[wire.HeaderFrontKey] = []string{b.FrontKey}
+		}
 		res, err := r.transport.RoundTrip(out)
 		if err == nil {
 			return res, nil

@@ -20,8 +20,11 @@ type Config struct {
 	// TraceKey is the value of X-Vcap-Trace that asks for trace headers; "": none does.
 	TraceKey string `yaml:"trace_key"`
 	// TrustedFronts are the networks of those in front of the router, whose word
-	// on a request's client, scheme and id is believed.
+	// on a request's client, scheme and id is believed. nil: nobody's if there is a
+	// FrontKey, else everybody's.
 	TrustedFronts []string `yaml:"trusted_fronts"`
+	// FrontKey is what those in front show in wire.HeaderFrontKey to be believed.
+	FrontKey string `yaml:"front_key"`
 	// AccessLog says whether each request is logged.
 	AccessLog bool `yaml:"access_log"`
 	// MaxRoutes bounds the routes of all; registrations beyond it are ignored.
@@ -65,7 +68,6 @@ func (c *Config) maxBody() int64 { return int64(c.MaxBodyMB) << 20 }
 func defaults() Config {
 	return Config{
 		Port:              8081,
-		TrustedFronts:     []string{"0.0.0.0/0", "::/0"},
 		MaxRoutes:         250_000,
 		FlushAppsInterval: 30,
 		MaxBodyMB:         1024,
@@ -85,6 +87,9 @@ func load(file string) (Config, map[string]any, error) {
 	raw, err := component.Load(file, &cfg)
 	if err != nil {
 		return Config{}, nil, err
+	}
+	if cfg.TrustedFronts == nil && cfg.FrontKey == "" {
+		cfg.TrustedFronts = []string{"0.0.0.0/0", "::/0"}
 	}
 	for _, front := range cfg.TrustedFronts {
 		prefix, err := netip.ParsePrefix(front)

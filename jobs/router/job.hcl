@@ -15,12 +15,23 @@ property "trace_key" {
 
 property "trusted_fronts" {
   type        = list(string)
-  default     = ["0.0.0.0/0", "::/0"]
-  description = "Networks of the load balancers, whose X-Forwarded-*, Forwarded and X-Request-Id are believed; from others they are replaced. Narrow it where others reach the routers' port"
+  description = "Networks of the load balancers, whose X-Forwarded-*, Forwarded and X-Request-Id are believed; from others they are replaced. Without it: nobody's if there is a front_key, else everybody's"
 
   validation {
-    condition     = alltrue([for n in property.trusted_fronts : can(regex("^[0-9a-fA-F.:]+/[0-9]+$", n))])
+    condition     = alltrue([for n in coalesce(property.trusted_fronts, []) : can(regex("^[0-9a-fA-F.:]+/[0-9]+$", n))])
     error_message = "Networks such as \"10.0.0.0/8\"."
+  }
+}
+
+property "front_key" {
+  type        = string
+  default     = ""
+  sensitive   = true
+  description = "A secret by which load balancers are known, wherever they connect from: those of job nginx have the same front_key"
+
+  validation {
+    condition     = property.front_key == "" || can(regex("^[A-Za-z0-9_-]{16,200}$", property.front_key))
+    error_message = "16 to 200 letters, digits, _ or -. A secret's value will do."
   }
 }
 

@@ -2,6 +2,7 @@ package router
 
 import (
 	"crypto/rand"
+	"crypto/subtle"
 	"encoding/hex"
 	"fmt"
 	"net"
@@ -9,6 +10,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // Headers that say for whom a request is made. From anyone but a trusted front
@@ -30,6 +33,7 @@ const (
 var fromFronts = map[string]bool{
 	forwardedFor: true, forwardedHost: true, forwardedPort: true, forwardedProto: true, forwarded: true,
 	realIP: true, clientCert: true, requestID: true, vcapRequestID: true, hopsHeader: true, "Proxy": true,
+	wire.HeaderFrontKey: true,
 }
 
 // admit returns the status and the text with which a request is refused, for
@@ -92,8 +96,12 @@ func climbs(path string) bool {
 	return false
 }
 
-// trusts reports whether a request comes from a front, whose word is believed.
+// trusts reports whether a request comes from a front, whose word is believed: it
+// shows the key, or comes from a trusted network.
 func (c *Config) trusts(req *http.Request) bool {
+	if c.FrontKey != "" && subtle.ConstantTimeCompare([]byte(req.Header.Get(wire.HeaderFrontKey)), []byte(c.FrontKey)) == 1 {
+		return true
+	}
 	peer, err := netip.ParseAddrPort(req.RemoteAddr)
 	if err != nil {
 		return false

@@ -35,39 +35,97 @@ func (c *cluster) seen(headers ...string) (got http.Header, id string) {
 // TestFronts: what a request says of its client is believed from a trusted front
 // only, and an app gets all of it, always, in all the spellings that it may read.
 func TestFronts(t *testing.T) {
+	const frontKey = "the_key_of_the_fronts"
 	claims := []string{
 		"X-Forwarded-For", "192.0.2.7", "X-Forwarded-Host", "shop.example:444", "X-Forwarded-Port", "444", "X-Forwarded-Proto", "https",
 		"Forwarded", "for=192.0.2.7", "X-Real-Ip", "192.0.2.7", "X-Forwarded-Client-Cert", "pem", "X-Request-Id", "id-1",
-		"Proxy", "http://evil.test", "X_Forwarded_Proto", "https", "X_real_IP", "10.0.0.1", "X_Mine", "1",
+		wire.HeaderFrontKey, frontKey, "X_Deploy_Front_Key", frontKey, "Proxy", "http://evil.test", "X_Forwarded_Proto", "https", "X_real_IP", "10.0.0.1", "X_Mine", "1",
+	}
+	believed := map[string]string{
+		"X-Forwarded-For": "192.0.2.7, 127.0.0.1", "X-Forwarded-Host": "shop.example:444", "X-Forwarded-Port": "444", "X-Forwarded-Proto": "https",
+		"Forwarded": "for=192.0.2.7", "X-Real-Ip": "192.0.2.7", "X-Forwarded-Client-Cert": "pem",
+	}
+	replaced := map[string]string{
+		"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Host": "a.test", "X-Forwarded-Port": "80", "X-Forwarded-Proto": "http",
+		"Forwarded": "", "X-Real-Ip": "127.0.0.1", "X-Forwarded-Client-Cert": "",
 	}
 	for _, tc := range []struct {
-		name, fronts string
-		want         map[string]string
+		name, settings string
+		trusted        bool
 	}{
-		{"a trusted front", "127.0.0.0/8", map[string]string{
-			"X-Forwarded-For": "192.0.2.7, 127.0.0.1", "X-Forwarded-Host": "shop.example:444", "X-Forwarded-Port": "444", "X-Forwarded-Proto": "https",
-			"Forwarded": "for=192.0.2.7", "X-Real-Ip": "192.0.2.7", "X-Forwarded-Client-Cert": "pem",
-		}},
-		{"a stranger", "10.0.0.0/8", map[string]string{
-			"X-Forwarded-For": "127.0.0.1", "X-Forwarded-Host": "a.test", "X-Forwarded-Port": "80", "X-Forwarded-Proto": "http",
-			"Forwarded": "", "X-Real-Ip": "127.0.0.1", "X-Forwarded-Client-Cert": "",
-		}},
+		{"a trusted front", "trusted_fronts: [127.0.0.0/8]", true},
+		{"a stranger", "trusted_fronts: [10.0.0.0/8]", false},
+		{"a list without anybody", "trusted_fronts: []", false},
+		{"no rule", "trusted_fronts: null", true},
+		{"the key", "front_key: " + frontKey, true},
+		{"the key, from elsewhere", "front_key: " + frontKey + "\ntrusted_fronts: [10.0.0.0/8]", true},
+		{"a wrong key", "front_key: " + frontKey + "2", false},
+		{"a wrong key, from a trusted front", "front_key: " + frontKey + "2\ntrusted_fronts: [127.0.0.0/8]", true},
 	} {
-		c := start(t, "trusted_fronts: [\""+tc.fronts+"\"]\n", nil)
+		want := maps.Clone(replaced)
+		if tc.trusted {
+			want = maps.Clone(believed)
+		}
+		c := start(t, tc.settings+"\n", nil)
 		c.backend(echoHeaders, "a.test")
 		got, id := c.seen(claims...)
-		maps.Copy(tc.want, map[string]string{"Proxy": "", "X_Forwarded_Proto": "", "X_real_IP": "", "X_real_ip": "", "X_mine": "1", "X-Vcap-Router-Hops": "1"})
-		for name, want := range tc.want {
+		maps.Copy(want, map[string]string{wire.HeaderFrontKey: "", "X_Deploy_Front_Key": "", "X_deploy_Front_Key": "", "Proxy": "", "X_Forwarded_Proto": "", "X_real_IP": "", "X_real_ip": "", "X_mine": "1", "X-Vcap-Router-Hops": "1"})
+		for name, want := range want {
 			if have := strings.Join(got[name], "|"); have != want {
 				t.Errorf("%s: %s is %q, want %q", tc.name, name, have, want)
 			}
 		}
-		if trusted := strings.HasPrefix(tc.fronts, "127"); (id == "id-1") != trusted || got.Get("X-Request-Id") != id || got.Get("X-Vcap-Request-Id") != id {
+		if (id == "id-1") != tc.trusted || got.Get("X-Request-Id") != id || got.Get("X-Vcap-Request-Id") != id {
 			t.Errorf("%s: id %q, the app has %q and %q", tc.name, id, got["X-Request-Id"], got["X-Vcap-Request-Id"])
 		}
 		_, one := c.seen()
 		if _, other := c.seen("X-Request-Id", "not an id"); one == other || len(one) != 32 || len(other) != 32 {
 			t.Errorf("ids %q and %q", one, other)
+		}
+	}
+}
+
+// TestBackendsKnowTheirRouter: a router shows a backend the key that it has named,
+// the newest, and nobody else's; a client's claim to know it is dropped.
+func TestBackendsKnowTheirRouter(t *testing.T) {
+	c := start(t, "", nil)
+	s := c.backend(echoHeaders, "a.test")
+	r := registration(s.Listener.Addr(), "a.test")
+	r.PrivateInstanceID = "session"
+	key := func(headers ...string) string {
+		got, _ := c.seen(append(headers, wire.HeaderFrontKey, "a guess")...)
+		return strings.Join(got[wire.HeaderFrontKey], "|")
+	}
+	if got := key(); got != "" {
+		t.Errorf("a backend without a key sees %q", got)
+	}
+	for _, want := range []string{"one", "two", ""} {
+		r.FrontKey = want
+		c.publish(wire.SubjectRouterRegister, r)
+		eventually(t, "the backend sees the key "+want, func() bool { return key() == want })
+	}
+	r.FrontKey = "three"
+	c.publish(wire.SubjectRouterRegister, r)
+	eventually(t, "an upgrade shows the key", func() bool {
+		got, _ := c.seen("Connection", "Upgrade", "Upgrade", "websocket", wire.HeaderFrontKey, "a guess")
+		return got.Get(wire.HeaderFrontKey) == "three"
+	})
+
+	// The first that is tried is gone: its key does not go to the second.
+	gone := registration(s.Listener.Addr(), "b.test")
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone.Port = l.Addr().(*net.TCPAddr).Port
+	l.Close()
+	gone.FrontKey = "of the one that is gone"
+	c.register(gone)
+	there := registration(s.Listener.Addr(), "b.test")
+	c.register(there)
+	for range 8 {
+		if _, body := c.get("b.test"); strings.Contains(body, "of the one that is gone") {
+			t.Errorf("the second backend sees %s", body)
 		}
 	}
 }

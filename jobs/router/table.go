@@ -21,6 +21,8 @@ type backend struct {
 	Tags wire.Tags
 	// Session is the sticky session's value: the instance's private id.
 	Session string
+	// FrontKey is what it wants to see of routers.
+	FrontKey string
 
 	instance   *instance
 	seen       time.Time
@@ -83,7 +85,7 @@ func hostKey(host string) string {
 
 // register adds the backend to each URI and says how many routes are new. A
 // backend already there is only seen again: its tags, app and session stay, as
-// in the original. URIs that are no host names are left out, and so are new ones
+// in the original, its key is the new one. URIs that are no host names are left out, and so are new ones
 // when there are too many routes: full. stale are the other hosts that led to the
 // same address for another app: that app is gone.
 func (t *table) register(r wire.Registration, now time.Time) (added int, stale []string, full bool) {
@@ -99,7 +101,14 @@ func (t *table) register(r wire.Registration, now time.Time) (added int, stale [
 			continue
 		}
 		if i := indexOf(t.hosts[host], addr); i >= 0 {
-			t.hosts[host][i].seen = now
+			b := t.hosts[host][i]
+			if b.FrontKey != r.FrontKey {
+				changed := *b // requests in progress have the old one
+				b = &changed
+				b.FrontKey = r.FrontKey
+				t.hosts[host][i] = b
+			}
+			b.seen = now
 			continue
 		}
 		if t.routes >= t.maxRoutes {
@@ -114,7 +123,7 @@ func (t *table) register(r wire.Registration, now time.Time) (added int, stale [
 		in.hosts = append(in.hosts, host)
 		t.routes++
 		t.hosts[host] = append(t.hosts[host], &backend{
-			instance: in, Addr: addr, App: string(r.App), Tags: r.Tags, Session: r.PrivateInstanceID,
+			instance: in, Addr: addr, App: string(r.App), Tags: r.Tags, Session: r.PrivateInstanceID, FrontKey: r.FrontKey,
 			seen: now, staleAfter: after,
 		})
 		// Whoever registers anew can be reached, as far as it knows.

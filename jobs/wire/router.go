@@ -29,6 +29,11 @@ const (
 // RouterVersion is the protocol version of RouterStart, the last v1 router's.
 const RouterVersion = 0.98
 
+// HeaderFrontKey proves that a request comes from a front whose word on its client
+// counts: a load balancer to a router, and a router to a component, show the key
+// that the other side has named.
+const HeaderFrontKey = "X-Deploy-Front-Key"
+
 // Registration tells routers that Host:Port serves URIs. Unregistering is the
 // same document.
 type Registration struct {
@@ -44,6 +49,9 @@ type Registration struct {
 	// PrivateInstanceID is the sticky session's value, unique to the instance.
 	PrivateInstanceID    string `json:"private_instance_id,omitempty"`
 	PrivateInstanceIndex ID     `json:"private_instance_index,omitempty"`
+	// FrontKey is what routers shall show in HeaderFrontKey with each request to this
+	// address, so that it knows them; "": nothing. Apps never have one.
+	FrontKey string `json:"front_key,omitempty"`
 	// RouteServiceURL is gorouter's: all requests are to pass that service first.
 	// Our router cannot do it and ignores such a registration.
 	RouteServiceURL string `json:"route_service_url,omitempty"`

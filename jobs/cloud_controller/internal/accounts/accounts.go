@@ -2,11 +2,13 @@
 package accounts
 
 import (
+	"crypto/subtle"
 	"errors"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -15,6 +17,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // LoginBurst is how many logins may fail for one account from one address before
@@ -110,7 +113,7 @@ func (s *Accounts) Optional(r *http.Request) (a model.Account, known bool, err e
 // stranger cannot lock the owner out, and for the address alone, so that nobody
 // tries many accounts.
 func (s *Accounts) checkPassword(r *http.Request, email, hash, password string) (ok bool, wait time.Duration, err error) {
-	ctx, address := r.Context(), clientAddress(r)
+	ctx, address := r.Context(), s.clientAddress(r)
 	counts := []struct {
 		name  string
 		burst int
@@ -145,12 +148,13 @@ func (s *Accounts) checkPassword(r *http.Request, email, hash, password string) 
 	return ok, 0, err
 }
 
-// clientAddress returns where a request comes from, as the router tells it. An
-// IPv6 client has a whole network of 64 bits.
-func clientAddress(r *http.Request) string {
-	text := r.Header.Get("X-Real-Ip")
-	if text == "" {
-		text, _, _ = net.SplitHostPort(r.RemoteAddr)
+// clientAddress returns where a request comes from: what a router says that shows
+// the key which the controllers gave to routers, or that is of a trusted network,
+// else the peer's own address. An IPv6 client has a whole network of 64 bits.
+func (s *Accounts) clientAddress(r *http.Request) string {
+	text, _, _ := net.SplitHostPort(r.RemoteAddr)
+	if claimed := r.Header.Get("X-Real-Ip"); claimed != "" && s.fromFront(r, text) {
+		text = claimed
 	}
 	address, err := netip.ParseAddr(text)
 	if err != nil {
@@ -160,4 +164,16 @@ func clientAddress(r *http.Request) string {
 		return netip.PrefixFrom(address, 64).Masked().String()
 	}
 	return address.String()
+}
+
+// fromFront reports whether a request's claims about its client count; peer is the
+// address that it came from.
+func (s *Accounts) fromFront(r *http.Request, peer string) bool {
+	settings := s.Config.Now()
+	// The routers' key is that of the start, as is what they were told.
+	if subtle.ConstantTimeCompare([]byte(r.Header.Get(wire.HeaderFrontKey)), []byte(s.Config.Start.FrontKey())) == 1 {
+		return true
+	}
+	address, err := netip.ParseAddr(peer)
+	return err == nil && slices.ContainsFunc(settings.TrustedFronts, func(n netip.Prefix) bool { return n.Contains(address.Unmap()) })
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -64,6 +65,9 @@ type Serving struct {
 	InternalTLSPort   int    `yaml:"internal_tls_port"`
 	InternalPlaintext bool   `yaml:"internal_plaintext"`
 	Inet              string `yaml:"inet"` // address to listen on; "": the own address
+	// TrustedFronts are networks of routers that do not show FrontKey, whose word on
+	// a request's client counts all the same: those of others.
+	TrustedFronts []netip.Prefix `yaml:"trusted_fronts"`
 	// Peers are the other controllers, host:port of their InternalPort. Packages and droplets are copied
 	// to them; none where Directories are shared.
 	Peers []string `yaml:"peers"`
@@ -367,6 +371,10 @@ func (k Keys) Derive(purpose string) string {
 	mac.Write([]byte(purpose))
 	return hex.EncodeToString(mac.Sum(nil))
 }
+
+// FrontKey returns what routers show with requests to the API, the same at all
+// controllers. They learn it on the bus, where only routers and controllers hear it.
+func (c *Config) FrontKey() string { return c.Keys.Derive("routers' key") }
 
 // Domain returns what follows the first label of the API's host name.
 func (c *Config) Domain() string {
