@@ -17,7 +17,6 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
-	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // LoginBurst is how many logins may fail for one account from one address before
@@ -171,7 +170,7 @@ func (s *Accounts) clientAddress(r *http.Request) string {
 func (s *Accounts) fromFront(r *http.Request, peer string) bool {
 	settings := s.Config.Now()
 	// The routers' key is that of the start, as is what they were told.
-	if subtle.ConstantTimeCompare([]byte(r.Header.Get(wire.HeaderFrontKey)), []byte(s.Config.Start.FrontKey())) == 1 {
+	if subtle.ConstantTimeCompare([]byte(r.Header.Get(config.FrontKeyHeader)), []byte(s.Config.Start.FrontKey())) == 1 {
 		return true
 	}
 	address, err := netip.ParseAddr(peer)

@@ -372,6 +372,9 @@ func (k Keys) Derive(purpose string) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
+// FrontKeyHeader is where routers show FrontKey.
+const FrontKeyHeader = wire.HeaderFrontKey
+
 // FrontKey returns what routers show with requests to the API, the same at all
 // controllers. They learn it on the bus, where only routers and controllers hear it.
 func (c *Config) FrontKey() string { return c.Keys.Derive("routers' key") }
