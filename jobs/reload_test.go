@@ -18,7 +18,7 @@ import (
 // reloadable lists, for each job, the properties that the running program takes
 // by a reload. Add a property here only if the program's reload applies it.
 var reloadable = map[string][]string{
-	"cloud_controller":  {"name", "description", "support", "secret", "admins", "admin_password", "allow_registration", "app_uris", "domains", "reserved_hosts", "app_limits", "min_password_length", "update", "default_account_capacity", "builtin_services", "log_level"},
+	"cloud_controller":  {"name", "description", "support", "trusted_fronts", "secret", "admins", "admin_password", "allow_registration", "app_uris", "domains", "reserved_hosts", "app_limits", "min_password_length", "update", "default_account_capacity", "builtin_services", "log_level"},
 	"dea":               {"when_others_are_full", "log_level"}, // the former is read by the hook that checks
 	"guest":             {"name"},                              // the agent's: it registers the route
 	"health_manager":    {"intervals", "batch_size", "log_level"},
@@ -28,13 +28,13 @@ var reloadable = map[string][]string{
 	"nats":              {"password"},
 	"nginx": {
 		"domains", "routers", "router_port", "max_body_mb", "answer_timeout_s", "client_requests", "host_requests", "workers", "access_log",
-		"public_tls_port", "trusted_fronts", "certificate", "key", "https_only", "hsts_s", "sites",
+		"public_tls_port", "front_key", "trusted_fronts", "certificate", "key", "https_only", "hsts_s", "sites",
 		"addresses", "tls_port", "balancing", "keepalive", "gzip", "maintenance", "extra",
 	},
 	"postgres":      {"database", "user", "password", "allow_from", "require_tls", "settings", "backups"},
 	"redis_gateway": {"log_level"},
 	"redis_node":    {"capacity", "disabled", "log_level"},
-	"router":        {"trace_key", "not_found_redirect", "max_body_mb", "trusted_fronts", "access_log", "log_level"},
+	"router":        {"trace_key", "not_found_redirect", "max_body_mb", "front_key", "trusted_fronts", "access_log", "log_level"},
 	"stager":        {"log_level"},
 }
 
