@@ -90,12 +90,15 @@ demo-check: # the README's first command, and that the second leaves nothing
 .PHONY: demo-check
 
 # Runs all stages, even after one that fails, so that one run shows all that is
-# wrong; then prints their times.
-STAGES = failed=; times=; \
+# wrong; then prints their times: how long each took, and the processor time of the
+# processes that it waited for (two processors that never wait give twice the first).
+STAGES = failed=; times=; mkdir -p bin; \
+	cpu() { times > bin/times; cpu=$$(awk 'END { split($$1, u, /[ms]/); split($$2, s, /[ms]/); \
+		print int((u[1] + s[1]) * 60 + u[2] + s[2]) }' bin/times); rm -f bin/times; }; \
 	stage() { \
-		name=$$1; shift; echo "=== $$name: $$*"; begin=$$(date +%s); \
-		if "$$@"; then result=ok; else result=FAILED; failed="$$failed $$name"; fi; \
-		times="$$times$$(printf '  %-8s %4d s  %s' $$name $$(($$(date +%s) - begin)) $$result)\n"; \
+		name=$$1; shift; echo "=== $$name: $$*"; begin=$$(date +%s); cpu; before=$$cpu; \
+		if "$$@"; then result=ok; else result=FAILED; failed="$$failed $$name"; fi; cpu; \
+		times="$$times$$(printf '  %-8s %4d s, processors %4d s  %s' $$name $$(($$(date +%s) - begin)) $$((cpu - before)) $$result)\n"; \
 	}; \
 	summary() { \
 		printf "=== stages\n$$times"; \
