@@ -633,7 +633,7 @@ func TestWaitHealthyFailsFast(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.start("web", shell("echo cannot go on; exit 5"))
-	err := b.WaitHealthy(b.context(), 0)
+	err := b.WaitHealthy(b.context(), time.Hour)
 	var failure *api.Error
 	if !errors.As(err, &failure) || failure.Code != api.CodeFailed || failure.Process == nil ||
 		failure.Process.Exit == nil || failure.Process.Exit.Status != 5 || len(failure.Process.Log) == 0 || failure.Process.Log[0] != "cannot go on" {
