@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -284,9 +285,47 @@ func TestDomains(t *testing.T) {
 		}
 	}
 	sameNginx()
+	serves := func(after string) {
+		t.Helper()
+		for _, lb := range lbs {
+			if _, body, err := secured(roots, lb+":8443", "www.shop.localhost", "/status"); err != nil || body != "open" {
+				t.Errorf("%s after %s: %q, %v", lb, after, body, err)
+			}
+		}
+	}
+	serves("what was refused")
+
+	// What only nginx itself finds out, or nobody but who asks: the proof fails on the
+	// first load balancer, which returns to what it served before; the second is not
+	// touched.
 	for _, lb := range lbs {
-		if _, body, err := secured(roots, lb+":8443", "www.shop.localhost", "/status"); err != nil || body != "open" {
-			t.Errorf("%s after what was refused: %q, %v", lb, body, err)
+		busy, err := net.Listen("tcp", lb+":9555")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer busy.Close()
+	}
+	for name, tc := range map[string]struct{ extra, want string }{
+		"a port in use, in a snippet": {"server { listen ${instance.address}:9555; }", "answers with another configuration"},
+		"another's certificate is shown": {fmt.Sprintf("server { listen ${instance.address}:8443 ssl http2; server_name www.shop.localhost; ssl_certificate %[1]s/old.pem; ssl_certificate_key %[1]s/old.key; if ($proof) { return 200 www.shop.localhost; } return 204; }",
+			filepath.Dir(c.manifest)), "it shows another certificate"},
+	} {
+		broken := strings.Replace(string(source)+wwwBlock, "tls_port = var.tls_port", "tls_port = var.tls_port\n      extra    = "+strconv.Quote(tc.extra), 1)
+		if err := os.WriteFile(c.manifest, []byte(broken), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, code := c.run("apply", "--auto-approve")
+		if flat := strings.Join(strings.Fields(out), " "); code != 1 || !strings.Contains(flat, tc.want) {
+			t.Errorf("%s: apply exited with %d, want %q:\n%s", name, code, tc.want, out)
+		}
+		if now := generations(); !slices.Equal(now, was) {
+			t.Errorf("%s: %v was not brought back, it is %v", name, was, now)
+		}
+		sameNginx()
+		serves(name)
+		write(wwwBlock)
+		if out, code := c.run("plan"); code != 0 {
+			t.Errorf("%s: after it plan exits with %d:\n%s", name, code, out)
 		}
 	}
 

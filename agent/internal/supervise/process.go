@@ -539,22 +539,40 @@ func (p *process) remove(reply chan<- error) {
 	reply <- nil
 }
 
+// unknownReload is the ReloadDigest of a process whose last reload has not ended
+// well: it may have loaded the new files, the old ones, or some of both, so that
+// whatever it shall have, a way back included, needs a reload.
+const unknownReload = "unknown"
+
+// reloading notes, before it begins, that what the start with that id has loaded
+// will not be known until a reload has ended well.
+func (p *process) reloading(id string) error { return p.loaded(id, unknownReload) }
+
 // reloaded notes the result of a reload of the start with that id.
 func (p *process) reloaded(id, digest string, cause error) error {
+	if cause == nil {
+		p.reloadError = ""
+		return p.loaded(id, digest)
+	}
 	if p.conn == nil || p.running.ID != id {
 		return errors.Join(cause, fmt.Errorf("%s has ended meanwhile", p.key))
 	}
-	if cause != nil {
-		p.reloadError = cause.Error()
-		p.publish()
-		return cause
+	p.reloadError = cause.Error()
+	p.publish()
+	return cause
+}
+
+// loaded notes what the start with that id has loaded.
+func (p *process) loaded(id, digest string) error {
+	if p.conn == nil || p.running.ID != id {
+		return fmt.Errorf("%s has ended meanwhile", p.key)
 	}
 	w := p.wanted
 	w.Process.ReloadDigest = digest
 	if err := saveWanted(p.names, w); err != nil {
 		return err
 	}
-	p.wanted, p.reloadError = w, ""
+	p.wanted = w
 	p.publish()
 	return nil
 }

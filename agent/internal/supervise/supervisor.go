@@ -302,6 +302,9 @@ func (s *Supervisor) Reload(ctx context.Context, job string, wanted api.Process)
 	}
 	limited, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("not done within %s", timeout))
 	defer cancel()
+	if err := p.ask(ctx, func(reply chan<- error) { reply <- p.reloading(v.id) }); err != nil {
+		return fail(err)
+	}
 	result := s.reload(limited, p, v, *wanted.Reload)
 	err = p.ask(ctx, func(reply chan<- error) { reply <- p.reloaded(v.id, wanted.ReloadDigest, result) })
 	if err != nil {

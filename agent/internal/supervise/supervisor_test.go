@@ -414,7 +414,7 @@ func TestReadinessDrainAndReload(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	state, reasons, _ := b.Health()
-	if state != api.InstanceFailing || !strings.Contains(strings.Join(reasons, ""), "broken configuration") || b.status("web", "main").ReloadDigest != "r1" {
+	if loaded := b.status("web", "main").ReloadDigest; state != api.InstanceFailing || !strings.Contains(strings.Join(reasons, ""), "broken configuration") || loaded == "r1" || loaded == "r2" {
 		t.Errorf("health %s %q", state, reasons)
 	}
 	b.check(os.Remove(b.data("web", "broken")))
@@ -506,7 +506,8 @@ func TestReloadBySignalAndCommand(t *testing.T) {
 			if err := b.Reload(b.context(), "web", changed); err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("got %v", err)
 			}
-			if s := b.status("web", "main"); s.ReloadDigest != "r2" {
+			// Nor is it known to have what it had: the way back reloads too.
+			if s := b.status("web", "main"); s.ReloadDigest == "r3" || s.ReloadDigest == "r2" {
 				t.Errorf("status %+v", s)
 			}
 		})
