@@ -203,14 +203,7 @@ func infoCommand(v *vmc) *cobra.Command {
 		Use:   "info",
 		Short: "Show what the cloud is, who you are and what you use",
 		Args:  cobra.NoArgs,
-	}, func(ctx context.Context, c *client.Client, _ []string) error {
-		info, err := c.Info(ctx)
-		if err != nil {
-			return err
-		}
-		if v.json {
-			return v.printJSON(info)
-		}
+	}, show(v, ofAll((*client.Client).Info), func(c *client.Client, _ []string, info client.Info) error {
 		fmt.Fprintf(v.out, "%s\n%s, version %v (build %v)\n", info.Description, info.Name, info.Version, info.Build)
 		if info.Support != "" {
 			fmt.Fprintf(v.out, "Support:   %s\n", info.Support)
@@ -230,7 +223,7 @@ func infoCommand(v *vmc) *cobra.Command {
 			fmt.Fprintf(v.out, "Services:  %d of %d\n", u.Services, l.Services)
 		}
 		return nil
-	})
+	}))
 }
 
 func runtimesCommand(v *vmc) *cobra.Command {
@@ -238,20 +231,13 @@ func runtimesCommand(v *vmc) *cobra.Command {
 		Use:   "runtimes",
 		Short: "List what apps can run with",
 		Args:  cobra.NoArgs,
-	}, func(ctx context.Context, c *client.Client, _ []string) error {
-		runtimes, err := c.Runtimes(ctx)
-		if err != nil {
-			return err
-		}
-		if v.json {
-			return v.printJSON(runtimes)
-		}
+	}, show(v, ofAll((*client.Client).Runtimes), func(_ *client.Client, _ []string, runtimes map[string]client.Runtime) error {
 		t := newTable("NAME", "VERSION", "DESCRIPTION")
 		for _, name := range slices.Sorted(maps.Keys(runtimes)) {
 			t.row(name, runtimes[name].Version, runtimes[name].Description)
 		}
 		return t.print(v.out)
-	})
+	}))
 }
 
 func frameworksCommand(v *vmc) *cobra.Command {
@@ -259,24 +245,20 @@ func frameworksCommand(v *vmc) *cobra.Command {
 		Use:   "frameworks",
 		Short: "List the kinds of apps",
 		Args:  cobra.NoArgs,
-	}, func(ctx context.Context, c *client.Client, _ []string) error {
+	}, show(v, func(ctx context.Context, c *client.Client, _ []string) (map[string]client.Framework, error) {
 		info, err := c.Info(ctx)
-		if err != nil {
-			return err
-		}
-		if v.json {
-			return v.printJSON(info.Frameworks)
-		}
+		return info.Frameworks, err
+	}, func(_ *client.Client, _ []string, frameworks map[string]client.Framework) error {
 		t := newTable("NAME", "RUNTIMES")
-		for _, name := range slices.Sorted(maps.Keys(info.Frameworks)) {
+		for _, name := range slices.Sorted(maps.Keys(frameworks)) {
 			var runtimes []string
-			for _, r := range info.Frameworks[name].Runtimes {
+			for _, r := range frameworks[name].Runtimes {
 				runtimes = append(runtimes, r.Name)
 			}
 			t.row(name, strings.Join(runtimes, ", "))
 		}
 		return t.print(v.out)
-	})
+	}))
 }
 
 func usersCommand(v *vmc) *cobra.Command {
@@ -284,14 +266,7 @@ func usersCommand(v *vmc) *cobra.Command {
 		Use:   "users",
 		Short: "List all accounts; for administrators",
 		Args:  cobra.NoArgs,
-	}, func(ctx context.Context, c *client.Client, _ []string) error {
-		users, err := c.Users(ctx)
-		if err != nil {
-			return err
-		}
-		if v.json {
-			return v.printJSON(users)
-		}
+	}, show(v, ofAll((*client.Client).Users), func(_ *client.Client, _ []string, users []client.User) error {
 		t := newTable("EMAIL", "ADMIN", "APPS")
 		for _, u := range users {
 			var apps []string
@@ -305,7 +280,7 @@ func usersCommand(v *vmc) *cobra.Command {
 			t.row(u.Email, admin, strings.Join(apps, ", "))
 		}
 		return t.print(v.out)
-	})
+	}))
 }
 
 func deleteUserCommand(v *vmc) *cobra.Command {

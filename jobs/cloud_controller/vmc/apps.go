@@ -26,28 +26,21 @@ func appsCommand(v *vmc) *cobra.Command {
 		Use:     "apps [APP...]",
 		Short:   "List your apps",
 		Example: "  vmc apps\n  vmc apps hello --json",
-	}, func(ctx context.Context, c *client.Client, args []string) error {
-		var apps []client.App
-		var err error
+	}, show(v, func(ctx context.Context, c *client.Client, args []string) ([]client.App, error) {
 		if len(args) == 0 {
-			apps, err = c.Apps(ctx)
+			apps, err := c.Apps(ctx)
+			return append([]client.App{}, apps...), err
 		}
+		var apps []client.App
 		for _, name := range args {
-			var app client.App
-			if app, err = c.App(ctx, name); err != nil {
-				break
+			app, err := c.App(ctx, name)
+			if err != nil {
+				return nil, err
 			}
 			apps = append(apps, app)
 		}
-		if err != nil {
-			return err
-		}
-		if v.json {
-			if apps == nil {
-				apps = []client.App{}
-			}
-			return v.printJSON(apps)
-		}
+		return apps, nil
+	}, func(c *client.Client, _ []string, apps []client.App) error {
 		if len(apps) == 0 {
 			v.say("You have no apps yet: vmc push makes one.")
 			return nil
@@ -69,7 +62,7 @@ func appsCommand(v *vmc) *cobra.Command {
 				a.Staging.Framework+"/"+a.Staging.Runtime, strings.Join(urls, ", "), strings.Join(a.Services, ", "))
 		}
 		return t.print(v.out)
-	})
+	}))
 }
 
 // timeoutFlag is how long to wait for instances to run; 0 is what patience says.
@@ -402,14 +395,7 @@ func domainsCommand(v *vmc) *cobra.Command {
 		Use:   "domains",
 		Short: "Show the names that you may map to apps",
 		Args:  cobra.NoArgs,
-	}, func(ctx context.Context, c *client.Client, _ []string) error {
-		domains, err := c.Domains(ctx)
-		if err != nil {
-			return err
-		}
-		if v.json {
-			return v.printJSON(domains)
-		}
+	}, show(v, ofAll((*client.Client).Domains), func(_ *client.Client, _ []string, domains []client.Domain) error {
 		t := newTable("DOMAIN", "FOR")
 		for _, d := range domains {
 			who := "everybody"
@@ -419,7 +405,7 @@ func domainsCommand(v *vmc) *cobra.Command {
 			t.row(d.Name, who)
 		}
 		return t.print(v.out)
-	})
+	}))
 }
 
 func unmapCommand(v *vmc) *cobra.Command {

@@ -42,7 +42,7 @@ func instancesCommand(v *vmc) *cobra.Command {
 		}
 		t := newTable("INDEX", "STATE", "SINCE")
 		for _, i := range instances {
-			t.row(strconv.Itoa(i.Index), strings.ToLower(i.State), time.Unix(i.Since, 0).Format(time.DateTime))
+			t.row(strconv.Itoa(i.Index), strings.ToLower(i.State), clock(i.Since))
 		}
 		return t.print(v.out)
 	})
@@ -55,14 +55,7 @@ func statsCommand(v *vmc) *cobra.Command {
 		Use:   "stats APP",
 		Short: "Show what an app's instances use",
 		Args:  cobra.ExactArgs(1),
-	}, func(ctx context.Context, c *client.Client, args []string) error {
-		stats, err := c.Stats(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		if v.json {
-			return v.printJSON(stats)
-		}
+	}, show(v, ofApp((*client.Client).Stats), func(_ *client.Client, args []string, stats []client.InstanceStats) error {
 		if len(stats) == 0 {
 			v.say("%s is stopped.", args[0])
 			return nil
@@ -84,7 +77,7 @@ func statsCommand(v *vmc) *cobra.Command {
 			t.row(cells...)
 		}
 		return t.print(v.out)
-	})
+	}))
 }
 
 func crashesCommand(v *vmc) *cobra.Command {
@@ -92,27 +85,17 @@ func crashesCommand(v *vmc) *cobra.Command {
 		Use:   "crashes APP",
 		Short: "List instances that ended by themselves",
 		Args:  cobra.ExactArgs(1),
-	}, func(ctx context.Context, c *client.Client, args []string) error {
-		crashes, err := c.Crashes(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		if v.json {
-			if crashes == nil {
-				crashes = []client.Crash{}
-			}
-			return v.printJSON(crashes)
-		}
+	}, show(v, ofApp((*client.Client).Crashes), func(_ *client.Client, args []string, crashes []client.Crash) error {
 		if len(crashes) == 0 {
 			v.say("%s has not crashed lately.", args[0])
 			return nil
 		}
 		t := newTable("INSTANCE", "AT")
 		for _, crash := range crashes {
-			t.row(crash.Instance, time.Unix(crash.Since, 0).Format(time.DateTime))
+			t.row(crash.Instance, clock(crash.Since))
 		}
 		return t.print(v.out)
-	})
+	}))
 }
 
 func crashlogsCommand(v *vmc) *cobra.Command {

@@ -60,14 +60,9 @@ func eventsCommand(v *vmc) *cobra.Command {
 		Use:   "events APP",
 		Short: "List what was done to an app, by whom, and its crashes",
 		Args:  cobra.ExactArgs(1),
-	}, func(ctx context.Context, c *client.Client, args []string) error {
-		events, err := eventsOf(ctx, c, args[0])
-		if err != nil {
-			return err
-		}
-		if v.json {
-			return v.printJSON(events)
-		}
+	}, show(v, func(ctx context.Context, c *client.Client, args []string) ([]event, error) {
+		return eventsOf(ctx, c, args[0])
+	}, func(_ *client.Client, args []string, events []event) error {
 		if len(events) == 0 {
 			v.say("Nothing is known of %s.", args[0])
 			return nil
@@ -77,7 +72,7 @@ func eventsCommand(v *vmc) *cobra.Command {
 			t.row(clock(e.At), cmp.Or(e.Actor, "-"), e.Text)
 		}
 		return t.print(v.out)
-	})
+	}))
 }
 
 func renameCommand(v *vmc) *cobra.Command {
@@ -153,16 +148,9 @@ func appCommand(v *vmc) *cobra.Command {
 		Use:   "app APP",
 		Short: "Show all of an app on a page: state, instances, URLs, services, events, last crash",
 		Args:  cobra.ExactArgs(1),
-	}, func(ctx context.Context, c *client.Client, args []string) error {
-		p, err := v.pageOf(ctx, c, args[0])
-		if err != nil {
-			return err
-		}
-		if v.json {
-			return v.printJSON(p)
-		}
-		return v.printPage(p)
-	})
+	}, show(v, func(ctx context.Context, c *client.Client, args []string) (page, error) {
+		return v.pageOf(ctx, c, args[0])
+	}, func(_ *client.Client, _ []string, p page) error { return v.printPage(p) }))
 }
 
 func (v *vmc) pageOf(ctx context.Context, c *client.Client, name string) (p page, err error) {

@@ -154,14 +154,7 @@ func releasesCommand(v *vmc) *cobra.Command {
 		Short:   "List what an app ran, and can go back to",
 		Example: "  vmc releases hello\n  vmc rollback hello 3",
 		Args:    cobra.ExactArgs(1),
-	}, func(ctx context.Context, c *client.Client, args []string) error {
-		list, err := c.Releases(ctx, args[0])
-		if err != nil {
-			return err
-		}
-		if v.json {
-			return v.printJSON(list)
-		}
+	}, show(v, ofApp((*client.Client).Releases), func(_ *client.Client, args []string, list []client.Release) error {
 		if len(list) == 0 {
 			v.say("%s has no releases: it was never started.", args[0])
 			return nil
@@ -172,10 +165,10 @@ func releasesCommand(v *vmc) *cobra.Command {
 			if r.Present {
 				present = "present"
 			}
-			t.row(strconv.Itoa(r.Release), time.Unix(r.Created, 0).Format(time.DateTime), r.Cause, r.Version, present)
+			t.row(strconv.Itoa(r.Release), clock(r.Created), r.Cause, r.Version, present)
 		}
 		return t.print(v.out)
-	})
+	}))
 }
 
 func rollbackCommand(v *vmc) *cobra.Command {

@@ -80,6 +80,35 @@ func (v *vmc) command(c *cobra.Command, run func(ctx context.Context, c *client.
 	return c
 }
 
+// show returns what a command does that gets something and shows it: as JSON if the
+// user asks for that, else as text does.
+func show[T any](v *vmc, get func(ctx context.Context, c *client.Client, args []string) (T, error), text func(c *client.Client, args []string, got T) error) func(context.Context, *client.Client, []string) error {
+	return func(ctx context.Context, c *client.Client, args []string) error {
+		got, err := get(ctx, c, args)
+		if err != nil {
+			return err
+		}
+		if v.json {
+			return v.printJSON(got)
+		}
+		return text(c, args, got)
+	}
+}
+
+// ofAll makes a call without arguments one for show.
+func ofAll[T any](call func(c *client.Client, ctx context.Context) (T, error)) func(context.Context, *client.Client, []string) (T, error) {
+	return func(ctx context.Context, c *client.Client, _ []string) (T, error) { return call(c, ctx) }
+}
+
+// ofApp makes a call that takes the name of an app one for show. A list without
+// anything in it is [] in JSON.
+func ofApp[T any](call func(c *client.Client, ctx context.Context, app string) ([]T, error)) func(context.Context, *client.Client, []string) ([]T, error) {
+	return func(ctx context.Context, c *client.Client, args []string) ([]T, error) {
+		got, err := call(c, ctx, args[0])
+		return append([]T{}, got...), err
+	}
+}
+
 // completeApps completes names of apps.
 func (v *vmc) completeApps(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(args) > 0 && !strings.Contains(cmd.Use, "APP...") {
