@@ -96,16 +96,19 @@ func TestLinks(t *testing.T) {
 }
 
 // One subject a page, which is read in two minutes. Code, and the protocol, which
-// is a reference, do not count.
+// is a reference, do not count. The map of all may be twice as long.
 func TestPagesAreShort(t *testing.T) {
 	for page, text := range documents(t, os.DirFS("..")) {
-		if path.Dir(page) != "docs" || page == "docs/protocol.md" {
+		most := 400
+		if page == "ARCHITECTURE.md" {
+			most = 900
+		} else if path.Dir(page) != "docs" || page == "docs/protocol.md" {
 			continue
 		}
 		prose := codeSpan.ReplaceAllString(codeBlock.ReplaceAllString(text, ""), "code")
 		words := strings.FieldsFunc(prose, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("|-", r) })
-		if len(words) > 400 {
-			t.Errorf("%s has %d words, want at most 400: cut it, or make two pages of it", page, len(words))
+		if len(words) > most {
+			t.Errorf("%s has %d words, want at most %d: cut it, or make two pages of it", page, len(words), most)
 		}
 	}
 }
