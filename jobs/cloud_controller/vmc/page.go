@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -52,8 +51,6 @@ func eventsOf(ctx context.Context, c *client.Client, app string) ([]event, error
 	slices.SortStableFunc(all, func(a, b event) int { return cmp.Compare(a.At, b.At) })
 	return all, nil
 }
-
-func clock(seconds int64) string { return time.Unix(seconds, 0).Format(time.DateTime) }
 
 func eventsCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{

@@ -56,3 +56,6 @@ func age(d time.Duration) string {
 	}
 	return fmt.Sprintf("%dd%dh", d/(24*time.Hour), d%(24*time.Hour)/time.Hour)
 }
+
+// clock formats a time in Unix seconds, in the zone of this machine.
+func clock(seconds int64) string { return time.Unix(seconds, 0).Format(time.DateTime) }
