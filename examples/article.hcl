@@ -39,6 +39,7 @@ secret "front" { type = "password" }
 # What a gateway and the controllers prove themselves with to each other.
 secret "redis" { type = "password" }
 secret "memcached" { type = "password" }
+secret "postgresql" { type = "password" }
 
 vm "small" {
   cpus      = 1
@@ -121,8 +122,9 @@ group "cloud_controller" {
 
       # Whose gateways may offer them.
       builtin_services = {
-        redis     = secret.redis.value
-        memcached = secret.memcached.value
+        redis      = secret.redis.value
+        memcached  = secret.memcached.value
+        postgresql = secret.postgresql.value
       }
 
       # For the demo, anyone who reaches the API may make an account. Leave this out
@@ -192,6 +194,12 @@ group "service_gateway" {
       token = secret.memcached.value
     }
   }
+
+  job "postgresql_gateway" {
+    properties {
+      token = secret.postgresql.value
+    }
+  }
 }
 
 # Apps connect to these. What they keep is on the disk, and outlives the VM.
@@ -210,6 +218,12 @@ group "service_node" {
   }
 
   job "memcached_node" {
+    properties {
+      capacity = 20
+    }
+  }
+
+  job "postgresql_node" {
     properties {
       capacity = 20
     }

@@ -36,6 +36,9 @@ var reloadable = map[string][]string{
 	"redis_node":    {"capacity", "disabled", "log_level"},
 	"router":        {"trace_key", "not_found_redirect", "max_body_mb", "front_key", "trusted_fronts", "access_log", "log_level"},
 	"stager":        {"log_level"},
+
+	"postgresql_gateway": {"log_level"},
+	"postgresql_node":    {"disabled", "log_level"},
 }
 
 // TestReloadOrRestart: a change of any property of any job is in use after the

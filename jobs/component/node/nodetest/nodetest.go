@@ -88,6 +88,13 @@ func (f *Fixture) Start() {
 	}
 }
 
+// Run runs the node, which was stopped and cannot start, and returns why.
+func (f *Fixture) Run() error {
+	ctx, cancel := context.WithTimeout(context.Background(), deadline)
+	defer cancel()
+	return node.Run(ctx, component.Process{ConfigFile: f.file, Output: f.Output()}, f.define())
+}
+
 // Ask sends an operation and returns the node's answer.
 func (f *Fixture) Ask(operation string, request any) wire.ServiceAnswer {
 	f.Helper()

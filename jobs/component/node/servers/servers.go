@@ -81,8 +81,27 @@ func (a *Account) Write(path, text string) error {
 type Command struct {
 	Program string
 	Args    []string
-	Env     []string // beside the node's own
-	Stdin   string   // a file of the folder; "": none
+	Env     []string  // beside the node's own
+	Stdin   string    // a file of the folder; "": none
+	Stop    os.Signal // ends the server in order; nil: SIGTERM
+}
+
+// Command returns how a program is run as the servers' user in a folder, which that
+// user may not reach by its path. It ends with the node, however that ends.
+func (a *Account) Command(ctx context.Context, folder, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = folder
+	if a != nil {
+		// The folders on the way may be closed to the servers' user, so the shell goes
+		// in before it becomes that user.
+		cmd = exec.CommandContext(ctx, "/bin/sh", append([]string{
+			"-c", `cd "$1" && uid=$2 gid=$3 && shift 3 && exec setpriv --pdeathsig KILL --reuid="$uid" --regid="$gid" --clear-groups --no-new-privs -- "$@"`,
+			"sh", folder, strconv.Itoa(a.uid), strconv.Itoa(a.gid), program,
+		}, args...)...)
+	}
+	cmd.Env = append(os.Environ(), "HOME=/nonexistent")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return cmd
 }
 
 // Servers are those of a node.
@@ -147,16 +166,7 @@ func (s *Servers) once(ctx context.Context, folder string, c Command) error {
 	if err := waitForLock(ctx, lock); err != nil {
 		return err
 	}
-	cmd := exec.Command(c.Program, c.Args...)
-	cmd.Dir = folder
-	if s.account != nil {
-		// The folders on the way may be closed to the servers' user, so the shell goes
-		// in before it becomes that user.
-		cmd = exec.Command("/bin/sh", append([]string{
-			"-c", `cd "$1" && uid=$2 gid=$3 && shift 3 && exec setpriv --pdeathsig KILL --reuid="$uid" --regid="$gid" --clear-groups --no-new-privs -- "$@"`,
-			"sh", folder, strconv.Itoa(s.account.uid), strconv.Itoa(s.account.gid), c.Program,
-		}, c.Args...)...)
-	}
+	cmd := s.account.Command(context.WithoutCancel(ctx), folder, c.Program, c.Args...)
 	if c.Stdin != "" {
 		// Opened here: by its path the server might not reach it.
 		in, err := os.Open(filepath.Join(folder, c.Stdin))
@@ -166,10 +176,9 @@ func (s *Servers) once(ctx context.Context, folder string, c Command) error {
 		defer in.Close()
 		cmd.Stdin = in
 	}
-	cmd.Env = append(append(os.Environ(), "HOME=/nonexistent"), c.Env...)
+	cmd.Env = append(cmd.Env, c.Env...)
 	cmd.ExtraFiles = []*os.File{lock}
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("cannot start the server: %w", err)
 	}
@@ -180,7 +189,10 @@ func (s *Servers) once(ctx context.Context, folder string, c Command) error {
 		return fmt.Errorf("the server has ended by itself: %w", errors.Join(err, ctx.Err()))
 	case <-ctx.Done():
 	}
-	_ = cmd.Process.Signal(syscall.SIGTERM) // it may have ended just now
+	if c.Stop == nil {
+		c.Stop = syscall.SIGTERM
+	}
+	_ = cmd.Process.Signal(c.Stop) // it may have ended just now
 	select {
 	case <-ended:
 	case <-time.After(stopTime):

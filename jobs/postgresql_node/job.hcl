@@ -1,0 +1,168 @@
+description = "Node of the service postgresql: the VM's own PostgreSQL server, with a database for each instance and a role for each binding"
+
+property "plan" {
+  type        = string
+  default     = "free"
+  description = "What the node's instances are; the limits below are the plan's"
+  on_change   = "restart"
+
+  validation {
+    condition     = can(regex("^[a-z0-9]+$", property.plan))
+    error_message = "Lower-case letters and digits: it is part of the node's id."
+  }
+}
+
+property "capacity" {
+  type        = number
+  default     = 50
+  description = "How many instances the node takes"
+  on_change   = "restart" # the server has room for their connections
+
+  validation {
+    condition     = property.capacity >= 0 && property.capacity <= 10000
+    error_message = "Between 0 and 10000."
+  }
+}
+
+property "disabled" {
+  type        = bool
+  default     = false
+  description = "The node takes no new instance; those that it has are served"
+}
+
+property "max_db_size_mb" {
+  type        = number
+  default     = 256
+  description = "What a database may have, MiB, the server's own 8 among them; above it its users may read and delete only, until it is below again"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.max_db_size_mb >= 10
+    error_message = "At least 10: an empty database has 8."
+  }
+}
+
+property "max_db_conns" {
+  type        = number
+  default     = 20
+  description = "Connections to a database at once; what is more is refused. The server has room for capacity times as many"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.max_db_conns >= 1 && property.max_db_conns <= 1000
+    error_message = "Between 1 and 1000."
+  }
+}
+
+property "max_long_query_s" {
+  type        = number
+  default     = 60
+  description = "How long a statement may take, seconds; then it is ended and its app gets an error"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.max_long_query_s > 0
+    error_message = "Above 0."
+  }
+}
+
+property "max_long_tx_s" {
+  type        = number
+  default     = 300
+  description = "How long a transaction may last, seconds; then its session is ended"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.max_long_tx_s > 0
+    error_message = "Above 0."
+  }
+}
+
+property "temp_file_limit_mb" {
+  type        = number
+  default     = 256
+  description = "What the temporary files of one session may have, MiB, as of a sort that does not fit into memory"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.temp_file_limit_mb >= 1
+    error_message = "At least 1."
+  }
+}
+
+property "shared_buffers_mb" {
+  type        = number
+  default     = 64
+  description = "What the server caches for all instances, MiB; a quarter of the VM's memory is usual"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.shared_buffers_mb >= 1
+    error_message = "At least 1."
+  }
+}
+
+property "port" {
+  type        = number
+  default     = 5432
+  description = "Port of the server, on the node's own address; apps connect to it"
+  on_change   = "restart"
+}
+
+property "op_time_limit_s" {
+  type        = number
+  default     = 6
+  description = "How long an operation may take, seconds; what takes longer is undone. Less than the gateway's node_timeout_s"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.op_time_limit_s > 0
+    error_message = "Above 0."
+  }
+}
+
+property "run_as" {
+  type        = string
+  default     = "postgres"
+  description = "Who runs the server where the agent is root; elsewhere the agent's own user does"
+  on_change   = "restart"
+
+  validation {
+    condition     = can(regex("^[a-z_][a-z0-9_-]*$", property.run_as)) && property.run_as != "root"
+    error_message = "A user of the VM, and not root."
+  }
+}
+
+bus {
+  publish   = ["AuaaS.announce", "AuaaS.node_handles"]
+  subscribe = ["AuaaS.discover", "AuaaS.check_orphan", "AuaaS.*.*"] # the third is a node's id
+}
+
+package "postgresql_node" {
+  program = "postgresql_node"
+}
+
+# Debian's; the server itself is not on PATH. The node looks for it, of the version
+# that its data is from.
+package "postgresql" {
+  system = "pg_ctlcluster"
+  apt    = ["postgresql"]
+}
+
+template "postgresql_node.yml" {
+  destination = "postgresql_node.yml"
+  mode        = "0600" # holds the bus's password
+  on_change   = "reload"
+}
+
+process "postgresql_node" {
+  command   = ["${package.postgresql_node.path}/postgresql_node", "-c", "${path.config}/postgresql_node.yml"]
+  kill_mode = "process" # the node ends its server, in order
+
+  component  = true # log_level, the bus with its CA, the control socket
+  stop_grace = "30s"
+}
+
+listen "postgresql" {
+  port = property.port
+}
