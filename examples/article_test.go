@@ -6,31 +6,49 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
 )
 
-// TestArticle stands the article's whole picture up and uses a service as a user does:
-// an app that is bound writes and reads, also after its node was killed and its VM was
-// made again with its disk; unbound it cannot; and nothing is left in the end.
+// TestArticle stands the article's whole picture up and uses its services as a user does:
+// apps that are bound write and read, also after their nodes were killed and the VMs were
+// made again with their disks; unbound they cannot; and nothing is left in the end.
 func TestArticle(t *testing.T) {
 	t.Parallel()
 	p := startPlatform(t, "article.hcl", "article.localhost")
 	p.edit(`domain = "cf.localhost"`, `domain = "article.localhost"`)
 	p.mustApply()
 	p.register()
-	within(t, time.Minute, "both services are offered", func() bool {
+	within(t, time.Minute, "all services are offered", func() bool {
 		out, code := p.vmc("services")
-		return code == 0 && strings.Contains(out, "redis") && strings.Contains(out, "7.0") && strings.Contains(out, "memcached")
+		return code == 0 && strings.Contains(out, "redis") && strings.Contains(out, "memcached") && strings.Contains(out, "postgresql")
 	})
 	p.mustVmc("create-service", "redis", "guests")
 	p.mustVmc("create-service", "redis", "others")
 	push := []string{"push", "--path", "apps/guestbook", "--url", "guestbook.article.localhost"}
 	p.mustVmc(push...)
+	ledgers := []string{"postgresql"}
+	built := t.TempDir()
+	build := exec.Command("go", "build", "-trimpath", "-o", built+"/ledger", "./apps/ledger")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	manifest := fmt.Sprintf("applications:\n- {name: ledger, url: ledger.article.localhost, framework: binary, runtime: binary, memory: 64M, services: [%s]}\n", strings.Join(ledgers, ", "))
+	if err := os.WriteFile(built+"/manifest.yml", []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, service := range ledgers {
+		p.mustVmc("create-service", service, service)
+	}
+	p.mustVmc("push", "--path", built)
 
 	ask := func(app, method, line string) (string, error) {
-		request, err := http.NewRequest(method, "http://"+p.listen+"/", strings.NewReader(line))
+		app, path, _ := strings.Cut(app, "/")
+		request, err := http.NewRequest(method, "http://"+p.listen+"/"+path, strings.NewReader(line))
 		if err != nil {
 			return "", err
 		}
@@ -47,6 +65,12 @@ func TestArticle(t *testing.T) {
 		return string(body), err
 	}
 	guestbook := func(method, line string) (string, error) { return ask("guestbook", method, line) }
+	ledgersRead := func(want string) {
+		t.Helper()
+		for _, service := range ledgers {
+			within(t, time.Minute, service+" has its lines", func() bool { got, _ := ask("ledger/"+service, "GET", ""); return got == want })
+		}
+	}
 	reads := func(want string) {
 		t.Helper()
 		var got string
@@ -69,18 +93,24 @@ func TestArticle(t *testing.T) {
 	}
 	visited("visit 1\n")
 	visited("visit 2\n")
+	for _, service := range ledgers {
+		if got, err := ask("ledger/"+service, "POST", "one"); err != nil || got != "one\n" {
+			t.Fatalf("%s: %q, %v", service, got, err)
+		}
+	}
 	// The nodes are killed, and their servers end with them.
 	killed := 0
 	for name, pid := range p.status().pids() {
-		if strings.Contains(name, "redis_node") {
+		if strings.Contains(name, "_node") {
 			kill(t, pid)
 			killed++
 		}
 	}
-	if killed != 2 {
+	if killed != 2*(2+len(ledgers)) {
 		t.Errorf("%d nodes killed", killed)
 	}
 	reads("Ada was here\n")
+	ledgersRead("one\n")
 	if out, code := p.run("recreate", "--auto-approve", "service_node"); code != 0 {
 		t.Fatalf("recreate exited with %d:\n%s", code, out)
 	}
@@ -89,6 +119,7 @@ func TestArticle(t *testing.T) {
 		_, err := ask("visits", "GET", "")
 		return err == nil
 	})
+	ledgersRead("one\n")
 	if got, err := guestbook("POST", "and Grace"); err != nil || got != "Ada was here\nand Grace\n" {
 		t.Errorf("%q, %v", got, err)
 	}
@@ -99,8 +130,8 @@ func TestArticle(t *testing.T) {
 	})
 	p.mustVmc("bind-service", "guests", "guestbook")
 	reads("Ada was here\nand Grace\n")
-	p.mustVmc("delete", "--force", "guestbook", "visits")
-	p.mustVmc("delete-service", "--force", "guests", "others", "visits")
+	p.mustVmc("delete", "--force", "guestbook", "visits", "ledger")
+	p.mustVmc(append([]string{"delete-service", "--force", "guests", "others", "visits"}, ledgers...)...)
 	if out := p.mustVmc("services"); !strings.Contains(out, "You have no services") {
 		t.Errorf("services:\n%s", out)
 	}
