@@ -192,6 +192,7 @@ func (c *Controller) openStore(ctx context.Context) *store.Store {
 // wire makes the parts, which work until ctx ends.
 func (c *Controller) wire(ctx context.Context, opened *store.Store) *parts {
 	log, bus := c.base.Log(), c.base.Bus()
+	opened.ClaimWithin(func(host string) string { return c.config.Now().ClaimedIn(host) })
 	p := &parts{store: opened, frame: rest.NewFrame(ctx, log)}
 	p.accounts = accounts.New(accounts.Deps{Config: c.config, Log: log, Store: opened, Hasher: c.hasher, Logins: c.logins})
 	p.hosts = hosts.New(hosts.Deps{Config: c.config, Log: log, Bus: bus, Store: opened})

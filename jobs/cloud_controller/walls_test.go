@@ -183,6 +183,89 @@ func TestPlatformHosts(t *testing.T) {
 	}
 }
 
+// TestNamesOfOthers: no account gets a name that is another's in another spelling,
+// nor one above or below it: what is above may set cookies for what is below, and
+// users take both for one owner's.
+func TestNamesOfOthers(t *testing.T) {
+	t.Parallel()
+	c := newWorld(t).start(`
+app_uris: {allow_external: true}
+domains: [{name: shop.example, apps: true}, {name: "*.shop.example", apps: true}, {name: "*.eu.shop.example", apps: true}]
+default_account_capacity: {memory: 4096, app_uris: 50, services: 1, apps: 50, instances: 10}
+`)
+	owner, other := c.register("owner@example.com"), c.register("other@example.com")
+	n := 0
+	create := func(u *client, host string) answer {
+		n++
+		return u.call("POST", "/apps", map[string]any{"name": fmt.Sprint("app", n), "staging": map[string]any{"framework": "node"}, "uris": []string{host}, "resources": map[string]int{"memory": 16}})
+	}
+	for _, host := range []string{
+		"victim.cf.localhost", "a.deep.cf.localhost", "under_score.cf.localhost", "own.example.co.uk", "shop.example", "cart.shop.example", "b.eu.shop.example",
+	} {
+		create(owner, host).want(302)
+	}
+	for _, tc := range []struct {
+		host         string
+		status, code int
+	}{
+		{"victim.cf.localhost", 400, 701},
+		{"Victim.CF.localhost", 400, 701},
+		{"HTTPS://victim.cf.localhost/", 400, 701},
+		{"victim.cf.localhost:80", 400, 701},
+		{"x.victim.cf.localhost", 400, 701},
+		{"y.x.victim.cf.localhost", 400, 701},
+		{"X.VICTIM.cf.localhost", 400, 701},
+		{"deep.cf.localhost", 400, 701},
+		{"example.co.uk", 400, 701},
+		{"www.own.example.co.uk", 400, 701},
+		{"co.uk", 400, 701},
+		{"uk", 400, 701},
+		{"x.cart.shop.example", 400, 701},
+		{"localhost", 400, 701},
+		// Not names.
+		{"victim.cf.localhost.", 400, 700},
+		{"víctim.cf.localhost", 400, 700},
+		{"victim\u3002cf.localhost", 400, 700},
+		{"victim\u200d.cf.localhost", 400, 700},
+		{"*.cf.localhost", 400, 700},
+		{"victim..cf.localhost", 400, 700},
+		{".cf.localhost", 400, 700},
+		{"victim.cf.localhost\x00.cf.localhost", 400, 700},
+		{"user@victim.cf.localhost", 400, 700},
+		{"victim.cf.localhost/path", 400, 700},
+		// Nobody's, and beside others'.
+		{"notvictim.cf.localhost", 302, 0},
+		{"victim-x.cf.localhost", 302, 0},
+		{"x.underxscore.cf.localhost", 302, 0},
+		{"underxscore.cf.localhost", 302, 0},
+		{"b.deep.cf.localhost", 302, 0},
+		{"other.co.uk", 302, 0},
+		{"stock.shop.example", 302, 0},
+		{"c.eu.shop.example", 302, 0},
+		{"eu.shop.example", 302, 0},
+		{"xn--vctim-1sa.cf.localhost", 302, 0},
+	} {
+		if a := create(other, tc.host); tc.status == 302 {
+			a.want(302)
+		} else {
+			a.fails(tc.status, tc.code)
+		}
+	}
+	// The owner may.
+	for _, host := range []string{"x.victim.cf.localhost", "example.co.uk"} {
+		create(owner, host).want(302)
+	}
+	create(owner, "deep.cf.localhost").fails(400, 701) // another's b.deep is below
+	// So may the next, once none of the names is in use; a change of an app claims
+	// as its creation does.
+	for _, a := range []string{"app1", fmt.Sprint("app", n-2)} { // victim and x.victim
+		owner.call("DELETE", "/apps/"+a, nil).want(200)
+	}
+	create(other, "z.victim.cf.localhost").want(302)
+	owner.put("app2", map[string]any{"uris": []string{"a.deep.cf.localhost", "victim.cf.localhost"}}).fails(400, 701)
+	owner.put("app2", map[string]any{"uris": []string{"a.deep.cf.localhost", "victims.cf.localhost"}}).want(200)
+}
+
 // TestScaleAfterUpload: a running app's new instances run the droplet that its
 // others run and its record names, whatever was uploaded since.
 func TestScaleAfterUpload(t *testing.T) {

@@ -243,7 +243,7 @@ func (s *Server) checkURIs(wanted, present []string, a model.Account) ([]string,
 			host = name
 		}
 		if !config.ValidHost(host) {
-			return nil, model.Because(model.ErrInvalidURI, "%q", uri)
+			return nil, model.Because(model.ErrInvalidURI, "%q; letters, digits, - and _ in each part, other alphabets as xn--", uri)
 		}
 		if slices.Contains(uris, host) {
 			continue
@@ -269,6 +269,8 @@ func (s *Server) checkURIs(wanted, present []string, a model.Account) ([]string,
 			}
 		case !inside && !settings.AppURIs.AllowExternal && !a.Admin:
 			return nil, model.Because(model.ErrExternalURI, "%s does not end in .%s", host, settings.Domain())
+		case !inside && settings.ClaimedIn(host) == host:
+			return nil, model.Because(model.ErrURITaken, "%s is a domain in which the public registers names", host)
 		case host == settings.Domain(), inside && len(label) <= settings.AppURIs.ReservedLength, s.Hosts.Taken(host):
 			return nil, model.Because(model.ErrURITaken, "%s", host)
 		}

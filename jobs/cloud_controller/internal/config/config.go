@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/net/publicsuffix"
+
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -191,6 +193,22 @@ func (a Apps) DomainOf(host string) (Domain, bool) {
 		}
 	}
 	return best, best.Name != ""
+}
+
+// ClaimedIn returns the domain in which an account claims a host name in lower
+// case: names below that domain which are above or below each other belong to one
+// account. It is that of the manifest's blocks, else the apps', else what the public
+// can register names in, such as "co.uk". A name that a block names itself is
+// claimed in nothing but itself: the operator says whose it is.
+func (c *Config) ClaimedIn(host string) string {
+	if d, served := c.DomainOf(host); served {
+		return strings.TrimPrefix(d.Name, "*.")
+	}
+	if domain := c.Domain(); strings.HasSuffix(host, "."+domain) {
+		return domain
+	}
+	public, _ := publicsuffix.PublicSuffix(host)
+	return public
 }
 
 // Capacity is what an account may have.

@@ -118,11 +118,31 @@ func (h *Hosts) Registered(host string) bool {
 	return known || host == h.Config.Now().ExternalURI
 }
 
-// Taken reports whether a host name, in lower case, is the platform's, or below
-// one of its names in the apps' domain.
+// above reports whether a host name, in lower case, is above one of the platform's.
+func (h *Hosts) above(host string) bool {
+	below := func(name string) bool { return strings.HasSuffix(name, "."+host) }
+	settings := h.Config.Now()
+	if below(settings.ExternalURI) || slices.ContainsFunc(settings.ReservedHosts, below) {
+		return true
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for name := range h.known {
+		if below(name) {
+			return true
+		}
+	}
+	return false
+}
+
+// Taken reports whether a host name, in lower case, is the platform's, above one of
+// its names, or below one in the apps' domain.
 func (h *Hosts) Taken(host string) bool {
 	settings := h.Config.Now()
 	domain := settings.Domain()
+	if h.above(host) {
+		return true // its pages could set cookies for the platform's
+	}
 	for host != domain {
 		label, inside := strings.CutSuffix(host, "."+domain)
 		if host == settings.ExternalURI || slices.Contains(settings.ReservedHosts, host) ||

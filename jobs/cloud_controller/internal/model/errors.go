@@ -113,6 +113,8 @@ func AppError(err error) error {
 		return ErrLocking
 	case errors.Is(err, store.ErrExists):
 		return Because(ErrInvalidApp, "there is one with this name")
+	case errors.As(err, &taken) && taken.Overlaps:
+		return Because(ErrURITaken, "%s", taken)
 	case errors.As(err, &taken):
 		return Because(ErrURITaken, "%s", taken.Host)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // States of an app and of its package.
@@ -78,10 +79,19 @@ type AppStore struct{ *database }
 // the change.
 type Limits func(before, after Usage) error
 
-// HostTakenError says that a host name is another user's.
-type HostTakenError struct{ Host string }
+// HostTakenError says that a host name is another user's, or above or below one
+// that is.
+type HostTakenError struct {
+	Host     string
+	Overlaps bool
+}
 
-func (e *HostTakenError) Error() string { return fmt.Sprintf("%s is taken", e.Host) }
+func (e *HostTakenError) Error() string {
+	if e.Overlaps {
+		return fmt.Sprintf("%s is above or below a name of another account", e.Host)
+	}
+	return fmt.Sprintf("%s is taken", e.Host)
+}
 
 const (
 	appColumns = `a.id, a.owner_id, u.email, a.name, a.framework, a.runtime, a.state, a.instances, a.memory, a.disk, a.fds,
@@ -108,6 +118,8 @@ const (
 
 	insertHost        = `INSERT INTO hosts (host, owner_id) VALUES ($1, $2) ON CONFLICT (host) DO NOTHING`
 	selectHost        = `SELECT owner_id FROM hosts WHERE host = $1`
+	selectHostsBelow  = `SELECT host FROM hosts WHERE owner_id <> $1 AND host LIKE $2 ESCAPE '!'`
+	lockClaims        = `DO $$ BEGIN PERFORM pg_advisory_xact_lock(7305016437826251); END $$`
 	insertAppHost     = `INSERT INTO app_hosts (app_id, host, position) VALUES ($1, $2, $3)`
 	deleteAppHosts    = `DELETE FROM app_hosts WHERE app_id = $1`
 	deleteUnusedHosts = `DELETE FROM hosts WHERE owner_id = $1 AND NOT EXISTS (SELECT 1 FROM app_hosts WHERE app_hosts.host = hosts.host)`
@@ -307,7 +319,11 @@ func (s *database) change(ctx context.Context, ownerID int64, limits Limits, f f
 // setHosts claims the app's host names; it has none in the table.
 func (s *AppStore) setHosts(ctx context.Context, q querier, a App) error {
 	// In one order, so that two users' claims cannot wait for each other.
-	for _, host := range slices.Compact(slices.Sorted(slices.Values(a.URIs))) {
+	sorted := slices.Compact(slices.Sorted(slices.Values(a.URIs)))
+	if err := s.mayClaim(ctx, q, a.OwnerID, sorted); err != nil {
+		return err
+	}
+	for _, host := range sorted {
 		if _, err := q.ExecContext(ctx, insertHost, host, a.OwnerID); err != nil {
 			return err
 		}
@@ -325,6 +341,58 @@ func (s *AppStore) setHosts(ctx context.Context, q querier, a App) error {
 	_, err := q.ExecContext(ctx, deleteUnusedHosts, a.OwnerID)
 	return err
 }
+
+// mayClaim checks that no host name that is new to its owner is above or below one
+// of another account. Names from before this was checked stay whose they are.
+func (s *database) mayClaim(ctx context.Context, q querier, ownerID int64, hosts []string) error {
+	locked := !s.postgres // SQLite has one writer at a time
+	owner := func(host string) (id int64, known bool, err error) {
+		err = q.QueryRowContext(ctx, selectHost, host).Scan(&id)
+		if errors.Is(err, sql.ErrNoRows) {
+			return 0, false, nil
+		}
+		return id, err == nil, err
+	}
+	for _, host := range hosts {
+		domain := s.domain(host)
+		if domain == host {
+			continue
+		}
+		id, known, err := owner(host)
+		if err != nil {
+			return err
+		}
+		if known && id == ownerID {
+			continue
+		}
+		if !locked {
+			// Until the end of the transaction, so that of two claims that overlap the
+			// second one sees the first.
+			if _, err := q.ExecContext(ctx, lockClaims); err != nil {
+				return err
+			}
+			locked = true
+		}
+		for _, above, more := strings.Cut(host, "."); more && len(above) > len(domain); _, above, more = strings.Cut(above, ".") {
+			if id, known, err := owner(above); err != nil {
+				return err
+			} else if known && id != ownerID && s.domain(above) == domain {
+				return &HostTakenError{Host: host, Overlaps: true}
+			}
+		}
+		below, err := collect(ctx, q, func(rows *sql.Rows) (name string, err error) { return name, rows.Scan(&name) }, selectHostsBelow, ownerID, "%."+likeLiteral.Replace(host))
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(below, func(name string) bool { return s.domain(name) == domain }) {
+			return &HostTakenError{Host: host, Overlaps: true}
+		}
+	}
+	return nil
+}
+
+// likeLiteral makes a text one that LIKE takes as it is, with ESCAPE '!'.
+var likeLiteral = strings.NewReplacer("!", "!!", "%", "!%", "_", "!_")
 
 // DeleteApp removes an app and frees its host names.
 func (s *AppStore) DeleteApp(ctx context.Context, a App) error {

@@ -54,12 +54,20 @@ type database struct {
 	db       *sql.DB
 	postgres bool
 	now      func() time.Time
+	// domain returns what a host name is claimed in: names below it that overlap
+	// belong to one account. The host itself: nothing overlaps with it.
+	domain func(host string) string
 }
 
 func newStore(db *sql.DB, postgres bool) *Store {
-	d := &database{db: db, postgres: postgres, now: time.Now}
+	d := &database{db: db, postgres: postgres, now: time.Now, domain: func(host string) string { return host }}
 	return &Store{d, UserStore{d}, AppStore{d}, ServiceStore{d}, UpdateStore{d}, EventStore{d}}
 }
+
+// ClaimWithin sets what a host name is claimed in: no two accounts have names of
+// which one is below the other, if both are claimed in the same domain. Without it
+// only the same name is refused. Call it before the store is used.
+func (s *Store) ClaimWithin(domain func(host string) string) { s.database.domain = domain }
 
 // Dialer makes the connections to PostgreSQL.
 type Dialer interface {

@@ -87,6 +87,63 @@ func TestScenario(t *testing.T) {
 	each(t, func(t *testing.T, uri string) { scenario(t, open(t, uri)) })
 }
 
+// overlapping claims names above and below others'.
+func overlapping(t testing.TB, s *Store, dev, ops User) {
+	ctx := t.Context()
+	before := newApp(ops, "before", "x.hello.cf") // when nothing was compared
+	must(t, s.CreateApp(ctx, &before, nil))
+	s.ClaimWithin(func(host string) string { return host[strings.LastIndexByte(host, '.')+1:] })
+	defer s.ClaimWithin(func(host string) string { return host })
+	must(t, s.UpdateApp(ctx, &before, nil))
+	var taken *HostTakenError
+	for _, host := range []string{"a.www.hello.cf", "b.a.www.hello.cf", "y.hello.cf"} {
+		before.URIs = []string{"x.hello.cf", host}
+		if err := s.UpdateApp(ctx, &before, nil); !errors.As(err, &taken) || taken.Host != host || !taken.Overlaps {
+			t.Errorf("%s, below another user's: %v", host, err)
+		}
+	}
+	above := newApp(ops, "above", "cf")
+	must(t, s.CreateApp(ctx, &above, nil)) // the domain itself: claimed in nothing
+	must(t, s.DeleteApp(ctx, above))
+	must(t, s.DeleteApp(ctx, before))
+}
+
+// TestOverlappingClaims: of two claims at once that overlap, one is refused.
+func TestOverlappingClaims(t *testing.T) {
+	each(t, func(t *testing.T, uri string) {
+		ctx := t.Context()
+		stores := []*Store{open(t, uri), nil}
+		stores[1] = stores[0]
+		if stores[0].postgres {
+			stores[1] = open(t, uri)
+		}
+		users := make([]User, 2)
+		for i, s := range stores {
+			s.ClaimWithin(func(string) string { return "cf" })
+			var err error
+			users[i], err = s.CreateUser(ctx, fmt.Sprintf("u%d@example.com", i), "hash")
+			must(t, err)
+		}
+		for n := range 8 {
+			claims := []App{newApp(users[0], "one", fmt.Sprintf("race%d.cf", n)), newApp(users[1], "two", fmt.Sprintf("x.race%d.cf", n))}
+			errs := make([]error, len(claims))
+			var all sync.WaitGroup
+			for i := range claims {
+				all.Go(func() { errs[i] = stores[i].CreateApp(ctx, &claims[i], nil) })
+			}
+			all.Wait()
+			if (errs[0] == nil) == (errs[1] == nil) {
+				t.Errorf("two claims at once that overlap: %v", errs)
+			}
+			for i := range claims {
+				if errs[i] == nil {
+					must(t, stores[i].DeleteApp(ctx, claims[i]))
+				}
+			}
+		}
+	})
+}
+
 func scenario(t testing.TB, s *Store) {
 	ctx := t.Context()
 	must(t, s.Ping(ctx))
@@ -125,6 +182,7 @@ func scenario(t testing.TB, s *Store) {
 	if err := s.CreateApp(ctx, &other, nil); !errors.As(err, &taken) || taken.Host != "hello.cf" {
 		t.Errorf("another user's host: %v", err)
 	}
+	overlapping(t, s, dev, ops)
 	// One user's apps may share a host: the new version beside the old one.
 	blue := newApp(dev, "blue", "hello.cf")
 	must(t, s.CreateApp(ctx, &blue, nil))
