@@ -14,6 +14,7 @@ packages_of() {
 	pg_ctlcluster) echo postgresql ;;
 	redis-server) echo redis-server ;;
 	memcached) echo memcached libsasl2-modules ;;
+	rabbitmq-server) echo rabbitmq-server ;;
 	curl) echo curl ca-certificates ;;
 	# Runtimes of apps. On PATH there may be others that only one user can run.
 	/usr/bin/node) echo nodejs ;;
@@ -84,11 +85,12 @@ install >/dev/null 2>&1 || {
 	install
 }
 
-# These as well are started at once, on ports 80, 22, 6379 and 11211.
+# These as well are started at once, on ports 80, 22, 5672, 6379 and 11211.
 if [ -d /run/systemd/system ]; then
 	case $wanted in *nginx*) $root systemctl disable --now nginx || true ;; esac
 	case $wanted in *haproxy*) $root systemctl disable --now haproxy || true ;; esac
 	case $wanted in *redis-server*) $root systemctl disable --now redis-server || true ;; esac
 	case $wanted in *memcached*) $root systemctl disable --now memcached || true ;; esac
+	case $wanted in *rabbitmq-server*) $root systemctl disable --now rabbitmq-server || true ;; esac
 	case $wanted in *openssh-server*) $root systemctl disable --now ssh || true ;; esac
 fi

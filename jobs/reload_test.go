@@ -39,6 +39,8 @@ var reloadable = map[string][]string{
 
 	"postgresql_gateway": {"log_level"},
 	"postgresql_node":    {"disabled", "log_level"},
+	"rabbitmq_gateway":   {"log_level"},
+	"rabbitmq_node":      {"capacity", "disabled", "log_level"},
 }
 
 // TestReloadOrRestart: a change of any property of any job is in use after the
