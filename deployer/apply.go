@@ -140,7 +140,7 @@ func (x *deployment) survey(ctx context.Context, q ApplyRequest) (c comparison, 
 	if err := errors.Join(infra.CheckEngine(x.Session), x.Target(q.Targets)); err != nil {
 		return c, false, err
 	}
-	if err := infra.CheckDisks(x.Session); err != nil {
+	if err := errors.Join(infra.CheckDisks(x.Session), x.infra.CheckStemcells()); err != nil {
 		return c, false, err
 	}
 	if q.recreate {
@@ -227,6 +227,7 @@ func (x *deployment) apply(ctx context.Context, approved comparison, what string
 	var m moves
 	for _, step := range []func() error{
 		func() error { return x.begin(what) },
+		func() error { return x.infra.EnsureStemcells(ctx) },
 		func() error { return x.fleet.Settle(ctx) },
 		func() (err error) { held, err = x.infra.Make(ctx, approved.vms); return err },
 		func() error { return x.fleet.Bootstrap(ctx, x.VMIDs()) },
@@ -237,6 +238,7 @@ func (x *deployment) apply(ctx context.Context, approved comparison, what string
 		func() (err error) { m, err = x.finishMoves(ctx, m, approved, q.Approve, held); return err },
 		func() error { return x.fleet.ConnectAgents(ctx) },
 		func() error { return x.keepRevision(m.wanted, q.pass) },
+		func() error { return x.infra.DropStemcells() },
 	} {
 		if x.Interrupted() {
 			return ErrInterrupted

@@ -67,11 +67,12 @@ var importRules = []importRule{
 	// The deployer's parts: each knows only those above it.
 	{packages: `deployer/internal/session`, may: `deployer/internal/(plan|state)|manifests|agent/api`},
 	{packages: `deployer/internal/acme`},
+	{packages: `deployer/internal/stemcells`, may: `manifests`},
 	{packages: `deployer/internal/domains`, may: `deployer/internal/state|manifests|agent/host/[^/]+`, tests: `deployer/internal/pki`},
 	{packages: `deployer/internal/credentials`, may: `deployer/internal/(acme|bus|domains|pki|session|state)|manifests|agent/api`, tests: `agent/host/tlspair`},
 	{packages: `deployer/internal/source`, may: `deployer/internal/(memfs|packages|plan|release|render|session|state)|manifests`},
 	{packages: `deployer/internal/fleet`, may: `deployer/internal/(bootstrap|bus|credentials|packages|plan|session|source|ssh|state)|agent/(api|client)`, tests: `deployer/internal/ssh/sshtest`},
-	{packages: `deployer/internal/infra`, may: `deployer/internal/(credentials|fleet|localvm|plan|session|state|terraform)|manifests|agent/api`, tests: `deployer/internal/memfs`},
+	{packages: `deployer/internal/infra`, may: `deployer/internal/(credentials|fleet|localvm|plan|session|state|stemcells|terraform)|manifests|agent/api`, tests: `deployer/internal/memfs`},
 	{packages: `deployer/internal/desired`, may: `deployer/internal/(credentials|plan|render|session|source)|manifests|agent/api`},
 	{packages: `deployer/internal/execute`, may: `deployer/internal/(credentials|desired|fleet|infra|plan|rollout|session|state)|agent/api`, tests: `manifests`},
 	{packages: `deployer/internal/doctor`, may: `deployer/internal/(credentials|desired|domains|fleet|infra|packages|pki|session|source|state|terraform)|manifests|agent/(api|client|host/proc)`},

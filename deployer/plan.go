@@ -48,7 +48,7 @@ func planned(ctx context.Context, d *Deployer, q PlanRequest) (*deployment, comp
 		if err := infra.CheckEngine(x.Session); err != nil {
 			return comparison{}, err
 		}
-		if err := infra.CheckDisks(x.Session); err != nil {
+		if err := errors.Join(infra.CheckDisks(x.Session), x.infra.CheckStemcells()); err != nil {
 			return comparison{}, err
 		}
 		x.credentials.Warn()

@@ -231,13 +231,14 @@ func (l *loader) decodeVMs() {
 	values := map[string]cty.Value{}
 	l.Each(l.blocks["vm"], func(b *hcl.Block, name string) {
 		l.CheckIdentifier(b)
-		attrs := l.Content(b.Body, "cpus memory_mb disk_gb image options").Attributes
+		attrs := l.Content(b.Body, "cpus memory_mb disk_gb image stemcell options").Attributes
 		vm := defaultVM()
 		vm.Name, vm.Range = name, b.DefRange
 		vm.CPUs = l.Whole(attrs, "cpus", vm.CPUs, 1, 4096)
 		vm.MemoryMB = l.Whole(attrs, "memory_mb", vm.MemoryMB, 1, syntax.MostMegabytes)
 		vm.DiskGB = l.Whole(attrs, "disk_gb", 0, 0, syntax.MostMegabytes)
 		vm.Image = l.Text(attrs, "image", "")
+		vm.Stemcell = l.stemcellOf(attrs)
 		vm.Options = l.TextMap(attrs, "options")
 		l.vms[name] = vm
 		values[name] = vm.value()

@@ -86,14 +86,15 @@ type loader struct {
 	options Options
 	folder  fs.FS // of the files that domains name
 
-	bodies   []*hclsyntax.Body // of the files, overrides merged
-	blocks   map[string]hcl.Blocks
-	vms      map[string]*VM
-	disks    map[string]*Disk
-	networks map[string]*Network
-	releases []release
-	jobs     map[string]*Job // nil: could not be loaded
-	jobNames []string
+	bodies    []*hclsyntax.Body // of the files, overrides merged
+	blocks    map[string]hcl.Blocks
+	vms       map[string]*VM
+	stemcells map[string]*Stemcell
+	disks     map[string]*Disk
+	networks  map[string]*Network
+	releases  []release
+	jobs      map[string]*Job // nil: could not be loaded
+	jobNames  []string
 	// incomplete: some job could not be loaded, so what others miss need not be
 	// missing.
 	incomplete bool
@@ -110,7 +111,7 @@ func (l *loader) load() {
 	l.blocks = map[string]hcl.Blocks{}
 	for _, body := range l.bodies {
 		content := l.Content(body, "",
-			"deployment:name", "infrastructure:template", "variable:name", "locals", "secret:name", "vm:name",
+			"deployment:name", "infrastructure:template", "variable:name", "locals", "secret:name", "stemcell:name", "vm:name",
 			"disk:name", "network:name", "update", "pki", "release:name", "domain:name", "acme", "group:name", "moved")
 		for _, b := range content.Blocks {
 			l.blocks[b.Type] = append(l.blocks[b.Type], b)
@@ -121,6 +122,7 @@ func (l *loader) load() {
 	l.decodeDeployment()
 	l.decodeLocals()
 	l.decodeSecrets()
+	l.decodeStemcells()
 	l.decodeVMs()
 	l.decodeDisks()
 	l.decodeNetworks()
@@ -147,7 +149,7 @@ func (l *loader) setScope() {
 		"group":    syntax.Refused("What is known of a group's instances is not known when the manifest is read. Use it in the properties of a job."),
 		"instance": syntax.Refused("This is the same for all instances. Use instance in the properties of a job."),
 	}
-	for _, name := range []string{"deployment", "local", "vm", "disk", "network"} {
+	for _, name := range []string{"deployment", "local", "stemcell", "vm", "disk", "network"} {
 		l.Constants[name] = syntax.Refused(fmt.Sprintf("A %s cannot be referred to here.", name))
 	}
 }
@@ -155,7 +157,7 @@ func (l *loader) setScope() {
 // refuseAll has every root of the manifest language, each refused.
 func refuseAll(why string) syntax.Namespace {
 	ns := syntax.Namespace{}
-	for _, name := range []string{"var", "local", "deployment", "secret", "group", "instance", "vm", "disk", "network"} {
+	for _, name := range []string{"var", "local", "deployment", "secret", "group", "instance", "stemcell", "vm", "disk", "network"} {
 		ns[name] = syntax.Refused(why)
 	}
 	return ns

@@ -52,6 +52,7 @@ func (l *loader) decodeLocals() {
 	ns["secret"] = l.secretRoot()
 	ns["group"] = l.groupRoot
 	ns["vm"] = syntax.Refused("Locals cannot refer to VM sizes. Refer to the vm block where it is used.")
+	ns["stemcell"] = syntax.Refused("Locals cannot refer to stemcells. Refer to the stemcell block in a vm block.")
 	ns["disk"] = syntax.Refused("Locals cannot refer to disks. Refer to the disk block where it is used.")
 	requires := map[string][]string{}
 	for _, name := range names {

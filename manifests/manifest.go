@@ -130,6 +130,7 @@ type VM struct {
 	MemoryMB int
 	DiskGB   int               // root disk; 0: the template's default
 	Image    string            // "": the template's default
+	Stemcell *Stemcell         // what it boots, instead of Image; nil: none
 	Options  map[string]string // passed to the template
 	Range    hcl.Range
 }

@@ -26,7 +26,11 @@ locals {
   name    = "${var.deployment.name}-${substr(sha256(var.deployment.id), 0, 8)}"
   names   = { for key in keys(var.instances) : key => "${local.name}-${replace(replace(key, "/", "-"), "+", "b")}" }
   image   = try(var.settings.image, "")
-  images  = { for key, instance in var.instances : key => instance.image != "" ? instance.image : local.image }
+  files   = { for key, instance in var.instances : key => instance.image != "" ? instance.image : local.image }
+  # A stemcell's file is named after its digest, wherever it lies: what is made of it
+  # does not change with its folder.
+  images  = { for key, file in local.files : key => try(regex("^[0-9a-f]{64}(?:[.][a-z0-9]+)?$", basename(file)), file) }
+  sources = { for key, image in local.images : image => local.files[key]... }
   kvm     = local.accelerator == "kvm" || local.accelerator == "auto" && data.localvm_accelerator.here.kvm
   # Under emulation a boot to SSH took 12 s on an idle machine of two cores, and four
   # minutes with 24 programs that wanted one.
@@ -64,12 +68,16 @@ resource "libvirt_network" "network" {
 
 # Uploaded once; VMs are copies on write of it.
 resource "libvirt_volume" "image" {
-  for_each = toset([for image in values(local.images) : image if image != ""])
+  for_each = { for image, files in local.sources : image => files[0] if image != "" }
 
   name   = "image-${substr(sha256(each.key), 0, 12)}"
   pool   = libvirt_pool.pool["all"].name
-  source = each.key
-  format = "qcow2"
+  source = each.value
+  format = endswith(each.key, ".raw") ? "raw" : "qcow2"
+
+  lifecycle {
+    ignore_changes = [source] # another folder, the same image
+  }
 }
 
 resource "libvirt_volume" "root" {

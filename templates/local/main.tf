@@ -17,6 +17,12 @@ locals {
   }
 }
 
+# A stemcell is a file whose name is its digest. It boots nothing here, but another
+# one makes another VM.
+locals {
+  stemcells = { for key, instance in var.instances : key => try(regex("^[0-9a-f]{64}", basename(instance.image)), "") }
+}
+
 resource "localvm_disk" "disk" {
   for_each = var.disks
 
@@ -38,8 +44,8 @@ resource "localvm_machine" "vm" {
   isolation      = local.isolation
   cpus           = each.value.cpus
   memory_mb      = each.value.memory_mb
-  image          = each.value.image
-  options        = each.value.options
+  image          = local.stemcells[each.key] == "" ? each.value.image : ""
+  options        = local.stemcells[each.key] == "" ? each.value.options : merge(each.value.options, { stemcell = local.stemcells[each.key] })
   disk           = try(var.disks[trimsuffix(each.key, "+")].attached, false) ? localvm_disk.disk[trimsuffix(each.key, "+")].path : ""
   tags           = merge(each.value.tags, { deployment = var.deployment.name, deployment_id = var.deployment.id })
 }

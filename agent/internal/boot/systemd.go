@@ -16,11 +16,13 @@ import (
 // KillMode=process ends the agent alone; Delegate=yes keeps systemd out of the
 // control groups below; by default a lack of memory in one process would end
 // all (OOMPolicy) and all together could have no more tasks than a daemon
-// (TasksMax).
+// (TasksMax). Servers have more than 1,024 connections (LimitNOFILE); a higher soft
+// limit makes programs slow that close all files they might have. The jobs' data may
+// be on a stemcell's persistent disk (deploy-disk).
 func Unit(executable, dir string) string {
 	return `[Unit]
 Description=deploy agent of ` + strings.ReplaceAll(dir, "%", "%%") + `
-After=network-online.target
+After=network-online.target deploy-disk.service
 Wants=network-online.target
 StartLimitIntervalSec=0
 
@@ -32,6 +34,7 @@ Restart=always
 RestartSec=0.2
 OOMPolicy=continue
 TasksMax=infinity
+LimitNOFILE=65536:524288
 
 [Install]
 WantedBy=multi-user.target

@@ -12,7 +12,7 @@ import (
 func TestUnit(t *testing.T) {
 	const want = `[Unit]
 Description=deploy agent of /srv/50%% off
-After=network-online.target
+After=network-online.target deploy-disk.service
 Wants=network-online.target
 StartLimitIntervalSec=0
 
@@ -24,6 +24,7 @@ Restart=always
 RestartSec=0.2
 OOMPolicy=continue
 TasksMax=infinity
+LimitNOFILE=65536:524288
 
 [Install]
 WantedBy=multi-user.target

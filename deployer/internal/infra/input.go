@@ -13,6 +13,7 @@ import (
 
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/deployer/internal/stemcells"
 	"github.com/clusterworks/deploy/deployer/internal/terraform"
 	"github.com/clusterworks/deploy/manifests"
 )
@@ -37,6 +38,8 @@ type input struct {
 	VMs             map[state.VMID]terraform.InstanceInput
 	// Keys are the keys of VMs that exist.
 	Keys map[state.VMID]string
+
+	stemcells stemcells.Store
 }
 
 // key returns the engine's key of a VM.
@@ -61,6 +64,7 @@ func (in input) forEngine() terraform.Input {
 	out := in.Input
 	out.Instances = make(map[string]terraform.InstanceInput, len(in.VMs))
 	for id, vm := range in.VMs {
+		vm.Image = in.stemcells.Image(vm.Image)
 		out.Instances[in.key(id)] = vm
 	}
 	return out
@@ -118,7 +122,9 @@ func (m madeOf) changes(wanted madeOf) []string {
 	differ("cpus", a.CPUs, b.CPUs)
 	differ("memory_mb", a.MemoryMB, b.MemoryMB)
 	differ("disk_gb", a.DiskGB, b.DiskGB)
-	differ("image", quoted(a.Image), quoted(b.Image))
+	if a.Image != b.Image {
+		out = append(out, imageChange(a, b))
+	}
 	if !maps.Equal(a.Options, b.Options) {
 		out = append(out, "options")
 	}
@@ -132,6 +138,16 @@ func (m madeOf) changes(wanted madeOf) []string {
 	}
 	differ("disk", size(m.Disk), size(wanted.Disk))
 	return out
+}
+
+// imageChange tells of another image; of stemcells what they are called, not their
+// digests, unless they are called the same.
+func imageChange(was, is terraform.InstanceInput) string {
+	a, b := was.Tags[stemcellTag], is.Tags[stemcellTag]
+	if a == "" || b == "" || a == b {
+		return fmt.Sprintf("image %q -> %q", was.Image, is.Image)
+	}
+	return fmt.Sprintf("stemcell %s -> %s", a, b)
 }
 
 func quoted(s string) string { return fmt.Sprintf("%q", s) }
@@ -152,6 +168,7 @@ func (i *Infra) input(removed []string) (input, error) {
 			Moves:        map[string]string{},
 		},
 		VMs: map[state.VMID]terraform.InstanceInput{}, Keys: map[state.VMID]string{},
+		stemcells: stemcellsOf(i.s.Store, i.options.Dir),
 	}
 	for _, m := range i.s.Manifest.Moves {
 		in.Moves[m.From] = m.To
@@ -205,6 +222,10 @@ func instanceInput(g *manifests.Group, slot state.Slot) terraform.InstanceInput 
 	in := terraform.InstanceInput{
 		Group: g.Name, Index: slot.Index, AZ: slot.AZ,
 		CPUs: vm.CPUs, MemoryMB: vm.MemoryMB, DiskGB: vm.DiskGB, Image: vm.Image, Options: vm.Options,
+	}
+	if vm.Stemcell != nil {
+		in.Image = stemcells.Reference(vm.Stemcell)
+		in.Tags = map[string]string{stemcellTag: vm.Stemcell.String()}
 	}
 	if g.Network != nil {
 		in.Network = g.Network.Name

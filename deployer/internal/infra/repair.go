@@ -100,6 +100,7 @@ func Rebuild(store state.Store, deployment, id string) (*state.State, error) {
 		if _, twice := st.VMs[instance]; twice {
 			return nil, fmt.Errorf("there are two VMs of %s, and only the lost state knew which is the new one", instance)
 		}
+		in.Image = stemcellsOf(store, "").Refer(in.Image)
 		m := madeOf{VM: in}
 		if d := r.Disks[instance]; d.Attached {
 			m.Disk = &d

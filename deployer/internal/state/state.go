@@ -346,6 +346,9 @@ func (s Store) Packages() string { return filepath.Join(s.Dir, "packages") }
 // VMs is where the local template keeps its VMs.
 func (s Store) VMs() string { return filepath.Join(s.Dir, "vms") }
 
+// Stemcells is the folder of the images that VMs boot.
+func (s Store) Stemcells() string { return filepath.Join(s.Dir, "stemcells") }
+
 // Load reads state and secrets. The state is nil for a deployment that was never
 // applied, and so are the secrets, but for those that a first run has written
 // which was ended before it wrote the state.
