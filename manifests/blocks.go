@@ -3,6 +3,7 @@ package manifests
 import (
 	"fmt"
 	"net/netip"
+	"net/url"
 	"regexp"
 	"strings"
 	"time"
@@ -38,13 +39,14 @@ func (l *loader) decodeDeployment() {
 	l.Constants["local"] = syntax.Refused("The deployment block can use variables only: locals may refer to it.")
 	if b := l.only("deployment", `deployment "cf" { domain = "cf.localhost" }`); b != nil {
 		l.CheckName(b)
-		content := l.Content(b.Body, "domain public_addresses", "metrics", "logging")
+		content := l.Content(b.Body, "domain public_addresses tags", "metrics", "logging")
 		name := b.Labels[0]
 		l.m.Deployment = Deployment{
 			Name:   name,
 			Domain: l.Text(content.Attributes, "domain", name+".localhost"),
 			Range:  b.DefRange,
 		}
+		l.m.Deployment.Tags = l.TextMap(content.Attributes, "tags")
 		l.m.Deployment.PublicAddresses = l.Texts(content.Attributes, "public_addresses")
 		for _, text := range l.m.Deployment.PublicAddresses {
 			if _, err := netip.ParseAddr(text); err != nil {
@@ -226,6 +228,53 @@ func (l *loader) authority(attr *hcl.Attribute) string {
 
 const mostInstances = 100_000
 
+func decodeStemcells(l *loader) {
+	l.stemcells = map[string]*Stemcell{}
+	values := map[string]cty.Value{}
+	l.Each(l.blocks["stemcell"], func(b *hcl.Block, name string) {
+		l.CheckIdentifier(b)
+		attrs := l.Content(b.Body, "path url version! sha256!").Attributes
+		s := &Stemcell{Name: name, Range: b.DefRange}
+		l.stemcells[name], values[name] = s, cty.ObjectVal(map[string]cty.Value{"name": cty.StringVal(name)})
+		path, address, pin := attrs["path"], attrs["url"], attrs["sha256"]
+		if (path == nil) == (address == nil) {
+			l.Report(syntax.Problem("Stemcell without a source",
+				fmt.Sprintf("Stemcell %q must name either a file on this machine (path) or one that is fetched (url).", name), b.DefRange))
+			return
+		}
+		s.Path, s.URL, s.Version = l.Text(attrs, "path", ""), l.Text(attrs, "url", ""), l.Text(attrs, "version", "")
+		s.SHA256 = strings.ToLower(l.Text(attrs, "sha256", ""))
+		source := path
+		if source == nil {
+			source = address
+			if u, err := url.Parse(s.URL); s.URL != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http") {
+				l.Report(syntax.Problem("Not an address of a file", fmt.Sprintf("The url of stemcell %q must begin with https:// or http://; it is pinned by its sha256.", name), address.Expr.Range(), address.Range))
+			}
+		}
+		s.SourceRange = source.Expr.Range()
+		if pin != nil {
+			s.SHA256Range = pin.Expr.Range()
+			if s.SHA256 != "" && !sha256Pattern.MatchString(s.SHA256) {
+				l.Report(syntax.Problem("Not a sha256", "A sha256 has 64 hexadecimal digits; beside what make stemcell builds lies a file with it.", pin.Expr.Range(), pin.Range))
+			}
+		}
+	})
+	l.Context.Variables["stemcell"] = cty.ObjectVal(values)
+	l.Constants["stemcell"] = &syntax.Root{Noun: "stemcell", Names: syntax.SortedKeys(l.stemcells), Attributes: syntax.Fixed("name")}
+}
+
+// stemcellOf reads which stemcell a vm block boots, nil if none is named.
+func stemcellOf(l *loader, attrs hcl.Attributes) *Stemcell {
+	name, ok := l.named(attrs["stemcell"])
+	if !ok {
+		return nil
+	}
+	if image := attrs["image"]; image != nil {
+		l.Report(syntax.Problem("Two images", "A VM boots either a stemcell of the manifest (stemcell) or what the template knows by name or path (image). Remove one of them.", image.Expr.Range(), image.Range))
+	}
+	return l.stemcells[name]
+}
+
 func (l *loader) decodeVMs() {
 	l.vms = map[string]*VM{}
 	values := map[string]cty.Value{}
@@ -238,7 +287,7 @@ func (l *loader) decodeVMs() {
 		vm.MemoryMB = l.Whole(attrs, "memory_mb", vm.MemoryMB, 1, syntax.MostMegabytes)
 		vm.DiskGB = l.Whole(attrs, "disk_gb", 0, 0, syntax.MostMegabytes)
 		vm.Image = l.Text(attrs, "image", "")
-		vm.Stemcell = l.stemcellOf(attrs)
+		vm.Stemcell = stemcellOf(l, attrs)
 		vm.Options = l.TextMap(attrs, "options")
 		l.vms[name] = vm
 		values[name] = vm.value()

@@ -122,7 +122,7 @@ func (l *loader) load() {
 	l.decodeDeployment()
 	l.decodeLocals()
 	l.decodeSecrets()
-	l.decodeStemcells()
+	decodeStemcells(l)
 	l.decodeVMs()
 	l.decodeDisks()
 	l.decodeNetworks()

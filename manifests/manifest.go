@@ -73,7 +73,10 @@ type Deployment struct {
 	// PublicAddresses are those by which clients reach the load balancers, which DNS
 	// must have; nil: the load balancers' own.
 	PublicAddresses []string
-	Range           hcl.Range
+	// Tags are what the infrastructure is to note of each VM, for people and their
+	// bills.
+	Tags  map[string]string
+	Range hcl.Range
 }
 
 // PKI is the pki block: the lifetimes of the deployment's own CA and of the
@@ -122,6 +125,21 @@ type Secret struct {
 	Names      []string
 	Range      hcl.Range
 }
+
+// Stemcell is an image that VMs boot, pinned by its digest.
+type Stemcell struct {
+	Name string
+	// Path or URL is where it is; the other one is "". A path is taken from the
+	// manifest's folder.
+	Path, URL string
+	Version   string // for people
+	SHA256    string // 64 hex digits, lower case
+	// SourceRange is that of path or url, SHA256Range that of the digest.
+	Range, SourceRange, SHA256Range hcl.Range
+}
+
+// String is "debian 1.0".
+func (s *Stemcell) String() string { return s.Name + " " + s.Version }
 
 // VM is a size of machine.
 type VM struct {
@@ -227,10 +245,21 @@ type Group struct {
 	Update         Update
 	Exceptions     map[int]*Exception
 	PreventDestroy bool
+	// Ports are those that the group's jobs listen on, as far as the manifest alone
+	// tells them, in ascending order.
+	Ports []Port
 	// Requires are the groups that must serve before this one starts: from
 	// references, links and depends_on. Never the group itself.
 	Requires []string
 	Range    hcl.Range
+}
+
+// Port is a port that instances of a group listen on.
+type Port struct {
+	Network string // "tcp" or "udp"
+	Number  int
+	// Public: a load balancer's, for clients from outside.
+	Public bool
 }
 
 // VMFor returns the VM size of one instance, exceptions applied.

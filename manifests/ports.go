@@ -1,8 +1,10 @@
 package manifests
 
 import (
+	"cmp"
 	"fmt"
 	"math/big"
+	"slices"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
@@ -21,8 +23,14 @@ type port struct {
 	number  int
 }
 
+// owner is who listens on a port.
+type owner struct {
+	name string
+	job  *GroupJob // nil: the agent
+}
+
 // checkPorts reports ports that do not exist, and ports that two listeners of an
-// instance share. A port that is not known yet is left to the agent, which looks
+// instance share, and notes those there are. A port that is not known yet is left to the agent, which looks
 // before anything is touched.
 func (l *loader) checkPorts(g *Group, e *Evaluator) {
 	instances := 1
@@ -34,9 +42,9 @@ func (l *loader) checkPorts(g *Group, e *Evaluator) {
 		}
 	}
 	for index := range instances {
-		owners := map[port]string{}
+		owners := map[port]owner{}
 		if n := l.m.Deployment.MetricsPort; n != 0 {
-			owners[port{"tcp", n}] = "the agent's metrics"
+			owners[port{"tcp", n}] = owner{"the agent's metrics", nil}
 		}
 		for _, job := range g.Jobs {
 			ctx, diags := e.JobContext(g.Name, index, job)
@@ -47,11 +55,30 @@ func (l *loader) checkPorts(g *Group, e *Evaluator) {
 				l.checkPort(g, job, listen, ctx, owners)
 			}
 		}
+		for p := range owners {
+			g.addPort(p, isBalancer(l, g, owners[p].job))
+		}
 	}
 }
 
+// isBalancer reports whether a job is a load balancer; nil is the agent.
+func isBalancer(l *loader, g *Group, job *GroupJob) bool {
+	return slices.ContainsFunc((&domainLoader{l}).balancers(), func(b balancer) bool { return b.group == g && b.job == job })
+}
+
+// addPort adds a port to those of the group, once.
+func (g *Group) addPort(p port, public bool) {
+	at, there := slices.BinarySearchFunc(g.Ports, p, func(a Port, b port) int {
+		return cmp.Or(cmp.Compare(a.Number, b.number), cmp.Compare(a.Network, b.network))
+	})
+	if !there {
+		g.Ports = slices.Insert(g.Ports, at, Port{Network: p.network, Number: p.number})
+	}
+	g.Ports[at].Public = g.Ports[at].Public || public
+}
+
 // checkPort checks one listener and adds it to the owners of ports.
-func (l *loader) checkPort(g *Group, job *GroupJob, listen *Listen, ctx *hcl.EvalContext, owners map[port]string) {
+func (l *loader) checkPort(g *Group, job *GroupJob, listen *Listen, ctx *hcl.EvalContext, owners map[port]owner) {
 	if listen.Port == nil {
 		return
 	}
@@ -71,10 +98,10 @@ func (l *loader) checkPort(g *Group, job *GroupJob, listen *Listen, ctx *hcl.Eva
 	key := port{listen.Network, int(number)}
 	if other, taken := owners[key]; taken {
 		l.Report(syntax.Problem("Port in use",
-			fmt.Sprintf("In group %q, %s and %s would listen on the same %s port %d of an instance. Give one of them another port, or a group of its own.", g.Name, other, who, key.network, key.number), at, job.Range))
+			fmt.Sprintf("In group %q, %s and %s would listen on the same %s port %d of an instance. Give one of them another port, or a group of its own.", g.Name, other.name, who, key.network, key.number), at, job.Range))
 		return
 	}
-	owners[key] = who
+	owners[key] = owner{who, job}
 }
 
 // listenRange returns where the manifest says a port: the value of the property

@@ -17,6 +17,7 @@ variable "instances" {
     network        = string
     static_address = string
     tags           = map(string)
+    ports          = list(object({ port = number, protocol = string, public = bool }))
   }))
 }
 

@@ -160,7 +160,7 @@ func (w *watcher) silent(now time.Time) []string {
 }
 
 func (w *watcher) ask(ctx context.Context, id string) {
-	asking, cancel := context.WithTimeout(ctx, fleet.AskLimit)
+	asking, cancel := context.WithTimeout(ctx, fleet.AskTime(w.s.VM(state.Own(id))))
 	defer cancel()
 	inventory, err := w.fleet.Client(state.Own(id)).Inventory(asking)
 	switch {

@@ -56,7 +56,7 @@ func (f *Fleet) bootstrapOne(ctx context.Context, id string, agent packages.Blob
 	// Whose machine is it? Another deployment's agent is not even upgraded. A
 	// machine without one answers with an error at once.
 	var there api.Inventory
-	if Within(ctx, AskLimit, func(ctx context.Context) (err error) { there, err = f.Client(state.Own(id)).Inventory(ctx); return err }) == nil {
+	if Within(ctx, AskTime(vm), func(ctx context.Context) (err error) { there, err = f.Client(state.Own(id)).Inventory(ctx); return err }) == nil {
 		if err := f.Refuse(id, &there); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/clusterworks/deploy/deployer/internal/packages"
 	"github.com/clusterworks/deploy/deployer/internal/session"
@@ -69,5 +70,17 @@ func TestBootSecondsOfTheTemplateHold(t *testing.T) {
 	f.s.State.VMs["web/0"] = func(vm state.VM) state.VM { vm.BootSeconds = 1; return vm }(f.s.State.VMs["web/0"])
 	if _, err := f.Connect(t.Context(), state.Own("web/0")); err == nil || !strings.Contains(err.Error(), "within 1s") {
 		t.Errorf("a VM that has a second to boot: %v", err)
+	}
+}
+
+// A VM that is slow to boot is slow to answer: what it is asked waits longer.
+func TestSlowMachinesAreAskedPatiently(t *testing.T) {
+	for _, test := range []struct {
+		boot int
+		want time.Duration
+	}{{0, 5 * time.Second}, {60, 5 * time.Second}, {900, 30 * time.Second}} {
+		if got := AskTime(state.VM{BootSeconds: test.boot}); got != test.want {
+			t.Errorf("boot within %d s: a question may take %s, not %s", test.boot, got, test.want)
+		}
 	}
 }

@@ -84,6 +84,8 @@ func (f *Fleet) dial(ctx context.Context, id state.VMID, patience time.Duration)
 		patience = min(patience, keptPatience)
 	case patience == bootPatience && vm.BootSeconds > 0:
 		patience = bootTime(vm)
+	default:
+		patience = max(patience, bootTime(vm)/slowAsk)
 	}
 	return ssh.Dial(ctx, target, ssh.Options{Patience: patience, OnDial: func() { f.s.Counters.SSH.Add(1) }})
 }

@@ -68,19 +68,25 @@ const (
 	Patient
 )
 
-// How long one machine may take. AskLimit bounds one question to its agent over
+// How long one machine may take. askLimit bounds one question to its agent over
 // SSH.
 const (
 	busWait    = 700 * time.Millisecond
 	busConnect = 2 * time.Second
-	AskLimit   = 5 * time.Second
+	askLimit   = 5 * time.Second
 	// A machine that is there accepts SSH at once; one that boots takes its time, of
 	// which the template may say how much (boot_seconds).
 	askPatience  = time.Second
 	bootPatience = bootstrap.UsualBoot
+	// slowAsk is the part of the time of its boot that a slow machine has for an answer:
+	// emulated and busy it takes ten seconds to let us in, and minutes to boot.
+	slowAsk = 30
 	// A machine that exists was up before we came.
 	keptPatience = 5 * time.Second
 )
+
+// AskTime returns how long one question to the agent of a VM may take over SSH.
+func AskTime(vm state.VM) time.Duration { return max(askLimit, bootTime(vm)/slowAsk) }
 
 // Close ends the connections.
 func (f *Fleet) Close() {
@@ -207,7 +213,7 @@ func (f *Fleet) Survey(ctx context.Context, effort Effort) map[string]*api.Inven
 	// Each instance's failure is its own answer, not the survey's.
 	_ = f.s.Each(ctx, len(silent), func(ctx context.Context, i int) error {
 		id := silent[i]
-		ctx, cancel := context.WithTimeout(ctx, AskLimit)
+		ctx, cancel := context.WithTimeout(ctx, AskTime(f.s.VM(state.Own(id))))
 		defer cancel()
 		inv, err := f.Client(state.Own(id)).Inventory(ctx)
 		mu.Lock()

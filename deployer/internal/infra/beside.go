@@ -127,7 +127,7 @@ func (i *Infra) stopPrevious(ctx context.Context, id string, skipDrain bool) err
 // previous one may be deleted.
 func (i *Infra) TakesOver(ctx context.Context, id string) error {
 	var inv api.Inventory
-	err := fleet.Within(ctx, fleet.AskLimit, func(ctx context.Context) (err error) {
+	err := fleet.Within(ctx, fleet.AskTime(i.s.VM(state.Own(id))), func(ctx context.Context) (err error) {
 		inv, err = i.fleet.Client(state.Own(id)).Inventory(ctx)
 		return err
 	})

@@ -186,7 +186,7 @@ func (i *Infra) input(removed []string) (input, error) {
 				}
 				continue
 			}
-			vm := instanceInput(g, slot)
+			vm := instanceInput(g, slot, i.s.Manifest.Deployment.Tags)
 			if vm.Image, err = i.image(vm.Image); err != nil {
 				return in, err
 			}
@@ -217,15 +217,24 @@ func (i *Infra) input(removed []string) (input, error) {
 	return in, nil
 }
 
-func instanceInput(g *manifests.Group, slot state.Slot) terraform.InstanceInput {
+func instanceInput(g *manifests.Group, slot state.Slot, tags map[string]string) terraform.InstanceInput {
 	vm := g.VMFor(slot.Index)
 	in := terraform.InstanceInput{
 		Group: g.Name, Index: slot.Index, AZ: slot.AZ,
 		CPUs: vm.CPUs, MemoryMB: vm.MemoryMB, DiskGB: vm.DiskGB, Image: vm.Image, Options: vm.Options,
 	}
+	for _, p := range g.Ports {
+		in.Ports = append(in.Ports, terraform.Port{Port: p.Number, Protocol: p.Network, Public: p.Public})
+	}
+	if len(tags) > 0 || vm.Stemcell != nil {
+		in.Tags = maps.Clone(tags)
+	}
 	if vm.Stemcell != nil {
+		if in.Tags == nil {
+			in.Tags = map[string]string{}
+		}
 		in.Image = stemcells.Reference(vm.Stemcell)
-		in.Tags = map[string]string{stemcellTag: vm.Stemcell.String()}
+		in.Tags[stemcellTag] = vm.Stemcell.String()
 	}
 	if g.Network != nil {
 		in.Network = g.Network.Name

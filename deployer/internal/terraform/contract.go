@@ -46,6 +46,15 @@ type InstanceInput struct {
 	Network       string            `json:"network"`
 	StaticAddress string            `json:"static_address"`
 	Tags          map[string]string `json:"tags"`
+	Ports         []Port            `json:"ports"`
+}
+
+// Port is a port that jobs of an instance listen on.
+type Port struct {
+	Port     int    `json:"port"`
+	Protocol string `json:"protocol"` // "tcp" or "udp"
+	// Public: clients from outside of the deployment come there.
+	Public bool `json:"public"`
 }
 
 // DiskInput is one persistent disk as wanted.
@@ -101,6 +110,9 @@ func (in Input) arguments() (map[string]any, error) {
 	for key, i := range in.Instances { // a map(string) variable takes no null
 		i.Options = nonNil(i.Options)
 		i.Tags = nonNil(i.Tags)
+		if i.Ports == nil {
+			i.Ports = []Port{}
+		}
 		instances[key] = i
 	}
 	data, err := json.Marshal(map[string]any{
