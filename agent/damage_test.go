@@ -1,6 +1,7 @@
 package agent_test
 
 import (
+	"encoding/json"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -139,6 +140,41 @@ func TestTheAgentsFolderRemoved(t *testing.T) {
 		f.apply(spec)
 		if in := f.inventory(); in.State != api.InstanceRunning || sleeping(f.agent) != 2 {
 			t.Errorf("%s removed: it is %s (%v), %d processes run", what, in.State, in.Reasons, sleeping(f.agent))
+		}
+	}
+}
+
+// An agent that cannot read what is active does not know what should run: that is a
+// failure, told with the file, and the next apply ends it.
+func TestActiveSpecDamaged(t *testing.T) {
+	f := &fixture{T: t, agent: agenttest.Start(t), epoch: 1}
+	f.c = f.agent.Client
+	spec := specOf("g1", jobOf("web", sleeper("sleeper", "d1")))
+	f.must(f.configure(nil))
+	f.apply(spec)
+	other := specOf("g2", jobOf("web", sleeper("other", "d2")))
+	foreign, err := json.Marshal(other)
+	f.must(err)
+	path := filepath.Join(f.agent.Dir, "generations", spec.Generation, "spec.json")
+	whole, err := os.ReadFile(path)
+	f.must(err)
+	for what, data := range map[string][]byte{"removed": nil, "emptied": {}, "halved": whole[:len(whole)/2], "foreign": foreign} {
+		f.agent.Stop()
+		f.must(os.Remove(path))
+		if data != nil {
+			f.must(os.WriteFile(path, data, 0o600))
+		}
+		f.agent.Run()
+		in := f.inventory()
+		if in.State != api.InstanceFailing || !strings.Contains(strings.Join(in.Reasons, " "), spec.Generation) {
+			t.Errorf("%s: it is %s, %v", what, in.State, in.Reasons)
+		}
+		if len(in.Drift) == 0 {
+			t.Errorf("%s: no drift is told", what)
+		}
+		f.apply(spec)
+		if in := f.inventory(); in.State != api.InstanceRunning || len(in.Drift) > 0 || sleeping(f.agent) != 1 {
+			t.Errorf("%s: after the next apply it is %s (%v), drift %v, %d processes run", what, in.State, in.Reasons, in.Drift, sleeping(f.agent))
 		}
 	}
 }

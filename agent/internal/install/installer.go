@@ -76,6 +76,9 @@ type Installer struct {
 
 	mu    sync.Mutex
 	state state
+	// lost is why the spec of what is active could not be read when the agent began;
+	// "" since an update has made it whole.
+	lost string
 
 	// swapping is held while what is active becomes something else on disk.
 	swapping sync.RWMutex
@@ -115,13 +118,14 @@ func (i *Installer) Resume(ctx context.Context) error {
 		i.Supervisor.Expect(nil)
 		return nil
 	}
-	spec, err := i.Spec(s.Active)
-	if err != nil {
-		return err
-	}
 	if s.Stopped {
 		i.Supervisor.Expect(nil)
 		return nil
+	}
+	spec, err := i.Spec(s.Active)
+	if err != nil {
+		i.lose(err.Error())
+		return err
 	}
 	jobs := runnable(spec)
 	i.Supervisor.Expect(jobs)
@@ -141,6 +145,19 @@ func (i *Installer) Resume(ctx context.Context) error {
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// Lost returns why it is not known what should run, "" if it is.
+func (i *Installer) Lost() string {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.lost
+}
+
+func (i *Installer) lose(why string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.lost = why
 }
 
 // ref names one process of an instance.

@@ -149,6 +149,9 @@ func (i *Installer) Spec(generation string) (api.Spec, error) {
 	if err := json.Unmarshal(data, &spec); err != nil {
 		return spec, fmt.Errorf("cannot read the spec of generation %s: %w", generation, err)
 	}
+	if spec.Generation != generation {
+		return api.Spec{}, fmt.Errorf("cannot use spec.json of generation %s: it is that of another generation, %q", generation, spec.Generation)
+	}
 	return spec, nil
 }
 

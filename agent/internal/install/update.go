@@ -226,7 +226,7 @@ func (t *transition) planMending(there map[ref]api.ProcessStatus) {
 // nothing tells whether the target is what is active and runs.
 func (t *transition) nothing() bool {
 	s := t.snapshot()
-	return s.Active == t.to.Generation && s.Pending == nil && s.Stopped == t.held && s.Held == t.held &&
+	return s.Active == t.to.Generation && s.Pending == nil && t.Lost() == "" && s.Stopped == t.held && s.Held == t.held &&
 		len(t.stop)+len(t.forget)+len(t.start)+len(t.reload)+len(t.rewrite)+len(t.drift) == 0 && t.unreadable == nil
 }
 
@@ -293,6 +293,7 @@ func (t *transition) activate(context.Context) error {
 		return err
 	}
 	t.Supervisor.Expect(t.jobs)
+	t.lose("")
 	t.report.Event("activate", "generation "+t.to.Generation)
 	return nil
 }
