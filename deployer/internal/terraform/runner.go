@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/terraform-exec/tfexec"
@@ -398,19 +397,4 @@ func (r *Runner) ready(ctx context.Context) error {
 		}
 	}
 	return r.initialize(ctx)
-}
-
-// initialize runs the engine's init unless the last one was for the same
-// engine and the same modules.
-func (r *Runner) initialize(ctx context.Context) error {
-	stamp := filepath.Join(r.options.Dir, initFile)
-	wanted := []byte(strings.TrimSpace(strings.Join([]string{r.engine.Name, r.engine.Version, r.root.source, r.root.template, r.mirror}, " ")) + "\n")
-	if now, err := os.ReadFile(stamp); err == nil && string(now) == string(wanted) {
-		return nil
-	}
-	r.tf.SetStdout(io.Discard)
-	if err := r.tf.Init(ctx, tfexec.Reattach(r.reattach), tfexec.Upgrade(false)); err != nil {
-		return r.failed(ctx, "initialize the work folder "+r.options.Dir, nil, err)
-	}
-	return writeChanged(stamp, wanted)
 }
