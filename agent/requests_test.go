@@ -53,7 +53,7 @@ func TestErrand(t *testing.T) {
 			script(api.HookErrand, "fail", `echo working; echo no space >&2; exit 3`),
 			script(api.HookPostDeploy, "", `echo deployed`),
 		)))
-		got, err := f.hear(api.Errand{Job: "app", Name: "greet", Arguments: []string{"a b", "*"}, Env: map[string]string{"COLOR": "red"}})
+		got, err := f.hear(api.Errand{Job: "app", Name: "greet", Arguments: []api.Argument{"a b", "*"}, Env: map[string]string{"COLOR": "red"}})
 		if err != nil || got.stdout.String() != "hello a b * from web/0 errand red\n" || got.stderr.String() != "aside\n" {
 			f.Errorf("said %q and %q: %v", got.stdout.String(), got.stderr.String(), err)
 		}

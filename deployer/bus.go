@@ -3,19 +3,17 @@ package deployer
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"time"
+
+	"github.com/clusterworks/deploy/deployer/internal/bus"
 )
 
-// Bus runs a NATS client that finds the bus, and a credential that ends with
-// it, in its environment. It returns the client's exit status.
-func (d *Deployer) Bus(ctx context.Context, command []string, in io.Reader, out, errOut io.Writer) (int, error) {
-	x, err := d.load()
+// Bus runs a NATS client that finds the bus in its environment: an account of it,
+// lent for as long as the command and this process live. It returns the client's
+// exit status.
+func (r Reach) Bus(ctx context.Context, account string, command []string, streams Streams) (int, error) {
+	x, err := r.d.load()
 	if err != nil {
 		return 0, err
 	}
@@ -23,37 +21,29 @@ func (d *Deployer) Bus(ctx context.Context, command []string, in io.Reader, out,
 	if len(x.State.Bus) == 0 {
 		return 0, errors.New("cannot reach the bus: none has served yet; apply first")
 	}
-	settings, err := x.credentials.BusSettings(x.State.Bus)
+	loan, err := bus.Lend(ctx, bus.Account(account), func() (bus.Settings, error) { return x.credentials.BusSettings(x.State.Bus) }, r.d.config.Log)
 	if err != nil {
 		return 0, err
 	}
-	dir, err := os.MkdirTemp("", "deploy-bus-")
-	if err != nil {
-		return 0, fmt.Errorf("cannot make a folder for the credential: %w", err)
-	}
-	defer os.RemoveAll(dir)
-	env := append(os.Environ(), "NATS_URL="+strings.Join(settings.URLs, ","))
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{{"NATS_CA", settings.CA}, {"NATS_CERT", settings.Certificate}, {"NATS_KEY", settings.Key}} {
-		path := filepath.Join(dir, strings.ToLower(f.name)+".pem")
-		if err := os.WriteFile(path, f.data, 0o600); err != nil {
-			return 0, fmt.Errorf("cannot write the credential: %w", err)
+	defer loan.Close()
+	var env []string
+	for _, e := range os.Environ() {
+		if !strings.HasPrefix(e, "NATS_") { // settings of the user's own for another bus
+			env = append(env, e)
 		}
-		env = append(env, f.name+"="+path)
 	}
-	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
-	cmd.Env, cmd.Stdin, cmd.Stdout, cmd.Stderr = env, in, out, errOut
-	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	cmd.WaitDelay = 5 * time.Second
-	err = cmd.Run()
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		return exit.ExitCode(), nil
-	}
+	return runHere(ctx, command, append(env, "NATS_URL="+loan.URL), streams)
+}
+
+// BusCA returns the certificates, PEM, of which one has signed those of the bus.
+func (r Reach) BusCA() (string, error) {
+	x, err := r.d.load()
 	if err != nil {
-		return 0, fmt.Errorf("cannot run %s: %w", command[0], err)
+		return "", err
 	}
-	return 0, nil
+	defer x.fleet.Close()
+	if len(x.State.Bus) == 0 {
+		return "", errors.New("cannot show the bus's CA: no bus has served yet; apply first")
+	}
+	return x.credentials.Trusted(), nil
 }

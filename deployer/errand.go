@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/deployer/internal/fleet"
 	"github.com/clusterworks/deploy/deployer/internal/rollout"
@@ -40,7 +42,7 @@ type RunResult struct {
 // ErrandRun is an errand's run on one instance.
 type ErrandRun struct {
 	Instance string        `json:"instance"`
-	Status   int           `json:"status"` // exit status, -1 if there is none
+	Status   int           `json:"status"` // exit status; 128 and the signal's number if a signal ended it; -1 if there is none
 	Error    string        `json:"error,omitempty"`
 	Took     time.Duration `json:"took_ns"`
 }
@@ -48,6 +50,11 @@ type ErrandRun struct {
 // Run runs an errand on an instance, or on several side by side. An interrupt
 // cancels it. The error is nil also if it exits with another status than 0.
 func (d *Deployer) Run(ctx context.Context, q RunRequest) (*RunResult, error) {
+	for name, value := range q.Env {
+		if err := checkText(name + value); err != nil {
+			return nil, fmt.Errorf("cannot give the errand the variable %q: %w", name, err)
+		}
+	}
 	var out *RunResult
 	var broken error
 	err := d.change(ctx, func(x *deployment) error {
@@ -157,7 +164,10 @@ func (x *deployment) errand(ctx context.Context, id string, q RunRequest, output
 	run := ErrandRun{Instance: id}
 	s := x.fleet.Submission(id, rollout.OpID(fmt.Sprintf("%.8s-%d", x.State.DeploymentID, x.State.Epoch), id, "errand", 1))
 	s.Kind = api.KindErrand
-	s.Errand = &api.Errand{Job: q.Job, Name: q.Errand, Arguments: q.Arguments, Env: q.Env, TimeoutMS: q.Timeout.Milliseconds()}
+	s.Errand = &api.Errand{Job: q.Job, Name: q.Errand, Env: q.Env, TimeoutMS: q.Timeout.Milliseconds()}
+	for _, a := range q.Arguments {
+		s.Errand.Arguments = append(s.Errand.Arguments, api.Argument(a))
+	}
 
 	done := make(chan struct{})
 	var watch sync.WaitGroup
@@ -185,6 +195,9 @@ func (x *deployment) errand(ctx context.Context, id string, q RunRequest, output
 		run.Status, run.Error = -1, refused.Message
 		if refused.Process != nil && refused.Process.Exit != nil {
 			run.Status = refused.Process.Exit.Status
+			if n := unix.SignalNum("SIG" + refused.Process.Exit.Signal); n != 0 {
+				run.Status = 128 + int(n)
+			}
 		}
 	default:
 		run.Status, run.Error = -1, err.Error()

@@ -7,8 +7,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
 	"github.com/clusterworks/deploy/deployer/internal/ssh"
@@ -18,15 +20,17 @@ import (
 // SSHRequest is a shell on a VM, or a command there.
 type SSHRequest struct {
 	Instance string
-	Command  string // "" for a login shell
+	// Command gets exactly these arguments. One alone is a line for the user's shell,
+	// as ssh takes it; without any there is a login shell.
+	Command  []string
 	In       *os.File
 	Out, Err io.Writer
 }
 
 // SSH connects a terminal to an instance's VM and returns the exit status of
-// what ran there.
-func (d *Deployer) SSH(ctx context.Context, q SSHRequest) (int, error) {
-	x, err := d.load()
+// what ran there, as a shell does: 128 and the signal's number if a signal ended it.
+func (r Reach) SSH(ctx context.Context, q SSHRequest) (int, error) {
+	x, err := r.d.load()
 	if err != nil {
 		return 0, err
 	}
@@ -39,7 +43,7 @@ func (d *Deployer) SSH(ctx context.Context, q SSHRequest) (int, error) {
 		return 0, err
 	}
 	var terminal *ssh.Terminal
-	if fd := int(q.In.Fd()); q.Command == "" && term.IsTerminal(fd) {
+	if fd := int(q.In.Fd()); len(q.Command) == 0 && term.IsTerminal(fd) {
 		before, err := term.MakeRaw(fd)
 		if err != nil {
 			return 0, fmt.Errorf("cannot make the terminal raw: %w", err)
@@ -53,12 +57,30 @@ func (d *Deployer) SSH(ctx context.Context, q SSHRequest) (int, error) {
 		}
 		terminal = &ssh.Terminal{Type: os.Getenv("TERM"), Size: ssh.Size{Width: width, Height: height}, Resize: resize}
 	}
-	err = c.Interactive(ctx, q.Command, ssh.Streams{Stdin: q.In, Stdout: q.Out, Stderr: q.Err}, terminal)
+	line := shellLine(q.Command)
+	err = c.Interactive(ctx, line, ssh.Streams{Stdin: q.In, Stdout: q.Out, Stderr: q.Err}, terminal)
 	var exit *ssh.ExitError
-	if errors.As(err, &exit) && exit.Signal == "" {
+	if errors.As(err, &exit) && exit.Signal != "" {
+		if n := unix.SignalNum("SIG" + exit.Signal); n != 0 {
+			return 128 + int(n), nil
+		}
+	} else if errors.As(err, &exit) && exit.Status >= 0 {
 		return exit.Status, nil
 	}
 	return 0, err
+}
+
+// shellLine returns the line that gives a shell exactly these words; SSH knows
+// lines only. One word is a line already.
+func shellLine(words []string) string {
+	if len(words) == 1 {
+		return words[0]
+	}
+	quoted := make([]string, len(words))
+	for i, word := range words {
+		quoted[i] = ssh.Quote(word)
+	}
+	return strings.Join(quoted, " ")
 }
 
 // watchSize tells of every change of a terminal's size.

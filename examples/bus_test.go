@@ -16,6 +16,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -171,6 +172,61 @@ func TestLostBusIsRepaired(t *testing.T) {
 	c.mustSpeak("after")
 	c.mustKeepProcesses("after", pids)
 	mustBeRefused(t, c)
+	loansEnd(t, c)
+}
+
+// loansEnd checks that what `deploy bus` lends is worth nothing after it, however it
+// ended, and that components and servers are heard in their accounts.
+func loansEnd(t *testing.T, c *cluster) {
+	t.Helper()
+	for account, subject := range map[string]string{"components": "$SYS.REQ.USER.INFO", "system": "$SYS.REQ.SERVER.PING"} {
+		l := c.borrow(account)
+		nc, err := nats.Connect(l.url, nats.Timeout(30*time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := nc.Request(subject, nil, 30*time.Second); err != nil || account == "components" && !strings.Contains(string(answer.Data), "COMPONENTS") {
+			t.Errorf("%s: %v, %s", account, err, answer.Data)
+		}
+		nc.Close()
+		l.end()
+		if nc, err := nats.Connect(l.url); err == nil {
+			nc.Close()
+			t.Errorf("account %s can be used after the command", account)
+		}
+	}
+	for _, by := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		l := c.borrow("agents")
+		lost := make(chan struct{})
+		nc, err := nats.Connect(l.url, nats.MaxReconnects(0), nats.Timeout(30*time.Second), nats.ClosedHandler(func(*nats.Conn) { close(lost) }))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := l.cmd.Process.Signal(by); err != nil {
+			t.Fatal(err)
+		}
+		state, err := l.cmd.Process.Wait()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status := state.Sys().(syscall.WaitStatus); by == syscall.SIGTERM && status.ExitStatus() != 128+int(by) {
+			t.Errorf("after %v it exited with %v", by, state)
+		}
+		select {
+		case <-lost:
+		case <-time.After(30 * time.Second):
+			t.Errorf("after %v a connection lives on", by)
+		}
+		nc.Close()
+		if nc, err := nats.Connect(l.url); err == nil {
+			nc.Close()
+			t.Errorf("after %v the credential is good", by)
+		}
+		_ = l.input.Close() // the command ends with it
+	}
+	if out, code := c.run("bus", "--ca"); code != 0 || certificateOf(t, []byte(out)).Subject.CommonName == "" {
+		t.Errorf("bus --ca: %d, %s", code, out)
+	}
 }
 
 // credential is a way onto the bus.
@@ -210,24 +266,74 @@ func mustRead(t testing.TB, path string) []byte {
 	return text
 }
 
-// asDeployer connects with the credential that `deploy bus` lends.
+// asDeployer connects through a `deploy bus` that runs as long as the test.
 func (c *cluster) asDeployer() *nats.Conn {
 	c.t.Helper()
-	url, options := c.lentCredential()
-	return connectBus(c.t, url, options)
+	loan := c.borrow("agents")
+	c.t.Cleanup(loan.end)
+	nc, err := nats.Connect(loan.url, nats.Timeout(10*time.Second), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	if err != nil {
+		c.t.Fatalf("cannot connect to what deploy bus lends: %v", err)
+	}
+	c.t.Cleanup(nc.Close)
+	return nc
 }
 
-func (c *cluster) lentCredential() (string, []nats.Option) {
+// loan is a `deploy bus` whose command waits for the end of its input.
+type loan struct {
+	url   string
+	cmd   *exec.Cmd
+	input io.WriteCloser
+	t     testing.TB
+}
+
+func (c *cluster) borrow(account string) *loan {
 	c.t.Helper()
-	t := c.t
-	dir := t.TempDir()
-	cmd := c.command(context.Background(), "bus")
-	cmd.Args = append(cmd.Args, "--", "sh", "-c", `cp "$NATS_CA" "$NATS_CERT" "$NATS_KEY" "$0" && printf %s "$NATS_URL"`, dir)
-	urls, err := cmd.Output()
+	cmd := c.command(context.Background(), "bus", "--account="+account)
+	cmd.Args = append(cmd.Args, "--", "sh", "-c", `echo "$NATS_URL"; exec cat >/dev/null`)
+	input, err := cmd.StdinPipe()
 	if err != nil {
-		t.Fatalf("deploy bus: %v", err)
+		c.t.Fatal(err)
 	}
-	return credential(t, string(urls), mustRead(t, dir+"/nats_ca.pem"), mustRead(t, dir+"/nats_cert.pem"), mustRead(t, dir+"/nats_key.pem"))
+	output, err := cmd.StdoutPipe()
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	if err := cmd.Start(); err != nil {
+		c.t.Fatal(err)
+	}
+	url, err := bufio.NewReader(output).ReadString('\n')
+	if err != nil {
+		_ = cmd.Wait()
+		c.t.Fatalf("deploy bus: %v\n%s", err, said.String())
+	}
+	return &loan{url: strings.TrimSpace(url), cmd: cmd, input: input, t: c.t}
+}
+
+func (l *loan) end() {
+	l.t.Helper()
+	_ = l.input.Close()
+	if err := l.cmd.Wait(); err != nil {
+		l.t.Errorf("deploy bus: %v", err)
+	}
+}
+
+// agentCredential is what an agent connects to the bus with.
+func (c *cluster) agentCredential(dir string) (string, []nats.Option) {
+	c.t.Helper()
+	var agent struct {
+		Bus struct {
+			URLs        []string
+			CA          []byte
+			Certificate []byte
+		}
+	}
+	if err := json.Unmarshal(mustRead(c.t, filepath.Join(dir, "agent.json")), &agent); err != nil {
+		c.t.Fatal(err)
+	}
+	return credential(c.t, strings.Join(agent.Bus.URLs, ","), agent.Bus.CA, agent.Bus.Certificate, mustRead(c.t, filepath.Join(dir, "key.pem")))
 }
 
 // mustBeOnBus counts the agents that answer there.
@@ -266,18 +372,7 @@ func (c *cluster) mustBeOnBus(when string, want int) {
 // the agent's to do. (The whole table is in jobs/nats.)
 func mustBeRefused(t *testing.T, c *cluster) {
 	t.Helper()
-	dir := filepath.Join(c.state, "bus", "vms", "hello-0", "agent")
-	var agent struct {
-		Bus struct {
-			URLs        []string `json:"urls"`
-			CA          []byte   `json:"ca"`
-			Certificate []byte   `json:"certificate"`
-		} `json:"bus"`
-	}
-	if err := json.Unmarshal(mustRead(t, filepath.Join(dir, "agent.json")), &agent); err != nil {
-		t.Fatal(err)
-	}
-	url, options := credential(t, strings.Join(agent.Bus.URLs, ","), agent.Bus.CA, agent.Bus.Certificate, mustRead(t, filepath.Join(dir, "key.pem")))
+	url, options := c.agentCredential(filepath.Join(c.state, "bus", "vms", "hello-0", "agent"))
 	publish := func(subject string) func(*nats.Conn) error {
 		return func(nc *nats.Conn) error { return nc.Publish(subject, []byte("{}")) }
 	}
@@ -419,7 +514,7 @@ func TestRotateCA(t *testing.T) {
 	address := c.addressOf("nats/0") + ":4222"
 	dir := filepath.Join(c.state, "bus", "vms", "hello-0", "agent")
 	old := c.serves(address)
-	_, stale := c.lentCredential()
+	_, stale := c.agentCredential(filepath.Join(c.state, "bus", "vms", "hello-0", "agent"))
 
 	// Nobody is asked, so that it ends before its first pass.
 	out, code := c.run("rotate-ca")
@@ -464,7 +559,7 @@ func TestRotateCAOfThree(t *testing.T) {
 	address := func(server int) string { return c.addressOf(fmt.Sprintf("nats/%d", server)) + ":4222" }
 	servers := []string{address(0), address(1), address(2)}
 	old := c.serves(servers[0])
-	_, stale := c.lentCredential()
+	_, stale := c.agentCredential(filepath.Join(c.state, "bus", "vms", "hello-0", "agent"))
 	file := func(vm string, path ...string) []byte {
 		return mustRead(t, filepath.Join(append([]string{c.state, "bus", "vms", vm, "agent", "jobs"}, path...)...))
 	}

@@ -3,9 +3,12 @@
 package examples
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -78,6 +81,119 @@ func mustTell(t *testing.T, out string, code, wantCode int, wants ...string) {
 	}
 	if t.Failed() {
 		t.Logf("output:\n%s", out)
+	}
+}
+
+// What runs on a VM gets exactly the arguments that it was given, and its end is
+// deploy's own. Stock clients get there by deploy's configuration, with the host
+// keys that deploy knows.
+func TestCommandsOnVMs(t *testing.T) {
+	t.Parallel()
+	c := shellCluster(t, 1, waits)
+	job := filepath.Join(c.jobs, "script", "job.hcl")
+	if err := os.WriteFile(job, []byte(shellJob+`
+template "show.sh" {}
+hook "errand" {
+  name    = "show"
+  command = ["/bin/sh", "${path.config}/show.sh"]
+}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const show = `for a; do printf "<%%s>" "$a"; done; [ "$1" = die ] && kill -KILL $$; exit 42`
+	if err := os.WriteFile(filepath.Join(c.jobs, "script", "templates", "show.sh"), []byte(strings.ReplaceAll(show, "%%", "%")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.mustApply()
+	on := func(name string, words ...string) (string, int) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		defer cancel()
+		cmd := c.command(ctx, name)
+		cmd.Args = append(cmd.Args, words...)
+		var out, errOut bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &errOut
+		if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+			t.Fatal(err)
+		}
+		if errOut.Len() > 0 {
+			t.Logf("%s %q: %s", name, words, errOut.String())
+		}
+		return out.String(), cmd.ProcessState.ExitCode()
+	}
+	words := []string{"", "a b", "  ", "it's", `"quoted"`, "$HOME", "`id`", "a\nb", "*", "\\", "--", "-x", "äö", "#", "!", "~", "\xff\xfe"}
+	want := ""
+	for _, w := range words {
+		want += "<" + w + ">"
+	}
+	script := []string{"sh", "-c", strings.ReplaceAll(show, "%%", "%"), "sh"}
+	if out, code := on("ssh", append(append([]string{"app/0", "--"}, script...), words...)...); out != want || code != 42 {
+		t.Errorf("ssh: exit code %d, %q, want %q", code, out, want)
+	}
+	if out, code := on("ssh", append(append([]string{"app/0", "--"}, script...), "die")...); code != 128+9 {
+		t.Errorf("ssh: ended by KILL, exit code %d, %q", code, out)
+	}
+	if out, code := on("ssh", "app/0", "--", "exit 255"); code != 255 {
+		t.Errorf("ssh: exit code %d, %q", code, out)
+	}
+	if out, code := on("run", append([]string{"script/show", "app/0", "--"}, words...)...); out != want || code != 42 {
+		t.Errorf("run: exit code %d, %q, want %q", code, out, want)
+	}
+	if out, code := on("run", "script/show", "app/0", "--", "die"); code != 128+9 {
+		t.Errorf("run: ended by KILL, exit code %d, %q", code, out)
+	}
+
+	// Files, there and back; then as a stock client.
+	dir := t.TempDir()
+	name := filepath.Join(dir, "a file: of 100%")
+	if err := os.WriteFile(name, []byte("content\x00\xff"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	there := filepath.Join(dir, "on the VM")
+	if out, code := on("scp", name, "app/0:"+there); code != 0 {
+		t.Fatalf("scp: exit code %d, %s", code, out)
+	}
+	if out, code := on("scp", "-p", "app/0:"+there, filepath.Join(dir, "back")); code != 0 {
+		t.Fatalf("scp back: exit code %d, %s", code, out)
+	}
+	if data, err := os.ReadFile(filepath.Join(dir, "back")); err != nil || string(data) != "content\x00\xff" {
+		t.Errorf("scp: %q, %v", data, err)
+	}
+	if out, code := on("scp", "app/0:/nowhere", dir); code == 0 {
+		t.Errorf("scp of nothing: %s", out)
+	}
+	if out, code := on("scp", "app/7:/etc/hosts", dir); code != 1 {
+		t.Errorf("scp of no instance: exit code %d, %s", code, out)
+	}
+	config := filepath.Join(dir, "ssh")
+	if out, code := c.run("ssh-config", "--out="+config); code != 0 {
+		t.Fatal(out)
+	}
+	client := func() (string, error) {
+		out, err := exec.Command("ssh", "-F", filepath.Join(config, "config"), "app-0", "echo $((6*7))").CombinedOutput()
+		return string(out), err
+	}
+	if out, err := client(); err != nil || out != "42\n" {
+		t.Errorf("ssh -F: %v, %s", err, out)
+	}
+	if info, err := os.Stat(filepath.Join(config, "key")); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the key: %v, %v", info, err)
+	}
+	// Another machine at the address is refused.
+	known := filepath.Join(config, "known_hosts")
+	key, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, "other")).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, key)
+	}
+	public, err := os.ReadFile(filepath.Join(dir, "other.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(known, append([]byte("app-0 "), public...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := client(); err == nil || !strings.Contains(out, "verification failed") {
+		t.Errorf("another host key: %v, %s", err, out)
 	}
 }
 

@@ -206,7 +206,7 @@ type Errand struct {
 	Job  string `json:"job"`
 	Name string `json:"name"`
 	// Arguments follow those of the errand's command.
-	Arguments []string `json:"arguments,omitempty"`
+	Arguments []Argument `json:"arguments,omitempty"`
 	// Env is added to the errand's own; names that begin with DEPLOY_ are refused.
 	Env map[string]string `json:"env,omitempty"`
 	// TimeoutMS takes the place of the errand's own if it is more than 0.

@@ -79,6 +79,7 @@ type admission struct {
 	credentials  atomic.Pointer[credentials]
 
 	agents, components *natsserver.Account
+	system             func() *natsserver.Account // the server makes it when it starts
 }
 
 // tlsConfig gives each new connection the credentials of the moment, so that a
@@ -119,6 +120,18 @@ func (a *admission) admit(client natsserver.ClientAuthentication) (*natsserver.U
 			}
 			if !who.deployer {
 				user.Permissions = agentPermissions(who.instance)
+				return user, nil
+			}
+			// The deployer's certificate admits to every account; the user's name says
+			// to which.
+			switch name := client.GetOpts().Username; name {
+			case "", "agents":
+			case "components":
+				user.Account = a.components
+			case "system":
+				user.Account = a.system()
+			default:
+				return nil, fmt.Errorf("the deployer asks for account %q, which there is not", name)
 			}
 			return user, nil
 		}

@@ -54,6 +54,7 @@ func New(cfg Config, log *slog.Logger) (*Server, error) {
 	if admission.components, err = server.LookupAccount(accountComponents); err != nil {
 		return nil, fmt.Errorf("cannot find account %s: %w", accountComponents, err)
 	}
+	admission.system = server.SystemAccount
 	logger := &serverLog{log: log, fatal: make(chan error, 1)}
 	server.SetLoggerV2(logger, false, false, false)
 	return &Server{

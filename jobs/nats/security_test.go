@@ -312,3 +312,32 @@ func TestAgentReadsPackages(t *testing.T) {
 	must(t, agent.Publish("$JS.API.DIRECT.GET.OBJ_other", nil))
 	checkRefused(t, settle(t, agent), true)
 }
+
+// The deployer's certificate admits to each account, by the user's name; an agent's
+// name changes nothing.
+func TestDeployerChoosesItsAccount(t *testing.T) {
+	t.Parallel()
+	b := startBus(t, nil)
+	account := func(conn *nats.Conn) string {
+		t.Helper()
+		answer, err := conn.Request("$SYS.REQ.USER.INFO", nil, 30*time.Second)
+		must(t, err)
+		var info struct{ Data struct{ Account string } }
+		must(t, json.Unmarshal(answer.Data, &info))
+		return info.Data.Account
+	}
+	for user, want := range map[string]string{"": "AGENTS", "agents": "AGENTS", "components": "COMPONENTS", "system": "$SYS"} {
+		if got := account(b.connect(t, b.ca.client(t, api.DeployerIdentity(testDeployment)), nats.UserInfo(user, ""))); got != want {
+			t.Errorf("user %q is in %s, want %s", user, got, want)
+		}
+	}
+	if conn, err := b.dial(t, b.ca.client(t, api.DeployerIdentity(testDeployment)), nats.UserInfo("nobody", "")); err == nil {
+		conn.Close()
+		t.Error("an unknown account is admitted")
+	}
+	agent := b.connect(t, b.ca.client(t, api.AgentIdentity(testDeployment, "web/0")), nats.UserInfo("system", ""))
+	must(t, agent.Publish("$SYS.REQ.SERVER.PING", nil))
+	if err := settle(t, agent); err == nil {
+		t.Error("an agent can ask the servers")
+	}
+}

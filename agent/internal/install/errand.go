@@ -50,7 +50,10 @@ func (i *Installer) Errand(ctx context.Context, e api.Errand, report Report) err
 			if job.Name != e.Job || hook.Name != e.Name {
 				continue
 			}
-			hook.Command = slices.Concat(hook.Command, e.Arguments)
+			hook.Command = slices.Clone(hook.Command)
+			for _, a := range e.Arguments {
+				hook.Command = append(hook.Command, string(a))
+			}
 			if e.TimeoutMS > 0 {
 				hook.TimeoutMS = e.TimeoutMS
 			}

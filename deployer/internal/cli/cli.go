@@ -102,7 +102,7 @@ each, jobs installed, supervised and updated without losing a request.`,
 		}},
 		{"Operate instances:", []*cobra.Command{
 			startCommand(a), stopCommand(a), restartCommand(a), recreateCommand(a), ignoreCommand(a), unignoreCommand(a),
-			runCommand(a), sshCommand(a), busCommand(a),
+			runCommand(a), sshCommand(a), scpCommand(a), sshConfigCommand(a), busCommand(a),
 		}},
 		{"Keep secrets and state:", []*cobra.Command{secretCommand(a), rotateCACommand(a), stateCommand(a)}},
 		{"Write manifests and jobs:", []*cobra.Command{validateCommand(a), formatCommand(a), simulateCommand(a), releaseCommand(a)}},

@@ -109,60 +109,46 @@ func logsCommand(a *app) *cobra.Command {
 	return cmd
 }
 
-func sshCommand(a *app) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   "ssh MANIFEST GROUP/INDEX [-- COMMAND...]",
-		Short: "Open a shell on an instance's VM, or run a command there",
-		Example: `  deploy ssh cluster.hcl router/0
-  deploy ssh cluster.hcl router/0 -- ps aux`,
-		Args: cobra.MinimumNArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := a.deployer(args[0], nil)
-			if err != nil {
-				return err
-			}
-			status, err := d.SSH(cmd.Context(), deployer.SSHRequest{
-				Instance: args[1], Command: strings.Join(args[2:], " "),
-				In: a.in, Out: file(a.out), Err: file(a.errOut),
-			})
-			if err != nil {
-				return err
-			}
-			if status != 0 {
-				return exitCode(status)
-			}
-			return nil
-		},
-	}
-	cmd.ValidArgsFunction = complete(a, 1, func(n deployer.Names) []string { return n.Instances })
-	return cmd
-}
-
 func busCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	account := "agents"
+	var ca bool
+	cmd := &cobra.Command{
 		Use:   "bus MANIFEST -- COMMAND...",
 		Short: "Run a NATS client with the deployer's access to the bus",
-		Long: `Runs a command with NATS_URL, NATS_CA, NATS_CERT and NATS_KEY set, so that the
-stock nats client speaks to the deployment's bus. The credential lives for the
-command only, and may do everything that deploy may.`,
+		Long: `Runs a command with NATS_URL set, so that the stock nats client speaks to the
+deployment's bus: to agents, to components, or to the servers themselves. It may do
+everything there. NATS_URL leads to a port of this machine, with a password of its
+own, that deploy forwards to the bus: both end with deploy, however it ends. The
+exit status is the command's.`,
 		Example: `  deploy bus cluster.hcl -- nats micro ls
-  deploy bus cluster.hcl -- nats sub 'heartbeat.>'`,
-		Args: cobra.MinimumNArgs(2),
+  deploy bus cluster.hcl --account components -- nats sub 'router.>'
+  deploy bus cluster.hcl --account system -- nats server list
+  deploy bus cluster.hcl --ca > ca.pem           for a client of your own`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if ca {
+				return cobra.ExactArgs(1)(cmd, args)
+			}
+			return cobra.MinimumNArgs(2)(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			d, err := a.deployer(args[0], nil)
 			if err != nil {
 				return err
 			}
-			status, err := d.Bus(cmd.Context(), args[1:], a.in, file(a.out), file(a.errOut))
-			if err != nil {
+			if ca {
+				trusted, err := d.Reach().BusCA()
+				if err != nil {
+					return err
+				}
+				_, err = io.WriteString(a.out, trusted)
 				return err
 			}
-			if status != 0 {
-				return exitCode(status)
-			}
-			return nil
+			return ended(d.Reach().Bus(cmd.Context(), account, args[1:], deployer.Streams{In: a.in, Out: file(a.out), Err: file(a.errOut)}))
 		},
 	}
+	cmd.Flags().StringVar(&account, "account", account, "whose messages: agents, components or system")
+	cmd.Flags().BoolVar(&ca, "ca", false, "print the CA that the bus's certificates are of, and run nothing")
+	return cmd
 }
 
 func formatCommand(a *app) *cobra.Command {

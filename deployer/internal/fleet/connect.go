@@ -120,7 +120,7 @@ func (f *Fleet) target(vm state.VM) (ssh.Target, error) {
 		}
 		return t, nil
 	}
-	path, err := keyPath(f.options.Dir, vm.PrivateKeyFile)
+	path, err := KeyFile(f.options.Dir, vm.PrivateKeyFile)
 	if err == nil {
 		t.PrivateKey, err = os.ReadFile(path)
 	}
@@ -133,9 +133,9 @@ func (f *Fleet) target(vm state.VM) (ssh.Target, error) {
 	return t, nil
 }
 
-// keyPath finds a file that the manifest names: from the user's home with ~/,
-// else from dir.
-func keyPath(dir, name string) (string, error) {
+// KeyFile returns the path of a private key that the manifest names: from the
+// user's home with ~/, else from dir.
+func KeyFile(dir, name string) (string, error) {
 	if rest, ok := strings.CutPrefix(name, "~/"); ok {
 		home, err := os.UserHomeDir()
 		return filepath.Join(home, rest), err

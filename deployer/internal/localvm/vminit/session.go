@@ -127,14 +127,14 @@ func (s *session) serveFiles() {
 	defer func() { _ = s.channel.Close() }()
 	server, err := sftp.NewServer(s.channel, sftp.WithServerWorkingDirectory(s.init.Dir))
 	if err == nil {
+		defer server.Close() // which closes the channel, so it comes after the status
 		err = server.Serve()
-		_ = server.Close()
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
 		s.init.Log.Warn("SFTP ended", "error", err)
 		return
 	}
-	s.exited(0)
+	s.exited(0) // scp fails without it
 }
 
 // begin starts the session's one process.
