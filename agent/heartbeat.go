@@ -46,7 +46,7 @@ func (a *Agent) publishHeartbeat(sequence uint64) {
 	if b == nil {
 		return
 	}
-	state, _, _ := a.health()
+	state, _, _ := health(a.supervisor, a.installer)
 	data, err := json.Marshal(api.Heartbeat{
 		DeploymentID: id.DeploymentID, Instance: id.Instance, BootID: a.bootID, Sequence: sequence, At: time.Now().UTC(),
 		State: state, Generation: a.installer.Installed().Active, Processes: a.supervisor.Statuses(), Vitals: vitals(a.config.Dir),

@@ -12,7 +12,7 @@ import (
 // Inventory tells what is there now.
 func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 	installed := a.installer.Installed()
-	state, reasons, since := a.health()
+	state, reasons, since := health(a.supervisor, a.installer)
 	drift := a.installer.Drift(false)
 	figures := vitals(a.config.Dir)
 	a.mu.Lock()
@@ -42,16 +42,6 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 		Vitals:       &figures,
 		Now:          time.Now().UTC(),
 	}, nil
-}
-
-// health returns how the instance is, why, and since when it is healthy. One of
-// which it is not known what should run is not stopped.
-func (a *Agent) health() (api.InstanceState, []string, *time.Time) {
-	state, reasons, since := a.supervisor.Health()
-	if why := a.installer.Lost(); why != "" && state == api.InstanceStopped {
-		return api.InstanceFailing, []string{why}, nil
-	}
-	return state, reasons, since
 }
 
 // Drift reads everything that was installed and tells what differs.
