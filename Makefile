@@ -150,12 +150,13 @@ test: ## everything: check, unit tests with the race detector, end-to-end tests,
 
 # Where stemcells are kept: outside of the clone, since each takes minutes to build.
 STEMCELLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/deploy/stemcells
-test-vm: ## real VMs by libvirt (root): builds the stemcell, then the contract's suite; minutes, longer by emulation
+# The image is the one that the build names, not the newest of the folder.
+test-vm: build ## real VMs by libvirt (root): the stemcell built twice, the contract's suite, the life of a VM; minutes, longer by emulation
 	@$(MAKE_STAGE) setup-vm
-	@STEMCELLS=$(STEMCELLS) stemcells/build base
 	@templates/libvirt/provider.sh $(CURDIR)/bin/providers
-	DEPLOY_PROVIDER_MIRROR=$(CURDIR)/bin/providers STEMCELL=$$(ls -t $(STEMCELLS)/base-*.qcow2 | head -1) \
-		.ci/with-libvirt.sh go test -tags vm -count 1 -v -run TestLibvirt -timeout 90m ./deployer/internal/terraform
+	image=$$(STEMCELLS=$(STEMCELLS) stemcells/build base) && export STEMCELL=$$image DEPLOY_PROVIDER_MIRROR=$(CURDIR)/bin/providers && \
+		go test -tags vm -count 1 -v -run TestSameInputsSameDigest -timeout 60m ./stemcells && \
+		.ci/with-libvirt.sh go test -tags "e2e vm" -count 1 -v -p 1 -run '^TestLibvirt' -timeout 180m ./deployer/internal/terraform ./examples
 .PHONY: test-vm
 
 check-format:

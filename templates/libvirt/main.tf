@@ -35,7 +35,7 @@ locals {
   # Under emulation a boot to SSH took 12 s on an idle machine of two cores, and four
   # minutes with 24 programs that wanted one.
   boot_seconds = try(tonumber(var.settings.boot_seconds), local.kvm ? 300 : 900)
-  console = try(var.settings.console_dir, "/var/log/libvirt/qemu")
+  console      = try(var.settings.console_dir, "/var/log/libvirt/qemu")
   # Without instances and disks there is nothing to make, not even a network.
   any = length(var.instances) + length(var.disks) > 0 ? { all = true } : {}
 
@@ -126,8 +126,8 @@ resource "terraform_data" "made_of" {
 resource "libvirt_cloudinit_disk" "seed" {
   for_each = var.instances
 
-  name = "${replace(replace(each.key, "/", "-"), "+", "b")}.iso"
-  pool = libvirt_pool.pool["all"].name
+  name      = "${replace(replace(each.key, "/", "-"), "+", "b")}.iso"
+  pool      = libvirt_pool.pool["all"].name
   meta_data = jsonencode({ "instance-id" = local.names[each.key], "local-hostname" = "${each.value.group}-${each.value.index}" })
   network_config = jsonencode({
     version = 2

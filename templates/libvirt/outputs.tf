@@ -14,7 +14,7 @@ output "instances" {
       arch         = "amd64"
       disk         = contains(keys(local.disks), key) ? "${local.folder}/data" : ""
       running      = vm.running
-      beside       = true
+      beside       = !contains(keys(local.disks), key) # two VMs cannot have one disk
       boot_seconds = local.boot_seconds
       console      = "${local.console}/${local.names[key]}-console.log"
     }
