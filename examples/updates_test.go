@@ -74,7 +74,7 @@ func (p *platform) updateUnderLoad(t *testing.T) {
 		files(bad.text)
 		out, code := p.vmc(append([]string{"push", "shop", "--path", app}, bad.arguments...)...)
 		t.Logf("push of what %s: %s\n%v", bad.what, out, l)
-		if code != 1 || !strings.Contains(out, bad.want) || !strings.Contains(out, "runs on with its previous version") {
+		if code != 1 || !strings.Contains(out, bad.want) || !strings.Contains(out, "keeps running with its previous version") {
 			t.Errorf("push of what %s: exit code %d\n%s", bad.what, code, out)
 		}
 		p.mustServe("shop", last)

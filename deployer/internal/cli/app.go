@@ -52,8 +52,8 @@ const changingMark = "changing"
 // changing gives a command that changes something the flags for when another one
 // does too.
 func (a *app) changing(cmd *cobra.Command) *cobra.Command {
-	cmd.Flags().DurationVar(&a.lockWait, "lock-wait", 0, "how long to wait while another deploy works on this deployment")
-	cmd.Flags().BoolVar(&a.takeover, "takeover", false, "take over from a deploy that works on this deployment: agents and state refuse it from then on")
+	cmd.Flags().DurationVar(&a.lockWait, "lock-wait", 0, "how long to wait for another deploy that works on this deployment")
+	cmd.Flags().BoolVar(&a.takeover, "takeover", false, "take over from another deploy that works on this deployment, which agents and state then refuse")
 	cmd.Annotations = map[string]string{changingMark: "yes"}
 	return cmd
 }
@@ -73,7 +73,7 @@ func (a *app) deployer(manifest string, report func(deployer.Event)) (*deployer.
 	for _, v := range a.vars {
 		name, value, found := strings.Cut(v, "=")
 		if !found {
-			return nil, fmt.Errorf("cannot use --var %q: want name=value", v)
+			return nil, fmt.Errorf("cannot use --var %q: it must be name=value", v)
 		}
 		vars[name] = value
 	}
@@ -195,7 +195,7 @@ func (a *app) approve(progress views.Progress, p *plan.Plan, auto bool, question
 		}
 	}
 	if auto && p.LostDisk() && !a.acceptDataLoss {
-		return false, fmt.Errorf("cannot put an empty disk in the place of one that is gone without being asked: bring it back, or use deploy apply --accept-data-loss: %w", deployer.ErrNotApproved)
+		return false, fmt.Errorf("cannot replace a lost disk by an empty one without approval: restore the disk, or use deploy apply --accept-data-loss: %w", deployer.ErrNotApproved)
 	}
 	wanted, warn := "yes", (*plan.Plan)(nil)
 	if p.LosesData() {

@@ -17,19 +17,19 @@ func applyCommand(a *app) *cobra.Command {
 	var q deployer.ApplyRequest
 	cmd := &cobra.Command{
 		Use:   "apply MANIFEST|PLAN",
-		Short: "Make the cluster what the manifest says, or do exactly what a saved plan says",
-		Long: `Makes the cluster what the manifest says. Shows the plan and asks first. Interrupt
+		Short: "Change the cluster to match the manifest, or carry out a saved plan",
+		Long: `Changes the cluster to match the manifest. Shows the plan and asks first. Interrupt
 once to finish the running step, save and stop; twice to stop at once. The next
 apply continues from what is really there.
 
-Instances that are failing without a change are restarted and waited for. Exit
-codes: 0 done, 3 done, but something is failing, 1 error.
+Instances that fail without a change are restarted. Exit codes: 0 done, 3 done, but
+something is failing, 1 error.
 
-With --target, only these groups and instances are changed. Order and limits hold
-as in an apply of all, which leaves the others as they are.
+With --target, only these groups and instances are changed, in the order and within
+the limits of a whole apply.
 
-A file made by plan --out is applied without asking: exactly that is done, or
-nothing, if something has changed since. Sensitive variables must be given again.`,
+A plan saved by plan --out is applied without asking. If anything has changed since
+it was saved, nothing is done. Sensitive variables must be given again.`,
 		Example: `  deploy apply examples/cluster.hcl
   deploy apply --auto-approve --var version=2 cluster.hcl
   deploy apply --target router/0 cluster.hcl        one instance first
@@ -54,7 +54,7 @@ nothing, if something has changed since. Sensitive variables must be given again
 			first := true
 			q.Approve = func(p *plan.Plan) (bool, error) {
 				if !first && q.Saved != nil {
-					return false, fmt.Errorf("cannot go on: now that the VMs exist, the saved plan leads to more than it says; plan again: %w", deployer.ErrNotApproved)
+					return false, fmt.Errorf("cannot continue: now that the VMs exist, the saved plan would change more than it shows; plan again: %w", deployer.ErrNotApproved)
 				}
 				first = false
 				return a.approve(progress, p, autoApprove, "Make these changes?")
@@ -64,7 +64,7 @@ nothing, if something has changed since. Sensitive variables must be given again
 			return a.result(result, err)
 		},
 	}
-	cmd.Flags().BoolVar(&q.DeleteDisks, "delete-disks", false, "delete persistent disks that no instance has any more, with all data on them")
+	cmd.Flags().BoolVar(&q.DeleteDisks, "delete-disks", false, "delete persistent disks without an instance, with all data on them")
 	dataLossFlag(a, cmd)
 	cmd.Flags().BoolVar(&q.Refresh, "refresh", false, "ask the engine about the VMs even if every agent answers")
 	targetFlag(a, cmd, &q.Targets)
@@ -73,14 +73,14 @@ nothing, if something has changed since. Sensitive variables must be given again
 
 // dataLossFlag is --accept-data-loss.
 func dataLossFlag(a *app, cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&a.acceptDataLoss, "accept-data-loss", false, "make an empty persistent disk where one is gone, without asking")
+	cmd.Flags().BoolVar(&a.acceptDataLoss, "accept-data-loss", false, "replace a lost persistent disk by an empty one, without asking")
 }
 
 // openPlan makes the request of a saved plan and returns its manifest.
 func openPlan(a *app, cmd *cobra.Command, path string, q *deployer.ApplyRequest) (string, error) {
 	for _, flag := range []string{"target", "delete-disks", "var-file"} {
 		if cmd.Flags().Changed(flag) {
-			return "", fmt.Errorf("cannot use --%s with a saved plan: it says already what is done; plan again with it", flag)
+			return "", fmt.Errorf("cannot use --%s with a saved plan, which already contains the changes; plan again with it", flag)
 		}
 	}
 	saved, err := deployer.OpenPlan(path)
@@ -103,8 +103,8 @@ func destroyCommand(a *app) *cobra.Command {
 		Use:   "destroy MANIFEST",
 		Short: "Stop everything and remove the VMs and the state",
 		Long: `Stops everything and removes the VMs and the state. Persistent disks are kept, and
-the state with them: the next apply takes them again. With --delete-disks they
-go too, with all data on them.`,
+so is the state that knows them: the next apply uses the disks again. With
+--delete-disks the disks are deleted, with all data on them.`,
 		Example: `  deploy destroy examples/cluster.hcl
   deploy destroy --auto-approve examples/cluster.hcl`,
 		Args: cobra.ExactArgs(1),
@@ -126,8 +126,8 @@ go too, with all data on them.`,
 			return a.result(result, err)
 		},
 	}
-	cmd.Flags().BoolVar(&deleteDisks, "delete-disks", false, "delete persistent disks too, with all data on them")
-	cmd.Flags().BoolVar(&forget, "forget-unreachable", false, "leave machines of yours that cannot be reached as they are")
+	cmd.Flags().BoolVar(&deleteDisks, "delete-disks", false, "also delete persistent disks, with all data on them")
+	cmd.Flags().BoolVar(&forget, "forget-unreachable", false, "leave your own machines that cannot be reached as they are")
 	return a.changing(approvable(cmd, &autoApprove))
 }
 
@@ -136,14 +136,14 @@ func planCommand(a *app) *cobra.Command {
 	var q deployer.PlanRequest
 	cmd := &cobra.Command{
 		Use:   "plan MANIFEST",
-		Short: "Show every consequence of an apply, and change nothing",
-		Long: `Shows every consequence of an apply and changes nothing.
+		Short: "Show what an apply would change, without changing anything",
+		Long: `Shows what an apply would change, without changing anything.
 Exit codes: 0 nothing to do, 2 there are changes, 3 nothing to change but something
 is failing, 1 error.
 
-With --out the plan is saved as well. deploy apply FILE does just that, and
-refuses if manifest, state or cluster have changed since. The file holds no
-secrets: they are redacted, and sensitive variables must be given again.`,
+With --out the plan is also saved to a file. deploy apply FILE carries it out, and
+refuses if manifest, state or cluster have changed since. The file holds no secrets:
+they are redacted, and sensitive variables must be given again.`,
 		Example: `  deploy plan examples/cluster.hcl
   deploy plan --target router cluster.hcl
   deploy plan --out next.plan cluster.hcl && deploy apply next.plan

@@ -74,20 +74,20 @@ func (a *app) run(ctx context.Context, args []string) int {
 func rootCommand(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "deploy",
-		Short: "Make a cluster what its manifest says",
-		Long: `deploy makes a cluster what its manifest says: VMs by Terraform, an agent on
-each, jobs installed, supervised and updated without losing a request.`,
+		Short: "Deploy and update clusters that a manifest describes",
+		Long: `deploy makes and updates the cluster that a manifest describes: it creates VMs with
+Terraform, puts an agent on each, and updates jobs without losing a request.`,
 		Example: `  deploy apply examples/cluster.hcl     make it so
   deploy plan examples/cluster.hcl      show what apply would do
-  deploy status examples/cluster.hcl    what is there and how it does
+  deploy status examples/cluster.hcl    what runs, and whether it is healthy
   deploy logs -f examples/cluster.hcl router/0`,
 		Version:       a.builtin.version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
 	root.PersistentFlags().StringVar(&a.stateDir, "state", "", "state folder (default: .deploy beside the manifest)")
-	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON, for programs")
-	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log what is done in detail to stderr")
+	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON")
+	root.PersistentFlags().BoolVarP(&a.verbose, "verbose", "v", false, "log details to stderr")
 	root.PersistentFlags().StringArrayVar(&a.vars, "var", nil, "set a manifest variable, `name=value` (may be repeated)")
 	root.PersistentFlags().StringArrayVar(&a.varFiles, "var-file", nil, "`file` with values of manifest variables (may be repeated)")
 	for _, group := range []struct {

@@ -11,7 +11,7 @@ import (
 func doctorCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor MANIFEST",
-		Short: "Check what an apply needs and what runs, and say what to do",
+		Short: "Check what an apply needs and what runs, and suggest what to do",
 		Long: `Checks the engine, the built packages, the manifest, the state folder, addresses
 to publish, the kernel and its limits, disks, clocks, certificates, the bus and
 every agent, and changes nothing.

@@ -16,16 +16,16 @@ func domainsCommand(a *app) *cobra.Command {
 	var q deployer.DomainsRequest
 	c := &cobra.Command{
 		Use:   "domains MANIFEST",
-		Short: "Show each domain: target, certificate, DNS, and whether it is served",
-		Long: `Shows every domain of the manifest: where it leads, who has signed its
-certificate and how many days that has left, how the name resolves and how it
-should, and whether each load balancer answers for it with that certificate. It
-asks all of that now, and changes nothing.
-With --zone it prints the records that the public DNS must have, as a zone file;
-with --terraform as Terraform resources; with --ca the CAs that clients must
-trust for domains with tls = "internal".
-With --renew it gets the certificates of domains with tls = "acme" that are
-missing or due, and brings them to the load balancers. Let it run every day.
+		Short: "Show each domain's target, certificate and DNS, and whether it is served",
+		Long: `Shows every domain of the manifest: its target, who signed its certificate and how
+many days are left, how the name resolves and should resolve, and whether each load
+balancer serves it with that certificate. Everything is checked now, and nothing is
+changed.
+With --zone it prints the records that the public DNS needs, as a zone file; with
+--terraform, as Terraform resources; with --ca, the CAs that clients must trust for
+domains with tls = "internal".
+With --renew it gets the certificates of domains with tls = "acme" that are missing
+or due, and installs them on the load balancers. Run it every day.
 Exit codes: 0 all is well, 3 something is wrong with a domain.`,
 		Example: `  deploy domains examples/cluster.hcl
   deploy domains cluster.hcl --zone >> shop.example.zone
@@ -66,9 +66,9 @@ Exit codes: 0 all is well, 3 something is wrong with a domain.`,
 	c.Flags().BoolVar(&zone, "zone", false, "print the records for DNS as a zone file")
 	c.Flags().BoolVar(&resources, "terraform", false, "print the records for DNS as Terraform resources")
 	c.Flags().BoolVar(&ca, "ca", false, "print the CAs of certificates with tls = \"internal\"")
-	c.Flags().BoolVar(&renew, "renew", false, "get certificates that are missing or due from their CA")
-	c.Flags().BoolVar(&r.Force, "force", false, "with --renew: also what is not due, such as when a key has become known")
-	c.Flags().StringVar(&q.DNSServer, "dns-server", "", "ask this DNS server, `host:port`, in the place of this machine's")
+	c.Flags().BoolVar(&renew, "renew", false, "get missing and due certificates from their CA")
+	c.Flags().BoolVar(&r.Force, "force", false, "with --renew: also renew certificates that are not due, such as after a key has leaked")
+	c.Flags().StringVar(&q.DNSServer, "dns-server", "", "ask this DNS server, `host:port`, instead of this machine's")
 	c.MarkFlagsMutuallyExclusive("zone", "terraform", "ca", "renew")
 	return a.changing(c)
 }

@@ -14,9 +14,9 @@ func engineCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "engine",
 		Short: "Show the engine that makes VMs; build it if there is none",
-		Long: `Shows which OpenTofu or Terraform makes VMs: the one that DEPLOY_ENGINE names, or
-that is on PATH, or that was built. If there is none, OpenTofu is built from its Go
-module into your cache folder, once, which takes some minutes.`,
+		Long: `Shows which OpenTofu or Terraform makes VMs: the one in DEPLOY_ENGINE, else the one
+on PATH, else the one in your cache folder. If there is none, it builds OpenTofu
+from its Go module into the cache folder, which takes some minutes.`,
 		Example: "  deploy engine",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

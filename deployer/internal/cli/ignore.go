@@ -13,9 +13,9 @@ import (
 func ignoreCommand(a *app) *cobra.Command {
 	return ignoring(a, &cobra.Command{
 		Use:   "ignore MANIFEST GROUP[/INDEX]...",
-		Short: "Leave instances alone, whatever the manifest says, until unignore",
-		Long: `Leaves instances alone from now on: no apply, restart, stop or rollback touches
-or removes them. For min_available they count as they are. The plan shows which
+		Short: "Exclude instances from all changes until unignore",
+		Long: `Excludes instances from all changes: no apply, restart, stop or rollback changes or
+removes them. They count for min_available if they are healthy. The plan shows which
 changes are pending for them.`,
 		Example: `  deploy ignore cluster.hcl router/2         while somebody looks into it`,
 	}, (*deployer.Deployer).Ignore, "Ignored from now on: %s", "They were ignored already.")
@@ -24,7 +24,7 @@ changes are pending for them.`,
 func unignoreCommand(a *app) *cobra.Command {
 	return ignoring(a, &cobra.Command{
 		Use:     "unignore MANIFEST GROUP[/INDEX]...",
-		Short:   "End ignore: the next apply brings instances up to date",
+		Short:   "Include ignored instances again; the next apply updates them",
 		Example: `  deploy unignore cluster.hcl router/2 && deploy apply cluster.hcl`,
 	}, (*deployer.Deployer).Unignore, "No longer ignored: %s", "None of them was ignored.")
 }

@@ -25,8 +25,8 @@ func statusCommand(a *app) *cobra.Command {
 		Use:   "status MANIFEST",
 		Short: "Show every instance, its agent and its processes",
 		Long: `Shows every instance, its agent and its processes. With --exit-code it exits with 3
-if any does not do what it should: it does not run although no operator has
-stopped it, its VM or disk is gone, its agent is silent or not believed. Ignored
+if an instance fails: it does not run although no operator stopped it, its VM or
+disk is missing, its agent does not answer or reports what cannot be true. Ignored
 instances do not count.`,
 		Example: `  deploy status examples/cluster.hcl
   deploy status --drift cluster.hcl     what was changed by hand since it was installed
@@ -52,15 +52,15 @@ instances do not count.`,
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&exit, "exit-code", false, "exit with 3 if an instance does not do what it should")
-	cmd.Flags().BoolVar(&drift, "drift", false, "compare every installed file with what is there")
+	cmd.Flags().BoolVar(&exit, "exit-code", false, "exit with 3 if an instance fails")
+	cmd.Flags().BoolVar(&drift, "drift", false, "show installed files that were changed by hand")
 	return cmd
 }
 
 func validateCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:     "validate MANIFEST",
-		Short:   "Check a manifest, its jobs and templates, without any VM",
+		Short:   "Check a manifest, its jobs and templates, without VMs",
 		Example: "  deploy validate examples/cluster.hcl",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -104,7 +104,7 @@ func logsCommand(a *app) *cobra.Command {
 		},
 	}
 	cmd.ValidArgsFunction = complete(a, 1, func(n deployer.Names) []string { return append(slices.Clone(n.Groups), n.Instances...) })
-	cmd.Flags().BoolVarP(&request.Follow, "follow", "f", false, "go on as lines are written, until interrupted")
+	cmd.Flags().BoolVarP(&request.Follow, "follow", "f", false, "follow the logs until interrupted")
 	cmd.Flags().IntVarP(&request.Lines, "lines", "n", 20, "start with the last `N` lines of each process")
 	return cmd
 }
@@ -174,7 +174,7 @@ func formatCommand(a *app) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&check, "check", false, "change nothing; list files that would change")
+	cmd.Flags().BoolVar(&check, "check", false, "list the files that would change, without changing them")
 	return cmd
 }
 

@@ -9,11 +9,11 @@ import (
 func metricsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "metrics MANIFEST",
-		Short: "Print the figures of all agents for Prometheus",
-		Long: `Prints the figures of all VMs, agents and processes in the text format of
-Prometheus, each with the label "instance". An agent that does not answer is
-deploy_agent_up 0. To have every agent serve its own figures to a Prometheus
-server, give the deployment a block: metrics { port = 9100 }.`,
+		Short: "Print the metrics of all agents for Prometheus",
+		Long: `Prints the metrics of all VMs, agents and processes in the text format of
+Prometheus, each with the label "instance". deploy_agent_up is 0 for an agent that
+does not answer. To let a Prometheus server scrape every agent, add this block to
+the deployment: metrics { port = 9100 }.`,
 		Example: `  deploy metrics examples/cluster.hcl
   deploy metrics cluster.hcl > /var/lib/prometheus/node-exporter/cluster.prom`,
 		Args: cobra.ExactArgs(1),

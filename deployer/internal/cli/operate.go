@@ -47,7 +47,7 @@ func operating(a *app, cmd *cobra.Command, ask, question string, do func(*deploy
 func stopCommand(a *app) *cobra.Command {
 	return operating(a, &cobra.Command{
 		Use:   "stop MANIFEST GROUP[/INDEX]...",
-		Short: "Drain and stop instances; they stay stopped until start",
+		Short: "Drain and stop instances, until start",
 		Long: `Drains and stops instances, consumers before providers. They stay stopped,
 through reboots and applies: an apply brings their files up to date and starts
 nothing. Their VMs stay.`,
@@ -60,9 +60,9 @@ func startCommand(a *app) *cobra.Command {
 	return operating(a, &cobra.Command{
 		Use:   "start MANIFEST GROUP[/INDEX]...",
 		Short: "Start instances that were stopped",
-		Long: `Starts what stop has stopped, and whatever else of what is installed does not run,
-providers before consumers, and waits until it is healthy. It starts what is
-installed: changes of the manifest since then are for apply.`,
+		Long: `Starts stopped instances, and installed processes that do not run for another reason,
+providers before consumers, and waits until they are healthy. It starts what is
+installed; use apply for changes of the manifest.`,
 		Example: `  deploy start cluster.hcl hello/2`,
 	}, "", "", (*deployer.Deployer).Start)
 }
@@ -70,10 +70,10 @@ installed: changes of the manifest since then are for apply.`,
 func restartCommand(a *app) *cobra.Command {
 	return operating(a, &cobra.Command{
 		Use:   "restart MANIFEST GROUP[/INDEX]...",
-		Short: "Restart instances, at the pace that their update policies allow",
+		Short: "Restart instances, at the pace of their update policies",
 		Long: `Drains, stops and starts all processes of instances, at the pace of an update: a
-canary first, max_in_flight at a time, never below min_available. Nothing else
-changes.`,
+canary first, max_in_flight at a time, never fewer than min_available. It changes
+nothing else.`,
 		Example: `  deploy restart cluster.hcl hello               one after the other
   deploy restart --auto-approve cluster.hcl lb/0`,
 	}, "requests are lost", "Restart this?", (*deployer.Deployer).Restart)
@@ -82,10 +82,10 @@ changes.`,
 func recreateCommand(a *app) *cobra.Command {
 	return operating(a, &cobra.Command{
 		Use:   "recreate MANIFEST GROUP[/INDEX]...",
-		Short: "Give instances another VM, at the pace that their update policies allow",
-		Long: `Replaces the VMs of instances, a batch at a time as in an update. Persistent disks
-stay, everything else on the VM is lost. One whose agent does not answer is
-replaced without asking it. The instances get what the manifest says now.`,
+		Short: "Replace the VMs of instances, at the pace of their update policies",
+		Long: `Replaces the VMs of instances, in batches as an update does. Persistent disks stay;
+everything else on the VM is lost. A VM whose agent does not answer is replaced
+without draining it. The instances get what the manifest says now.`,
 		Example: `  deploy recreate cluster.hcl router/1           a VM that misbehaves
   deploy recreate cluster.hcl hello`,
 	}, "requests are lost", "Recreate this?", (*deployer.Deployer).Recreate)
@@ -111,14 +111,14 @@ status is the errand's own; with several, 1 if one fails.`,
 			}
 			var ok bool
 			if q.Job, q.Errand, ok = strings.Cut(args[1], "/"); !ok {
-				return fmt.Errorf("cannot run %q: name the job and its errand, JOB/ERRAND", args[1])
+				return fmt.Errorf("cannot run %q: it must name a job and its errand, JOB/ERRAND", args[1])
 			}
 			q.Targets = args[2:]
 			q.Env = map[string]string{}
 			for _, e := range env {
 				name, value, found := strings.Cut(e, "=")
 				if !found {
-					return fmt.Errorf("cannot use --env %q: want NAME=value", e)
+					return fmt.Errorf("cannot use --env %q: it must be NAME=value", e)
 				}
 				q.Env[name] = value
 			}
@@ -145,7 +145,7 @@ status is the errand's own; with several, 1 if one fails.`,
 			return completeInstances(a, true)(cmd, args, toComplete)
 		},
 	}
-	cmd.Flags().BoolVar(&q.All, "all", false, "on all instances with the job, or all that are named, side by side")
+	cmd.Flags().BoolVar(&q.All, "all", false, "run on all instances with the job, or all named ones, in parallel")
 	cmd.Flags().StringArrayVarP(&env, "env", "e", nil, "`NAME=value` for the errand's environment (may be repeated)")
 	cmd.Flags().DurationVar(&q.Timeout, "timeout", 0, "end it after this time (default: as the job says)")
 	return a.changing(cmd)
@@ -169,11 +169,11 @@ func errandsEnded(a *app, r *deployer.RunResult) error {
 func pauseCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "pause MANIFEST",
-		Short: "Make the rollout that runs elsewhere finish what is in flight, then wait",
+		Short: "Make the running rollout finish what is in flight, then wait",
 		Long: `Asks the deploy that is changing the deployment, in another terminal or on another
-machine with the same state folder, to finish what is in flight and begin nothing
-new until resume. It holds the deployment's lock all the while. A pause ends with
-that run.`,
+machine with the same state folder, to finish what is in flight and to begin nothing
+new until resume. That deploy keeps the deployment's lock. The pause ends with its
+run.`,
 		Example: `  deploy pause cluster.hcl && less /var/log/app && deploy resume cluster.hcl`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -195,7 +195,7 @@ that run.`,
 func resumeCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:     "resume MANIFEST",
-		Short:   "Let a paused rollout go on",
+		Short:   "Let a paused rollout continue",
 		Example: `  deploy resume cluster.hcl`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

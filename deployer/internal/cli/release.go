@@ -13,7 +13,7 @@ import (
 func releaseCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "release",
-		Short:   "Make releases: jobs with their programs as one archive",
+		Short:   "Create releases: archives of jobs with their programs",
 		Example: `  deploy release create examples/jobs -o hello-1.2.tar.gz --version 1.2`,
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
@@ -26,10 +26,10 @@ func releaseCreateCommand(a *app) *cobra.Command {
 	var request deployer.ReleaseRequest
 	cmd := &cobra.Command{
 		Use:   "create DIR -o FILE.tar.gz",
-		Short: "Make the archive of a folder of jobs and the programs that they need",
-		Long: `Makes an archive of a folder of jobs with the programs that they need, as built
-by make build. The same jobs and programs make the same archive. Prints the
-block with which a manifest pins it.`,
+		Short: "Create an archive of a folder of jobs and the programs that they need",
+		Long: `Creates an archive of a folder of jobs with the programs that they need, as built by
+make build. The same jobs and programs give the same archive. Prints the block that
+pins it in a manifest.`,
 		Example: `  deploy release create examples/jobs -o hello-1.2.tar.gz --version 1.2`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -49,7 +49,7 @@ block with which a manifest pins it.`,
 		},
 	}
 	cmd.Flags().StringVarP(&request.Out, "output", "o", "", "the archive's `file`")
-	cmd.Flags().StringVar(&request.Version, "version", "", "its version (default: made from the content)")
+	cmd.Flags().StringVar(&request.Version, "version", "", "its version (default: derived from the content)")
 	_ = cmd.MarkFlagRequired("output") // the flag exists
 	return cmd
 }

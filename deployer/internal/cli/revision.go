@@ -17,10 +17,10 @@ func rollbackCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rollback MANIFEST [REVISION]",
 		Short: "Return to an earlier revision of the deployment",
-		Long: `Applies the manifest, jobs and programs of an earlier revision: those of the last
-apply that succeeded if what runs is something else, else of the one before; or of
-the revision named. It rolls at the pace of that manifest's own policies, and is a
-new revision itself. Data on disks, secrets and addresses stay as they are today.
+		Long: `Applies the manifest, jobs and programs of an earlier revision: of the named one, or
+of the last apply that succeeded; if that is what runs, of the one before. It uses
+the update policies of that manifest, and becomes a new revision. Data on disks,
+secrets and addresses stay as they are.
 
 The manifest file is not touched: correct it before the next apply, which would
 otherwise repeat what was rolled back.`,
@@ -61,7 +61,7 @@ otherwise repeat what was rolled back.`,
 func revisionNumber(text string) (int, error) {
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 {
-		return 0, fmt.Errorf("cannot read revision %q: want a number as deploy history shows it", text)
+		return 0, fmt.Errorf("cannot read revision %q: it must be a number from deploy history", text)
 	}
 	return n, nil
 }
@@ -69,9 +69,9 @@ func revisionNumber(text string) (int, error) {
 func historyCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "history MANIFEST",
-		Short: "Show what was done to the deployment, by whom and how it ended",
-		Long: `Shows what was done to the deployment, by whom and how it ended. Revisions with a
-star can be returned to (deploy rollback) and compared with (deploy diff).`,
+		Short: "List the changes of the deployment: who made them and how they ended",
+		Long: `Lists the changes of the deployment, who made them and how they ended. deploy
+rollback can return to revisions with a star, and deploy diff can compare them.`,
 		Example: `  deploy history cluster.hcl
   deploy history --json cluster.hcl | jq '.entries[] | select(.result != "done")'`,
 		Args: cobra.ExactArgs(1),
@@ -92,12 +92,11 @@ star can be returned to (deploy rollback) and compared with (deploy diff).`,
 func diffCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "diff MANIFEST REVISION [REVISION]",
-		Short: "Show what changed from a revision to the manifest, or to another revision",
-		Long: `Shows what changed from a revision to what the manifest says now, or to another
-revision: instances, files as diffs, processes. Both are rendered with the
-addresses, secrets and certificates of today, and no agent is asked; what really
-runs is compared by deploy plan. Exit codes: 0 the same, 2 there are differences,
-1 error.`,
+		Short: "Show the differences between a revision and the manifest, or another revision",
+		Long: `Shows the differences between a revision and the manifest, or another revision:
+instances, files as diffs, processes. Both are rendered with today's addresses,
+secrets and certificates, and no agent is asked; deploy plan compares with what
+runs. Exit codes: 0 the same, 2 there are differences, 1 error.`,
 		Example: `  deploy diff cluster.hcl 3
   deploy diff cluster.hcl 3 4`,
 		Args: cobra.RangeArgs(2, 3),

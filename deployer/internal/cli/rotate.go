@@ -11,12 +11,11 @@ func rotateCACommand(a *app) *cobra.Command {
 	var autoApprove bool
 	cmd := &cobra.Command{
 		Use:   "rotate-ca MANIFEST",
-		Short: "Replace the deployment's own CA, without restarting a process",
-		Long: `Replaces the CA that agents, the bus and jobs' certificate blocks rely on, in
-three passes that are each like an apply: the new CA is trusted everywhere, then
-everything gets certificates of it, then the old one is dropped. No process
-restarts. If it is stopped half-way, the same command continues; an apply also completes
-the last pass.
+		Short: "Replace the deployment's own CA without restarting a process",
+		Long: `Replaces the CA of agents, the bus and jobs' certificate blocks in three passes that
+are each like an apply: all trust the new CA, all get its certificates, all stop
+trusting the old CA. No process restarts. If it is interrupted, the same command
+continues; an apply also completes the last pass.
 
 For CAs among the manifest's secrets, use deploy secret rotate.`,
 		Example: "  deploy rotate-ca cluster.hcl",

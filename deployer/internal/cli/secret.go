@@ -52,7 +52,7 @@ func secretListCommand(a *app) *cobra.Command {
 func secretShowCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show MANIFEST NAME[.ATTRIBUTE]",
-		Short: "Print one attribute of a secret as it is, for a pipe",
+		Short: "Print one attribute of a secret, for a pipe",
 		Example: `  deploy secret show cluster.hcl nats | wl-copy
   deploy secret show cluster.hcl tls.certificate | openssl x509 -noout -text`,
 		Args: cobra.ExactArgs(2),
@@ -77,11 +77,11 @@ func secretShowCommand(a *app) *cobra.Command {
 func secretSetCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "set MANIFEST NAME[.ATTRIBUTE]",
-		Short: "Give a secret a value of your own, read from standard input",
-		Long: `Reads the value from standard input (one newline at its end does not count), or
-asks for it without echo on a terminal. It is never an argument: those are seen
-by everybody on this machine. Attributes that belong together are given at once,
-as a JSON object. The next apply rolls the value out.`,
+		Short: "Set a secret to a value from standard input",
+		Long: `Reads the value from standard input (without its final newline), or asks for it on a
+terminal without echo. It is never an argument, because all users of this machine
+see those. Attributes that belong together are given as one JSON object. The next
+apply rolls the value out.`,
 		Example: `  pass nats | deploy secret set cluster.hcl nats
   jq -n --rawfile certificate c.pem --rawfile private_key k.pem --rawfile ca ca.pem '$ARGS.named' |
     deploy secret set cluster.hcl tls`,
@@ -107,10 +107,10 @@ as a JSON object. The next apply rolls the value out.`,
 func secretRotateCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "rotate MANIFEST NAME",
-		Short: "Make a new value for a secret",
-		Long: `Makes a new value in the state; the next apply rolls it out. With a CA, the
-certificates that it has signed are signed anew. What was shown or copied of the
-old value stays valid until that apply is done.`,
+		Short: "Create a new value for a secret",
+		Long: `Creates a new value in the state; the next apply rolls it out. For a CA, all
+certificates that it signed are signed again. The old value stays valid until that
+apply is done.`,
 		Example: `  deploy secret rotate cluster.hcl nats && deploy apply cluster.hcl`,
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -175,7 +175,7 @@ func takePassphrase() func(confirm bool) (string, error) {
 		// Standard input may be a pipe with something else.
 		terminal, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 		if err != nil {
-			return "", fmt.Errorf("cannot ask for the state's passphrase, there is no terminal: set %s", passphraseVariable)
+			return "", fmt.Errorf("cannot ask for the state's passphrase, because there is no terminal: set %s", passphraseVariable)
 		}
 		defer terminal.Close()
 		first, err := prompt(terminal, "Passphrase of the state: ")

@@ -16,12 +16,12 @@ func simulateCommand(a *app) *cobra.Command {
 	var trace bool
 	cmd := &cobra.Command{
 		Use:   "simulate MANIFEST",
-		Short: "Try a rollout out on simulated agents and virtual time",
-		Long: `Runs the machine that apply runs, with the manifest's own policies, against
-simulated agents: an update of every instance, a restart, or a first deploy.
-Latencies follow from the seed. Exit code 1 if a promise of the rollout did not
-hold: as many instances available as must be, no more in flight than may be,
-canaries first, no instance touched that is not to be, and an end.`,
+		Short: "Try a rollout with simulated agents in virtual time",
+		Long: `Runs the rollout of an apply, with the manifest's own policies, against simulated
+agents: an update of every instance, a restart, or a first deploy. The seed decides
+the latencies. The exit code is 1 if the rollout broke a promise: at least
+min_available instances serve, at most max_in_flight are changed at once, canaries go
+first, no other instance is changed, and the rollout ends.`,
 		Example: `  deploy simulate cluster.hcl --agents 2000
   deploy simulate cluster.hcl --fail router/2@start --seed 7
   deploy simulate cluster.hcl --bad hello                   a release that never gets healthy
@@ -50,8 +50,8 @@ canaries first, no instance touched that is not to be, and an end.`,
 		},
 	}
 	cmd.Flags().IntVar(&q.Agents, "agents", 0, "scale the groups to `N` instances in all")
-	cmd.Flags().BoolVar(&q.First, "first", false, "a first deploy instead of an update")
-	cmd.Flags().BoolVar(&q.Restart, "restart", false, "a restart instead of an update")
+	cmd.Flags().BoolVar(&q.First, "first", false, "simulate a first deploy instead of an update")
+	cmd.Flags().BoolVar(&q.Restart, "restart", false, "simulate a restart instead of an update")
 	cmd.Flags().StringArrayVar(&q.Faults, "fail", nil, "`group/index@moment` that fails: "+strings.Join(deployer.SimulatedMoments(), ", ")+"; with :silent no answer comes")
 	cmd.Flags().StringArrayVar(&q.Bad, "bad", nil, "`group` whose new generation never becomes healthy")
 	cmd.Flags().StringArrayVar(&q.Sick, "sick", nil, "`group/index` that does not serve; with @30s from then on, with @30s-2m for a while")
@@ -60,6 +60,6 @@ canaries first, no instance touched that is not to be, and an end.`,
 	cmd.Flags().StringArrayVar(&q.Pauses, "pause", nil, "an operator's pause, `60s-90s`")
 	cmd.Flags().IntSliceVar(&q.Kills, "kill", nil, "`event` at which the deployer is killed, to be followed by another apply 5 s later")
 	cmd.Flags().BoolVar(&trace, "trace", false, "print every event, and the commands that follow, to stderr")
-	cmd.Flags().Uint64Var(&q.Seed, "seed", 1, "of latencies; the same seed gives the same run")
+	cmd.Flags().Uint64Var(&q.Seed, "seed", 1, "seed of the latencies; the same seed gives the same run")
 	return cmd
 }

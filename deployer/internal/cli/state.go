@@ -54,7 +54,7 @@ func stateEncryptCommand(a *app) *cobra.Command {
 	how := encryptionFlags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if how() == nil {
-			return errors.New("cannot encrypt: give --passphrase or --recipient")
+			return errors.New("cannot encrypt: --passphrase or --recipient is missing")
 		}
 		return encryptState(cmd.Context(), a, args[0], how())
 	}
@@ -92,11 +92,11 @@ func stateExportCommand(a *app) *cobra.Command {
 	var out string
 	cmd := &cobra.Command{
 		Use:   "export MANIFEST --out FILE | > FILE",
-		Short: "Write state, secrets and the engine's state as one file",
-		Long: `Writes a tar archive of the state, the secrets, the engine's state and the
-journal to a new file or to standard output, encrypted if the state is or if asked.
-Packages and local VMs are not in it. One that is not encrypted is refused where
-others could read it.`,
+		Short: "Export state, secrets and the engine's state to one file",
+		Long: `Writes a tar archive of the state, the secrets, the engine's state and the journal to
+a new file or to standard output. It is encrypted if the state is, or if you ask for
+it. Packages and local VMs are not in it. deploy refuses to write an unencrypted
+archive where others could read it.`,
 		Example: `  deploy state export --out cf.backup cluster.hcl
   deploy state export cluster.hcl --recipient age1... > cf.backup.age`,
 		Args: cobra.ExactArgs(1),
@@ -121,9 +121,9 @@ func stateImportCommand(a *app) *cobra.Command {
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "import MANIFEST < FILE",
-		Short: "Put an exported state in place",
-		Long: `Reads what deploy state export has written from standard input. The state of
-another deployment, or a later one of the same, is overwritten only with --force.`,
+		Short: "Restore an exported state",
+		Long: `Reads an export of deploy state export from standard input. It overwrites the state
+of another deployment, or a later state of the same one, only with --force.`,
 		Example: "  deploy state import cluster.hcl < cf.backup",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -148,10 +148,10 @@ func stateForgetCommand(a *app) *cobra.Command {
 	var autoApprove bool
 	return approvable(&cobra.Command{
 		Use:   "forget MANIFEST",
-		Short: "Give up the VMs, when the engine's state is lost",
-		Long: `Gives up the VMs that the state has: the next apply makes others. It is for an
-engine's state (terraform.tfstate) that is lost for good. VMs on this machine are
-ended; those elsewhere stay, and so do their disks: delete them yourself.`,
+		Short: "Forget the VMs, when the engine's state is lost",
+		Long: `Forgets the VMs in the state; the next apply creates new ones. Use it only if the
+engine's state (terraform.tfstate) is lost for good. VMs of the template local are
+ended. All other VMs and their disks stay: delete them yourself.`,
 		Example: "  deploy state forget cluster.hcl",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -176,7 +176,7 @@ ended; those elsewhere stay, and so do their disks: delete them yourself.`,
 func stateRevisionsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:     "revisions MANIFEST",
-		Short:   "List the applies that can be returned to",
+		Short:   "List the revisions that rollback can return to",
 		Example: "  deploy state revisions cluster.hcl",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -15,10 +15,10 @@ import (
 func stateCheckCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "check MANIFEST",
-		Short: "Read all of the state folder, and compare it with the engine and the agents",
-		Long: `Reads every file of the state folder, its copies too, compares them with each
-other, with the engine's state and with what the agents say, and changes nothing.
-The exit code is 1 if the state cannot be used as it is.`,
+		Short: "Check the state folder against the engine and the agents",
+		Long: `Reads every file of the state folder and its copies, and compares them with each
+other, with the engine's state and with the agents. It changes nothing. The exit
+code is 1 if the state cannot be used as it is.`,
 		Example: "  deploy state check cluster.hcl",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -44,11 +44,11 @@ The exit code is 1 if the state cannot be used as it is.`,
 func stateRepairCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "repair MANIFEST",
-		Short: "Put back what of the state folder is missing or damaged",
-		Long: `Puts state.json, secrets.json and the engine's state back from the newest copy that
-fits what is whole, or from what the engine keeps; without a copy, state.json is
-made again from the engine's state. What is replaced is set aside, never deleted.
-Keys and passwords are nowhere but in secrets.json, its copies and exports.`,
+		Short: "Restore missing and damaged files of the state folder",
+		Long: `Restores state.json, secrets.json and the engine's state from the newest copy that
+fits the undamaged files, or from the engine's own backup. Without a copy, it
+rebuilds state.json from the engine's state. Replaced files are renamed, never
+deleted. Keys and passwords are only in secrets.json, its copies and exports.`,
 		Example: "  deploy state repair cluster.hcl && deploy state check cluster.hcl",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -72,10 +72,10 @@ func stateAdoptCommand(a *app) *cobra.Command {
 	var autoApprove bool
 	return approvable(&cobra.Command{
 		Use:   "adopt MANIFEST",
-		Short: "Let a manifest take the place of another one that names the same deployment",
+		Short: "Let another manifest own the deployment's state",
 		Long: `Two manifests that name the same deployment would share a state, and each would
 delete what the other one describes. So a state belongs to the manifest that made
-it. This gives it to another one; look at deploy plan before you apply.`,
+it. This command gives it to another manifest; run deploy plan before you apply.`,
 		Example: "  deploy state adopt cluster-2.hcl",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -105,7 +105,7 @@ func exportTarget(a *app, name string) (w io.Writer, encrypt bool, finish func(e
 	if name != "" {
 		f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 		if err != nil {
-			return nil, false, nil, fmt.Errorf("cannot export: %w; name a file that is not there", err)
+			return nil, false, nil, fmt.Errorf("cannot export: %w; name a file that does not exist", err)
 		}
 		return f, false, func(err error) error {
 			if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
@@ -115,7 +115,7 @@ func exportTarget(a *app, name string) (w io.Writer, encrypt bool, finish func(e
 		}, nil
 	}
 	if isTerminal(a.out) {
-		return nil, false, nil, errors.New("cannot export to a terminal: it holds secrets; redirect it to a file, or name one with --out")
+		return nil, false, nil, errors.New("cannot export secrets to a terminal; redirect the output to a file, or name one with --out")
 	}
 	finish = func(err error) error { return err }
 	if f, ok := file(a.out).(*os.File); ok {

@@ -307,7 +307,7 @@ func (c *Client) Stats(ctx context.Context, app string) ([]InstanceStats, error)
 	for index, one := range answer {
 		var err error
 		if one.Index, err = strconv.Atoi(index); err != nil {
-			return nil, fmt.Errorf("the controller knows an instance %q", index)
+			return nil, fmt.Errorf("the controller reports an instance %q, which is not a number", index)
 		}
 		stats = append(stats, one)
 	}

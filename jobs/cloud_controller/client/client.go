@@ -88,7 +88,7 @@ func ParseTarget(text string) (string, error) {
 	}
 	u, err := url.Parse(full)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || strings.Trim(u.Path, "/") != "" {
-		return "", fmt.Errorf("%q is no target: want a host, such as api.cf.localhost:8080 or https://api.example.com", text)
+		return "", fmt.Errorf("%q is not a target; use a host, such as api.cf.localhost:8080 or https://api.example.com", text)
 	}
 	return u.Scheme + "://" + u.Host, nil
 }
@@ -97,7 +97,7 @@ func ParseTarget(text string) (string, error) {
 func New(target, token string) (*Client, error) {
 	u, err := url.Parse(target)
 	if err != nil || u.Host == "" {
-		return nil, fmt.Errorf("%q is no target", target)
+		return nil, fmt.Errorf("%q is not a target", target)
 	}
 	transport := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
@@ -318,7 +318,7 @@ func (c *Client) call(ctx context.Context, once bool, method string, body, into 
 		return nil
 	}
 	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("%s answers what is no JSON of this API (is it a cloud controller of the first generation?): %w", c.target.Host, err)
+		return fmt.Errorf("the answer of %s is not JSON of this API (is it a cloud controller of the first generation?): %w", c.target.Host, err)
 	}
 	return nil
 }
@@ -368,7 +368,7 @@ func (c *Client) Info(ctx context.Context) (Info, error) {
 	var info Info
 	err := c.get(ctx, &info, "info")
 	if err == nil && info.Name == "" {
-		err = fmt.Errorf("%s is no cloud controller: what it says of itself has no name", c.target.Host)
+		err = fmt.Errorf("%s is not a cloud controller: its /info has no name", c.target.Host)
 	}
 	return info, err
 }

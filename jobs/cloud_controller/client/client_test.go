@@ -114,7 +114,7 @@ func TestTriesAgain(t *testing.T) {
 		{"the controller's 502", []func(http.ResponseWriter){status(502, `{"code":503,"description":"gateway"}`)}, func(c *Client) error { _, err := c.App(t.Context(), "a"); return err }, 1, "gateway (error 503)"},
 		{"what is made once", []func(http.ResponseWriter){cut}, func(c *Client) error { return c.CreateApp(t.Context(), NewApp{Name: "a"}) }, 1, "cannot reach"},
 		{"a deletion whose answer was lost", []func(http.ResponseWriter){nil}, func(c *Client) error { return c.DeleteApp(t.Context(), "a") }, 2, ""},
-		{"no API", []func(http.ResponseWriter){status(200, "<html>")}, func(c *Client) error { _, err := c.App(t.Context(), "a"); return err }, 1, "no JSON of this API"},
+		{"no API", []func(http.ResponseWriter){status(200, "<html>")}, func(c *Client) error { _, err := c.App(t.Context(), "a"); return err }, 1, "is not JSON of this API"},
 		{"text", []func(http.ResponseWriter){status(404, "VCAP ROUTER: 404 - DESTINATION NOT FOUND\n")}, func(c *Client) error { _, err := c.App(t.Context(), "a"); return err }, 1, "404 Not Found: VCAP ROUTER"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

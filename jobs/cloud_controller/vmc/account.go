@@ -21,7 +21,7 @@ import (
 func targetCommand(v *vmc) *cobra.Command {
 	return &cobra.Command{
 		Use:               "target [HOST]",
-		Short:             "Say where the cloud is, or show it",
+		Short:             "Set or show the cloud's address",
 		Example:           "  vmc target api.cf.localhost:8080\n  vmc target https://api.example.com\n  vmc target",
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
@@ -66,7 +66,7 @@ func (v *vmc) password(prompt string) (string, error) {
 	line, err := bufio.NewReader(v.in).ReadString('\n')
 	if line = strings.TrimRight(line, "\r\n"); line == "" {
 		if err == nil || errors.Is(err, io.EOF) {
-			err = errors.New("there is no password: type it at a terminal, or give it as a line of standard input or in VMC_PASSWORD")
+			err = errors.New("there is no password: type it at a terminal, or pass it by standard input or VMC_PASSWORD")
 		}
 		return "", err
 	}
@@ -83,7 +83,7 @@ func (v *vmc) login(ctx context.Context, c *client.Client, email, password strin
 			if answer.Status == http.StatusTooManyRequests {
 				return fmt.Errorf("cannot log in as %s at %s: %v", email, c.Target(), err)
 			}
-			return fmt.Errorf("cannot log in as %s at %s: the password is wrong, or there is no such account; vmc register makes one where the cloud lets you", email, c.Target())
+			return fmt.Errorf("cannot log in as %s at %s: the password is wrong, or there is no such account; vmc register creates one if the cloud allows it", email, c.Target())
 		}
 		return err
 	}
@@ -99,7 +99,7 @@ func (v *vmc) login(ctx context.Context, c *client.Client, email, password strin
 func loginCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:     "login EMAIL",
-		Short:   "Log in; the password is asked for, or taken from VMC_PASSWORD or standard input",
+		Short:   "Log in; the password is read from the terminal, VMC_PASSWORD or standard input",
 		Example: "  vmc login me@example.com",
 		Args:    cobra.ExactArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
@@ -119,7 +119,7 @@ func logoutCommand(v *vmc) *cobra.Command {
 	var forget bool
 	c := v.command(&cobra.Command{
 		Use:   "logout",
-		Short: "Forget who you are at this target",
+		Short: "Log out of this target",
 		Args:  cobra.NoArgs,
 	}, func(_ context.Context, c *client.Client, _ []string) error {
 		return changeSettings(func(s *settings) {
@@ -129,14 +129,14 @@ func logoutCommand(v *vmc) *cobra.Command {
 			}
 		})
 	})
-	c.Flags().BoolVar(&forget, "forget", false, "forget the target, too")
+	c.Flags().BoolVar(&forget, "forget", false, "also forget the target")
 	return c
 }
 
 func registerCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:     "register EMAIL",
-		Short:   "Make an account and log in",
+		Short:   "Create an account and log in",
 		Example: "  vmc register me@example.com",
 		Args:    cobra.ExactArgs(1),
 		Aliases: []string{"add-user", "create-user"},
@@ -151,7 +151,7 @@ func registerCommand(v *vmc) *cobra.Command {
 				return err
 			}
 			if again != password {
-				return errors.New("these are two different passwords")
+				return errors.New("the two passwords differ")
 			}
 		}
 		// A token may be remembered and no good any more.
@@ -163,13 +163,13 @@ func registerCommand(v *vmc) *cobra.Command {
 			return err
 		}
 		if info.User != "" {
-			v.say("Made the account %s; you are still logged in as %s.", args[0], info.User)
+			v.say("Created the account %s; you are still logged in as %s.", args[0], info.User)
 			return nil
 		}
 		if err := v.login(ctx, c, args[0], password); err != nil {
 			return err
 		}
-		v.say("Made the account %s and logged in.", args[0])
+		v.say("Created the account %s and logged in.", args[0])
 		return nil
 	})
 }
@@ -201,7 +201,7 @@ func passwdCommand(v *vmc) *cobra.Command {
 func infoCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:   "info",
-		Short: "Show what the cloud is, who you are and what you use",
+		Short: "Show the cloud, your account and your usage",
 		Args:  cobra.NoArgs,
 	}, show(v, ofAll((*client.Client).Info), func(c *client.Client, _ []string, info client.Info) error {
 		fmt.Fprintf(v.out, "%s\n%s, version %v (build %v)\n", info.Description, info.Name, info.Version, info.Build)
@@ -229,7 +229,7 @@ func infoCommand(v *vmc) *cobra.Command {
 func runtimesCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:   "runtimes",
-		Short: "List what apps can run with",
+		Short: "List the runtimes that apps can use",
 		Args:  cobra.NoArgs,
 	}, show(v, ofAll((*client.Client).Runtimes), func(_ *client.Client, _ []string, runtimes map[string]client.Runtime) error {
 		t := newTable("NAME", "VERSION", "DESCRIPTION")
@@ -243,7 +243,7 @@ func runtimesCommand(v *vmc) *cobra.Command {
 func frameworksCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:   "frameworks",
-		Short: "List the kinds of apps",
+		Short: "List the frameworks of apps",
 		Args:  cobra.NoArgs,
 	}, show(v, func(ctx context.Context, c *client.Client, _ []string) (map[string]client.Framework, error) {
 		info, err := c.Info(ctx)
@@ -264,7 +264,7 @@ func frameworksCommand(v *vmc) *cobra.Command {
 func usersCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:   "users",
-		Short: "List all accounts; for administrators",
+		Short: "List all accounts (administrators only)",
 		Args:  cobra.NoArgs,
 	}, show(v, ofAll((*client.Client).Users), func(_ *client.Client, _ []string, users []client.User) error {
 		t := newTable("EMAIL", "ADMIN", "APPS")
@@ -287,10 +287,10 @@ func deleteUserCommand(v *vmc) *cobra.Command {
 	var force bool
 	c := v.command(&cobra.Command{
 		Use:   "delete-user EMAIL",
-		Short: "Remove an account with its apps and services; for administrators",
+		Short: "Delete an account with its apps and services (administrators only)",
 		Args:  cobra.ExactArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
-		if err := v.confirm(force, "Remove the account %s with all its apps and services?", args[0]); err != nil {
+		if err := v.confirm(force, "Delete the account %s with all its apps and services?", args[0]); err != nil {
 			return err
 		}
 		return c.DeleteUser(ctx, args[0])
@@ -307,7 +307,7 @@ func (v *vmc) confirm(force bool, format string, args ...any) error {
 	}
 	question := fmt.Sprintf(format, args...)
 	if _, ok := terminal(v.in); !ok {
-		return fmt.Errorf("%s Nobody is there to answer: say --force", question)
+		return fmt.Errorf("%s There is no terminal to ask on: use --force", question)
 	}
 	fmt.Fprintf(v.err, "%s [y/N] ", question)
 	line, err := bufio.NewReader(v.in).ReadString('\n')

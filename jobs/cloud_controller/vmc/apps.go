@@ -42,7 +42,7 @@ func appsCommand(v *vmc) *cobra.Command {
 		return apps, nil
 	}, func(c *client.Client, _ []string, apps []client.App) error {
 		if len(apps) == 0 {
-			v.say("You have no apps yet: vmc push makes one.")
+			v.say("You have no apps yet; vmc push creates one.")
 			return nil
 		}
 		t := newTable("NAME", "STATE", "RUNNING", "MEMORY", "KIND", "URLS", "SERVICES")
@@ -67,14 +67,14 @@ func appsCommand(v *vmc) *cobra.Command {
 
 // timeoutFlag is how long to wait for instances to run; 0 is what patience says.
 func timeoutFlag(c *cobra.Command, timeout *time.Duration) {
-	c.Flags().DurationVar(timeout, "timeout", 0, "how long to wait until the instances run; by default 2m, or 30s more than they may take to start")
+	c.Flags().DurationVar(timeout, "timeout", 0, "how long to wait until the instances run (default: 2m, or the start time-out plus 30s)")
 }
 
 func startCommand(v *vmc) *cobra.Command {
 	var timeout time.Duration
 	c := v.appsOf(&cobra.Command{
 		Use:   "start APP...",
-		Short: "Start apps, and wait until they run",
+		Short: "Start apps and wait until they run",
 		Args:  cobra.MinimumNArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		for _, name := range args {
@@ -83,7 +83,7 @@ func startCommand(v *vmc) *cobra.Command {
 				return err
 			}
 			if app.State == client.Started {
-				v.say("%s is started already.", name)
+				v.say("%s is already started.", name)
 			}
 			if err := v.start(ctx, c, name, "", timeout); err != nil {
 				return err
@@ -122,9 +122,9 @@ func restartCommand(v *vmc) *cobra.Command {
 	var h how
 	c := v.appsOf(&cobra.Command{
 		Use:   "restart APP...",
-		Short: "Start apps anew, one instance after the other",
-		Long: `restart starts a new instance of an app beside each old one, which stops when
-the new one has proved healthy. With --now all stop first, as a stopped app's do.`,
+		Short: "Restart apps, one instance after the other",
+		Long: `restart starts a new instance beside each old one, and stops the old one when the
+new one is healthy. With --now it stops all instances first, then starts them.`,
 		Args: cobra.MinimumNArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		for _, name := range args {
@@ -151,18 +151,18 @@ func deleteCommand(v *vmc) *cobra.Command {
 	var force bool
 	c := v.appsOf(&cobra.Command{
 		Use:     "delete APP...",
-		Short:   "Remove apps; their services stay",
+		Short:   "Delete apps; their services stay",
 		Example: "  vmc delete hello --force",
 		Args:    cobra.MinimumNArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
-		if err := v.confirm(force, "Remove %s?", strings.Join(args, ", ")); err != nil {
+		if err := v.confirm(force, "Delete %s?", strings.Join(args, ", ")); err != nil {
 			return err
 		}
 		for _, name := range args {
 			if err := c.DeleteApp(ctx, name); err != nil {
 				return err
 			}
-			v.say("Removed %s.", name)
+			v.say("Deleted %s.", name)
 		}
 		return nil
 	})
@@ -176,7 +176,7 @@ var countText = regexp.MustCompile(`^([+-]?)([0-9]{1,5})$`)
 func newCount(now int, text string) (int, error) {
 	parts := countText.FindStringSubmatch(text)
 	if parts == nil {
-		return 0, fmt.Errorf("%q is no number of instances: want one such as 3, +1 or -1", text)
+		return 0, fmt.Errorf("%q is not a number of instances; use one such as 3, +1 or -1", text)
 	}
 	n, err := strconv.Atoi(parts[2])
 	if err != nil {
@@ -295,7 +295,7 @@ func envCommand(v *vmc) *cobra.Command {
 	}
 	env := v.appsOf(&cobra.Command{
 		Use:     "env APP",
-		Short:   "Show, set or unset an app's variables",
+		Short:   "Show, set or unset an app's environment variables",
 		Example: "  vmc env hello\n  vmc env set hello GREETING=Hi COLOR=blue\n  vmc env unset hello COLOR",
 		Args:    cobra.ExactArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error { return show(ctx, c, args[0]) })
@@ -308,7 +308,7 @@ func envCommand(v *vmc) *cobra.Command {
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		for _, one := range args[1:] {
 			if name, _, ok := strings.Cut(one, "="); !ok || name == "" {
-				return fmt.Errorf("%q is no variable: want NAME=VALUE", one)
+				return fmt.Errorf("%q is not a variable; use NAME=VALUE", one)
 			}
 		}
 		return v.changeAndRestart(ctx, c, args[0], "env", h, func(app *client.App) error {
@@ -361,7 +361,7 @@ func hostOf(text string) (string, error) {
 	host = strings.ToLower(strings.TrimSuffix(host, "/"))
 	host, _, _ = strings.Cut(host, ":")
 	if host == "" || strings.ContainsAny(host, "/ ") {
-		return "", fmt.Errorf("%q is no URL of an app: want a host name, such as hello.cf.localhost", text)
+		return "", fmt.Errorf("%q is not the URL of an app; use a host name, such as hello.cf.localhost", text)
 	}
 	return host, nil
 }
@@ -369,7 +369,7 @@ func hostOf(text string) (string, error) {
 func mapCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:     "map APP URL",
-		Short:   "Give an app one more URL",
+		Short:   "Add a URL to an app",
 		Example: "  vmc map hello www.cf.localhost",
 		Args:    cobra.ExactArgs(2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
@@ -385,7 +385,7 @@ func mapCommand(v *vmc) *cobra.Command {
 		}); err != nil {
 			return err
 		}
-		v.say("%s is %s.", c.AppURL(host), args[0])
+		v.say("%s now leads to %s.", c.AppURL(host), args[0])
 		return nil
 	})
 }
@@ -393,7 +393,7 @@ func mapCommand(v *vmc) *cobra.Command {
 func domainsCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:   "domains",
-		Short: "Show the names that you may map to apps",
+		Short: "List the domains that you may map to apps",
 		Args:  cobra.NoArgs,
 	}, show(v, ofAll((*client.Client).Domains), func(_ *client.Client, _ []string, domains []client.Domain) error {
 		t := newTable("DOMAIN", "FOR")
@@ -411,7 +411,7 @@ func domainsCommand(v *vmc) *cobra.Command {
 func unmapCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:   "unmap APP URL",
-		Short: "Take a URL from an app",
+		Short: "Remove a URL from an app",
 		Args:  cobra.ExactArgs(2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		host, err := hostOf(args[1])
@@ -435,7 +435,7 @@ var sizeText = regexp.MustCompile(`^(?i)([0-9]{1,7})\s*(M|MB|G|GB)?$`)
 func parseMegabytes(text string) (int, error) {
 	parts := sizeText.FindStringSubmatch(strings.TrimSpace(text))
 	if parts == nil {
-		return 0, fmt.Errorf("%q is no size: want one such as 64M or 1G", text)
+		return 0, fmt.Errorf("%q is not a size; use one such as 64M or 1G", text)
 	}
 	n, err := strconv.Atoi(parts[1])
 	if err != nil {
@@ -445,7 +445,7 @@ func parseMegabytes(text string) (int, error) {
 		n *= 1024
 	}
 	if n == 0 {
-		return 0, errors.New("a size of 0 is of no use")
+		return 0, errors.New("a size must be more than 0")
 	}
 	return n, nil
 }

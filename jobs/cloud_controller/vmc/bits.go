@@ -62,7 +62,7 @@ func (v *vmc) upload(ctx context.Context, c *client.Client, app, source string) 
 		return "", fmt.Errorf("cannot push %s: %w", source, err)
 	}
 	if len(skipped) > 0 {
-		v.say("Not pushed, being sockets, pipes or devices: %s", strings.Join(skipped, ", "))
+		v.say("Not pushed, because they are sockets, pipes or devices: %s", strings.Join(skipped, ", "))
 	}
 	if len(files) == 0 {
 		return "", fmt.Errorf("cannot push %s: there are no files in it, or all of them are ignored", source)
@@ -205,7 +205,7 @@ func match(ctx context.Context, c *client.Client, folder string, files []file) (
 		asked = append(asked, client.Resource{Size: f.info.Size(), SHA1: files[i].sha1, Name: f.name})
 	}
 	if known, err = c.MatchResources(ctx, asked); err != nil {
-		return nil, nil, fmt.Errorf("cannot ask which files are known: %w", err)
+		return nil, nil, fmt.Errorf("cannot ask the cloud which files it has: %w", err)
 	}
 	names := map[string]bool{}
 	for _, resource := range known {
@@ -307,7 +307,7 @@ func explode(source, folder string) error {
 	for _, f := range archive.File {
 		name := path.Clean(f.Name)
 		if !filepath.IsLocal(name) {
-			return fmt.Errorf("its entry %q lies outside of it", f.Name)
+			return fmt.Errorf("its entry %q leads outside the archive", f.Name)
 		}
 		if f.FileInfo().IsDir() {
 			if err := root.MkdirAll(name, 0o755); err != nil {
@@ -316,7 +316,7 @@ func explode(source, folder string) error {
 			continue
 		}
 		if !f.Mode().IsRegular() && f.Mode()&fs.ModeSymlink == 0 {
-			return fmt.Errorf("its entry %q is no file, folder or link", f.Name)
+			return fmt.Errorf("its entry %q is not a file, folder or link", f.Name)
 		}
 		if dir := path.Dir(name); dir != "." {
 			if err := root.MkdirAll(dir, 0o755); err != nil {

@@ -60,7 +60,7 @@ func negativeLast(args []string) []string {
 func rootCommand(v *vmc) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "vmc",
-		Short: "Push apps to a Cloud Foundry of the first generation, and look after them",
+		Short: "Push apps to a Cloud Foundry of the first generation, and manage them",
 		Example: `  vmc target api.cf.localhost:8080
   vmc register me@example.com
   vmc push                            the app in this folder, as its manifest.yml says
@@ -75,7 +75,7 @@ func rootCommand(v *vmc) *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.BoolVar(&v.json, "json", false, "print the result as JSON")
 	flags.StringVar(&v.target, "target", "", "`host` of the cloud controller's API, for this command only (VMC_TARGET)")
-	flags.StringVarP(&v.as, "as", "u", "", "act as the user with this `email`; administrators can")
+	flags.StringVarP(&v.as, "as", "u", "", "act as the user with this `email` (administrators only)")
 	flags.BoolVar(&v.trace, "trace", false, "show each request")
 	root.AddGroup(
 		&cobra.Group{ID: "account", Title: "The cloud and you:"},

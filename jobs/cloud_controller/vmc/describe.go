@@ -43,12 +43,12 @@ func pushed(args []string, flags pushFlags, changed func(string) bool) (apps []m
 		}
 	}
 	if len(apps) == 0 {
-		return nil, nil, fmt.Errorf("what is the app's name? There is no %s in %s: vmc push NAME", manifest.Name, at)
+		return nil, nil, fmt.Errorf("the app has no name, and there is no %s in %s; use vmc push NAME", manifest.Name, at)
 	}
 	if len(apps) > 1 {
 		for _, flag := range []string{"url", "no-url", "command", "framework", "runtime"} {
 			if changed(flag) {
-				return nil, nil, fmt.Errorf("--%s is for one app, and the manifest has %d: name one", flag, len(apps))
+				return nil, nil, fmt.Errorf("--%s is for one app, but the manifest has %d; name one", flag, len(apps))
 			}
 		}
 	}

@@ -39,9 +39,9 @@ func TestPushed(t *testing.T) {
 		{"none of two", []string{"c"}, pushFlags{path: two}, nil, "error: the manifest has no application c"},
 		{"a URL for two", nil, pushFlags{path: two, urls: []string{"x"}}, []string{"url"}, "error: --url is for one app"},
 		{"no manifest", []string{"a"}, pushFlags{path: none}, nil, "a at none: [] []"},
-		{"no manifest, no name", nil, pushFlags{path: none}, nil, "error: what is the app's name?"},
+		{"no manifest, no name", nil, pushFlags{path: none}, nil, "error: the app has no name"},
 		{"a program", []string{"a"}, pushFlags{path: program}, nil, "a at none/program: [] []"},
-		{"bad variable", []string{"a"}, pushFlags{path: none, env: []string{"A"}}, nil, `error: "A" is no variable`},
+		{"bad variable", []string{"a"}, pushFlags{path: none, env: []string{"A"}}, nil, `error: "A" is not a variable`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			apps, _, err := pushed(tc.args, tc.flags, func(flag string) bool { return slices.Contains(tc.set, flag) })

@@ -18,9 +18,9 @@ import (
 
 // healthFlags are how an instance's health is found out, as a manifest says it.
 func healthFlags(c *cobra.Command, h *manifest.Health) {
-	c.Flags().StringVar(&h.Type, "health-check", "", "when an instance counts as running: its `kind` port, http, process or file")
-	c.Flags().StringVar(&h.Endpoint, "health-endpoint", "", "path that the check http asks for, or file that the check file waits for")
-	c.Flags().DurationVar(&h.Timeout, "start-timeout", 0, "how long an instance may take to start; by default the cloud's")
+	c.Flags().StringVar(&h.Type, "health-check", "", "the `kind` of health check: port, http, process or file")
+	c.Flags().StringVar(&h.Endpoint, "health-endpoint", "", "the path that the http check requests, or the file that the file check waits for")
+	c.Flags().DurationVar(&h.Timeout, "start-timeout", 0, "how long an instance may take to start (default: the cloud's)")
 	// These three words are all that there is.
 	_ = c.RegisterFlagCompletionFunc("health-check", cobra.FixedCompletions([]string{"port", "http", "process", "file"}, cobra.ShellCompDirectiveNoFileComp))
 }
@@ -31,10 +31,10 @@ func changeHealth(a *client.App, wanted manifest.Health) error {
 		return nil
 	}
 	if a.Health == nil {
-		return errors.New("this cloud knows no health checks of apps")
+		return errors.New("this cloud has no health checks of apps")
 	}
 	if wanted.Timeout > 0 && wanted.Timeout < time.Second {
-		return fmt.Errorf("a start time-out of %v is too short: a second at least", wanted.Timeout)
+		return fmt.Errorf("a start time-out of %v is too short; use at least a second", wanted.Timeout)
 	}
 	if wanted.Type != "" {
 		if wanted.Type == "none" {
@@ -77,7 +77,7 @@ func healthCommand(v *vmc) *cobra.Command {
 	var h how
 	c := v.appsOf(&cobra.Command{
 		Use:   "health APP",
-		Short: "Show or change when an app's instances count as running; a started app is restarted",
+		Short: "Show or change the health check of an app; a started app is restarted",
 		Example: `  vmc health hello
   vmc health hello --health-check http --health-endpoint /ready
   vmc health hello --start-timeout 3m`,

@@ -32,12 +32,12 @@ func logsCommand(v *vmc) *cobra.Command {
 	var flags logFlags
 	c := v.appsOf(&cobra.Command{
 		Use:   "logs APP",
-		Short: "Show what an app prints",
-		Long: `logs shows what an instance of an app prints: by default the first one's files,
-one after the other. With --all it shows all instances that run, and those that
-have crashed in the last hour, also of an app that is stopped, sorted by time;
-each line begins with its time and with the instance and stream that it is from.
--n, --since and --timestamps show an instance's lines in the same way.`,
+		Short: "Show an app's logs",
+		Long: `logs shows what an instance of an app prints: by default the log files of the first
+instance, one after the other. With --all it shows the lines of all running
+instances, and of those that crashed in the last hour, sorted by time; it works for
+stopped apps, too. Each line begins with its time, its instance and its stream.
+-n, --since and --timestamps show the lines of one instance in the same way.`,
 		Example: "  vmc logs hello\n  vmc logs -f hello --instance 2\n  vmc logs hello --all -n 100\n  vmc logs hello --since 10m\n  vmc logs hello --staging",
 		Args:    cobra.ExactArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
@@ -57,12 +57,12 @@ each line begins with its time and with the instance and stream that it is from.
 	})
 	f := c.Flags()
 	f.StringVar(&flags.instance, "instance", "0", "`index` of the instance, or the id of a crashed one")
-	f.BoolVarP(&flags.follow, "follow", "f", false, "go on with what comes")
-	f.BoolVar(&flags.staging, "staging", false, "show how the app was staged instead")
-	f.BoolVar(&flags.all, "all", false, "of all instances, also of those that have crashed")
-	f.BoolVarP(&flags.times, "timestamps", "t", false, "with the times of lines")
-	f.IntVarP(&flags.lines, "lines", "n", 0, "the last so many `lines`")
-	f.DurationVar(&flags.since, "since", 0, "what was printed in so long a `time`, such as 10m")
+	f.BoolVarP(&flags.follow, "follow", "f", false, "follow the logs")
+	f.BoolVar(&flags.staging, "staging", false, "show the log of the app's staging instead")
+	f.BoolVar(&flags.all, "all", false, "show all instances, including crashed ones")
+	f.BoolVarP(&flags.times, "timestamps", "t", false, "show the time of each line")
+	f.IntVarP(&flags.lines, "lines", "n", 0, "show only the last `lines`")
+	f.DurationVar(&flags.since, "since", 0, "show only lines of the last `time`, such as 10m")
 	return c
 }
 

@@ -19,7 +19,7 @@ func instancesCommand(v *vmc) *cobra.Command {
 	var timeout time.Duration
 	c := v.appsOf(&cobra.Command{
 		Use:     "instances APP [[+|-]N]",
-		Short:   "Show an app's instances; with a number, change how many there are",
+		Short:   "List an app's instances; with a number, change how many there are",
 		Example: "  vmc instances hello\n  vmc instances hello 3",
 		Args:    cobra.RangeArgs(1, 2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
@@ -37,7 +37,7 @@ func instancesCommand(v *vmc) *cobra.Command {
 			return v.printJSON(instances)
 		}
 		if len(instances) == 0 {
-			v.say("%s has no instances that run: it is stopped, or has none at all.", args[0])
+			v.say("%s has no running instances: it is stopped, or scaled to 0.", args[0])
 			return nil
 		}
 		t := newTable("INDEX", "STATE", "SINCE")
@@ -53,7 +53,7 @@ func instancesCommand(v *vmc) *cobra.Command {
 func statsCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:   "stats APP",
-		Short: "Show what an app's instances use",
+		Short: "Show the CPU, memory and disk that an app's instances use",
 		Args:  cobra.ExactArgs(1),
 	}, show(v, ofApp((*client.Client).Stats), func(_ *client.Client, args []string, stats []client.InstanceStats) error {
 		if len(stats) == 0 {
@@ -83,11 +83,11 @@ func statsCommand(v *vmc) *cobra.Command {
 func crashesCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:   "crashes APP",
-		Short: "List instances that ended by themselves",
+		Short: "List the crashes of an app's instances",
 		Args:  cobra.ExactArgs(1),
 	}, show(v, ofApp((*client.Client).Crashes), func(_ *client.Client, args []string, crashes []client.Crash) error {
 		if len(crashes) == 0 {
-			v.say("%s has not crashed lately.", args[0])
+			v.say("%s has not crashed recently.", args[0])
 			return nil
 		}
 		t := newTable("INSTANCE", "AT")
@@ -101,7 +101,7 @@ func crashesCommand(v *vmc) *cobra.Command {
 func crashlogsCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:   "crashlogs APP",
-		Short: "Show the log of the last crash that is still kept",
+		Short: "Show the log of the latest crash that is still kept",
 		Args:  cobra.ExactArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		crashes, err := c.Crashes(ctx, args[0])
@@ -109,7 +109,7 @@ func crashlogsCommand(v *vmc) *cobra.Command {
 			return err
 		}
 		if len(crashes) == 0 {
-			return fmt.Errorf("%s has not crashed lately", args[0])
+			return fmt.Errorf("%s has not crashed recently", args[0])
 		}
 		// DEAs forget crashes before the health manager does.
 		var failed error
@@ -214,7 +214,7 @@ func filesCommand(v *vmc) *cobra.Command {
 	var instance string
 	c := v.appsOf(&cobra.Command{
 		Use:     "files APP [PATH]",
-		Short:   "List a folder of an instance, or print a file",
+		Short:   "List a folder or print a file of an instance",
 		Example: "  vmc files hello\n  vmc files hello app/\n  vmc files hello logs/stderr.log",
 		Args:    cobra.RangeArgs(1, 2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {

@@ -55,13 +55,13 @@ func eventsOf(ctx context.Context, c *client.Client, app string) ([]event, error
 func eventsCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:   "events APP",
-		Short: "List what was done to an app, by whom, and its crashes",
+		Short: "List changes of an app, who made them, and its crashes",
 		Args:  cobra.ExactArgs(1),
 	}, show(v, func(ctx context.Context, c *client.Client, args []string) ([]event, error) {
 		return eventsOf(ctx, c, args[0])
 	}, func(_ *client.Client, args []string, events []event) error {
 		if len(events) == 0 {
-			v.say("Nothing is known of %s.", args[0])
+			v.say("There are no events of %s.", args[0])
 			return nil
 		}
 		t := newTable("AT", "WHO", "WHAT")
@@ -75,7 +75,7 @@ func eventsCommand(v *vmc) *cobra.Command {
 func renameCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:     "rename APP NAME",
-		Short:   "Give an app another name; its URLs stay, and instances that run learn it at their next start",
+		Short:   "Rename an app; its URLs stay, and its instances see the new name at their next start",
 		Example: "  vmc rename hello greeter",
 		Args:    cobra.ExactArgs(2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
@@ -88,7 +88,7 @@ func renameCommand(v *vmc) *cobra.Command {
 		if v.json {
 			return v.printJSON(map[string]string{"name": args[1]})
 		}
-		v.say("%s is called %s now.", args[0], args[1])
+		v.say("Renamed %s to %s.", args[0], args[1])
 		return nil
 	})
 }
@@ -104,7 +104,7 @@ func openCommand(v *vmc) *cobra.Command {
 			return err
 		}
 		if len(app.URIs) == 0 {
-			return fmt.Errorf("%s has no URL: vmc map %s HOST gives it one", app.Name, app.Name)
+			return fmt.Errorf("%s has no URL; vmc map %s HOST adds one", app.Name, app.Name)
 		}
 		url := c.AppURL(app.URIs[0])
 		if v.json {
@@ -113,7 +113,7 @@ func openCommand(v *vmc) *cobra.Command {
 		fmt.Fprintln(v.out, url)
 		program := browser(runtime.GOOS)
 		if _, err := exec.LookPath(program[0]); err != nil {
-			return fmt.Errorf("there is no %s here to open a browser with", program[0])
+			return fmt.Errorf("this machine has no %s, which opens a browser", program[0])
 		}
 		return exec.CommandContext(ctx, program[0], append(program[1:], url)...).Run()
 	})
@@ -143,7 +143,7 @@ type page struct {
 func appCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:   "app APP",
-		Short: "Show all of an app on a page: state, instances, URLs, services, events, last crash",
+		Short: "Show everything about an app: state, instances, URLs, services, events, last crash",
 		Args:  cobra.ExactArgs(1),
 	}, show(v, func(ctx context.Context, c *client.Client, args []string) (page, error) {
 		return v.pageOf(ctx, c, args[0])

@@ -241,7 +241,7 @@ func TestCommands(t *testing.T) {
 		"manifest.yml": "applications:\n- name: hello\n  url: ${name}.${target-base}\n  memory: 64M\n  env: {GREETING: Good day}\n",
 	})
 	out := p.ok("push", "--path", app)
-	for _, want := range []string{"hello is a node app, by its files.", "Made hello.", "Uploading hello, 2 files", "Staging hello: done", "Starting hello: done"} {
+	for _, want := range []string{"Detected the framework of hello by its files: node.", "Created hello.", "Uploading hello, 2 files", "Staging hello: done", "Starting hello: done"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("push does not say %q:\n%s", want, out)
 		}
@@ -256,7 +256,7 @@ func TestCommands(t *testing.T) {
 	}
 
 	// What the controller has of this user, and is large, is not uploaded again.
-	if out := p.ok("push", "--path", app); !strings.Contains(out, "hello is there already") || !strings.Contains(out, "2 files, 1 known already: ") {
+	if out := p.ok("push", "--path", app); !strings.Contains(out, "hello exists; pushing new files") || !strings.Contains(out, "2 files, 1 known already: ") {
 		t.Errorf("the second push: %s", out)
 	}
 	eventually(t, "the DEA answers for its new instance", func() bool { status, _, _ := p.vmc("files", "hello", "app/"); return status == 0 })
@@ -348,9 +348,9 @@ func TestFailedPushes(t *testing.T) {
 
 	p.fails("cannot tell what starts this Node.js app", "push", "nostart", "--framework", "node",
 		"--path", p.write(t.TempDir(), map[string]string{"a.js": "", "b.js": ""}))
-	p.fails("cannot tell what kind of app", "push", "unknown", "--path", p.write(t.TempDir(), map[string]string{"x.txt": "x"}))
+	p.fails("cannot detect the framework of", "push", "unknown", "--path", p.write(t.TempDir(), map[string]string{"x.txt": "x"}))
 	p.fails("Invalid framework", "push", "cobol", "--framework", "cobol", "--path", p.write(t.TempDir(), map[string]string{"x.cob": "x"}))
-	p.fails("is it to be built first?", "push", "absent", "--framework", "node", "--path", filepath.Join(t.TempDir(), "target"))
+	p.fails("must it be built first?", "push", "absent", "--framework", "node", "--path", filepath.Join(t.TempDir(), "target"))
 	if out := p.ok("apps"); strings.Contains(out, "absent") {
 		t.Errorf("an app without files was made:\n%s", out)
 	}
@@ -416,7 +416,7 @@ func TestNoCloud(t *testing.T) {
 	t.Setenv("VMC_TARGET", "")
 	p := &platform{t: t}
 	p.fails("there is no target yet", "apps")
-	p.fails("is no target", "target", "ftp://x")
+	p.fails("is not a target", "target", "ftp://x")
 	other := &http.Server{Handler: http.NotFoundHandler()}
 	t.Cleanup(func() { other.Close() })
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

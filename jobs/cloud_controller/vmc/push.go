@@ -35,14 +35,14 @@ func pushCommand(v *vmc) *cobra.Command {
 	var cmd *cobra.Command
 	cmd = v.command(&cobra.Command{
 		Use:   "push [NAME]",
-		Short: "Push an app and start it: a new one, or new files for one that is there",
-		Long: `push makes an app of a folder (or of a .war, .zip or a single program) and starts
-it. What the app is like comes from manifest.yml in the folder, from the flags,
-which win, and from a look at its files. An app that is there already gets the
-new files and settings. If it runs, it runs on: a new instance starts beside each
-old one, which stops when the new one has proved healthy. New files that do not
-get so far are withdrawn, and push fails; vmc releases and vmc rollback lead back
-to what ran before.
+		Short: "Push an app and start it, or push new files to an existing one",
+		Long: `push creates an app from a folder (or a .war, a .zip or a single program) and
+starts it. It reads the app's settings from the flags, from manifest.yml in the
+folder, and from the app's files, in this order. An existing app gets the new
+files and settings. A running app keeps running: a new instance starts beside each
+old one, which stops when the new one is healthy. If the new instances fail, push
+returns the app to its old files and fails; vmc releases and vmc rollback return
+to an earlier release later.
 
 A manifest:
 
@@ -84,21 +84,21 @@ A manifest:
 	})
 	f := cmd.Flags()
 	f.StringVarP(&flags.path, "path", "p", ".", "folder, .war, .zip or program to push")
-	f.StringVar(&flags.manifest, "manifest", "", "the manifest `file`; by default manifest.yml in the folder")
+	f.StringVar(&flags.manifest, "manifest", "", "the manifest `file` (default: manifest.yml in the folder)")
 	f.StringSliceVar(&flags.urls, "url", nil, "`host` name; may be repeated. By default NAME and the target's domain")
-	f.BoolVar(&flags.noURL, "no-url", false, "give it no URL")
-	f.StringVar(&flags.framework, "framework", "", "kind of app (vmc frameworks); by default found out")
-	f.StringVar(&flags.runtime, "runtime", "", "what it runs with (vmc runtimes); by default the framework's")
-	f.StringVar(&flags.command, "command", "", "how a standalone app or a program is started")
+	f.BoolVar(&flags.noURL, "no-url", false, "give the app no URL")
+	f.StringVar(&flags.framework, "framework", "", "the app's framework, see vmc frameworks (default: detected)")
+	f.StringVar(&flags.runtime, "runtime", "", "the app's runtime, see vmc runtimes (default: the framework's)")
+	f.StringVar(&flags.command, "command", "", "the command that starts a standalone app or a program")
 	f.StringVarP(&flags.memory, "memory", "m", "", "memory of an instance, such as 64M or 1G")
 	f.StringVar(&flags.disk, "disk", "", "disk of an instance")
 	f.IntVarP(&flags.instances, "instances", "i", 1, "number of instances")
 	f.StringArrayVar(&flags.env, "env", nil, "variable `NAME=VALUE`; may be repeated")
 	f.StringSliceVar(&flags.services, "service", nil, "`name` of a service of yours to bind; may be repeated")
-	f.BoolVar(&flags.noStart, "no-start", false, "push only")
+	f.BoolVar(&flags.noStart, "no-start", false, "push the app without starting it")
 	healthFlags(cmd, &flags.health)
 	howFlags(cmd, &flags.how)
-	f.IntVar(&flags.how.canary, "canary", 0, "replace so many instances of a running app, and wait for vmc promote")
+	f.IntVar(&flags.how.canary, "canary", 0, "replace this many instances of a running app, then wait for vmc promote")
 	return cmd
 }
 
@@ -110,7 +110,7 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 	}
 	// Before anything is made: what is pushed may have to be built first.
 	if _, err := os.Stat(app.Path); err != nil {
-		return fmt.Errorf("cannot push %s, whose files are missing (is it to be built first?): %w", app.Name, err)
+		return fmt.Errorf("cannot push %s, because its files are missing (must it be built first?): %w", app.Name, err)
 	}
 	noURL := flags.noURL || app.NoRoute
 	uris, err := hosts(app, c.Domain())
@@ -146,7 +146,7 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 	case err != nil:
 		return err
 	default:
-		v.say("%s is there already: it gets new files.", app.Name)
+		v.say("%s exists; pushing new files.", app.Name)
 		switch {
 		case noURL:
 			uris = []string{}
@@ -166,7 +166,7 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 	uploaded = true
 	switch {
 	case present.State == client.Started && flags.noStart:
-		v.say("%s runs on with its old files until vmc restart %s.", app.Name, app.Name)
+		v.say("%s keeps running with its old files until vmc restart %s.", app.Name, app.Name)
 		return nil
 	case present.State == client.Started:
 		return v.renew(ctx, c, app.Name, "push", flags.how)
@@ -196,9 +196,9 @@ func (v *vmc) create(ctx context.Context, c *client.Client, info client.Info, ap
 			if hint != "" {
 				hint = "; " + hint
 			}
-			return fmt.Errorf("cannot tell what kind of app %s is: there is none of %s%s; say --framework (vmc frameworks lists them), or --command for any other program", app.Path, lookedFor(info.Frameworks), hint)
+			return fmt.Errorf("cannot detect the framework of %s: it has none of %s%s; use --framework (vmc frameworks lists them), or --command for any other program", app.Path, lookedFor(info.Frameworks), hint)
 		}
-		v.say("%s is a %s app, by its files.", app.Name, is.framework)
+		v.say("Detected the framework of %s by its files: %s.", app.Name, is.framework)
 	}
 	framework := is.framework
 	if app.Command == "" {
@@ -235,9 +235,9 @@ func (v *vmc) create(ctx context.Context, c *client.Client, info client.Info, ap
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("cannot make %s: %w", app.Name, err)
+		return fmt.Errorf("cannot create %s: %w", app.Name, err)
 	}
-	v.say("Made %s.", app.Name)
+	v.say("Created %s.", app.Name)
 	return nil
 }
 
@@ -254,9 +254,9 @@ func (v *vmc) undo(ctx context.Context, c *client.Client, name string, uploaded 
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	if err := c.DeleteApp(ctx, name); err != nil {
-		return fmt.Errorf("%w; %s was made, has no files and could not be removed again (%v): vmc delete %s", failed, name, err, name)
+		return fmt.Errorf("%w; %s was created without files and could not be deleted again (%v); use vmc delete %s", failed, name, err, name)
 	}
-	v.say("Removed %s again.", name)
+	v.say("Deleted %s again.", name)
 	return failed
 }
 
@@ -283,9 +283,9 @@ func haveServices(ctx context.Context, c *client.Client, app manifest.App) error
 	case len(missing) == 0:
 		return nil
 	case len(names) == 0:
-		return fmt.Errorf("cannot push %s: you have no service %s, and none at all; vmc services lists what there is, vmc create-service makes one", app.Name, strings.Join(missing, ", "))
+		return fmt.Errorf("cannot push %s: you have no service %s, nor any other; vmc services lists what the cloud offers, vmc create-service creates one", app.Name, strings.Join(missing, ", "))
 	}
-	return fmt.Errorf("cannot push %s: you have no service %s; you have %s (vmc create-service makes one)", app.Name, strings.Join(missing, ", "), strings.Join(names, ", "))
+	return fmt.Errorf("cannot push %s: you have no service %s; you have %s (vmc create-service creates one)", app.Name, strings.Join(missing, ", "), strings.Join(names, ", "))
 }
 
 // union has the first and what of the second is not among them.

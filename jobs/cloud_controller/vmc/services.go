@@ -15,7 +15,7 @@ import (
 func servicesCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
 		Use:   "services",
-		Short: "List the services that can be had and those that you have",
+		Short: "List the services on offer and your own",
 		Args:  cobra.NoArgs,
 	}, func(ctx context.Context, c *client.Client, _ []string) error {
 		offers, err := c.ServiceOffers(ctx)
@@ -79,7 +79,7 @@ func createServiceCommand(v *vmc) *cobra.Command {
 	var h how
 	c := v.command(&cobra.Command{
 		Use:     "create-service SERVICE [NAME]",
-		Short:   "Make a service for yourself, and bind an app to it if you say so",
+		Short:   "Create a service; --bind binds an app to it",
 		Example: "  vmc create-service redis cache --bind hello",
 		Args:    cobra.RangeArgs(1, 2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
@@ -98,15 +98,15 @@ func createServiceCommand(v *vmc) *cobra.Command {
 		if err := c.CreateService(ctx, client.Service{Name: name, Type: o.Type, Vendor: o.Vendor, Version: o.Version, Tier: plan}); err != nil {
 			return err
 		}
-		v.say("Made %s, a %s %s.", name, o.Vendor, o.Version)
+		v.say("Created %s, a %s %s.", name, o.Vendor, o.Version)
 		if bind == "" {
 			return nil
 		}
 		return v.bind(ctx, c, name, bind, h)
 	})
 	c.Flags().StringVar(&plan, "plan", "free", "the plan")
-	c.Flags().StringVar(&version, "version", "", "the version; by default the highest")
-	c.Flags().StringVar(&bind, "bind", "", "the `app` to bind to it")
+	c.Flags().StringVar(&version, "version", "", "the version (default: the highest)")
+	c.Flags().StringVar(&bind, "bind", "", "bind this `app` to the service")
 	howFlags(c, &h)
 	return c
 }
@@ -115,17 +115,17 @@ func deleteServiceCommand(v *vmc) *cobra.Command {
 	var force bool
 	c := v.command(&cobra.Command{
 		Use:   "delete-service NAME...",
-		Short: "Remove services and what is in them",
+		Short: "Delete services and the data in them",
 		Args:  cobra.MinimumNArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
-		if err := v.confirm(force, "Remove %s and all that is in there?", strings.Join(args, ", ")); err != nil {
+		if err := v.confirm(force, "Delete %s and all its data?", strings.Join(args, ", ")); err != nil {
 			return err
 		}
 		for _, name := range args {
 			if err := c.DeleteService(ctx, name); err != nil {
 				return err
 			}
-			v.say("Removed %s.", name)
+			v.say("Deleted %s.", name)
 		}
 		return nil
 	})
@@ -146,7 +146,7 @@ func bindServiceCommand(v *vmc) *cobra.Command {
 	var h how
 	c := v.command(&cobra.Command{
 		Use:   "bind-service NAME APP",
-		Short: "Give an app a service; a started app is restarted",
+		Short: "Bind a service to an app; a started app is restarted",
 		Args:  cobra.ExactArgs(2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		return v.bind(ctx, c, args[0], args[1], h)
@@ -159,7 +159,7 @@ func unbindServiceCommand(v *vmc) *cobra.Command {
 	var h how
 	c := v.command(&cobra.Command{
 		Use:   "unbind-service NAME APP",
-		Short: "Take a service from an app; a started app is restarted",
+		Short: "Unbind a service from an app; a started app is restarted",
 		Args:  cobra.ExactArgs(2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		return v.changeAndRestart(ctx, c, args[1], "unbind-service", h, func(a *client.App) error {

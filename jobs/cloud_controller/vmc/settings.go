@@ -21,7 +21,7 @@ type settings struct {
 func settingsFile() (string, error) {
 	folder, err := os.UserConfigDir()
 	if err != nil {
-		return "", fmt.Errorf("cannot tell where settings are kept: %w", err)
+		return "", fmt.Errorf("cannot find the folder of the settings: %w", err)
 	}
 	return filepath.Join(folder, "vmc", "settings.json"), nil
 }
@@ -40,7 +40,7 @@ func loadSettings() (settings, error) {
 		err = json.Unmarshal(data, &s)
 	}
 	if err != nil {
-		return s, fmt.Errorf("cannot read the settings (%s; without the file you start anew): %w", file, err)
+		return s, fmt.Errorf("cannot read the settings (%s; delete the file to start again): %w", file, err)
 	}
 	if s.Tokens == nil {
 		s.Tokens = map[string]string{}

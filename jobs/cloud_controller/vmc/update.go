@@ -24,8 +24,8 @@ type how struct {
 
 func howFlags(c *cobra.Command, h *how) {
 	timeoutFlag(c, &h.timeout)
-	c.Flags().BoolVar(&h.now, "now", false, "stop all instances, then start them: quicker, and down meanwhile")
-	c.Flags().BoolVar(&h.watch, "watch", false, "wait also while a new version that crashes would be taken back")
+	c.Flags().BoolVar(&h.now, "now", false, "stop all instances, then start them: quicker, but the app is down meanwhile")
+	c.Flags().BoolVar(&h.watch, "watch", false, "also wait for the time in which a crash returns the app to its previous release")
 }
 
 // renew brings a started app's new files and settings into use, and waits until it
@@ -77,13 +77,13 @@ func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, up
 			break
 		}
 		if !update.Watching && time.Since(last) > timeout {
-			err := fmt.Errorf("the update of %s has not come further within %v; it goes on without vmc, which vmc instances %s shows", name, timeout, name)
+			err := fmt.Errorf("the update of %s has made no progress within %v; it continues without vmc, see vmc instances %s", name, timeout, name)
 			done(err)
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			err := fmt.Errorf("%w; the update of %s goes on without vmc", context.Cause(ctx), name)
+			err := fmt.Errorf("%w; the update of %s continues without vmc", context.Cause(ctx), name)
 			done(err)
 			return err
 		case <-time.After(pollEvery):
@@ -92,7 +92,7 @@ func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, up
 	switch update.Status {
 	case client.Updating:
 		done(nil)
-		v.say("%d of %d instances of %s are new. vmc promote %s replaces the others, vmc rollback %s goes back.", update.Replaced, update.Instances, name, name, name)
+		v.say("%d of %d instances of %s are new. vmc promote %s replaces the others, vmc rollback %s returns to the old release.", update.Replaced, update.Instances, name, name, name)
 		return nil
 	case client.Updated:
 		done(nil)
@@ -101,14 +101,14 @@ func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, up
 			return err
 		}
 		if update.Instances == 0 {
-			return fmt.Errorf("%s is updated, but runs nowhere: it has no instances; vmc scale %s 1", name, name)
+			return fmt.Errorf("%s is updated but does not run, because it has no instances; use vmc scale %s 1", name, name)
 		}
 		if update.Watching {
-			v.say("If it crashes within %v, its former release comes back by itself (vmc events %s; --watch waits for that).", time.Duration(update.WatchS)*time.Second, name)
+			v.say("If it crashes within %v, its previous release comes back by itself (vmc events %s; --watch waits for that).", time.Duration(update.WatchS)*time.Second, name)
 		}
 		return v.started(c, app, update.Instances)
 	case client.Undone:
-		err := fmt.Errorf("%s runs on with its previous version: %s", name, update.Reason)
+		err := fmt.Errorf("%s keeps running with its previous version: %s", name, update.Reason)
 		done(err)
 		if update.Failed != "" {
 			v.showCrash(ctx, c, name, update.Failed)
@@ -125,7 +125,7 @@ func updateCommand(v *vmc) *cobra.Command {
 	var h how
 	c := v.appsOf(&cobra.Command{
 		Use:     "update APP",
-		Short:   "Give an app new files, and bring them into use if it runs",
+		Short:   "Push new files to an app, and restart it if it runs",
 		Example: "  vmc update hello --path target",
 		Args:    cobra.ExactArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
@@ -143,7 +143,7 @@ func updateCommand(v *vmc) *cobra.Command {
 		return v.renew(ctx, c, app.Name, "update", h)
 	})
 	c.Flags().StringVarP(&path, "path", "p", ".", "folder, .war, .zip or program to push")
-	c.Flags().IntVar(&h.canary, "canary", 0, "replace so many instances, and wait for vmc promote")
+	c.Flags().IntVar(&h.canary, "canary", 0, "replace this many instances, then wait for vmc promote")
 	howFlags(c, &h)
 	return c
 }
@@ -151,7 +151,7 @@ func updateCommand(v *vmc) *cobra.Command {
 func releasesCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
 		Use:     "releases APP",
-		Short:   "List what an app ran, and can go back to",
+		Short:   "List the releases of an app, which it can return to",
 		Example: "  vmc releases hello\n  vmc rollback hello 3",
 		Args:    cobra.ExactArgs(1),
 	}, show(v, ofApp((*client.Client).Releases), func(_ *client.Client, args []string, list []client.Release) error {
@@ -175,17 +175,17 @@ func rollbackCommand(v *vmc) *cobra.Command {
 	var h how
 	c := v.appsOf(&cobra.Command{
 		Use:   "rollback APP [RELEASE]",
-		Short: "Bring an earlier release of a running app back: files and settings",
-		Long: `rollback brings back what an app ran before: the release before the present one,
-or the one with the number that vmc releases shows. It is an update like any other:
-nothing stops before what takes its place has proved healthy.`,
+		Short: "Return a running app to an earlier release: files and settings",
+		Long: `rollback returns an app to the release before the present one, or to the release
+whose number vmc releases shows. It updates the app like push does: each old
+instance stops only when the new one is healthy.`,
 		Example: "  vmc rollback hello\n  vmc rollback hello 3",
 		Args:    cobra.RangeArgs(1, 2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		if len(args) == 2 {
 			var err error
 			if h.release, err = strconv.Atoi(args[1]); err != nil || h.release < 1 {
-				return fmt.Errorf("%q is no release: want a number that vmc releases %s shows", args[1], args[0])
+				return fmt.Errorf("%q is not a release; use a number that vmc releases %s shows", args[1], args[0])
 			}
 		} else {
 			list, err := c.Releases(ctx, args[0])
@@ -193,10 +193,10 @@ nothing stops before what takes its place has proved healthy.`,
 				return err
 			}
 			if h.release, err = before(list); err != nil {
-				return fmt.Errorf("cannot roll %s back: %w", args[0], err)
+				return fmt.Errorf("cannot roll back %s: %w", args[0], err)
 			}
 		}
-		v.say("Bringing release %d of %s back.", h.release, args[0])
+		v.say("Returning to release %d of %s.", h.release, args[0])
 		return v.renew(ctx, c, args[0], "rollback", h)
 	})
 	howFlags(c, &h)
@@ -214,14 +214,14 @@ func before(list []client.Release) (int, error) {
 		}
 		return 0, errors.New("there is no earlier release")
 	}
-	return 0, errors.New("it has no release that runs")
+	return 0, errors.New("it has no running release")
 }
 
 func promoteCommand(v *vmc) *cobra.Command {
 	var h how
 	c := v.appsOf(&cobra.Command{
 		Use:     "promote APP",
-		Short:   "Replace all instances, after a push with --canary",
+		Short:   "Replace the remaining instances after a push with --canary",
 		Example: "  vmc push hello --canary 1\n  vmc promote hello",
 		Args:    cobra.ExactArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {

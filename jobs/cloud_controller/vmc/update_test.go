@@ -118,7 +118,7 @@ func TestUpdates(t *testing.T) {
 	p.ok("scale", "rolls", "2")
 
 	// What does not run is withdrawn, files and settings.
-	p.fails("rolls runs on with its previous version: instance", version("console.error('no such luck'); process.exit(3)")...)
+	p.fails("rolls keeps running with its previous version: instance", version("console.error('no such luck'); process.exit(3)")...)
 	status, _, errOut := p.vmc(version("console.error('no such luck'); process.exit(3)")...)
 	if status != 1 || !strings.Contains(errOut, "The app ended with status 3.") || !strings.Contains(errOut, "no such luck") {
 		t.Errorf("a push of what crashes: status %d\n%s", status, errOut)

@@ -44,7 +44,7 @@ func (v *vmc) client() (*client.Client, error) {
 		}
 	}
 	if target == "" {
-		return nil, errors.New("there is no target yet: vmc target HOST says where the cloud is, such as api.cf.localhost:8080")
+		return nil, errors.New("there is no target yet; set it with vmc target HOST, such as api.cf.localhost:8080")
 	}
 	token := saved.Tokens[target]
 	if given := os.Getenv("VMC_TOKEN"); given != "" {
@@ -137,7 +137,7 @@ func (v *vmc) completeApps(cmd *cobra.Command, args []string, _ string) ([]strin
 func (v *vmc) explain(err error) string {
 	text := err.Error()
 	if client.Is(err, client.CodeForbidden) && !strings.Contains(text, "too many attempts") {
-		text += "\nLog in with vmc login, if you have not or a while ago; vmc register makes an account."
+		text += "\nYou are not logged in, or your login has expired: use vmc login. vmc register creates an account."
 	}
 	return text
 }

@@ -85,7 +85,7 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 		// Anew each time: it may be stopped, scaled or deleted from elsewhere.
 		app, err := c.App(ctx, name)
 		if err == nil && app.State != client.Started {
-			err = fmt.Errorf("%s does not run: it was stopped while it was started", name)
+			err = fmt.Errorf("%s does not run: it was stopped while it was starting", name)
 		}
 		if err != nil {
 			done(err)
@@ -121,15 +121,15 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 			if seen[crash.Instance] || crash.Version != "" && crash.Version != app.Version {
 				continue // of an earlier version
 			}
-			err := fmt.Errorf("%s does not stay up: an instance crashed while it was started", name)
+			err := fmt.Errorf("%s does not stay up: an instance crashed while starting", name)
 			done(err)
 			v.showCrash(ctx, c, name, crash.Instance)
 			return err
 		}
 		if timeout := patience(timeout, app); time.Since(begin) > timeout {
-			err := fmt.Errorf("%s does not run after %v; vmc instances %s and vmc logs %s tell more", name, timeout, name, name)
+			err := fmt.Errorf("%s does not run after %v; see vmc instances %s and vmc logs %s", name, timeout, name, name)
 			if count[client.Down] > 0 && count[client.Starting] == 0 {
-				err = fmt.Errorf("no DEA starts all of %s within %v: perhaps none has %s of memory left, or the runtime %s", name, timeout, megabytes(app.Resources.Memory), app.Staging.Runtime)
+				err = fmt.Errorf("no DEA started all instances of %s within %v: perhaps none has %s of memory left, or none has the runtime %s", name, timeout, megabytes(app.Resources.Memory), app.Staging.Runtime)
 			}
 			done(err)
 			v.showTail(ctx, c, name, "0", "logs/stderr.log")
@@ -196,7 +196,7 @@ func (v *vmc) showMissing(ctx context.Context, c *client.Client, app string) {
 	}
 	for line := range strings.Lines(string(data)) {
 		if said, ok := strings.CutPrefix(strings.TrimSpace(line), missingMark); ok {
-			v.say("--- missing, as its staging found: %s", said)
+			v.say("--- missing, according to its staging: %s", said)
 		}
 	}
 }

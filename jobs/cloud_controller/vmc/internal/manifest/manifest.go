@@ -211,7 +211,7 @@ func order(apps []App) ([]App, error) {
 		for _, wanted := range apps[i].dependsOn {
 			j := slices.IndexFunc(apps, func(a App) bool { return a.Name == wanted || filepath.Clean(a.Path) == filepath.Clean(wanted) })
 			if j < 0 {
-				return nil, fmt.Errorf("application %s depends on %q, which is not there", apps[i].Name, wanted)
+				return nil, fmt.Errorf("application %s depends on %q, which does not exist", apps[i].Name, wanted)
 			}
 			if i != j {
 				apps[i].After = append(apps[i].After, apps[j].Name)
@@ -246,7 +246,7 @@ func check(apps []App) error {
 			return errors.New("an application has no name")
 		}
 		if names[app.Name] {
-			return fmt.Errorf("application %s is there twice", app.Name)
+			return fmt.Errorf("application %s is defined twice", app.Name)
 		}
 		names[app.Name] = true
 		if app.Instances != nil && *app.Instances < 0 {
@@ -264,14 +264,14 @@ func seconds(text string) (time.Duration, error) {
 	if d, err := time.ParseDuration(text); err == nil && d > 0 {
 		return d, nil
 	}
-	return 0, fmt.Errorf("%q is no time: want seconds, such as 180, or a time such as 3m", text)
+	return 0, fmt.Errorf("%q is not a time; use seconds, such as 180, or a time such as 3m", text)
 }
 
 // Variable checks "NAME=VALUE" and returns its name.
 func Variable(text string) (name string, err error) {
 	name, _, ok := strings.Cut(text, "=")
 	if !ok || name == "" {
-		return "", fmt.Errorf("%q is no variable: want NAME=VALUE", text)
+		return "", fmt.Errorf("%q is not a variable; use NAME=VALUE", text)
 	}
 	return name, nil
 }

@@ -74,7 +74,7 @@ func parse(data []byte) (root *node, err error) {
 	// The YAML reader panics on some texts, such as a tag without a value.
 	defer func() {
 		if recover() != nil {
-			root, err = nil, errors.New("it is no YAML that can be read")
+			root, err = nil, errors.New("it is not valid YAML")
 		}
 	}()
 	file, err := parser.ParseBytes(data, 0)
@@ -221,7 +221,7 @@ func (r *reader) readMapping(n *node, pairs []*ast.MappingValueNode, depth int) 
 			return fmt.Errorf("[%s] a key is a word", at)
 		}
 		if n.get(key.text) != nil {
-			return fmt.Errorf("[%s] %q is there twice", at, key.text)
+			return fmt.Errorf("[%s] %q is given twice", at, key.text)
 		}
 		n.fields = append(n.fields, field{key.text, at, value})
 		n.anchored = n.anchored || value.anchored || key.anchored
