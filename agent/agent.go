@@ -125,7 +125,7 @@ func (a *Agent) open(ctx context.Context) error {
 	}
 	var set []string // aside
 	note := func(text string) {
-		c.Log.Error("a file of the agent's was damaged", "what", text)
+		c.Log.Error("a file of the agent was damaged", "what", text)
 		set = append(set, text)
 	}
 	if a.key, err = takeKey(filepath.Join(c.Dir, "key.pem"), note); err != nil {
@@ -153,7 +153,7 @@ func (a *Agent) open(ctx context.Context) error {
 	a.identity.damaged = set
 	if err := a.installer.Resume(ctx); err != nil {
 		// The API must answer all the same, or nobody could mend it.
-		c.Log.Error("cannot bring back what should run", "err", err)
+		c.Log.Error("cannot restore the processes that should run", "err", err)
 	}
 	a.handlers = server.Handlers(a)
 	socket := filepath.Join(c.Dir, "run", "agent.sock")
@@ -187,7 +187,7 @@ func (a *Agent) serve(listener net.Listener) {
 	}
 	a.work.Go(func() {
 		if err := a.http.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			a.config.Log.Error("cannot serve the API any more", "err", err)
+			a.config.Log.Error("stopped serving the API", "err", err)
 		}
 	})
 }

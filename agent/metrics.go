@@ -132,7 +132,7 @@ func (a *Agent) serveMetrics(address string, listener net.Listener) *metricsServ
 		}
 		w.Header().Set("Content-Type", api.MetricsContentType)
 		if err := m.WriteText(w); err != nil {
-			a.config.Log.Debug("metrics were not taken", "err", err)
+			a.config.Log.Debug("metrics were refused", "err", err)
 		}
 	})
 	go func() {
@@ -142,7 +142,7 @@ func (a *Agent) serveMetrics(address string, listener net.Listener) *metricsServ
 			if listener, err = net.Listen("tcp", address); err == nil {
 				break
 			}
-			a.config.Log.Warn("cannot serve metrics, trying again", "address", address, "err", err)
+			a.config.Log.Warn("cannot serve metrics; trying again", "address", address, "err", err)
 			select {
 			case <-ctx.Done():
 				return
@@ -156,7 +156,7 @@ func (a *Agent) serveMetrics(address string, listener net.Listener) *metricsServ
 		closed := context.AfterFunc(ctx, func() { server.Close() })
 		defer closed()
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			a.config.Log.Error("cannot serve metrics any more", "address", address, "err", err)
+			a.config.Log.Error("stopped serving metrics", "address", address, "err", err)
 		}
 	}()
 	return s

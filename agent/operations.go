@@ -78,7 +78,7 @@ func loadOperations(dir string, log *slog.Logger) (*operations, error) {
 		op := &operation{changed: make(chan struct{})}
 		if err := json.Unmarshal(data, &op.record); err != nil || o.file(op.Operation.OpID) != name {
 			// It is history; an agent that does not start helps nobody.
-			log.Error("an accepted operation cannot be read and is forgotten", "file", name, "err", err)
+			log.Error("cannot read an accepted operation; dropping it", "file", name, "err", err)
 			if err := os.Remove(name); err != nil {
 				return nil, fmt.Errorf("cannot forget an unreadable operation: %w", err)
 			}
@@ -92,7 +92,7 @@ func loadOperations(dir string, log *slog.Logger) (*operations, error) {
 		}
 		// Hooks are children of the agent, so nobody awaits those of before.
 		if err := o.sweepHooks(op.Operation.OpID); err != nil {
-			log.Error("what an interrupted operation has started goes on", "op", op.Operation.OpID, "err", err)
+			log.Error("processes of an interrupted operation keep running", "op", op.Operation.OpID, "err", err)
 		}
 		op.Events = readEvents(o.eventsFile(op.Operation.OpID))
 		if err := o.end(op, interrupted()); err != nil {

@@ -119,7 +119,7 @@ func (f *forwarder) run(ctx context.Context) {
 			f.hangUp()
 			pause = syslogRetry
 			if !told {
-				f.agent.config.Log.Warn("cannot forward logs, trying again", "server", f.server, "err", err)
+				f.agent.config.Log.Warn("cannot forward logs; trying again", "server", f.server, "err", err)
 			}
 			told = true
 		} else if err == nil {

@@ -161,7 +161,7 @@ func (c *Controller) serve(ctx context.Context) error {
 	background.Go(func() { p.placer.Serve(ctx) })
 	background.Go(func() {
 		if err := p.updates.Serve(ctx); err != nil {
-			c.base.Log().Error("no updates of apps are carried out here", "error", err)
+			c.base.Log().Error("this controller does not update apps", "error", err)
 		}
 	})
 	background.Go(func() { p.peers.KeepInStep(ctx, func(reason error) { c.waitFor(reason) }) })
@@ -179,7 +179,7 @@ func (c *Controller) openStore(ctx context.Context) *store.Store {
 			return opened
 		}
 		if known := c.waitFor(err); !known {
-			c.base.Log().Warn("cannot use the database, trying again and again", "error", err)
+			c.base.Log().Warn("cannot use the database; trying again", "error", err)
 		}
 		select {
 		case <-ctx.Done():

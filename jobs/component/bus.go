@@ -60,7 +60,7 @@ func connect(name string, cfg Config, dial *net.Dialer, log *slog.Logger) (*bus,
 			closing := b.closing
 			b.mu.Unlock()
 			if !closing {
-				log.Warn("bus is away", "error", err)
+				log.Warn("bus does not answer", "error", err)
 			}
 		}),
 		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { b.failed(err) }),
@@ -109,7 +109,7 @@ func (b *bus) failed(err error) {
 	b.failure = err
 	b.mu.Unlock()
 	if !known {
-		b.log.Warn("cannot reach the bus, trying again and again", "error", err)
+		b.log.Warn("cannot reach the bus; trying again", "error", err)
 	}
 }
 

@@ -423,7 +423,7 @@ func TestBusComesLater(t *testing.T) {
 	second := startBus(t, addr, nil)
 	eventually(t, "ready", func() bool { return c.Ready() == nil })
 	second.Shutdown()
-	eventually(t, "bus is away", func() bool { return !c.Connected() })
+	eventually(t, "bus does not answer", func() bool { return !c.Connected() })
 	if err := c.Ready(); err != nil {
 		t.Errorf("not ready because the bus is away for a while: %v", err)
 	}

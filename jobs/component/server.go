@@ -154,7 +154,7 @@ func (s *Server) end(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if !s.waitUntil(ctx, func() bool { return s.handlers == 0 }) {
-		s.log.Warn("requests do not end with their context", "address", s.listener.Addr())
+		s.log.Warn("requests continue after their context has ended", "address", s.listener.Addr())
 	}
 }
 

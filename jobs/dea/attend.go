@@ -109,7 +109,7 @@ func (a *attendant) run(ctx context.Context) {
 			d.event(core.Ended{ID: i.ID})
 			return
 		case errors.As(err, &unfitError{}):
-			d.base.Log().Info("a start is ignored", "app", i.Start.Name, "index", i.Start.Index, "why", err)
+			d.base.Log().Info("ignoring a start", "app", i.Start.Name, "index", i.Start.Index, "why", err)
 			d.event(core.Unfit{ID: i.ID})
 			return
 		case err != nil:
@@ -199,7 +199,7 @@ func (a *attendant) end(ctx context.Context, handle *warden.Handle, o order) {
 	}
 	d.base.Log().Info("ending an instance", "app", a.instance.Start.Name, "index", a.instance.Start.Index, "instance", a.instance.ID, "port", a.instance.Port, "grace", grace)
 	if err := handle.Stop(ctx, grace); err != nil && ctx.Err() == nil {
-		d.base.Log().Warn("a warden does not obey", "instance", a.instance.ID, "error", err)
+		d.base.Log().Warn("cannot tell a warden to stop its app", "instance", a.instance.ID, "error", err)
 	}
 	deadline := time.NewTimer(grace + killWait)
 	defer deadline.Stop()
@@ -216,7 +216,7 @@ func (a *attendant) end(ctx context.Context, handle *warden.Handle, o order) {
 			}
 		case <-deadline.C:
 			if err := warden.Kill(ctx, d.records(a.instance.ID)); err != nil && ctx.Err() == nil {
-				d.base.Log().Error("cannot end an instance, trying again", "error", err)
+				d.base.Log().Error("cannot end an instance; trying again", "error", err)
 			}
 			deadline.Reset(killWait)
 		}
@@ -268,7 +268,7 @@ func (a *attendant) bury(ctx context.Context) string {
 	limited, cancel := context.WithTimeout(ctx, 2*killWait)
 	defer cancel()
 	if err := warden.Kill(limited, dir); err != nil {
-		d.base.Log().Error("cannot end what an instance has left", "error", err)
+		d.base.Log().Error("cannot end the processes that an instance left", "error", err)
 	}
 	why := "The app's warden was killed, and the app with it."
 	if ended, err := warden.ReadEnded(dir); err == nil {
@@ -282,7 +282,7 @@ func (a *attendant) bury(ctx context.Context) string {
 		why = fmt.Sprintf("The app used more memory than its quota of %d MB and was ended.", i.Start.Limits.Mem)
 	}
 	if err := confine.Remove(spec.Cgroups); err != nil {
-		d.base.Log().Warn("an instance leaves something behind", "error", err)
+		d.base.Log().Warn("an instance left files or processes behind", "error", err)
 	}
 	if spec.UID != 0 {
 		d.users.release(spec.UID)

@@ -109,7 +109,7 @@ func (d *DEA) carryOut(ctx context.Context, actions []core.Action) {
 			// the DEA is killed, the next one sweeps.
 			d.begin(func() {
 				if err := d.discard(ctx, a.ID, a.Folder); err != nil {
-					d.base.Log().Error("cannot remove what is left of an instance", "error", err)
+					d.base.Log().Error("cannot remove the remains of an instance", "error", err)
 				}
 			})
 		case core.Register:
@@ -121,7 +121,7 @@ func (d *DEA) carryOut(ctx context.Context, actions []core.Action) {
 		case core.Publish:
 			d.send(a)
 		case core.Refused:
-			d.base.Log().Info("a start is ignored", "app", a.Document.Name, "index", a.Document.Index, "why", a.Why)
+			d.base.Log().Info("ignoring a start", "app", a.Document.Name, "index", a.Document.Index, "why", a.Why)
 		}
 	}
 }

@@ -30,7 +30,7 @@ func (d *DEA) drain(ctx context.Context) error {
 	defer func() { _ = sub.Unsubscribe() }()
 	d.event(core.Evacuate{})
 	if idle, _ := ask(d, (*core.Machine).Drained); !idle && !d.hasOthers(ctx) {
-		d.base.Log().Warn("there is no other DEA: apps are stopped without a replacement")
+		d.base.Log().Warn("there is no other DEA; stopping apps without a replacement")
 		d.event(core.GiveUp{})
 	}
 	late := time.NewTimer(d.config.Intervals.EvacuationDelay.Duration())
@@ -40,7 +40,7 @@ func (d *DEA) drain(ctx context.Context) error {
 		case <-d.drained:
 			return d.routes.Close(ctx)
 		case <-late.C:
-			d.base.Log().Warn("apps do not run elsewhere in time and are stopped all the same", "waited", d.config.Intervals.EvacuationDelay.Duration())
+			d.base.Log().Warn("apps did not start elsewhere in time; stopping them anyway", "waited", d.config.Intervals.EvacuationDelay.Duration())
 			d.event(core.GiveUp{})
 		case <-d.leaving:
 			return d.shutdown(ctx)

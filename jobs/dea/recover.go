@@ -25,7 +25,7 @@ func (d *DEA) recover(ctx context.Context, m *core.Machine) []core.Action {
 	folders, records := map[string]bool{}, map[string]bool{}
 	boot, err := proc.BootID()
 	if err != nil {
-		d.base.Log().Error("cannot tell whether the machine was started anew", "error", err)
+		d.base.Log().Error("cannot find out whether the machine was rebooted", "error", err)
 	}
 	for _, i := range m.Instances() {
 		folders[i.Folder], records[i.ID] = true, true
@@ -39,7 +39,7 @@ func (d *DEA) recover(ctx context.Context, m *core.Machine) []core.Action {
 			if spec, err := warden.ReadSpec(d.records(i.ID)); err == nil && spec.UID != 0 {
 				d.users.use(spec.UID)
 			}
-			d.base.Log().Info("an instance runs on", "app", i.Start.Name, "index", i.Start.Index, "state", i.State)
+			d.base.Log().Info("an instance keeps running", "app", i.Start.Name, "index", i.Start.Index, "state", i.State)
 			d.attend(ctx, a)
 			if i.State == wire.StateStopped {
 				a.tell(endQuickly)
@@ -57,7 +57,7 @@ func (d *DEA) recover(ctx context.Context, m *core.Machine) []core.Action {
 			d.attend(ctx, a)
 		default:
 			if err != nil && !errors.Is(err, parent.ErrGone) {
-				d.base.Log().Error("cannot take an instance over, it is ended", "instance", i.ID, "error", err)
+				d.base.Log().Error("cannot take over an instance; ending it", "instance", i.ID, "error", err)
 			}
 			if started, err := warden.ReadStarted(d.records(i.ID)); err == nil && started.BootID != boot && boot != "" {
 				step(core.Lost{ID: i.ID})
@@ -70,7 +70,7 @@ func (d *DEA) recover(ctx context.Context, m *core.Machine) []core.Action {
 		actions = append(actions, core.Register{Route: route})
 	}
 	if err := d.sweep(ctx, folders, records); err != nil {
-		d.base.Log().Error("cannot remove what nobody has a record of", "error", err)
+		d.base.Log().Error("cannot remove an instance without a record", "error", err)
 	}
 	return actions
 }
@@ -102,7 +102,7 @@ func (d *DEA) sweep(ctx context.Context, folders, records map[string]bool) error
 		if records[e.Name()] {
 			continue
 		}
-		d.base.Log().Info("removing an instance that nobody has a record of", "instance", e.Name())
+		d.base.Log().Info("removing an instance without a record", "instance", e.Name())
 		if err := d.clear(ctx, e.Name(), e.Name()); err != nil {
 			failed = errors.Join(failed, fmt.Errorf("instance %s: %w", e.Name(), err))
 		}

@@ -141,7 +141,7 @@ func (d *DEA) loop(ctx context.Context, m *core.Machine) error {
 		// What is on the disk is never older than what is done.
 		if m.Changed() {
 			if err := writeRecords(d.database(), m.Instances()); err != nil {
-				d.base.Log().Error("a DEA that is killed now loses instances", "error", err)
+				d.base.Log().Error("this DEA would lose its instances if it were killed now", "error", err)
 			}
 		}
 		d.carryOut(work, actions)

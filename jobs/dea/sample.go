@@ -38,10 +38,10 @@ func (d *DEA) monitor(ctx context.Context) error {
 		case <-tick.C:
 		}
 		if used, err := percentUsed(d.config.BaseDir); err != nil {
-			d.base.Log().Warn("cannot see how full the disk is", "error", err)
+			d.base.Log().Warn("cannot measure the free space of the disk", "error", err)
 		} else if now := used > d.config.DiskThreshold; now != full {
 			full = now
-			d.base.Log().Warn("the disk's state changes", "full", full, "used_percent", used)
+			d.base.Log().Warn("the disk's state changed", "full", full, "used_percent", used)
 			d.event(core.DiskFull{Full: full})
 		}
 		attended := d.attendedNow()
@@ -55,7 +55,7 @@ func (d *DEA) monitor(ctx context.Context) error {
 		}
 		snapshot, err := warden.Look()
 		if err != nil {
-			d.base.Log().Warn("cannot see what instances use", "error", err)
+			d.base.Log().Warn("cannot measure what instances use", "error", err)
 			continue
 		}
 		for id, a := range attended {

@@ -310,7 +310,7 @@ func (m *Manager) act(now time.Time) (next time.Time) {
 	}
 	if leads := m.election.Leads(now) && !m.leaving; leads != m.leading {
 		m.leading, m.judge.analysis = leads, now
-		m.base.Log().Info("who acts changed", "this_one", leads)
+		m.base.Log().Info("the active health manager changed", "this_one", leads)
 	}
 	if !m.leading {
 		return m.judge.Rest(now)
@@ -370,7 +370,7 @@ func (m *Manager) keepDesired(ctx context.Context) error {
 		case ctx.Err() == nil:
 			if err.Error() != said {
 				said = err.Error()
-				m.base.Log().Warn("what is wanted is not known, trying again and again", "error", err)
+				m.base.Log().Warn("cannot find out what should run; trying again", "error", err)
 			}
 			timer.Reset(min(readAgain, every))
 		}

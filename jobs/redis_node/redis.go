@@ -140,7 +140,7 @@ func (s *service) Run(ctx context.Context) error {
 			ctx, cancel := context.WithTimeout(begin, time.Minute)
 			defer cancel()
 			if err := s.serve(ctx, i, i.Users()); err != nil && ctx.Err() == nil {
-				s.host.Log.Error("the server of an instance does not start; it is tried again and again", "instance", i.Name, "error", err)
+				s.host.Log.Error("the server of an instance does not start; trying again", "instance", i.Name, "error", err)
 			}
 			return nil
 		})

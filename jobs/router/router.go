@@ -237,7 +237,7 @@ func (r *Router) tellActive(ctx context.Context) error {
 			err = r.base.Bus().Publish(wire.SubjectRouterActiveApps, message)
 		}
 		if err != nil {
-			r.base.Log().Warn("cannot tell which apps are active", "error", err)
+			r.base.Log().Warn("cannot find out which apps are active", "error", err)
 		}
 	}
 }
@@ -257,7 +257,7 @@ func (r *Router) register(m wire.Registration) {
 	switch {
 	case m.RouteServiceURL != "":
 		// It would be served without its route service, which may be its door lock.
-		log.Warn("ignoring a registration: this router knows no route services", "uris", m.URIs)
+		log.Warn("ignoring a registration: this router has no route services", "uris", m.URIs)
 		r.unregister(m)
 		return
 	case m.Host == r.base.Address() && m.Port == int(own.Port()):
@@ -274,7 +274,7 @@ func (r *Router) register(m wire.Registration) {
 		log.Warn("ignoring routes: there are too many", "uris", m.URIs, "most", r.config.MaxRoutes)
 	}
 	if len(stale) > 0 {
-		log.Warn("dropped routes of an app that is gone: another one listens there now", "routes", stale)
+		log.Warn("dropped routes of an ended app: another app listens there now", "routes", stale)
 	}
 	if added == 0 {
 		return

@@ -151,7 +151,7 @@ func (t *task) runPlugin(ctx context.Context, work string, spec warden.Spec, cfg
 		}
 		defer func() {
 			if err := confine.Remove(spec.Cgroups); err != nil {
-				t.stager.base.Log().Warn("a staging leaves something behind", "error", err)
+				t.stager.base.Log().Warn("a staging left files or processes behind", "error", err)
 			}
 		}()
 	}
@@ -225,7 +225,7 @@ func (t *task) measure(handle *warden.Handle, spec warden.Spec, disk int64) erro
 	}
 	all, err := warden.Look()
 	if err != nil {
-		t.stager.base.Log().Warn("cannot see what a staging uses", "error", err)
+		t.stager.base.Log().Warn("cannot measure what a staging uses", "error", err)
 		return nil
 	}
 	switch used := all.Usage(handle.PID()); {

@@ -166,7 +166,7 @@ func (s *Stager) lookAround(ctx context.Context) error {
 		}
 		found, err := s.runtimes.Find(ctx, info)
 		if err != nil {
-			s.base.Log().Info("a runtime is not usable here", "runtime", info.Name, "reason", err)
+			s.base.Log().Info("a runtime cannot be used on this machine", "runtime", info.Name, "reason", err)
 			continue
 		}
 		s.mu.Lock()

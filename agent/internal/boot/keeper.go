@@ -239,7 +239,7 @@ func (m Machine) become(executable string, changed chan<- os.Signal, log *slog.L
 	signal.Ignore(syscall.SIGHUP)
 	err := syscall.Exec(program, []string{program, "keep", "--dir", m.Dir}, os.Environ())
 	signal.Notify(changed, syscall.SIGHUP)
-	log.Error("cannot become the keeper of another agent; the one before it goes on", "program", program, "err", err)
+	log.Error("cannot become the keeper of another agent; keeping the present one", "program", program, "err", err)
 }
 
 // runOnce runs the agent until it ends, or there is another program to run.
@@ -259,7 +259,7 @@ func (m Machine) runOnce(ctx context.Context, executable string, changed <-chan 
 	for {
 		select {
 		case err := <-done:
-			log.Warn("the agent ended and is started again", "end", cmd.ProcessState.String(), "err", err)
+			log.Warn("the agent ended; restarting it", "end", cmd.ProcessState.String(), "err", err)
 			return true, nil
 		case <-changed:
 			if m.wanted(executable) == executable {

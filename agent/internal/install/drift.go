@@ -28,7 +28,7 @@ func (i *Installer) Drift(full bool) []api.Drift {
 	spec, err := i.Spec(s.Active)
 	if err != nil {
 		// Its folder is damaged, which is a difference like others.
-		i.Log.Warn("cannot read what is active", "err", err)
+		i.Log.Warn("cannot read which generation is active", "err", err)
 		spec = api.Spec{Generation: s.Active}
 	}
 	return i.drift(spec, full)
@@ -175,7 +175,7 @@ func (i *Installer) noteDrift(wanted api.Spec) error {
 	if wanted.Generation != s.Active {
 		var err error
 		if spec, err = i.Spec(s.Active); err != nil {
-			i.Log.Warn("cannot read what is active", "err", err)
+			i.Log.Warn("cannot read which generation is active", "err", err)
 			return nil
 		}
 	}

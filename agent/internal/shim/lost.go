@@ -45,7 +45,7 @@ func EndLost(ctx context.Context, agentDir string, log *slog.Logger) error {
 		if err != nil {
 			continue // it has ended
 		}
-		log.Warn("a shim whose folder is gone is ended", "dir", dir, "pid", p.PID)
+		log.Warn("the folder of a shim was removed; ending the shim", "dir", dir, "pid", p.PID)
 		_ = syscall.Kill(p.PID, syscall.SIGTERM) // it may have ended
 		if err := awaitEnd(ctx, p.PID, ticks); err != nil {
 			return err

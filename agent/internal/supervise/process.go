@@ -192,12 +192,12 @@ func (p *process) apply(e event) {
 func (p *process) adopt() {
 	var err error
 	if p.history, err = loadHistory(p.names); err != nil {
-		p.log.Warn("restarts are counted anew", "err", err)
+		p.log.Warn("resetting the count of restarts", "err", err)
 	}
 	p.policy = newRestarts(p.wanted.Process.Restart, p.history.Row)
 	spec, err := shim.ReadSpec(p.names.shim())
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		p.log.Warn("the record of the last start is lost", "err", err)
+		p.log.Warn("the record of the last start was lost", "err", err)
 	}
 	conn, err := p.connect()
 	if err == nil {
@@ -208,7 +208,7 @@ func (p *process) adopt() {
 		return
 	}
 	if !errors.Is(err, parent.ErrGone) {
-		p.log.Warn("a shim does not answer and is ended", "err", err)
+		p.log.Warn("a shim does not answer; ending it", "err", err)
 		p.killShim()
 	}
 	if spec.ID != "" && spec.ID != p.history.Counted {
@@ -412,10 +412,10 @@ func (p *process) note(id string, exit api.Exit, ran time.Duration) {
 		p.history.Row = p.policy.row
 		p.crashed = true
 		p.crashes = crashes{time.Now(), p.policy.stable}
-		p.log.Warn("process has ended by itself", "exit", exit.String(), "after", ran.Round(time.Millisecond), "again_in", p.pauseLength)
+		p.log.Warn("process ended by itself", "exit", exit.String(), "after", ran.Round(time.Millisecond), "again_in", p.pauseLength)
 	}
 	if err := saveHistory(p.names, p.history); err != nil {
-		p.log.Error("the end of the process is known to this agent only", "err", err)
+		p.log.Error("cannot record the end of the process; only this agent knows it", "err", err)
 	}
 }
 
@@ -427,7 +427,7 @@ func (p *process) stop() {
 	defer cancel()
 	err := shim.Stop(ctx, p.names.shim(), stopSignal(spec), stopGrace(spec))
 	if err != nil && !errors.Is(err, parent.ErrGone) && p.ctx.Err() == nil {
-		p.log.Warn("the shim cannot stop the process and is killed", "err", err)
+		p.log.Warn("the shim cannot stop the process; killing the shim", "err", err)
 		p.overdue.Reset(0)
 	}
 }

@@ -201,7 +201,7 @@ func (b *Bus) Heartbeats(ctx context.Context, f func(api.Heartbeat)) error {
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, nats.ErrSlowConsumer):
-			b.log.Warn("heartbeats were lost: they came faster than they were taken")
+			b.log.Warn("heartbeats were lost: they arrived faster than they were processed")
 			continue
 		case err != nil:
 			return fmt.Errorf("cannot hear heartbeats any more: %w", err)

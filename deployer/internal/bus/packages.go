@@ -231,7 +231,7 @@ func (b *Bus) makeRoom(ctx context.Context, size int64) error {
 	case needed > bound:
 		return fmt.Errorf("it has %d bytes where the bus keeps %d: raise max_store_mb of the job nats", size, bound)
 	}
-	b.log.Info("the bus's cache of packages is full and is emptied", "bytes", info.State.Bytes)
+	b.log.Info("the bus's cache of packages is full; emptying it", "bytes", info.State.Bytes)
 	return stream.Purge(ctx)
 }
 

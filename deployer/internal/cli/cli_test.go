@@ -126,7 +126,7 @@ func TestCommands(t *testing.T) {
 		"valid":               {[]string{"validate", "MANIFEST"}, 0, "is valid: 1 groups, 2 instances, 1 jobs\n", ""},
 		"variable":            {[]string{"validate", "--var", "count=5", "MANIFEST"}, 0, "5 instances", ""},
 		"variable misspelt":   {[]string{"validate", "--var", "cuont=5", "MANIFEST"}, 1, "", `declares no variable "cuont"`},
-		"variable without =":  {[]string{"validate", "--var", "count", "MANIFEST"}, 1, "", `cannot use --var "count": want name=value`},
+		"variable without =":  {[]string{"validate", "--var", "count", "MANIFEST"}, 1, "", `cannot use --var "count": it must be name=value`},
 		"no manifest":         {[]string{"validate"}, 1, "", "cannot run deploy validate: it accepts 1 arg(s), received 0; usage: deploy validate MANIFEST"},
 		"missing manifest":    {[]string{"plan", "nowhere.hcl"}, 1, "", "nowhere.hcl"},
 		"unknown command":     {[]string{"aply", "MANIFEST"}, 1, "", `unknown command "aply" for "deploy"`},

@@ -85,7 +85,7 @@ func (w *watcher) hear(ctx context.Context) {
 				}
 			})
 			if err != nil {
-				w.s.Log.Warn("cannot receive heartbeats for a moment", "err", err)
+				w.s.Log.Warn("cannot receive heartbeats; trying again", "err", err)
 			}
 		}
 		if !pause(ctx, hearAgain) {
@@ -189,7 +189,7 @@ func (w *watcher) lookForPause(ctx context.Context) {
 		}
 		p, err := w.s.Store.Paused()
 		if err != nil {
-			w.s.Log.Warn("cannot tell whether to pause", "err", err)
+			w.s.Log.Warn("cannot read whether to pause", "err", err)
 			continue
 		}
 		wanted := p != nil && p.Epoch == w.s.State.Epoch

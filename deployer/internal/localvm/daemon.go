@@ -381,7 +381,7 @@ func (d *Daemon) answer(reply startReply) {
 		return
 	}
 	if err := json.NewEncoder(d.reply).Encode(reply); err != nil {
-		d.Log.Warn("nobody waits for the start", "error", err)
+		d.Log.Warn("cannot report the start: nobody waits for it", "error", err)
 	}
 	_ = d.reply.Close()
 	d.reply = nil

@@ -59,7 +59,7 @@ func (g *Gateway) checkOrphans(ctx context.Context) error {
 	}
 	instances, bindings := found.count()
 	if instances+bindings > 0 {
-		g.base.Log().Warn("orphans found; purge_orphan removes them", "instances", instances, "bindings", bindings)
+		g.base.Log().Warn("found orphans; purge_orphan removes them", "instances", instances, "bindings", bindings)
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -92,7 +92,7 @@ func (g *Gateway) drain(ctx context.Context) error {
 		cancel()
 	}
 	if err != nil {
-		g.base.Log().Warn("cannot tell the cloud controller that the gateway leaves", "error", err)
+		g.base.Log().Warn("cannot tell the cloud controller that the gateway stops", "error", err)
 	}
 	return g.server.Drain(ctx)
 }
@@ -114,7 +114,7 @@ func (g *Gateway) keepOffering(ctx context.Context) error {
 		if err := g.controller.offer(ctx, doc); err != nil {
 			wait = min(wait, retryOffer)
 			if text := err.Error(); text != told && ctx.Err() == nil {
-				g.base.Log().Warn("cannot offer the service, trying again and again", "error", err)
+				g.base.Log().Warn("cannot offer the service; trying again", "error", err)
 				told = text
 			}
 		} else if told = ""; true {
@@ -141,7 +141,7 @@ func (g *Gateway) fetchHandles(ctx context.Context) error {
 			return nil
 		}
 		if text := err.Error(); text != told && ctx.Err() == nil {
-			g.base.Log().Warn("cannot fetch the handles, trying again and again", "error", err)
+			g.base.Log().Warn("cannot fetch the handles; trying again", "error", err)
 			told = text
 		}
 		select {
@@ -211,7 +211,7 @@ func (g *Gateway) toldHandle(m *nats.Msg) {
 		accepted = err == nil
 	}
 	if err != nil {
-		g.base.Log().Warn("a handle is not taken", "subject", m.Subject, "error", err)
+		g.base.Log().Warn("a handle was refused", "subject", m.Subject, "error", err)
 	}
 	if m.Reply != "" {
 		_ = m.Respond([]byte(strconv.FormatBool(accepted))) // fails with the connection only

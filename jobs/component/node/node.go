@@ -76,7 +76,7 @@ func open(p component.Process, d Definition) (_ *Node, err error) {
 		return nil, err
 	}
 	for _, note := range notes {
-		n.base.Log().Error("an instance's record cannot be read; its data is left as it is and keeps its place", "note", note)
+		n.base.Log().Error("cannot read an instance's record; keeping its data and its place", "note", note)
 	}
 	n.service, err = d.Open(n.working, Host{cfg, n.base.Log(), n.base.Address(), n.whole})
 	if err != nil {

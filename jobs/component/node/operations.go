@@ -344,9 +344,9 @@ func (n *Node) tidy(ctx context.Context, first bool) {
 	for _, i := range leftovers(n.ledger.list(), n.ledger.held) {
 		ctx, cancel := n.afterwards(ctx)
 		if err := n.tidyOne(ctx, i.Name); err != nil {
-			n.base.Log().Error("cannot remove what an operation has left", "instance", i.Name, "error", err)
+			n.base.Log().Error("cannot remove the files that an operation left", "instance", i.Name, "error", err)
 		} else {
-			n.base.Log().Info("removed what an operation has left", "instance", i.Name, "at_start", first)
+			n.base.Log().Info("removed the files that an operation left", "instance", i.Name, "at_start", first)
 		}
 		cancel()
 	}

@@ -106,7 +106,7 @@ func (v *vmInit) run() error {
 			if !v.FolderGone() {
 				continue
 			}
-			v.Log.Warn("the VM's folder was removed: ending everything")
+			v.Log.Warn("the VM's folder was removed; ending everything")
 		case s := <-told:
 			if s == syscall.SIGHUP {
 				v.reload(services)

@@ -133,7 +133,7 @@ func (s *services) begin(name, digest string, file serviceFile, old *service) {
 func (s *services) relieve(command []string) {
 	left, err := localvm.ProcessesWith(func(id string) bool { return id == s.init.ID })
 	if err != nil {
-		s.init.Log.Warn("cannot look for an earlier init's services", "error", err)
+		s.init.Log.Warn("cannot find the services of an earlier init", "error", err)
 		return
 	}
 	for _, p := range left {
@@ -142,7 +142,7 @@ func (s *services) relieve(command []string) {
 			continue // it has just ended
 		}
 		if runs, err := proc.CmdLine(); err == nil && slices.Equal(runs, command) {
-			s.init.Log.Info("ending an earlier init's service", "command", command[0], "pid", p.PID)
+			s.init.Log.Info("ending a service of an earlier init", "command", command[0], "pid", p.PID)
 			p.Signal(syscall.SIGTERM)
 		}
 	}

@@ -131,7 +131,7 @@ func (s *session) serveFiles() {
 		err = server.Serve()
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
-		s.init.Log.Warn("SFTP ended", "error", err)
+		s.init.Log.Warn("SFTP session failed", "error", err)
 		return
 	}
 	s.exited(0) // scp fails without it

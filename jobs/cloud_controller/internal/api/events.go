@@ -16,7 +16,7 @@ import (
 // that a note which cannot be kept is for the log.
 func (s *Server) note(ctx context.Context, a model.Account, app store.App, text string) {
 	if err := s.Store.NoteEvent(ctx, app.ID, a.Email, text); err != nil {
-		s.Log.Warn("an event of an app is not kept", "app", app.ID, "event", text, "error", err)
+		s.Log.Warn("cannot keep an event of an app", "app", app.ID, "event", text, "error", err)
 	}
 }
 

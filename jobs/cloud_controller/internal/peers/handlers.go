@@ -69,11 +69,11 @@ func (p *Peers) Send(w http.ResponseWriter, r *http.Request, b blob.Blob, conten
 	if !p.Blobs.Has(b) {
 		err := p.fetch(r.Context(), b)
 		if errors.Is(err, fs.ErrNotExist) {
-			p.Log.Error("an app's files are lost, push it again", "app", b.App, "blob", Path(b), "error", err)
+			p.Log.Error("an app's files are lost; push it again", "app", b.App, "blob", Path(b), "error", err)
 			return model.ErrFileNotFound
 		}
 		if errors.Is(err, ErrNotBrought) {
-			p.Log.Warn("an app's files are not here yet", "app", b.App, "blob", Path(b), "error", err)
+			p.Log.Warn("an app's files have not arrived yet", "app", b.App, "blob", Path(b), "error", err)
 			return model.ErrNotHereNow
 		}
 		if err != nil {

@@ -217,7 +217,7 @@ func (p *Peers) KeepInStep(ctx context.Context, report func(error)) {
 	for complete := false; ; {
 		err := p.Sync(ctx)
 		if err != nil && ctx.Err() == nil {
-			p.Log.Warn("packages and droplets are not all here", "error", err)
+			p.Log.Warn("some packages and droplets are missing here", "error", err)
 		}
 		if err := p.Store.DropFailedLogins(ctx); err != nil && ctx.Err() == nil {
 			p.Log.Warn("cannot clean up", "error", err)

@@ -143,7 +143,7 @@ func (p *Placer) work(ctx context.Context) {
 			return
 		case request := <-p.requests:
 			if err := p.obey(ctx, request); err != nil && ctx.Err() == nil {
-				p.Log.Warn("cannot do what the health manager asks for", "app", request.Droplet, "op", request.Op, "error", err)
+				p.Log.Warn("cannot carry out a request of the health manager", "app", request.Droplet, "op", request.Op, "error", err)
 			}
 		}
 	}
@@ -187,7 +187,7 @@ func (p *Placer) obey(ctx context.Context, request wire.HealthManagerRequest) er
 			return err
 		}
 		if len(request.Instances) > 0 {
-			p.Log.Info("stopping instances that are too many", "app", app.ID, "instances", request.Instances)
+			p.Log.Info("stopping surplus instances", "app", app.ID, "instances", request.Instances)
 			p.Stop(wire.DEAStop{Droplet: request.Droplet, InstanceFilter: wire.InstanceFilter{Instances: request.Instances}})
 		}
 	case wire.OpSpinDown:

@@ -49,7 +49,7 @@ func (s *Services) gateway(o store.Offering) (gateway, error) {
 func (g gateway) ask(ctx context.Context, method, path string, body any) (handle, error) {
 	answer, err := g.call(ctx, method, path, body)
 	if err != nil {
-		g.s.Log.Warn("a service gateway does not do what it is asked for", "method", method, "url", g.url+path, "error", err)
+		g.s.Log.Warn("a service gateway refused a request", "method", method, "url", g.url+path, "error", err)
 		return handle{}, model.ErrGateway
 	}
 	return answer, nil
@@ -97,7 +97,7 @@ func (g gateway) call(ctx context.Context, method, path string, body any) (handl
 func (g gateway) made(ctx context.Context, path string, body any) (handle, error) {
 	h, err := g.ask(ctx, http.MethodPost, path, body)
 	if err == nil && h.ServiceID == "" {
-		g.s.Log.Warn("a service gateway has answered without service_id", "url", g.url+path)
+		g.s.Log.Warn("a service gateway answered without service_id", "url", g.url+path)
 		err = model.ErrGateway
 	}
 	return h, err

@@ -120,7 +120,7 @@ func (s *Services) Unprovision(ctx context.Context, i store.ServiceInstance) err
 		_, err = g.ask(ctx, http.MethodDelete, gatewayPath+"/"+url.PathEscape(i.GatewayID), struct{}{})
 	}
 	if err != nil {
-		s.Log.Warn("a service is gone here and not at its gateway", "service", i.Offering.Label, "id", i.GatewayID)
+		s.Log.Warn("a service was deleted here, but not at its gateway", "service", i.Offering.Label, "id", i.GatewayID)
 	}
 	return nil
 }
@@ -169,7 +169,7 @@ func (s *Services) unbindAtGateway(ctx context.Context, b store.Binding) {
 		_, err = g.ask(ctx, http.MethodDelete, path, map[string]any{"service_id": b.Instance.GatewayID, "handle_id": b.GatewayID, "binding_options": b.Options})
 	}
 	if err != nil {
-		s.Log.Warn("a binding is gone here and not at its gateway", "service", b.Instance.Offering.Label, "id", b.GatewayID)
+		s.Log.Warn("a binding was deleted here, but not at its gateway", "service", b.Instance.Offering.Label, "id", b.GatewayID)
 	}
 }
 

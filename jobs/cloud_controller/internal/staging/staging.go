@@ -64,7 +64,7 @@ func (s *Staging) Staged(ctx context.Context, app store.App) (store.App, error) 
 	droplet, log, err := s.stage(ctx, app)
 	if log != "" {
 		if err := s.Store.SetStagingLog(ctx, app.ID, log); err != nil {
-			s.Log.Warn("a staging log is lost", "app", app.ID, "error", err)
+			s.Log.Warn("a staging log was lost", "app", app.ID, "error", err)
 		}
 	}
 	if err != nil {

@@ -60,7 +60,7 @@ func (d *driver) run(ctx context.Context) {
 		if d.leaves() {
 			give, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 			if err := d.Store.ReleaseUpdate(give, d.update); err != nil {
-				log.Warn("another controller takes an update over later", "error", err)
+				log.Warn("another controller will take over an update", "error", err)
 			}
 			cancel()
 			return
@@ -191,7 +191,7 @@ func (d *driver) step(ctx context.Context, app store.App, e rolling.Event) error
 	wasBack := d.machine.Back
 	actions := d.machine.Step(time.Now(), e)
 	if d.machine.Back && !wasBack {
-		d.Log.Warn("the new version fails: going back", "app", app.ID, "name", app.Name, "update", d.update.RunCount, "reason", d.machine.Reason)
+		d.Log.Warn("the new version fails; returning to the previous one", "app", app.ID, "name", app.Name, "update", d.update.RunCount, "reason", d.machine.Reason)
 	}
 	if d.machine.Changed() && d.machine.Outcome == rolling.Running {
 		if err := d.save(ctx); err != nil {
@@ -292,7 +292,7 @@ func (d *driver) finish(ctx context.Context) error {
 		text += ": " + d.update.Reason
 	}
 	if err := d.Store.NoteEvent(ctx, app.ID, app.OwnerEmail, text); err != nil {
-		d.Log.Warn("an event of an app is not kept", "app", app.ID, "error", err)
+		d.Log.Warn("cannot keep an event of an app", "app", app.ID, "error", err)
 	}
 	d.Placer.TellUpdated(app)
 	if d.update.Watching == 0 {

@@ -194,7 +194,7 @@ func (u *Updates) adopt(ctx context.Context, seen map[key]sign) {
 	list, err := u.Store.AllDriven(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
-			u.Log.Warn("cannot look for updates", "error", err)
+			u.Log.Warn("cannot look up updates", "error", err)
 		}
 		return
 	}

@@ -72,9 +72,9 @@ func (d *driver) takeBack(ctx context.Context, app store.App, reason string) err
 	case err != nil:
 		return err
 	}
-	d.Log.Warn("a new version crashes: taking it back", append(model.Attributes(app), "update", bad.RunCount, "by", update.RunCount, "reason", reason)...)
+	d.Log.Warn("a new version crashes; returning to the previous one", append(model.Attributes(app), "update", bad.RunCount, "by", update.RunCount, "reason", reason)...)
 	if err := d.Store.NoteEvent(ctx, app.ID, app.OwnerEmail, fmt.Sprintf("update %d begun by itself: %s", update.RunCount, cause)); err != nil {
-		d.Log.Warn("an event of an app is not kept", "app", app.ID, "error", err)
+		d.Log.Warn("cannot keep an event of an app", "app", app.ID, "error", err)
 	}
 	return errOver
 }

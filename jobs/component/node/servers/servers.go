@@ -144,7 +144,7 @@ func (s *Servers) Start(ctx context.Context, name, folder string, c Command) err
 		defer runtime.UnlockOSThread()
 		for ctx.Err() == nil {
 			if err := s.once(ctx, folder, c); err != nil && ctx.Err() == nil {
-				s.log.Error("a server has ended and is started again", "instance", name, "error", err)
+				s.log.Error("a server ended; restarting it", "instance", name, "error", err)
 			}
 			select {
 			case <-ctx.Done():
