@@ -54,10 +54,11 @@ func TestALostConnectionIsMadeAnew(t *testing.T) {
 			}
 			return
 		}
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			t.Fatal("the connection that was lost is still used")
+		case <-time.After(time.Millisecond):
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -80,7 +81,10 @@ func TestADialEndsOnlyForWhoGivesUp(t *testing.T) {
 	dials := f.s.Counters.SSH.Load()
 	work.Go(func() { _, hastyErr = f.Connect(hasty, state.Own("web/0")) })
 	for f.s.Counters.SSH.Load() == dials && ctx.Err() == nil {
-		time.Sleep(time.Millisecond)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Millisecond):
+		}
 	}
 	waiting := &toldOfWait{Context: ctx, waits: make(chan struct{})}
 	work.Go(func() { _, patientErr = f.Connect(waiting, state.Own("web/0")) })

@@ -93,11 +93,18 @@ func suspend(t *testing.T, cmd *exec.Cmd) {
 	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(30 * time.Second); !describe(cmd.Process.Pid).Suspended; {
-		if time.Now().After(deadline) {
-			t.Fatal("the process does not stop")
+	poll(t, "the process stops", func() bool { return describe(cmd.Process.Pid).Suspended })
+}
+
+func poll(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	deadline := time.After(time.Minute)
+	for !done() {
+		select {
+		case <-deadline:
+			t.Fatalf("not within a minute: %s", what)
+		case <-time.After(100 * time.Microsecond):
 		}
-		time.Sleep(time.Millisecond)
 	}
 }
 
@@ -110,7 +117,16 @@ func TestSupersededRunWritesNothing(t *testing.T) {
 	}
 	for round := range 20 {
 		earlier, _ := process(t, "write", store)
-		time.Sleep(time.Duration(rand.IntN(5000)) * time.Microsecond) // somewhere in its work
+		for range rand.IntN(4) { // the run writes without a pause, so this is somewhere in its work
+			before, err := os.Stat(filepath.Join(store.Dir, "state.json"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			poll(t, "the run writes", func() bool {
+				now, err := os.Stat(filepath.Join(store.Dir, "state.json"))
+				return err == nil && !os.SameFile(before, now)
+			})
+		}
 		suspend(t, earlier)
 		st, secrets, err := store.Load()
 		if err != nil {
