@@ -163,11 +163,12 @@ check-format:
 	@unformatted=$$(gofmt -l .); \
 	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt does it):"; echo "$$unformatted"; exit 1; fi
 
-bench: build ## how long applies take; the router beside nginx, haproxy and httputil.ReverseProxy
-	@.ci/setup.sh nginx haproxy
+bench: build ## how long applies take; the router beside nginx, haproxy and httputil.ReverseProxy; services beside their servers
+	@.ci/setup.sh nginx haproxy redis-server memcached rabbitmq-server
 	go test -run '^$$' -bench . -benchtime 5x ./deployer # plans, applies and rollouts of thousands of simulated agents
 	go test -tags e2e -run '^$$' -bench . -benchtime 5x -timeout 15m ./examples/...
 	go test -run '^$$' -bench Peers -benchtime 1x ./jobs/router
+	go test -run '^$$' -bench Provision -benchtime 1x -p 1 ./jobs/redis_node ./jobs/memcached_node ./jobs/rabbitmq_node # 20 at once
 
 soak: build ## 200,000 requests during rolling updates and reloads, 100,000 during those of DEAs: none may fail
 	go test -tags e2e -v -run TestSignalsAtRandomMoments -timeout 30m ./examples/ -moments 50 -seed $$(date +%s)

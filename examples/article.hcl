@@ -39,6 +39,7 @@ secret "front" { type = "password" }
 # What a gateway and the controllers prove themselves with to each other.
 secret "redis" { type = "password" }
 secret "memcached" { type = "password" }
+secret "rabbitmq" { type = "password" }
 secret "postgresql" { type = "password" }
 
 vm "small" {
@@ -124,6 +125,7 @@ group "cloud_controller" {
       builtin_services = {
         redis      = secret.redis.value
         memcached  = secret.memcached.value
+        rabbitmq   = secret.rabbitmq.value
         postgresql = secret.postgresql.value
       }
 
@@ -195,6 +197,12 @@ group "service_gateway" {
     }
   }
 
+  job "rabbitmq_gateway" {
+    properties {
+      token = secret.rabbitmq.value
+    }
+  }
+
   job "postgresql_gateway" {
     properties {
       token = secret.postgresql.value
@@ -209,7 +217,17 @@ group "service_node" {
   disk      = disk.data
 
   # An update is seconds without the instances of one node: one node at a time.
-  update { max_in_flight = 1 }
+  # RabbitMQ begins slowly.
+  update {
+    max_in_flight = 1
+    watch_time    = "0s-300s"
+  }
+
+  job "rabbitmq_node" {
+    properties {
+      capacity = 20
+    }
+  }
 
   job "redis_node" {
     properties {

@@ -22,15 +22,15 @@ func TestArticle(t *testing.T) {
 	p.edit(`domain = "cf.localhost"`, `domain = "article.localhost"`)
 	p.mustApply()
 	p.register()
-	within(t, time.Minute, "all services are offered", func() bool {
+	within(t, 3*time.Minute, "all services are offered", func() bool {
 		out, code := p.vmc("services")
-		return code == 0 && strings.Contains(out, "redis") && strings.Contains(out, "memcached") && strings.Contains(out, "postgresql")
+		return code == 0 && strings.Contains(out, "redis") && strings.Contains(out, "memcached") && strings.Contains(out, "postgresql") && strings.Contains(out, "rabbitmq")
 	})
 	p.mustVmc("create-service", "redis", "guests")
 	p.mustVmc("create-service", "redis", "others")
 	push := []string{"push", "--path", "apps/guestbook", "--url", "guestbook.article.localhost"}
 	p.mustVmc(push...)
-	ledgers := []string{"postgresql"}
+	ledgers := []string{"postgresql", "rabbitmq"}
 	built := t.TempDir()
 	build := exec.Command("go", "build", "-trimpath", "-o", built+"/ledger", "./apps/ledger")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -68,7 +68,7 @@ func TestArticle(t *testing.T) {
 	ledgersRead := func(want string) {
 		t.Helper()
 		for _, service := range ledgers {
-			within(t, time.Minute, service+" has its lines", func() bool { got, _ := ask("ledger/"+service, "GET", ""); return got == want })
+			within(t, 3*time.Minute, service+" has its lines", func() bool { got, _ := ask("ledger/"+service, "GET", ""); return got == want })
 		}
 	}
 	reads := func(want string) {

@@ -1,6 +1,6 @@
 // Command ledger keeps lines in the SQL databases that it is bound to: a POST to
-// /postgresql or /mysql adds one, a GET shows them all. VCAP_SERVICES says where the
-// databases are and who the app is there.
+// /postgresql or /mysql adds one, a GET shows them all; /rabbitmq does so with a queue.
+// VCAP_SERVICES says where they are and who the app is there.
 //
 //	CGO_ENABLED=0 go build -o target/ledger .
 package main
@@ -120,6 +120,7 @@ func main() {
 		}
 		fmt.Fprintln(w, strings.Join(list, "\n"))
 	})
+	http.HandleFunc("/rabbitmq", serveQueue)
 	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "databases:", len(databases)) })
 	log.Fatal(http.ListenAndServe(":"+os.Getenv("VCAP_APP_PORT"), nil))
 }
