@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/zclconf/go-cty/cty"
+
+	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/deployer/internal/acme"
 	"github.com/clusterworks/deploy/deployer/internal/domains"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
@@ -101,8 +106,11 @@ func (x *deployment) renew(ctx context.Context, q RenewRequest, r *Renewal) erro
 				return "", "", err
 			}
 			if client == nil {
-				var err error
-				if client, err = acme.Open(ctx, x.acmeSettings(), x.Secrets.ACME.Key); err != nil {
+				settings, err := x.acmeSettings()
+				if err != nil {
+					return "", "", err
+				}
+				if client, err = acme.Open(ctx, settings, x.Secrets.ACME.Key); err != nil {
 					return "", "", err
 				}
 			}
@@ -140,13 +148,50 @@ func (x *deployment) renew(ctx context.Context, q RenewRequest, r *Renewal) erro
 	return nil
 }
 
-func (x *deployment) acmeSettings() acme.Settings {
+func (x *deployment) acmeSettings() (acme.Settings, error) {
 	a := x.Manifest.ACME
 	s := acme.Settings{Directory: a.Directory, Email: a.Email, Root: a.Root, Hook: a.Hook, Dir: x.manifestDir}
 	if s.Directory == "" {
 		s.Directory = acme.LetsEncrypt
 	}
-	return s
+	var err error
+	s.Servers, s.Key, err = x.nameServers()
+	return s, err
+}
+
+// nameServers returns where the deployment's own name servers are, host:port, and the
+// key that they take records with; none if there are none, or they take none.
+func (x *deployment) nameServers() (servers []string, key string, err error) {
+	evaluator := x.Manifest.Evaluator(x.credentials.Facts(nil))
+	vms := x.VMs()
+	for _, p := range x.Manifest.Providers(manifests.DNSLink) {
+		for _, slot := range x.State.Groups[p.Group.Name] {
+			ctx, diags := evaluator.JobContext(p.Group.Name, slot.Index, p.Job)
+			if diags.HasErrors() {
+				return nil, "", &manifests.Error{Diagnostics: diags, Files: x.Manifest.Files}
+			}
+			property := ctx.Variables["property"]
+			address := vms[api.InstanceID(p.Group.Name, slot.Index)].Address
+			text := word(property, "update_key")
+			if address == "" || text == "" {
+				continue
+			}
+			servers, key = append(servers, net.JoinHostPort(address, strconv.Itoa(port(property, "port")))), text
+		}
+	}
+	return servers, key, nil
+}
+
+// word returns a property that is a text, "" if there is none such.
+func word(property cty.Value, name string) string {
+	if !property.Type().IsObjectType() || !property.Type().HasAttribute(name) {
+		return ""
+	}
+	v, _ := property.GetAttr(name).Unmark()
+	if v.Type() != cty.String || !v.IsKnown() || v.IsNull() {
+		return ""
+	}
+	return v.AsString()
 }
 
 // provable asks every load balancer for a token, as the CA will: CAs allow few

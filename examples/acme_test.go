@@ -3,6 +3,7 @@
 package examples
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -173,6 +175,36 @@ func TestACME(t *testing.T) {
 		t.Errorf("serials were %v and are %v", first, second)
 	}
 
+	// With the deployment's own name server no hook is needed.
+	own, ownRoots := pebble(t, c.withNameServer(t, string(source)))
+	other := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: own.Certificate().Raw}))
+	if err := os.WriteFile(filepath.Join(dir, "own.pem"), []byte(other), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(c.manifest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = fmt.Appendf(text, "\nacme {\n  directory   = %q\n  agree_terms = true\n  root_file   = \"own.pem\"\n}\ndomain \"*.apps.served.localhost\" {\n  tls   = \"acme\"\n  group = group.hello\n}\n", own.URL+"/dir")
+	if err := os.WriteFile(c.manifest, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.mustApply()
+	if out := renew(); !strings.Contains(out, "*.apps.served.localhost has a new certificate") {
+		t.Fatalf("renew by the name server:\n%s", out)
+	}
+	for _, lb := range lbs {
+		if _, body, err := secured(ownRoots, lb+":8443", "any.apps.served.localhost", "/"); err != nil || !strings.HasPrefix(body, "Hello from") {
+			t.Errorf("a wildcard proven by the name server, at %s: %q, %v", lb, body, err)
+		}
+	}
+	own.Close()
+	if out, code := c.run("domains", "--renew", "--force"); code != 3 || !strings.Contains(out, "the one that is there stays") {
+		t.Errorf("renew with that CA away exited with %d:\n%s", code, out)
+	}
+
+	write("www.shop.example", "*.shop.example")
+	c.mustApply()
 	ca.Close() // it is away
 	out, code := c.run("domains", "--renew", "--force")
 	if code != 3 || strings.Count(out, "the one that is there stays and is good for 89 days more") != 2 || !strings.Contains(out, "the next try is due at") {
@@ -184,4 +216,54 @@ func TestACME(t *testing.T) {
 	if now := serials(); now[0] != second[0] {
 		t.Errorf("serials were %v and are %v", second, now)
 	}
+}
+
+// withNameServer adds the job dns to a manifest, applies it, and returns where it
+// answers, once it answers as it should.
+func (c *cluster) withNameServer(t *testing.T, manifest string) (address string) {
+	t.Helper()
+	manifest += `
+secret "dns" { type = "password" }
+group "dns" {
+  job "dns" {
+    properties {
+      port           = 5353
+      load_balancers = group.lb.instances[*].address
+      update_key     = secret.dns.value
+    }
+  }
+}
+`
+	if err := os.WriteFile(c.manifest, []byte(manifest), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.mustApply()
+	address = c.addressOf("dns/0") + ":5353"
+	resolver := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, network, address)
+	}}
+	for name, want := range map[string][]string{
+		"1.lb.served.internal.":      {c.addressOf("lb/1")},
+		"lb.served.internal.":        {c.addressOf("lb/0"), c.addressOf("lb/1")},
+		"anything.served.localhost.": {c.addressOf("lb/0"), c.addressOf("lb/1")},
+	} {
+		within(t, 60*time.Second, name+" leads where it should", func() bool {
+			got, err := resolver.LookupHost(t.Context(), name)
+			slices.Sort(got)
+			slices.Sort(want)
+			return err == nil && slices.Equal(got, want)
+		})
+	}
+	if out, code := c.run("stop", "--auto-approve", "hello/1"); code != 0 {
+		t.Fatalf("stop exited with %d:\n%s", code, out)
+	}
+	within(t, 60*time.Second, "a stopped instance is none of its group's", func() bool {
+		got, err := resolver.LookupHost(t.Context(), "hello.served.internal.")
+		return err == nil && slices.Equal(got, []string{c.addressOf("hello/0")})
+	})
+	if out, code := c.run("start", "--auto-approve", "hello/1"); code != 0 {
+		t.Fatalf("start exited with %d:\n%s", code, out)
+	}
+	return address
 }

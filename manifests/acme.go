@@ -49,7 +49,7 @@ func (l *domainLoader) checkACME(d *Domain) {
 	switch {
 	case l.m.ACME == nil:
 		l.Report(syntax.Problem("Missing acme block", "tls = \"acme\" needs one acme block: acme { agree_terms = true }. Its directory is Let's Encrypt's unless it names another.", d.TLS.Range))
-	case strings.HasPrefix(d.Name, "*.") && len(l.m.ACME.Hook) == 0:
-		l.Report(syntax.Problem("Wildcard without dns_hook", fmt.Sprintf("A CA proves %q by a record in DNS (dns-01): name the command that sets it, dns_hook in the acme block at %s.", d.Name, syntax.Place(l.m.ACME.Range)), d.TLS.Range))
+	case strings.HasPrefix(d.Name, "*.") && len(l.m.ACME.Hook) == 0 && len(l.m.Providers(DNSLink)) == 0:
+		l.Report(syntax.Problem("Wildcard without dns_hook", fmt.Sprintf("A CA proves %q by a record in DNS (dns-01): name the command that sets it, dns_hook in the acme block at %s, or deploy the job dns.", d.Name, syntax.Place(l.m.ACME.Range)), d.TLS.Range))
 	}
 }

@@ -160,6 +160,30 @@ func (m *Manifest) Balancers() []Balancer {
 	return list
 }
 
+// DNSLink is the link type of name servers that take the records of dns-01.
+const DNSLink = "dns"
+
+// Provider is a job that provides a link.
+type Provider struct {
+	Group *Group
+	Job   *GroupJob
+}
+
+// Providers returns the jobs that provide links of a type.
+func (m *Manifest) Providers(link string) []Provider {
+	var list []Provider
+	for _, g := range m.Groups {
+		for _, job := range g.Jobs {
+			for _, p := range job.Spec.Provides {
+				if p.Type == link {
+					list = append(list, Provider{g, job})
+				}
+			}
+		}
+	}
+	return list
+}
+
 func servesDomains(p *Property) bool {
 	return p.From == jobspec.FromDomains && p.Type.IsListType() && p.Type.ElementType().IsObjectType() && p.Type.ElementType().HasAttribute("certificate")
 }

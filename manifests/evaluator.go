@@ -251,15 +251,32 @@ func (e *Evaluator) evaluateProperties(group string, job *GroupJob, instance cty
 // property returns the value of one property in the declared type: what the
 // manifest says of it, or else what it comes from, or else the default.
 func (e *Evaluator) property(p *Property, job *GroupJob, ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
-	if p.From != jobspec.FromDomains || job.properties[p.Name] != nil {
+	if p.From == "" || job.properties[p.Name] != nil {
 		return evaluateProperty(p, job, ctx)
 	}
-	v, err := p.Convert(e.domains)
+	from := e.domains
+	if p.From == jobspec.FromInstances {
+		from = e.everyInstance()
+	}
+	v, err := p.Convert(from)
 	if err != nil {
 		return cty.UnknownVal(p.Type), hcl.Diagnostics{syntax.Problem("Wrong type of property",
-			fmt.Sprintf("Property %q of job %q takes the manifest's domains, and its type %s is not one that they have: %s.", p.Name, job.Spec.Name, syntax.TypeName(p.Type), syntax.ConversionProblem(err)), p.Range)}
+			fmt.Sprintf("Property %q of job %q takes the manifest's %s, and its type %s is not one that they have: %s.", p.Name, job.Spec.Name, p.From, syntax.TypeName(p.Type), syntax.ConversionProblem(err)), p.Range)}
 	}
 	return v, nil
+}
+
+// everyInstance returns the instances of all groups, in the order of the manifest.
+func (e *Evaluator) everyInstance() cty.Value {
+	var all []cty.Value
+	for _, g := range e.m.Groups {
+		list := e.serving(g.Name)
+		if !list.IsKnown() {
+			return cty.UnknownVal(cty.List(jobspec.InstanceType)).RefineNotNull()
+		}
+		all = append(all, list.AsValueSlice()...)
+	}
+	return instanceList(all)
 }
 
 // evaluateProperty returns the value of one property in the declared type: what

@@ -17,6 +17,7 @@ import (
 const (
 	identityScheme    = "deploy://"
 	heartbeatPrefix   = "heartbeat."
+	heartbeatWildcard = heartbeatPrefix + "*.*"
 	agentPrefix       = "agent."
 	agentInboxPrefix  = "_INBOX_agent."
 	agentServiceName  = "agent"
@@ -94,11 +95,11 @@ func agentPermissions(instance string) *natsserver.Permissions {
 	}
 }
 
-// componentPermissions leave the account's application subjects to components,
-// and the server's own to nobody.
+// componentPermissions leave the account's application subjects to components, and
+// the server's own, and agents', to nobody.
 func componentPermissions() *natsserver.Permissions {
 	return &natsserver.Permissions{
-		Publish:   &natsserver.SubjectPermission{Deny: []string{"$SYS.>"}},
-		Subscribe: &natsserver.SubjectPermission{Deny: []string{"$SYS.>"}},
+		Publish:   &natsserver.SubjectPermission{Deny: []string{"$SYS.>", heartbeatPrefix + ">"}},
+		Subscribe: &natsserver.SubjectPermission{Deny: []string{"$SYS.>", heartbeatPrefix + ">"}},
 	}
 }

@@ -72,8 +72,12 @@ func serverOptions(cfg Config, admission *admission) (*natsserver.Options, error
 	options := &natsserver.Options{}
 	// An account's JetStream limits can be given only as configuration text.
 	maxStore := cfg.MaxStoreMB << 20
-	accounts := fmt.Sprintf("accounts { %s { jetstream { max_memory: 0, max_store: %d } }, %s {} }",
-		accountAgents, maxStore, accountComponents)
+	// Heartbeats alone cross over, to the components whose job's bus block names them
+	// (the name server): nothing that could be answered, and nothing back.
+	accounts := fmt.Sprintf(`accounts {
+		%[1]s { jetstream { max_memory: 0, max_store: %[2]d }, exports [ { stream: "%[4]s", accounts: [%[3]s] } ] }
+		%[3]s { imports [ { stream: { account: %[1]s, subject: "%[4]s" } } ] }
+	}`, accountAgents, maxStore, accountComponents, heartbeatWildcard)
 	if err := options.ProcessConfigString(accounts); err != nil {
 		return nil, fmt.Errorf("cannot set up the accounts: %w", err)
 	}

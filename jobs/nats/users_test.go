@@ -56,6 +56,9 @@ group "dea" {
   instances = 2
   job "dea" {}
 }
+group "dns" {
+  job "dns" {}
+}
 `
 
 // busUsers are the users that the deployer makes of the platform's job.hcl files.
@@ -112,8 +115,8 @@ func (b *bus) user(t *testing.T, group string, index int, job, client string) *n
 func TestUsersHaveTheirTableOnly(t *testing.T) {
 	t.Parallel()
 	table := busUsers(t)
-	if len(table) != 5 {
-		t.Fatalf("%d jobs have users, want 5: %+v", len(table), table)
+	if len(table) != 6 {
+		t.Fatalf("%d jobs have users, want 6: %+v", len(table), table)
 	}
 	b := startWithUsers(t, table, false)
 	const client = "Test 0-0123456789abcdef"
@@ -426,5 +429,39 @@ func TestRouteUsersMayRegisterOnly(t *testing.T) {
 				t.Errorf("it hears %s", m.Subject)
 			}
 		}
+	}
+}
+
+// Heartbeats cross over to those components whose bus block names them: not to the
+// shared user, and nobody of the components can say one.
+func TestHeartbeatsAreForThoseWhoAskForThem(t *testing.T) {
+	b := startWithUsers(t, []User{
+		{Group: "dns", Job: "dns", Subscribe: []string{heartbeatWildcard}, AnswerSeconds: 120},
+		{Group: "bad", Job: "bad", Publish: []string{"bad"}, AnswerSeconds: 120},
+	}, true)
+	listener, shared, bad, agent := b.user(t, "dns", 0, "dns", "DNS 0-0123456789abcdef"), b.component(t), b.user(t, "bad", 0, "bad", "Bad"), b.agent(t, "router/0")
+	beats, err := listener.SubscribeSync(heartbeatWildcard)
+	must(t, err)
+	must(t, settle(t, listener))
+	all, err := shared.SubscribeSync(">")
+	must(t, err)
+	must(t, settle(t, shared))
+	for _, forger := range []*nats.Conn{b.component(t), b.user(t, "bad", 0, "bad", "Forger")} {
+		must(t, forger.Publish("heartbeat.router.0", []byte("forged")))
+		checkRefused(t, settle(t, forger), true)
+	}
+	must(t, agent.Publish("heartbeat.router.0", []byte("true")))
+	must(t, settle(t, agent))
+	m, err := beats.NextMsg(testTimeout)
+	must(t, err)
+	if string(m.Data) != "true" || m.Subject != "heartbeat.router.0" {
+		t.Errorf("heard %s on %s", m.Data, m.Subject)
+	}
+	must(t, bad.Publish("bad", nil))
+	must(t, settle(t, bad))
+	m, err = all.NextMsg(testTimeout)
+	must(t, err)
+	if m.Subject != "bad" {
+		t.Errorf("the shared user hears %s", m.Subject)
 	}
 }

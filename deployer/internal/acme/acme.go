@@ -83,6 +83,10 @@ type Settings struct {
 	Root      string   // PEM, that the CA's own server has its certificate from; "": a public one
 	Hook      []string // command that sets DNS records for dns-01; nil: there is none
 	Dir       string   // folder that the command runs in
+	// Servers, host:port, take the records of dns-01 where there is no Hook: name
+	// servers of the deployment, which Key admits to.
+	Servers []string
+	Key     string
 }
 
 // Client is an account at a CA.
@@ -177,13 +181,13 @@ func (c *Client) authorize(ctx context.Context, name, url string) (err error) {
 			return err
 		}
 		host := "_acme-challenge." + strings.TrimPrefix(name, "*.")
-		if err := c.hook(ctx, "present", host, record); err != nil {
+		if err := c.set(ctx, "present", host, record); err != nil {
 			return err
 		}
 		defer func() { // also when the CA has refused, or ctx has ended
 			clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), hookPatience)
 			defer cancel()
-			err = errors.Join(err, c.hook(clean, "cleanup", host, record))
+			err = errors.Join(err, c.set(clean, "cleanup", host, record))
 		}()
 	}
 	if _, err := c.acme.Accept(ctx, challenge); err != nil {
@@ -202,12 +206,19 @@ func (c *Client) authorize(ctx context.Context, name, url string) (err error) {
 // hookPatience bounds a hook: a provider's API, and the time until its servers know.
 const hookPatience = 5 * time.Minute
 
-// hook runs the operator's command: ARGS present|cleanup NAME VALUE. It returns once
-// all servers of the zone answer with the record.
-func (c *Client) hook(ctx context.Context, what, name, value string) error {
-	if len(c.settings.Hook) == 0 {
-		return errors.New("a \"*.\" needs dns-01: set dns_hook in the acme block")
+// set sets a record or removes it. It returns once all servers of the zone have it.
+func (c *Client) set(ctx context.Context, what, name, value string) error {
+	switch {
+	case len(c.settings.Hook) > 0:
+		return c.hook(ctx, what, name, value)
+	case len(c.settings.Servers) > 0:
+		return c.update(ctx, what, name, value)
 	}
+	return errors.New("a \"*.\" needs dns-01: set dns_hook in the acme block, or deploy the job dns with an update_key")
+}
+
+// hook runs the operator's command: ARGS present|cleanup NAME VALUE.
+func (c *Client) hook(ctx context.Context, what, name, value string) error {
 	ctx, cancel := context.WithTimeout(ctx, hookPatience)
 	defer cancel()
 	args := append(slices.Clone(c.settings.Hook[1:]), what, name, value)

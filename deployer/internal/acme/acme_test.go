@@ -35,10 +35,10 @@ func TestThumbprint(t *testing.T) {
 // A hook says what it was asked, and why it failed.
 func TestHook(t *testing.T) {
 	c := &Client{settings: Settings{Hook: []string{"/bin/sh", "-c", `echo "$0 $@"; test "$1" = present`, "--zone"}}}
-	if err := c.hook(t.Context(), "present", "_acme-challenge.a.example", "value"); err != nil {
+	if err := c.set(t.Context(), "present", "_acme-challenge.a.example", "value"); err != nil {
 		t.Error(err)
 	}
-	err := c.hook(t.Context(), "cleanup", "_acme-challenge.a.example", "value")
+	err := c.set(t.Context(), "cleanup", "_acme-challenge.a.example", "value")
 	if err == nil || !strings.Contains(err.Error(), "dns_hook cleanup _acme-challenge.a.example: exit status 1: --zone cleanup _acme-challenge.a.example value") {
 		t.Error(err)
 	}

@@ -93,7 +93,7 @@ type Property struct {
 	// the property is used in says what a change asks for.
 	OnChange string
 	// From is what the property gets if the manifest says nothing of it: FromDomains,
-	// or "".
+	// FromInstances, or "".
 	From        string
 	Validations []*syntax.Validation
 	Range       hcl.Range
@@ -103,6 +103,10 @@ type Property struct {
 
 // FromDomains gives a property the manifest's domain blocks.
 const FromDomains = "domains"
+
+// FromInstances gives a property all instances of the deployment, as group.instances
+// has those of one group.
+const FromInstances = "instances"
 
 // Convert gives a value the property's type; marks are kept.
 func (p *Property) Convert(v cty.Value) (cty.Value, error) { return p.typed.Convert(v) }

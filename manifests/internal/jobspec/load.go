@@ -191,7 +191,7 @@ func (l *loader) property(b *hcl.Block, name string) {
 		Required:    l.Flag(attrs, "required", false),
 		Sensitive:   l.Flag(attrs, "sensitive", false),
 		OnChange:    l.Choice(attrs, "on_change", "", "restart"),
-		From:        l.Choice(attrs, "from", "", FromDomains),
+		From:        l.Choice(attrs, "from", "", FromDomains, FromInstances),
 		Range:       b.DefRange,
 		typed:       l.Typed(attrs),
 	}
