@@ -8,6 +8,7 @@ packages_of() {
 	case $1 in
 	nginx) echo nginx-light ;;
 	haproxy) echo haproxy ;;
+	keepalived) echo keepalived ;;
 	gcc) echo gcc libc6-dev ;; # the race detector needs cgo
 	sshd) echo openssh-server ;;
 	ip) echo iproute2 ;;

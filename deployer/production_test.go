@@ -44,12 +44,12 @@ func validator(t *testing.T, manifest string, jobs fs.FS, programs string) *Depl
 // what it says.
 func TestProductionExample(t *testing.T) {
 	t.Parallel()
-	d := validator(t, "../examples/production.hcl", os.DirFS("../jobs"), ProgramFolder(t, "agent", "nats", "router", "hello", "lb_check"))
+	d := validator(t, "../examples/production.hcl", os.DirFS("../jobs"), ProgramFolder(t, "agent", "nats", "router", "hello", "lb_check", "dns"))
 	s, err := d.Validate()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if *s != (Summary{Deployment: "production", Groups: 4, Instances: 13, Jobs: 5}) {
+	if *s != (Summary{Deployment: "production", Groups: 5, Instances: 15, Jobs: 6}) {
 		t.Errorf("the summary is %+v", *s)
 	}
 
@@ -63,8 +63,8 @@ func TestProductionExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := plan.Make(s.Deployment, wanted, nil, x.infra.First().Changes)
-	if len(p.VMs) != 13 || len(p.Changes()) != 13 {
-		t.Fatalf("%d VMs and %d changed instances, want 13 of each", len(p.VMs), len(p.Changes()))
+	if len(p.VMs) != 15 || len(p.Changes()) != 15 {
+		t.Fatalf("%d VMs and %d changed instances, want 15 of each", len(p.VMs), len(p.Changes()))
 	}
 	zones, position := map[string]int{}, map[string]int{}
 	for i, c := range p.Instances {

@@ -237,6 +237,18 @@ group "lb" {
   }
 }
 
+# Names of instances and groups, for what reads no manifest, and the domain's own,
+# where the parent zone delegates it.
+group "dns" {
+  instances = 2
+  vm        = vm.small
+  azs       = ["z1", "z2"]
+
+  job "dns" {
+    properties { load_balancers = group.lb.instances[*].address }
+  }
+}
+
 # The application servers.
 group "app" {
   instances  = var.app_instances

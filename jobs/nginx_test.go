@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -112,6 +113,7 @@ type balancer struct {
 	blocks  string                   // of the manifest, in the place of the property domains
 	facts   manifests.Facts          // beside the load balancer's own
 	log     lockedBuffer             // what nginx prints, its access log
+	within  []string                 // what commands run within: "ip netns exec NAME"
 }
 
 // lockedBuffer is a buffer for several goroutines.
@@ -246,7 +248,7 @@ func (b *balancer) strings(expr hcl.Expression) []string {
 // cmd is a command of the job as the agent runs it.
 func (b *balancer) cmd(expr hcl.Expression, env ...string) *exec.Cmd {
 	b.t.Helper()
-	args := b.strings(expr)
+	args := append(slices.Clone(b.within), b.strings(expr)...)
 	for i, arg := range args {
 		switch {
 		case arg == "nginx":
@@ -279,6 +281,9 @@ func (b *balancer) start() {
 	})
 	check := b.strings(b.job.Spec.Processes[0].Checks[0].Target)[0]
 	b.eventually("healthy", func() bool {
+		if len(b.within) > 0 { // it tells nobody else
+			return exec.Command(b.within[0], append(slices.Clone(b.within[1:]), ownCheck, "health", check)...).Run() == nil
+		}
 		res, err := http.Get(check)
 		if err != nil {
 			return false

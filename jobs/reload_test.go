@@ -20,9 +20,11 @@ import (
 var reloadable = map[string][]string{
 	"cloud_controller":  {"name", "description", "support", "trusted_fronts", "secret", "admins", "admin_password", "allow_registration", "app_uris", "domains", "reserved_hosts", "app_limits", "min_password_length", "update", "default_account_capacity", "builtin_services", "log_level"},
 	"dea":               {"when_others_are_full", "log_level"}, // the former is read by the hook that checks
-	"guest":             {"name"},                              // the agent's: it registers the route
+	"dns":               {"load_balancers", "zones", "name_servers", "ttl_s", "instances", "log_level"},
+	"guest":             {"name"}, // the agent's: it registers the route
 	"health_manager":    {"intervals", "batch_size", "log_level"},
 	"hello":             {"greeting", "log_level"},
+	"keepalived":        {"addresses", "interface", "router_id", "interval_ms", "check_port"},
 	"memcached_gateway": {"log_level"},
 	"memcached_node":    {"capacity", "disabled", "log_level"},
 	"nats":              {"password"},

@@ -55,6 +55,7 @@ property "update_key" {
   type        = string
   default     = ""
   sensitive   = true
+  on_change   = "restart"
   description = "Secret with which the deployer sets the records that prove \"*.\" domains to a CA (dns-01): a secret's value; \"\": nobody may"
 }
 

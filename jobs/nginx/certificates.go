@@ -116,7 +116,7 @@ func Prepare(file, folder string, now time.Time) error {
 const keepFor = 90 * 24 * time.Hour
 
 // Main is the program lb_check: "check" before a configuration is used, "proof"
-// once it is. It returns the program's exit status.
+// once it is, "health" for those who ask whether it serves (job keepalived). It returns the program's exit status.
 func Main(args []string, problems io.Writer) int {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -127,8 +127,10 @@ func Main(args []string, problems io.Writer) int {
 		err = p.Check(ctx, time.Now())
 	case len(args) == 2 && args[0] == "proof":
 		err = Prove(ctx, args[1])
+	case len(args) == 2 && args[0] == "health":
+		err = healthy(ctx, args[1])
 	default:
-		fmt.Fprintln(problems, "usage: lb_check check NGINX CONFIG RUN DATA, lb_check proof CONFIG")
+		fmt.Fprintln(problems, "usage: lb_check check NGINX CONFIG RUN DATA, lb_check proof CONFIG, lb_check health URL")
 		return 2
 	}
 	if err != nil {

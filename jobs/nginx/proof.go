@@ -156,3 +156,17 @@ func (p *prover) get(ctx context.Context, url, host string, transport *http.Tran
 	body, err := io.ReadAll(io.LimitReader(res.Body, 4096))
 	return res.StatusCode, body, err
 }
+
+// healthPatience bounds one question whether nginx serves.
+const healthPatience = time.Second
+
+// healthy asks a URL of nginx once, which must answer with 200.
+func healthy(ctx context.Context, url string) error {
+	ctx, cancel := context.WithTimeout(ctx, healthPatience)
+	defer cancel()
+	status, _, err := (&prover{}).get(ctx, url, "", &http.Transport{})
+	if err == nil && status != http.StatusOK {
+		err = fmt.Errorf("%s answers with status %d", url, status)
+	}
+	return err
+}

@@ -42,7 +42,7 @@ func TestHook(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "dns_hook cleanup _acme-challenge.a.example: exit status 1: --zone cleanup _acme-challenge.a.example value") {
 		t.Error(err)
 	}
-	if err := (&Client{}).hook(t.Context(), "present", "a", "b"); err == nil || !strings.Contains(err.Error(), "set dns_hook") {
+	if err := (&Client{}).set(t.Context(), "present", "a", "b"); err == nil || !strings.Contains(err.Error(), "set dns_hook") {
 		t.Error(err)
 	}
 }
