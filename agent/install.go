@@ -31,6 +31,8 @@ import (
 const (
 	// bootPoll is how often Install asks whether the agent answers.
 	bootPoll = 20 * time.Millisecond
+	// askLimit is how long an agent may take to say who it is.
+	askLimit = 2 * time.Second
 	// rivalLimit is how long an agent of another program may go on once it was to
 	// be replaced; then it is one that nobody watches over any more.
 	rivalLimit = 2 * time.Second
@@ -41,11 +43,28 @@ const (
 	hungLimit = 6 * time.Second
 )
 
+// InstallTime is the time that an install has where machines are not slow.
+const InstallTime = 3 * time.Minute
+
+// patience is the time that an agent gets where an install waits for it: on a slow
+// machine one that merely starts must not be taken for one that hangs.
+type patience struct{ answer, rival, hung time.Duration }
+
+// patienceOf returns the patience of an install that may take so long in all.
+func patienceOf(all time.Duration) patience {
+	more := max(0, all-InstallTime)
+	return patience{answer: askLimit + more/24, rival: rivalLimit + more/24, hung: hungLimit + more/6}
+}
+
 // Install makes the executable start with the VM as the agent of dir, and
 // returns when it answers on its socket. The environment says whether there is
-// an init of deploy's own; environ is as os.Environ gives it. The note, if any,
+// an init of deploy's own; environ is as os.Environ gives it. It may take the time
+// all, which a slow machine has more of than InstallTime. The note, if any,
 // is what remains to be done by the operator.
-func Install(ctx context.Context, dir, executable string, environ []string) (note string, err error) {
+func Install(ctx context.Context, dir, executable string, environ []string, all time.Duration) (note string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, all)
+	defer cancel()
+	limits := patienceOf(all)
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return "", err
@@ -58,7 +77,7 @@ func Install(ctx context.Context, dir, executable string, environ []string) (not
 		return "", fmt.Errorf("cannot make the agent's folder: %w", err)
 	}
 	answers := func() bool {
-		inventory, err := ask(ctx, dir)
+		inventory, err := ask(ctx, dir, limits.answer)
 		return err == nil && inventory.Agent.Digest == digest
 	}
 	before, err := residents(dir)
@@ -72,9 +91,9 @@ func Install(ctx context.Context, dir, executable string, environ []string) (not
 	if err != nil {
 		return "", fmt.Errorf("cannot install the agent: %w", err)
 	}
-	hung, err := waitAnswer(ctx, dir, digest, before)
+	hung, err := waitAnswer(ctx, dir, digest, before, limits)
 	if hung != 0 {
-		note = strings.TrimSpace(fmt.Sprintf("the agent (process %d) did not answer for %s and was started anew; what it supervises ran on %s", hung, hungLimit, note))
+		note = strings.TrimSpace(fmt.Sprintf("the agent (process %d) did not answer for %s and was started anew; what it supervises ran on %s", hung, limits.hung, note))
 	}
 	return note, err
 }
@@ -103,11 +122,11 @@ func lookup(environ []string, name string) string {
 	return ""
 }
 
-// ask asks whoever is the agent of dir now.
-func ask(ctx context.Context, dir string) (api.Inventory, error) {
+// ask asks, within a limit, whoever is the agent of dir now.
+func ask(ctx context.Context, dir string, limit time.Duration) (api.Inventory, error) {
 	socket := filepath.Join(dir, "run", "agent.sock")
 	c := client.Unix(func(ctx context.Context) (net.Conn, error) { return sockets.Dial(ctx, socket) })
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	return c.Inventory(ctx)
 }
@@ -154,7 +173,7 @@ func lastWords(dir string) string {
 // may still do so for a moment. An agent that would not be started again, that
 // hangs, or that ran before and has lost its socket is ended, so that another
 // takes its place: hung is the process of one that did.
-func waitAnswer(ctx context.Context, dir, digest string, before map[int]uint64) (hung int, err error) {
+func waitAnswer(ctx context.Context, dir, digest string, before map[int]uint64, limits patience) (hung int, err error) {
 	ticker := time.NewTicker(bootPoll)
 	defer ticker.Stop()
 	began := time.Now()
@@ -165,7 +184,7 @@ func waitAnswer(ctx context.Context, dir, digest string, before map[int]uint64) 
 	for {
 		asked := time.Now()
 		pid := listener(ctx, dir)
-		inventory, err := ask(ctx, dir)
+		inventory, err := ask(ctx, dir, limits.answer)
 		if err == nil && inventory.Agent.Digest == digest && !inventory.Agent.Unkept {
 			return hung, nil
 		}
@@ -175,14 +194,14 @@ func waitAnswer(ctx context.Context, dir, digest string, before map[int]uint64) 
 			if inventory.Agent.Digest == digest {
 				err = errors.New("the agent that answers was started by an init or keeper that has ended")
 			}
-			if time.Since(began) > rivalLimit {
+			if time.Since(began) > limits.rival {
 				// It holds the folder, and its processes outlive it.
 				if killErr := syscall.Kill(inventory.Agent.PID, syscall.SIGTERM); killErr != nil {
 					err = fmt.Errorf("%w and cannot be ended: %w", err, killErr)
 				}
 				began = time.Now()
 			}
-		case pid == 0 && time.Since(began) > hungLimit:
+		case pid == 0 && time.Since(began) > limits.hung:
 			if words := lastWords(dir); words != "" {
 				return hung, fmt.Errorf("cannot start the agent in %s, it says: %s", dir, words)
 			}
@@ -194,7 +213,7 @@ func waitAnswer(ctx context.Context, dir, digest string, before map[int]uint64) 
 			before, began = nil, time.Now()
 		case pid == 0 || pid != silent.pid:
 			silent.pid, silent.since = pid, asked
-		case time.Since(silent.since) > hungLimit:
+		case time.Since(silent.since) > limits.hung:
 			if killErr := syscall.Kill(pid, syscall.SIGKILL); killErr != nil {
 				err = fmt.Errorf("%w; process %d hangs and cannot be ended: %w", err, pid, killErr)
 			} else {

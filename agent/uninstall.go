@@ -51,7 +51,7 @@ func Uninstall(ctx context.Context, dir, deploymentID string, environ []string) 
 	if gone {
 		return nil
 	}
-	if inventory, err := ask(ctx, dir); err == nil { // one that nobody watches over
+	if inventory, err := ask(ctx, dir, askLimit); err == nil { // one that nobody watches over
 		_ = syscall.Kill(inventory.Agent.PID, syscall.SIGTERM) // the lock tells the outcome
 	}
 	lock, err := lockFolder(ctx, filepath.Join(dir, "agent.lock"))

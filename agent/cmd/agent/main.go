@@ -25,7 +25,8 @@ var version = "0.0.0-dev"
 
 const usage = `usage:
   agent run --dir DIR       run the agent of this folder
-  agent install --dir DIR   start the agent with the VM and wait until it answers
+  agent install --dir DIR [--patience TIME]
+                            start the agent with the VM and wait until it answers
   agent uninstall --dir DIR [--deployment ID]
                             end the agent and its processes, remove its folder;
                             with an id, status 4 if it is another deployment's
@@ -33,11 +34,8 @@ const usage = `usage:
   agent shim --dir DIR      parent of one process; started by the agent
   agent version`
 
-// installTimeout and uninstallTimeout bound those commands.
-const (
-	installTimeout   = 3 * time.Minute // systemctl takes one on an emulated VM
-	uninstallTimeout = 2 * time.Minute
-)
+// uninstallTimeout bounds that command.
+const uninstallTimeout = 2 * time.Minute
 
 func main() {
 	if len(os.Args) > 1 && os.Args[1] == "shim" {
@@ -61,6 +59,10 @@ func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("agent "+args[0], flag.ContinueOnError)
 	dir := flags.String("dir", "", "the agent's folder")
 	var deployment string
+	patience := agent.InstallTime
+	if args[0] == "install" {
+		flags.DurationVar(&patience, "patience", patience, "the time that it may take; slow machines need more")
+	}
 	if args[0] == "uninstall" {
 		flags.StringVar(&deployment, "deployment", "", "id of the deployment whose agent it must be")
 	}
@@ -82,7 +84,7 @@ func run(ctx context.Context, args []string) error {
 	case "run":
 		return runAgent(ctx, *dir, executable)
 	case "install":
-		return install(ctx, *dir, executable)
+		return install(ctx, *dir, executable, patience)
 	case "uninstall":
 		ctx, cancel := context.WithTimeout(ctx, uninstallTimeout)
 		defer cancel()
@@ -144,9 +146,7 @@ func ownParts(dir string, programs ...string) ([]agent.Part, error) {
 	return parts, nil
 }
 
-func install(ctx context.Context, dir, executable string) error {
-	ctx, cancel := context.WithTimeout(ctx, installTimeout)
-	defer cancel()
+func install(ctx context.Context, dir, executable string, patience time.Duration) error {
 	digest, err := agent.FileDigest(executable)
 	if err != nil {
 		return err
@@ -159,7 +159,7 @@ func install(ctx context.Context, dir, executable string) error {
 	if _, err := shimCommand(executable, dir); err != nil {
 		return err
 	}
-	note, err := agent.Install(ctx, dir, executable, os.Environ())
+	note, err := agent.Install(ctx, dir, executable, os.Environ(), patience)
 	if err != nil {
 		return err
 	}

@@ -110,7 +110,12 @@ func (b *bootstrap) upload(ctx context.Context) error {
 }
 
 func (b *bootstrap) install(ctx context.Context) error {
-	out, err := b.ssh.Run(ctx, ssh.Quote(b.program())+" install --dir "+ssh.Quote(b.machine.AgentDir), nil)
+	command := ssh.Quote(b.program()) + " install --dir " + ssh.Quote(b.machine.AgentDir)
+	if b.machine.Boot > UsualBoot { // else it knows how long it may take
+		deadline, _ := ctx.Deadline()
+		command += fmt.Sprintf(" --patience %s", (time.Until(deadline) * 9 / 10).Round(time.Second)) // its own words come before ours
+	}
+	out, err := b.ssh.Run(ctx, command, nil)
 	if err != nil {
 		return err
 	}

@@ -81,7 +81,7 @@ func (i *Infra) apply(ctx context.Context, in input, s scope) (begun bool, err e
 	i.s.Counters.Engine.Add(1)
 	p, err := engine.Plan(ctx, recreate...)
 	if err != nil {
-		return false, err
+		return false, explain(err, i.s.Manifest)
 	}
 	instances := p.Instances
 	if p.Pending {
@@ -107,7 +107,7 @@ func (i *Infra) apply(ctx context.Context, in input, s scope) (begun bool, err e
 		i.s.Counters.Engine.Add(1)
 		i.s.Update(func() { i.s.State.Engine.Program = engine.Engine().String() })
 		if instances, err = engine.Apply(ctx); err != nil {
-			return true, err
+			return true, explain(err, i.s.Manifest)
 		}
 	}
 	return true, i.keep(in, instances)
