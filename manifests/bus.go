@@ -78,21 +78,26 @@ func ownBusUser(link cty.Value, group string, index int, job *Job) cty.Value {
 }
 
 // busUsers returns bus.* of a job that provides the bus: the jobs that have users of
-// their own on it, in the order of the manifest. Other jobs have none.
+// their own on it and, as GROUP/JOB, those that share one, in the order of the
+// manifest. Other jobs have none.
 func (e *Evaluator) busUsers(group string, job *GroupJob) (cty.Value, hcl.Diagnostics) {
 	if !slices.ContainsFunc(job.Spec.Provides, func(p *Provide) bool { return p.Type == BusLink }) {
-		return cty.ObjectVal(map[string]cty.Value{"users": cty.NullVal(cty.List(jobspec.BusUserType))}), nil
+		return cty.ObjectVal(map[string]cty.Value{"users": cty.NullVal(cty.List(jobspec.BusUserType)), "shared": cty.NullVal(cty.List(cty.String))}), nil
 	}
-	var users []cty.Value
+	var users, shared []cty.Value
 	var diags hcl.Diagnostics
 	known := true
 	for _, g := range e.m.Groups {
 		for _, consumer := range g.Jobs {
 			consume := consumer.Spec.BusConsume()
-			if !consumer.Spec.OwnBusUser() || consume == nil {
+			if consume == nil {
 				continue
 			}
 			if p, ok := consumer.links[consume.Name]; !ok || p.job != job || p.group.Name != group {
+				continue
+			}
+			if !consumer.Spec.OwnBusUser() {
+				shared = append(shared, cty.StringVal(g.Name+"/"+consumer.Spec.Name))
 				continue
 			}
 			if consumer.Spec.HasRoutes() {
@@ -114,7 +119,11 @@ func (e *Evaluator) busUsers(group string, job *GroupJob) (cty.Value, hcl.Diagno
 	case len(users) > 0:
 		list = cty.ListVal(users)
 	}
-	return cty.ObjectVal(map[string]cty.Value{"users": list}), diags
+	sharing := cty.ListValEmpty(cty.String)
+	if len(shared) > 0 {
+		sharing = cty.ListVal(shared)
+	}
+	return cty.ObjectVal(map[string]cty.Value{"users": list, "shared": sharing}), diags
 }
 
 // inputProperty returns the name of the property that a traversal refers to.

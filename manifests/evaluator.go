@@ -9,6 +9,7 @@ import (
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/zclconf/go-cty/cty"
+	ctyjson "github.com/zclconf/go-cty/cty/json"
 
 	"github.com/clusterworks/deploy/manifests/internal/jobspec"
 	"github.com/clusterworks/deploy/manifests/internal/syntax"
@@ -252,7 +253,7 @@ func (e *Evaluator) evaluateProperties(group string, job *GroupJob, instance cty
 // manifest says of it, or else what it comes from, or else the default.
 func (e *Evaluator) property(p *Property, job *GroupJob, ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
 	if p.From == "" || job.properties[p.Name] != nil {
-		return evaluateProperty(p, job, ctx)
+		return evaluateProperty(p, e.byDefault(p), job, ctx)
 	}
 	from := e.domains
 	if p.From == jobspec.FromInstances {
@@ -279,15 +280,23 @@ func (e *Evaluator) everyInstance() cty.Value {
 	return instanceList(all)
 }
 
+// byDefault returns the default of a property in this deployment, cty.NilVal: none.
+func (e *Evaluator) byDefault(p *Property) cty.Value {
+	if e.facts.Earlier && p.Earlier != cty.NilVal {
+		return p.Earlier
+	}
+	return p.Default
+}
+
 // evaluateProperty returns the value of one property in the declared type: what
 // the manifest says, or else the default.
-func evaluateProperty(p *Property, job *GroupJob, ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
+func evaluateProperty(p *Property, otherwise cty.Value, job *GroupJob, ctx *hcl.EvalContext) (cty.Value, hcl.Diagnostics) {
 	attr := job.properties[p.Name]
 	if attr == nil {
-		if p.Default == cty.NilVal {
+		if otherwise == cty.NilVal {
 			return cty.NullVal(p.Type), nil
 		}
-		return p.Default, nil
+		return otherwise, nil
 	}
 	v, diags := attr.Expr.Value(ctx)
 	if diags.HasErrors() {
@@ -304,8 +313,8 @@ func evaluateProperty(p *Property, job *GroupJob, ctx *hcl.EvalContext) (cty.Val
 	}
 	if v.IsNull() {
 		switch {
-		case p.Default != cty.NilVal:
-			return p.Default.WithSameMarks(v), nil
+		case otherwise != cty.NilVal:
+			return otherwise.WithSameMarks(v), nil
 		case p.Required:
 			return v, hcl.Diagnostics{syntax.Problem("Missing required property",
 				fmt.Sprintf("Job %q needs the property %q%s, but its value is null.", job.Spec.Name, p.Name, describe(p)), attr.Expr.Range(), attr.Range)}
@@ -368,4 +377,44 @@ func (e *Evaluator) link(job *GroupJob) cty.Value {
 	e.links[job] = v
 	e.mu.Unlock()
 	return v
+}
+
+// EarlierDefault is a property that a manifest does not set and that has another
+// value than in new deployments where an earlier version made the deployment.
+type EarlierDefault struct {
+	Group, Job, Property string
+	Value                string // as JSON
+	Now                  string // what to set to have what new deployments have, as JSON
+}
+
+// jsonText returns a default, which is known, as JSON.
+func jsonText(v cty.Value) string {
+	text, err := ctyjson.Marshal(v, v.Type())
+	if err != nil {
+		return v.GoString()
+	}
+	return string(text)
+}
+
+// EarlierDefaults returns them in the order of the manifest.
+func (m *Manifest) EarlierDefaults() []EarlierDefault {
+	var list []EarlierDefault
+	for _, g := range m.Groups {
+		for _, job := range g.Jobs {
+			for _, p := range job.Spec.Properties {
+				if p.Earlier == cty.NilVal || job.properties[p.Name] != nil {
+					continue
+				}
+				now := p.Default
+				switch {
+				case now == cty.NilVal && p.Earlier.Type() == cty.Bool:
+					now = p.Earlier.Not() // null: true or false, as others need it
+				case now == cty.NilVal:
+					now = cty.NullVal(p.Type)
+				}
+				list = append(list, EarlierDefault{Group: g.Name, Job: job.Spec.Name, Property: p.Name, Value: jsonText(p.Earlier), Now: jsonText(now)})
+			}
+		}
+	}
+	return list
 }

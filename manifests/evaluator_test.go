@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/fstest"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -58,6 +59,75 @@ func clusterFacts(m *Manifest) Facts {
 		}
 	}
 	return f
+}
+
+// TestEarlierDefaults: a property that was closed since has its earlier default where
+// an earlier version made the deployment and the manifest does not set it.
+func TestEarlierDefaults(t *testing.T) {
+	files := fstest.MapFS{
+		"j/job.hcl": {Data: []byte(`
+property "open" {
+  type            = bool
+  default         = false
+  earlier_default = true
+}
+property "needed" {
+  type            = bool
+  earlier_default = true
+}
+property "limit" {
+  type            = number
+  default         = 10
+  earlier_default = 0
+}
+property "plain" { default = "x" }
+process "p" { command = ["p"] }
+`)},
+		"cluster.hcl": {Data: []byte(`
+deployment "d" {}
+infrastructure "local" {}
+vm "default" {
+  cpus      = 1
+  memory_mb = 64
+}
+group "a" {
+  job "j" {}
+}
+group "b" {
+  job "j" {
+    properties {
+      open  = false
+      limit = null
+    }
+  }
+}
+`)},
+	}
+	m, diags := Load(files, "cluster.hcl", Options{Jobs: files})
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	for _, tc := range []struct {
+		group   string
+		earlier bool
+		want    string
+	}{
+		{"a", false, `{"limit":10,"needed":null,"open":false,"plain":"x"}`},
+		{"a", true, `{"limit":0,"needed":true,"open":true,"plain":"x"}`},
+		{"b", true, `{"limit":0,"needed":true,"open":false,"plain":"x"}`},
+	} {
+		ctx, diags := m.JobContext(Facts{Earlier: tc.earlier}, tc.group, 0, m.Group(tc.group).Jobs[0])
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		if got := jsonText(ctx.Variables["property"]); got != tc.want {
+			t.Errorf("group %s, earlier %v: %s, want %s", tc.group, tc.earlier, got, tc.want)
+		}
+	}
+	want := []EarlierDefault{{"a", "j", "open", "true", "false"}, {"a", "j", "needed", "true", "false"}, {"a", "j", "limit", "0", "10"}, {"b", "j", "needed", "true", "false"}}
+	if got := m.EarlierDefaults(); !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
 }
 
 func TestEvaluator(t *testing.T) {

@@ -298,6 +298,9 @@ func (j *GroupJob) PerInstance() bool { return j.perInstance }
 // Facts are values that are not in the manifest: identities, addresses, secrets.
 type Facts struct {
 	DeploymentID string
+	// Earlier says that the deployment was first made by a version whose defaults
+	// were others: properties have their EarlierDefault.
+	Earlier bool
 	// Secrets are the values by name, objects with the attributes of their type
 	// (see SecretType). One that is missing evaluates to unknown.
 	Secrets map[string]cty.Value

@@ -74,8 +74,10 @@ property "internal_tls_port" {
 
 property "internal_plaintext" {
   type        = bool
-  default     = true
-  description = "Serve internal_port, in plain text, for components of earlier versions; set it to false when all are updated"
+  default     = false
+  description = "Serve internal_port, in plain text, for components of earlier versions; true where a version up to 0.9 made the deployment, until it is set to false"
+
+  earlier_default = true
   on_change   = "restart"
 }
 

@@ -74,7 +74,7 @@ func TestJob(t *testing.T) {
 			if uri, err := c.DatabaseURI(); err != nil || !strings.HasPrefix(uri, "sqlite:///") {
 				t.Errorf("database %s, %v", uri, err)
 			}
-			if c.AllowRegistration || c.MinPasswordLength != 8 || c.InternalPort != 9023 || c.AppLimits != config.Defaults().AppLimits || c.DefaultCapacity != config.Defaults().DefaultCapacity {
+			if c.AllowRegistration || c.InternalPlaintext || len(c.TrustedFronts) != 0 || c.MinPasswordLength != 8 || c.InternalPort != 9023 || c.AppLimits != config.Defaults().AppLimits || c.DefaultCapacity != config.Defaults().DefaultCapacity {
 				t.Errorf("%+v", c)
 			}
 			if c.Inet != "127.0.0.1" || c.ExternalURI != "api.cf.localhost" || c.Keys.Token != "a secret: \"#{x}\"" || len(c.Peers) != 0 || c.Timeouts.Health.Seconds() != 1 {
@@ -96,7 +96,7 @@ func TestJob(t *testing.T) {
 			}
 			if len(c.Peers) != 1 || c.Peers[0] != "127.0.0.2:9024" || c.Admins[0] != "ops@example.com" || c.AdminPassword != `p"assword` || c.AppURIs.ReservedLength != 2 ||
 				c.DefaultCapacity != (config.Capacity{Memory: 4096, AppURIs: 4, Services: 16, Apps: 20, Instances: 200}) || c.BuiltinServices["mysql"].Token != "tok" || c.Timeouts.Health.Milliseconds() != 250 ||
-				c.Update != (config.Update{Strategy: config.Rolling, MaxInFlight: 3, MinHealthyTime: 6 * time.Second}) {
+				c.Update != (config.Update{Strategy: config.Rolling, MaxInFlight: 3, MinHealthyTime: 6 * time.Second, WatchTime: time.Minute}) {
 				t.Errorf("%+v", c)
 			}
 			want := []config.Domain{{Name: "shop.example", Apps: true, Users: []string{"a@b.c"}}, {Name: "x.example", Users: []string{}}, {Name: "y.example", Apps: true, Users: []string{}}}

@@ -31,8 +31,9 @@ property "password" {
 
 property "shared_user" {
   type        = bool
-  default     = true
-  description = "Admit the user that jobs without a bus block share, and jobs of earlier versions; set it to false when all have a bus block and are updated"
+  description = "Admit the user that jobs without a bus block share, and jobs of earlier versions. Not set: if there is such a job; true where a version up to 0.9 made the deployment, until it is set to false"
+
+  earlier_default = true
   on_change   = "restart"
 }
 

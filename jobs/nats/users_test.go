@@ -7,11 +7,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/nats-io/nats.go"
 	"pgregory.net/rapid"
 
@@ -60,6 +63,57 @@ group "dns" {
   job "dns" {}
 }
 `
+
+// TestSharedUserIsClosed: the shared user is admitted if a job needs it, where an
+// earlier version made the deployment, and as the manifest says.
+func TestSharedUserIsClosed(t *testing.T) {
+	const needy = `
+group "needy" {
+  job "needy" {}
+}
+`
+	for name, tc := range map[string]struct {
+		more, property string
+		earlier        bool
+		want           string
+	}{
+		"a new deployment":                 {"", "", false, "false"},
+		"a job without a bus block":        {needy, "", false, "true"},
+		"made by an earlier version":       {"", "", true, "true"},
+		"the manifest closes it":           {needy, "shared_user = false", true, "false"},
+		"the manifest opens it":            {"", "shared_user = true", false, "true"},
+		"the manifest leaves it undecided": {"", "shared_user = null", false, "false"},
+	} {
+		folder := t.TempDir()
+		jobs := filepath.Join(folder, "jobs")
+		must(t, os.Mkdir(jobs, 0o700))
+		for _, pattern := range []string{"../*/job.hcl", "testdata/jobs/*/job.hcl"} {
+			found, err := filepath.Glob(pattern)
+			must(t, err)
+			for _, file := range found {
+				at, err := filepath.Abs(filepath.Dir(file))
+				must(t, err)
+				must(t, os.Symlink(at, filepath.Join(jobs, filepath.Base(at))))
+			}
+		}
+		text := strings.Replace(platform+tc.more, `properties { password`, "properties {\n"+tc.property+"\npassword", 1)
+		text = strings.Replace(text, testPassword+`" }`, testPassword+"\"\n}", 1)
+		must(t, os.WriteFile(filepath.Join(folder, "cluster.hcl"), []byte(text), 0o600))
+		manifest, diags := manifests.Load(os.DirFS(folder), "cluster.hcl", manifests.Options{Jobs: os.DirFS(jobs)})
+		mustBeFine(t, diags)
+		job := manifest.Group("nats").Jobs[0]
+		vars, diags := manifest.JobContext(manifests.Facts{DeploymentID: testDeployment, Earlier: tc.earlier}, "nats", 0, job)
+		mustBeFine(t, diags)
+		source, err := os.ReadFile("templates/nats.yml")
+		must(t, err)
+		line := regexp.MustCompile(`(?m)^shared_user: .*$`).Find(source)
+		expression, diags := hclsyntax.ParseTemplate(line, "nats.yml", hcl.InitialPos)
+		mustBeFine(t, diags)
+		if got := evaluate(t, expression, vars); got != "shared_user: "+tc.want {
+			t.Errorf("%s: %s, want %s", name, got, tc.want)
+		}
+	}
+}
 
 // busUsers are the users that the deployer makes of the platform's job.hcl files.
 func busUsers(t *testing.T) []User {

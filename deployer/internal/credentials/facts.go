@@ -25,6 +25,7 @@ type Place struct{ Address, AgentDir string }
 func (c *Credentials) Facts(places Places) manifests.Facts {
 	f := manifests.Facts{
 		DeploymentID: c.s.State.DeploymentID,
+		Earlier:      c.s.State.Earlier(),
 		Secrets:      map[string]cty.Value{},
 		Instances:    map[string][]manifests.Instance{},
 		Leaving:      map[string][]manifests.Instance{},

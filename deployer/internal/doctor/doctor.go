@@ -106,6 +106,7 @@ func (x *Doctor) Examine(ctx context.Context, d Deployment) {
 		x.Files(d.Session.Store)
 	}
 	x.Problem("engine's state", infra.CheckEngine(d.Session))
+	x.defaults(d.Session)
 	x.ports(d.Session)
 	if len(d.Session.State.VMs) == 0 {
 		x.add(LevelOK, "agents", "", "nothing is deployed yet")
@@ -116,6 +117,18 @@ func (x *Doctor) Examine(ctx context.Context, d Deployment) {
 	x.later(d, inventories)
 	x.bus(d, inventories)
 	x.agents(ctx, d)
+}
+
+// defaults tells what is open because it was so by default when an earlier version
+// made the deployment.
+func (x *Doctor) defaults(s *session.Session) {
+	if !s.State.Earlier() {
+		return
+	}
+	for _, p := range s.Manifest.EarlierDefaults() {
+		x.add(LevelWarn, "defaults", fmt.Sprintf("when an apply has updated all instances, set %s = %s in job %q of group %q", p.Property, p.Now, p.Job, p.Group),
+			"%s of job %s in group %s is %s, the default of the version that made this deployment; new ones are closed", p.Property, p.Job, p.Group, p.Value)
+	}
 }
 
 func (x *Doctor) engine(ctx context.Context) {

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"github.com/clusterworks/deploy/agent/api"
@@ -102,6 +103,28 @@ func TestDoctorJudgesCertificates(t *testing.T) {
 		if !strings.Contains(got, tc.want) || !strings.Contains(got, "ok CA: valid until") || len(x.Findings) != 2 {
 			t.Errorf("life %s: got\n%s\nwant %s", tc.life, got, tc.want)
 		}
+	}
+}
+
+// TestDoctorTellsEarlierDefaults: what is open since an earlier version is told, with
+// what to set; a new deployment has nothing of it.
+func TestDoctorTellsEarlierDefaults(t *testing.T) {
+	files := fstest.MapFS{
+		"j/job.hcl":   {Data: []byte("property \"open\" {\n  type = bool\n  default = false\n  earlier_default = true\n}\nprocess \"p\" { command = [\"p\"] }\n")},
+		"cluster.hcl": {Data: []byte("deployment \"d\" {}\ninfrastructure \"local\" {}\nvm \"default\" {\n  cpus = 1\n  memory_mb = 64\n}\ngroup \"a\" {\n  job \"j\" {}\n}\n")},
+	}
+	m, diags := manifests.Load(files, "cluster.hcl", manifests.Options{Jobs: files})
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	x := &Doctor{}
+	x.defaults(&session.Session{Manifest: m, State: state.New("d")})
+	if len(x.Findings) != 0 {
+		t.Errorf("a new deployment: %s", findings(x))
+	}
+	x.defaults(&session.Session{Manifest: m, State: &state.State{Version: 1, Deployment: "d"}}) // has no word of it
+	if got := findings(x); !strings.HasPrefix(got, "warn defaults: open of job j in group a is true,") || !strings.Contains(got, `set open = false in job "j" of group "a"`) {
+		t.Errorf("got %s", got)
 	}
 }
 

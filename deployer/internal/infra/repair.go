@@ -92,6 +92,7 @@ func Rebuild(store state.Store, deployment, id string) (*state.State, error) {
 		return nil, fmt.Errorf("%s is of the deployment %q, the manifest's is %q", store.Terraform(), r.Deployment.Name, deployment)
 	}
 	st := state.New(deployment)
+	st.Defaults = 0 // only the lost state knew; what is open is told, what is closed may be needed
 	st.DeploymentID = r.Deployment.ID
 	st.Groups, st.VMs = map[string][]state.Slot{}, map[string]state.VM{}
 	for _, key := range slices.Sorted(maps.Keys(r.Instances)) {

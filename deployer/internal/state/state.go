@@ -25,6 +25,9 @@ type State struct {
 	Version      int    `json:"version"`
 	DeploymentID string `json:"deployment_id"`
 	Deployment   string `json:"deployment"`
+	// Defaults are those that the deployment began with, so that an upgrade closes
+	// nothing that still runs: DefaultsNow, or 0 for those of versions up to 0.9.
+	Defaults int `json:"defaults,omitempty"`
 	// Manifest tells the manifest that the deployment is made from.
 	Manifest ManifestID `json:"manifest,omitzero"`
 	// Epoch is that of the last lease: it grows with every run that changes something.
@@ -58,6 +61,13 @@ type State struct {
 	// oldest first: what can be returned to.
 	Revisions []Revision `json:"revisions,omitempty"`
 }
+
+// DefaultsNow are the defaults of deployments that this version makes: it raises
+// the number when it closes what earlier ones had open.
+const DefaultsNow = 1
+
+// Earlier reports whether properties have their earlier defaults.
+func (st *State) Earlier() bool { return st.Defaults < DefaultsNow }
 
 // KeptRevisions is how many revisions, and their packages, are kept.
 const KeptRevisions = 10
@@ -442,7 +452,7 @@ func (e versionError) Error() string {
 func New(deployment string) *State {
 	id := make([]byte, 16)
 	rand.Read(id)
-	return &State{Version: 1, DeploymentID: hex.EncodeToString(id), Deployment: deployment}
+	return &State{Version: 1, DeploymentID: hex.EncodeToString(id), Deployment: deployment, Defaults: DefaultsNow}
 }
 
 // Remove deletes the folder, once nothing that it describes exists any more. It

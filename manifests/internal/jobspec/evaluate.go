@@ -50,7 +50,9 @@ func (j *Job) unknownContext() *hcl.EvalContext {
 			"package":     cty.ObjectVal(packages),
 			"link":        cty.ObjectVal(links),
 			"certificate": cty.ObjectVal(certificates),
-			"bus":         cty.ObjectVal(map[string]cty.Value{"users": cty.UnknownVal(cty.List(BusUserType)).RefineNotNull()}),
+			"bus": cty.ObjectVal(map[string]cty.Value{
+				"users": cty.UnknownVal(cty.List(BusUserType)).RefineNotNull(), "shared": cty.UnknownVal(cty.List(cty.String)).RefineNotNull(),
+			}),
 		},
 	}
 }

@@ -83,9 +83,12 @@ func (j *Job) Property(name string) *Property {
 
 // Property types one property of the job.
 type Property struct {
-	Name        string
-	Type        cty.Type
-	Default     cty.Value // cty.NilVal: none
+	Name    string
+	Type    cty.Type
+	Default cty.Value // cty.NilVal: none
+	// Earlier is the default in deployments that were first made before Default was
+	// there; cty.NilVal: Default.
+	Earlier     cty.Value
 	Description string
 	Required    bool
 	Sensitive   bool

@@ -119,7 +119,7 @@ func (l *loader) parse(source []byte, filename string) {
 		"certificate": {Noun: "certificate", Names: syntax.Labels(blocks["certificate"]), Attributes: syntax.Fixed("ca", "certificate", "private_key")},
 	}
 	if slices.ContainsFunc(blocks["provides"], providesBus) {
-		l.scope["bus"] = &syntax.Root{Noun: "attribute of the bus", Names: []string{"users"}}
+		l.scope["bus"] = &syntax.Root{Noun: "attribute of the bus", Names: []string{"users", "shared"}}
 	} else {
 		l.scope["bus"] = syntax.Refused("Only the job that provides the link \"bus\" knows its users. A job's own user is link.bus.property.user.")
 	}
@@ -182,7 +182,7 @@ func blockTitle(b *hcl.Block) string {
 
 func (l *loader) property(b *hcl.Block, name string) {
 	l.CheckIdentifier(b)
-	content := l.Content(b.Body, "type default description required sensitive on_change from", "validation")
+	content := l.Content(b.Body, "type default earlier_default description required sensitive on_change from", "validation")
 	attrs := content.Attributes
 	p := &Property{
 		Name:        name,
@@ -201,7 +201,11 @@ func (l *loader) property(b *hcl.Block, name string) {
 		"group":    l.scope["group"],
 		"instance": syntax.Refused("A validation can refer to properties and group.instances only."),
 	})
-	if attr := attrs["default"]; attr != nil {
+	for from, to := range map[string]*cty.Value{"default": &p.Default, "earlier_default": &p.Earlier} {
+		attr := attrs[from]
+		if attr == nil {
+			continue
+		}
 		if diags := l.Constants.Check(attr.Expr); diags.HasErrors() {
 			l.Report(diags...)
 		} else if v, diags := attr.Expr.Value(l.Context); diags.HasErrors() {
@@ -209,7 +213,7 @@ func (l *loader) property(b *hcl.Block, name string) {
 		} else if v, err := p.typed.Convert(v); err != nil {
 			l.Report(syntax.Problem("Wrong type", fmt.Sprintf("The default of property %q is not of type %s: %s.", name, syntax.TypeName(p.Type), syntax.ConversionProblem(err)), attr.Expr.Range(), attr.Range))
 		} else if !v.IsNull() {
-			p.Default = v
+			*to = v
 		}
 		if p.Required {
 			l.Report(syntax.Problem("Default of a required property",
