@@ -133,16 +133,13 @@ func TestLinkChecker(t *testing.T) {
 	}
 }
 
-// SECURITY.md names the tests that hold each promise: they exist.
+// SECURITY.md names the tests that hold each promise, ATTACKS.md those that hold each
+// attack: they exist.
 func TestSecurityNamesRealTests(t *testing.T) {
 	repository := os.DirFS("..")
-	text, err := fs.ReadFile(repository, "SECURITY.md")
-	if err != nil {
-		t.Fatal(err)
-	}
 	declared := map[string]bool{}
 	declaration := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
-	err = fs.WalkDir(repository, ".", func(name string, d fs.DirEntry, err error) error {
+	err := fs.WalkDir(repository, ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(name, "_test.go") {
 			return err
 		}
@@ -155,13 +152,19 @@ func TestSecurityNamesRealTests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllStringSubmatch(string(text), -1)
-	if len(named) < 20 {
-		t.Errorf("only %d tests are named", len(named))
-	}
-	for _, m := range named {
-		if !declared[m[1]] {
-			t.Errorf("SECURITY.md names %s, which does not exist", m[1])
+	for _, page := range []string{"SECURITY.md", "examples/ATTACKS.md"} {
+		text, err := fs.ReadFile(repository, page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllStringSubmatch(string(text), -1)
+		if len(named) < 20 {
+			t.Errorf("%s names only %d tests", page, len(named))
+		}
+		for _, m := range named {
+			if !declared[m[1]] {
+				t.Errorf("%s names %s, which does not exist", page, m[1])
+			}
 		}
 	}
 }
