@@ -90,6 +90,10 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (result *Result, e
 		if err = x.infra.Protected(c.plan, c.vms); err == nil {
 			err = q.Approve.ask(c.plan)
 		}
+		if err == nil && len(x.State.VMs) == 0 {
+			// Without an engine nothing begins, and a first run leaves no state.
+			err = infra.Ready(ctx, x.infra)
+		}
 		if err != nil {
 			result = nil
 			return err

@@ -197,6 +197,22 @@ hook "errand" {
 	}
 }
 
+// Without an engine nothing begins: the first apply says so and leaves no state.
+func TestNoEngineLeavesNothing(t *testing.T) {
+	t.Parallel()
+	c := shellCluster(t, 1, waits)
+	empty := t.TempDir()
+	for _, name := range []string{"PATH", "HOME", "XDG_CACHE_HOME"} {
+		c.setenv(name, empty)
+	}
+	out, code := c.run("apply", "--auto-approve")
+	mustTell(t, out, code, 1, "cannot make VMs without OpenTofu or Terraform", "on PATH")
+	if _, err := os.Stat(c.state); !os.IsNotExist(err) {
+		t.Errorf("the state folder is there: %v", err)
+	}
+	c.env = nil
+}
+
 func TestWrongManifest(t *testing.T) {
 	t.Parallel()
 	c := shellCluster(t, 1, waits)

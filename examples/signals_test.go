@@ -3,7 +3,6 @@
 package examples
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -11,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -33,22 +33,38 @@ func TestSignalsAtRandomMoments(t *testing.T) {
 	c := shellCluster(t, instances, waits)
 	random := rand.New(rand.NewPCG(*seed, 1))
 	script := func(n int) string { return fmt.Sprintf("--var=script=: %d\n%s", n, waits) }
-	begin := time.Now()
 	if out, code := c.run("apply", "--auto-approve", script(0)); code != 0 {
 		t.Fatal(out)
 	}
-	// That apply made the VMs: an update takes half of it, and so on.
-	whole := time.Since(begin)
-	longest := map[string]time.Duration{"apply": whole / 2, "destroy": whole / 4, "plan": whole / 4, "status": whole / 10}
+	// How many moments each command has, by a run that nothing ends.
+	whole := map[string]int{}
+	for _, command := range []string{"status", "plan", "apply", "destroy"} {
+		n := 0
+		if command == "apply" {
+			n = 1000 // a change, as those that are ended
+		}
+		e := c.endAt(command, script(n), "", 0, false)
+		if whole[command] = e.moments; e.moments < 3 || e.code != 0 {
+			t.Fatalf("%s: exit code %d, %d moments:\n%s", command, e.code, e.moments, e.out)
+		}
+	}
+	if out, code := c.run("apply", "--auto-approve", script(0)); code != 0 {
+		t.Fatal(out)
+	}
+	t.Logf("moments: %v", whole)
+	hit := 0
 	ways := []string{"HUP", "INT", "TERM", "PIPE", "KILL"}
 	commands := []string{"apply", "plan", "status", "destroy"}
 	for i := range *moments {
 		way, command := ways[i%len(ways)], commands[random.IntN(len(commands))]
-		after := time.Duration(random.Int64N(int64(longest[command])))
+		after := 1 + random.IntN(whole[command])
 		group := random.IntN(2) == 0
-		what := fmt.Sprintf("moment %d: %s %v after the begin of %s, to its group: %v", i, way, after, command, group)
+		what := fmt.Sprintf("moment %d: %s at event %d of %d of %s, to its group: %v", i, way, after, whole[command], command, group)
 		e := c.endAt(command, script(i+1), way, after, group)
 		t.Logf("%s: exit code %d, %v later", what, e.code, e.took)
+		if !e.ended {
+			hit++
+		}
 		reads := command == "plan" || command == "status"
 		// A machine that is busy is slow for everybody: a program that does nothing
 		// is the measure.
@@ -72,6 +88,10 @@ func TestSignalsAtRandomMoments(t *testing.T) {
 			t.Errorf("%s: the state is damaged:\n%s%s", what, out, errOut)
 		}
 	}
+	t.Logf("%d of %d signals met a command that ran", hit, *moments)
+	if hit*2 < *moments {
+		t.Errorf("only %d of %d signals met a command that ran", hit, *moments)
+	}
 }
 
 var signalNamed = map[string]syscall.Signal{"HUP": syscall.SIGHUP, "INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "PIPE": syscall.SIGPIPE, "KILL": syscall.SIGKILL}
@@ -82,10 +102,13 @@ type ending struct {
 	code  int           // as a shell shows it
 	took  time.Duration // from the signal to its end
 	out   string
+	// moments are how many there were.
+	moments int
 }
 
-// endAt begins a command and ends it after a while.
-func (c *cluster) endAt(name, flag, way string, after time.Duration, group bool) ending {
+// endAt begins a command and ends it at one of its moments, counted from 1; 0 lets it
+// end by itself.
+func (c *cluster) endAt(name, flag, way string, at int, group bool) ending {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), 3*time.Minute)
 	defer cancel()
@@ -95,8 +118,13 @@ func (c *cluster) endAt(name, flag, way string, after time.Duration, group bool)
 	}
 	cmd := c.command(ctx, name, flags...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	var said bytes.Buffer
-	cmd.Stderr = &said
+	temporary := c.t.TempDir()
+	cmd.Env = append(cmd.Env, "TMPDIR="+temporary)
+	events := make(chan struct{}, 100_000)
+	w := watch(c.t, events, c.state, c.jobs, filepath.Dir(c.manifest), temporary)
+	defer w.end()
+	said := &lines{events: events}
+	cmd.Stderr = said
 	reader, err := cmd.StdoutPipe()
 	if err != nil {
 		c.t.Fatal(err)
@@ -104,30 +132,35 @@ func (c *cluster) endAt(name, flag, way string, after time.Duration, group bool)
 	if err := cmd.Start(); err != nil {
 		c.t.Fatal(err)
 	}
-	read, exited := make(chan []byte, 1), make(chan error, 1)
+	printed := &lines{events: events}
+	exited := make(chan error, 1)
 	go func() {
-		data, _ := io.ReadAll(reader) // its end is that of the command, or ours
-		read <- data
+		_, _ = io.Copy(printed, reader) // its end is that of the command, or ours
 		exited <- cmd.Wait()
 	}()
 	var e ending
 	var err2 error
-	select {
-	case err2 = <-exited:
-		e.ended = true
-	case <-time.After(after):
-		at := time.Now()
-		pid := cmd.Process.Pid
-		if group {
-			pid = -pid
+	for running := true; running; {
+		select {
+		case err2 = <-exited:
+			running, e.ended = false, true
+		case <-events:
+			if e.moments++; e.moments != at {
+				continue
+			}
+			began := time.Now()
+			pid := cmd.Process.Pid
+			if group {
+				pid = -pid
+			}
+			if way == "PIPE" {
+				_ = reader.Close()
+			} else if err := syscall.Kill(pid, signalNamed[way]); err != nil && !errors.Is(err, syscall.ESRCH) {
+				c.t.Fatal(err)
+			}
+			err2 = <-exited
+			running, e.took = false, time.Since(began)
 		}
-		if way == "PIPE" {
-			_ = reader.Close()
-		} else if err := syscall.Kill(pid, signalNamed[way]); err != nil && !errors.Is(err, syscall.ESRCH) {
-			c.t.Fatal(err)
-		}
-		err2 = <-exited
-		e.took = time.Since(at)
 	}
 	var exit *exec.ExitError
 	if err2 != nil && !errors.As(err2, &exit) {
@@ -139,7 +172,7 @@ func (c *cluster) endAt(name, flag, way string, after time.Duration, group bool)
 	}
 	// One that had its answer when the signal came has ended by itself.
 	e.ended = e.ended || e.code == 0 || name == "plan" && e.code == 2
-	e.out = string(<-read) + said.String()
+	e.out = string(printed.text) + string(said.text)
 	return e
 }
 

@@ -182,3 +182,24 @@ func TestDoctorReadsThePackages(t *testing.T) {
 		t.Errorf("got %s", got)
 	}
 }
+
+// An agent that calls itself by its group's former name waits for an apply, and is
+// no stranger; any other name is.
+func TestAgentOfAMovedGroup(t *testing.T) {
+	st := state.New("d")
+	st.DeploymentID = "1"
+	st.VMs = map[string]state.VM{"db/0": {ID: "vm-1"}}
+	d := Deployment{Session: &session.Session{
+		State:    st,
+		Manifest: &manifests.Manifest{Moves: []manifests.Move{{From: "database", To: "db"}}},
+	}}
+	for name, want := range map[string]string{
+		"db/0": "", "database/0": "warn agent db/0: its group was moved", "database/1": "fail agent db/0: it calls itself database/1", "web/0": "fail agent db/0",
+	} {
+		x := &Doctor{}
+		x.agree(d, map[string]*api.Inventory{"db/0": {DeploymentID: "1", VMID: "vm-1", Instance: name}})
+		if got := findings(x); (want == "") != (got == "") || !strings.Contains(got, want) {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+}

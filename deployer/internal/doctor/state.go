@@ -8,6 +8,7 @@ import (
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/deployer/internal/fleet"
 	"github.com/clusterworks/deploy/deployer/internal/infra"
+	"github.com/clusterworks/deploy/deployer/internal/session"
 	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
@@ -66,6 +67,8 @@ func (x *Doctor) agree(d Deployment, inventories map[string]*api.Inventory) {
 			x.add(LevelWarn, check, "deploy doctor MANIFEST", "it cannot be compared: %s", d.Fleet.Reason(id))
 		case inv.DeploymentID != "" && inv.DeploymentID != st.DeploymentID:
 			x.add(LevelFail, check, "use the folder that holds its state (--state), or make the machine anew", "it obeys another deployment (id %.8s, the state's is %.8s)", inv.DeploymentID, st.DeploymentID)
+		case session.Renamed(d.Session.Manifest.Moves, inv.Instance, id):
+			x.add(LevelWarn, check, "deploy apply MANIFEST", "its group was moved, and it calls itself %s until the next apply", inv.Instance)
 		case inv.Instance != "" && inv.Instance != id:
 			x.add(LevelFail, check, "deploy plan MANIFEST asks the engine which VM is whose", "it calls itself %s", inv.Instance)
 		case vm.ID != "" && inv.VMID != "" && inv.VMID != vm.ID:

@@ -30,7 +30,7 @@ func (f *Fleet) RefuseForeign(id string, inv *api.Inventory) error {
 	if inv.DeploymentID == "" || inv.DeploymentID == f.s.State.DeploymentID {
 		return nil
 	}
-	return fmt.Errorf("cannot use the VM of %s at %s: its agent belongs to another deployment (id %s), whose state is not in %s; "+
+	return fmt.Errorf("cannot use the VM of %s at %s: its agent belongs to another deployment (id %s, by its agent.json), whose state is not in %s; "+
 		"use the folder that holds it (--state), bring it here (deploy state import), or make the machine anew "+
 		"(on one of your own, run bin/agent uninstall there, in the agent's folder)",
 		id, f.s.VM(state.Own(id)).Address, inv.DeploymentID, f.s.Store.Dir)

@@ -61,6 +61,17 @@ func (i *Infra) open(dir string) (*terraform.Runner, error) {
 	})
 }
 
+// Ready returns an error if there is no engine and none can be built.
+func Ready(ctx context.Context, i *Infra) error {
+	_, err := terraform.Find(ctx, terraform.FindOptions{
+		Ask: i.options.AskBuild, Made: i.s.State.Engine.Program,
+		Report: func(line string) {
+			i.s.Event(session.Event{Phase: session.PhaseVMs, Step: "engine", Message: line})
+		},
+	})
+	return err
+}
+
 // apply runs the engine within a scope and keeps what it tells. begun is false if
 // nothing was changed. The caller holds i.engine.
 func (i *Infra) apply(ctx context.Context, in input, s scope) (begun bool, err error) {
