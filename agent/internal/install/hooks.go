@@ -218,8 +218,13 @@ func (h hooks) runOnce(ctx context.Context, report Report, spec api.Spec, job ap
 	if errors.Is(err, exec.ErrWaitDelay) {
 		err = nil
 	}
-	if ctx.Err() != nil && cmd.Process != nil {
+	switch {
+	case cmd.Process == nil:
+	case ctx.Err() != nil:
 		err = errors.Join(err, h.end(ctx, report, cmd.Process.Pid))
+	case hook.Kind != api.HookDrain: // which may say that it is to be asked again
+		// What it has left in the background is nobody's: no update would end it.
+		err = errors.Join(err, h.sweep(ctx, report))
 	}
 	if err != nil {
 		fmt.Fprintf(log, "%s %s: %v\n", time.Now().UTC().Format(time.RFC3339), called(hook), err)
@@ -230,6 +235,11 @@ func (h hooks) runOnce(ctx context.Context, report Report, spec api.Spec, job ap
 // end kills what is left of a hook whose time is over.
 func (h hooks) end(ctx context.Context, report Report, group int) error {
 	_ = syscall.Kill(-group, syscall.SIGKILL) // it may have ended, all of it
+	return h.sweep(ctx, report)
+}
+
+// sweep kills what hooks of the operation have left.
+func (h hooks) sweep(ctx context.Context, report Report) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), sweepTimeout)
 	defer cancel()
 	return shim.Sweep(ctx, HookProcess(h.dir, report.ID()), nil)

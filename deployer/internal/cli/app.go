@@ -42,6 +42,8 @@ type app struct {
 	// autoApprove: the command was told not to ask.
 	autoApprove bool
 	shown       views.Progress // of the command that runs, nil if it has none
+	// answered: the answer, or how the run ended, was printed for machines.
+	answered bool
 	// acceptDataLoss lets an empty disk take the place of one that is gone.
 	acceptDataLoss bool
 }
@@ -156,6 +158,7 @@ func width(w io.Writer) int {
 // prints for people.
 func (a *app) answer(v any, text func(w io.Writer, color bool)) error {
 	if a.json {
+		a.answered = true
 		return views.JSON(a.out, v)
 	}
 	return a.print(text)
@@ -177,7 +180,8 @@ func (a *app) result(r *deployer.Result, err error) error {
 		return err
 	}
 	if a.json {
-		return errors.Join(err, views.JSON(a.out, r))
+		a.answered = true
+		return errors.Join(err, views.ResultJSON(a.out, r, err))
 	}
 	if err == nil {
 		return a.print(func(w io.Writer, _ bool) { views.Result(w, r) })

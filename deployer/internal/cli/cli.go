@@ -65,6 +65,9 @@ func (a *app) run(ctx context.Context, args []string) int {
 	root.SetErr(a.errOut)
 	err := root.ExecuteContext(ctx)
 	code, show := exitStatus(ctx, err)
+	if show && a.json && !a.answered {
+		_ = views.ErrorJSON(a.out, err) // and for people, below
+	}
 	if show {
 		views.Error(a.errOut, err, color(a.errOut), uint(width(a.errOut)))
 	}

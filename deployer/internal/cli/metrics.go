@@ -2,8 +2,6 @@ package cli
 
 import (
 	"github.com/spf13/cobra"
-
-	"github.com/clusterworks/deploy/deployer/internal/cli/views"
 )
 
 func metricsCommand(a *app) *cobra.Command {
@@ -27,7 +25,7 @@ the deployment: metrics { port = 9100 }.`,
 				return err
 			}
 			if a.json {
-				return views.JSON(a.out, m)
+				return a.answer(m, nil)
 			}
 			return m.WriteText(a.out)
 		},

@@ -131,7 +131,8 @@ status is the errand's own; with several, 1 if one fails.`,
 			result, err := d.Run(cmd.Context(), q)
 			out.Close()
 			if result != nil && a.json {
-				err = errors.Join(err, views.JSON(a.out, result))
+				a.answered = true
+				err = errors.Join(err, views.JSONLine(a.out, result))
 			}
 			if err != nil || result == nil {
 				return err

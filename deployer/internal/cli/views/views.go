@@ -32,16 +32,6 @@ func paint(on bool, c ansi, s string) string {
 	return "\x1b[" + string(c) + "m" + s + "\x1b[0m"
 }
 
-// JSON prints a value for machines.
-func JSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	if err := enc.Encode(v); err != nil {
-		return fmt.Errorf("cannot print: %w", err)
-	}
-	return nil
-}
-
 // Error prints an error: manifest problems with their source lines, processes
 // that failed with their last log lines.
 func Error(w io.Writer, err error, color bool, width uint) {
