@@ -2,6 +2,7 @@ package postgresqlnode
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -197,7 +198,7 @@ func (s *service) checkSize(ctx context.Context, i node.Instance) error {
 	found := size{limit: int64(s.settings.PostgreSQL.MaxDatabaseMB) << 20}
 	err := s.pool.QueryRow(ctx, "SELECT pg_database_size(oid), NOT has_database_privilege($2, oid, 'TEMPORARY') FROM pg_database WHERE datname = $1", i.Name, keeper(i)).
 		Scan(&found.bytes, &found.writes)
-	if err == pgx.ErrNoRows {
+	if errors.Is(err, pgx.ErrNoRows) {
 		return nil // begin has told
 	}
 	if err != nil {

@@ -247,7 +247,7 @@ func waitForPort(ctx context.Context, port int) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("Erlang's name server does not begin: %w", err)
+			return fmt.Errorf("the name server of Erlang does not begin: %w", err)
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
