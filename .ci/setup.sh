@@ -75,6 +75,16 @@ case $wanted in
 esac
 
 echo "setup: installing$wanted"
+# Debian starts each server as soon as it is installed (on ports 80, 22, 4369, 5672,
+# 6379, 11211). Nobody asked for that: this file says no, as long as we install.
+policy=/usr/sbin/policy-rc.d
+ours=
+if [ ! -e $policy ]; then
+	ours=yes
+	trap '$root rm -f $policy' EXIT
+	printf '#!/bin/sh\nexit 101\n' | $root tee $policy >/dev/null
+	$root chmod 755 $policy
+fi
 install() {
 	# shellcheck disable=SC2086 # a list of words
 	$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $wanted </dev/null
@@ -85,13 +95,12 @@ install >/dev/null 2>&1 || {
 	$root apt-get update -qq </dev/null
 	install
 }
+[ -z "$ours" ] || $root rm -f $policy
 
-# These as well are started at once, on ports 80, 22, 5672, 6379 and 11211.
+# Nor at the next boot.
 if [ -d /run/systemd/system ]; then
-	case $wanted in *nginx*) $root systemctl disable --now nginx || true ;; esac
-	case $wanted in *haproxy*) $root systemctl disable --now haproxy || true ;; esac
-	case $wanted in *redis-server*) $root systemctl disable --now redis-server || true ;; esac
-	case $wanted in *memcached*) $root systemctl disable --now memcached || true ;; esac
-	case $wanted in *rabbitmq-server*) $root systemctl disable --now rabbitmq-server || true ;; esac
-	case $wanted in *openssh-server*) $root systemctl disable --now ssh || true ;; esac
+	for pair in nginx:nginx haproxy:haproxy keepalived:keepalived redis-server:redis-server memcached:memcached \
+		rabbitmq-server:rabbitmq-server openssh-server:ssh; do
+		case $wanted in *${pair%:*}*) $root systemctl disable --now "${pair#*:}" || true ;; esac
+	done
 fi
