@@ -14,6 +14,7 @@ packages_of() {
 	ip) echo iproute2 ;;
 	pg_ctlcluster) echo postgresql ;;
 	redis-server) echo redis-server ;;
+	mariadbd) echo mariadb-server ;;
 	memcached) echo memcached libsasl2-modules ;;
 	rabbitmq-server) echo rabbitmq-server ;;
 	curl) echo curl ca-certificates ;;
@@ -99,7 +100,7 @@ install >/dev/null 2>&1 || {
 
 # Nor at the next boot.
 if [ -d /run/systemd/system ]; then
-	for pair in nginx:nginx haproxy:haproxy keepalived:keepalived redis-server:redis-server memcached:memcached \
+	for pair in nginx:nginx haproxy:haproxy keepalived:keepalived mariadb-server:mariadb redis-server:redis-server memcached:memcached \
 		rabbitmq-server:rabbitmq-server openssh-server:ssh; do
 		case $wanted in *${pair%:*}*) $root systemctl disable --now "${pair#*:}" || true ;; esac
 	done

@@ -41,6 +41,7 @@ secret "redis" { type = "password" }
 secret "memcached" { type = "password" }
 secret "rabbitmq" { type = "password" }
 secret "postgresql" { type = "password" }
+secret "mysql" { type = "password" }
 
 vm "small" {
   cpus      = 1
@@ -127,6 +128,7 @@ group "cloud_controller" {
         memcached  = secret.memcached.value
         rabbitmq   = secret.rabbitmq.value
         postgresql = secret.postgresql.value
+        mysql      = secret.mysql.value
       }
 
       # For the demo, anyone who reaches the API may make an account. Leave this out
@@ -208,6 +210,12 @@ group "service_gateway" {
       token = secret.postgresql.value
     }
   }
+
+  job "mysql_gateway" {
+    properties {
+      token = secret.mysql.value
+    }
+  }
 }
 
 # Apps connect to these. What they keep is on the disk, and outlives the VM.
@@ -242,6 +250,12 @@ group "service_node" {
   }
 
   job "postgresql_node" {
+    properties {
+      capacity = 20
+    }
+  }
+
+  job "mysql_node" {
     properties {
       capacity = 20
     }

@@ -24,13 +24,13 @@ func TestArticle(t *testing.T) {
 	p.register()
 	within(t, 3*time.Minute, "all services are offered", func() bool {
 		out, code := p.vmc("services")
-		return code == 0 && strings.Contains(out, "redis") && strings.Contains(out, "memcached") && strings.Contains(out, "postgresql") && strings.Contains(out, "rabbitmq")
+		return code == 0 && strings.Contains(out, "redis") && strings.Contains(out, "memcached") && strings.Contains(out, "postgresql") && strings.Contains(out, "rabbitmq") && strings.Contains(out, "mysql")
 	})
 	p.mustVmc("create-service", "redis", "guests")
 	p.mustVmc("create-service", "redis", "others")
 	push := []string{"push", "--path", "apps/guestbook", "--url", "guestbook.article.localhost"}
 	p.mustVmc(push...)
-	ledgers := []string{"postgresql", "rabbitmq"}
+	ledgers := []string{"postgresql", "mysql", "rabbitmq"}
 	built := t.TempDir()
 	build := exec.Command("go", "build", "-trimpath", "-o", built+"/ledger", "./apps/ledger")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")

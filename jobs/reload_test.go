@@ -39,6 +39,8 @@ var reloadable = map[string][]string{
 	"router":        {"trace_key", "not_found_redirect", "max_body_mb", "front_key", "trusted_fronts", "access_log", "log_level"},
 	"stager":        {"log_level"},
 
+	"mysql_gateway":      {"log_level"},
+	"mysql_node":         {"disabled", "log_level"},
 	"postgresql_gateway": {"log_level"},
 	"postgresql_node":    {"disabled", "log_level"},
 	"rabbitmq_gateway":   {"log_level"},

@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/clusterworks/deploy/jobs/component/node"
+	"github.com/clusterworks/deploy/jobs/component/node/limits"
 )
 
 const (
@@ -16,68 +17,14 @@ const (
 	// sizeInterval is the time between two measurements of all databases, whose files
 	// are counted one by one.
 	sizeInterval = 5 * time.Second
-	// grace is what queries have beyond their limit: by then the server's own
-	// statement_timeout has ended those that did not change it, with a message that says
-	// more.
-	grace = 2 * time.Second
 )
 
 // session is a user's session at one moment.
 type session struct {
-	pid         int
-	began       time.Time
-	database    string
-	query       time.Duration // how long its statement runs; 0: none does
-	transaction time.Duration // how long its transaction lasts; 0: there is none
-}
-
-// measure is what is done to a session.
-type measure string
-
-const (
-	leave  measure = ""
-	cancel measure = "a query that ran too long was ended"
-	end    measure = "a session was ended: its transaction, or a query that did not end, lasted too long"
-)
-
-// measureFor decides on a session. A query that survives its end, since it catches the
-// error, is ended with its session.
-func measureFor(s session, query, transaction time.Duration) measure {
-	switch {
-	case s.transaction > transaction || s.query > query+2*grace:
-		return end
-	case s.query > query+grace:
-		return cancel
-	}
-	return leave
-}
-
-// size is what a database has, and whether its users may write.
-type size struct {
-	bytes, limit int64
-	writes       bool
-}
-
-// change is what is done about a database's size.
-type change string
-
-const (
-	keep     change = ""
-	revoke   change = "an instance is above its size: its users may no longer write"
-	giveBack change = "an instance is within its size again: its users may write"
-	reclaim  change = "an instance is above its size: looking for room that its users have freed"
-)
-
-func changeFor(s size) change {
-	switch over := s.bytes > s.limit; {
-	case over && s.writes:
-		return revoke
-	case over:
-		return reclaim
-	case !s.writes:
-		return giveBack
-	}
-	return keep
+	limits.Session
+	pid      int
+	began    time.Time
+	database string
 }
 
 // keepLimits watches the server until ctx ends.
@@ -152,7 +99,7 @@ func (s *service) watch(ctx context.Context) error {
 		var one session
 		var query, transaction float64
 		err := row.Scan(&one.pid, &one.began, &one.database, &query, &transaction)
-		one.query, one.transaction = time.Duration(query*float64(time.Second)), time.Duration(transaction*float64(time.Second))
+		one.Query, one.Transaction = time.Duration(query*float64(time.Second)), time.Duration(transaction*float64(time.Second))
 		return one, err
 	})
 	if err != nil {
@@ -160,21 +107,18 @@ func (s *service) watch(ctx context.Context) error {
 	}
 	p := s.settings.PostgreSQL
 	for _, one := range sessions {
-		what, function := measureFor(one, p.MaxQuery.Duration(), p.MaxTransaction.Duration()), "pg_cancel_backend"
-		if what == leave {
+		what, function := limits.For(one.Session, p.MaxQuery.Duration(), p.MaxTransaction.Duration()), "pg_cancel_backend"
+		if what == limits.Leave {
 			continue
 		}
-		if what == end {
+		if what == limits.End {
 			function = "pg_terminate_backend"
 		}
 		// The number may be another session's by now.
 		if _, err := s.pool.Exec(ctx, "SELECT "+function+"(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start = $2", one.pid, one.began); err != nil {
 			return fmt.Errorf("cannot end a session: %w", err)
 		}
-		s.host.Log.Warn(string(what), "instance", one.database, "query", one.query, "transaction", one.transaction)
-		s.mu.Lock()
-		s.ended[string(what)]++
-		s.mu.Unlock()
+		s.host.Log.Warn(string(what), "instance", one.database, "query", one.Query, "transaction", one.Transaction)
 	}
 	return nil
 }
@@ -195,27 +139,28 @@ func (s *service) checkSizes(ctx context.Context) {
 func (s *service) checkSize(ctx context.Context, i node.Instance) error {
 	ctx, stop := context.WithTimeout(ctx, time.Minute)
 	defer stop()
-	found := size{limit: int64(s.settings.PostgreSQL.MaxDatabaseMB) << 20}
+	found := limits.Size{Limit: int64(s.settings.PostgreSQL.MaxDatabaseMB) << 20}
 	err := s.pool.QueryRow(ctx, "SELECT pg_database_size(oid), NOT has_database_privilege($2, oid, 'TEMPORARY') FROM pg_database WHERE datname = $1", i.Name, keeper(i)).
-		Scan(&found.bytes, &found.writes)
+		Scan(&found.Bytes, &found.Some)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil // begin has told
 	}
 	if err != nil {
 		return fmt.Errorf("the server does not answer: %w", err)
 	}
-	what := changeFor(found)
-	if what == keep {
+	found.All = found.Some // they change in one transaction
+	what := found.Change()
+	if what == limits.Keep {
 		return nil
 	}
-	s.host.Log.Warn(string(what), "instance", i.Name, "bytes", found.bytes, "limit", found.limit)
+	s.host.Log.Warn(string(what), "instance", i.Name, "bytes", found.Bytes, "limit", found.Limit)
 	switch what {
-	case revoke:
+	case limits.Revoke:
 		if err := s.moveOwnership(ctx, i, true); err != nil {
 			return err
 		}
 		return s.reclaim(ctx, i)
-	case giveBack:
+	case limits.GiveBack:
 		return s.moveOwnership(ctx, i, false)
 	}
 	return s.reclaim(ctx, i)

@@ -103,7 +103,6 @@ type service struct {
 
 	mu    sync.Mutex
 	ready error
-	ended map[string]int // sessions and queries of users that were ended, by why
 }
 
 func open(h node.Host, settings Settings) (*service, error) {
@@ -114,7 +113,7 @@ func open(h node.Host, settings Settings) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &service{settings: settings, host: h, cluster: c, ready: errors.New("the server is starting"), ended: map[string]int{}}
+	s := &service{settings: settings, host: h, cluster: c, ready: errors.New("the server is starting")}
 	poolConfig, err := pgxpool.ParseConfig("")
 	if err != nil {
 		return nil, fmt.Errorf("cannot prepare connections to the server: %w", err)

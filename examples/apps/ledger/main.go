@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-sql-driver/mysql"
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 )
 
@@ -45,7 +46,16 @@ var dialects = map[string]dialect{
 		func(c credentials) string {
 			return (&url.URL{Scheme: "postgres", User: url.UserPassword(c.User, c.Password), Host: c.address(), Path: c.Name}).String()
 		},
-		"CREATE TABLE IF NOT EXISTS lines (id serial PRIMARY KEY, line text)", "INSERT INTO lines (line) VALUES ($1)",
+		"CREATE TABLE IF NOT EXISTS ledger (id serial PRIMARY KEY, line text)", "INSERT INTO ledger (line) VALUES ($1)",
+	},
+	"mysql": {
+		"mysql",
+		func(c credentials) string {
+			config := mysql.NewConfig()
+			config.User, config.Passwd, config.Net, config.Addr, config.DBName = c.User, c.Password, "tcp", c.address(), c.Name
+			return config.FormatDSN()
+		},
+		"CREATE TABLE IF NOT EXISTS ledger (id serial PRIMARY KEY, line text)", "INSERT INTO ledger (line) VALUES (?)",
 	},
 }
 
@@ -82,7 +92,7 @@ func lines(ctx context.Context, d dialect, db *sql.DB, line string) ([]string, e
 			return nil, err
 		}
 	}
-	rows, err := db.QueryContext(ctx, "SELECT line FROM lines ORDER BY id")
+	rows, err := db.QueryContext(ctx, "SELECT line FROM ledger ORDER BY id")
 	if err != nil {
 		return nil, err
 	}

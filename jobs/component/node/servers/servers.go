@@ -83,6 +83,7 @@ type Command struct {
 	Args    []string
 	Env     []string  // beside the node's own
 	Stdin   string    // a file of the folder; "": none
+	Mounted bool      // the server finds its folder at MountPoint, unless it runs as who runs the node
 	Stop    os.Signal // ends the server in order; nil: SIGTERM
 }
 
@@ -99,6 +100,28 @@ func (a *Account) Command(ctx context.Context, folder, program string, args ...s
 			"sh", folder, strconv.Itoa(a.uid), strconv.Itoa(a.gid), program,
 		}, args...)...)
 	}
+	return ready(cmd)
+}
+
+// MountPoint is where a server sees its folder that looks up its files by absolute paths,
+// which its user might not be able to go. Only that server sees it there.
+const MountPoint = "/mnt"
+
+// MountedCommand is Command for such a server. Without another user than the node's own
+// the folder is reached by its path, and nothing is mounted.
+func (a *Account) MountedCommand(ctx context.Context, folder, program string, args ...string) *exec.Cmd {
+	if a == nil {
+		return a.Command(ctx, folder, program, args...)
+	}
+	return ready(exec.CommandContext(ctx, "unshare", append([]string{
+		"--mount", "--propagation", "private", "--", "/bin/sh",
+		"-c", `mount --bind "$1" "$2" && cd "$2" && uid=$3 gid=$4 && shift 4 && exec setpriv --pdeathsig KILL --reuid="$uid" --regid="$gid" --clear-groups --no-new-privs -- "$@"`,
+		"sh", folder, MountPoint, strconv.Itoa(a.uid), strconv.Itoa(a.gid), program,
+	}, args...)...))
+}
+
+// ready gives a command nobody's home, and ends it with the node.
+func ready(cmd *exec.Cmd) *exec.Cmd {
 	cmd.Env = append(os.Environ(), "HOME=/nonexistent")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return cmd
@@ -166,7 +189,11 @@ func (s *Servers) once(ctx context.Context, folder string, c Command) error {
 	if err := waitForLock(ctx, lock); err != nil {
 		return err
 	}
-	cmd := s.account.Command(context.WithoutCancel(ctx), folder, c.Program, c.Args...)
+	command := s.account.Command
+	if c.Mounted {
+		command = s.account.MountedCommand
+	}
+	cmd := command(context.WithoutCancel(ctx), folder, c.Program, c.Args...)
 	if c.Stdin != "" {
 		// Opened here: by its path the server might not reach it.
 		in, err := os.Open(filepath.Join(folder, c.Stdin))

@@ -1,0 +1,127 @@
+description = "Gateway of the service mysql: the cloud controller asks it for instances, and it asks the nodes"
+
+property "token" {
+  type        = string
+  required    = true
+  sensitive   = true
+  description = "What gateway and cloud controller prove themselves with: the controller's builtin_services has the same for mysql"
+  on_change   = "restart"
+
+  validation {
+    condition     = length(property.token) >= 8
+    error_message = "At least 8 characters."
+  }
+}
+
+property "port" {
+  type        = number
+  default     = 9103
+  description = "Port for the cloud controllers, on the instance's own address"
+  on_change   = "restart"
+}
+
+property "version" {
+  type        = string
+  default     = "10.11"
+  description = "The version that is offered; the nodes announce that of their server"
+  on_change   = "restart"
+}
+
+property "description" {
+  type        = string
+  default     = "MySQL database, by MariaDB"
+  description = "What users read in the list of services"
+  on_change   = "restart"
+}
+
+property "plans" {
+  type        = list(string)
+  default     = ["free"]
+  description = "Plans that are offered; each needs a node that has it. The first is the default"
+  on_change   = "restart"
+
+  validation {
+    condition     = length(property.plans) > 0
+    error_message = "At least one."
+  }
+}
+
+property "over_provisioned_plans" {
+  type        = list(string)
+  default     = []
+  description = "Plans whose nodes are chosen although they are full; a node refuses what is beyond its own capacity"
+  on_change   = "restart"
+}
+
+property "node_timeout_s" {
+  type        = number
+  default     = 8
+  description = "How long a node has for an operation, seconds: more than its op_time_limit_s"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.node_timeout_s > 0 && property.node_timeout_s < 15
+    error_message = "Above 0 and below 15: the controller does not wait for the gateway longer than that."
+  }
+}
+
+property "check_orphan_interval_s" {
+  type        = number
+  default     = 3600
+  description = "How often orphans are looked for, seconds; -1: only when the errand check-orphans asks"
+  on_change   = "restart"
+}
+
+property "double_check_orphan_interval_s" {
+  type        = number
+  default     = 300
+  description = "Time between the two steps of a check, seconds"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.double_check_orphan_interval_s >= property.node_timeout_s
+    error_message = "At least node_timeout_s: what is just being made is no orphan."
+  }
+}
+
+consumes "cloud_controller" {}
+
+bus {
+  publish   = ["MyaaS.discover", "MyaaS.check_orphan", "MyaaS.*.*"]
+  subscribe = ["MyaaS.announce", "MyaaS.node_handles", "MyaaS.handles", "MyaaS.update_service_handle"]
+}
+
+package "service_gateway" {
+  program = "service_gateway"
+}
+
+template "gateway.yml" {
+  destination = "gateway.yml"
+  mode        = "0600" # holds passwords
+  on_change   = "reload"
+}
+
+process "mysql_gateway" {
+  command = ["${package.service_gateway.path}/service_gateway", "-c", "${path.config}/gateway.yml"]
+
+  # Where the controllers are is read at the start.
+  restart_on = [link.cloud_controller.instances[*].address, link.cloud_controller.property.port, link.cloud_controller.property.external_uri]
+
+  component  = true # log_level, the bus with its CA, the control socket
+  stop_grace = "40s"
+}
+
+hook "errand" {
+  name    = "check-orphans"
+  command = ["${package.service_gateway.path}/service_gateway", "check-orphans", "-c", "${path.config}/gateway.yml"]
+  timeout = "30m"
+}
+
+hook "errand" {
+  name    = "purge-orphans"
+  command = ["${package.service_gateway.path}/service_gateway", "purge-orphans", "-c", "${path.config}/gateway.yml"]
+}
+
+listen "gateway" {
+  port = property.port
+}

@@ -1,0 +1,155 @@
+description = "Node of the service mysql: the VM's own MariaDB server, with a database for each instance and a user for each binding"
+
+property "plan" {
+  type        = string
+  default     = "free"
+  description = "What the node's instances are; the limits below are the plan's"
+  on_change   = "restart"
+
+  validation {
+    condition     = can(regex("^[a-z0-9]+$", property.plan))
+    error_message = "Lower-case letters and digits: it is part of the node's id."
+  }
+}
+
+property "capacity" {
+  type        = number
+  default     = 50
+  description = "How many instances the node takes"
+  on_change   = "restart" # the server has room for their connections
+
+  validation {
+    condition     = property.capacity >= 0 && property.capacity <= 10000
+    error_message = "Between 0 and 10000."
+  }
+}
+
+property "disabled" {
+  type        = bool
+  default     = false
+  description = "The node takes no new instance; those that it has are served"
+}
+
+property "max_db_size_mb" {
+  type        = number
+  default     = 256
+  description = "What the tables of a database may have, MiB; above it its users may read and delete only, until it is below again"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.max_db_size_mb >= 1
+    error_message = "At least 1."
+  }
+}
+
+property "max_user_conns" {
+  type        = number
+  default     = 20
+  description = "Connections of a user at once, and of all users of an instance together; what is more is refused or ended"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.max_user_conns >= 1 && property.max_user_conns <= 1000
+    error_message = "Between 1 and 1000."
+  }
+}
+
+property "max_long_query_s" {
+  type        = number
+  default     = 60
+  description = "How long a statement may take, seconds; then it is ended and its app gets an error"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.max_long_query_s > 0
+    error_message = "Above 0."
+  }
+}
+
+property "max_long_tx_s" {
+  type        = number
+  default     = 300
+  description = "How long a transaction may last, seconds; then its session is ended"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.max_long_tx_s > 0
+    error_message = "Above 0."
+  }
+}
+
+property "buffer_pool_mb" {
+  type        = number
+  default     = 64
+  description = "What the server caches for all instances, MiB; half of the VM's memory where the server is alone is usual"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.buffer_pool_mb >= 8
+    error_message = "At least 8."
+  }
+}
+
+property "port" {
+  type        = number
+  default     = 3306
+  description = "Port of the server, on the node's own address; apps connect to it"
+  on_change   = "restart"
+}
+
+property "op_time_limit_s" {
+  type        = number
+  default     = 6
+  description = "How long an operation may take, seconds; what takes longer is undone. Less than the gateway's node_timeout_s"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.op_time_limit_s > 0
+    error_message = "Above 0."
+  }
+}
+
+property "run_as" {
+  type        = string
+  default     = "mysql"
+  description = "Who runs the server where the agent is root; elsewhere the agent's own user does"
+  on_change   = "restart"
+
+  validation {
+    condition     = can(regex("^[a-z_][a-z0-9_-]*$", property.run_as)) && property.run_as != "root"
+    error_message = "A user of the VM, and not root."
+  }
+}
+
+bus {
+  publish   = ["MyaaS.announce", "MyaaS.node_handles"]
+  subscribe = ["MyaaS.discover", "MyaaS.check_orphan", "MyaaS.*.*"] # the third is a node's id
+}
+
+package "mysql_node" {
+  program = "mysql_node"
+}
+
+package "mariadb" {
+  system = "mariadbd"
+  apt    = ["mariadb-server"]
+}
+
+template "mysql_node.yml" {
+  destination = "mysql_node.yml"
+  mode        = "0600" # holds the bus's password
+  on_change   = "reload"
+}
+
+process "mysql_node" {
+  command    = ["${package.mysql_node.path}/mysql_node", "-c", "${path.config}/mysql_node.yml"]
+  restart_on = [package.mariadb.path]
+  kill_mode  = "process" # the node ends its server, in order
+
+  component  = true # log_level, the bus with its CA, the control socket
+  stop_grace = "30s"
+}
+
+listen "mysql" {
+  port = property.port
+}
