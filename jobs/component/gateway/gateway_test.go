@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"github.com/clusterworks/deploy/jobs/component"
@@ -125,6 +126,7 @@ type world struct {
 	*testing.T
 	*clerk
 	bus    string
+	server *server.Server
 	conn   *nats.Conn
 	file   string
 	port   int
@@ -139,7 +141,7 @@ func newWorld(t *testing.T, settings string) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(conn.Close)
-	w := &world{T: t, clerk: newClerk(t), bus: s.ClientURL(), conn: conn, file: filepath.Join(t.TempDir(), "gateway.yml"), port: componenttest.FreePort(t), shared: t.TempDir()}
+	w := &world{T: t, clerk: newClerk(t), bus: s.ClientURL(), server: s, conn: conn, file: filepath.Join(t.TempDir(), "gateway.yml"), port: componenttest.FreePort(t), shared: t.TempDir()}
 	text := fmt.Sprintf(`mbus: %s
 local_route: 127.0.0.1
 port: %d
