@@ -71,7 +71,10 @@ const (
 // How long one machine may take. askLimit bounds one question to its agent over
 // SSH.
 const (
-	busWait    = 700 * time.Millisecond
+	// busWait is how long all agents may be silent until those that have not answered
+	// count as silent. Only one that is connected and hangs makes others wait for it;
+	// where the deployer itself is busy, less than this takes well agents for silent.
+	busWait    = 2 * time.Second
 	busConnect = 2 * time.Second
 	askLimit   = 5 * time.Second
 	// A machine that is there accepts SSH at once; one that boots takes its time, of
