@@ -40,6 +40,10 @@ secret "front" { type = "password" }
 secret "redis" { type = "password" }
 secret "memcached" { type = "password" }
 secret "rabbitmq" { type = "password" }
+secret "legacy" { type = "password" }
+
+# What the company's old database is used with, which no node made.
+secret "legacy_database" { type = "password" }
 secret "postgresql" { type = "password" }
 secret "mysql" { type = "password" }
 
@@ -127,6 +131,7 @@ group "cloud_controller" {
         redis      = secret.redis.value
         memcached  = secret.memcached.value
         rabbitmq   = secret.rabbitmq.value
+        legacy     = secret.legacy.value
         postgresql = secret.postgresql.value
         mysql      = secret.mysql.value
       }
@@ -196,6 +201,21 @@ group "service_gateway" {
   job "memcached_gateway" {
     properties {
       token = secret.memcached.value
+    }
+  }
+
+  # What is elsewhere; these credentials are what apps get.
+  job "service_broker" {
+    properties {
+      offerings = {
+        legacy = {
+          token       = secret.legacy.value
+          description = "The database that was there before"
+          plans = {
+            free = { host = "db.example.com", port = 1521, username = "apps", password = secret.legacy_database.value }
+          }
+        }
+      }
     }
   }
 

@@ -24,7 +24,7 @@ func TestArticle(t *testing.T) {
 	p.register()
 	within(t, 3*time.Minute, "all services are offered", func() bool {
 		out, code := p.vmc("services")
-		return code == 0 && strings.Contains(out, "redis") && strings.Contains(out, "memcached") && strings.Contains(out, "postgresql") && strings.Contains(out, "rabbitmq") && strings.Contains(out, "mysql")
+		return code == 0 && strings.Contains(out, "redis") && strings.Contains(out, "memcached") && strings.Contains(out, "postgresql") && strings.Contains(out, "rabbitmq") && strings.Contains(out, "mysql") && strings.Contains(out, "legacy")
 	})
 	p.mustVmc("create-service", "redis", "guests")
 	p.mustVmc("create-service", "redis", "others")
@@ -93,6 +93,12 @@ func TestArticle(t *testing.T) {
 	}
 	visited("visit 1\n")
 	visited("visit 2\n")
+	p.mustVmc("create-service", "legacy", "old")
+	p.mustVmc("bind-service", "old", "visits")
+	within(t, time.Minute, "the app runs with a service of the broker's", func() bool { _, err := ask("visits", "GET", ""); return err == nil })
+	if got, err := ask("service_broker", "GET", ""); err == nil || !strings.HasPrefix(err.Error(), "401 ") || !strings.Contains(err.Error(), "Not authorized") {
+		t.Errorf("the broker's URL without a token: %q, %v", got, err)
+	}
 	for _, service := range ledgers {
 		if got, err := ask("ledger/"+service, "POST", "one"); err != nil || got != "one\n" {
 			t.Fatalf("%s: %q, %v", service, got, err)
@@ -131,7 +137,7 @@ func TestArticle(t *testing.T) {
 	p.mustVmc("bind-service", "guests", "guestbook")
 	reads("Ada was here\nand Grace\n")
 	p.mustVmc("delete", "--force", "guestbook", "visits", "ledger")
-	p.mustVmc(append([]string{"delete-service", "--force", "guests", "others", "visits"}, ledgers...)...)
+	p.mustVmc(append([]string{"delete-service", "--force", "guests", "others", "visits", "old"}, ledgers...)...)
 	if out := p.mustVmc("services"); !strings.Contains(out, "You have no services") {
 		t.Errorf("services:\n%s", out)
 	}

@@ -43,6 +43,7 @@ var reloadable = map[string][]string{
 	"mysql_node":         {"disabled", "log_level"},
 	"postgresql_gateway": {"log_level"},
 	"postgresql_node":    {"disabled", "log_level"},
+	"service_broker":     {"log_level"},
 	"rabbitmq_gateway":   {"log_level"},
 	"rabbitmq_node":      {"capacity", "disabled", "log_level"},
 }
