@@ -109,6 +109,18 @@ property "op_time_limit_s" {
   }
 }
 
+property "migration_nfs" {
+  type        = string
+  default     = ""
+  description = "A folder that all nodes of the service share, as an NFS mount, through which instances move; empty: none move. It has users' data for as long as a move lasts"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.migration_nfs == "" || can(regex("^/", property.migration_nfs))
+    error_message = "An absolute path."
+  }
+}
+
 property "run_as" {
   type        = string
   default     = "mysql"

@@ -75,6 +75,9 @@ func (s *service) watch(ctx context.Context) error {
 	defer stop()
 	instances := map[string]string{} // of users
 	for _, i := range s.host.Instances() {
+		if i.Disabled {
+			continue // the node itself may be at work, as the owner
+		}
 		instances[i.User] = i.Name
 		for _, b := range i.Bindings {
 			instances[b.User] = i.Name

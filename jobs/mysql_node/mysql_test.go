@@ -471,3 +471,65 @@ func TestNoPasswordLeaks(t *testing.T) {
 		return err
 	}))
 }
+
+// TestMove: an instance moves with all that is in it, its users and their passwords, and
+// what acts in the name of a former one; while it is on its way nobody gets in.
+func TestMove(t *testing.T) {
+	t.Parallel()
+	shared := t.TempDir()
+	node := func() *nodetest.Fixture {
+		return nodetest.New(t, Definition, fmt.Sprintf("capacity: 5\nmigration_nfs: %s\nmysql: {port: %d, buffer_pool_mb: 16}\n", shared, componenttest.FreePort(t)))
+	}
+	from, to := node(), node()
+	to.Provision() // somebody else's
+	one := from.Provision()
+	gone, a, b := from.Bind(one), from.Bind(one), from.Bind(one)
+	do(t, as(t, a), "CREATE TABLE t (id int AUTO_INCREMENT PRIMARY KEY, v blob, s varchar(100), n int GENERATED ALWAYS AS (length(s)) STORED)", "INSERT INTO t (v, s) SELECT unhex(md5(seq)), concat('\\'\\\\ \n ü ', seq) FROM seq_1_to_500",
+		"CREATE VIEW seen AS SELECT * FROM t", "CREATE PROCEDURE p() INSERT INTO t (s) VALUES ('p')")
+	do(t, as(t, gone), "CREATE TABLE log (n int)", "CREATE TRIGGER r AFTER INSERT ON t FOR EACH ROW INSERT INTO log VALUES (NEW.id)", "CREATE FUNCTION f() RETURNS int READS SQL DATA RETURN (SELECT count(*) FROM t)")
+	from.Unbind(gone)
+	read := func(c wire.Credentials) (text string) {
+		if err := as(t, c).QueryRowContext(t.Context(), "SELECT group_concat(md5(concat_ws('|', id, hex(v), s, n)) ORDER BY id) FROM seen WHERE id <= 500").Scan(&text); err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	want := read(b)
+	moved := from.Move(to, one, a, b)
+	if len(moved) != 3 {
+		t.Fatalf("moved: %v", moved)
+	}
+	for at, before := range []wire.Credentials{one, a, b} {
+		after := moved[at]
+		if after.User() != before.User() || after.Text("password") != before.Text("password") || after.Name() != before.Name() || after.Number("port") == before.Number("port") {
+			t.Errorf("credentials %d are others", at)
+		}
+		if _, err := connect(t, before); err == nil {
+			t.Error("who has moved gets in where they were")
+		}
+		if got := read(after); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	app := as(t, moved[1])
+	do(t, app, "INSERT INTO t (s) VALUES ('x')", "CALL p()", "CREATE TABLE more (n int)")
+	for query, want := range map[string]int{"SELECT f()": 502, "SELECT count(*) FROM log": 2} {
+		if n := count(t, app, query); n != want {
+			t.Errorf("%s: %d, want %d", query, n, want)
+		}
+	}
+	refused(t, as(t, moved[0]), "CREATE DEFINER=root@localhost PROCEDURE q() SELECT 1", denied...)
+	former := gone.Without()
+	former["port"] = moved[0]["port"]
+	for _, password := range []string{gone.Text("password"), ""} {
+		former["password"] = password
+		if _, err := connect(t, former); err == nil {
+			t.Error("a user of a former binding gets in")
+		}
+	}
+	if entries, err := os.ReadDir(filepath.Join(shared, "migration", "MyaaS")); err != nil || len(entries) != 0 {
+		t.Errorf("the export is left: %v, %v", entries, err)
+	}
+	from.Unprovision(one)
+	do(t, as(t, moved[2]), "DROP TABLE t")
+}

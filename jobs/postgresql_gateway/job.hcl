@@ -122,6 +122,12 @@ hook "errand" {
   command = ["${package.service_gateway.path}/service_gateway", "purge-orphans", "-c", "${path.config}/gateway.yml"]
 }
 
+hook "errand" {
+  name    = "migrate"
+  command = ["${package.service_gateway.path}/service_gateway", "migrate", "-c", "${path.config}/gateway.yml"]
+  timeout = "1h"
+}
+
 listen "gateway" {
   port = property.port
 }

@@ -106,7 +106,14 @@ func (s *service) watch(ctx context.Context) error {
 		return fmt.Errorf("the server does not answer: %w", err)
 	}
 	p := s.settings.PostgreSQL
+	serving := map[string]bool{} // in others the node itself may be at work, as their owner
+	for _, i := range s.host.Instances() {
+		serving[i.Name] = !i.Disabled
+	}
 	for _, one := range sessions {
+		if !serving[one.database] {
+			continue
+		}
 		what, function := limits.For(one.Session, p.MaxQuery.Duration(), p.MaxTransaction.Duration()), "pg_cancel_backend"
 		if what == limits.Leave {
 			continue

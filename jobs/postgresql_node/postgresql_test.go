@@ -437,3 +437,51 @@ func TestMissingData(t *testing.T) {
 		must(t, os.MkdirAll(main, 0o700))
 	}
 }
+
+// TestMove: an instance moves with all that is in it, its users and their passwords;
+// while it is on its way nobody gets in, and where it was is what was.
+func TestMove(t *testing.T) {
+	t.Parallel()
+	shared := t.TempDir()
+	node := func() *nodetest.Fixture {
+		return nodetest.New(t, Definition, fmt.Sprintf("capacity: 5\nmigration_nfs: %s\npostgresql: {port: %d, shared_buffers_mb: 16}\n", shared, componenttest.FreePort(t)))
+	}
+	from, to := node(), node()
+	to.Provision() // somebody else's
+	one := from.Provision()
+	a, b := from.Bind(one), from.Bind(one)
+	do(t, as(t, a), "CREATE EXTENSION pgcrypto", "CREATE TABLE t (id serial PRIMARY KEY, v bytea, at timestamptz DEFAULT now())", "INSERT INTO t (v) SELECT gen_random_bytes(100) FROM generate_series(1, 500)",
+		"CREATE SCHEMA s", "CREATE VIEW s.v AS SELECT * FROM t", "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", "SELECT lo_from_bytea(0, 'large')", "COMMENT ON TABLE t IS 'commented'",
+		"CREATE TABLE parent (id int PRIMARY KEY)", "CREATE TABLE child (p int REFERENCES parent)", "SET ROLE NONE", "CREATE TABLE own (n int)")
+	sum := "SELECT md5(string_agg(id || encode(v, 'hex') || at, ',' ORDER BY id)) FROM s.v"
+	read := func(c wire.Credentials) (text string) {
+		if err := as(t, c).QueryRow(t.Context(), sum).Scan(&text); err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	want := read(b)
+	moved := from.Move(to, one, a, b)
+	if len(moved) != 3 {
+		t.Fatalf("moved: %v", moved)
+	}
+	for at, before := range []wire.Credentials{one, a, b} {
+		after := moved[at]
+		if after.User() != before.User() || after.Text("password") != before.Text("password") || after.Name() != before.Name() || after.Number("port") == before.Number("port") {
+			t.Errorf("credentials %d are others", at)
+		}
+		if _, err := connect(t, before); err == nil {
+			t.Error("who has moved gets in where they were")
+		}
+		if got := read(after); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+	do(t, as(t, moved[1]), "INSERT INTO t (v) VALUES ('x')", "INSERT INTO own VALUES (1)", "SELECT lo_get(oid) FROM pg_largeobject_metadata", "DROP TABLE child, parent", "SELECT f()", "CREATE TABLE s.more (n int)")
+	do(t, as(t, moved[2]), "INSERT INTO own VALUES (2)", "DROP SCHEMA s CASCADE")
+	if entries, err := os.ReadDir(filepath.Join(shared, "migration", "AuaaS")); err != nil || len(entries) != 0 {
+		t.Errorf("the export is left: %v, %v", entries, err)
+	}
+	from.Unprovision(one)
+	do(t, as(t, moved[1]), "SELECT 1")
+}

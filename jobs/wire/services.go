@@ -40,6 +40,8 @@ const (
 	ServiceAnnounceInterval = 30 * time.Second
 	// ServiceNodeLost is the time after which a gateway forgets a silent node.
 	ServiceNodeLost = 300 * time.Second
+	// ServiceMoveLimit is the time that a step of an instance's move may take.
+	ServiceMoveLimit = 10 * time.Minute
 	// MaxServiceReport is the size of a node_handles message in bytes, which stays
 	// below what the bus takes.
 	MaxServiceReport = 1<<20 - 200

@@ -105,7 +105,11 @@ func (g api) serve(w http.ResponseWriter, r *http.Request, h func(*call) (any, e
 		return nil, wire.Failure(wire.ServiceMalformed, "the body cannot be read, or has more than %d bytes", maxBody)
 	}
 	// A node that has begun is waited for, even if the controller is not any more.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 3*time.Duration(g.config.Service.Timeout)*time.Second)
+	limit := 3 * time.Duration(g.config.Service.Timeout) * time.Second
+	if r.PathValue("action") != "" { // a step of a move
+		limit += wire.ServiceMoveLimit
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), limit)
 	defer cancel()
 	return h(&call{r, body, ctx})
 }

@@ -41,7 +41,7 @@ func Operate(ctx context.Context, p component.Process, command string, args []st
 			host = other
 		}
 	}
-	o := operator{"http://" + net.JoinHostPort(host, strconv.Itoa(cfg.Port)), cfg.Token, &http.Client{Timeout: 10 * time.Minute}, out}
+	o := operator{"http://" + net.JoinHostPort(host, strconv.Itoa(cfg.Port)), cfg.Token, &http.Client{Timeout: 2 * wire.ServiceMoveLimit}, out}
 	defer o.client.CloseIdleConnections()
 	switch command {
 	case "check-orphans":

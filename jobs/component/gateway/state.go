@@ -108,7 +108,13 @@ func (g *Gateway) askRaw(ctx context.Context, node, operation string, request an
 	if !wire.ValidServiceNode(node) {
 		return nil, fmt.Errorf("%q is no node", node)
 	}
-	ctx, cancel := context.WithTimeout(ctx, g.config.NodeTimeout.Duration())
+	timeout := g.config.NodeTimeout.Duration()
+	for _, step := range migrationActions {
+		if operation == step {
+			timeout += wire.ServiceMoveLimit
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	m, err := g.base.Bus().RequestWithContext(ctx, wire.ServiceNodeSubject(g.prefix, operation, node), doc)
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) {

@@ -96,11 +96,11 @@ func (n *Node) run(ctx context.Context) error {
 		wire.ServiceBind:        operation(n, wire.ParseBindRequest, n.bind),
 		wire.ServiceUnbind:      operation(n, wire.ParseUnbindRequest, n.unbind),
 		wire.ServiceRestore:     operation(n, wire.ParseRestoreRequest, n.restore),
-		wire.ServiceDisable:     operation(n, wire.ParseMigration, n.disable),
-		wire.ServiceEnable:      operation(n, wire.ParseMigration, n.enable),
-		wire.ServiceImport:      operation(n, wire.ParseMigration, n.importInstance),
-		wire.ServiceUpdate:      operation(n, wire.ParseMigration, n.update),
-		wire.ServiceCleanUp:     operation(n, wire.ParseMigration, n.cleanUp),
+		wire.ServiceDisable:     move(n, n.disable),
+		wire.ServiceEnable:      move(n, n.enable),
+		wire.ServiceImport:      move(n, n.importInstance),
+		wire.ServiceUpdate:      move(n, n.update),
+		wire.ServiceCleanUp:     move(n, n.cleanUp),
 		wire.ServicePurge:       operation(n, wire.ParsePurgeOrphans, n.purge),
 	} {
 		if err := n.subscribe(wire.ServiceNodeSubject(n.prefix, operation, cfg.NodeID), handle); err != nil {

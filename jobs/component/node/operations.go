@@ -17,6 +17,15 @@ import (
 // operation answers the messages of one subject. Each runs by itself and within
 // op_time_limit.
 func operation[T any](n *Node, parse func([]byte) (T, error), work func(context.Context, T) (any, error)) nats.MsgHandler {
+	return within(n, func() time.Duration { return n.current().OpTimeLimit.Duration() }, parse, work)
+}
+
+// move is operation for the steps of a move, which have their own limit.
+func move(n *Node, work func(context.Context, wire.Migration) (any, error)) nats.MsgHandler {
+	return within(n, func() time.Duration { return wire.ServiceMoveLimit }, wire.ParseMigration, work)
+}
+
+func within[T any](n *Node, allowed func() time.Duration, parse func([]byte) (T, error), work func(context.Context, T) (any, error)) nats.MsgHandler {
 	return func(m *nats.Msg) {
 		began := time.Now()
 		n.mu.Lock()
@@ -25,8 +34,7 @@ func operation[T any](n *Node, parse func([]byte) (T, error), work func(context.
 			return // the gateway's time-out is the answer
 		}
 		n.tasks.Go(func() {
-			limit := n.current().OpTimeLimit.Duration()
-			ctx, cancel := context.WithDeadline(n.working, began.Add(limit))
+			ctx, cancel := context.WithDeadline(n.working, began.Add(allowed()))
 			defer cancel()
 			log := n.base.Log().With("subject", m.Subject)
 			request, err := parse(m.Data)
@@ -73,7 +81,8 @@ var (
 	errMoving   = wire.Failure(wire.ServiceUnavailable, "the instance is on its way to another node; try again later")
 )
 
-// judged is the verdict on an operation that began with ctx, as judge says.
+// judged is the verdict on an operation that began with ctx, as judge says: it is late
+// if the deadline of ctx is over, whatever its limit was.
 func (n *Node) judged(ctx context.Context, err error) verdict {
 	limit := n.current().OpTimeLimit.Duration()
 	end, _ := ctx.Deadline()

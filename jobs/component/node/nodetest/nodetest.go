@@ -122,6 +122,37 @@ func (f *Fixture) ok(operation string, request any) wire.Credentials {
 	return a.Credentials
 }
 
+// Move moves an instance with its bindings from one node to another, as the gateway
+// does, and returns the credentials as they are there. Both share a migration_nfs.
+func (f *Fixture) Move(to *Fixture, instance wire.Credentials, bindings ...wire.Credentials) []wire.Credentials {
+	f.Helper()
+	m := wire.Migration{Instance: wire.ServiceHandle{ServiceID: instance.Name(), Credentials: instance}}
+	for _, b := range bindings {
+		m.Bindings = append(m.Bindings, wire.ServiceHandle{ServiceID: b.User(), Credentials: b})
+	}
+	f.ok(wire.ServiceDisable, m)
+	to.ok(wire.ServiceImport, m)
+	body, err := json.Marshal(m)
+	if err != nil {
+		f.Fatal(err)
+	}
+	answer, err := to.conn.Request(wire.ServiceNodeSubject(to.prefix, wire.ServiceUpdate, to.ID), body, deadline)
+	if err != nil {
+		f.Fatal(err)
+	}
+	var handles []wire.ServiceHandle
+	if err := json.Unmarshal(answer.Data, &handles); err != nil {
+		f.Fatalf("update_instance: %s", answer.Data)
+	}
+	to.ok(wire.ServiceEnable, m)
+	f.ok(wire.ServiceCleanUp, m)
+	var moved []wire.Credentials
+	for _, h := range handles {
+		moved = append(moved, h.Credentials)
+	}
+	return moved
+}
+
 // Provision makes an instance.
 func (f *Fixture) Provision() wire.Credentials {
 	f.Helper()
