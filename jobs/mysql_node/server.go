@@ -101,6 +101,8 @@ func (s *server) common(data string) []string {
 	return []string{
 		"--no-defaults", "--datadir=" + filepath.Join(s.seen(), data), "--innodb-buffer-pool-size=" + strconv.Itoa(s.settings.MySQL.BufferPoolMB) + "M",
 		"--innodb-buffer-pool-dump-at-shutdown=OFF", "--innodb-buffer-pool-load-at-startup=OFF", "--innodb-log-file-size=48M", "--log-warnings=1",
+		// A server that starts removes temporary tables that it finds, of others too.
+		"--tmpdir=" + filepath.Join(s.seen(), data),
 		"--performance-schema=OFF", "--skip-log-bin", "--local-infile=OFF", "--symbolic-links=OFF",
 	}
 }
@@ -110,7 +112,7 @@ func (s *server) command() servers.Command {
 	return servers.Command{
 		Program: m.Program, Mounted: true,
 		Args: append(s.common("main"),
-			"--bind-address="+s.address, "--port="+strconv.Itoa(m.Port), "--socket=mysql.sock", "--pid-file=mysql.pid", "--tmpdir="+filepath.Join(s.seen(), "main"),
+			"--bind-address="+s.address, "--port="+strconv.Itoa(m.Port), "--socket=mysql.sock", "--pid-file=mysql.pid",
 			"--skip-name-resolve", "--max-connect-errors=4294967295", "--connect-timeout=5",
 			"--max-connections="+strconv.Itoa(maxConnections(s.capacity, m.MaxConnections)),
 			// What is acknowledged is on the disk, in tables that survive a crash.
@@ -156,7 +158,7 @@ func (s *server) prepare(ctx context.Context) error {
 	cmd := s.account.MountedCommand(ctx, s.folder, s.settings.MySQL.Program, append(s.common("making"), "--bootstrap", "--innodb-flush-log-at-trx-commit=0")...)
 	cmd.Stdin = strings.NewReader(script)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("cannot make the server's data: %w: %.2000s", err, out)
+		return fmt.Errorf("cannot make the server's data: %w: %s", err, out[max(0, len(out)-2000):])
 	}
 	if err := s.account.Write(filepath.Join(making, versionFile), s.version+"\n"); err != nil {
 		return err
