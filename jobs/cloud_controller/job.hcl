@@ -78,7 +78,7 @@ property "internal_plaintext" {
   description = "Serve internal_port, in plain text, for components of earlier versions; true where a version up to 0.9 made the deployment, until it is set to false"
 
   earlier_default = true
-  on_change   = "restart"
+  on_change       = "restart"
 }
 
 property "database" {

@@ -34,7 +34,7 @@ property "shared_user" {
   description = "Admit the user that jobs without a bus block share, and jobs of earlier versions. Not set: if there is such a job; true where a version up to 0.9 made the deployment, until it is set to false"
 
   earlier_default = true
-  on_change   = "restart"
+  on_change       = "restart"
 }
 
 property "allow_plaintext" {
