@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"net"
 	"os/exec"
 	"slices"
@@ -88,7 +89,7 @@ func TestTLSOffer(t *testing.T) {
 		cmd := exec.CommandContext(ctx, "openssl", append([]string{"s_client", "-connect", address, "-servername", host}, args...)...)
 		cmd.Stdin = strings.NewReader(input)
 		out, err := cmd.CombinedOutput()
-		if _, failed := err.(*exec.ExitError); err != nil && !failed {
+		if failed := (*exec.ExitError)(nil); err != nil && !errors.As(err, &failed) {
 			t.Fatalf("openssl: %v", err)
 		}
 		return string(out)
