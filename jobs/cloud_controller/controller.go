@@ -158,6 +158,7 @@ func (c *Controller) serve(ctx context.Context) error {
 	var background sync.WaitGroup
 	defer background.Wait()
 	background.Go(func() { p.hosts.Serve(ctx) })
+	background.Go(func() { p.hosts.Announce(ctx) })
 	background.Go(func() { p.placer.Serve(ctx) })
 	background.Go(func() {
 		if err := p.updates.Serve(ctx); err != nil {

@@ -289,3 +289,43 @@ func TestTwoPushesAtOnce(t *testing.T) {
 	}
 	u.call("PUT", "/apps/other", map[string]any{"state": "STARTED", "package": later}).want(200)
 }
+
+// TestHostsAreTold: routers are told which host names apps have, started or not: at
+// once what changes, and all of them when a router starts.
+func TestHostsAreTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.start("")
+	told := w.subscribe(wire.SubjectRouterHosts)
+	u := c.register("dev@example.com")
+	want := func(what string, is func(wire.RouterHosts) bool) {
+		t.Helper()
+		for !is(next(t, told, wire.ParseRouterHosts)) {
+		}
+		t.Log(what)
+	}
+	u.create("one")
+	hosts := func(name string) []string {
+		t.Helper()
+		return u.stored(name).URIs
+	}
+	first := hosts("one")[0]
+	want("an app is made", func(m wire.RouterHosts) bool { return slices.Contains(m.Hosts, first) })
+	u.create("two")
+	u.put("two", map[string]any{"uris": []string{first, "two.cf.localhost"}}).want(200)
+	want("one is mapped", func(m wire.RouterHosts) bool { return slices.Contains(m.Hosts, "two.cf.localhost") })
+	// The other app still has it.
+	u.put("one", map[string]any{"uris": []string{"one-too.cf.localhost"}}).want(200)
+	want("one is unmapped", func(m wire.RouterHosts) bool {
+		if slices.Contains(m.Gone, first) {
+			t.Errorf("gone is said of %s, which another app has", first)
+		}
+		return slices.Contains(m.Hosts, "one-too.cf.localhost")
+	})
+	u.call("DELETE", "/apps/two", nil).want(200)
+	want("the other is deleted", func(m wire.RouterHosts) bool {
+		return slices.Contains(m.Gone, first) && slices.Contains(m.Gone, "two.cf.localhost")
+	})
+	must(t, w.conn.Publish(wire.SubjectRouterStart, []byte(`{"id":"r","hosts":["127.0.0.1"]}`)))
+	want("a router starts", func(m wire.RouterHosts) bool { return slices.Equal(m.Hosts, []string{"one-too.cf.localhost"}) })
+}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -38,6 +39,8 @@ type attendant struct {
 	// orders has the strongest order to end that came: a later one takes the place
 	// of an earlier one that was not read yet.
 	orders chan order
+	// answered says that its check passed, if not for long enough yet.
+	answered atomic.Bool
 
 	mu     sync.Mutex
 	handle *warden.Handle // nil: not launched
@@ -170,12 +173,15 @@ func (a *attendant) run(ctx context.Context) {
 	}
 	if said := a.bury(ctx); why == "" && !ending {
 		why = said
-		if early && i.Port != 0 {
+		if early && i.Port != 0 && !a.answered.Load() {
 			why += fmt.Sprintf(" It had not been ready before: an app listens on port %d, which the variable PORT names, on all addresses.", i.Port)
 		}
 	}
 	d.base.Log().Info("an instance has ended", "app", i.Start.Name, "index", i.Start.Index, "instance", i.ID, "why", why)
 	d.event(core.Ended{ID: i.ID, Why: why})
+	for _, port := range []int{i.Port, i.DebugPort, i.ConsolePort} {
+		d.ports.release(port) // when the machine knows, and not before
+	}
 }
 
 func (a *attendant) leave() {
@@ -357,10 +363,15 @@ func (a *attendant) launch(ctx context.Context) error {
 		if !want.wanted {
 			continue
 		}
-		port, lock, err := reservePort(portLocks(), d.config.Ports)
+		port, lock, err := d.ports.reserve()
 		if err != nil {
 			return err
 		}
+		defer func() {
+			if !launched {
+				d.ports.release(port)
+			}
+		}()
 		*want.port = port
 		spec.Ports = append(spec.Ports, port)
 		locks = append(locks, lock)
@@ -382,6 +393,19 @@ func (a *attendant) launch(ctx context.Context) error {
 		if spec.Cgroups, err = d.machine.Cgroups.Make(i.ID, spec.Limits); err != nil {
 			return err
 		}
+	}
+	if i.Port != 0 {
+		// Before anything listens there: a route of an instance that had the port, and
+		// that some router did not see go, must not lead to this app.
+		claim := core.Claim(d.base.Address(), i.Start.Droplet, i.Port)
+		if err := d.routes.Register(claim); err != nil {
+			return err
+		}
+		defer func() {
+			if !launched {
+				d.routes.Unregister(claim)
+			}
+		}()
 	}
 	records := d.records(i.ID)
 	if err := os.MkdirAll(records, 0o700); err != nil {

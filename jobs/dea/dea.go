@@ -42,6 +42,7 @@ type DEA struct {
 	cache         *bits.Cache
 	machine       warden.Machine
 	users         *users
+	ports         *ports
 	wardenCommand []string
 	saved         []core.Instance
 

@@ -131,7 +131,11 @@ func (a *attendant) probe(ctx context.Context) error {
 		case <-pause.C:
 		case <-late:
 			pause.Stop()
-			text := fmt.Sprintf("The app did not start: %s within %v", r.lacking, r.timeout)
+			comma := ""
+			if strings.Contains(r.lacking, ",") {
+				comma = ","
+			}
+			text := fmt.Sprintf("The app did not start: %s%s within %v", r.lacking, comma, r.timeout)
 			if r.kind == wire.CheckHTTP {
 				text += fmt.Sprintf(" (%v)", err)
 			}

@@ -83,7 +83,7 @@ func TestHealth(t *testing.T) {
 	start("8", nil, "MODE=exit", "STATUS=1")
 
 	a.state("3", wire.StateRunning)
-	if got := file(t, a.state("4", wire.StateCrashed), "/logs/err.log"); !strings.Contains(got, "did not listen on port") || !strings.Contains(got, "PORT names within 1s") {
+	if got := file(t, a.state("4", wire.StateCrashed), "/logs/err.log"); !strings.Contains(got, "did not listen on port") || !strings.Contains(got, "PORT names, within 1s") {
 		t.Errorf("an app with a second to start: %q", got)
 	}
 	if got := file(t, a.state("7", wire.StateCrashed), "/logs/err.log"); !strings.Contains(got, "did not answer GET /never") || !strings.Contains(got, "503 Not Yet") {

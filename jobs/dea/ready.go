@@ -14,6 +14,7 @@ func (a *attendant) becomeReady(ctx context.Context) error {
 	if err := a.probe(ctx); err != nil {
 		return err
 	}
+	a.answered.Store(true)
 	for end := time.Now().Add(time.Duration(a.instance.Start.MinHealthy * float64(time.Second))); ; {
 		left := time.Until(end)
 		if left <= 0 {

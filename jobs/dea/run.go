@@ -31,6 +31,7 @@ func New(p component.Process) (_ *DEA, err error) {
 		config:        cfg,
 		finder:        &runtimes.Finder{},
 		users:         newUsers(cfg.Index),
+		ports:         newPorts(portLocks(), cfg.Ports),
 		wardenCommand: []string{cfg.Warden},
 		inbox:         make(chan func(*core.Machine) []core.Action, 256),
 		ended:         make(chan struct{}),

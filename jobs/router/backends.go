@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -47,7 +48,7 @@ func (r *Router) send(x *exchange, out *http.Request) (*http.Response, error) {
 		if b.FrontKey != "" {
 			out.Header[wire.HeaderFrontKey] = []string{b.FrontKey}
 		}
-		res, err := r.transport.RoundTrip(out)
+		res, err := r.transport.RoundTripIf(out, func() bool { return r.leads(x.host, b) })
 		if err == nil {
 			return res, nil
 		}
@@ -55,6 +56,10 @@ func (r *Router) send(x *exchange, out *http.Request) (*http.Response, error) {
 			return nil, err
 		}
 		x.release()
+		if errors.Is(err, upstream.ErrMoved) {
+			tried, failure = append(tried, b.Addr), err
+			continue
+		}
 		r.setAside(b.Addr)
 		r.base.Log().Info("backend refuses connections, trying another", "backend", b.Addr, "host", x.host, "error", err)
 		tried = append(tried, b.Addr)

@@ -138,7 +138,7 @@ provides "router" {
 
 bus {
   publish   = ["router.start", "router.active_apps"]
-  subscribe = ["router.register", "router.unregister", "router.greet"]
+  subscribe = ["router.register", "router.unregister", "router.greet", "router.hosts"]
 }
 
 package "router" {

@@ -133,6 +133,9 @@ func (r *Router) pass(w http.ResponseWriter, req *http.Request, x *exchange, set
 	case x.status != 0:
 	case req.Host == "":
 		x.status, text, x.lost = http.StatusBadRequest, badRequestText, true
+	case !r.known(req.Host) && r.isApps(req.Host):
+		w.Header().Set("Retry-After", retryAfter)
+		x.status, text = http.StatusServiceUnavailable, noInstanceText
 	case !r.known(req.Host):
 		x.lost = true
 		if settings.NotFoundRedirect != "" {

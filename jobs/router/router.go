@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http/httputil"
 	"net/netip"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -40,8 +41,9 @@ type Router struct {
 	traffic   *traffic
 	added     chan struct{} // a route came
 
-	mu    sync.RWMutex
-	table *table
+	mu       sync.RWMutex
+	table    *table
+	appHosts appHosts
 
 	serving sync.Mutex
 	server  *component.Server // nil: does not listen yet
@@ -68,6 +70,7 @@ func New(p component.Process) (*Router, error) {
 		pruneInterval: wire.RouterPruneInterval,
 	}
 	r.table.maxRequests, r.table.maxUploads, r.table.maxRoutes = cfg.InstanceRequests, cfg.InstanceUploads, cfg.MaxRoutes
+	r.appHosts = appHosts{seen: map[string]time.Time{}, most: cfg.MaxRoutes}
 	r.settings.Store(&cfg)
 	r.base, err = component.Open(component.Options{
 		Type:    "Router",
@@ -94,6 +97,7 @@ func (r *Router) Run(ctx context.Context) error {
 	handlers := map[string]nats.MsgHandler{
 		wire.SubjectRouterRegister:   func(m *nats.Msg) { r.registration(m, r.register) },
 		wire.SubjectRouterUnregister: func(m *nats.Msg) { r.registration(m, r.unregister) },
+		wire.SubjectRouterHosts:      r.toldHosts,
 		wire.SubjectRouterGreet: func(m *nats.Msg) {
 			if m.Reply != "" {
 				r.publishStart(m.Reply)
@@ -189,6 +193,7 @@ func (r *Router) keepFresh(ctx context.Context) error {
 			}
 			r.mu.Lock()
 			gone := r.table.prune(time.Now())
+			r.appHosts.prune(time.Now())
 			r.mu.Unlock()
 			if len(gone) > 0 {
 				r.base.Log().Warn("dropped routes that were not registered again", "routes", gone)
@@ -307,6 +312,14 @@ func (r *Router) choose(host, session string, tried []string, upload bool) (chos
 	return r.table.choose(host, session, tried, upload, time.Now())
 }
 
+// leads reports whether a backend still serves a host: its port may be another app's
+// by now.
+func (r *Router) leads(host string, b *backend) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return slices.Contains(r.table.lookup(host), b)
+}
+
 func (r *Router) setAside(addr string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -317,6 +330,7 @@ func (r *Router) touch() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.table.touch(time.Now())
+	r.appHosts.touch(time.Now())
 }
 
 func (r *Router) varz() map[string]any {

@@ -120,7 +120,7 @@ func (c *cluster) backend(h http.HandlerFunc, uris ...string) *httptest.Server {
 
 func registration(addr net.Addr, uris ...string) wire.Registration {
 	tcp := addr.(*net.TCPAddr)
-	return wire.Registration{Host: tcp.IP.String(), Port: tcp.Port, URIs: uris, App: "7", Tags: wire.Tags{"framework": "node"}}
+	return wire.Registration{Host: tcp.IP.String(), Port: tcp.Port, URIs: append([]string{}, uris...), App: "7", Tags: wire.Tags{"framework": "node"}}
 }
 
 // get asks the router as a client for a host.

@@ -21,6 +21,7 @@ var update = flag.Bool("update", false, "write what is sent into the .sent files
 func TestGolden(t *testing.T) {
 	parsers := map[string]func([]byte) (any, error){
 		"register": func(b []byte) (any, error) { return ParseRegistration(b) },
+		"hosts":    func(b []byte) (any, error) { return ParseRouterHosts(b) },
 		"router":   func(b []byte) (any, error) { return ParseRouterStart(b) },
 		"announce": func(b []byte) (any, error) { return ParseComponent(b) },
 		"discover": func(b []byte) (any, error) { return ParseComponent(b) },

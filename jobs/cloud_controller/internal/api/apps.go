@@ -120,6 +120,7 @@ func (s *Server) createApp(w http.ResponseWriter, r *http.Request, a model.Accou
 			return errors.Join(err, s.Store.DeleteApp(r.Context(), app))
 		}
 	}
+	s.Hosts.Changed(r.Context(), nil, app.URIs)
 	s.note(r.Context(), a, app, "made")
 	s.Log.Info("app created", "app", app.ID, "name", app.Name, "owner", a.Email)
 	url := "http://" + r.Host + "/apps/" + app.Name
@@ -185,6 +186,7 @@ func (s *Server) putApp(w http.ResponseWriter, r *http.Request, a model.Account,
 	if err := s.Store.UpdateApp(ctx, &app, limits(a)); err != nil {
 		return model.AppError(err)
 	}
+	s.Hosts.Changed(ctx, before.URIs, app.URIs)
 	if body.Services != nil {
 		if err := s.Services.BindTo(ctx, a, app, *body.Services); err != nil {
 			return err
@@ -247,6 +249,7 @@ func (s *Server) removeApp(ctx context.Context, app store.App) error {
 	if err := s.Store.DeleteApp(ctx, app); err != nil {
 		return err
 	}
+	s.Hosts.Changed(ctx, app.URIs, nil)
 	s.Log.Info("app deleted", model.Attributes(app)...)
 	s.Placer.Stop(wire.DEAStop{Droplet: model.ID(app)})
 	s.Placer.TellUpdated(app)

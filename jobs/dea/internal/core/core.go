@@ -157,6 +157,10 @@ func (m *Machine) one(now time.Time, e Event) []Action {
 		if i := m.instances[e.ID]; i != nil {
 			i.Launched, i.Port, i.DebugPort, i.ConsolePort = true, e.Port, e.DebugPort, e.ConsolePort
 			m.changed = true
+			if i.State == wire.StateStopped { // meanwhile
+				return m.disclaim(i)
+			}
+			return m.claim(i)
 		}
 	case Ready:
 		if i := m.instances[e.ID]; i != nil {
@@ -288,7 +292,7 @@ func (m *Machine) ended(now time.Time, i *Instance, why, reason string, neverRan
 	if why != "" {
 		actions = append(actions, Log{i.ID, why})
 	}
-	actions = append(actions, m.unregister(i, i.Start.URIs)...)
+	actions = append(actions, m.withdraw(i)...)
 	m.enter(now, i, wire.StateCrashed)
 	i.Usage = nil
 	actions = append(actions, m.tell(now, i, reason, why)...)
@@ -321,7 +325,7 @@ func (m *Machine) stop(now time.Time, filter wire.DEAStop) []Action {
 
 // end withdraws a live instance and stops it.
 func (m *Machine) end(now time.Time, i *Instance, reason string, quick bool) []Action {
-	actions := m.unregister(i, i.Start.URIs)
+	actions := m.withdraw(i)
 	m.enter(now, i, wire.StateStopped)
 	actions = append(actions, m.tell(now, i, reason, "")...)
 	return append(actions, End{i.ID, quick})
@@ -459,11 +463,40 @@ func (m *Machine) route(i *Instance, uris []string) (wire.Registration, bool) {
 	}, i.Port != 0 && len(uris) > 0
 }
 
+// Claim is what routers are told of an instance that is not to be reached yet: the
+// port is its app's, so whatever routes of another app still lead there are stale.
+// Routers of others see a registration of nothing.
+func Claim(ip string, droplet wire.ID, port int) wire.Registration {
+	return wire.Registration{App: droplet, Host: ip, Port: port, URIs: []string{}}
+}
+
+func (m *Machine) claim(i *Instance) []Action {
+	if i.Port == 0 {
+		return nil
+	}
+	return []Action{Register{Claim(m.config.IP, i.Start.Droplet, i.Port)}}
+}
+
+func (m *Machine) disclaim(i *Instance) []Action {
+	if i.Port == 0 {
+		return nil
+	}
+	return []Action{Unregister{Claim(m.config.IP, i.Start.Droplet, i.Port)}}
+}
+
+// withdraw takes away what routers were told of a live instance.
+func (m *Machine) withdraw(i *Instance) []Action {
+	if i.State == wire.StateRunning && len(i.Start.URIs) > 0 {
+		return m.unregister(i, i.Start.URIs)
+	}
+	return m.disclaim(i)
+}
+
 func (m *Machine) register(i *Instance) []Action {
 	if route, ok := m.route(i, i.Start.URIs); ok {
 		return []Action{Register{route}}
 	}
-	return nil
+	return m.claim(i)
 }
 
 // unregister withdraws routes of an instance that runs; others have none.

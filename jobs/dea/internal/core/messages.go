@@ -79,8 +79,13 @@ func (m *Machine) heartbeat(instances ...*Instance) wire.DEAHeartbeat {
 func (m *Machine) Routes() []wire.Registration {
 	var routes []wire.Registration
 	for _, i := range m.sorted() {
-		if route, ok := m.route(i, i.Start.URIs); ok && i.State == wire.StateRunning {
+		route, ok := m.route(i, i.Start.URIs)
+		switch {
+		case i.Port == 0 || !i.live():
+		case ok && i.State == wire.StateRunning:
 			routes = append(routes, route)
+		default:
+			routes = append(routes, Claim(m.config.IP, i.Start.Droplet, i.Port))
 		}
 	}
 	return routes

@@ -20,6 +20,8 @@ var (
 	ErrHeadTooLarge = errors.New("the head of the answer is too large")
 	// ErrBrokenOff: the connection ended before there was an answer.
 	ErrBrokenOff = errors.New("the backend closed the connection without an answer")
+	// ErrMoved: the address was somebody else's when the connection was there.
+	ErrMoved = errors.New("the route has gone meanwhile")
 )
 
 // DialError is a connection that could not be made: nothing was sent.
@@ -61,8 +63,15 @@ type Transport struct {
 // a connection which the backend has closed meanwhile is sent again over a new
 // one, if it has no body and its method is idempotent (RFC 9110, 9.2.2).
 func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	return t.RoundTripIf(req, func() bool { return true })
+}
+
+// RoundTripIf is RoundTrip if the address is still the one that is meant. That is
+// asked when a connection is there and nothing was sent over it: by then somebody else
+// may listen at its other end. If it is not, the error is a DialError with ErrMoved.
+func (t *Transport) RoundTripIf(req *http.Request, still func() bool) (*http.Response, error) {
 	for {
-		c, err := t.connection(req.Context(), req.URL.Host)
+		c, err := t.connection(req.Context(), req.URL.Host, still)
 		if err != nil {
 			return nil, err
 		}
@@ -91,11 +100,15 @@ func repeatable(req *http.Request) bool {
 }
 
 // connection returns an idle connection to the address, or a new one.
-func (t *Transport) connection(ctx context.Context, addr string) (*conn, error) {
+func (t *Transport) connection(ctx context.Context, addr string, still func() bool) (*conn, error) {
 	for {
 		c := t.takeIdle(addr)
 		if c == nil {
 			break
+		}
+		if !still() {
+			t.keep(c) // it is whoever has the address now who is on its other end
+			return nil, &DialError{Addr: addr, Err: ErrMoved}
 		}
 		if c.quiet() {
 			return c, nil
@@ -105,6 +118,10 @@ func (t *Transport) connection(ctx context.Context, addr string) (*conn, error) 
 	nc, err := t.Dial(ctx, addr)
 	if err != nil {
 		return nil, &DialError{Addr: addr, Err: err}
+	}
+	if !still() {
+		nc.Close()
+		return nil, &DialError{Addr: addr, Err: ErrMoved}
 	}
 	return newConn(t, addr, nc), nil
 }
