@@ -206,8 +206,12 @@ func (c *Controller) wire(ctx context.Context, opened *store.Store) *parts {
 		Config: c.config, Log: log, Bus: bus, Store: opened, Blobs: c.blobs, Catalog: c.catalog, Services: offered, Address: c.address, SecureAddress: c.secureAddress,
 	})
 	p.updates = updates.New(updates.Deps{Config: c.config, Log: log, Bus: bus, Store: opened, Placer: p.placer, Holder: c.base.UUID()})
+	var inside *http.Client
+	if c.config.Start.Secure() {
+		inside = c.peers
+	}
 	p.api = api.New(api.Deps{
-		Config: c.config, Log: log, Store: opened, Blobs: c.blobs, Catalog: c.catalog, Client: c.client, Frame: p.frame,
+		Config: c.config, Log: log, Store: opened, Blobs: c.blobs, Catalog: c.catalog, Client: c.client, Inside: inside, Frame: p.frame,
 		Accounts: p.accounts, Hosts: p.hosts, Services: offered, Peers: p.peers, Staging: p.staging, Placer: p.placer, Updates: p.updates,
 	})
 	c.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/confine"
@@ -31,7 +32,8 @@ type Config struct {
 
 	// BaseDir holds all that the DEA keeps: droplets, instances, records. A relative
 	// path is one from the folder that the DEA is started in.
-	BaseDir string `yaml:"base_dir"`
+	BaseDir  string   `yaml:"base_dir"`
+	Sessions Sessions `yaml:"sessions"`
 	// FilerPort is the file server's, on the own address.
 	FilerPort int `yaml:"filer_port"`
 	// MaxMemory is what instances may use together, MB.
@@ -216,6 +218,7 @@ func (p *PortRange) UnmarshalYAML(unmarshal func(any) error) error {
 func defaults() Config {
 	c := Config{
 		FilerPort:     12345,
+		Sessions:      Sessions{Port: 12346, Instance: 3, App: 6, All: 50, Idle: 15 * time.Minute, Longest: 12 * time.Hour},
 		MaxMemory:     4096,
 		MultiTenant:   true,
 		MaxClients:    1024,
@@ -282,6 +285,8 @@ func (c Config) check() error {
 		return errors.New("base_dir is missing: where droplets and instances are kept")
 	case c.FilerPort < 0 || c.FilerPort > 65535:
 		return fmt.Errorf("filer_port %d is not within 0 and 65535", c.FilerPort)
+	case c.Sessions.check() != nil:
+		return c.Sessions.check()
 	case c.MaxMemory < 1:
 		return errors.New("max_memory is below 1 MB")
 	case c.MaxClients < 1 || c.Processes < 1 || c.CacheMB < 0 || c.MaxDropletMB < 1:

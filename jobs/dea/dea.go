@@ -38,6 +38,7 @@ type DEA struct {
 	base          *component.Component
 	routes        *component.Registrar
 	files         *fileServer
+	sessions      *sessionServer // nil: components speak no TLS here
 	finder        *runtimes.Finder
 	cache         *bits.Cache
 	machine       warden.Machine

@@ -2,6 +2,7 @@ package dea
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -32,6 +33,33 @@ func hostileProgram(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// session runs a command beside an instance and returns what it prints.
+func (a *agent) session(instance string, command ...string) string {
+	a.t.Helper()
+	read, write, err := os.Pipe()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer read.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer null.Close()
+	running, err := warden.StartSession(a.t.Context(), a.dea.records(instance), warden.Session{Command: command}, null, write, write)
+	write.Close()
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer running.Close()
+	text, err := io.ReadAll(read)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	<-running.Done()
+	return fmt.Sprintf("%s(%v)", text, running.Ended())
 }
 
 // TestHostileApp runs a program that tries what a hostile app would. At the levels
@@ -98,6 +126,13 @@ func TestHostileApp(t *testing.T) {
 				said = file(t, hostile, "/logs/stdout.log")
 				return strings.Contains(said, "ATTEMPTS ARE OVER")
 			})
+			if strings.Contains(t.Name(), "as_found") || tc.level == confine.LevelNamespaces {
+				// What runs beside the app is held as the app is.
+				beside := a.session(hostile.Instance, "./hostile")
+				if n := strings.Count(beside, "ATTEMPT "); n < 50 || strings.Contains(beside, " did") || !strings.Contains(beside, "ATTEMPTS ARE OVER") {
+					t.Errorf("beside the app, %d attempts:\n%s", n, beside)
+				}
+			}
 			var did []string
 			tried := 0
 			for line := range strings.Lines(said) {

@@ -31,6 +31,25 @@ property "filer_port" {
   on_change   = "restart"
 }
 
+property "sessions" {
+  type = object({
+    port     = optional(number, 12346)
+    instance = optional(number, 3)
+    app      = optional(number, 6)
+    all      = optional(number, 50)
+    idle     = optional(string, "15m")
+    longest  = optional(string, "12h")
+  })
+  default     = {}
+  description = "Commands that users run beside their apps (vmc ssh, vmc run): the port where cloud controllers ask for them over TLS; how many an instance, an app on this DEA and all apps have at once (0: none); how long one may be idle, and last"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.sessions.port >= 1 && property.sessions.port <= 65535 && property.sessions.instance >= 0 && property.sessions.app >= 0 && property.sessions.all >= 0
+    error_message = "port is within 1 and 65535, instance, app and all are 0 or more."
+  }
+}
+
 property "ports" {
   type        = string
   default     = "20000-31999"
@@ -265,4 +284,8 @@ process "dea" {
 
 listen "files" {
   port = property.filer_port
+}
+
+listen "sessions" {
+  port = property.sessions.port
 }

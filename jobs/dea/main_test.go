@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -42,7 +43,7 @@ const configVariable = "DEA_TEST_CONFIG"
 
 // TestMain lets this program be the warden and the DEA as well.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == "-dir" || os.Args[1] == "stage") {
+	if len(os.Args) > 1 && slices.Contains([]string{"-dir", "stage", "session", "begin"}, os.Args[1]) {
 		os.Exit(warden.Main(os.Args[1:]))
 	}
 	if file := os.Getenv(configVariable); file != "" {

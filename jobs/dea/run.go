@@ -15,6 +15,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/dea/internal/bits"
 	"github.com/clusterworks/deploy/jobs/dea/internal/core"
 	"github.com/clusterworks/deploy/jobs/runtimes"
+	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 // New reads the configuration, finds out what the machine offers, and opens what
@@ -83,6 +84,14 @@ func New(p component.Process) (_ *DEA, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot serve files: %w", err)
 	}
+	if cfg.Secure() {
+		d.sessions = &sessionServer{dea: d, limits: cfg.Sessions, log: d.base.Log(), instance: map[string]int{}, app: map[wire.ID]int{}}
+		d.sessions.listener, err = net.Listen("tcp", net.JoinHostPort(d.base.Address(), strconv.Itoa(cfg.Sessions.Port)))
+		if err != nil {
+			d.files.listener.Close()
+			return nil, fmt.Errorf("cannot serve sessions: %w", err)
+		}
+	}
 	d.base.Log().Info("isolation of apps", "level", d.machine.Level(), "lacks", d.machine.Lacks)
 	return d, nil
 }
@@ -93,16 +102,21 @@ func (d *DEA) Run(ctx context.Context) error {
 	defer d.base.Close()
 	defer d.files.listener.Close()
 	defer d.machine.Close()
+	parts := []func(context.Context) error{d.files.serve, d.routes.Run, d.monitor, d.ticks}
+	sessionPort := 0
+	if d.sessions != nil {
+		defer d.sessions.listener.Close()
+		parts = append(parts, d.sessions.serve)
+		sessionPort = d.sessions.listener.Addr().(*net.TCPAddr).Port
+	}
 	d.leaving = ctx.Done()
 	m := core.New(core.Config{
-		DEA: d.base.UUID(), IP: d.base.Address(), FilePort: d.files.listener.Addr().(*net.TCPAddr).Port, Credentials: d.files.credentials,
+		DEA: d.base.UUID(), IP: d.base.Address(), FilePort: d.files.listener.Addr().(*net.TCPAddr).Port, SessionPort: sessionPort, Credentials: d.files.credentials,
 		Cores: runtime.NumCPU(), MaxMemory: d.config.MaxMemory, MaxClients: d.config.clients(), Prod: d.config.Prod, Isolation: d.machine.Level(), Zone: d.config.Zone,
 		Runtimes: d.config.Runtimes.names(), Partition: d.config.Partition, CrashedFor: d.config.Intervals.CrashLifetime.Duration(),
 	}, d.saved)
-	return d.base.Run(ctx,
-		func(ctx context.Context) error { return d.loop(ctx, m) },
-		d.files.serve, d.routes.Run, d.monitor, d.ticks,
-	)
+	parts = append(parts, func(ctx context.Context) error { return d.loop(ctx, m) })
+	return d.base.Run(ctx, parts...)
 }
 
 // loop owns the machine: it alone steps it, saves it and carries its actions

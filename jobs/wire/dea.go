@@ -335,6 +335,9 @@ type DEAFound struct {
 	Stats       *InstanceStats `json:"stats,omitempty"` // if asked for, and running
 	// MinHealthy is the start document's, of a DEA that keeps to it.
 	MinHealthy float64 `json:"min_healthy,omitempty"`
+	// SessionURI is where cloud controllers ask for a session, with Credentials; "":
+	// nowhere. Ours only.
+	SessionURI string `json:"session_uri,omitempty"`
 }
 
 // ParseDEAFound decodes an answer to SubjectDEAFind.

@@ -38,6 +38,10 @@ func Run(ctx context.Context, version string, args []string, in io.Reader, out, 
 	if err == nil {
 		return 0
 	}
+	var ended exitStatus
+	if errors.As(err, &ended) {
+		return int(ended)
+	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = errors.New("interrupted")
 	}
@@ -93,7 +97,7 @@ func rootCommand(v *vmc) *cobra.Command {
 		infoCommand(v), runtimesCommand(v), frameworksCommand(v), usersCommand(v), deleteUserCommand(v))
 	add("app", pushCommand(v), updateCommand(v), appsCommand(v), startCommand(v), stopCommand(v), restartCommand(v), openCommand(v),
 		deleteCommand(v), releasesCommand(v), rollbackCommand(v), promoteCommand(v), scaleCommand(v), memCommand(v), envCommand(v), healthCommand(v), renameCommand(v), mapCommand(v), domainsCommand(v), unmapCommand(v))
-	add("look", appCommand(v), eventsCommand(v), instancesCommand(v), statsCommand(v), logsCommand(v), filesCommand(v), crashesCommand(v), crashlogsCommand(v))
+	add("look", appCommand(v), eventsCommand(v), instancesCommand(v), statsCommand(v), logsCommand(v), filesCommand(v), crashesCommand(v), crashlogsCommand(v), sshCommand(v), runCommand(v))
 	add("service", servicesCommand(v), createServiceCommand(v), deleteServiceCommand(v), bindServiceCommand(v), unbindServiceCommand(v))
 	root.AddCommand(versionCommand(v))
 	return root

@@ -133,6 +133,7 @@ intervals: {desired_state_update: 1, droplet_lost: 2, droplets_analysis: 0.5, mi
 	p.run("dea", common("dea")+fmt.Sprintf(`
 base_dir: %s
 filer_port: 0
+sessions: {port: 0}
 max_memory: 4096
 warden: %s
 runtimes: [node, python, ruby, java, binary, static]

@@ -10,6 +10,7 @@
 //	start.json   the warden's pid, start time and boot id (Started)
 //	exit.json    how the app ended (Ended)
 //	warden.sock  answers as long as the warden lives
+//	sessions.sock  where sessions are asked for, commands beside the app (session.go)
 //	stderr       what the warden itself had to say, empty as a rule
 //	root/        where the app's file system is put together
 //

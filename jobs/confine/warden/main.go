@@ -35,8 +35,15 @@ const stageCommand = "stage"
 
 // Main is the warden's process. Its result is the exit status.
 func Main(args []string) int {
-	if len(args) > 0 && args[0] == stageCommand {
-		return stage(args[1:])
+	if len(args) > 0 {
+		switch args[0] {
+		case stageCommand:
+			return stage(args[1:])
+		case sessionCommand:
+			return session(args[1:])
+		case beginCommand:
+			return begin(args[1:])
+		}
 	}
 	flags := flag.NewFlagSet("warden", flag.ContinueOnError)
 	dir := flags.String("dir", "", "the instance's folder of records")
@@ -100,7 +107,7 @@ func run(dir string) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 
-	pid, printed, err := start(context.Background(), dir, spec)
+	pid, printed, inside, err := start(context.Background(), dir, spec)
 	if err != nil {
 		return parent.Write(dir, exitFile, Ended{Status: -1, At: time.Now().UTC(), Error: err.Error()})
 	}
@@ -111,6 +118,9 @@ func run(dir string) error {
 	// These two live as long as the process that they are in.
 	go parent.Serve(p, socket, struct{}{})
 	go p.Heed(signals)
+	if !spec.Bound {
+		go serveSessions(dir, spec, inside)
+	}
 	if spec.Bound {
 		go func() {
 			_, _ = goes.Read(make([]byte, 1)) // ends with who started us
@@ -135,20 +145,22 @@ const defaultGrace = 5 * time.Second
 const maxLocks = 3
 
 // start forks the process that becomes the app, in a network of its own if it has one.
-// It returns its pid, and printed, which is done when its output has ended.
-func start(ctx context.Context, dir string, spec Spec) (pid int, printed *sync.WaitGroup, err error) {
+// It returns its pid; printed, which is done when its output has ended; and inside,
+// which runs a function on a thread in that network.
+func start(ctx context.Context, dir string, spec Spec) (pid int, printed *sync.WaitGroup, inside func(func()), err error) {
 	if spec.Network == nil {
-		return fork(dir, spec)
+		pid, printed, err = fork(dir, spec)
+		return pid, printed, forker(), err
 	}
 	own, err := network.Enter(*spec.Network)
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, nil, err
 	}
 	own.Do(func() { pid, printed, err = fork(dir, spec) })
 	if err == nil {
 		go own.Run(ctx) // as long as this process lives
 	}
-	return pid, printed, err
+	return pid, printed, own.Do, err
 }
 
 // fork forks the process that becomes the app, from this thread.

@@ -27,6 +27,7 @@ type Deps struct {
 	Blobs    *blob.Store
 	Catalog  model.Catalog
 	Client   *http.Client // to DEAs' file servers
+	Inside   *http.Client // to DEAs over TLS; nil: the controller speaks none
 	Frame    *rest.Frame
 	Accounts *accounts.Accounts
 	Hosts    *hosts.Hosts
@@ -38,10 +39,13 @@ type Deps struct {
 }
 
 // Server answers requests.
-type Server struct{ Deps }
+type Server struct {
+	Deps
+	sessions sessions
+}
 
 // New returns the API.
-func New(d Deps) *Server { return &Server{d} }
+func New(d Deps) *Server { return &Server{Deps: d} }
 
 // Routes returns the API for users.
 func (s *Server) Routes() http.Handler {
@@ -93,6 +97,7 @@ func (s *Server) Routes() http.Handler {
 	app("GET /apps/{app}/events", s.getEvents)
 	app("GET /apps/{app}/instances/{instance}/files", s.getFiles)
 	app("GET /apps/{app}/instances/{instance}/files/{path...}", s.getFiles)
+	app("GET /apps/{app}/instances/{instance}/session", s.session)
 	of := updateServer{s}
 	app("GET /apps/{app}/update", of.getUpdate)
 	app("PUT /apps/{app}/update", of.putUpdate)

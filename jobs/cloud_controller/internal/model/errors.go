@@ -42,6 +42,8 @@ var (
 	ErrTooManyApps     = &Error{http.StatusForbidden, 601, "Too many applications"}
 	ErrTooManyStarted  = &Error{http.StatusForbidden, 603, "Too many instances"}
 	ErrTooManyURIs     = &Error{http.StatusForbidden, 602, "Too many URIs"}
+	ErrTooManySessions = &Error{http.StatusForbidden, 604, "Too many sessions"}
+	ErrNoSessions      = &Error{http.StatusServiceUnavailable, 111, "There are no sessions"}
 	ErrInvalidURI      = &Error{http.StatusBadRequest, 700, "Invalid URI"}
 	ErrURITaken        = &Error{http.StatusBadRequest, 701, "The URI has already been taken or reserved"}
 	ErrExternalURI     = &Error{http.StatusForbidden, 702, "External URIs are not enabled for this account"}

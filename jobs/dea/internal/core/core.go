@@ -27,6 +27,7 @@ type Config struct {
 	DEA         string // uuid
 	IP          string
 	FilePort    int // of the file server
+	SessionPort int // of sessions; 0: there are none
 	Credentials [2]string
 	Cores       int
 	MaxMemory   int // MB; the sum of the instances' limits stays within it

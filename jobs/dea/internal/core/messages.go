@@ -106,6 +106,9 @@ func (m *Machine) Find(now time.Time, filter wire.DEAFind) []wire.DEAFound {
 			Credentials: m.config.Credentials,
 			MinHealthy:  i.Start.MinHealthy,
 		}
+		if m.config.SessionPort != 0 && i.State == wire.StateRunning {
+			f.SessionURI = fmt.Sprintf("https://%s:%d/sessions/%s", m.config.IP, m.config.SessionPort, i.ID)
+		}
 		if i.Launched {
 			f.Staged = &i.Folder
 		}
