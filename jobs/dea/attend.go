@@ -180,7 +180,7 @@ func (a *attendant) run(ctx context.Context) {
 	d.base.Log().Info("an instance has ended", "app", i.Start.Name, "index", i.Start.Index, "instance", i.ID, "why", why)
 	d.event(core.Ended{ID: i.ID, Why: why})
 	for _, port := range []int{i.Port, i.DebugPort, i.ConsolePort} {
-		d.ports.release(port) // when the machine knows, and not before
+		d.allotted.ports.release(port) // when the machine knows, and not before
 	}
 }
 
@@ -291,7 +291,7 @@ func (a *attendant) bury(ctx context.Context) string {
 		d.base.Log().Warn("an instance left files or processes behind", "error", err)
 	}
 	if spec.UID != 0 {
-		d.users.release(spec.UID)
+		d.allotted.users.release(spec.UID)
 	}
 	return why
 }
@@ -331,14 +331,14 @@ func (a *attendant) launch(ctx context.Context) error {
 	}
 	launched := false
 	if d.machine.Users {
-		uid, err := d.users.take()
+		uid, err := d.allotted.users.take()
 		if err != nil {
 			return err
 		}
 		spec.UID, spec.GID = uid, uid
 		defer func() {
 			if !launched {
-				d.users.release(uid)
+				d.allotted.users.release(uid)
 			}
 		}()
 	}
@@ -363,13 +363,13 @@ func (a *attendant) launch(ctx context.Context) error {
 		if !want.wanted {
 			continue
 		}
-		port, lock, err := d.ports.reserve()
+		port, lock, err := d.allotted.ports.reserve()
 		if err != nil {
 			return err
 		}
 		defer func() {
 			if !launched {
-				d.ports.release(port)
+				d.allotted.ports.release(port)
 			}
 		}()
 		*want.port = port

@@ -42,8 +42,7 @@ type DEA struct {
 	finder        *runtimes.Finder
 	cache         *bits.Cache
 	machine       warden.Machine
-	users         *users
-	ports         *ports
+	allotted      allotted
 	wardenCommand []string
 	saved         []core.Instance
 
@@ -60,6 +59,12 @@ type DEA struct {
 	closing  bool // nothing is begun any more
 	attended map[string]*attendant
 	kept     []core.Publish // for when the bus is back
+}
+
+// allotted are what instances have that no other has.
+type allotted struct {
+	users *users
+	ports *ports
 }
 
 // do has the loop call f. It gives up when the loop has ended.
@@ -422,6 +427,17 @@ func (d *DEA) varz() map[string]any {
 	}
 	doc["isolation"] = d.machine.Varz()
 	return doc
+}
+
+// runs finds an instance that runs.
+func (d *DEA) runs(id string) (core.Instance, bool) {
+	all, _ := ask(d, func(m *core.Machine) []core.Instance { return m.Instances() })
+	for _, i := range all {
+		if i.ID == id && i.State == wire.StateRunning {
+			return i, true
+		}
+	}
+	return core.Instance{}, false
 }
 
 func (d *DEA) database() string { return filepath.Join(d.config.BaseDir, "db", "applications.json") }

@@ -37,9 +37,9 @@ func (d *DEA) recover(ctx context.Context, m *core.Machine) []core.Action {
 		switch {
 		case err == nil && i.Launched:
 			if spec, err := warden.ReadSpec(d.records(i.ID)); err == nil && spec.UID != 0 {
-				d.users.use(spec.UID)
+				d.allotted.users.use(spec.UID)
 			}
-			d.ports.use(i.Port, i.DebugPort, i.ConsolePort)
+			d.allotted.ports.use(i.Port, i.DebugPort, i.ConsolePort)
 			d.base.Log().Info("an instance keeps running", "app", i.Start.Name, "index", i.Start.Index, "state", i.State)
 			d.attend(ctx, a)
 			if i.State == wire.StateStopped {

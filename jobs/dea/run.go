@@ -31,8 +31,7 @@ func New(p component.Process) (_ *DEA, err error) {
 	d := &DEA{
 		config:        cfg,
 		finder:        &runtimes.Finder{},
-		users:         newUsers(cfg.Index),
-		ports:         newPorts(portLocks(), cfg.Ports),
+		allotted:      allotted{newUsers(cfg.Index), newPorts(portLocks(), cfg.Ports)},
 		wardenCommand: []string{cfg.Warden},
 		inbox:         make(chan func(*core.Machine) []core.Action, 256),
 		ended:         make(chan struct{}),
@@ -85,7 +84,12 @@ func New(p component.Process) (_ *DEA, err error) {
 		return nil, fmt.Errorf("cannot serve files: %w", err)
 	}
 	if cfg.Secure() {
-		d.sessions = &sessionServer{dea: d, limits: cfg.Sessions, log: d.base.Log(), instance: map[string]int{}, app: map[wire.ID]int{}}
+		d.sessions = newSessionServer(cfg.Sessions, cfg.ServerTLS(), d.files.credentials, d.base.Log())
+		d.sessions.running, d.sessions.records = d.runs, d.records
+		d.sessions.runtime = func(ctx context.Context, info wire.RuntimeInfo) (string, error) {
+			found, err := d.finder.Find(ctx, info)
+			return found.Path, err
+		}
 		d.sessions.listener, err = net.Listen("tcp", net.JoinHostPort(d.base.Address(), strconv.Itoa(cfg.Sessions.Port)))
 		if err != nil {
 			d.files.listener.Close()

@@ -58,15 +58,24 @@ const sessionPing = 20 * time.Second
 // sessionServer runs commands beside apps, for cloud controllers: they show a
 // certificate of the deployment's CA, and the credentials that dea.find.droplet tells.
 type sessionServer struct {
-	dea      *DEA
-	limits   Sessions
-	listener net.Listener
-	log      *slog.Logger
+	limits      Sessions
+	tls         *tls.Config
+	credentials [2]string
+	log         *slog.Logger
+	listener    net.Listener
+
+	running func(id string) (core.Instance, bool)
+	records func(id string) string                                           // the folder of an instance's warden
+	runtime func(ctx context.Context, info wire.RuntimeInfo) (string, error) // its program's path
 
 	mu       sync.Mutex
 	instance map[string]int
 	app      map[wire.ID]int
 	all      int
+}
+
+func newSessionServer(limits Sessions, config *tls.Config, credentials [2]string, log *slog.Logger) *sessionServer {
+	return &sessionServer{limits: limits, tls: config, credentials: credentials, log: log, instance: map[string]int{}, app: map[wire.ID]int{}}
 }
 
 // serve answers until ctx ends, and then until all sessions have.
@@ -83,7 +92,7 @@ func (s *sessionServer) serve(ctx context.Context) error {
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	defer context.AfterFunc(ctx, func() { server.Close() })()
-	if err := server.Serve(tls.NewListener(s.listener, s.dea.config.ServerTLS())); !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(tls.NewListener(s.listener, s.tls)); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("cannot go on serving sessions at %s: %w", s.listener.Addr(), err)
 	}
 	return nil
@@ -92,30 +101,25 @@ func (s *sessionServer) serve(ctx context.Context) error {
 // answer serves /sessions/<instance id>.
 func (s *sessionServer) answer(ctx context.Context, w http.ResponseWriter, r *http.Request) {
 	user, password, _ := r.BasicAuth()
-	want := s.dea.files.credentials
+	want := s.credentials
 	if subtle.ConstantTimeCompare([]byte(user), []byte(want[0]))&subtle.ConstantTimeCompare([]byte(password), []byte(want[1])) != 1 {
 		http.Error(w, "unauthorized", http.StatusUnauthorized)
 		return
 	}
 	id, found := strings.CutPrefix(r.URL.Path, "/sessions/")
-	var instance *core.Instance
+	var instance core.Instance
 	if found {
-		all, _ := ask(s.dea, func(m *core.Machine) []core.Instance { return m.Instances() })
-		for _, i := range all {
-			if i.ID == id && i.State == wire.StateRunning {
-				instance = &i
-			}
-		}
+		instance, found = s.running(id)
 	}
-	if instance == nil {
+	if !found {
 		http.Error(w, "no such instance runs here", http.StatusNotFound)
 		return
 	}
-	if err := s.enter(*instance); err != nil {
+	if err := s.enter(instance); err != nil {
 		http.Error(w, err.Error(), http.StatusTooManyRequests)
 		return
 	}
-	defer s.leave(*instance)
+	defer s.leave(instance)
 	conn, err := websocket.Accept(w, r, nil)
 	if err != nil {
 		return // it is answered
@@ -124,7 +128,7 @@ func (s *sessionServer) answer(ctx context.Context, w http.ResponseWriter, r *ht
 	conn.SetReadLimit(wire.SessionText)
 	ctx, cancel := context.WithTimeoutCause(ctx, s.limits.Longest, fmt.Errorf("the session has lasted %v, which is the most", s.limits.Longest))
 	defer cancel()
-	s.run(ctx, conn, *instance)
+	s.run(ctx, conn, instance)
 }
 
 // tell says how a session has ended, and ends its connection.
@@ -176,8 +180,8 @@ func (s *sessionServer) count(i core.Instance, n int) {
 // runtime that the app has.
 func (s *sessionServer) confinedCommand(ctx context.Context, i core.Instance, start wire.SessionStart) warden.Session {
 	path := ""
-	if r, err := s.dea.finder.Find(ctx, i.Start.RuntimeInfo); err == nil && r.Path != "" {
-		path = filepath.Dir(r.Path) + ":"
+	if program, err := s.runtime(ctx, i.Start.RuntimeInfo); err == nil && program != "" {
+		path = filepath.Dir(program) + ":"
 	}
 	script := `PATH="$1$PATH"; export PATH; shift; cd app 2>/dev/null; `
 	switch {
@@ -289,7 +293,7 @@ func (s *sessionServer) begin(ctx context.Context, conn *websocket.Conn, i core.
 	if err != nil {
 		return start, nil, nil, err
 	}
-	session, err := warden.StartSession(ctx, s.dea.records(i.ID), s.confinedCommand(ctx, i, start), st.inside[0], st.inside[1], st.inside[2])
+	session, err := warden.StartSession(ctx, s.records(i.ID), s.confinedCommand(ctx, i, start), st.inside[0], st.inside[1], st.inside[2])
 	if err != nil {
 		st.close()
 		return start, nil, nil, err

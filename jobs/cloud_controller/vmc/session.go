@@ -58,7 +58,7 @@ func sshCommand(v *vmc) *cobra.Command {
 		}
 		_, isIn := terminal(v.in)
 		_, isOut := terminal(v.out)
-		return v.session(ctx, c, args[0], index, nil, isIn && isOut)
+		return session(ctx, v, c, args[0], index, nil, isIn && isOut)
 	})
 }
 
@@ -71,7 +71,7 @@ func runCommand(v *vmc) *cobra.Command {
 		Example: "  vmc run shop -- rake db:migrate\n  vmc run shop --instance 1 -- cat config.yml\n  vmc run shop --tty -- python3\n  vmc run shop -- tar c public | tar x",
 		Args:    cobra.MinimumNArgs(2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
-		return v.session(ctx, c, args[0], index, args[1:], tty)
+		return session(ctx, v, c, args[0], index, args[1:], tty)
 	})
 	c.Flags().IntVar(&index, "instance", -1, "the instance; by default the first that runs")
 	c.Flags().BoolVarP(&tty, "tty", "t", false, "give it a terminal, for programs that ask")
@@ -79,7 +79,7 @@ func runCommand(v *vmc) *cobra.Command {
 }
 
 // session runs a command, or a shell, beside an instance and is its terminal.
-func (v *vmc) session(ctx context.Context, c *client.Client, app string, index int, command []string, tty bool) error {
+func session(ctx context.Context, v *vmc, c *client.Client, app string, index int, command []string, tty bool) error {
 	if index < 0 {
 		instances, err := c.Instances(ctx, app)
 		if err != nil {
@@ -91,7 +91,7 @@ func (v *vmc) session(ctx context.Context, c *client.Client, app string, index i
 			}
 		}
 		if index < 0 {
-			return v.sessionFailure(fmt.Errorf("no instance of %s runs: vmc app %s tells more", app, app))
+			return sessionFailure(v, fmt.Errorf("no instance of %s runs: vmc app %s tells more", app, app))
 		}
 	}
 	start := client.SessionStart{Command: command, TTY: tty, Term: os.Getenv("TERM")}
@@ -106,13 +106,13 @@ func (v *vmc) session(ctx context.Context, c *client.Client, app string, index i
 	defer cancel()
 	s, err := c.Session(working, app, index, start)
 	if err != nil {
-		return v.sessionFailure(err)
+		return sessionFailure(v, err)
 	}
 	defer s.Close()
 	if tty && isTerminal {
 		before, err := term.MakeRaw(int(in.Fd()))
 		if err != nil {
-			return v.sessionFailure(fmt.Errorf("cannot use the terminal: %w", err))
+			return sessionFailure(v, fmt.Errorf("cannot use the terminal: %w", err))
 		}
 		defer func() { _ = term.Restore(int(in.Fd()), before) }() // as far as that can be
 	}
@@ -148,10 +148,10 @@ func (v *vmc) session(ctx context.Context, c *client.Client, app string, index i
 	}
 	end, err := s.Run(working, stdout, stderr)
 	if err != nil {
-		return v.sessionFailure(err)
+		return sessionFailure(v, err)
 	}
 	if end.Error != "" {
-		return v.sessionFailure(errors.New(end.Error))
+		return sessionFailure(v, errors.New(end.Error))
 	}
 	status := end.Status
 	if end.Signal != "" {
@@ -171,7 +171,7 @@ func (v *vmc) session(ctx context.Context, c *client.Client, app string, index i
 }
 
 // sessionFailure says what is wrong where there is no status of the command's.
-func (v *vmc) sessionFailure(err error) error {
+func sessionFailure(v *vmc, err error) error {
 	fmt.Fprintln(v.err, "Error:", v.explain(err))
 	return exitStatus(sessionFailed)
 }

@@ -159,9 +159,9 @@ func (m *Machine) one(now time.Time, e Event) []Action {
 			i.Launched, i.Port, i.DebugPort, i.ConsolePort = true, e.Port, e.DebugPort, e.ConsolePort
 			m.changed = true
 			if i.State == wire.StateStopped { // meanwhile
-				return m.disclaim(i)
+				return disclaim(m.config.IP, i)
 			}
-			return m.claim(i)
+			return claim(m.config.IP, i)
 		}
 	case Ready:
 		if i := m.instances[e.ID]; i != nil {
@@ -293,7 +293,7 @@ func (m *Machine) ended(now time.Time, i *Instance, why, reason string, neverRan
 	if why != "" {
 		actions = append(actions, Log{i.ID, why})
 	}
-	actions = append(actions, m.withdraw(i)...)
+	actions = append(actions, withdraw(m, i)...)
 	m.enter(now, i, wire.StateCrashed)
 	i.Usage = nil
 	actions = append(actions, m.tell(now, i, reason, why)...)
@@ -326,7 +326,7 @@ func (m *Machine) stop(now time.Time, filter wire.DEAStop) []Action {
 
 // end withdraws a live instance and stops it.
 func (m *Machine) end(now time.Time, i *Instance, reason string, quick bool) []Action {
-	actions := m.withdraw(i)
+	actions := withdraw(m, i)
 	m.enter(now, i, wire.StateStopped)
 	actions = append(actions, m.tell(now, i, reason, "")...)
 	return append(actions, End{i.ID, quick})
@@ -471,33 +471,33 @@ func Claim(ip string, droplet wire.ID, port int) wire.Registration {
 	return wire.Registration{App: droplet, Host: ip, Port: port, URIs: []string{}}
 }
 
-func (m *Machine) claim(i *Instance) []Action {
+func claim(ip string, i *Instance) []Action {
 	if i.Port == 0 {
 		return nil
 	}
-	return []Action{Register{Claim(m.config.IP, i.Start.Droplet, i.Port)}}
+	return []Action{Register{Claim(ip, i.Start.Droplet, i.Port)}}
 }
 
-func (m *Machine) disclaim(i *Instance) []Action {
+func disclaim(ip string, i *Instance) []Action {
 	if i.Port == 0 {
 		return nil
 	}
-	return []Action{Unregister{Claim(m.config.IP, i.Start.Droplet, i.Port)}}
+	return []Action{Unregister{Claim(ip, i.Start.Droplet, i.Port)}}
 }
 
 // withdraw takes away what routers were told of a live instance.
-func (m *Machine) withdraw(i *Instance) []Action {
+func withdraw(m *Machine, i *Instance) []Action {
 	if i.State == wire.StateRunning && len(i.Start.URIs) > 0 {
 		return m.unregister(i, i.Start.URIs)
 	}
-	return m.disclaim(i)
+	return disclaim(m.config.IP, i)
 }
 
 func (m *Machine) register(i *Instance) []Action {
 	if route, ok := m.route(i, i.Start.URIs); ok {
 		return []Action{Register{route}}
 	}
-	return m.claim(i)
+	return claim(m.config.IP, i)
 }
 
 // unregister withdraws routes of an instance that runs; others have none.
