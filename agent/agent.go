@@ -145,7 +145,7 @@ func (a *Agent) open(ctx context.Context) error {
 		return fmt.Errorf("cannot adopt the running processes: %w", err)
 	}
 	a.installer, err = install.Open(install.Config{
-		Dir: c.Dir, Supervisor: a.supervisor, Withdraw: a.withdraw, Rejoin: a.routing.registrar.Rejoin, Fetch: a.fetch, Env: c.Env, ManagePackages: c.ManagePackages, Log: c.Log, Damaged: note,
+		Dir: c.Dir, Supervisor: a.supervisor, Withdraw: a.withdraw, Rejoin: a.rejoin, Fetch: a.fetch, Env: c.Env, ManagePackages: c.ManagePackages, Log: c.Log, Damaged: note,
 	})
 	if err != nil {
 		return err

@@ -87,3 +87,10 @@ func (a *Agent) withdraw(ctx context.Context, processes [][2]string) bool {
 	}
 	return true
 }
+
+// rejoin has a process that was withdrawn and runs on registered again.
+func (a *Agent) rejoin(job, name string) {
+	if a.routing.registrar.Rejoin(job, name) {
+		a.reroute()
+	}
+}

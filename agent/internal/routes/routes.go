@@ -158,14 +158,14 @@ func (r *Registrar) Withdraw(job, name string) time.Duration {
 	return drain
 }
 
-// Rejoin has a process that runs on after all registered again.
-func (r *Registrar) Rejoin(job, name string) {
+// Rejoin has the next Update register a process that runs on after all, and reports
+// whether it was withdrawn. What was last known of it is old by now.
+func (r *Registrar) Rejoin(job, name string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if _, was := r.withdrawn[process{job, name}]; was {
-		delete(r.withdrawn, process{job, name})
-		r.settle()
-	}
+	_, was := r.withdrawn[process{job, name}]
+	delete(r.withdrawn, process{job, name})
+	return was
 }
 
 // Close ends the connections. The routes stay: the processes run on, and the next
