@@ -26,6 +26,10 @@ import (
 const (
 	settleQuiet = 300 * time.Millisecond
 	settleMax   = 3 * time.Second
+
+	// maxPending bounds the registrations that wait to be taken; the bus drops more,
+	// which come again. All DEAs register all routes each 30 s.
+	maxPending = 1 << 17
 )
 
 // Router is a running router.
@@ -94,10 +98,16 @@ func New(p component.Process) (*Router, error) {
 func (r *Router) Run(ctx context.Context) error {
 	defer r.base.Close()
 	defer r.transport.Close()
+	// One channel for both: subscriptions with handlers of their own would overtake
+	// each other, and a route that goes be kept for one that comes.
+	registrations := make(chan *nats.Msg, maxPending)
+	for _, subject := range []string{wire.SubjectRouterRegister, wire.SubjectRouterUnregister} {
+		if _, err := r.base.Bus().ChanSubscribe(subject, registrations); err != nil {
+			return fmt.Errorf("cannot subscribe %s: %w", subject, err)
+		}
+	}
 	handlers := map[string]nats.MsgHandler{
-		wire.SubjectRouterRegister:   func(m *nats.Msg) { r.registration(m, r.register) },
-		wire.SubjectRouterUnregister: func(m *nats.Msg) { r.registration(m, r.unregister) },
-		wire.SubjectRouterHosts:      r.toldHosts,
+		wire.SubjectRouterHosts: r.toldHosts,
 		wire.SubjectRouterGreet: func(m *nats.Msg) {
 			if m.Reply != "" {
 				r.publishStart(m.Reply)
@@ -121,6 +131,7 @@ func (r *Router) Run(ctx context.Context) error {
 	})
 	return r.base.Run(ctx,
 		func(ctx context.Context) error { return r.listen(ctx, connected) },
+		func(ctx context.Context) error { return r.hearRegistrations(ctx, registrations) },
 		r.keepFresh,
 		r.tellActive,
 	)
@@ -243,6 +254,23 @@ func (r *Router) tellActive(ctx context.Context) error {
 		}
 		if err != nil {
 			r.base.Log().Warn("cannot find out which apps are active", "error", err)
+		}
+	}
+}
+
+// hearRegistrations takes routes and lets go of them in the order in which that was
+// said, until ctx ends.
+func (r *Router) hearRegistrations(ctx context.Context, said <-chan *nats.Msg) error {
+	for {
+		select {
+		case m := <-said:
+			if m.Subject == wire.SubjectRouterUnregister {
+				r.registration(m, r.unregister)
+			} else {
+				r.registration(m, r.register)
+			}
+		case <-ctx.Done():
+			return nil
 		}
 	}
 }

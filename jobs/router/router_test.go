@@ -658,3 +658,32 @@ func TestEarlyAnswers(t *testing.T) {
 	}
 	clients.Wait()
 }
+
+// TestRoutesGoAfterTheyCame: what was registered and unregistered at once is gone,
+// in whatever order the two wait at the router.
+func TestRoutesGoAfterTheyCame(t *testing.T) {
+	t.Parallel()
+	c := start(t, "", nil)
+	message := func(m wire.Registration) []byte {
+		data, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return data
+	}
+	const pairs = 2000
+	for i := range pairs {
+		m := message(wire.Registration{Host: "127.0.0.1", Port: 1000 + i, URIs: []string{fmt.Sprintf("r%d.test", i)}, App: "7"})
+		if err := errors.Join(c.conn.Publish(wire.SubjectRouterRegister, m), c.conn.Publish(wire.SubjectRouterUnregister, m)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Comes last, and goes nowhere.
+	c.register(wire.Registration{Host: "127.0.0.1", Port: 999, URIs: []string{"last.test"}, App: "7"})
+	eventually(t, "only the last route is left", func() bool {
+		c.router.mu.RLock()
+		defer c.router.mu.RUnlock()
+		urls, _ := c.router.table.size()
+		return urls == 1
+	})
+}
