@@ -135,7 +135,7 @@ func (a *Agent) open(ctx context.Context) error {
 		return err
 	}
 	if err := shim.EndLost(ctx, c.Dir, c.Log); err != nil {
-		return fmt.Errorf("cannot end the processes of an agent whose folder is gone: %w", err)
+		return fmt.Errorf("cannot end the processes of an agent whose folder was removed: %w", err)
 	}
 	if a.ops, err = loadOperations(filepath.Join(c.Dir, "ops"), c.Log); err != nil {
 		return err

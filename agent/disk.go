@@ -29,7 +29,7 @@ func (a *Agent) useDisk(disk string) error {
 	if info, err := os.Stat(disk); err != nil {
 		return fmt.Errorf("cannot use the persistent disk: %w", err)
 	} else if !info.IsDir() {
-		return fmt.Errorf("cannot use the persistent disk %s: it is no folder, and the agent does not mount devices; mount it where the VM is made and name the folder", disk)
+		return fmt.Errorf("cannot use the persistent disk %s: it is not a folder, and the agent does not mount devices; mount the device when the VM is created, and name the folder", disk)
 	}
 	target := filepath.Join(disk, "data")
 	if err := os.MkdirAll(target, 0o755); err != nil {

@@ -93,7 +93,7 @@ func Install(ctx context.Context, dir, executable string, environ []string, all 
 	}
 	hung, err := waitAnswer(ctx, dir, digest, before, limits)
 	if hung != 0 {
-		note = strings.TrimSpace(fmt.Sprintf("the agent (process %d) did not answer for %s and was started anew; what it supervises ran on %s", hung, limits.hung, note))
+		note = strings.TrimSpace(fmt.Sprintf("the agent (process %d) did not answer for %s and was restarted; what it supervises kept running %s", hung, limits.hung, note))
 	}
 	return note, err
 }
@@ -203,7 +203,7 @@ func waitAnswer(ctx context.Context, dir, digest string, before map[int]uint64, 
 			}
 		case pid == 0 && time.Since(began) > limits.hung:
 			if words := lastWords(dir); words != "" {
-				return hung, fmt.Errorf("cannot start the agent in %s, it says: %s", dir, words)
+				return hung, fmt.Errorf("cannot start the agent in %s: %s", dir, words)
 			}
 			for old, start := range before {
 				if proc.Runs(old, start) && syscall.Kill(old, syscall.SIGKILL) == nil {

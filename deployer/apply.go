@@ -78,7 +78,7 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (result *Result, e
 			return err
 		}
 		result = &Result{
-			Deployment: c.plan.Deployment, Summary: "nothing to do, everything is as the manifest says",
+			Deployment: c.plan.Deployment, Summary: "nothing to do, everything matches the manifest",
 			Duration: time.Since(started), Counts: d.counters.Counts(), Failing: c.plan.Unhealed(),
 		}
 		if done && len(result.Failing) > 0 {
@@ -271,7 +271,7 @@ func (x *deployment) refine(ctx context.Context, approved comparison, approve Ap
 		}
 	}
 	if len(silent) > 0 {
-		return c, fmt.Errorf("cannot continue: no answer from %s; if the machine is gone, remove it from the infrastructure and apply again", strings.Join(silent, ", "))
+		return c, fmt.Errorf("cannot continue: no answer from %s; if the machine no longer exists, remove it from the infrastructure and apply again", strings.Join(silent, ", "))
 	}
 	if c.plan.Refines(approved.plan) {
 		return c, nil

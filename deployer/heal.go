@@ -22,7 +22,7 @@ var ErrFailing = errors.New("not everything is healthy")
 type failingError struct{ errs []error }
 
 func (e *failingError) Error() string {
-	return fmt.Sprintf("everything is as the manifest says, but %v", errors.Join(e.errs...))
+	return fmt.Sprintf("everything matches the manifest, but %v", errors.Join(e.errs...))
 }
 func (e *failingError) Is(target error) bool { return target == ErrFailing }
 func (e *failingError) Unwrap() []error      { return e.errs }

@@ -43,7 +43,7 @@ func TestGreenMeansHealthy(t *testing.T) {
 	if !errors.Is(err, ErrFailing) || !errors.As(err, &failed) || failed.Process == nil || !strings.Contains(err.Error(), "hello/1") {
 		t.Errorf("apply: %v", err)
 	}
-	if asked != 1 || result == nil || len(result.Failing) != 1 || strings.Contains(result.Summary, "as the manifest says") {
+	if asked != 1 || result == nil || len(result.Failing) != 1 || strings.Contains(result.Summary, "matches the manifest") {
 		t.Errorf("asked %d times, %+v", asked, result)
 	}
 

@@ -60,7 +60,7 @@ func (d *Deployer) Secret(name string) (string, error) {
 		return "", err
 	}
 	if attribute == "" {
-		return "", fmt.Errorf("cannot show all of the secret %q at once: name one of %s", s.Name, qualified(s))
+		return "", fmt.Errorf("cannot show the whole secret %q: name one of its attributes: %s", s.Name, qualified(s))
 	}
 	if session.Secrets.Values[s.Name] == nil {
 		return "", fmt.Errorf("cannot show the secret %q: it does not exist yet; the next apply makes it", s.Name)
@@ -143,7 +143,7 @@ func changeSecret(ctx context.Context, d *Deployer, what, name string, next func
 				continue
 			}
 			if values[signed], err = pki.NewSecret(rand.Reader, c, value, session.Now); err != nil {
-				return fmt.Errorf("cannot sign %q anew: %w", signed, err)
+				return fmt.Errorf("cannot sign %q again: %w", signed, err)
 			}
 			changed = append(changed, signed)
 		}

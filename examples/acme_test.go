@@ -166,7 +166,7 @@ func TestACME(t *testing.T) {
 	if out := renew(); strings.Count(out, "needs none before") != 2 || strings.Contains(out, "Load balancers") {
 		t.Errorf("what is not due:\n%s", out)
 	}
-	if out := c.mustApply(); !strings.Contains(out, "nothing to do") && !strings.Contains(out, "as the manifest says") {
+	if out := c.mustApply(); !strings.Contains(out, "nothing to do") && !strings.Contains(out, "matches the manifest") {
 		t.Errorf("an apply after the renewal:\n%s", out)
 	}
 	renew("--force")

@@ -306,7 +306,7 @@ func TestDomains(t *testing.T) {
 		defer busy.Close()
 	}
 	for name, tc := range map[string]struct{ extra, want string }{
-		"a port in use, in a snippet": {"server { listen ${instance.address}:9555; }", "answers with another configuration"},
+		"a port in use, in a snippet": {"server { listen ${instance.address}:9555; }", "serves another configuration"},
 		"another's certificate is shown": {fmt.Sprintf("server { listen ${instance.address}:8443 ssl http2; server_name www.shop.localhost; ssl_certificate %[1]s/old.pem; ssl_certificate_key %[1]s/old.key; if ($proof) { return 200 www.shop.localhost; } return 204; }",
 			filepath.Dir(c.manifest)), "it shows another certificate"},
 	} {

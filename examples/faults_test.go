@@ -212,7 +212,7 @@ func TestWrongHostKey(t *testing.T) {
 	write(keyFile, pem.EncodeToMemory(block))
 	write(stateFile, bytes.ReplaceAll(ownState, line(own.PublicKey()), line(signer.PublicKey())))
 	c.mustFail([]string{changed}, "cannot reach the VM of app/0: cannot trust the host at", ssh.FingerprintSHA256(own.PublicKey()),
-		"expected was "+ssh.FingerprintSHA256(signer.PublicKey()), "another machine answers", "look at its host key")
+		"expected was "+ssh.FingerprintSHA256(signer.PublicKey()), "another machine answers", "compare the host key")
 	write(keyFile, ownKey)
 	write(stateFile, bytes.ReplaceAll(read(stateFile), line(signer.PublicKey()), line(own.PublicKey())))
 	c.mustKeep(before)
@@ -277,7 +277,7 @@ func TestUploadCut(t *testing.T) {
 		}
 		close(cut)
 	}()
-	c.mustFail(nil, "cannot bring package big.tar.gz to app/0", "cannot write", "connection", "apply again")
+	c.mustFail(nil, "cannot install package big.tar.gz on app/0", "cannot write", "connection", "apply again")
 	if got := <-cut; got == 0 || got >= info.Size() {
 		t.Fatalf("the upload was not cut: %d of %d bytes", got, info.Size())
 	}
@@ -317,7 +317,7 @@ func TestDiskFullWhileStaging(t *testing.T) {
 	before := c.mustAllRun(3)
 	c.job(bigPackage)
 	unmount := mount(t, "tmpfs", filepath.Join(c.vmDir("app-1"), "agent", "store"), "tmpfs", 0, "size=1m")
-	c.mustFail([]string{changed}, "app/1", "the disk is full", "package big", "no space left on device", "nothing was touched")
+	c.mustFail([]string{changed}, "app/1", "the disk is full", "package big", "no space left on device", "was not changed")
 	c.mustKeep(before)
 	unmount()
 	c.mustMend(3, changed)
@@ -1034,9 +1034,9 @@ func TestPreventDestroy(t *testing.T) {
 	c.mustApply()
 	before := c.mustAllRun(2)
 	out, code := c.run("destroy", "--auto-approve")
-	mustTell(t, out, code, 1, "app/0, app/1", "prevent_destroy", "nothing was touched")
+	mustTell(t, out, code, 1, "app/0, app/1", "prevent_destroy", "nothing was changed")
 	c.edit("instances = 2", "instances = 1")
-	c.mustFail(nil, "app/1", "prevent_destroy", "nothing was touched")
+	c.mustFail(nil, "app/1", "prevent_destroy", "nothing was changed")
 	c.mustKeep(before)
 	c.edit("prevent_destroy = true", "")
 	c.mustMend(1)

@@ -20,7 +20,7 @@ func (l *loader) decodeMoves() {
 		case l.m.Group(m.From) != nil:
 			problem = fmt.Sprintf("Group %q is declared, so it was not renamed. Remove the group, or this block.", m.From)
 		case l.m.Group(m.To) == nil:
-			problem = fmt.Sprintf("There is no group %q. Name the group as it is called now.", m.To)
+			problem = fmt.Sprintf("There is no group %q. Use the group's present name.", m.To)
 		case from[m.From]:
 			problem = fmt.Sprintf("Group %q is moved twice. Its instances can have one new name only.", m.From)
 		case to[m.To]:

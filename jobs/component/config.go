@@ -149,12 +149,12 @@ func (c Config) route(told string) string {
 // validate checks what would otherwise fail late or without saying why.
 func (c Config) validate() error {
 	if len(c.servers()) == 0 {
-		return errors.New("cannot use the configuration: mbus is missing, want nats://user:password@address:port")
+		return errors.New("cannot use the configuration: mbus is missing; use nats://user:password@address:port")
 	}
 	for _, uri := range c.servers() {
 		u, err := url.Parse(uri)
 		if err != nil || u.Host == "" {
-			return errors.New("cannot use the configuration: an mbus entry is no URI, want nats://user:password@address:port")
+			return errors.New("cannot use the configuration: an mbus entry is not a URI; use nats://user:password@address:port")
 		}
 	}
 	if _, err := c.Logging.level(); err != nil {

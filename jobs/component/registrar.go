@@ -77,7 +77,7 @@ func (r *Registrar) Close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if err := r.component.Bus().FlushWithContext(ctx); err != nil {
-		return fmt.Errorf("cannot tell the routers that this instance goes: %w", err)
+		return fmt.Errorf("cannot tell the routers that this instance stops: %w", err)
 	}
 	return nil
 }

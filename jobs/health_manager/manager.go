@@ -481,7 +481,7 @@ func (m *Manager) drain(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	if err := m.base.Bus().FlushWithContext(ctx); err != nil {
-		return fmt.Errorf("cannot tell the other health managers that this one goes: %w", err)
+		return fmt.Errorf("cannot tell the other health managers that this one stops: %w", err)
 	}
 	return nil
 }

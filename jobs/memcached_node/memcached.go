@@ -116,7 +116,7 @@ func findVersion(ctx context.Context, program string) (string, error) {
 	}
 	found := versionText.FindSubmatch(out)
 	if found == nil {
-		return "", fmt.Errorf("%s does not say that it is a memcached server: %.100q", program, out)
+		return "", fmt.Errorf("%s does not identify itself as a memcached server: %.100q", program, out)
 	}
 	if !saslOption.Match(out) {
 		return "", fmt.Errorf("%s has no SASL, without which everybody could use every instance; install Debian's memcached", program)

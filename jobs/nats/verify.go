@@ -93,7 +93,7 @@ func verifyOnce(ctx context.Context, cfg Config) error {
 		nats.NoReconnect(),
 	)
 	if err != nil {
-		return fmt.Errorf("cannot connect to %s as the files say: %w", address, err)
+		return fmt.Errorf("cannot connect to %s with the credentials in the files: %w", address, err)
 	}
 	conn.Close()
 	if !bytes.Equal(served, wanted.tls.Certificates[0].Certificate[0]) {

@@ -64,7 +64,7 @@ func Prove(ctx context.Context, folder string) error {
 func (c Certificate) leaf() (*x509.Certificate, error) {
 	block, _ := pem.Decode([]byte(c.Certificate))
 	if block == nil {
-		return nil, fmt.Errorf("cannot read the certificate of %s: it is no PEM", c.Name)
+		return nil, fmt.Errorf("cannot read the certificate of %s: it is not PEM", c.Name)
 	}
 	return x509.ParseCertificate(block.Bytes)
 }
@@ -103,7 +103,7 @@ func (p *prover) generation(ctx context.Context, address string) error {
 		return fmt.Errorf("nginx does not answer at %s: %w", at, err)
 	}
 	if !sameLine(body, p.Generation) {
-		return fmt.Errorf("nginx at %s answers with another configuration: its log says why it did not take this one", at)
+		return fmt.Errorf("nginx at %s serves another configuration; its log says why it refused this one", at)
 	}
 	return nil
 }

@@ -115,7 +115,7 @@ func findVersion(ctx context.Context, program string) (string, error) {
 	}
 	found := versionText.FindSubmatch(out)
 	if found == nil {
-		return "", fmt.Errorf("%s does not say that it is a Redis server: %.100q", program, out)
+		return "", fmt.Errorf("%s does not identify itself as a Redis server: %.100q", program, out)
 	}
 	return string(found[1]), nil
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // ErrGone says that no parent serves a socket (any more).
-var ErrGone = errors.New("the parent of the process is gone")
+var ErrGone = errors.New("the parent of the process has ended")
 
 // Conn is a connection to a parent. T is the record of the process's start.
 type Conn[T any] struct {

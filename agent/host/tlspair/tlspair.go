@@ -66,7 +66,7 @@ func (p Pair) Problems(names []string, roots *x509.CertPool, now time.Time) []er
 		}
 	}
 	if last := chain[len(chain)-1]; roots != nil && !rooted(last, roots) {
-		problem("the chain is incomplete: it ends with the certificate of %q, which %q has signed, and that is no root that clients know; add the certificates between, or say which root your clients trust", last.Subject.CommonName, last.Issuer.CommonName)
+		problem("the chain is incomplete: it ends with the certificate of %q, which %q has signed, which is not a root that clients trust; add the missing certificates, or name the root that your clients trust", last.Subject.CommonName, last.Issuer.CommonName)
 	}
 	return problems
 }

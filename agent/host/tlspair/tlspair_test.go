@@ -82,7 +82,7 @@ func TestProblems(t *testing.T) {
 		"wildcard":            {Pair{leaf.pem() + between.pem(), leaf.keyPEM(t)}, "*.shop.example www.shop.example", roots, nil},
 		"incomplete":          {Pair{leaf.pem(), leaf.keyPEM(t)}, "www.shop.example", roots, []string{`incomplete: it ends with the certificate of "www.shop.example", which "between" has signed`}},
 		"nobody asks":         {Pair{leaf.pem(), leaf.keyPEM(t)}, "www.shop.example", nil, nil},
-		"unknown root":        {Pair{leaf.pem() + between.pem(), leaf.keyPEM(t)}, "www.shop.example", x509.NewCertPool(), []string{"no root that clients know"}},
+		"unknown root":        {Pair{leaf.pem() + between.pem(), leaf.keyPEM(t)}, "www.shop.example", x509.NewCertPool(), []string{"not a root that clients trust"}},
 		"another key":         {Pair{leaf.pem(), between.keyPEM(t)}, "www.shop.example", roots, []string{"private key does not match"}},
 		"no PEM":              {Pair{"x", "y"}, "www.shop.example", roots, []string{"as PEM"}},
 		"out of order":        {Pair{leaf.pem() + root.pem() + between.pem(), leaf.keyPEM(t)}, "www.shop.example", roots, []string{"is not signed by the one that follows it", "is not signed by the one that follows it"}},

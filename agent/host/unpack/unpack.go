@@ -241,7 +241,7 @@ func (u *unpacker) parents(name string) error {
 			continue
 		}
 		if err := u.root.Mkdir(made, 0o700); errors.Is(err, fs.ErrExist) {
-			return fmt.Errorf("lies below %q, which exists and is no folder", made)
+			return fmt.Errorf("is below %q, which exists and is not a folder", made)
 		} else if err != nil {
 			return unwritten(err)
 		}

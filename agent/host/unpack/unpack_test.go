@@ -210,7 +210,7 @@ func TestRefuses(t *testing.T) {
 		{"hard link to what comes later", []entry{hardLink("h", "a"), {"a", 0o644, "", false}}, "no file before it", "tar"},
 		{"twice", []entry{{"x", 0o644, "1", false}, {"./x", 0o644, "2", false}}, "exists", ""},
 		{"link twice", []entry{{"x", link, "1", false}, {"x", link, "2", false}}, "twice", ""},
-		{"file as folder", []entry{{"x", 0o644, "1", false}, {"x/y", 0o644, "2", false}}, `lies below "x", which exists and is no folder`, ""},
+		{"file as folder", []entry{{"x", 0o644, "1", false}, {"x/y", 0o644, "2", false}}, `is below "x", which exists and is not a folder`, ""},
 		{"file over a folder", []entry{{"a/b", 0o644, "x", false}, {"a", 0o644, "x", false}}, "exists", ""},
 		{"folder over a file", []entry{{"a", 0o644, "x", false}, {"a/", folder, "", false}}, "exists", ""},
 		{"file over the folder itself", []entry{{".", 0o644, "x", false}}, "cannot be unpacked", ""},

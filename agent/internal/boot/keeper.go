@@ -83,7 +83,7 @@ func (m Machine) startKeeper(ctx context.Context, executable string) error {
 			if pid, _ := m.keeper(); pid != 0 {
 				return nil // another one was quicker
 			}
-			return fmt.Errorf("cannot start the agent's keeper, it ended at once (%v); see %s", err, m.logFile())
+			return fmt.Errorf("cannot start the agent's keeper: it ended at once (%v); see %s", err, m.logFile())
 		case <-ctx.Done():
 			return fmt.Errorf("cannot start the agent's keeper: %w", context.Cause(ctx))
 		case <-ticker.C:

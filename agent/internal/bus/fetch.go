@@ -103,7 +103,7 @@ func (b *Bus) Fetch(ctx context.Context, digest string, w io.Writer) error {
 		}
 		next = at + 1
 		if uint64(len(chunk.Data)) > left {
-			return fmt.Errorf("the bus has more of package %s than the %d bytes that it says", digest, info.Size)
+			return fmt.Errorf("the bus has more of package %s than the announced %d bytes", digest, info.Size)
 		}
 		left -= uint64(len(chunk.Data))
 		if _, err := both.Write(chunk.Data); err != nil {

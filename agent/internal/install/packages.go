@@ -135,11 +135,11 @@ func (s packages) addToStore(ctx context.Context, p api.Package, archive string)
 		return err
 	}
 	if size != p.Size {
-		return fmt.Errorf("archive has %d bytes where the spec says %d", size, p.Size)
+		return fmt.Errorf("archive has %d bytes, expected are %d", size, p.Size)
 	}
 	want, err := hex.DecodeString(p.Digest)
 	if err != nil || !bytes.Equal(hash.Sum(nil), want) {
-		return fmt.Errorf("archive has sha256 %x where the spec says %s", hash.Sum(nil), p.Digest)
+		return fmt.Errorf("archive has sha256 %x, expected is %s", hash.Sum(nil), p.Digest)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err

@@ -38,7 +38,7 @@ func (i *Installer) checkPorts(spec api.Spec) error {
 			key := l.Network + " " + l.Address
 			who := fmt.Sprintf("job %s, listen %s", job.Name, l.Name)
 			if other, ok := tested[key]; ok {
-				return fmt.Errorf("cannot open %s for %s: %s wants it too", key, who, other)
+				return fmt.Errorf("cannot open %s for %s: %s opens it, too", key, who, other)
 			}
 			tested[key] = who
 			c, err := bind(l)

@@ -64,7 +64,7 @@ func (t *transition) drain(ctx context.Context) error {
 		t.report.Event("drain", r.String())
 		group.Go(func() error {
 			if err := t.Supervisor.Drain(ctx, r.job, r.name, t.drainTime(r.job)); err != nil && ctx.Err() == nil {
-				t.report.Event("drain", fmt.Sprintf("%s has not drained and is stopped all the same: %v", r, err))
+				t.report.Event("drain", fmt.Sprintf("%s has not drained; stopping it anyway: %v", r, err))
 			}
 			return nil
 		})

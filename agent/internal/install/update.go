@@ -272,7 +272,7 @@ func (t *transition) oldHooks(ctx context.Context, kind api.HookKind) error {
 		if err != nil && (t.back || t.returns) && ctx.Err() == nil {
 			// What is bad about a version does not keep it from being replaced by the
 			// one that served.
-			t.report.Event(string(kind), fmt.Sprintf("%s is put back all the same: %v", job.Name, err))
+			t.report.Event(string(kind), fmt.Sprintf("rolling back %s anyway: %v", job.Name, err))
 			continue
 		}
 		if err != nil {

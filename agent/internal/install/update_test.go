@@ -663,7 +663,7 @@ func TestPortsAreTestedBeforeAnything(t *testing.T) {
 	}{
 		"tcp":     {with(api.Listen{Name: "web", Network: "tcp", Address: tcp.Addr().String()}), me},
 		"udp":     {with(api.Listen{Name: "dns", Network: "udp", Address: udp.LocalAddr().String()}), me},
-		"twice":   {with(api.Listen{Name: "x", Network: "tcp", Address: free.Addr().String()}, api.Listen{Name: "y", Network: "tcp", Address: free.Addr().String()}), "wants it too"},
+		"twice":   {with(api.Listen{Name: "x", Network: "tcp", Address: free.Addr().String()}, api.Listen{Name: "y", Network: "tcp", Address: free.Addr().String()}), "opens it, too"},
 		"foreign": {with(api.Listen{Name: "x", Network: "tcp", Address: "203.0.113.7:80"}), "cannot assign"},
 		"network": {with(api.Listen{Name: "x", Network: "sctp", Address: "127.0.0.1:80"}), "neither"},
 	} {

@@ -197,8 +197,8 @@ func TestErrors(t *testing.T) {
 		"no servers":        {"mbus: nats://h\n", "no server", Settings{}},
 		"port":              {"mbus: nats://h\n", "its port is not a number", Settings{Servers: []string{"h:x"}}},
 		"port 0":            {"mbus: nats://h\n", "its port is not a number", Settings{Servers: []string{"h:0"}}},
-		"host":              {"mbus: nats://h\n", "is no server", Settings{Servers: []string{"u@h:1"}}},
-		"newline in a host": {"mbus: nats://h\n", "is no server", Settings{Servers: []string{"h\nx: 1"}}},
+		"host":              {"mbus: nats://h\n", "is not a server", Settings{Servers: []string{"u@h:1"}}},
+		"newline in a host": {"mbus: nats://h\n", "is not a server", Settings{Servers: []string{"h\nx: 1"}}},
 		"scheme":            {"mbus: nats://h\n", "is no scheme", Settings{Servers: []string{"h"}, Scheme: "a:b"}},
 	} {
 		t.Run(name, func(t *testing.T) {

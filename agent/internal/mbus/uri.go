@@ -119,15 +119,15 @@ func (s Settings) servers() ([]server, error) {
 		if a, err := netip.ParseAddr(text); err != nil || a.Zone() != "" {
 			if strings.Contains(text, ":") {
 				if x.host, x.port, err = net.SplitHostPort(text); err != nil {
-					return nil, fmt.Errorf("%q is no server, want host:port", text)
+					return nil, fmt.Errorf("%q is not a server: it must be host:port", text)
 				}
 				if n, err := strconv.ParseUint(x.port, 10, 16); err != nil || n == 0 {
-					return nil, fmt.Errorf("%q is no server: its port is not a number between 1 and 65535", text)
+					return nil, fmt.Errorf("%q is not a server: its port is not a number between 1 and 65535", text)
 				}
 			}
 			a, err := netip.ParseAddr(x.host)
 			if !hostForm.MatchString(x.host) && (err != nil || a.Zone() != "") {
-				return nil, fmt.Errorf("%q is no server, want host:port", text)
+				return nil, fmt.Errorf("%q is not a server: it must be host:port", text)
 			}
 		}
 		out = append(out, x)

@@ -92,7 +92,7 @@ func NATS(nc *nats.Conn, id Identity, handlers map[api.Method]Handler, log *slog
 				respond(nc, r.Reply(), reply, refusal, log)
 			}) {
 				<-slots
-				send(nc, failure(r.Reply(), closing, "the agent leaves this bus", nil), log)
+				send(nc, failure(r.Reply(), closing, "the agent changes to another bus", nil), log)
 			}
 		})
 		if err := service.AddEndpoint(string(method), endpoint, micro.WithEndpointSubject(api.Subject(id.Instance, method))); err != nil {

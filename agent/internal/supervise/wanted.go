@@ -66,7 +66,7 @@ func saveWanted(n names, w wanted) error {
 		err = renameio.WriteFile(n.wanted(), data, 0o600)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot note what is wanted of %s/%s: %w", n.job, n.process, err)
+		return fmt.Errorf("cannot record what %s/%s should run: %w", n.job, n.process, err)
 	}
 	return nil
 }
@@ -82,7 +82,7 @@ func loadWanted(dir string, note func(string)) (map[key]wanted, error) {
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
-			return nil, fmt.Errorf("cannot read what is wanted: %w", err)
+			return nil, fmt.Errorf("cannot read what should run: %w", err)
 		}
 		name := strings.TrimSuffix(filepath.Base(file), ".json")
 		if strings.HasPrefix(name, ".") {

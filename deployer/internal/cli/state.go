@@ -160,7 +160,7 @@ ended. All other VMs and their disks stay: delete them yourself.`,
 				return err
 			}
 			ids, err := d.StateFolder().ForgetVMs(cmd.Context(), func(ids []string) (bool, error) {
-				question := fmt.Sprintf("Give up the VMs of %s, with what is on them?", strings.Join(ids, ", "))
+				question := fmt.Sprintf("Forget the VMs of %s, with the data on them?", strings.Join(ids, ", "))
 				return a.ask(autoApprove, question, "yes", nil)
 			})
 			if err != nil {

@@ -122,7 +122,7 @@ func (e Endpoint) ask(ctx context.Context, url, host string, at netip.AddrPort, 
 			InsecureSkipVerify: true,
 			VerifyConnection: func(s tls.ConnectionState) error {
 				if len(s.PeerCertificates) == 0 || !s.PeerCertificates[0].Equal(chain[0]) {
-					return errors.New("it shows another certificate; apply brings the one that is wanted")
+					return errors.New("it serves another certificate; apply installs the right one")
 				}
 				return nil
 			},
@@ -139,7 +139,7 @@ func (e Endpoint) ask(ctx context.Context, url, host string, at netip.AddrPort, 
 	defer res.Body.Close()
 	begin, err := io.ReadAll(io.LimitReader(res.Body, 200))
 	if err == nil && strings.Contains(string(begin), "NO SUCH HOST HERE") {
-		return res.StatusCode, errors.New("it does not know the domain; apply brings it")
+		return res.StatusCode, errors.New("it does not serve the domain; apply adds it")
 	}
 	return res.StatusCode, nil
 }

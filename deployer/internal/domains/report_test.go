@@ -179,7 +179,7 @@ func TestAsk(t *testing.T) {
 		want   string
 	}{
 		"plain":           {e, "a.example", tlspair.Pair{}, 418, ""},
-		"unknown":         {e, "unknown.example", tlspair.Pair{}, 404, "does not know the domain"},
+		"unknown":         {e, "unknown.example", tlspair.Pair{}, 404, "does not serve the domain"},
 		"TLS":             {e, "*.shop.example", own, 418, ""},
 		"another's":       {e, "*.shop.example", tlspair.Pair{Certificate: string(other.Certificate), Key: string(other.PrivateKey)}, 0, "it shows another certificate"},
 		"nobody listens":  {closed, "a.example", tlspair.Pair{}, 0, "does not answer at 127.0.0.1:1"},

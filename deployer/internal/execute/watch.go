@@ -198,7 +198,7 @@ func (w *watcher) lookForPause(ctx context.Context) {
 		}
 		paused = wanted
 		if paused {
-			w.s.Event(session.Event{Phase: session.PhaseRollout, Message: fmt.Sprintf("paused by %s: what is in flight finishes, nothing new begins until deploy resume", p.By)})
+			w.s.Event(session.Event{Phase: session.PhaseRollout, Message: fmt.Sprintf("paused by %s: what is in flight finishes; nothing new begins until deploy resume", p.By)})
 			w.send(ctx, rollout.Event{Kind: rollout.EventPause})
 		} else {
 			w.s.Event(session.Event{Phase: session.PhaseRollout, Message: "resumed"})

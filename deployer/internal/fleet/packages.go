@@ -97,7 +97,7 @@ func (f *Fleet) Upload(ctx context.Context, id string, digests []string) error {
 		}
 		f.s.Event(session.Event{Phase: session.PhasePackages, Instance: id, Step: "upload", Message: fmt.Sprintf("uploading %s", path.Base(blob.File))})
 		if err := bootstrap.UploadPackage(ctx, c, f.s.VM(state.Own(id)).AgentDir, digest, blob.File); err != nil {
-			return fmt.Errorf("cannot bring package %s to %s: %w; nothing that runs there was touched, apply again when the cause is removed", path.Base(blob.File), id, err)
+			return fmt.Errorf("cannot install package %s on %s: %w; what runs there was not changed; remove the cause, then apply again", path.Base(blob.File), id, err)
 		}
 	}
 	return nil

@@ -58,7 +58,7 @@ func impossible(id string, inv *api.Inventory, epoch uint64) error {
 	if why == "" {
 		return nil
 	}
-	return fmt.Errorf("its agent %s, so nothing that it says is believed; deploy recreate gives %s another VM", why, id)
+	return fmt.Errorf("its agent %s, so its reports are not trusted; replace the VM with deploy recreate %s", why, id)
 }
 
 // implausible says what an agent of this API cannot report, "" if there is nothing.

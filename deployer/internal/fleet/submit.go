@@ -34,7 +34,7 @@ func (f *Fleet) Submit(ctx context.Context, vm state.VMID, s api.Submission) err
 		}
 		if refused.Code == api.CodeStaleEpoch && f.s.Check() == nil {
 			// Only the state says who has taken over: an agent may say anything.
-			return &api.Error{Code: api.CodeInternal, Message: fmt.Sprintf("its agent refuses epoch %d of this run, although no other run has begun (%s); deploy recreate gives %s another VM", f.s.State.Epoch, refused.Message, id)}
+			return &api.Error{Code: api.CodeInternal, Message: fmt.Sprintf("its agent refuses epoch %d of this run, although no other run has begun (%s); replace the VM with deploy recreate %s", f.s.State.Epoch, refused.Message, id)}
 		}
 		if refused.Code != api.CodeConflict {
 			return err

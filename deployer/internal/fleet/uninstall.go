@@ -64,7 +64,7 @@ func (f *Fleet) UninstallAll(ctx context.Context, must bool) error {
 	}
 	err := f.Uninstall(ctx, ids, must)
 	if err != nil {
-		return errors.Join(err, errors.New("the state is kept: destroy again when the cause is removed, or with --forget-unreachable if a machine is gone for good"))
+		return errors.Join(err, errors.New("the state is kept: remove the cause and destroy again, or use --forget-unreachable if a machine no longer exists"))
 	}
 	return nil
 }

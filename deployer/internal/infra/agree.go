@@ -45,7 +45,7 @@ func CheckEngine(s *session.Session) error {
 	if err == nil || !errors.Is(err, terraform.ErrState) {
 		return err
 	}
-	return fmt.Errorf("%w; state.json has the VMs of %s, which the engine would make anew or leave running; nothing was done: deploy state repair MANIFEST puts it back from the copies in the folder, "+
+	return fmt.Errorf("%w; state.json has the VMs of %s, which the engine would create again or leave running; nothing was changed: restore it from the copies in the folder with deploy state repair MANIFEST, "+
 		"deploy state import MANIFEST < FILE from an export; if these machines are gone, or you delete them yourself, deploy state forget MANIFEST",
 		err, strings.Join(slices.Sorted(maps.Keys(machines)), ", "))
 }
@@ -76,7 +76,7 @@ func (i *Infra) CheckKnown(p Plan, inventories map[string]*api.Inventory) error 
 		return nil
 	}
 	slices.Sort(lost)
-	return fmt.Errorf("cannot use the engine's state %s: it lacks the VMs of %s, whose agents answer, so the engine would make them anew; nothing was done: deploy state repair MANIFEST puts it back from the copies in the folder, "+
+	return fmt.Errorf("cannot use the engine's state %s: it lacks the VMs of %s, whose agents answer, so the engine would create them again; nothing was changed: restore it from the copies in the folder with deploy state repair MANIFEST, "+
 		"deploy state import MANIFEST < FILE from an export; deploy state forget MANIFEST gives these machines up",
 		filepath.Join(i.s.Store.Terraform(), terraform.StateFile), strings.Join(lost, ", "))
 }

@@ -266,5 +266,5 @@ func (i *Infra) Protected(p *plan.Plan, vms Plan) error {
 	if len(refused) == 0 {
 		return nil
 	}
-	return fmt.Errorf("cannot delete the VMs of %s: their group says prevent_destroy; nothing was touched; remove prevent_destroy from the manifest to delete them, or undo the change that asks for it", strings.Join(refused, ", "))
+	return fmt.Errorf("cannot delete the VMs of %s: their group has prevent_destroy; nothing was changed; to delete them, remove prevent_destroy from the manifest; to keep them, undo the change that deletes them", strings.Join(refused, ", "))
 }

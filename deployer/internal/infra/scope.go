@@ -27,7 +27,7 @@ func (s scope) check(changes []terraform.Change, in input, vms map[string]state.
 	disks := knownDisks(vms, orphans)
 	for _, c := range changes {
 		if had, was := disks[c.Key]; was && c.Name == terraform.DiskResource && c.Action == terraform.Create && !s.lost[c.Key] {
-			return fmt.Errorf("cannot %s: the persistent disk of %s (%s) is gone, and an empty one would take its place; nothing was done: bring it back, or apply again with --accept-data-loss", s.what, c.Key, had.Folder)
+			return fmt.Errorf("cannot %s: the persistent disk of %s (%s) is missing, and an empty one would take its place; nothing was changed: restore the disk, or apply again with --accept-data-loss", s.what, c.Key, had.Folder)
 		}
 		vm := in.vm(c.Key)
 		if c.Name == terraform.DiskResource {
@@ -53,7 +53,7 @@ func (s scope) check(changes []terraform.Change, in input, vms map[string]state.
 			allowed = s.update || inTurn || !ours
 		}
 		if !allowed {
-			return fmt.Errorf("cannot %s: the engine's plan would also %s %s, which this step must not do; nothing was done: if it was changed or removed by hand, apply again, which plans for it anew", s.what, c.Action, resource(c, vm, in.VMs, changes))
+			return fmt.Errorf("cannot %s: the engine's plan would also %s %s, which this step must not do; nothing was changed: if somebody changed or removed it by hand, apply again to plan for that", s.what, c.Action, resource(c, vm, in.VMs, changes))
 		}
 	}
 	return nil

@@ -34,10 +34,10 @@ func DefaultDir() (string, error) {
 	}
 	exe, err := os.Executable()
 	if err != nil {
-		return "", fmt.Errorf("cannot tell where this program lies, so not where its packages do: %w; set %s", err, EnvDir)
+		return "", fmt.Errorf("cannot find this program's folder, and so its packages: %w; set %s", err, EnvDir)
 	}
 	if exe, err = filepath.EvalSymlinks(exe); err != nil {
-		return "", fmt.Errorf("cannot tell where this program lies, so not where its packages do: %w; set %s", err, EnvDir)
+		return "", fmt.Errorf("cannot find this program's folder, and so its packages: %w; set %s", err, EnvDir)
 	}
 	return filepath.Join(filepath.Dir(exe), "packages"), nil
 }
@@ -108,7 +108,7 @@ func Open(dir string) (*Index, error) {
 	for _, file := range files {
 		p, err := openPlatform(file)
 		if err != nil {
-			return nil, fmt.Errorf("cannot use the package index %s: %w; type `make build` in the project's folder to make it anew", file, err)
+			return nil, fmt.Errorf("cannot use the package index %s: %w; type `make build` in the project's folder to build it again", file, err)
 		}
 		x.platforms = append(x.platforms, p)
 	}
@@ -200,7 +200,7 @@ func newBlob(file, digest string, size int64) Blob {
 			return fmt.Errorf("cannot read the built file %s: %w; type `make build`", b.File, err)
 		}
 		if digest != b.Digest || size != b.Size {
-			return fmt.Errorf("the built file %s is not what its index says (sha256 %s, %d bytes; expected %s, %d bytes): type `make build` to make it anew",
+			return fmt.Errorf("the built file %s is not what its index says (sha256 %s, %d bytes; expected %s, %d bytes): type `make build` to build it again",
 				b.File, digest, size, b.Digest, b.Size)
 		}
 		return nil

@@ -308,7 +308,7 @@ func failing(id string, e Existing) Failing {
 		}
 	}
 	if inv := e.Inventory; inv != nil && inv.Agent.DiskGone != "" {
-		f.Reasons = append(f.Reasons, fmt.Sprintf("its persistent disk %s is gone", inv.Agent.DiskGone))
+		f.Reasons = append(f.Reasons, fmt.Sprintf("its persistent disk %s is missing", inv.Agent.DiskGone))
 		f.Restartable = false
 	}
 	return f

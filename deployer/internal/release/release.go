@@ -46,7 +46,7 @@ func parseIndex(content []byte) (*index, error) {
 		return nil, fmt.Errorf("cannot read its %s: %w", indexName, err)
 	}
 	if x.Format != format {
-		return nil, fmt.Errorf("it has format %d and this deploy knows format %d; use a newer deploy, or make the release anew", x.Format, format)
+		return nil, fmt.Errorf("it has format %d and this deploy knows format %d; use a newer deploy, or create the release again", x.Format, format)
 	}
 	if x.Version == "" {
 		return nil, errors.New("it names no version")

@@ -315,7 +315,7 @@ func (m *machine) noteLeft() {
 		}
 		group.Failure = &Failure{Group: spec.Name, Digest: spec.Digest, At: m.now, Error: &api.Error{
 			Code: api.CodeFailed,
-			Message: fmt.Sprintf("did not take back %d instances of %s: too few are healthy, there or in a group that requires it; bring them back, then apply the earlier manifest",
+			Message: fmt.Sprintf("did not roll back %d instances of %s: too few are healthy, in this group or in one that requires it; repair them, then apply the earlier manifest",
 				left, spec.Name)}}
 	}
 }

@@ -93,7 +93,7 @@ type HostKeyError struct {
 }
 
 func (e *HostKeyError) Error() string {
-	return fmt.Sprintf("cannot trust the host at %s: its host key is %s, expected was %s; either another machine answers at this address or the VM was made anew: look at its host key there before you accept it",
+	return fmt.Sprintf("cannot trust the host at %s: its host key is %s, expected was %s; either another machine answers at this address or the VM was created again; compare the host key on the machine before you accept it",
 		e.Target, e.Shown, e.Pinned)
 }
 

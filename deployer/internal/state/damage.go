@@ -25,7 +25,7 @@ const wayOut = "nothing was written; deploy state repair MANIFEST puts back what
 
 // missing says that a file is not there although others are.
 func missing(dir, name string, others []string) error {
-	return &damageError{fmt.Sprintf("cannot use the state folder %s: %s is missing, and %s there: this deployment was applied before, so it does not begin anew; %s; "+
+	return &damageError{fmt.Sprintf("cannot use the state folder %s: %s is missing, and %s there: this deployment was applied before, so it is not a new one; %s; "+
 		"if nothing of it exists any more, remove the folder", dir, name, areThere(others), wayOut)}
 }
 

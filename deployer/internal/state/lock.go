@@ -145,7 +145,7 @@ func (s Store) tryLock() (*Lock, error) {
 func (s Store) replaceLock() (*Lock, error) {
 	f, err := os.CreateTemp(s.Dir, ".lock")
 	if err != nil {
-		return nil, fmt.Errorf("cannot take the lock over: %w", err)
+		return nil, fmt.Errorf("cannot take over the lock: %w", err)
 	}
 	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 	if err == nil {
@@ -153,7 +153,7 @@ func (s Store) replaceLock() (*Lock, error) {
 	}
 	if err != nil {
 		f.Close()
-		return nil, fmt.Errorf("cannot take the lock over: %w", errors.Join(err, os.Remove(f.Name())))
+		return nil, fmt.Errorf("cannot take over the lock: %w", errors.Join(err, os.Remove(f.Name())))
 	}
 	return &Lock{file: f}, nil
 }

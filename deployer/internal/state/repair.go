@@ -46,7 +46,7 @@ func Repair(s Store, now time.Time) (done []Repaired, id string, err error) {
 	keepState, keepSecrets := st != nil, secretsErr == nil && secrets != nil
 	switch {
 	case keepState && keepSecrets && len(copies) == 0:
-		return nil, "", fmt.Errorf("cannot repair %s: state.json (id %.8s) and secrets.json (id %.8s) are of two deployments, and no copy says which is right; bring the other one back", s.Dir, st.DeploymentID, secrets.DeploymentID)
+		return nil, "", fmt.Errorf("cannot repair %s: state.json (id %.8s) and secrets.json (id %.8s) belong to two deployments, and no copy shows which is right; restore the other one", s.Dir, st.DeploymentID, secrets.DeploymentID)
 	case keepState && keepSecrets: // of two deployments: the copies say which is this one
 		keepState, keepSecrets = copies[0].state.DeploymentID == st.DeploymentID, copies[0].state.DeploymentID == secrets.DeploymentID
 	}

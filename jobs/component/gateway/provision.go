@@ -43,7 +43,7 @@ func (g *Gateway) provision(ctx context.Context, plan, version string, left func
 		return wire.ServiceHandle{}, fmt.Errorf("node %s has answered without name or with another node_id", node)
 	case left():
 		_, err := g.ask(ctx, node, wire.ServiceUnprovision, wire.UnprovisionRequest{Name: h.ServiceID, Bindings: []wire.Credentials{}})
-		return wire.ServiceHandle{}, errors.Join(errors.New("who asked for the instance has gone; it is removed"), err)
+		return wire.ServiceHandle{}, errors.Join(errors.New("the client of the instance disconnected; deleting the instance"), err)
 	}
 	g.keep(h)
 	return h, nil
@@ -115,7 +115,7 @@ func (g *Gateway) bind(ctx context.Context, name string, options json.RawMessage
 		return wire.ServiceHandle{}, fmt.Errorf("node %s has answered with another instance", node)
 	case left():
 		_, err := g.ask(ctx, node, wire.ServiceUnbind, wire.UnbindRequest{Credentials: h.Credentials})
-		return wire.ServiceHandle{}, errors.Join(errors.New("who asked for the binding has gone; it is removed"), err)
+		return wire.ServiceHandle{}, errors.Join(errors.New("the client of the binding disconnected; deleting the binding"), err)
 	}
 	g.keep(h)
 	return h, nil

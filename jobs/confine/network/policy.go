@@ -32,7 +32,7 @@ type Destination struct {
 // ParseDestination reads "10.0.5.0/24", "10.0.5.7 5432" or "fd00::/8 8000-8080".
 func ParseDestination(text string) (Destination, error) {
 	fail := func() (Destination, error) {
-		return Destination{}, fmt.Errorf("%q is no destination: want a network, and if you like its ports, as \"10.0.5.0/24 5432\" or \"10.0.5.7 8000-8080\"", text)
+		return Destination{}, fmt.Errorf("%q is not a destination: it must be a network, with ports if you like, as \"10.0.5.0/24 5432\" or \"10.0.5.7 8000-8080\"", text)
 	}
 	fields := strings.Fields(text)
 	if len(fields) == 0 || len(fields) > 2 {
@@ -156,7 +156,7 @@ var namePattern = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z
 // CheckName says what is wrong with an entry of Names.
 func CheckName(entry string) error {
 	if !namePattern.MatchString(entry) || len(entry) > 253 {
-		return fmt.Errorf("%q is no host: want a name such as \"example.com\", \"*.example.com\" or \"example.com:8080\"", entry)
+		return fmt.Errorf("%q is not a host: it must be a name such as \"example.com\", \"*.example.com\" or \"example.com:8080\"", entry)
 	}
 	return nil
 }

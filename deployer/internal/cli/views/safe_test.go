@@ -42,7 +42,7 @@ func TestSafe(t *testing.T) {
 func hostile() *rapid.Generator[string] {
 	parts := rapid.SampledFrom([]string{
 		"\x1b[6A", "\x1b[2J", "\x1b[8m", "\x1b]0;title\a", "\x1bM", "\x1b7", "\x1b[1;1H", "\r", "\n", "\r\n", "\b\b\b", "\v", "\f", "\x00", "\x7f", "\u009b1A",
-		"\u202e", "\u2066", "\u200b", "\xff", "\xc3", "nothing to do, everything is as the manifest says.", "Plan: 0 unchanged.", "  ", "\t", "ä", "漢", "value",
+		"\u202e", "\u2066", "\u200b", "\xff", "\xc3", "nothing to do, everything matches the manifest.", "Plan: 0 unchanged.", "  ", "\t", "ä", "漢", "value",
 	})
 	return rapid.Custom(func(t *rapid.T) string {
 		return strings.Join(rapid.SliceOfN(parts, 1, 8).Draw(t, "parts"), "")

@@ -91,9 +91,9 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 			failing(w, p.Failing, color)
 			return
 		}
-		what := "everything is as the manifest says"
+		what := "everything matches the manifest"
 		if n := owed(p); n > 0 {
-			what = fmt.Sprintf("but for %d left as they are, everything is as the manifest says", n)
+			what = fmt.Sprintf("everything matches the manifest, except for %d left as they are", n)
 		}
 		fmt.Fprintf(w, "%s: nothing to do, %s.\n", p.Deployment, what)
 		return
@@ -223,7 +223,7 @@ func DataLoss(p *plan.Plan, color bool) string {
 			n++
 		}
 	}
-	return paint(color, red, fmt.Sprintf("THE DATA ON %d PERSISTENT DISK(S) WILL BE LOST. Type the deployment's name if that is meant.", n)) + "\n"
+	return paint(color, red, fmt.Sprintf("THE DATA ON %d PERSISTENT DISK(S) WILL BE LOST. To confirm, type the deployment's name.", n)) + "\n"
 }
 
 // alike puts together the instances of a group to which just the same happens,

@@ -126,7 +126,7 @@ func (h *host) takeAddress(ctx context.Context, cidr string, skip int64, static 
 	if static != "" {
 		a, err := netip.ParseAddr(static)
 		if err != nil || !p.Contains(a) {
-			return "", fmt.Errorf("cannot use static address %q: want one within %s", static, p)
+			return "", fmt.Errorf("cannot use static address %q: it must be within %s", static, p)
 		}
 		if err := take(a); err != nil {
 			return "", fmt.Errorf("cannot use static address %s: another VM of the deployment has it; an apply after that one has got another may", a)

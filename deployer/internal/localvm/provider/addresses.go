@@ -28,7 +28,7 @@ func checkCIDR(text string) (netip.Prefix, error) {
 func checkStatic(text string) (netip.Addr, error) {
 	a, err := netip.ParseAddr(text)
 	if err != nil || !loopback.Contains(a) {
-		return a, fmt.Errorf("cannot use static address %q: want one within %s", text, loopback)
+		return a, fmt.Errorf("cannot use static address %q: it must be within %s", text, loopback)
 	}
 	return a, nil
 }

@@ -222,7 +222,7 @@ func check(entries map[string]entry) error {
 	for _, name := range slices.Sorted(maps.Keys(entries)) {
 		for dir := path.Dir(name); dir != "."; dir = path.Dir(dir) {
 			if e, ok := entries[dir]; ok && !e.mode.IsDir() {
-				return refuse("%q lies below %q, which is no folder", name, dir)
+				return refuse("%q is below %q, which is not a folder", name, dir)
 			}
 		}
 		if e := entries[name]; e.link != "" {

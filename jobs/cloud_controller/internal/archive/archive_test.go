@@ -180,8 +180,8 @@ func TestRefused(t *testing.T) {
 		{"long", "longer than", pack(t, file{strings.Repeat("a", maxName+1), "", 0}), nil},
 		{"twice", "twice", pack(t, file{"a", "1", 0}, file{"./a", "2", 0}), nil},
 		{"file and folder", "twice", pack(t, file{"a", "1", 0}, file{"a/", "", fs.ModeDir | 0o755}), nil},
-		{"below a file", "which is no folder", pack(t, file{"a", "1", 0}, file{"a/b", "2", 0}), nil},
-		{"below a link", "which is no folder", pack(t, link("a", "b"), file{"a/x", "2", 0}), nil},
+		{"below a file", "which is not a folder", pack(t, file{"a", "1", 0}, file{"a/b", "2", 0}), nil},
+		{"below a link", "which is not a folder", pack(t, link("a", "b"), file{"a/x", "2", 0}), nil},
 		{"device", "neither a file", pack(t, file{"a", "", fs.ModeDevice | 0o644}), nil},
 		{"pipe", "neither a file", pack(t, file{"a", "", fs.ModeNamedPipe | 0o644}), nil},
 		{"link out", "leads out", pack(t, link("a", "../x")), nil},
@@ -199,7 +199,7 @@ func TestRefused(t *testing.T) {
 		{"resource without a name", "not a path inside", nil, []Resource{{SHA1: strings.Repeat("a", 40), Size: 1}}},
 		{"resource with a path for its sha1", "no valid sha1", nil, []Resource{{Name: "x", SHA1: "../../../../../../../../../../etc/passwd..", Size: 1}}},
 		{"resource of no size", "no valid sha1", nil, []Resource{{Name: "x", SHA1: strings.Repeat("a", 40), Size: -1}}},
-		{"resource below a link", "which is no folder", pack(t, link("a", "b")), []Resource{{Name: "a/x", SHA1: strings.Repeat("a", 40), Size: 1}}},
+		{"resource below a link", "which is not a folder", pack(t, link("a", "b")), []Resource{{Name: "a/x", SHA1: strings.Repeat("a", 40), Size: 1}}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := run(tc.upload, tc.resources, memory{})

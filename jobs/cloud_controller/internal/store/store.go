@@ -179,7 +179,7 @@ func (s *database) migrate(ctx context.Context, version int64) error {
 		_, err = provider.UpTo(ctx, version)
 	}
 	if err != nil {
-		return fmt.Errorf("cannot bring the database's schema up to date: %w", err)
+		return fmt.Errorf("cannot update the database's schema: %w", err)
 	}
 	return nil
 }

@@ -35,7 +35,7 @@ func javaWeb(s *staging) (start, error) {
 		return start{}, err
 	}
 	if !there(s.SourceDir, "WEB-INF", "web.xml") {
-		return start{}, errors.New("this is no Java web app: it has no WEB-INF/web.xml")
+		return start{}, errors.New("this is not a Java web app: it has no WEB-INF/web.xml")
 	}
 	tomcat := filepath.Join(s.DestDir, "tomcat")
 	if err := copyTomcat(s.Tomcat, tomcat); err != nil {
