@@ -200,7 +200,7 @@ func TestDetect(t *testing.T) {
 }
 
 func TestNumbers(t *testing.T) {
-	for text, want := range map[string]string{"3": "3", "+2": "4", "-1": "1", "-3": "cannot have -1", "x": "no number", "1.5": "no number"} {
+	for text, want := range map[string]string{"3": "3", "+2": "4", "-1": "1", "-3": "cannot have -1", "x": "not a number", "1.5": "not a number"} {
 		n, err := newCount(2, text)
 		if got := fmt.Sprint(n, err); !strings.Contains(got, want) {
 			t.Errorf("%s of 2: %s, want %s", text, got, want)

@@ -328,7 +328,7 @@ func TestCommands(t *testing.T) {
 	p.ok("start", "hello")
 	p.ok("restart", "hello")
 
-	p.fails("say --force", "delete", "hello")
+	p.fails("use --force", "delete", "hello")
 	p.ok("delete", "hello", "--force")
 	p.fails(`app "hello": Application not found`, "stats", "hello")
 	if out := p.ok("apps"); !strings.Contains(out, "no apps yet") {
