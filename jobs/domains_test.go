@@ -408,7 +408,7 @@ func TestProof(t *testing.T) {
 		"another certificate": {[2]string{"ssl_certificate", "ssl_certificate"}, "domain *.b.example is not served at " + b.address + ":8443 over https: it shows another certificate"},
 		"another server":      {[2]string{"server_name plain.example", "server_name plain2.example"}, "domain plain.example is not served at " + b.address + ":8080 over http: another server of the configuration answers, with status 404"},
 		"a silent address":    {[2]string{"listen " + second + ":8443", "listen " + second + ":8444"}, "domain shop.example is not served at " + second + ":8443 over https"},
-		"another generation":  {[2]string{"gzip on;", "syntax error;"}, "nginx at " + b.address + ":8080 answers with another configuration"},
+		"another generation":  {[2]string{"gzip on;", "syntax error;"}, "nginx at " + b.address + ":8080 serves another configuration"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := filepath.Join(b.dir, "generations", strings.ReplaceAll(name, " ", "_"))

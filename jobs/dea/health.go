@@ -77,7 +77,7 @@ func readinessOf(i core.Instance, droplet string, times Intervals) readiness {
 		r.endpoint = path.Join("app", path.Join("/", r.endpoint))
 	case stateFile:
 		r.timeout = times.StateFileTimeout.Duration()
-		r.lacking = fmt.Sprintf("its state file %s did not become RUNNING", r.endpoint)
+		r.lacking = fmt.Sprintf("its state file %s did not say RUNNING", r.endpoint)
 		if i.Start.Debug != nil && *i.Start.Debug == "suspend" {
 			r.timeout = 0 // it waits for a debugger, for as long as that takes
 			return r

@@ -122,7 +122,7 @@ func (e Endpoint) ask(ctx context.Context, url, host string, at netip.AddrPort, 
 			InsecureSkipVerify: true,
 			VerifyConnection: func(s tls.ConnectionState) error {
 				if len(s.PeerCertificates) == 0 || !s.PeerCertificates[0].Equal(chain[0]) {
-					return errors.New("it serves another certificate; apply installs the right one")
+					return errors.New("it shows another certificate; apply installs the right one")
 				}
 				return nil
 			},

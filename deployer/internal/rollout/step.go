@@ -215,7 +215,7 @@ func (m *machine) failBlocked(g int) {
 	}
 	group.Failure = &Failure{Group: spec.Name, Digest: spec.Digest, At: m.now, Error: &api.Error{
 		Code: api.CodeFailed,
-		Message: fmt.Sprintf("cannot continue to update %s: at least %d of its %d instances must stay healthy, but only %d are (not: %s); repair them, then apply again",
+		Message: fmt.Sprintf("cannot continue to update %s: at least %d of its %d instances must stay healthy, and %d are (not: %s); repair them, then apply again",
 			spec.Name, spec.Policy.MinAvailable, len(spec.Instances), m.count(g, factAvailable), m.sick(g))}}
 	m.stop(spec.Policy)
 }
