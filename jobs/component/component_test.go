@@ -167,7 +167,7 @@ func TestConfig(t *testing.T) {
 		{"port: 7\nnats_uri: nats://a:1", "nats://a:1", ""},
 		{"port: 7\nmbus: {a: b}", "", "want a URI"},
 		{"port: 7", "", "mbus is missing"},
-		{"port: 7\nmbus: '10.0.0.1'", "", "no URI"},
+		{"port: 7\nmbus: '10.0.0.1'", "", "not a URI"},
 		{"port: 7\nmbus: nats://a:1\nlogging: {level: loud}", "", `"loud"`},
 		{"port: [", "", "cannot read the configuration"},
 		{"port:\n !a # a tag without a value", "", "cannot read the configuration"},
