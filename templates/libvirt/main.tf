@@ -32,8 +32,8 @@ locals {
   images  = { for key, file in local.files : key => try(regex("^[0-9a-f]{64}(?:[.][a-z0-9]+)?$", basename(file)), file) }
   sources = { for key, image in local.images : image => local.files[key]... }
   kvm     = local.accelerator == "kvm" || local.accelerator == "auto" && data.localvm_accelerator.here.kvm
-  # Under emulation a boot to SSH took 12 s on an idle machine of two cores, and four
-  # minutes with 24 programs that wanted one.
+  # Under emulation a boot to SSH took five minutes on a machine of two cores where 24
+  # programs wanted one; on an idle one it is a fraction of that.
   boot_seconds = try(tonumber(var.settings.boot_seconds), local.kvm ? 300 : 900)
   console      = try(var.settings.console_dir, "/var/log/libvirt/qemu")
   # Without instances and disks there is nothing to make, not even a network.

@@ -67,7 +67,7 @@ type State struct {
 const DefaultsNow = 1
 
 // Earlier reports whether properties have their earlier defaults.
-func (st *State) Earlier() bool { return st.Defaults < DefaultsNow }
+func (s *State) Earlier() bool { return s.Defaults < DefaultsNow }
 
 // KeptRevisions is how many revisions, and their packages, are kept.
 const KeptRevisions = 10

@@ -67,7 +67,7 @@ type Running struct {
 	end  Ended
 }
 
-// ErrNoSessions: the warden is of an earlier version, which has none.
+// ErrNoSessions says that the warden is of an earlier version, which has none.
 var ErrNoSessions = errors.New("the instance was started by an earlier version, which has no sessions: restart the app")
 
 // StartSession starts a session of the instance whose warden's folder is dir. The
@@ -355,7 +355,8 @@ func session(args []string) int {
 				_ = syscall.Kill(-pid, signal) // it may have ended
 			}
 		}
-		_ = syscall.Kill(pid, syscall.SIGKILL) // nobody is there any more; End does the rest
+		_ = lines.Err()                        // in whatever way it ended, nobody is there any more
+		_ = syscall.Kill(pid, syscall.SIGKILL) // End does the rest
 	}()
 	p := &parent.Parent{PID: pid}
 	var ended Ended
