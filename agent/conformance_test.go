@@ -408,7 +408,7 @@ func TestMissingPackageIsUploaded(t *testing.T) {
 		incoming := filepath.Join(f.agent.Dir, "incoming", digest+".tar.gz")
 		for name, wrong := range map[string][]byte{"short": archive[:len(archive)-1], "other": append(slices.Clone(archive[:len(archive)-1]), archive[len(archive)-1]^1)} {
 			f.must(os.WriteFile(incoming, wrong, 0o600))
-			f.refused(f.prepare(s), api.CodePackageMissing, "expected is")
+			f.refused(f.prepare(s), api.CodePackageMissing, ", expected ")
 			if _, err := os.Stat(incoming); !errors.Is(err, os.ErrNotExist) {
 				f.Errorf("%s: a broken upload stays: %v", name, err)
 			}
