@@ -168,12 +168,13 @@ func (a *Agent) open(ctx context.Context) error {
 		a.metrics = a.serveMetrics(address, nil)
 	}
 	a.configureSyslog()
-	a.serve(listener) // from here on operations may come
+	instance := a.identity.Instance
+	a.serve(listener) // from here on operations may come, and change the identity
 	a.resumeBus()
 	a.work.Go(a.heartbeats)
 	a.work.Go(a.keepRoutes)
 	a.rerouteSoon()
-	c.Log.Info("agent is up", "dir", c.Dir, "version", c.Version, "instance", a.identity.Instance)
+	c.Log.Info("agent is up", "dir", c.Dir, "version", c.Version, "instance", instance)
 	return nil
 }
 

@@ -105,7 +105,7 @@ func (a *Agent) busConfig(id identity, settings api.Bus) bus.Config {
 func (a *Agent) resumeBus() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.identity.Bus == nil {
+	if a.identity.Bus == nil || a.bus != nil { // it was configured meanwhile
 		return
 	}
 	b, err := bus.Open(a.busConfig(a.identity, *a.identity.Bus))

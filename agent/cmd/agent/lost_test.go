@@ -108,7 +108,7 @@ func TestInstallSaysWhyAnAgentDoesNotStart(t *testing.T) {
 	}
 	keepRunning(t, env, program, "run", "--dir", dir)
 	_, err := runInstall(t, program, dir, env)
-	if err == nil || !strings.Contains(err.Error(), "it says") || !strings.Contains(err.Error(), filepath.Join(dir, "ops")) {
+	if err == nil || !strings.Contains(err.Error(), "cannot start the agent in") || !strings.Contains(err.Error(), filepath.Join(dir, "ops")) {
 		t.Errorf("got %v", err)
 	}
 }

@@ -79,7 +79,9 @@ func fitsEngine(data []byte, was terraform.StateID, machines []string) (bool, er
 }
 
 // Rebuild makes a state of what the engine's work folder tells. What only the state
-// knew is lost: which revisions there were, what is ignored, which canaries passed.
+// knew is lost: which revisions there were, what is ignored, which canaries passed,
+// and which defaults the deployment began with: it gets today's, which open nothing,
+// and the plan shows what they change.
 func Rebuild(store state.Store, deployment, id string) (*state.State, error) {
 	r, err := terraform.Recover(store.Terraform())
 	if err != nil {
@@ -92,7 +94,6 @@ func Rebuild(store state.Store, deployment, id string) (*state.State, error) {
 		return nil, fmt.Errorf("%s is of the deployment %q, the manifest's is %q", store.Terraform(), r.Deployment.Name, deployment)
 	}
 	st := state.New(deployment)
-	st.Defaults = 0 // only the lost state knew; what is open is told, what is closed may be needed
 	st.DeploymentID = r.Deployment.ID
 	st.Groups, st.VMs = map[string][]state.Slot{}, map[string]state.VM{}
 	for _, key := range slices.Sorted(maps.Keys(r.Instances)) {
