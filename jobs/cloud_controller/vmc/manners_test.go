@@ -129,7 +129,7 @@ func TestAppsPage(t *testing.T) {
 	p.ok("delete", "deaf", "--force")
 	status, _, errOut = p.vmc("push", "late", "--start-timeout", "1s", "--framework", "node",
 		"--path", p.write(t.TempDir(), map[string]string{"server.js": "setInterval(() => {}, 1000)"}))
-	if status != 1 || !strings.Contains(errOut, "PORT names within 1s") {
+	if status != 1 || !strings.Contains(errOut, "PORT names, within 1s") {
 		t.Errorf("a push of an app with one second to start: status %d\n%s", status, errOut)
 	}
 }
