@@ -317,7 +317,7 @@ func TestDiskFullWhileStaging(t *testing.T) {
 	before := c.mustAllRun(3)
 	c.job(bigPackage)
 	unmount := mount(t, "tmpfs", filepath.Join(c.vmDir("app-1"), "agent", "store"), "tmpfs", 0, "size=1m")
-	c.mustFail([]string{changed}, "app/1", "the disk is full", "package big", "no space left on device", "was not changed")
+	c.mustFail([]string{changed}, "app/1", "the disk is full", "package big", "no space left on device", "nothing was touched")
 	c.mustKeep(before)
 	unmount()
 	c.mustMend(3, changed)
@@ -591,7 +591,7 @@ func (c *cluster) onTheBus(flags ...string) bool {
 	ctx, cancel := context.WithTimeout(c.t.Context(), time.Minute)
 	defer cancel()
 	out, err := c.command(ctx, "apply", append([]string{"--auto-approve", "--json"}, flags...)...).Output()
-	return err == nil && bytes.Contains(out, []byte(`"ssh_dials": 0`))
+	return err == nil && bytes.Contains(out, []byte(`"ssh_dials":0`))
 }
 
 // builtAgent is the real agent, built with other sources: change is given each
