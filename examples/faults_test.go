@@ -984,7 +984,7 @@ func TestAgentThatHangs(t *testing.T) {
 		}
 	}
 	out := c.mustApply()
-	if want := "the agent (process "; !strings.Contains(out, want) || !strings.Contains(out, "started anew") {
+	if want := "the agent (process "; !strings.Contains(out, want) || !strings.Contains(out, "and was restarted") {
 		t.Errorf("it does not tell that the agent was started anew:\n%s", out)
 	}
 	if now := agentOf(t, c, "app-0"); now == agent {
