@@ -31,7 +31,7 @@ import (
 const (
 	// bootPoll is how often Install asks whether the agent answers.
 	bootPoll = 20 * time.Millisecond
-	// askLimit is how long an agent may take to say who it is.
+	// askLimit bounds the question to an agent for its inventory.
 	askLimit = 2 * time.Second
 	// rivalLimit is how long an agent of another program may go on once it was to
 	// be replaced; then it is one that nobody watches over any more.
@@ -122,7 +122,7 @@ func lookup(environ []string, name string) string {
 	return ""
 }
 
-// ask asks, within a limit, whoever is the agent of dir now.
+// ask returns the inventory of the agent that runs in dir, or an error after limit.
 func ask(ctx context.Context, dir string, limit time.Duration) (api.Inventory, error) {
 	socket := filepath.Join(dir, "run", "agent.sock")
 	c := client.Unix(func(ctx context.Context) (net.Conn, error) { return sockets.Dial(ctx, socket) })

@@ -9,10 +9,10 @@ import (
 	"github.com/clusterworks/deploy/agent/internal/routes"
 )
 
-// routing is what the agent tells the routers of its processes.
+// routing registers the routes of the processes with the routers.
 type routing struct {
 	registrar *routes.Registrar
-	changed   chan struct{} // something that routes follow from may be another
+	changed   chan struct{} // gets a value when the routes may have to change
 
 	mu   sync.Mutex // held while the registrar is told, so that it hears the latest last
 	spec api.Spec   // the active one, as it was read last

@@ -15,7 +15,7 @@ import (
 	"github.com/clusterworks/deploy/agent/api"
 )
 
-// told is what the routers hear.
+// told is a message that the routers received.
 type told struct {
 	subject string
 	at      time.Time

@@ -126,8 +126,8 @@ type Process struct {
 	Control bool    `json:"control,omitempty"`
 	Checks  []Check `json:"checks,omitempty"`
 	Reload  *Reload `json:"reload,omitempty"` // nil: a reload-class change restarts
-	// Routes are what the agent tells the routers while the checks pass. Digest does
-	// not cover them.
+	// Routes are the routes that the agent registers with the routers while the checks
+	// pass. Digest does not cover them.
 	Routes  []Route  `json:"routes,omitempty"`
 	Restart *Restart `json:"restart,omitempty"`
 

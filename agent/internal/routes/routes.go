@@ -71,7 +71,7 @@ func (s Servers) equal(t Servers) bool {
 	return slices.Equal(s.URLs, t.URLs) && string(s.CA) == string(t.CA)
 }
 
-// login is who is admitted to the bus for a job's routes.
+// login is the user of the bus that registers a job's routes.
 type login struct{ user, password string }
 
 // link is a connection for the routes of a job. It comes back by itself.

@@ -8,7 +8,7 @@ import (
 	"github.com/clusterworks/deploy/agent/api"
 )
 
-// Now is what routes follow from.
+// Now has the facts that decide which routes are registered.
 type Now struct {
 	Spec     api.Spec // the active one
 	Statuses []api.ProcessStatus
@@ -24,7 +24,7 @@ type key struct {
 	port int
 }
 
-// route is what the routers are told of a key, and by whom.
+// route is a registration and the user that sends it.
 type route struct {
 	login
 	message string // a registration, JSON
