@@ -1,9 +1,9 @@
-description = "Cloud controller: the REST API that apps are pushed through, and the commands to DEAs and stagers that follow"
+description = "Cloud controller: the REST API for users, and the commands to stagers and DEAs that carry requests out"
 
 property "external_uri" {
   type        = string
   required    = true
-  description = "The API's host name, \"api.<domain>\"; apps get names in the same domain"
+  description = "Host name of the API, \"api.<domain>\"; apps get host names in the same domain"
   on_change   = "restart"
 
   validation {
@@ -15,32 +15,32 @@ property "external_uri" {
 property "name" {
   type        = string
   default     = "vcap"
-  description = "What this cloud calls itself (`vmc info`)"
+  description = "Name of this cloud (`vmc info`)"
 }
 
 property "description" {
   type        = string
   default     = "Cloud Foundry of the first generation"
-  description = "A line about this cloud (`vmc info`)"
+  description = "One line about this cloud (`vmc info`)"
 }
 
 property "support" {
   type        = string
   default     = ""
-  description = "Where users get help: a URL or an e-mail address (`vmc info`); \"\": nothing is said"
+  description = "Where users get help: a URL or an e-mail address (`vmc info`); \"\": not shown"
 }
 
 property "port" {
   type        = number
   default     = 9022
-  description = "Port for requests, on the instance's own address"
+  description = "Port for requests, on the instance's address"
   on_change   = "restart"
 }
 
 property "trusted_fronts" {
   type        = list(string)
   default     = []
-  description = "Networks of foreign routers, whose X-Real-Ip is believed (it decides whose logins are slowed down). Routers of this platform are known by a key and need no entry"
+  description = "Networks of routers that are not this platform's and whose X-Real-Ip is believed; logins are slowed down per client address. This platform's routers prove themselves by a key and need no entry"
 
   validation {
     condition     = alltrue([for n in property.trusted_fronts : can(regex("^[0-9a-fA-F.:]+/[0-9]+$", n))])
@@ -51,7 +51,7 @@ property "trusted_fronts" {
 property "internal_port" {
   type        = number
   default     = 9023
-  description = "Port for other components only: packages, droplets, the bulk API, copies among controllers. Let neither load balancers nor users reach it"
+  description = "Plain-text port for components only: packages, droplets, the bulk API, copies among controllers. Keep load balancers and users away from it"
   on_change   = "restart"
 
   validation {
@@ -63,7 +63,7 @@ property "internal_port" {
 property "internal_tls_port" {
   type        = number
   default     = 9024
-  description = "The same over TLS, for components with a certificate of the deployment's CA: stagers, DEAs, health managers and the other controllers use it"
+  description = "The same as internal_port over TLS, for components with a certificate of the deployment's CA: stagers, DEAs, health managers and other controllers"
   on_change   = "restart"
 
   validation {
@@ -75,7 +75,7 @@ property "internal_tls_port" {
 property "internal_plaintext" {
   type        = bool
   default     = false
-  description = "Serve internal_port, in plain text, for components of earlier versions; true where a version up to 0.9 made the deployment, until it is set to false"
+  description = "Serve internal_port for components of earlier versions. True by default in deployments whose first apply was by version 0.9 or earlier; set it to false once all components are newer"
 
   earlier_default = true
   on_change       = "restart"
@@ -84,7 +84,7 @@ property "internal_plaintext" {
 property "database" {
   type        = string
   default     = "sqlite"
-  description = "sqlite, a file of the only controller; or postgres, the link of that name, for any number of them"
+  description = "sqlite: a file, for a single controller; postgres: the link `postgres`, for any number of controllers"
   on_change   = "restart"
 
   validation {
@@ -102,7 +102,7 @@ property "secret" {
   type        = string
   required    = true
   sensitive   = true
-  description = "Signs tokens; the passwords among the components follow from it. A new one ends all logins"
+  description = "Key that signs tokens and from which the components' passwords are derived. A new key ends all logins"
 
   validation {
     condition     = length(property.secret) >= 8
@@ -113,21 +113,21 @@ property "secret" {
 property "shared_directory" {
   type        = string
   default     = ""
-  description = "A folder that all controllers share, and better the DEAs too (NFS): packages and droplets are there. \"\": each controller has its own, and copies"
+  description = "Folder for packages and droplets that all controllers share (NFS); DEAs that share it too need no download. \"\": each controller has a folder of its own and copies what it lacks from the others"
   on_change   = "restart"
 }
 
 property "admins" {
   type        = list(string)
   default     = []
-  description = "E-mail addresses of the admins"
+  description = "E-mail addresses of the administrators"
 }
 
 property "admin_password" {
   type        = string
   default     = ""
   sensitive   = true
-  description = "The password with which the admins' accounts are made where they are missing. Nobody can register as an admin"
+  description = "Password with which missing accounts of administrators are created. Nobody can register as an administrator"
 
   validation {
     condition     = property.admin_password != "" || length(property.admins) == 0
@@ -143,7 +143,7 @@ property "admin_password" {
 property "min_password_length" {
   type        = number
   default     = 8
-  description = "Shortest password that an account may get"
+  description = "Shortest password that an account may have, characters"
 
   validation {
     condition     = property.min_password_length >= 1
@@ -154,7 +154,7 @@ property "min_password_length" {
 property "allow_registration" {
   type        = bool
   default     = false
-  description = "Anyone who reaches the API may register. Else admins make the accounts (vmc register EMAIL, logged in as an admin)"
+  description = "Let anyone who reaches the API register. Otherwise only administrators create accounts (`vmc register EMAIL`)"
 }
 
 property "app_uris" {
@@ -164,7 +164,7 @@ property "app_uris" {
     reserved_length = optional(number, 0)
   })
   default     = {}
-  description = "Host names that apps may have: outside of the domain, and which first labels nobody gets"
+  description = "Which host names apps may have outside the domain, and which first labels are reserved"
 }
 
 property "domains" {
@@ -176,13 +176,13 @@ property "domains" {
     paths  = optional(list(object({ path = string, target = optional(string, "apps") })), [])
   }))
   default     = []
-  description = "Host names that the load balancers serve, beside those below the API's domain: the manifest's domain blocks. Those that go to apps may be mapped to apps, the others are nobody's"
+  description = "Host names that the load balancers serve beside those below the API's domain: the manifest's domain blocks. Users may map apps to the names whose target is apps"
 }
 
 property "reserved_hosts" {
   type        = list(string)
   default     = []
-  description = "Host names that apps may not have, beside admin, api, login, uaa and www and those that jobs register: first labels in the apps' domain, or whole names"
+  description = "Reserved host names, beside admin, api, login, uaa, www and the names that jobs register: first labels in the apps' domain, or whole names"
 }
 
 property "default_account_capacity" {
@@ -195,7 +195,7 @@ property "default_account_capacity" {
     instances = optional(number, 200)
   })
   default     = {}
-  description = "What an account may have; memory in MB, app_uris of one app"
+  description = "Quota of an account; memory in MB; app_uris is the limit of one app"
 }
 
 property "app_limits" {
@@ -206,41 +206,41 @@ property "app_limits" {
     fds        = optional(number, 4096)
   })
   default     = {}
-  description = "What one app may have: instances, and of each the least memory, the most disk (both MB) and the most open files. Apps that have more keep it until they are changed"
+  description = "Limits of one app: most instances, and for each instance the least memory and the most disk in MB and the most open files. Existing apps beyond a limit are held to it at their next change"
 }
 
 property "builtin_services" {
   type        = map(string)
   default     = {}
   sensitive   = true
-  description = "Services whose gateways may offer them, each with its gateway's token"
+  description = "Services that gateways may offer, each with the token of its gateway"
 }
 
 property "max_droplet_size_mb" {
   type        = number
   default     = 512
-  description = "Largest app, unpacked, and largest droplet, MiB"
+  description = "Size limit of an unpacked app, and of a droplet, MiB"
   on_change   = "restart"
 }
 
 property "resource_pool_mb" {
   type        = number
   default     = 2048
-  description = "Disk for files that need not be uploaded again, MiB"
+  description = "Size of the cache of uploaded files, which spares users a second upload, MiB"
   on_change   = "restart"
 }
 
 property "max_staging_runtime_s" {
   type        = number
   default     = 120
-  description = "How long a stager may take, seconds"
+  description = "Longest staging, seconds"
   on_change   = "restart"
 }
 
 property "new_initial_placement" {
   type        = bool
   default     = false
-  description = "Choose among the DEAs by what they advertise, without asking them; else among those that offer to run an instance. The rule is the same"
+  description = "Place instances by what DEAs advertise, without asking them; false: among the DEAs that offer to run the instance. The rule of placement is the same"
   on_change   = "restart"
 }
 
@@ -252,7 +252,7 @@ property "update" {
     watch_time       = optional(string, "1m")
   })
   default     = {}
-  description = "How an app gets new files or settings. rolling: a new instance starts beside each old one, must stay healthy for min_healthy_time before it gets requests, and only then the old one stops; max_in_flight instances at once. A version whose only instance, or two of several, crash within watch_time after that is taken back (\"0s\": it is not). now: all stop, then start, as in the original; users may ask for it (vmc --now)"
+  description = "How an app is updated. rolling: a new instance starts beside each old one, must stay healthy for min_healthy_time before it gets requests, and only then the old one stops; max_in_flight instances at once. If within watch_time after the update its only instance crashes, or two of several, the previous version returns (\"0s\": never). now: all instances stop, then start, as in the original; users can ask for it with `vmc --now`"
 
   validation {
     condition     = contains(["rolling", "now"], property.update.strategy) && property.update.max_in_flight >= 1
@@ -269,21 +269,21 @@ property "timeouts" {
     gateway  = optional(string, "10s")
   })
   default     = {}
-  description = "How long answers are waited for: of a DEA that offers, of the DEAs for an app's instances, of the health manager for one app and for many, of a service gateway"
+  description = "Time limits for answers: offers of DEAs, the DEAs' word on an app's instances, the health manager's on one app and on many, a service gateway's"
   on_change   = "restart"
 }
 
 property "cc_partition" {
   type        = string
   default     = "default"
-  description = "Tells the health manager's messages for these controllers from others'"
+  description = "Marks the health manager's messages for these controllers, where several platforms share a bus"
   on_change   = "restart"
 }
 
 property "drain_timeout_s" {
   type        = number
   default     = 35
-  description = "How long a controller that leaves waits for requests in progress, seconds; a staging that takes longer is to be started again"
+  description = "Longest wait of a stopping controller for requests in progress, seconds; a staging that takes longer must be started again by its user"
   on_change   = "restart"
 
   validation {

@@ -1,9 +1,9 @@
-description = "DEA: runs instances of apps, each with its own part of the machine"
+description = "DEA: runs instances of apps, each isolated from the others"
 
 property "max_memory_mb" {
   type        = number
   default     = 4096
-  description = "What instances may use together, by the sum of their limits; it is never overcommitted"
+  description = "Memory and disk for all instances together; the sum of their limits never exceeds it"
   on_change   = "restart"
 
   validation {
@@ -15,7 +15,7 @@ property "max_memory_mb" {
 property "max_clients" {
   type        = number
   default     = 1024
-  description = "How many instances may start or run"
+  description = "Most instances that start or run at once"
   on_change   = "restart"
 
   validation {
@@ -27,7 +27,7 @@ property "max_clients" {
 property "filer_port" {
   type        = number
   default     = 12345
-  description = "Port of the file server, on the instance's own address"
+  description = "Port of the file server, on the instance's address"
   on_change   = "restart"
 }
 
@@ -41,7 +41,7 @@ property "sessions" {
     longest  = optional(string, "12h")
   })
   default     = {}
-  description = "Commands that users run beside their apps (vmc ssh, vmc run): the port where cloud controllers ask for them over TLS; how many an instance, an app on this DEA and all apps have at once (0: none); how long one may be idle, and last"
+  description = "Commands that users run beside their apps (vmc ssh, vmc run): the TLS port for cloud controllers; the most commands at once of an instance, of an app on this DEA and of all apps (0: none); the longest idle time and duration of a command"
   on_change   = "restart"
 
   validation {
@@ -53,7 +53,7 @@ property "sessions" {
 property "ports" {
   type        = string
   default     = "20000-31999"
-  description = "Ports that apps may be given, outside of those that the kernel gives to outgoing connections"
+  description = "Port range for apps; it must not overlap the kernel's range for outgoing connections"
   on_change   = "restart"
 
   validation {
@@ -65,7 +65,7 @@ property "ports" {
 property "isolation" {
   type        = string
   default     = "namespaces"
-  description = "What apps must have at least: processes (for users who trust each other only), namespaces or full; they get the best that the machine offers. README.md says what each is"
+  description = "Least isolation of apps: processes (only for users who trust each other), namespaces or full. Apps always get the best level that the machine offers; README.md describes the levels"
   on_change   = "restart"
 
   validation {
@@ -77,7 +77,7 @@ property "isolation" {
 property "network" {
   type        = string
   default     = "own"
-  description = "own: each app has a network of its own, from which it reaches the internet, name servers, its services and what networks says; shared: it has the machine's, other apps' ports included"
+  description = "own: each app has a network of its own, from which it reaches the internet, name servers, its services and the property networks; shared: apps use the machine's network and reach each other's ports"
   on_change   = "restart"
 
   validation {
@@ -89,7 +89,7 @@ property "network" {
 property "networks" {
   type        = list(string)
   default     = []
-  description = "Private networks that apps may reach, with ports if you like: \"10.0.5.0/24\", \"10.0.5.7 5432\", \"fd00:5::/64 8000-8080\""
+  description = "Private networks that apps may reach, optionally with ports: \"10.0.5.0/24\", \"10.0.5.7 5432\", \"fd00:5::/64 8000-8080\""
   on_change   = "restart"
 
   validation {
@@ -101,35 +101,35 @@ property "networks" {
 property "visible" {
   type        = list(string)
   default     = []
-  description = "Folders of the VM that apps see, read only, beside the system's: runtimes that lie elsewhere"
+  description = "Folders of the VM that apps can read in addition to the system's, for runtimes installed elsewhere"
   on_change   = "restart"
 }
 
 property "processes" {
   type        = number
   default     = 512
-  description = "How many processes an instance may have, threads included"
+  description = "Most processes of an instance, threads included"
   on_change   = "restart"
 }
 
 property "runtimes" {
   type        = list(string)
   default     = ["binary", "java", "node", "python", "ruby", "static"]
-  description = "Runtimes that are advertised; which are really there is found out when an app asks for one"
+  description = "Runtimes to advertise; the DEA looks for a runtime when an app asks for it"
   on_change   = "restart"
 }
 
 property "expand_variables" {
   type        = bool
   default     = false
-  description = "Read $NAME, $${NAME} and quotes in the values of users' variables as the original's shell did; by default values pass as they are"
+  description = "Expand $NAME, $${NAME} and quotes in users' environment variables as the original's shell did; false: values are passed unchanged"
   on_change   = "restart"
 }
 
 property "output" {
   type        = object({ file_mb = optional(number, 10), kept = optional(number, 2) })
   default     = {}
-  description = "What is kept of what an instance prints, for each of stdout and stderr: files of so many MB (less where the disk quota is small), and how many beside the present one"
+  description = "Logs kept of an instance, for stdout and for stderr: size of a file in MB (less where the disk quota is small), and number of older files"
   on_change   = "restart"
 
   validation {
@@ -141,49 +141,49 @@ property "output" {
 property "prod" {
   type        = bool
   default     = null
-  description = "true: for production apps only"
+  description = "Run production apps only"
   on_change   = "restart"
 }
 
 property "cc_partition" {
   type        = string
   default     = "default"
-  description = "Of apps whose start message names none"
+  description = "Limits of apps whose start message names none"
   on_change   = "restart"
 }
 
 property "force_http_sharing" {
   type        = bool
   default     = false
-  description = "Fetch droplets over HTTP although a shared folder has them"
+  description = "Download droplets even if the shared folder has them"
   on_change   = "restart"
 }
 
 property "disk_percent" {
   type        = number
   default     = 95
-  description = "How full the disk may be before nothing new is taken"
+  description = "Disk usage above which the DEA takes no new instance"
   on_change   = "restart"
 }
 
 property "cache_mb" {
   type        = number
   default     = 1024
-  description = "How much of droplets that were used is kept"
+  description = "Size of the cache of droplets"
   on_change   = "restart"
 }
 
 property "max_droplet_mb" {
   type        = number
   default     = 1024
-  description = "How large a droplet may be"
+  description = "Size limit of a droplet"
   on_change   = "restart"
 }
 
 property "when_others_are_full" {
   type        = string
   default     = "refuse"
-  description = "An update of a DEA moves its apps to the others. If those have no room: refuse (nothing is touched) or warn (those apps are down meanwhile)"
+  description = "An update of a DEA moves its apps to other DEAs. If they have no room: refuse, the update does not begin; warn, these apps are down during the update"
 
   validation {
     condition     = contains(["refuse", "warn"], property.when_others_are_full)
@@ -194,7 +194,7 @@ property "when_others_are_full" {
 property "intervals" {
   type        = map(number)
   default     = {}
-  description = "Times in seconds, with fractions; README.md has them all with their defaults"
+  description = "Times in seconds, fractions allowed; README.md lists them with their defaults"
   on_change   = "restart"
 
   validation {

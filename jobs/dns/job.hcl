@@ -1,16 +1,16 @@
-description = "Name server of the deployment: its domain leads to the load balancers, and every instance and group has a name"
+description = "Name server of the deployment: the domain's names resolve to the load balancers, and every instance and group has a name"
 
 property "port" {
   type        = number
   default     = 53
-  description = "Port for UDP and TCP, on the instance's own address"
+  description = "Port for UDP and TCP, on the instance's address"
   on_change   = "restart"
 }
 
 property "load_balancers" {
   type        = list(string)
   default     = []
-  description = "Addresses to which the deployment's domain, all names below it, and those of zones lead: such as group.lb.instances[*].address, or a virtual address"
+  description = "Addresses of the deployment's domain, of all names below it, and of zones: such as group.lb.instances[*].address, or a virtual address"
 
   validation {
     condition     = alltrue([for a in property.load_balancers : can(regex("^[0-9a-fA-F.:]+$", a))])
@@ -21,7 +21,7 @@ property "load_balancers" {
 property "zones" {
   type        = list(string)
   default     = []
-  description = "Domains to answer for like the deployment's own, such as \"shop.example\""
+  description = "Further domains to answer for, such as \"shop.example\""
 
   validation {
     condition     = alltrue([for z in property.zones : can(regex("^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$", z))])
@@ -32,7 +32,7 @@ property "zones" {
 property "name_servers" {
   type        = list(string)
   default     = []
-  description = "Names of the name servers as the parent zones have them; without it ns0., ns1. and so on of each zone, which lead to this group's instances"
+  description = "Names of the name servers in the parent zones; if not set: ns0., ns1. and so on of each zone, the addresses of this group's instances"
 
   validation {
     condition     = alltrue([for n in property.name_servers : can(regex("^[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)+[.]?$", n))])
@@ -43,7 +43,7 @@ property "name_servers" {
 property "ttl_s" {
   type        = number
   default     = 5
-  description = "Seconds for which answers may be kept: so long a member that has failed is still asked for"
+  description = "Seconds that clients may cache an answer; a failed member keeps getting requests for so long"
 
   validation {
     condition     = property.ttl_s >= 0 && property.ttl_s <= 86400
@@ -56,7 +56,7 @@ property "update_key" {
   default     = ""
   sensitive   = true
   on_change   = "restart"
-  description = "Secret with which the deployer sets the records that prove \"*.\" domains to a CA (dns-01): a secret's value; \"\": nobody may"
+  description = "Key with which the deployer sets the records that prove \"*.\" domains to a CA (dns-01): a secret's value; \"\": updates are refused"
 }
 
 property "instances" {

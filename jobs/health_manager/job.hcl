@@ -1,9 +1,9 @@
-description = "Health manager: keeps apps as their users want them, by what the DEAs report"
+description = "Health manager: compares what DEAs report with what users want, and has missing instances started and extra ones stopped"
 
 property "intervals" {
   type        = map(number)
   default     = {}
-  description = "Times in seconds, with fractions, and numbers, by the original's names; README.md has them all with their defaults"
+  description = "Times in seconds, fractions allowed, and counts, by the original's names; README.md lists them with their defaults"
 
   validation {
     condition = length(setsubtract(keys(property.intervals), [
@@ -23,7 +23,7 @@ property "intervals" {
 property "batch_size" {
   type        = number
   default     = 200
-  description = "Apps that are read from the cloud controller at once"
+  description = "Number of apps read from the cloud controller in one request"
 
   validation {
     condition     = property.batch_size >= 1 && property.batch_size <= 1000

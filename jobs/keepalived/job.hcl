@@ -1,9 +1,9 @@
-description = "A virtual address that the load balancers hand to each other: keepalived beside nginx"
+description = "Virtual addresses that move to another load balancer when theirs fails: keepalived beside nginx"
 
 property "addresses" {
   type        = list(string)
   required    = true
-  description = "Virtual addresses with the length of their network, \"192.0.2.10/24\": one instance of the group has them at a time"
+  description = "Virtual addresses with prefix length, \"192.0.2.10/24\"; one instance of the group has them at a time"
 
   validation {
     condition     = length(property.addresses) > 0 && alltrue([for a in property.addresses : can(regex("^[0-9a-fA-F.:]+/[0-9]+$", a))])
@@ -14,7 +14,7 @@ property "addresses" {
 property "interface" {
   type        = string
   required    = true
-  description = "Network interface of the VMs that the addresses are for, such as \"eth0\""
+  description = "Network interface of the VMs for the addresses, such as \"eth0\""
 
   validation {
     condition     = can(regex("^[A-Za-z0-9_.:-]{1,15}$", property.interface))
@@ -25,7 +25,7 @@ property "interface" {
 property "router_id" {
   type        = number
   default     = 51
-  description = "Number of the virtual router, 1 to 255: another one for each group in the same network"
+  description = "Number of the virtual router, 1 to 255; each group in a network needs its own"
 
   validation {
     condition     = property.router_id >= 1 && property.router_id <= 255
@@ -36,7 +36,7 @@ property "router_id" {
 property "interval_ms" {
   type        = number
   default     = 500
-  description = "Milliseconds between two signs of life; the address moves after three and a half without one. The same on all instances"
+  description = "Milliseconds between two advertisements; the addresses move after three and a half missed ones. The same on all instances"
 
   validation {
     condition     = property.interval_ms >= 10 && property.interval_ms <= 40000 && property.interval_ms % 10 == 0
@@ -47,7 +47,7 @@ property "interval_ms" {
 property "check_port" {
   type        = number
   default     = 8080
-  description = "Port at which the load balancer beside it says that it is well; who is not gives the address away"
+  description = "Port at which the load balancer on the same VM is checked; an instance whose load balancer is unhealthy gives the addresses up"
 }
 
 package "keepalived" {

@@ -1,9 +1,9 @@
-description = "Node of the service mysql: the VM's own MariaDB server, with a database for each instance and a user for each binding"
+description = "Node of the service mysql: one MariaDB server, from the VM's package, with a database for each instance and a user for each binding"
 
 property "plan" {
   type        = string
   default     = "free"
-  description = "What the node's instances are; the limits below are the plan's"
+  description = "Plan of the node's instances; the limits below belong to it"
   on_change   = "restart"
 
   validation {
@@ -15,7 +15,7 @@ property "plan" {
 property "capacity" {
   type        = number
   default     = 50
-  description = "How many instances the node takes"
+  description = "Most instances of the node"
   on_change   = "restart" # the server has room for their connections
 
   validation {
@@ -27,13 +27,13 @@ property "capacity" {
 property "disabled" {
   type        = bool
   default     = false
-  description = "The node takes no new instance; those that it has are served"
+  description = "Take no new instance; existing ones are served"
 }
 
 property "max_db_size_mb" {
   type        = number
   default     = 256
-  description = "What the tables of a database may have, MiB; above it its users may read and delete only, until it is below again"
+  description = "Size limit of a database's tables, MiB; above it its users can only read and delete, until it is below again"
   on_change   = "restart"
 
   validation {
@@ -45,7 +45,7 @@ property "max_db_size_mb" {
 property "max_user_conns" {
   type        = number
   default     = 20
-  description = "Connections of a user at once, and of all users of an instance together; what is more is refused or ended"
+  description = "Most connections at once of a user, and of all users of an instance together; more are refused or ended"
   on_change   = "restart"
 
   validation {
@@ -57,7 +57,7 @@ property "max_user_conns" {
 property "max_long_query_s" {
   type        = number
   default     = 60
-  description = "How long a statement may take, seconds; then it is ended and its app gets an error"
+  description = "Longest statement, seconds; a longer one is ended and its app gets an error"
   on_change   = "restart"
 
   validation {
@@ -69,7 +69,7 @@ property "max_long_query_s" {
 property "max_long_tx_s" {
   type        = number
   default     = 300
-  description = "How long a transaction may last, seconds; then its session is ended"
+  description = "Longest transaction, seconds; the session of a longer one is ended"
   on_change   = "restart"
 
   validation {
@@ -81,7 +81,7 @@ property "max_long_tx_s" {
 property "buffer_pool_mb" {
   type        = number
   default     = 64
-  description = "What the server caches for all instances, MiB; half of the VM's memory where the server is alone is usual"
+  description = "Cache of the server for all instances, MiB; usually half of the VM's memory if nothing else runs there"
   on_change   = "restart"
 
   validation {
@@ -93,14 +93,14 @@ property "buffer_pool_mb" {
 property "port" {
   type        = number
   default     = 3306
-  description = "Port of the server, on the node's own address; apps connect to it"
+  description = "Port of the server, on the node's address; apps connect to it"
   on_change   = "restart"
 }
 
 property "op_time_limit_s" {
   type        = number
   default     = 6
-  description = "How long an operation may take, seconds; what takes longer is undone. Less than the gateway's node_timeout_s"
+  description = "Longest operation, seconds; one that takes longer is undone. Less than the gateway's node_timeout_s"
   on_change   = "restart"
 
   validation {
@@ -112,7 +112,7 @@ property "op_time_limit_s" {
 property "migration_nfs" {
   type        = string
   default     = ""
-  description = "A folder that all nodes of the service share, as an NFS mount, through which instances move; empty: none move. It has users' data for as long as a move lasts"
+  description = "Folder that all nodes of the service share (NFS), through which instances move from node to node; \"\": instances cannot move. It holds users' data while a move lasts"
   on_change   = "restart"
 
   validation {
@@ -124,7 +124,7 @@ property "migration_nfs" {
 property "run_as" {
   type        = string
   default     = "mysql"
-  description = "Who runs the server where the agent is root; elsewhere the agent's own user does"
+  description = "User that runs the server if the agent is root; otherwise the agent's own user runs it"
   on_change   = "restart"
 
   validation {

@@ -3,7 +3,7 @@ description = "The deployment's message bus: NATS with JetStream, TLS and one ac
 property "port" {
   type        = number
   default     = 4222
-  description = "Port for clients, on the instance's own address"
+  description = "Port for clients, on the instance's address"
 }
 
 property "user" {
@@ -21,7 +21,7 @@ property "password" {
   type        = string
   required    = true
   sensitive   = true
-  description = "Password of that user, from which those of the others are made; a new one is taken by a reload, connections stay"
+  description = "Password of the shared user; the passwords of all other users are derived from it. A reload applies a new one, and connections stay"
 
   validation {
     condition     = can(regex("^[A-Za-z0-9_.~-]+$", property.password))
@@ -31,7 +31,7 @@ property "password" {
 
 property "shared_user" {
   type        = bool
-  description = "Admit the user that jobs without a bus block share, and jobs of earlier versions. Not set: if there is such a job; true where a version up to 0.9 made the deployment, until it is set to false"
+  description = "Accept the user that jobs without a bus block and jobs of earlier versions share. Not set: accepted if there is such a job, and in deployments whose first apply was by version 0.9 or earlier, until it is set to false"
 
   earlier_default = true
   on_change       = "restart"
@@ -40,7 +40,7 @@ property "shared_user" {
 property "allow_plaintext" {
   type        = bool
   default     = false
-  description = "Let components connect without TLS, for clients that have none; agents never do"
+  description = "Let components connect without TLS, for clients that cannot use it; agents always use TLS"
 }
 
 property "max_payload" {
@@ -57,7 +57,7 @@ property "max_payload" {
 property "max_store_mb" {
   type        = number
   default     = 4096
-  description = "Disk that the cache of packages may take, MiB; several servers share it"
+  description = "Size of the cache of packages, MiB; the bus servers share it"
 
   validation {
     condition     = property.max_store_mb >= 1
@@ -68,13 +68,13 @@ property "max_store_mb" {
 property "monitor_port" {
   type        = number
   default     = 0
-  description = "Port of nats-server's HTTP monitoring pages, which ask for no password; 0: none"
+  description = "Port of nats-server's HTTP monitoring pages, which need no password; 0: closed"
 }
 
 property "cluster_port" {
   type        = number
   default     = 6222
-  description = "Port for the other servers of the bus: when there are several, and for the one that takes a lone one's place"
+  description = "Port for the other servers of the bus, and for the server that replaces a lone one"
 }
 
 provides "bus" {

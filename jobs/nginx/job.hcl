@@ -2,7 +2,7 @@ description = "Load balancer: nginx in front of all routers"
 
 property "domains" {
   type        = list(string)
-  description = "Host names that are passed on to the apps, \"*.\" for all below a domain, beside those of sites; without it all below the deployment's domain. Others get a 404"
+  description = "Host names whose requests go to the apps, \"*.\" for all below a domain, in addition to those of sites; not set: all names below the deployment's domain. Other names get a 404"
 
   validation {
     condition     = property.domains == null || alltrue([for d in coalesce(property.domains, []) : can(regex("^([*][.])?[A-Za-z0-9_-]+([.][A-Za-z0-9_-]+)*$", d))])
@@ -30,7 +30,7 @@ property "router_port" {
 property "port" {
   type        = number
   default     = 8080
-  description = "Port for requests, on the instance's own address"
+  description = "Port for requests, on the instance's address"
   on_change   = "restart" # the health check asks there
 }
 
@@ -43,7 +43,7 @@ property "max_body_mb" {
 property "answer_timeout_s" {
   type        = number
   default     = 180
-  description = "Seconds that a router may pause in its answer; more than the routers' own answer_timeout_s, so that they say who was late"
+  description = "Longest pause in a router's answer, seconds; more than the routers' answer_timeout_s, so that the router reports which app was late"
 
   validation {
     condition     = property.answer_timeout_s > 0
@@ -54,7 +54,7 @@ property "answer_timeout_s" {
 property "client_requests" {
   type        = number
   default     = 256
-  description = "Requests, WebSockets included, that a client's address may have at once; more get a 429"
+  description = "Most requests of one client address at once, WebSockets included; more get a 429"
 
   validation {
     condition     = property.client_requests >= 1
@@ -65,7 +65,7 @@ property "client_requests" {
 property "host_requests" {
   type        = number
   default     = 2048
-  description = "Requests, WebSockets included, that a host name may have at once; more get a 429"
+  description = "Most requests to one host name at once, WebSockets included; more get a 429"
 
   validation {
     condition     = property.host_requests >= 1
@@ -76,13 +76,13 @@ property "host_requests" {
 property "workers" {
   type        = number
   default     = 2
-  description = "Worker processes"
+  description = "Number of worker processes"
 }
 
 property "access_log" {
   type        = string
   default     = "off"
-  description = "Log each request to the process's own log, its time, id, client, host, status and latency: off, text or json"
+  description = "Format of the access log in the process's log, with time, id, client, host, status and latency: off, text or json"
 
   validation {
     condition     = contains(["off", "text", "json"], property.access_log)
@@ -94,7 +94,7 @@ property "front_key" {
   type        = string
   default     = ""
   sensitive   = true
-  description = "The routers' front_key, by which they know their load balancers"
+  description = "The routers' front_key, by which routers recognize their load balancers"
 
   validation {
     condition     = property.front_key == "" || can(regex("^[A-Za-z0-9_-]{16,200}$", property.front_key))
@@ -105,7 +105,7 @@ property "front_key" {
 property "trusted_fronts" {
   type        = list(string)
   default     = []
-  description = "Networks of the proxies in front, such as \"192.0.2.0/24\", whose X-Forwarded-*, Forwarded and X-Request-Id are believed; from others they are replaced"
+  description = "Networks of proxies in front, such as \"192.0.2.0/24\", whose X-Forwarded-*, Forwarded and X-Request-Id are believed; those of other clients are replaced"
 
   validation {
     condition     = alltrue([for n in property.trusted_fronts : can(regex("^[0-9a-fA-F.:]+(/[0-9]+)?$", n))])
@@ -116,13 +116,13 @@ property "trusted_fronts" {
 property "addresses" {
   type        = list(string)
   default     = []
-  description = "Addresses to listen on beside the instance's own; they must be the VM's"
+  description = "Further addresses of the VM to listen on"
 }
 
 property "tls_port" {
   type        = number
   default     = 8443
-  description = "Port for HTTPS and HTTP/2, opened once a domain has a certificate; 0: never"
+  description = "Port for HTTPS and HTTP/2, open when a domain has a certificate; 0: closed"
 
   validation {
     condition     = property.tls_port >= 0 && property.tls_port <= 65535 && property.tls_port != property.port
@@ -133,13 +133,13 @@ property "tls_port" {
 property "public_tls_port" {
   type        = number
   default     = 443
-  description = "Port to which https_only redirects: the one that clients reach tls_port by"
+  description = "Port that https_only redirects to: the port by which clients reach tls_port"
 }
 
 property "certificate" {
   type        = string
   default     = ""
-  description = "Certificate of all domains that are not in sites, PEM: its own, then those that lead to a root; \"\": no HTTPS"
+  description = "Certificate of all domains that are not in sites, PEM, followed by its chain; \"\": no HTTPS"
 }
 
 property "key" {
@@ -152,19 +152,19 @@ property "key" {
 property "https_only" {
   type        = bool
   default     = false
-  description = "Redirect requests over HTTP to HTTPS, of domains that are not in sites; a trusted front's X-Forwarded-Proto counts"
+  description = "Redirect HTTP to HTTPS for domains that are not in sites; a trusted front's X-Forwarded-Proto counts"
 }
 
 property "hsts_s" {
   type        = number
   default     = 0
-  description = "Seconds for which browsers are told to use HTTPS only (Strict-Transport-Security), of domains that are not in sites; 0: they are not"
+  description = "Seconds for which browsers must use HTTPS only (Strict-Transport-Security), for domains that are not in sites; 0: not sent"
 }
 
 property "balancing" {
   type        = string
   default     = "round_robin"
-  description = "Which router, or instance of a domain's group, gets the next request: round_robin; least_conn, the one with the fewest requests; random, the better of two; client, always the same for a client's address"
+  description = "Which router, or instance of a domain's group, gets the next request: round_robin; least_conn, the one with the fewest requests; random, the better of two random ones; client, the same one for each client address"
 
   validation {
     condition     = contains(["round_robin", "least_conn", "random", "client"], property.balancing)
@@ -175,7 +175,7 @@ property "balancing" {
 property "keepalive" {
   type        = number
   default     = 64
-  description = "Idle connections that a worker keeps to the routers, and to each group of a domain"
+  description = "Most idle connections that a worker keeps to the routers, and to each group of a domain"
 
   validation {
     condition     = property.keepalive >= 1
@@ -186,13 +186,13 @@ property "keepalive" {
 property "gzip" {
   type        = bool
   default     = false
-  description = "Compress text for clients that take it. What repeats a secret beside what a client sends should not be compressed (BREACH)"
+  description = "Compress text for clients that accept it. Do not compress pages that contain both a secret and a client's input (BREACH)"
 }
 
 property "maintenance" {
   type        = string
   default     = ""
-  description = "Page that all domains answer with, status 503, HTML if it begins with \"<\"; \"\": they serve"
+  description = "Maintenance page of all domains, status 503, HTML if it begins with \"<\"; \"\": domains are served"
 
   validation {
     condition     = length(property.maintenance) <= 32000
@@ -203,7 +203,7 @@ property "maintenance" {
 property "extra" {
   type        = string
   default     = ""
-  description = "Lines of nginx's http block, as they are; checked before anything changes"
+  description = "Lines for nginx's http block, passed on unchanged; checked before anything changes"
 }
 
 property "sites" {

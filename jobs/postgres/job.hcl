@@ -1,9 +1,9 @@
-description = "PostgreSQL, the VM's own, with one database for the platform"
+description = "PostgreSQL from the VM's package, with one database for the platform"
 
 property "database" {
   type        = string
   default     = "cloud_controller"
-  description = "The database, made at the first start"
+  description = "Name of the database, created at the first start"
 
   validation {
     condition     = can(regex("^[a-z_][a-z0-9_]{0,47}$", property.database)) && !contains(["postgres", "template0", "template1"], property.database)
@@ -14,7 +14,7 @@ property "database" {
 property "user" {
   type        = string
   default     = "cloud_controller"
-  description = "The role that owns the database and connects to it"
+  description = "Role that owns the database and connects to it"
 
   validation {
     condition     = can(regex("^[a-z_][a-z0-9_]{0,62}$", property.user)) && !startswith(property.user, "pg_") && property.user != "postgres"
@@ -26,7 +26,7 @@ property "password" {
   type        = string
   required    = true
   sensitive   = true
-  description = "The role's password; a new one is taken by a reload, connections stay"
+  description = "Password of the role; a reload applies a new one, and connections stay"
 
   validation {
     condition     = can(regex("^[A-Za-z0-9_.~-]+$", property.password))
@@ -37,14 +37,14 @@ property "password" {
 property "port" {
   type        = number
   default     = 5432
-  description = "Port for clients, on the instance's own address"
+  description = "Port for clients, on the instance's address"
   on_change   = "restart"
 }
 
 property "allow_from" {
   type        = list(string)
   default     = ["0.0.0.0/0", "::/0"]
-  description = "Networks that clients may connect from, as \"10.0.0.0/8\""
+  description = "Networks from which clients may connect, such as \"10.0.0.0/8\""
 
   validation {
     condition     = alltrue([for network in property.allow_from : can(regex("^[0-9A-Fa-f.:]+/[0-9]+$", network))])
@@ -61,7 +61,7 @@ property "require_tls" {
 property "run_as" {
   type        = string
   default     = "postgres"
-  description = "Who runs the server where the agent is root; elsewhere the agent's own user does"
+  description = "User that runs the server if the agent is root; otherwise the agent's own user runs it"
   on_change   = "restart"
 
   validation {
@@ -73,21 +73,21 @@ property "run_as" {
 property "max_connections" {
   type        = number
   default     = 100
-  description = "Connections at once"
+  description = "Most connections at once"
   on_change   = "restart"
 }
 
 property "shared_buffers_mb" {
   type        = number
   default     = 64
-  description = "Memory for pages, MiB; a quarter of the VM's is usual"
+  description = "Cache of the server (shared_buffers), MiB; usually a quarter of the VM's memory"
   on_change   = "restart"
 }
 
 property "settings" {
   type        = map(string)
   default     = {}
-  description = "Further parameters for postgresql.conf; those that PostgreSQL takes at its start only restart it"
+  description = "Further parameters of postgresql.conf; PostgreSQL restarts if one of them needs it"
 
   validation {
     condition     = alltrue([for name, value in property.settings : can(regex("^[a-z_][a-z0-9_.]*$", name))])
@@ -107,7 +107,7 @@ property "settings" {
 property "backups" {
   type        = number
   default     = 7
-  description = "Backups that are kept"
+  description = "Number of backups to keep"
 
   validation {
     condition     = property.backups >= 1

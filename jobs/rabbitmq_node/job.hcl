@@ -1,9 +1,9 @@
-description = "Node of the service rabbitmq: one RabbitMQ server, the VM's own, with a vhost for each instance and a user for each binding"
+description = "Node of the service rabbitmq: one RabbitMQ server, from the VM's package, with a vhost for each instance and a user for each binding"
 
 property "plan" {
   type        = string
   default     = "free"
-  description = "What the node's instances are; the limits below are the plan's"
+  description = "Plan of the node's instances; the limits below belong to it"
   on_change   = "restart"
 
   validation {
@@ -15,7 +15,7 @@ property "plan" {
 property "capacity" {
   type        = number
   default     = 50
-  description = "How many instances the node takes"
+  description = "Most instances of the node"
 
   validation {
     condition     = property.capacity >= 0 && property.capacity <= 10000
@@ -26,13 +26,13 @@ property "capacity" {
 property "disabled" {
   type        = bool
   default     = false
-  description = "The node takes no new instance; those that it has are served"
+  description = "Take no new instance; existing ones are served"
 }
 
 property "max_connections" {
   type        = number
   default     = 50
-  description = "Connections to an instance at once; what is more is refused"
+  description = "Most connections to an instance at once; more are refused"
   on_change   = "restart"
 
   validation {
@@ -44,7 +44,7 @@ property "max_connections" {
 property "max_channels" {
   type        = number
   default     = 500
-  description = "Channels of a user at once, over all its connections; what is more is refused"
+  description = "Most channels of a user at once, over all its connections; more are refused"
   on_change   = "restart"
 
   validation {
@@ -56,7 +56,7 @@ property "max_channels" {
 property "max_queues" {
   type        = number
   default     = 50
-  description = "Queues of an instance; what is more is refused"
+  description = "Most queues of an instance; more are refused"
   on_change   = "restart"
 
   validation {
@@ -68,7 +68,7 @@ property "max_queues" {
 property "max_queue_mb" {
   type        = number
   default     = 16
-  description = "What a queue keeps, MiB; what would be more is refused to the publisher, and nothing is dropped"
+  description = "Size limit of a queue, MiB; a publish beyond it is refused, and no message is dropped"
   on_change   = "restart"
 
   validation {
@@ -80,7 +80,7 @@ property "max_queue_mb" {
 property "max_message_mb" {
   type        = number
   default     = 8
-  description = "Size of a message, MiB; a larger one is refused"
+  description = "Size limit of a message, MiB; a larger one is refused"
   on_change   = "restart"
 
   validation {
@@ -92,7 +92,7 @@ property "max_message_mb" {
 property "memory_mb" {
   type        = number
   default     = 256
-  description = "Memory of the server, MiB; above it publishers of all instances wait"
+  description = "Memory limit of the server, MiB; above it publishers of all instances wait"
   on_change   = "restart"
 
   validation {
@@ -104,14 +104,14 @@ property "memory_mb" {
 property "port" {
   type        = number
   default     = 5672
-  description = "Port of the server, on the node's own address"
+  description = "Port of the server, on the node's address"
   on_change   = "restart"
 }
 
 property "op_time_limit_s" {
   type        = number
   default     = 6
-  description = "How long an operation may take, seconds; what takes longer is undone. Less than the gateway's node_timeout_s"
+  description = "Longest operation, seconds; one that takes longer is undone. Less than the gateway's node_timeout_s"
   on_change   = "restart"
 
   validation {
@@ -123,7 +123,7 @@ property "op_time_limit_s" {
 property "run_as" {
   type        = string
   default     = "rabbitmq"
-  description = "Who runs the server where the agent is root; elsewhere the agent's own user does"
+  description = "User that runs the server if the agent is root; otherwise the agent's own user runs it"
   on_change   = "restart"
 
   validation {

@@ -4,7 +4,7 @@ property "token" {
   type        = string
   required    = true
   sensitive   = true
-  description = "What gateway and cloud controller prove themselves with: the controller's builtin_services has the same for redis"
+  description = "Token that gateway and cloud controller share: the controller's builtin_services has the same for redis"
   on_change   = "restart"
 
   validation {
@@ -16,28 +16,28 @@ property "token" {
 property "port" {
   type        = number
   default     = 9101
-  description = "Port for the cloud controllers, on the instance's own address"
+  description = "Port for the cloud controllers, on the instance's address"
   on_change   = "restart"
 }
 
 property "version" {
   type        = string
   default     = "7.0"
-  description = "The version that is offered; the nodes announce that of their server"
+  description = "Version to offer; nodes announce the version of their server"
   on_change   = "restart"
 }
 
 property "description" {
   type        = string
   default     = "Redis key-value store"
-  description = "What users read in the list of services"
+  description = "Description in users' list of services"
   on_change   = "restart"
 }
 
 property "plans" {
   type        = list(string)
   default     = ["free"]
-  description = "Plans that are offered; each needs a node that has it. The first is the default"
+  description = "Plans to offer; each needs a node with that plan. The first is the default"
   on_change   = "restart"
 
   validation {
@@ -49,14 +49,14 @@ property "plans" {
 property "over_provisioned_plans" {
   type        = list(string)
   default     = []
-  description = "Plans whose nodes are chosen although they are full; a node refuses what is beyond its own capacity"
+  description = "Plans whose nodes are chosen even when their announced capacity is used up; a node still refuses what exceeds its own limit"
   on_change   = "restart"
 }
 
 property "node_timeout_s" {
   type        = number
   default     = 8
-  description = "How long a node has for an operation, seconds: more than its op_time_limit_s"
+  description = "Longest wait for a node's operation, seconds; more than the node's op_time_limit_s"
   on_change   = "restart"
 
   validation {
@@ -68,14 +68,14 @@ property "node_timeout_s" {
 property "check_orphan_interval_s" {
   type        = number
   default     = 3600
-  description = "How often orphans are looked for, seconds; -1: only when the errand check-orphans asks"
+  description = "Seconds between two checks for orphans; -1: only the errand check-orphans checks"
   on_change   = "restart"
 }
 
 property "double_check_orphan_interval_s" {
   type        = number
   default     = 300
-  description = "Time between the two steps of a check, seconds"
+  description = "Seconds between the two steps of a check"
   on_change   = "restart"
 
   validation {

@@ -1,9 +1,9 @@
-description = "Node of the service redis: a Redis server for each instance, the VM's own, with a user for each binding"
+description = "Node of the service redis: one Redis process for each instance, from the VM's package, with a user for each binding"
 
 property "plan" {
   type        = string
   default     = "free"
-  description = "What the node's instances are; the limits below are the plan's"
+  description = "Plan of the node's instances; the limits below belong to it"
   on_change   = "restart"
 
   validation {
@@ -15,7 +15,7 @@ property "plan" {
 property "capacity" {
   type        = number
   default     = 50
-  description = "How many instances the node takes"
+  description = "Most instances of the node"
 
   validation {
     condition     = property.capacity >= 0 && property.capacity <= 10000
@@ -26,13 +26,13 @@ property "capacity" {
 property "disabled" {
   type        = bool
   default     = false
-  description = "The node takes no new instance; those that it has are served"
+  description = "Take no new instance; existing ones are served"
 }
 
 property "max_memory_mb" {
   type        = number
   default     = 16
-  description = "What an instance may keep, MiB; what would be more is refused, and nothing is dropped"
+  description = "Memory of an instance, MiB; a write beyond it is refused, and no data is evicted"
   on_change   = "restart"
 
   validation {
@@ -44,7 +44,7 @@ property "max_memory_mb" {
 property "max_clients" {
   type        = number
   default     = 200
-  description = "Connections to an instance at once; what is more is refused"
+  description = "Most connections to an instance at once; more are refused"
   on_change   = "restart"
 
   validation {
@@ -56,7 +56,7 @@ property "max_clients" {
 property "append_fsync" {
   type        = string
   default     = "always"
-  description = "When what is written is on the disk: always, before it is acknowledged; or everysec, which is faster and may lose the last second when the machine fails"
+  description = "When a write reaches the disk: always, before it is acknowledged; everysec, which is faster and can lose the last second if the machine fails"
   on_change   = "restart"
 
   validation {
@@ -68,7 +68,7 @@ property "append_fsync" {
 property "ports" {
   type        = string
   default     = "6400-6599"
-  description = "Ports of the instances, on the node's own address; as many as capacity at least"
+  description = "Port range of the instances, on the node's address; at least as many as capacity"
   on_change   = "restart"
 
   validation {
@@ -80,7 +80,7 @@ property "ports" {
 property "op_time_limit_s" {
   type        = number
   default     = 6
-  description = "How long an operation may take, seconds; what takes longer is undone. Less than the gateway's node_timeout_s"
+  description = "Longest operation, seconds; one that takes longer is undone. Less than the gateway's node_timeout_s"
   on_change   = "restart"
 
   validation {
@@ -92,7 +92,7 @@ property "op_time_limit_s" {
 property "run_as" {
   type        = string
   default     = "redis"
-  description = "Who runs the servers where the agent is root; elsewhere the agent's own user does"
+  description = "User that runs the servers if the agent is root; otherwise the agent's own user runs them"
   on_change   = "restart"
 
   validation {

@@ -3,14 +3,14 @@ description = "HTTP router: learns routes over the bus and proxies requests to t
 property "port" {
   type        = number
   default     = 8081
-  description = "Port for requests, on the instance's own address"
+  description = "Port for requests, on the instance's address"
   on_change   = "restart"
 }
 
 property "trace_key" {
   type        = string
   default     = ""
-  description = "Value of the request header X-Vcap-Trace that asks for X-Vcap-Backend and X-Vcap-Router, which show addresses: a secret (vmc -t KEY sends it); \"\": none does"
+  description = "Secret value of the request header X-Vcap-Trace that makes the router answer with X-Vcap-Backend and X-Vcap-Router, which show addresses (`vmc -t KEY` sends it); \"\": tracing is off"
 }
 
 property "trusted_fronts" {
@@ -27,7 +27,7 @@ property "front_key" {
   type        = string
   default     = ""
   sensitive   = true
-  description = "A secret by which load balancers are known, wherever they connect from: those of job nginx have the same front_key"
+  description = "Secret by which the router recognizes load balancers at any address; the job nginx has the same front_key"
 
   validation {
     condition     = property.front_key == "" || can(regex("^[A-Za-z0-9_-]{16,200}$", property.front_key))
@@ -44,7 +44,7 @@ property "access_log" {
 property "max_routes" {
   type        = number
   default     = 250000
-  description = "Routes of all apps; registrations beyond it are ignored, with a warning"
+  description = "Most routes of all apps together; registrations beyond it are ignored with a warning"
   on_change   = "restart"
 
   validation {
@@ -56,7 +56,7 @@ property "max_routes" {
 property "not_found_redirect" {
   type        = string
   default     = ""
-  description = "Where requests for unknown hosts are redirected; \"\": they get a 404"
+  description = "URL to which requests for unknown hosts are redirected; \"\": they get a 404"
 }
 
 property "max_body_mb" {
@@ -68,7 +68,7 @@ property "max_body_mb" {
 property "answer_timeout_s" {
   type        = number
   default     = 150
-  description = "Seconds that an app may take for the head of its answer, and pause in it, also on a WebSocket; less than the load balancer's answer_timeout_s"
+  description = "Longest wait for the head of an app's answer, and longest pause in the answer or on a WebSocket, seconds; less than the load balancer's answer_timeout_s"
   on_change   = "restart"
 
   validation {
@@ -80,7 +80,7 @@ property "answer_timeout_s" {
 property "instance_requests" {
   type        = number
   default     = 1000
-  description = "Requests, WebSockets included, that one instance of an app may have at once from one router; more get a 503"
+  description = "Most requests of one router to one instance of an app at once, WebSockets included; more get a 503"
   on_change   = "restart"
 
   validation {
@@ -92,7 +92,7 @@ property "instance_requests" {
 property "instance_uploads" {
   type        = number
   default     = 100
-  description = "Of these, requests whose body is still on its way; more get a 503, so that slow uploads leave room for other requests"
+  description = "Most of these requests whose body is still arriving; more get a 503, so that slow uploads leave room for other requests"
   on_change   = "restart"
 
   validation {
@@ -104,7 +104,7 @@ property "instance_uploads" {
 property "active_apps_every_s" {
   type        = number
   default     = 0
-  description = "Seconds between two messages router.active_apps, which say which apps were asked for; 0: none"
+  description = "Seconds between two messages router.active_apps, which name the apps that had requests; 0: never"
   on_change   = "restart"
 
   validation {
@@ -116,14 +116,14 @@ property "active_apps_every_s" {
 property "expose_all_apps" {
   type        = bool
   default     = false
-  description = "Let varz have the request rates of all host names, not just of the ten that are asked for most"
+  description = "Report the request rates of all host names in varz, not only of the ten busiest"
   on_change   = "restart"
 }
 
 property "drain_timeout_s" {
   type        = number
   default     = 30
-  description = "Seconds that a router which leaves waits for requests and WebSockets in progress, before it cuts them"
+  description = "Longest wait of a stopping router for requests and WebSockets in progress, seconds; then it closes them"
   on_change   = "restart"
 
   validation {

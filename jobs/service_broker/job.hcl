@@ -1,4 +1,4 @@
-description = "Offers services that live elsewhere: with credentials that stand here, or through another broker"
+description = "Offers services that run elsewhere: with credentials from the manifest, or through another broker"
 
 property "offerings" {
   type = map(object({
@@ -12,7 +12,7 @@ property "offerings" {
   }))
   required    = true
   sensitive   = true
-  description = "Services by their names, lower-case letters, digits and '_'"
+  description = "Services by name: lower-case letters, digits and '_'"
   on_change   = "restart"
 
   validation {
@@ -24,7 +24,7 @@ property "offerings" {
 property "port" {
   type        = number
   default     = 9106
-  description = "Port for the cloud controllers and routers, on the instance's own address"
+  description = "Port for the cloud controllers and routers, on the instance's address"
   on_change   = "restart"
 }
 

@@ -1,9 +1,9 @@
-description = "Stager: makes droplets of apps, which DEAs can run"
+description = "Stager: turns apps into droplets, which DEAs run"
 
 property "queues" {
   type        = list(string)
   default     = ["staging"]
-  description = "Subjects of requests; each request goes to one stager of all that have the subject"
+  description = "Subjects of requests; one of the stagers with the subject gets each request"
   on_change   = "restart"
 
   validation {
@@ -15,7 +15,7 @@ property "queues" {
 property "max_staging_seconds" {
   type        = number
   default     = 110
-  description = "How long a staging may take, waiting included; less than the controller waits (120)"
+  description = "Longest staging including its wait, seconds; less than the controller's limit (120)"
   on_change   = "restart"
 
   validation {
@@ -27,7 +27,7 @@ property "max_staging_seconds" {
 property "max_active_tasks" {
   type        = number
   default     = 4
-  description = "How many apps are staged side by side; others wait"
+  description = "Most apps staged at once; others wait"
   on_change   = "restart"
 
   validation {
@@ -39,21 +39,21 @@ property "max_active_tasks" {
 property "max_app_mb" {
   type        = number
   default     = 512
-  description = "Largest app as it is fetched, packed, MiB"
+  description = "Size limit of a packed app, MiB"
   on_change   = "restart"
 }
 
 property "max_droplet_mb" {
   type        = number
   default     = 1024
-  description = "Largest sum of an app's files, and of a droplet's, MiB"
+  description = "Size limit of an unpacked app, and of an unpacked droplet, MiB"
   on_change   = "restart"
 }
 
 property "fetch_dependencies" {
   type        = bool
   default     = false
-  description = "Let npm, bundler and pip fetch what an app names and does not bring"
+  description = "Let npm, bundler and pip download dependencies that an app declares and does not contain"
   on_change   = "restart"
 }
 
@@ -63,7 +63,7 @@ property "allow_hosts" {
     "registry.npmjs.org", "rubygems.org", "*.rubygems.org", "pypi.org", "files.pythonhosted.org", "repo.maven.apache.org", "repo1.maven.org",
     "github.com", "codeload.github.com",
   ]
-  description = "Hosts that an app's dependencies may be fetched from, by HTTPS, or HTTP on port 80: \"example.com\", \"*.example.com\" for those below it, \"example.com:8080\" for another port"
+  description = "Hosts from which dependencies may be downloaded, by HTTPS, or HTTP on port 80: \"example.com\", \"*.example.com\" for those below it, \"example.com:8080\" for another port"
   on_change   = "restart"
 
   validation {
@@ -75,7 +75,7 @@ property "allow_hosts" {
 property "networks" {
   type        = list(string)
   default     = []
-  description = "Private networks in which these hosts may be, with ports if you like: \"10.0.5.0/24\", \"10.0.5.7 8081\""
+  description = "Private networks in which these hosts may be, optionally with ports: \"10.0.5.0/24\", \"10.0.5.7 8081\""
   on_change   = "restart"
 
   validation {
@@ -87,7 +87,7 @@ property "networks" {
 property "network" {
   type        = string
   default     = "own"
-  description = "own: each staging has a network of its own, from which it reaches allow_hosts only; shared: it has the machine's, all of it"
+  description = "own: each staging has a network of its own, from which it reaches allow_hosts only; shared: it uses the machine's network without limits"
   on_change   = "restart"
 
   validation {
@@ -99,7 +99,7 @@ property "network" {
 property "isolation" {
   type        = string
   default     = "namespaces"
-  description = "What plugins must have at least: processes (for users who trust each other only), namespaces or full; they get the best that the machine offers. README.md says what each is"
+  description = "Least isolation of staging: processes (only for users who trust each other), namespaces or full. Staging always gets the best level that the machine offers; README.md describes the levels"
   on_change   = "restart"
 
   validation {
@@ -111,7 +111,7 @@ property "isolation" {
 property "max_memory_mb" {
   type        = number
   default     = 1024
-  description = "What one staging may use of memory"
+  description = "Memory limit of one staging"
   on_change   = "restart"
 
   validation {
@@ -123,21 +123,21 @@ property "max_memory_mb" {
 property "processes" {
   type        = number
   default     = 512
-  description = "How many processes one staging may have, threads included"
+  description = "Most processes of one staging, threads included"
   on_change   = "restart"
 }
 
 property "tomcat" {
   type        = string
   default     = ""
-  description = "Home of the Tomcat that Java web apps get; \"\": Debian's, if the VM has one (tomcat10-common)"
+  description = "Home of the Tomcat for Java web apps; \"\": Debian's, if the VM has it (tomcat10-common)"
   on_change   = "restart"
 }
 
 property "plugins" {
   type        = map(string)
   default     = {}
-  description = "Plugins of your own: framework to the absolute path of a program on the VM; README.md has the contract"
+  description = "Your own plugins: framework = absolute path of a program on the VM; README.md has the contract"
   on_change   = "restart"
 }
 

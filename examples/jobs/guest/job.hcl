@@ -9,7 +9,7 @@ property "name" {
 property "port" {
   type        = number
   default     = 8083
-  description = "Port for requests, on the instance's own address"
+  description = "Port for requests, on the instance's address"
 }
 
 package "perl" {

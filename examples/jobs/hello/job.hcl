@@ -21,7 +21,7 @@ property "greeting" {
 property "port" {
   type        = number
   default     = 8082
-  description = "Port for requests, on the instance's own address"
+  description = "Port for requests, on the instance's address"
   on_change   = "restart"
 }
 
