@@ -87,14 +87,15 @@ var importRules = []importRule{
 	{packages: `jobs`, tests: `jobs(/.*)?|manifests`},                            // job.hcl files and templates: data
 	{packages: `jobs/confine(/.*)?`, may: `jobs/confine(/.*)?|agent/host/[^/]+`}, // what stager and DEA run of users
 	// The controller's parts: each knows only those above it.
-	{packages: `jobs/cloud_controller/internal/(archive|auth|store)`, tests: `jobs/cloud_controller/internal/postgrestest`},
+	{packages: `jobs/cloud_controller/internal/(archive|auth)`},
+	{packages: `jobs/cloud_controller/internal/store`, may: `jobs/component/(passwords|sqldb)`, tests: `jobs/component/sqldb/postgrestest`},
 	{packages: `jobs/cloud_controller/internal/rolling`, tests: `jobs/cloud_controller/internal/rolling`, stdOnly: true}, // pure
 	{packages: `jobs/cloud_controller/internal/blob`, may: `jobs/cloud_controller/internal/archive`},
-	{packages: `jobs/cloud_controller/internal/config`, may: `jobs/(component|wire)`},
+	{packages: `jobs/cloud_controller/internal/config`, may: `jobs/(component|component/sqldb|wire)`},
 	{packages: `jobs/cloud_controller/internal/model`, may: `jobs/cloud_controller/internal/(config|store)|jobs/(runtimes|wire)`},
 	{packages: `jobs/cloud_controller/internal/hosts`, may: `jobs/cloud_controller/internal/(config|store)|jobs/wire`},
-	{packages: `jobs/cloud_controller/internal/rest`, may: `jobs/cloud_controller/internal/(auth|config|model|store)`},
-	{packages: `jobs/cloud_controller/internal/accounts`, may: `jobs/cloud_controller/internal/(auth|config|model|rest|store)`},
+	{packages: `jobs/cloud_controller/internal/rest`, may: `jobs/cloud_controller/internal/(auth|config|model)|jobs/component/sqldb`},
+	{packages: `jobs/cloud_controller/internal/accounts`, may: `jobs/cloud_controller/internal/(auth|config|model|rest|store)|jobs/component/passwords`},
 	{packages: `jobs/cloud_controller/internal/services`, may: `jobs/cloud_controller/internal/(config|model|rest|store)|jobs/wire`},
 	{packages: `jobs/cloud_controller/internal/peers`, may: `jobs/cloud_controller/internal/(archive|blob|config|model|rest|store)`},
 	{packages: `jobs/cloud_controller/internal/staging`, may: `jobs/cloud_controller/internal/(blob|config|model|peers|rest|services|store)|jobs/wire`},

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/accounts"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
+	"github.com/clusterworks/deploy/jobs/component/passwords"
 )
 
 func TestUsers(t *testing.T) {
@@ -78,7 +78,7 @@ func TestLoginIsSlowedDown(t *testing.T) {
 	c.register("dev@example.com")
 	c.register("other@example.com")
 	nobody := &client{c: c}
-	for range accounts.LoginBurst {
+	for range passwords.LoginBurst {
 		nobody.call("POST", "/users/dev@example.com/tokens", `{"password":"guess"}`).fails(403, 200)
 	}
 	a := nobody.call("POST", "/users/dev@example.com/tokens", `{"password":"secret of dev@example.com"}`)
@@ -87,13 +87,13 @@ func TestLoginIsSlowedDown(t *testing.T) {
 		t.Errorf("no Retry-After: %v", a.Header)
 	}
 	nobody.call("POST", "/users/other@example.com/tokens", `{"password":"secret of other@example.com"}`).want(200)
-	for range accounts.LoginBurst { // nobody's account is no exception
+	for range passwords.LoginBurst { // nobody's account is no exception
 		nobody.call("POST", "/users/nobody@example.com/tokens", `{"password":"guess"}`).fails(403, 200)
 	}
 	nobody.call("POST", "/users/nobody@example.com/tokens", `{"password":"guess"}`).fails(429, 200)
 	// Of what can be no account's name nothing is remembered.
 	for _, name := range []string{strings.Repeat("x", 255), "a%00b@example.com"} {
-		for range accounts.LoginBurst + 1 {
+		for range passwords.LoginBurst + 1 {
 			nobody.call("POST", "/users/"+name+"/tokens", `{"password":"guess"}`).fails(403, 200)
 		}
 	}
@@ -112,7 +112,7 @@ func TestLoginIsSlowedDownEverywhere(t *testing.T) {
 	login := func(n int, email, password string) answer {
 		return (&client{c: controllers[n%2]}).call("POST", "/users/"+email+"/tokens", map[string]string{"password": password})
 	}
-	for n := range accounts.LoginBurst {
+	for n := range passwords.LoginBurst {
 		login(n, "one@example.com", "guess").fails(403, 200)
 	}
 	for n := range controllers {
@@ -121,7 +121,7 @@ func TestLoginIsSlowedDownEverywhere(t *testing.T) {
 
 	// All at once: what is under way at one controller the other cannot know of, but
 	// it is counted.
-	guesses := make(chan int, 8*accounts.LoginBurst)
+	guesses := make(chan int, 8*passwords.LoginBurst)
 	for n := range cap(guesses) {
 		go func() { guesses <- login(n, "all@example.com", "guess").Status }()
 	}
@@ -131,21 +131,21 @@ func TestLoginIsSlowedDownEverywhere(t *testing.T) {
 			wrong++
 		}
 	}
-	if wrong > 2*accounts.LoginBurst {
+	if wrong > 2*passwords.LoginBurst {
 		t.Errorf("%d guesses at once were let through", wrong)
 	}
-	forgotten, err := controllers[0].working().store.FailedLogins(t.Context(), "all@example.com 127.0.0.1")
+	forgotten, err := controllers[0].working().store.Logins().FailedLogins(t.Context(), "all@example.com 127.0.0.1")
 	must(t, err)
-	if want := time.Now().Add(time.Duration(wrong) * controllers[0].logins.Interval); forgotten.Before(want.Add(-time.Hour/2)) || forgotten.After(want) {
+	if want := time.Now().Add(time.Duration(wrong) * controllers[0].guard.Logins.Interval); forgotten.Before(want.Add(-time.Hour/2)) || forgotten.After(want) {
 		t.Errorf("%d failures are forgotten at %v, want %v", wrong, forgotten, want)
 	}
 
 	// A success forgets what failed, and leaves nothing.
-	for n := range accounts.LoginBurst - 1 {
+	for n := range passwords.LoginBurst - 1 {
 		login(n, "late@example.com", "guess").fails(403, 200)
 	}
 	login(1, "late@example.com", "secret of late@example.com").want(200)
-	if forgotten, err := controllers[0].working().store.FailedLogins(t.Context(), "late@example.com 127.0.0.1"); err != nil || !forgotten.IsZero() {
+	if forgotten, err := controllers[0].working().store.Logins().FailedLogins(t.Context(), "late@example.com 127.0.0.1"); err != nil || !forgotten.IsZero() {
 		t.Errorf("after a success: %v, %v", forgotten, err)
 	}
 	login(0, "late@example.com", "guess").fails(403, 200)

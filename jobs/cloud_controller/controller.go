@@ -15,7 +15,6 @@ import (
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/accounts"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/api"
-	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/hosts"
@@ -28,6 +27,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/updates"
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/component/passwords"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -39,8 +39,7 @@ type Controller struct {
 	registrar *component.Registrar
 	catalog   model.Catalog
 	blobs     *blob.Store
-	hasher    *auth.Hasher
-	logins    *auth.Limiter
+	guard     passwords.Guard
 	client    *http.Client // to DEAs' file servers and gateways
 	peers     *http.Client // to the other controllers
 
@@ -84,8 +83,7 @@ func New(p component.Process) (*Controller, error) {
 	}
 	c := &Controller{
 		config: config.NewLive(cfg), file: p.ConfigFile, catalog: catalog, blobs: blobs,
-		hasher:  auth.NewHasher(accounts.ConcurrentHashes, auth.Recommended),
-		logins:  auth.NewLimiter(accounts.LoginInterval),
+		guard:   passwords.Guard{Hasher: passwords.NewHasher(passwords.ConcurrentHashes, passwords.Recommended), Logins: passwords.NewLimiter(passwords.LoginInterval)},
 		waiting: errors.New("waiting for the database"),
 	}
 	c.base, err = component.Open(component.Options{
@@ -195,7 +193,7 @@ func (c *Controller) wire(ctx context.Context, opened *store.Store) *parts {
 	log, bus := c.base.Log(), c.base.Bus()
 	opened.ClaimWithin(func(host string) string { return c.config.Now().ClaimedIn(host) })
 	p := &parts{store: opened, frame: rest.NewFrame(ctx, log)}
-	p.accounts = accounts.New(accounts.Deps{Config: c.config, Log: log, Store: opened, Hasher: c.hasher, Logins: c.logins})
+	p.accounts = accounts.New(accounts.Deps{Config: c.config, Log: log, Store: opened, Guard: c.guard})
 	p.hosts = hosts.New(hosts.Deps{Config: c.config, Log: log, Bus: bus, Store: opened})
 	offered := services.New(services.Deps{Config: c.config, Log: log, Store: opened, Client: c.client})
 	p.peers = peers.New(peers.Deps{Config: c.config, Log: log, Store: opened, Blobs: c.blobs, Client: c.peers})

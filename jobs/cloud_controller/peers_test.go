@@ -19,9 +19,9 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/peers"
-	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/postgrestest"
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/component/componenttest"
+	"github.com/clusterworks/deploy/jobs/component/sqldb/postgrestest"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 

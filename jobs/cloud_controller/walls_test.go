@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/accounts"
+	"github.com/clusterworks/deploy/jobs/component/passwords"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -466,7 +466,7 @@ func TestClaimedAddresses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := w.start(tc.settings)
-			for n := range accounts.LoginBurst {
+			for n := range passwords.LoginBurst {
 				c.login(tc.key, fmt.Sprintf("192.0.2.%d", n+1), "dev@example.com", "guess").fails(403, 200)
 			}
 			if a := c.login(tc.key, "192.0.2.99", "dev@example.com", "guess"); tc.believed {
@@ -487,7 +487,7 @@ func TestLockOut(t *testing.T) {
 	key := next(t, registrations, wire.ParseRegistration).FrontKey
 	c.register("dev@example.com")
 	login := func(from, email, password string) answer { return c.login(key, from, email, password) }
-	for range accounts.LoginBurst {
+	for range passwords.LoginBurst {
 		login("192.0.2.1", "dev@example.com", "guess").fails(403, 200)
 	}
 	login("192.0.2.1", "dev@example.com", "guess").fails(429, 200)

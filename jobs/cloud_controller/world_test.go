@@ -22,11 +22,10 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
-	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/accounts"
-	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/component/componenttest"
+	"github.com/clusterworks/deploy/jobs/component/passwords"
 	"github.com/clusterworks/deploy/jobs/nats/natstest"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -112,8 +111,7 @@ func (c *cc) run() {
 	c.Controller, err = New(component.Process{ConfigFile: c.configFile, Output: t.Output()})
 	must(t, err)
 	// Hundreds of logins on a slow machine take their time.
-	c.hasher = auth.NewHasher(accounts.ConcurrentHashes, auth.Cost{Passes: 1, Memory: 64})
-	c.logins = auth.NewLimiter(time.Hour)
+	c.guard = passwords.Guard{Hasher: passwords.NewHasher(passwords.ConcurrentHashes, passwords.Cost{Passes: 1, Memory: 64}), Logins: passwords.NewLimiter(time.Hour)}
 	ctx, cancel := context.WithCancel(context.Background())
 	result := make(chan error, 1)
 	go func() {

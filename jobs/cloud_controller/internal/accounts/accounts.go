@@ -5,39 +5,24 @@ import (
 	"crypto/subtle"
 	"errors"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/component/passwords"
 )
-
-// LoginBurst is how many logins may fail for one account from one address before
-// each further one has to wait for LoginInterval, and addressBurst how many from
-// one address for all accounts.
-const (
-	LoginBurst    = 10
-	addressBurst  = 100
-	LoginInterval = 10 * time.Second
-)
-
-// ConcurrentHashes bounds the memory that passwords take, see auth.Hasher.
-const ConcurrentHashes = 4
 
 // Deps are the parts that accounts work with.
 type Deps struct {
 	Config *config.Live
 	Log    *slog.Logger
 	Store  *store.Store
-	Hasher *auth.Hasher
-	Logins *auth.Limiter
+	Guard  passwords.Guard
 }
 
 // Accounts are the users' accounts.
@@ -51,12 +36,6 @@ func (s *Accounts) account(u store.User) model.Account {
 	return model.Account{User: u, Admin: admin, Capacity: s.Config.Now().Capacity(admin)}
 }
 
-// possibleEmail reports whether a text may name an account. The database takes no
-// other text, and it bounds what is remembered of failed logins.
-func possibleEmail(email string) bool {
-	return len(email) <= 254 && utf8.ValidString(email) && !strings.ContainsRune(email, 0)
-}
-
 func (s *Accounts) signer() auth.Signer {
 	return auth.NewSigner(s.Config.Now().Keys.Derive("tokens"))
 }
@@ -65,7 +44,7 @@ func (s *Accounts) signer() auth.Signer {
 func (s *Accounts) Authenticate(r *http.Request) (model.Account, error) {
 	token := r.Header.Get("Authorization")
 	email, err := s.signer().Owner(token)
-	if err != nil || !possibleEmail(email) {
+	if err != nil || !passwords.PossibleEmail(email) {
 		return model.Account{}, model.ErrForbidden
 	}
 	u, err := s.Store.User(r.Context(), email)
@@ -105,64 +84,20 @@ func (s *Accounts) Optional(r *http.Request) (a model.Account, known bool, err e
 }
 
 // checkPassword reports whether a login succeeds, or how long it has to wait after
-// others that have failed at any controller. A login that succeeds when none has
-// failed writes nothing.
-//
-// Failures count for the account and the client's address together, so that a
-// stranger cannot lock the owner out, and for the address alone, so that nobody
-// tries many accounts.
+// others that have failed at any controller.
 func (s *Accounts) checkPassword(r *http.Request, email, hash, password string) (ok bool, wait time.Duration, err error) {
-	ctx, address := r.Context(), s.clientAddress(r)
-	counts := []struct {
-		name  string
-		burst int
-	}{{email + " " + address, LoginBurst}, {address, addressBurst}}
-	failed := false // before
-	for _, c := range counts {
-		n := s.Logins.Begin(c.name)
-		defer s.Logins.End(c.name)
-		forgotten, err := s.Store.FailedLogins(ctx, c.name)
-		if err != nil {
-			return false, 0, err
-		}
-		if wait := s.Logins.Wait(n, c.burst, forgotten, time.Now()); wait > 0 {
-			return false, wait, nil
-		}
-		failed = failed || !forgotten.IsZero()
-	}
-	ok, err = s.Hasher.Check(ctx, hash, password)
-	if errors.Is(err, auth.ErrBusy) {
+	ok, wait, err = s.Guard.Check(r.Context(), s.Store.Logins(), email, s.clientAddress(r), hash, password)
+	if errors.Is(err, passwords.ErrBusy) {
 		err = model.ErrBusy
 	}
-	switch {
-	case err != nil:
-		return false, 0, err
-	case ok && failed:
-		err = s.Store.LoginSucceeded(ctx, counts[0].name)
-	case !ok:
-		for _, c := range counts {
-			err = errors.Join(err, s.Store.LoginFailed(ctx, c.name, s.Logins.Interval))
-		}
-	}
-	return ok, 0, err
+	return ok, wait, err
 }
 
 // clientAddress returns where a request comes from: what a router says that shows
 // the key which the controllers gave to routers, or that is of a trusted network,
-// else the peer's own address. An IPv6 client has a whole network of 64 bits.
+// else the peer's own address.
 func (s *Accounts) clientAddress(r *http.Request) string {
-	text, _, _ := net.SplitHostPort(r.RemoteAddr)
-	if claimed := r.Header.Get("X-Real-Ip"); claimed != "" && s.fromFront(r, text) {
-		text = claimed
-	}
-	address, err := netip.ParseAddr(text)
-	if err != nil {
-		return "unknown"
-	}
-	if address = address.Unmap(); address.Is6() {
-		return netip.PrefixFrom(address, 64).Masked().String()
-	}
-	return address.String()
+	return passwords.ClientAddress(r, func(peer string) bool { return s.fromFront(r, peer) })
 }
 
 // fromFront reports whether a request's claims about its client count; peer is the

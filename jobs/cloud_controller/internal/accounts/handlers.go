@@ -5,28 +5,19 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/mail"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/component/passwords"
 )
 
 type credentials struct {
 	Email    string `json:"email"`
 	Password string `json:"password"`
-}
-
-func validEmail(email string) bool {
-	if len(email) > 254 {
-		return false
-	}
-	address, err := mail.ParseAddress(email)
-	return err == nil && address.Address == email
 }
 
 // CreateUser registers an account; admins may even when registration is closed.
@@ -44,7 +35,7 @@ func (s *Accounts) CreateUser(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	body.Email = strings.ToLower(strings.TrimSpace(body.Email))
-	if !validEmail(body.Email) {
+	if !passwords.ValidEmail(body.Email) {
 		return model.Because(model.ErrBadRequest, "%q is no e-mail address", body.Email)
 	}
 	// The admins' accounts are not for whoever is first.
@@ -76,11 +67,11 @@ func (s *Accounts) hash(ctx context.Context, password string) (string, error) {
 	if least := s.Config.Now().MinPasswordLength; len(password) < least {
 		return "", model.Because(model.ErrBadRequest, "a password has at least %d characters", least)
 	}
-	hash, err := s.Hasher.Hash(ctx, password)
+	hash, err := s.Guard.Hasher.Hash(ctx, password)
 	switch {
-	case errors.Is(err, auth.ErrPassword):
+	case errors.Is(err, passwords.ErrPassword):
 		return "", model.Because(model.ErrBadRequest, "%v", err)
-	case errors.Is(err, auth.ErrBusy):
+	case errors.Is(err, passwords.ErrBusy):
 		return "", model.ErrBusy
 	}
 	return hash, err
@@ -193,7 +184,7 @@ func (s *Accounts) ChangePassword(w http.ResponseWriter, r *http.Request, a mode
 // CreateToken logs in. An admin gets a token for anyone.
 func (s *Accounts) CreateToken(w http.ResponseWriter, r *http.Request) error {
 	email := strings.ToLower(r.PathValue("email"))
-	if !possibleEmail(email) {
+	if !passwords.PossibleEmail(email) {
 		return model.ErrForbidden
 	}
 	a, known, err := s.Optional(r)

@@ -3,30 +3,15 @@ package config
 import (
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
-	"path/filepath"
-	"strconv"
 	"strings"
+
+	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
 
 // Databases says which database is used.
 type Databases struct {
-	DatabaseEnvironment map[string]Database `yaml:"database_environment"`
-	RailsEnvironment    string              `yaml:"rails_environment"` // the entry to use
-}
-
-// Database is one entry of database_environment, as ActiveRecord has it.
-type Database struct {
-	Adapter  string `yaml:"adapter"` // sqlite3, postgresql
-	Database string `yaml:"database"`
-	Host     string `yaml:"host"`
-	Port     int    `yaml:"port"`
-	Username string `yaml:"username"`
-	Password string `yaml:"password"`
-	// SSLMode is libpq's, prefer if absent; SSLRootCert a PEM file.
-	SSLMode     string `yaml:"sslmode"`
-	SSLRootCert string `yaml:"sslrootcert"`
+	DatabaseEnvironment map[string]sqldb.Config `yaml:"database_environment"`
+	RailsEnvironment    string                  `yaml:"rails_environment"` // the entry to use
 }
 
 // DatabaseURI returns the URI of the database, for internal/store.
@@ -35,31 +20,9 @@ func (c *Config) DatabaseURI() (string, error) {
 	if !ok {
 		return "", fmt.Errorf("database_environment has no entry %q", c.RailsEnvironment)
 	}
-	switch db.Adapter {
-	case "sqlite3", "sqlite":
-		file, err := filepath.Abs(db.Database)
-		if err != nil || db.Database == "" {
-			return "", fmt.Errorf("the sqlite3 database %q is no file", db.Database)
-		}
-		if len(c.Peers) > 0 {
-			return "", errors.New("several controllers need PostgreSQL: SQLite serves a single one")
-		}
-		return "sqlite://" + file, nil
-	case "postgresql", "postgres":
-		u := url.URL{Scheme: "postgres", User: url.UserPassword(db.Username, db.Password), Path: "/" + db.Database}
-		if strings.HasPrefix(db.Host, "/") { // the folder of a unix socket
-			u.RawQuery = url.Values{"host": {db.Host}, "port": {strconv.Itoa(db.Port)}}.Encode()
-			return u.String(), nil
-		}
-		u.Host = net.JoinHostPort(db.Host, strconv.Itoa(db.Port))
-		query := url.Values{}
-		for name, value := range map[string]string{"sslmode": db.SSLMode, "sslrootcert": db.SSLRootCert} {
-			if value != "" {
-				query.Set(name, value)
-			}
-		}
-		u.RawQuery = query.Encode()
-		return u.String(), nil
+	uri, err := db.URI()
+	if err == nil && strings.HasPrefix(uri, "sqlite:") && len(c.Peers) > 0 {
+		return "", errors.New("several controllers need PostgreSQL: SQLite serves a single one")
 	}
-	return "", fmt.Errorf("the database's adapter %q is neither postgresql nor sqlite3", db.Adapter)
+	return uri, err
 }

@@ -219,7 +219,7 @@ func (p *Peers) KeepInStep(ctx context.Context, report func(error)) {
 		if err != nil && ctx.Err() == nil {
 			p.Log.Warn("some packages and droplets are missing here", "error", err)
 		}
-		if err := p.Store.DropFailedLogins(ctx); err != nil && ctx.Err() == nil {
+		if err := p.Store.Logins().DropFailedLogins(ctx); err != nil && ctx.Err() == nil {
 			p.Log.Warn("cannot clean up", "error", err)
 		}
 		next := syncInterval

@@ -15,7 +15,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
-	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
 
 // MaxBody bounds JSON bodies.
@@ -50,10 +50,10 @@ func (f *Frame) Handle(h Handler) http.Handler {
 		var told *model.Error
 		if !errors.As(err, &told) {
 			told = model.ErrSystem
-			if store.IsFailure(err) {
+			if sqldb.IsFailure(err) {
 				told = model.ErrDatabase
 			}
-			if store.IsAway(err) {
+			if sqldb.IsAway(err) {
 				told = model.ErrDatabaseAway
 			}
 			if r.Context().Err() == nil {

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
 
 // States of an app and of its package.
@@ -165,12 +167,12 @@ func (s *AppStore) AppByID(ctx context.Context, id int64) (App, error) {
 	return s.app(ctx, s.db, selectAppByID, id)
 }
 
-func (s *AppStore) app(ctx context.Context, q querier, query string, args ...any) (App, error) {
+func (s *AppStore) app(ctx context.Context, q sqldb.Querier, query string, args ...any) (App, error) {
 	a, err := scanApp(q.QueryRowContext(ctx, query, args...).Scan)
 	if err := notFound(err); err != nil {
 		return App{}, fmt.Errorf("cannot read the app: %w", err)
 	}
-	hosts, err := collect(ctx, q, scanHost, selectHosts, a.ID)
+	hosts, err := sqldb.Collect(ctx, q, scanHost, selectHosts, a.ID)
 	if err != nil {
 		return App{}, fmt.Errorf("cannot read the app's host names: %w", err)
 	}
@@ -193,7 +195,7 @@ func (s *AppStore) AppsAfter(ctx context.Context, after int64, n int) ([]App, er
 }
 
 func (s *AppStore) apps(ctx context.Context, query string, args []any, hosts func([]App) (string, []any)) ([]App, error) {
-	apps, err := collect(ctx, s.db, func(rows *sql.Rows) (App, error) { return scanApp(rows.Scan) }, query, args...)
+	apps, err := sqldb.Collect(ctx, s.db, func(rows *sql.Rows) (App, error) { return scanApp(rows.Scan) }, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list apps: %w", err)
 	}
@@ -201,7 +203,7 @@ func (s *AppStore) apps(ctx context.Context, query string, args []any, hosts fun
 		return nil, nil
 	}
 	query, args = hosts(apps)
-	list, err := collect(ctx, s.db, scanHost, query, args...)
+	list, err := sqldb.Collect(ctx, s.db, scanHost, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the apps' host names: %w", err)
 	}
@@ -222,7 +224,7 @@ func (s *AppStore) apps(ctx context.Context, query string, args []any, hosts fun
 // owner has one with that name, *HostTakenError if a host name is another user's.
 func (s *AppStore) CreateApp(ctx context.Context, a *App, limits Limits) error {
 	created := *a
-	err := s.change(ctx, a.OwnerID, limits, func(q querier) error {
+	err := s.change(ctx, a.OwnerID, limits, func(q sqldb.Querier) error {
 		environment, err := environmentText(created.Environment)
 		if err != nil {
 			return err
@@ -237,7 +239,7 @@ func (s *AppStore) CreateApp(ctx context.Context, a *App, limits Limits) error {
 		created.PackageState = Pending
 		err = q.QueryRowContext(ctx, insertApp, created.OwnerID, created.Name, created.Framework, created.Runtime, created.State, created.Instances,
 			created.Memory, created.Disk, created.FDs, environment, created.Debug, created.Console, created.Command, created.CreatedAt, string(health)).Scan(&created.ID)
-		if isDuplicate(err) {
+		if sqldb.IsDuplicate(err) {
 			return ErrExists
 		}
 		if err != nil {
@@ -257,7 +259,7 @@ func (s *AppStore) CreateApp(ctx context.Context, a *App, limits Limits) error {
 // has the name.
 func (s *AppStore) UpdateApp(ctx context.Context, a *App, limits Limits) error {
 	updated := *a
-	err := s.change(ctx, a.OwnerID, limits, func(q querier) error { return s.save(ctx, q, &updated) })
+	err := s.change(ctx, a.OwnerID, limits, func(q sqldb.Querier) error { return s.save(ctx, q, &updated) })
 	if err != nil {
 		return fmt.Errorf("cannot save the app: %w", err)
 	}
@@ -266,7 +268,7 @@ func (s *AppStore) UpdateApp(ctx context.Context, a *App, limits Limits) error {
 }
 
 // save is UpdateApp within a transaction.
-func (s *AppStore) save(ctx context.Context, q querier, a *App) error {
+func (s *AppStore) save(ctx context.Context, q sqldb.Querier, a *App) error {
 	environment, err := environmentText(a.Environment)
 	if err != nil {
 		return err
@@ -279,10 +281,10 @@ func (s *AppStore) save(ctx context.Context, q querier, a *App) error {
 	result, err := q.ExecContext(ctx, updateApp, a.ID, a.LockVersion, a.Framework, a.Runtime, a.State, a.Instances,
 		a.Memory, a.Disk, a.FDs, environment, a.Debug, a.Console, a.Command, a.RunCount,
 		a.PackageHash, a.PackageState, a.DropletHash, a.UpdatedAt, string(health), a.Name)
-	if isDuplicate(err) { // another app of the owner's has the name
+	if sqldb.IsDuplicate(err) { // another app of the owner's has the name
 		return ErrExists
 	}
-	if err := changed(result, err, ErrStale); err != nil {
+	if err := sqldb.Changed(result, err, ErrStale); err != nil {
 		return err
 	}
 	a.LockVersion++
@@ -293,8 +295,8 @@ func (s *AppStore) save(ctx context.Context, q querier, a *App) error {
 }
 
 // change runs a transaction that changes what a user owns, within limits.
-func (s *database) change(ctx context.Context, ownerID int64, limits Limits, f func(querier) error) error {
-	return s.transact(ctx, func(q querier) error {
+func (s *database) change(ctx context.Context, ownerID int64, limits Limits, f func(sqldb.Querier) error) error {
+	return s.db.Transact(ctx, func(q sqldb.Querier) error {
 		if err := s.lockUser(ctx, q, ownerID); err != nil {
 			return err
 		}
@@ -317,7 +319,7 @@ func (s *database) change(ctx context.Context, ownerID int64, limits Limits, f f
 }
 
 // setHosts claims the app's host names; it has none in the table.
-func (s *AppStore) setHosts(ctx context.Context, q querier, a App) error {
+func (s *AppStore) setHosts(ctx context.Context, q sqldb.Querier, a App) error {
 	// In one order, so that two users' claims cannot wait for each other.
 	sorted := slices.Compact(slices.Sorted(slices.Values(a.URIs)))
 	if err := s.mayClaim(ctx, q, a.OwnerID, sorted); err != nil {
@@ -344,8 +346,8 @@ func (s *AppStore) setHosts(ctx context.Context, q querier, a App) error {
 
 // mayClaim checks that no host name that is new to its owner is above or below one
 // of another account. Names from before this was checked stay whose they are.
-func (s *database) mayClaim(ctx context.Context, q querier, ownerID int64, hosts []string) error {
-	locked := !s.postgres // SQLite has one writer at a time
+func (s *database) mayClaim(ctx context.Context, q sqldb.Querier, ownerID int64, hosts []string) error {
+	locked := !s.db.Postgres // SQLite has one writer at a time
 	owner := func(host string) (id int64, known bool, err error) {
 		err = q.QueryRowContext(ctx, selectHost, host).Scan(&id)
 		if errors.Is(err, sql.ErrNoRows) {
@@ -380,7 +382,7 @@ func (s *database) mayClaim(ctx context.Context, q querier, ownerID int64, hosts
 				return &HostTakenError{Host: host, Overlaps: true}
 			}
 		}
-		below, err := collect(ctx, q, func(rows *sql.Rows) (name string, err error) { return name, rows.Scan(&name) }, selectHostsBelow, ownerID, "%."+likeLiteral.Replace(host))
+		below, err := sqldb.Collect(ctx, q, func(rows *sql.Rows) (name string, err error) { return name, rows.Scan(&name) }, selectHostsBelow, ownerID, "%."+likeLiteral.Replace(host))
 		if err != nil {
 			return err
 		}
@@ -396,9 +398,9 @@ var likeLiteral = strings.NewReplacer("!", "!!", "%", "!%", "_", "!_")
 
 // DeleteApp removes an app and frees its host names.
 func (s *AppStore) DeleteApp(ctx context.Context, a App) error {
-	err := s.change(ctx, a.OwnerID, nil, func(q querier) error {
+	err := s.change(ctx, a.OwnerID, nil, func(q sqldb.Querier) error {
 		result, err := q.ExecContext(ctx, deleteApp, a.ID)
-		if err := changed(result, err, ErrNotFound); err != nil {
+		if err := sqldb.Changed(result, err, ErrNotFound); err != nil {
 			return err
 		}
 		_, err = q.ExecContext(ctx, deleteUnusedHosts, a.OwnerID)
@@ -414,7 +416,7 @@ func (s *AppStore) DeleteApp(ctx context.Context, a App) error {
 // before are to be staged.
 func (s *AppStore) SetPackage(ctx context.Context, appID int64, packageHash string) error {
 	result, err := s.db.ExecContext(ctx, updatePackage, appID, packageHash, Pending, s.now().Unix())
-	if err := changed(result, err, ErrNotFound); err != nil {
+	if err := sqldb.Changed(result, err, ErrNotFound); err != nil {
 		return fmt.Errorf("cannot note the app's files: %w", err)
 	}
 	return nil
@@ -424,7 +426,7 @@ func (s *AppStore) SetPackage(ctx context.Context, appID int64, packageHash stri
 // another package was uploaded since.
 func (s *AppStore) SetStagingFailed(ctx context.Context, appID int64, packageHash string) error {
 	result, err := s.db.ExecContext(ctx, updateStagingFailed, appID, packageHash, Failed, s.now().Unix())
-	if err := changed(result, err, ErrStale); err != nil {
+	if err := sqldb.Changed(result, err, ErrStale); err != nil {
 		return fmt.Errorf("cannot note that staging failed: %w", err)
 	}
 	return nil
@@ -464,7 +466,7 @@ type AppBlobs struct {
 
 // Blobs are the packages and droplets that must be kept.
 func (s *AppStore) Blobs(ctx context.Context) ([]AppBlobs, error) {
-	list, err := collect(ctx, s.db, func(rows *sql.Rows) (b AppBlobs, err error) {
+	list, err := sqldb.Collect(ctx, s.db, func(rows *sql.Rows) (b AppBlobs, err error) {
 		err = rows.Scan(&b.AppID, &b.PackageHash, &b.DropletHash)
 		return b, err
 	}, selectBlobs)

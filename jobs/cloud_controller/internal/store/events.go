@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+
+	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
 
 // keptEvents is how many events of an app are kept, and maxEventText how long the
@@ -32,7 +34,7 @@ const (
 // NoteEvent adds an event of an app, and forgets its oldest ones.
 func (s *EventStore) NoteEvent(ctx context.Context, appID int64, actor, text string) error {
 	text = text[:min(len(text), maxEventText)]
-	err := s.transact(ctx, func(q querier) error {
+	err := s.db.Transact(ctx, func(q sqldb.Querier) error {
 		if _, err := q.ExecContext(ctx, insertEvent, appID, s.now().Unix(), actor, text); err != nil {
 			return err
 		}
@@ -47,7 +49,7 @@ func (s *EventStore) NoteEvent(ctx context.Context, appID int64, actor, text str
 
 // Events returns what was done to an app, the latest last.
 func (s *EventStore) Events(ctx context.Context, appID int64) ([]Event, error) {
-	list, err := collect(ctx, s.db, func(rows *sql.Rows) (e Event, err error) {
+	list, err := sqldb.Collect(ctx, s.db, func(rows *sql.Rows) (e Event, err error) {
 		err = rows.Scan(&e.At, &e.Actor, &e.Text)
 		return e, err
 	}, selectEvents, appID)

@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"fmt"
 	"time"
+
+	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
 
 const (
@@ -17,7 +19,7 @@ const (
 
 // PlatformHosts returns the host names that components have registered.
 func (s *AppStore) PlatformHosts(ctx context.Context) ([]string, error) {
-	list, err := collect(ctx, s.db, func(rows *sql.Rows) (host string, err error) {
+	list, err := sqldb.Collect(ctx, s.db, func(rows *sql.Rows) (host string, err error) {
 		err = rows.Scan(&host)
 		return host, err
 	}, selectPlatformHosts)
@@ -29,7 +31,7 @@ func (s *AppStore) PlatformHosts(ctx context.Context) ([]string, error) {
 
 // AppHosts returns the host names that apps have, started or not, in order.
 func (s *AppStore) AppHosts(ctx context.Context) ([]string, error) {
-	list, err := collect(ctx, s.db, func(rows *sql.Rows) (host string, err error) {
+	list, err := sqldb.Collect(ctx, s.db, func(rows *sql.Rows) (host string, err error) {
 		err = rows.Scan(&host)
 		return host, err
 	}, selectAppHosts)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5/stdlib"
+
+	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
 
 // testdata/statements_<schema>_<database>.json is what the scenario asked of the
@@ -36,7 +38,7 @@ func goldenFile(schema int, database string) string {
 }
 
 func databaseName(s *Store) string {
-	if s.postgres {
+	if s.db.Postgres {
 		return "postgres"
 	}
 	return "sqlite"
@@ -46,8 +48,8 @@ func databaseName(s *Store) string {
 func TestStatements(t *testing.T) {
 	each(t, func(t *testing.T, uri string) {
 		s := open(t, uri)
-		r := &recorder{parent: s.db}
-		recorded := newStore(sql.OpenDB(r), s.postgres)
+		r := &recorder{parent: s.db.DB}
+		recorded := newStore(&sqldb.DB{DB: sql.OpenDB(r), Postgres: s.db.Postgres})
 		recorded.now = s.now
 		recorded.db.SetMaxOpenConns(1)
 		defer recorded.Close()

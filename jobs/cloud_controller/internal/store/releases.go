@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+
+	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
 
 // keptReleases is how many releases of an app are kept to go back to.
@@ -79,8 +81,8 @@ func (s *UpdateStore) Releases(ctx context.Context, appID int64) ([]Release, err
 	return releases(ctx, s.db, appID)
 }
 
-func releases(ctx context.Context, q querier, appID int64) ([]Release, error) {
-	list, err := collect(ctx, q, func(rows *sql.Rows) (Release, error) { return scanRelease(rows.Scan) }, selectReleases, appID)
+func releases(ctx context.Context, q sqldb.Querier, appID int64) ([]Release, error) {
+	list, err := sqldb.Collect(ctx, q, func(rows *sql.Rows) (Release, error) { return scanRelease(rows.Scan) }, selectReleases, appID)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the app's releases: %w", err)
 	}
@@ -98,7 +100,7 @@ func (s *UpdateStore) ReleaseOfDroplet(ctx context.Context, appID int64, hash st
 	return release(ctx, s.db, selectDropletRelease, appID, hash)
 }
 
-func release(ctx context.Context, q querier, query string, args ...any) (Release, error) {
+func release(ctx context.Context, q sqldb.Querier, query string, args ...any) (Release, error) {
 	r, err := scanRelease(q.QueryRowContext(ctx, query, args...).Scan)
 	if err := notFound(err); err != nil {
 		return Release{}, fmt.Errorf("cannot read a release of the app: %w", err)
@@ -112,7 +114,7 @@ func (s *UpdateStore) Present(ctx context.Context, a App) (Release, error) {
 	return present(ctx, s.db, a)
 }
 
-func present(ctx context.Context, q querier, a App) (Release, error) {
+func present(ctx context.Context, q sqldb.Querier, a App) (Release, error) {
 	r, err := release(ctx, q, selectRelease, a.ID, a.RunCount)
 	if err == nil && r.DropletHash == a.DropletHash {
 		return r, nil
@@ -124,7 +126,7 @@ func present(ctx context.Context, q querier, a App) (Release, error) {
 }
 
 // add adds a release of an app with a RunCount that none has had.
-func (s *UpdateStore) add(ctx context.Context, q querier, a App, cause string) (Release, error) {
+func (s *UpdateStore) add(ctx context.Context, q sqldb.Querier, a App, cause string) (Release, error) {
 	spec, err := specText(a.Spec)
 	if err != nil {
 		return Release{}, err
@@ -156,7 +158,7 @@ func (s *UpdateStore) add(ctx context.Context, q querier, a App, cause string) (
 
 // prune removes the releases that nobody can go back to. Those with these
 // RunCounts stay.
-func prune(ctx context.Context, q querier, appID int64, keep ...int) error {
+func prune(ctx context.Context, q sqldb.Querier, appID int64, keep ...int) error {
 	list, err := releases(ctx, q, appID)
 	if err != nil {
 		return err
@@ -185,7 +187,7 @@ func prune(ctx context.Context, q querier, appID int64, keep ...int) error {
 func (s *UpdateStore) StartApp(ctx context.Context, a *App, cause string, limits Limits) error {
 	started := *a
 	started.State = Started
-	err := s.change(ctx, a.OwnerID, limits, func(q querier) error {
+	err := s.change(ctx, a.OwnerID, limits, func(q sqldb.Querier) error {
 		r, err := s.add(ctx, q, started, cause)
 		if err != nil {
 			return err

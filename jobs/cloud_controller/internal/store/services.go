@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+
+	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
 
 // Offering is a service that a gateway offers.
@@ -152,7 +154,7 @@ func (s *ServiceStore) PutOffering(ctx context.Context, o Offering) error {
 
 // Offerings are all of them, those that are not active too.
 func (s *ServiceStore) Offerings(ctx context.Context) ([]Offering, error) {
-	list, err := collect(ctx, s.db, func(rows *sql.Rows) (o Offering, err error) {
+	list, err := sqldb.Collect(ctx, s.db, func(rows *sql.Rows) (o Offering, err error) {
 		err = rows.Scan(o.fields()...)
 		return o, err
 	}, selectOfferings)
@@ -173,7 +175,7 @@ func (s *ServiceStore) Offering(ctx context.Context, label, provider string) (o 
 // DeleteOffering removes an offering; ErrExists if there are instances of it.
 func (s *ServiceStore) DeleteOffering(ctx context.Context, id int64) error {
 	result, err := s.db.ExecContext(ctx, deleteOffering, id)
-	if err := changed(result, err, ErrExists); err != nil {
+	if err := sqldb.Changed(result, err, ErrExists); err != nil {
 		return fmt.Errorf("cannot remove the offering: %w", err)
 	}
 	return nil
@@ -183,11 +185,11 @@ func (s *ServiceStore) DeleteOffering(ctx context.Context, id int64) error {
 // provisioned, and sets its ID. ErrExists if the owner has one with that alias.
 func (s *ServiceStore) CreateServiceInstance(ctx context.Context, i *ServiceInstance, limits Limits) error {
 	created := *i
-	err := s.change(ctx, i.OwnerID, limits, func(q querier) error {
+	err := s.change(ctx, i.OwnerID, limits, func(q sqldb.Querier) error {
 		created.CreatedAt = s.now().Unix()
 		created.UpdatedAt = created.CreatedAt
 		err := q.QueryRowContext(ctx, insertInstance, i.OwnerID, i.Offering.ID, i.Alias, i.Plan, i.PlanOption, i.Version, created.CreatedAt).Scan(&created.ID)
-		if isDuplicate(err) {
+		if sqldb.IsDuplicate(err) {
 			return ErrExists
 		}
 		return err
@@ -203,7 +205,7 @@ func (s *ServiceStore) CreateServiceInstance(ctx context.Context, i *ServiceInst
 // was removed meanwhile.
 func (s *ServiceStore) SetProvisioned(ctx context.Context, i ServiceInstance) error {
 	result, err := s.db.ExecContext(ctx, updateInstance, i.ID, i.GatewayID, written(i.Configuration), written(i.Credentials), s.now().Unix())
-	if err := changed(result, err, ErrNotFound); err != nil {
+	if err := sqldb.Changed(result, err, ErrNotFound); err != nil {
 		return fmt.Errorf("cannot keep what the gateway answered: %w", err)
 	}
 	return nil
@@ -212,8 +214,8 @@ func (s *ServiceStore) SetProvisioned(ctx context.Context, i ServiceInstance) er
 // DeleteServiceInstance removes an instance with its bindings, whose apps are to
 // be staged again.
 func (s *ServiceStore) DeleteServiceInstance(ctx context.Context, id int64) error {
-	err := s.transact(ctx, func(q querier) error {
-		bindings, err := collect(ctx, q, scanBinding, selectBindingsTo, id)
+	err := s.db.Transact(ctx, func(q sqldb.Querier) error {
+		bindings, err := sqldb.Collect(ctx, q, scanBinding, selectBindingsTo, id)
 		if err != nil {
 			return err
 		}
@@ -223,7 +225,7 @@ func (s *ServiceStore) DeleteServiceInstance(ctx context.Context, id int64) erro
 			}
 		}
 		result, err := q.ExecContext(ctx, deleteInstance, id)
-		return changed(result, err, ErrNotFound)
+		return sqldb.Changed(result, err, ErrNotFound)
 	})
 	if err != nil {
 		return fmt.Errorf("cannot remove the service: %w", err)
@@ -250,7 +252,7 @@ func (s *ServiceStore) ServiceInstancesOf(ctx context.Context, offeringID int64)
 }
 
 func (s *ServiceStore) serviceInstances(ctx context.Context, query string, id int64) ([]ServiceInstance, error) {
-	list, err := collect(ctx, s.db, scanInstance, query, id)
+	list, err := sqldb.Collect(ctx, s.db, scanInstance, query, id)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the services: %w", err)
 	}
@@ -260,18 +262,18 @@ func (s *ServiceStore) serviceInstances(ctx context.Context, query string, id in
 // CreateBinding adds a binding; its app is to be staged again. ErrExists if the
 // app has one to that instance.
 func (s *ServiceStore) CreateBinding(ctx context.Context, b Binding) error {
-	err := s.transact(ctx, func(q querier) error {
+	err := s.db.Transact(ctx, func(q sqldb.Querier) error {
 		var id int64
 		err := q.QueryRowContext(ctx, insertBinding, b.AppID, b.Instance.ID, b.GatewayID, b.Token, written(b.Options), written(b.Configuration),
 			written(b.Credentials), s.now().Unix()).Scan(&id)
-		if isDuplicate(err) {
+		if sqldb.IsDuplicate(err) {
 			return ErrExists
 		}
 		if err != nil {
 			return err
 		}
 		result, err := q.ExecContext(ctx, markRestage, b.AppID, Pending, s.now().Unix())
-		return changed(result, err, ErrNotFound)
+		return sqldb.Changed(result, err, ErrNotFound)
 	})
 	if err != nil {
 		return fmt.Errorf("cannot add the binding: %w", err)
@@ -281,9 +283,9 @@ func (s *ServiceStore) CreateBinding(ctx context.Context, b Binding) error {
 
 // DeleteBinding removes a binding; its app is to be staged again.
 func (s *ServiceStore) DeleteBinding(ctx context.Context, b Binding) error {
-	err := s.transact(ctx, func(q querier) error {
+	err := s.db.Transact(ctx, func(q sqldb.Querier) error {
 		result, err := q.ExecContext(ctx, deleteBinding, b.ID)
-		if err := changed(result, err, ErrNotFound); err != nil {
+		if err := sqldb.Changed(result, err, ErrNotFound); err != nil {
 			return err
 		}
 		_, err = q.ExecContext(ctx, markRestage, b.AppID, Pending, s.now().Unix())
@@ -311,7 +313,7 @@ func (s *ServiceStore) BindingsOf(ctx context.Context, offeringID int64) ([]Bind
 }
 
 func (s *ServiceStore) bindings(ctx context.Context, query string, id int64) ([]Binding, error) {
-	list, err := collect(ctx, s.db, scanBinding, query, id)
+	list, err := sqldb.Collect(ctx, s.db, scanBinding, query, id)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the bindings: %w", err)
 	}
@@ -328,7 +330,7 @@ func (s *ServiceStore) Binding(ctx context.Context, token string) (b Binding, er
 
 // BoundAliases are the names of the services of each of a user's apps.
 func (s *ServiceStore) BoundAliases(ctx context.Context, ownerID int64) (map[int64][]string, error) {
-	list, err := collect(ctx, s.db, scanHost, selectBoundAliases, ownerID)
+	list, err := sqldb.Collect(ctx, s.db, scanHost, selectBoundAliases, ownerID)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the bindings: %w", err)
 	}
@@ -373,7 +375,7 @@ func (s *ServiceStore) BindingToken(ctx context.Context, token string) (t Bindin
 // DeleteBindingToken removes one.
 func (s *ServiceStore) DeleteBindingToken(ctx context.Context, token string) error {
 	result, err := s.db.ExecContext(ctx, deleteBindingToken, token)
-	if err := changed(result, err, ErrNotFound); err != nil {
+	if err := sqldb.Changed(result, err, ErrNotFound); err != nil {
 		return fmt.Errorf("cannot remove the binding token: %w", err)
 	}
 	return nil

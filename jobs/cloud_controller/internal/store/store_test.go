@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/postgrestest"
+	"github.com/clusterworks/deploy/jobs/component/sqldb/postgrestest"
 )
 
 var update = flag.Bool("update", false, "write what the scenario asks of the database into testdata")
@@ -114,7 +114,7 @@ func TestOverlappingClaims(t *testing.T) {
 		ctx := t.Context()
 		stores := []*Store{open(t, uri), nil}
 		stores[1] = stores[0]
-		if stores[0].postgres {
+		if stores[0].db.Postgres {
 			stores[1] = open(t, uri)
 		}
 		users := make([]User, 2)
@@ -288,7 +288,7 @@ func failedLogins(t testing.TB, s *Store) {
 	ctx := t.Context()
 	want := func(email string, unix int64) {
 		t.Helper()
-		at, err := s.FailedLogins(ctx, email)
+		at, err := s.Logins().FailedLogins(ctx, email)
 		must(t, err)
 		if unix == 0 && !at.IsZero() || unix != 0 && at.Unix() != unix {
 			t.Errorf("failed logins of %s are forgotten at %v", email, at)
@@ -297,18 +297,18 @@ func failedLogins(t testing.TB, s *Store) {
 	now := s.now().Unix()
 	want("dev@example.com", 0)
 	for n := range int64(3) {
-		must(t, s.LoginFailed(ctx, "dev@example.com", 10*time.Second))
+		must(t, s.Logins().LoginFailed(ctx, "dev@example.com", 10*time.Second))
 		want("dev@example.com", now+10*(n+1))
 	}
-	must(t, s.LoginFailed(ctx, "nobody@example.com", -5*time.Second)) // five seconds ago
-	must(t, s.LoginFailed(ctx, "nobody@example.com", 10*time.Second)) // which no longer counts
+	must(t, s.Logins().LoginFailed(ctx, "nobody@example.com", -5*time.Second)) // five seconds ago
+	must(t, s.Logins().LoginFailed(ctx, "nobody@example.com", 10*time.Second)) // which no longer counts
 	want("nobody@example.com", now+10)
-	must(t, s.LoginFailed(ctx, "gone@example.com", -5*time.Second))
-	must(t, s.DropFailedLogins(ctx))
+	must(t, s.Logins().LoginFailed(ctx, "gone@example.com", -5*time.Second))
+	must(t, s.Logins().DropFailedLogins(ctx))
 	want("gone@example.com", 0)
 	want("nobody@example.com", now+10)
-	must(t, s.LoginSucceeded(ctx, "dev@example.com"))
-	must(t, s.LoginSucceeded(ctx, "dev@example.com"))
+	must(t, s.Logins().LoginSucceeded(ctx, "dev@example.com"))
+	must(t, s.Logins().LoginSucceeded(ctx, "dev@example.com"))
 	want("dev@example.com", 0)
 }
 
@@ -444,7 +444,7 @@ func TestRaces(t *testing.T) {
 		ctx := t.Context()
 		first := open(t, uri)
 		stores := []*Store{first, first}
-		if first.postgres {
+		if first.db.Postgres {
 			stores[1] = open(t, uri)
 		}
 		dev, err := first.CreateUser(ctx, "dev@example.com", "hash")

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+
+	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
 
 // What became of an update.
@@ -68,7 +70,7 @@ func scanUpdate(scan func(...any) error) (u Update, err error) {
 	return u, err
 }
 
-func (s *UpdateStore) update(ctx context.Context, q querier, query string, args ...any) (Update, error) {
+func (s *UpdateStore) update(ctx context.Context, q sqldb.Querier, query string, args ...any) (Update, error) {
 	u, err := scanUpdate(q.QueryRowContext(ctx, query, args...).Scan)
 	if err := notFound(err); err != nil {
 		return Update{}, fmt.Errorf("cannot read an update of the app: %w", err)
@@ -101,8 +103,8 @@ func (s *UpdateStore) Updates(ctx context.Context, appID int64) ([]Update, error
 	return s.updates(ctx, s.db, selectUpdates, appID)
 }
 
-func (s *UpdateStore) updates(ctx context.Context, q querier, query string, args ...any) ([]Update, error) {
-	list, err := collect(ctx, q, func(rows *sql.Rows) (Update, error) { return scanUpdate(rows.Scan) }, query, args...)
+func (s *UpdateStore) updates(ctx context.Context, q sqldb.Querier, query string, args ...any) ([]Update, error) {
+	list, err := sqldb.Collect(ctx, q, func(rows *sql.Rows) (Update, error) { return scanUpdate(rows.Scan) }, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list updates: %w", err)
 	}
@@ -136,7 +138,7 @@ type Beginning struct {
 func (s *UpdateStore) Begin(ctx context.Context, a App, b Beginning, limits Limits) (App, Update, error) {
 	var u Update
 	apps := &AppStore{s.database}
-	err := s.change(ctx, a.OwnerID, limits, func(q querier) error {
+	err := s.change(ctx, a.OwnerID, limits, func(q sqldb.Querier) error {
 		now, err := apps.app(ctx, q, selectAppByID, a.ID)
 		if err != nil {
 			return err
@@ -146,7 +148,7 @@ func (s *UpdateStore) Begin(ctx context.Context, a App, b Beginning, limits Limi
 		}
 		if t := b.TakesBack; t != nil {
 			result, err := q.ExecContext(ctx, takeBack, a.ID, t.RunCount, t.Claim, t.Reason, t.State, s.now().Unix())
-			if err := changed(result, err, ErrStale); err != nil {
+			if err := sqldb.Changed(result, err, ErrStale); err != nil {
 				return err
 			}
 		}
@@ -218,7 +220,7 @@ func (s *UpdateStore) Begin(ctx context.Context, a App, b Beginning, limits Limi
 }
 
 // adopt puts on record what a former version has started.
-func (s *UpdateStore) adopt(ctx context.Context, q querier, a App, r Release) (Release, error) {
+func (s *UpdateStore) adopt(ctx context.Context, q sqldb.Querier, a App, r Release) (Release, error) {
 	spec, err := specText(r.Spec)
 	if err != nil {
 		return r, err
@@ -242,7 +244,7 @@ func (s *UpdateStore) adopt(ctx context.Context, q querier, a App, r Release) (R
 
 // end ends the updates of an app that are under way. What they were to bring in is
 // no release.
-func (s *UpdateStore) end(ctx context.Context, q querier, appID int64, status, reason string) error {
+func (s *UpdateStore) end(ctx context.Context, q sqldb.Querier, appID int64, status, reason string) error {
 	list, err := s.updates(ctx, q, selectUpdates, appID)
 	if err != nil {
 		return err
@@ -266,7 +268,7 @@ func (s *UpdateStore) end(ctx context.Context, q querier, appID int64, status, r
 
 // CancelUpdates ends the updates of an app that are under way.
 func (s *UpdateStore) CancelUpdates(ctx context.Context, appID int64, reason string) error {
-	err := s.transact(ctx, func(q querier) error { return s.end(ctx, q, appID, Cancelled, reason) })
+	err := s.db.Transact(ctx, func(q sqldb.Querier) error { return s.end(ctx, q, appID, Cancelled, reason) })
 	if err != nil {
 		return fmt.Errorf("cannot cancel the app's update: %w", err)
 	}
@@ -277,7 +279,7 @@ func (s *UpdateStore) CancelUpdates(ctx context.Context, appID int64, reason str
 // if it is over, or another controller's.
 func (s *UpdateStore) SaveUpdate(ctx context.Context, u Update) error {
 	result, err := s.db.ExecContext(ctx, saveUpdate, u.AppID, u.RunCount, u.Claim, u.State, s.now().Unix())
-	if err := changed(result, err, ErrStale); err != nil {
+	if err := sqldb.Changed(result, err, ErrStale); err != nil {
 		return fmt.Errorf("cannot save an update: %w", err)
 	}
 	return nil
@@ -287,7 +289,7 @@ func (s *UpdateStore) SaveUpdate(ctx context.Context, u Update) error {
 // not changed since they were read. ErrStale if they have.
 func (s *UpdateStore) ClaimUpdate(ctx context.Context, u *Update, holder string) error {
 	result, err := s.db.ExecContext(ctx, claimUpdate, u.AppID, u.RunCount, u.Claim, u.Beat, holder)
-	if err := changed(result, err, ErrStale); err != nil {
+	if err := sqldb.Changed(result, err, ErrStale); err != nil {
 		return fmt.Errorf("cannot claim an update: %w", err)
 	}
 	u.Holder, u.Claim, u.Beat = holder, u.Claim+1, u.Beat+1
@@ -307,7 +309,7 @@ func (s *UpdateStore) ReleaseUpdate(ctx context.Context, u Update) error {
 // another controller's.
 func (s *UpdateStore) EndWatch(ctx context.Context, u Update) error {
 	result, err := s.db.ExecContext(ctx, endWatch, u.AppID, u.RunCount, u.Claim)
-	if err := changed(result, err, ErrStale); err != nil {
+	if err := sqldb.Changed(result, err, ErrStale); err != nil {
 		return fmt.Errorf("cannot end the watch over an update: %w", err)
 	}
 	return nil
@@ -316,7 +318,7 @@ func (s *UpdateStore) EndWatch(ctx context.Context, u Update) error {
 // PromoteUpdate ends the hold of an update. ErrStale if it is over.
 func (s *UpdateStore) PromoteUpdate(ctx context.Context, u Update) error {
 	result, err := s.db.ExecContext(ctx, promoteUpdate, u.AppID, u.RunCount)
-	if err := changed(result, err, ErrStale); err != nil {
+	if err := sqldb.Changed(result, err, ErrStale); err != nil {
 		return fmt.Errorf("cannot promote an update: %w", err)
 	}
 	return nil
@@ -332,12 +334,12 @@ func (s *UpdateStore) FinishUpdate(ctx context.Context, u Update) (a App, err er
 	if a, err = apps.AppByID(ctx, u.AppID); err != nil {
 		return App{}, err
 	}
-	err = s.change(ctx, a.OwnerID, nil, func(q querier) error {
+	err = s.change(ctx, a.OwnerID, nil, func(q sqldb.Querier) error {
 		if a, err = apps.app(ctx, q, selectAppByID, u.AppID); err != nil {
 			return err
 		}
 		result, err := q.ExecContext(ctx, finishUpdate, u.AppID, u.RunCount, u.Claim, u.Status, u.Reason, u.State, s.now().Unix(), u.Watching)
-		if err := changed(result, err, ErrStale); err != nil {
+		if err := sqldb.Changed(result, err, ErrStale); err != nil {
 			return err
 		}
 		next, err := release(ctx, q, selectRelease, u.AppID, u.RunCount)

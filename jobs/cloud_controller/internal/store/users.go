@@ -5,6 +5,8 @@ import (
 	"database/sql"
 	"fmt"
 	"strings"
+
+	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
 
 // User is an account.
@@ -41,7 +43,7 @@ const (
 func (s *UserStore) CreateUser(ctx context.Context, email, passwordHash string) (User, error) {
 	u := User{Email: strings.ToLower(email), PasswordHash: passwordHash}
 	err := s.db.QueryRowContext(ctx, insertUser, u.Email, passwordHash, s.now().Unix()).Scan(&u.ID)
-	if isDuplicate(err) {
+	if sqldb.IsDuplicate(err) {
 		return User{}, ErrExists
 	}
 	if err != nil {
@@ -70,7 +72,7 @@ func (s *UserStore) user(row *sql.Row) (User, error) {
 
 // Users are all accounts, by email.
 func (s *UserStore) Users(ctx context.Context) ([]User, error) {
-	users, err := collect(ctx, s.db, func(rows *sql.Rows) (u User, err error) {
+	users, err := sqldb.Collect(ctx, s.db, func(rows *sql.Rows) (u User, err error) {
 		err = rows.Scan(&u.ID, &u.Email, &u.PasswordHash)
 		return u, err
 	}, selectUsers)
@@ -83,7 +85,7 @@ func (s *UserStore) Users(ctx context.Context) ([]User, error) {
 // SetPassword replaces a user's password hash.
 func (s *UserStore) SetPassword(ctx context.Context, userID int64, passwordHash string) error {
 	result, err := s.db.ExecContext(ctx, updatePassword, userID, passwordHash, s.now().Unix())
-	if err := changed(result, err, ErrNotFound); err != nil {
+	if err := sqldb.Changed(result, err, ErrNotFound); err != nil {
 		return fmt.Errorf("cannot set the password: %w", err)
 	}
 	return nil
@@ -92,7 +94,7 @@ func (s *UserStore) SetPassword(ctx context.Context, userID int64, passwordHash 
 // DeleteUser removes an account with everything that it owns.
 func (s *UserStore) DeleteUser(ctx context.Context, userID int64) error {
 	result, err := s.db.ExecContext(ctx, deleteUser, userID)
-	if err := changed(result, err, ErrNotFound); err != nil {
+	if err := sqldb.Changed(result, err, ErrNotFound); err != nil {
 		return fmt.Errorf("cannot delete the user: %w", err)
 	}
 	return nil
@@ -111,7 +113,7 @@ func (s *UserStore) Usage(ctx context.Context, userID int64) (Usage, error) {
 	return s.usage(ctx, s.db, userID)
 }
 
-func (s *database) usage(ctx context.Context, q querier, userID int64) (u Usage, err error) {
+func (s *database) usage(ctx context.Context, q sqldb.Querier, userID int64) (u Usage, err error) {
 	if err := q.QueryRowContext(ctx, selectAppsUsage, userID).Scan(&u.Apps, &u.Memory, &u.Instances); err != nil {
 		return Usage{}, fmt.Errorf("cannot compute the account's usage: %w", err)
 	}
@@ -123,9 +125,9 @@ func (s *database) usage(ctx context.Context, q querier, userID int64) (u Usage,
 
 // lockUser makes transactions that change what a user owns take turns, so that
 // two of them cannot exceed a limit together. SQLite's take turns anyway.
-func (s *database) lockUser(ctx context.Context, q querier, userID int64) error {
+func (s *database) lockUser(ctx context.Context, q sqldb.Querier, userID int64) error {
 	query := selectUserByID
-	if s.postgres {
+	if s.db.Postgres {
 		query += ` FOR UPDATE`
 	}
 	var u User
