@@ -147,6 +147,7 @@ func (x *deployment) survey(ctx context.Context, q ApplyRequest) (c comparison, 
 	if err := errors.Join(infra.CheckDisks(x.Session), x.infra.CheckStemcells()); err != nil {
 		return c, false, err
 	}
+	infra.WarnZones(x.Session)
 	if q.recreate {
 		ids, err := x.recreatable(q.Targets)
 		if err != nil {

@@ -52,6 +52,7 @@ func planned(ctx context.Context, d *Deployer, q PlanRequest) (*deployment, comp
 			return comparison{}, err
 		}
 		x.credentials.Warn()
+		infra.WarnZones(x.Session)
 		vms, err := x.infra.Plan(ctx)
 		if err != nil {
 			return comparison{}, err

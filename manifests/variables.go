@@ -18,6 +18,7 @@ const EnvironPrefix = "DEPLOY_VAR_"
 type variable struct {
 	syntax.Typed
 	sensitive   bool
+	structured  bool // its default is a list, a map or an object
 	validations []*Validation
 	value       cty.Value
 	at          hcl.Range // where the value comes from
@@ -49,6 +50,7 @@ func (l *loader) decodeVariables() {
 				l.Report(syntax.Problem("Wrong type", fmt.Sprintf("The default of variable %q does not have its type: %s.", name, syntax.ConversionProblem(err)), attr.Expr.Range(), attr.Range))
 			} else {
 				v.value = value
+				v.structured = !value.IsNull() && !value.Type().IsPrimitiveType()
 			}
 		}
 		given.variables[name] = v
@@ -172,7 +174,8 @@ func (l *givenValues) setValue(name string, v *variable, value cty.Value, at hcl
 }
 
 // setText gives a variable a value that was written outside of any file: as it
-// stands for simple types, else as an expression.
+// stands for simple types, and for a variable without a type whose default is
+// simple; else as an expression.
 func (l *givenValues) setText(name string, v *variable, text, source string) {
 	filename := fmt.Sprintf("<value of var.%s from %s>", name, source)
 	if !v.sensitive { // what is sensitive is never quoted
@@ -184,7 +187,7 @@ func (l *givenValues) setText(name string, v *variable, text, source string) {
 		return
 	}
 	at := hcl.Range{Filename: filename, Start: hcl.InitialPos, End: hcl.Pos{Line: 1, Column: 1 + len(text), Byte: len(text)}}
-	if v.Type.IsPrimitiveType() || v.Type == cty.DynamicPseudoType {
+	if v.Type.IsPrimitiveType() || v.Type == cty.DynamicPseudoType && !v.structured {
 		l.setValue(name, v, cty.StringVal(text), at)
 		return
 	}

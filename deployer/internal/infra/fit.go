@@ -53,3 +53,26 @@ func CheckDisks(s *session.Session) error {
 	}
 	return nil
 }
+
+// WarnZones says which zones of the manifest stay empty because the instances
+// that could have gone there have persistent disks, which keep them where they are.
+func WarnZones(s *session.Session) {
+	known := knownDisks(s.State.VMs, s.State.Orphans)
+	for _, g := range s.Manifest.Groups {
+		in, disks := map[string]int{}, map[string]int{}
+		for _, slot := range s.State.Groups[g.Name] {
+			in[slot.AZ]++
+			if _, has := known[api.InstanceID(g.Name, slot.Index)]; has {
+				disks[slot.AZ]++
+			}
+		}
+		crowded := slices.ContainsFunc(g.AZs, func(az string) bool { return in[az] > 1 && disks[az] > 0 })
+		for _, az := range g.AZs {
+			if in[az] == 0 && crowded {
+				s.Event(session.Event{Phase: session.PhaseLoad, Message: fmt.Sprintf(
+					"zone %q of group %q stays empty: instances with a persistent disk cannot leave their zones; raise instances to use it (%s)",
+					az, g.Name, at(g.AZsRange.Filename, g.AZsRange.Start.Line))})
+			}
+		}
+	}
+}

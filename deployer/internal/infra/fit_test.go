@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -57,6 +58,53 @@ group "db" {
 		}
 		if c.want == "" && err != nil || !strings.Contains(got, c.want) {
 			t.Errorf("size %s, zones %s: got %v, want %q", c.size, c.zones, got, c.want)
+		}
+	}
+}
+
+// A zone that is added and stays empty, since disks keep the instances of the
+// fullest zone where they are, is said.
+func TestAZoneThatStaysEmptyIsSaid(t *testing.T) {
+	for _, c := range []struct {
+		disk  bool
+		slots string // the zone of each instance
+		want  []string
+	}{
+		{true, "z1 z2 z1", []string{`zone "z3" of group "db" stays empty: instances with a persistent disk cannot leave their zones; raise instances to use it (m.hcl:5)`}},
+		{true, "z1 z2", nil}, // there is nobody to take
+		{true, "z1 z2 z3", nil},
+		{false, "z1 z2 z1", nil}, // one of z1 goes there
+	} {
+		m, diags := manifests.Load(fstest.MapFS{"m.hcl": {Data: []byte(`deployment "d" {}
+infrastructure "local" {}
+disk "data" { size_gb = 2 }
+group "db" {
+  azs = ["z1", "z2", "z3"]
+}
+`)}}, "m.hcl", manifests.Options{})
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		st := state.New("d")
+		st.Groups, st.VMs = map[string][]state.Slot{}, map[string]state.VM{}
+		for i, zone := range strings.Fields(c.slots) {
+			st.Groups["db"] = append(st.Groups["db"], state.Slot{Index: i, AZ: zone})
+			made := madeOf{}
+			if c.disk {
+				made.Disk = &terraform.DiskInput{Group: "db", Index: i, SizeGB: 2}
+			}
+			input, err := json.Marshal(made)
+			if err != nil {
+				t.Fatal(err)
+			}
+			st.VMs[fmt.Sprintf("db/%d", i)] = state.VM{Input: input}
+		}
+		s := &session.Session{Manifest: m, State: st}
+		var got []string
+		s.Report = func(e session.Event) { got = append(got, e.Message) }
+		WarnZones(s)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("disks %v in %s: %q, want %q", c.disk, c.slots, got, c.want)
 		}
 	}
 }

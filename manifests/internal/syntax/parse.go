@@ -1,7 +1,9 @@
 package syntax
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
@@ -68,6 +70,10 @@ func ParseConfig(source []byte, filename string) (*hcl.File, *hclsyntax.Body, hc
 func ParseVariables(source []byte, filename string) (*hcl.File, hcl.Attributes, hcl.Diagnostics) {
 	file, body, diags := ParseConfig(source, filename)
 	if body == nil {
+		if len(diags) > 0 && bytes.HasPrefix(bytes.TrimSpace(source), []byte("{")) {
+			diags = diags[:1]
+			diags[0].Detail += " If this is JSON, give the file a name that ends in .json."
+		}
 		return file, nil, diags
 	}
 	attrs, more := body.JustAttributes()
@@ -99,8 +105,11 @@ func ParseJSON(source []byte, filename string) (*hcl.File, hcl.Attributes, hcl.D
 	}
 	parsed, diags := hcljson.Parse(source, filename)
 	if diags.HasErrors() || parsed == nil {
-		if len(diags) > 1 && diags[0].Summary == "Root value must be object" {
-			diags = diags[1:] // a consequence of the others, which come after it
+		if len(diags) > 1 { // a consequence of the others
+			diags = slices.DeleteFunc(diags, func(d *hcl.Diagnostic) bool { return d.Summary == "Root value must be object" })
+		}
+		if len(diags) > 0 && !bytes.HasPrefix(bytes.TrimSpace(source), []byte("{")) {
+			diags[0].Detail += " A file whose name ends in .json must be one JSON object; HCL needs another name."
 		}
 		return file, nil, diags
 	}

@@ -2,12 +2,14 @@ package views
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
+	"github.com/hashicorp/hcl/v2"
 	"github.com/hinshun/vt10x"
 	"pgregory.net/rapid"
 
@@ -160,5 +162,46 @@ func TestPEMIsShownAsItsFingerprint(t *testing.T) {
 	printDiff(&b, cut, false)
 	if strings.Contains(b.String(), "sha256") {
 		t.Errorf("a block that is not whole was shortened:\n%s", b.String())
+	}
+}
+
+// The source lines of a manifest's problems are somebody's text, too; and what is
+// wrong beside the manifest is not lost.
+func TestManifestErrorsAreSafeAndWhole(t *testing.T) {
+	problem := func(source string) error {
+		return &deployer.ManifestError{
+			Files: map[string]*hcl.File{"m.hcl": {Bytes: []byte(source)}},
+			Diagnostics: hcl.Diagnostics{{
+				Severity: hcl.DiagError, Summary: "Wrong", Detail: "It is wrong.",
+				Subject: &hcl.Range{Filename: "m.hcl", Start: hcl.InitialPos, End: hcl.Pos{Line: 1, Column: 2, Byte: 1}},
+			}},
+		}
+	}
+	const plain = "Error: Wrong\n\n  on m.hcl line 1:\n   1: %s\n\nIt is wrong.\n\n"
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{problem("a = 1"), fmt.Sprintf(plain, "a = 1")},
+		{problem("a = \x1b[2J\xe4\u202e"), fmt.Sprintf(plain, `a = \x1b[2J\xe4\u202e`)},
+		{
+			errors.Join(fmt.Errorf("cannot plan: %w", problem("a")), errors.New("no engine"), errors.Join(problem("b"), errors.New("no disk"))),
+			fmt.Sprintf(plain, "a") + fmt.Sprintf(plain, "b") + "Error: no engine\nno disk\n",
+		},
+	} {
+		var b bytes.Buffer
+		Error(&b, c.err, false, 78)
+		if b.String() != c.want {
+			t.Errorf("got %q\nwant %q", b.String(), c.want)
+		}
+	}
+	var b bytes.Buffer
+	Error(&b, problem("a = \x1b[2J"), true, 78)
+	if strings.Contains(b.String(), "\x1b[2J") {
+		t.Errorf("in colour: %q", b.String())
+	}
+	b.Reset()
+	if Error(&b, problem("a = 1"), true, 78); !strings.Contains(b.String(), "\x1b[") {
+		t.Errorf("without colour: %q", b.String())
 	}
 }

@@ -1,9 +1,7 @@
 package views
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -30,55 +28,6 @@ func paint(on bool, c ansi, s string) string {
 		return s
 	}
 	return "\x1b[" + string(c) + "m" + s + "\x1b[0m"
-}
-
-// Error prints an error: manifest problems with their source lines, processes
-// that failed with their last log lines.
-func Error(w io.Writer, err error, color bool, width uint) {
-	var manifest *deployer.ManifestError
-	if errors.As(err, &manifest) {
-		var b bytes.Buffer
-		manifest.Write(&b, width, color)
-		_, _ = w.Write(b.Bytes())
-		return
-	}
-	fmt.Fprintf(w, "%s %s\n", paint(color, red, "Error:"), safe(err.Error()))
-	shown := map[string]bool{} // instances that fail alike are told once
-	for _, failure := range failures(err) {
-		alike := strings.Join(append([]string{failure.Job, failure.Name}, failure.Log...), "\n")
-		if len(failure.Log) > 0 && !shown[alike] {
-			shown[alike] = true
-			fmt.Fprintf(w, "\nLast lines of %s:\n", safe(failure.Job+"/"+failure.Name))
-			for _, l := range failure.Log {
-				fmt.Fprintf(w, "  %s %s\n", paint(color, faint, "|"), safe(l))
-			}
-		}
-	}
-}
-
-// failures are all process failures in a tree of errors.
-func failures(err error) []*api.ProcessFailure {
-	var out []*api.ProcessFailure
-	seen := map[*api.ProcessFailure]bool{}
-	var walk func(any) // a tree walked by hand: errors.As finds only the first
-	walk = func(err any) {
-		if e, ok := err.(*api.Error); ok && e.Process != nil && !seen[e.Process] {
-			seen[e.Process] = true
-			out = append(out, e.Process)
-		}
-		switch x := err.(type) {
-		case interface{ Unwrap() error }:
-			if inner := x.Unwrap(); inner != nil {
-				walk(inner)
-			}
-		case interface{ Unwrap() []error }:
-			for _, inner := range x.Unwrap() {
-				walk(inner)
-			}
-		}
-	}
-	walk(err)
-	return out
 }
 
 // Plan prints every consequence.
