@@ -28,9 +28,16 @@ func (r *Router) newTransport() *upstream.Transport {
 	}
 }
 
+// outgoing is a request as it is sent to a backend: one of net/http, or one
+// without a body whose head is written but for the backend's key and the empty line.
+type outgoing struct {
+	*http.Request
+	head *[]byte // nil: all is in Request
+}
+
 // send sends a request to a backend, and to another one as long as none could be
 // connected to: then nothing was sent, so any method may be repeated.
-func (r *Router) send(x *exchange, out *http.Request) (*http.Response, error) {
+func (r *Router) send(x *exchange, out outgoing) (*http.Response, error) {
 	var tried []string
 	failure := errNoBackend
 	for {
@@ -41,14 +48,7 @@ func (r *Router) send(x *exchange, out *http.Request) (*http.Response, error) {
 		if b == nil {
 			return nil, fmt.Errorf("cannot reach any of %d backends: %w", len(tried), failure)
 		}
-		target := *out.URL
-		target.Scheme, target.Host = "http", b.Addr
-		out.URL = &target
-		delete(out.Header, wire.HeaderFrontKey) // of the backend before
-		if b.FrontKey != "" {
-			out.Header[wire.HeaderFrontKey] = []string{b.FrontKey}
-		}
-		res, err := r.transport.RoundTripIf(out, func() bool { return r.leads(x.host, b) })
+		res, err := r.sendTo(b, out, func() bool { return r.leads(x.host, b) })
 		if err == nil {
 			return res, nil
 		}
@@ -65,6 +65,27 @@ func (r *Router) send(x *exchange, out *http.Request) (*http.Response, error) {
 		tried = append(tried, b.Addr)
 		failure = err
 	}
+}
+
+// sendTo sends a request to a backend, with the key that it wants to see.
+func (r *Router) sendTo(b *backend, out outgoing, still func() bool) (*http.Response, error) {
+	if out.head != nil {
+		all := *out.head
+		if b.FrontKey != "" {
+			all = appendField(all, wire.HeaderFrontKey, b.FrontKey)
+		}
+		all = append(all, "\r\n"...)
+		*out.head = all[:len(*out.head)] // what it grew to is kept, what came is not
+		return r.transport.RoundTripHead(out.Request, b.Addr, all, still)
+	}
+	target := *out.URL
+	target.Scheme, target.Host = "http", b.Addr
+	out.URL = &target
+	delete(out.Header, wire.HeaderFrontKey) // of the backend before
+	if b.FrontKey != "" {
+		out.Header[wire.HeaderFrontKey] = []string{b.FrontKey}
+	}
+	return r.transport.RoundTripIf(out.Request, still)
 }
 
 // take chooses a backend for the exchange that has not been tried, and counts

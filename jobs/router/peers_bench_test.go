@@ -35,26 +35,40 @@ const (
 )
 
 // asPeer makes the test program a bare httputil.ReverseProxy in front of the
-// address that it names.
-const asPeer = "ROUTER_BENCH_REVERSE_PROXY"
+// address that it names, or a net/http server that answers by itself.
+const (
+	asPeer   = "ROUTER_BENCH_PEER"
+	constant = "constant"
+)
 
 func TestMain(m *testing.M) {
-	if target := os.Getenv(asPeer); target != "" {
-		reverseProxy(target)
-		return
+	switch target := os.Getenv(asPeer); target {
+	case "":
+		os.Exit(m.Run())
+	case constant:
+		answer := []byte(strings.Repeat("x", 1024))
+		servePeer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header()["Content-Type"] = nil
+			w.Header().Set("Content-Length", "1024")
+			_, _ = w.Write(answer)
+		}))
+	default:
+		servePeer(reverseProxy(target))
 	}
-	os.Exit(m.Run())
 }
 
-// reverseProxy serves on an address that it prints until its input ends.
-func reverseProxy(target string) {
+func reverseProxy(target string) http.Handler {
 	to := &url.URL{Scheme: "http", Host: target}
-	proxy := &httputil.ReverseProxy{
+	return &httputil.ReverseProxy{
 		Rewrite:       func(p *httputil.ProxyRequest) { p.SetURL(to); p.Out.Host = p.In.Host; p.SetXForwarded() },
 		Transport:     &http.Transport{MaxIdleConnsPerHost: peerConnections, DisableCompression: true},
 		FlushInterval: -1,
-		BufferPool:    &buffers{},
+		BufferPool:    copyBuffers{&buffers{}},
 	}
+}
+
+// servePeer serves on an address that it prints until its input ends.
+func servePeer(h http.Handler) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		panic(err)
@@ -64,7 +78,7 @@ func reverseProxy(target string) {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}()
-	panic(http.Serve(l, proxy))
+	panic(http.Serve(l, h))
 }
 
 // peer is a proxy, or the backend itself, as a process of its own.
@@ -75,7 +89,8 @@ type peer struct {
 }
 
 // BenchmarkPeers compares the router with nginx, haproxy and a bare
-// httputil.ReverseProxy before the same backend, 64 connections, answers of 1 KB,
+// httputil.ReverseProxy before the same backend, and with a net/http server that
+// answers without one: 64 connections, answers of 1 KB,
 // all in turns within one run, so that a busy machine is busy for each of them.
 // It reports the CPU time of a request against nginx's, and the throughput
 // against that of the backend alone.
@@ -86,7 +101,9 @@ func BenchmarkPeers(b *testing.B) {
 		{name: "backend", addr: backend, pid: nginxPID(b, dir, "backend")},
 		startNginxProxy(b, dir, backend),
 		startHaproxy(b, dir, backend),
-		startReverseProxy(b, backend),
+		startPeer(b, "ReverseProxy", backend),
+		// The least that anything behind net/http's server costs.
+		startPeer(b, "net/http", constant),
 		startRouter(b, dir, backend),
 	}
 	for _, p := range peers {
@@ -283,14 +300,14 @@ func startHaproxy(b *testing.B, dir, backend string) *peer {
 	return &peer{name: "haproxy", addr: addr, pid: cmd.Process.Pid}
 }
 
-func startReverseProxy(b *testing.B, backend string) *peer {
+func startPeer(b *testing.B, name, as string) *peer {
 	b.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		b.Fatal(err)
 	}
 	cmd := exec.Command(self)
-	cmd.Env = append(os.Environ(), asPeer+"="+backend)
+	cmd.Env = append(os.Environ(), asPeer+"="+as)
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		b.Fatal(err)
@@ -305,7 +322,7 @@ func startReverseProxy(b *testing.B, backend string) *peer {
 	if err != nil {
 		b.Fatal(err)
 	}
-	return &peer{name: "ReverseProxy", addr: strings.TrimSpace(line), pid: cmd.Process.Pid}
+	return &peer{name: name, addr: strings.TrimSpace(line), pid: cmd.Process.Pid}
 }
 
 // startRouter builds the router and starts it as its job does.

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httputil"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,6 +35,7 @@ type exchange struct {
 	client  string // address
 	session string // sticky session it asks for
 	trusted bool   // the peer is a front, whose word is believed
+	secure  bool   // the client asked over HTTPS; known once the request is forwarded
 	trace   bool
 	closing bool // the answer already says that the connection closes
 	lost    bool // it leads to no backend
@@ -52,14 +54,14 @@ func (r *Router) newUpgrades() *httputil.ReverseProxy {
 	return &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
 			x := p.In.Context().Value(exchangeKey{}).(*exchange)
-			r.forward(x, p.In, p.Out.Header)
+			forward(x, p.In, p.Out.Header)
 			p.Out.URL.RawQuery = p.In.URL.RawQuery // also one that Go cannot parse
 		},
 		Transport: transportFunc(func(req *http.Request) (*http.Response, error) {
-			return r.send(req.Context().Value(exchangeKey{}).(*exchange), req)
+			return r.send(req.Context().Value(exchangeKey{}).(*exchange), outgoing{Request: req})
 		}),
 		FlushInterval: -1,
-		BufferPool:    &r.buffers,
+		BufferPool:    copyBuffers{&r.copies},
 		ModifyResponse: func(res *http.Response) error {
 			return r.modifyResponse(res.Request.Context().Value(exchangeKey{}).(*exchange), res)
 		},
@@ -92,31 +94,34 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	w.Header().Set(requestID, x.id)
 	// In a defer: the proxy panics to cut a connection whose backend broke off.
 	defer r.finish(x, req, settings.AccessLog)
-	if !r.pass(w, req, x, settings) {
+	if !r.goesOn(w, req, x, settings) {
 		return
 	}
-	if cookie, err := req.Cookie(stickyCookie); err == nil {
-		x.session = cookie.Value
+	if slices.ContainsFunc(req.Header["Cookie"], func(value string) bool { return strings.Contains(value, stickyCookie) }) {
+		if cookie, err := req.Cookie(stickyCookie); err == nil {
+			x.session = cookie.Value
+		}
 	}
 	if req.ContentLength != 0 {
+		// A backend may answer before it has all of the request. Without this the server
+		// would take the rest of the body away from the proxy, and lose it.
+		_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 knows no other way
 		if limit := settings.maxBody(); limit > 0 {
 			req.Body = http.MaxBytesReader(w, req.Body, limit)
 		}
 		x.body = &body{ReadCloser: req.Body, control: http.NewResponseController(w), pause: r.config.BodyTimeout}
 		req.Body = x.body
 	}
-	if upgrade := req.Header.Get("Upgrade"); upgrade != "" && !strings.EqualFold(upgrade, "websocket") {
+	upgrade := strings.EqualFold(req.Header.Get("Upgrade"), "websocket")
+	if !upgrade {
 		// An offer, such as h2c, that the app would refuse or misunderstand.
-		req.Header.Del("Upgrade")
+		delete(req.Header, "Upgrade")
 	}
-	// A backend may answer before it has all of the request. Without this the server
-	// would take the rest of the body away from the proxy, and lose it.
-	_ = http.NewResponseController(w).EnableFullDuplex() // HTTP/2 knows no other way
 	// A type that the app did not say is not for net/http to guess.
 	w.Header()["Content-Type"] = nil
 	// The answer has the id, too; an app that repeats it must not double it.
 	w.Header().Del(requestID)
-	if req.Header.Get("Upgrade") == "" {
+	if !upgrade {
 		x.ctx = req.Context()
 		r.relay(w, req, x)
 		return
@@ -125,8 +130,8 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	r.upgrades.ServeHTTP(w, req.WithContext(x.ctx))
 }
 
-// pass answers a request that goes nowhere, and reports whether it goes on.
-func (r *Router) pass(w http.ResponseWriter, req *http.Request, x *exchange, settings *Config) bool {
+// goesOn answers a request that goes nowhere, and reports whether it goes on.
+func (r *Router) goesOn(w http.ResponseWriter, req *http.Request, x *exchange, settings *Config) bool {
 	text := ""
 	x.status, text = admit(req)
 	switch {
@@ -156,17 +161,18 @@ func (r *Router) pass(w http.ResponseWriter, req *http.Request, x *exchange, set
 // finish counts and logs an exchange that has ended.
 func (r *Router) finish(x *exchange, req *http.Request, log bool) {
 	x.release()
-	took := time.Since(x.started)
+	now := time.Now()
+	took := now.Sub(x.started)
 	var tags wire.Tags
 	app, addr := "", ""
 	if x.backend != nil {
 		tags, app, addr = x.backend.Tags, x.backend.App, x.backend.Addr
-		r.traffic.add(hostKey(x.host), wire.ID(app), x.client, time.Now())
+		r.traffic.add(hostKey(x.host), wire.ID(app), x.client, now)
 	}
 	if x.lost {
 		r.metrics.bad()
 	} else {
-		r.metrics.done(x.status, tags, took, time.Now())
+		r.metrics.done(x.status, tags, took, now)
 	}
 	if log {
 		r.base.Log().Info("request", "request_id", x.id, "client", x.client, "host", x.host, "method", req.Method, "uri", req.RequestURI,

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net/http"
@@ -15,6 +16,32 @@ import (
 // (a test holds the two against each other), without the copies that it makes.
 // It streams: nothing is buffered, and answers are passed on as they come.
 func (r *Router) relay(w http.ResponseWriter, req *http.Request, x *exchange) {
+	if req.ContentLength == 0 {
+		buffer := r.heads.get()
+		head, ok := appendHead((*buffer)[:0], x, req)
+		*buffer = head
+		if ok {
+			res, err := r.send(x, outgoing{Request: req, head: buffer})
+			r.heads.put(buffer)
+			r.pass(w, req, x, res, err)
+			return
+		}
+		r.heads.put(buffer)
+	}
+	out := toSend(x, req)
+	if out.Body != nil {
+		// The handler returns when the answer is complete, its body may be read no
+		// longer then.
+		body := &lease{body: req.Body}
+		defer body.Close()
+		out.Body = body
+	}
+	res, err := r.send(x, outgoing{Request: out})
+	r.pass(w, req, x, res, err)
+}
+
+// toSend returns a request as a backend gets it, but for the backend's key.
+func toSend(x *exchange, req *http.Request) *http.Request {
 	out := new(http.Request)
 	*out = *req
 	out.Header = make(http.Header, len(req.Header)+8)
@@ -31,15 +58,13 @@ func (r *Router) relay(w http.ResponseWriter, req *http.Request, x *exchange) {
 	}
 	if req.ContentLength == 0 {
 		out.Body = nil
-	} else {
-		// The handler returns when the answer is complete, its body may be read no
-		// longer then.
-		body := &lease{body: req.Body}
-		defer body.Close()
-		out.Body = body
 	}
-	r.forward(x, req, out.Header)
-	res, err := r.send(x, out)
+	forward(x, req, out.Header)
+	return out
+}
+
+// pass passes on what became of a request.
+func (r *Router) pass(w http.ResponseWriter, req *http.Request, x *exchange, res *http.Response, err error) {
 	if err != nil {
 		r.failed(w, x, req.Method, err)
 		return
@@ -62,7 +87,10 @@ func (r *Router) relay(w http.ResponseWriter, req *http.Request, x *exchange) {
 func (r *Router) answer(w http.ResponseWriter, res *http.Response) {
 	header := w.Header()
 	for name, values := range res.Header {
-		header[name] = append(header[name], values...)
+		if before := header[name]; len(before) > 0 {
+			values = append(before, values...)
+		}
+		header[name] = values
 	}
 	announced := len(res.Trailer)
 	if announced > 0 {
@@ -100,8 +128,9 @@ func (r *Router) stream(w http.ResponseWriter, res *http.Response) error {
 		return nil
 	}
 	control := http.NewResponseController(w)
-	buffer := r.buffers.Get()
-	defer r.buffers.Put(buffer)
+	kept := r.copies.get()
+	defer r.copies.put(kept)
+	buffer := *kept
 	ready, _ := res.Body.(interface{ Ready() bool })
 	for {
 		if ready == nil || !ready.Ready() {
@@ -174,14 +203,28 @@ func (l *lease) Close() error {
 	return nil
 }
 
-// buffers are copy buffers.
-type buffers struct{ pool sync.Pool }
-
-func (p *buffers) Get() []byte {
-	if b, ok := p.pool.Get().(*[]byte); ok {
-		return *b
-	}
-	return make([]byte, 32<<10)
+// buffers are buffers to be used again. The zero value makes those of 32 KB.
+type buffers struct {
+	pool sync.Pool
+	size int // of a new one; 0: 32 KB
 }
 
-func (p *buffers) Put(b []byte) { p.pool.Put(&b) }
+func (p *buffers) get() *[]byte {
+	if b, ok := p.pool.Get().(*[]byte); ok {
+		return b
+	}
+	b := make([]byte, cmp.Or(p.size, 32<<10))
+	return &b
+}
+
+func (p *buffers) put(b *[]byte) {
+	if cap(*b) <= 64<<10 {
+		p.pool.Put(b)
+	}
+}
+
+// copyBuffers are buffers as a httputil.BufferPool.
+type copyBuffers struct{ *buffers }
+
+func (p copyBuffers) Get() []byte  { return *p.get() }
+func (p copyBuffers) Put(b []byte) { p.put(&b) }

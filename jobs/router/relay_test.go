@@ -74,7 +74,7 @@ func newTwins(t testing.TB, r *Router) *twins {
 	transport := &http.Transport{DisableCompression: true, MaxIdleConnsPerHost: -1, MaxResponseHeaderBytes: maxAnswerHead}
 	reverse := &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) {
-			r.forward(p.In.Context().Value(exchangeKey{}).(*exchange), p.In, p.Out.Header)
+			forward(p.In.Context().Value(exchangeKey{}).(*exchange), p.In, p.Out.Header)
 			p.Out.URL.RawQuery = p.In.URL.RawQuery
 		},
 		Transport: transportFunc(func(out *http.Request) (*http.Response, error) {
@@ -123,7 +123,7 @@ func (p *twins) serve(conn net.Conn) {
 	}
 	head, _, _ := strings.Cut(raw.String(), "\r\n\r\n")
 	// Only the names of the trailers: ReverseProxy loses their values.
-	p.got <- fmt.Sprintf("%s\n%q trailers %q", head, body, slices.Sorted(maps.Keys(req.Trailer)))
+	p.got <- fmt.Sprintf("%s\n%q trailers %q", strings.Join(lines(head), "\n"), body, slices.Sorted(maps.Keys(req.Trailer)))
 	_, _ = io.WriteString(conn, <-p.answer)
 	// Closed with unread input, a connection is reset, and what was sent is lost.
 	_ = conn.(*net.TCPConn).CloseWrite()

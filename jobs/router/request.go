@@ -1,10 +1,9 @@
 package router
 
 import (
-	"crypto/rand"
 	"crypto/subtle"
-	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
@@ -43,7 +42,7 @@ func admit(req *http.Request) (status int, text string) {
 	case http.MethodConnect, http.MethodTrace:
 		return http.StatusMethodNotAllowed, "VCAP ROUTER: 405 - THE ROUTER KNOWS NO " + req.Method
 	}
-	if strings.Trim(req.Method, methodLetters) != "" || req.RequestURI == "*" {
+	if req.Method != http.MethodGet && strings.Trim(req.Method, methodLetters) != "" || req.RequestURI == "*" {
 		return http.StatusBadRequest, "VCAP ROUTER: 400 - THE REQUEST LINE IS NOT ONE FOR APPS"
 	}
 	if strings.ContainsRune(req.URL.Path, 0) || climbs(req.URL.Path) {
@@ -68,10 +67,16 @@ func admit(req *http.Request) (status int, text string) {
 	if lines > maxLines || total > maxHead {
 		return http.StatusRequestHeaderFieldsTooLarge, fmt.Sprintf("VCAP ROUTER: 431 - MORE THAN %d HEADERS, OR OF MORE THAN %d KB TOGETHER", maxLines, maxHead>>10)
 	}
-	if hops, _ := strconv.Atoi(req.Header.Get(hopsHeader)); hops >= maxHops {
+	if hops := req.Header.Get(hopsHeader); hops != "" && atoi(hops) >= maxHops {
 		return http.StatusLoopDetected, "VCAP ROUTER: 508 - THE REQUEST CAME BACK TO THE ROUTERS AGAIN AND AGAIN"
 	}
 	return 0, ""
+}
+
+// atoi returns 0 for what is no number.
+func atoi(s string) int {
+	n, _ := strconv.Atoi(s)
+	return n
 }
 
 const methodLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ_-"
@@ -119,69 +124,108 @@ func identify(req *http.Request, trusted bool) string {
 	if id := req.Header.Get(requestID); trusted && id != "" && len(id) <= 128 && strings.Trim(id, idLetters) == "" {
 		return id
 	}
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return hex.EncodeToString(b[:])
+	var b [32]byte
+	for i := 0; i < len(b); i += 16 {
+		n := rand.Uint64()
+		for j := range 16 {
+			b[i+j] = "0123456789abcdef"[n&15]
+			n >>= 4
+		}
+	}
+	return string(b[:])
 }
 
 const idLetters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.:=/+"
 
+// field is a header: one value, or more in several lines.
+type field struct {
+	name, value string
+	values      []string // nil: just value
+}
+
 // forward sets the headers that a backend gets beside the client's own.
-func (r *Router) forward(x *exchange, in *http.Request, out http.Header) {
+func forward(x *exchange, in *http.Request, out http.Header) {
 	for name := range out {
-		// X_Forwarded_For is X-Forwarded-For to whatever follows CGI.
-		if strings.Contains(name, "_") && fromFronts[http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))] {
+		if fronts(name) {
 			delete(out, name)
 		}
 	}
-	for name := range fromFronts {
-		delete(out, name)
-	}
-	if x.trusted {
-		for _, name := range fromTrusted {
-			if values, ok := in.Header[name]; ok {
-				out[name] = values
-			}
+	var room [forwardedFields]field
+	for _, f := range forwarding(x, in, room[:0]) {
+		if f.values == nil {
+			f.values = []string{f.value}
 		}
+		out[f.name] = f.values
 	}
-	// Those in front know better what the client asked for.
-	peer, _, err := net.SplitHostPort(in.RemoteAddr)
-	if err == nil {
-		if before := out[forwardedFor]; len(before) > 0 {
-			peer = strings.Join(before, ", ") + ", " + peer
-		}
-		out[forwardedFor] = []string{peer}
-	}
-	proto, host := out.Get(forwardedProto), out.Get(forwardedHost)
-	if proto == "" {
-		proto = "http"
-		if in.TLS != nil {
-			proto = "https"
-		}
-		out[forwardedProto] = []string{proto}
-	}
-	if host == "" {
-		host = in.Host
-		out[forwardedHost] = []string{host}
-	}
-	if out.Get(forwardedPort) == "" {
-		out[forwardedPort] = []string{portOf(host, proto)}
-	}
-	if out.Get(realIP) == "" {
-		out[realIP] = []string{x.client}
-	}
-	out[requestID] = []string{x.id}
-	out[vcapRequestID] = out[requestID]
-	hops, _ := strconv.Atoi(in.Header.Get(hopsHeader))
-	out[hopsHeader] = []string{strconv.Itoa(max(hops, 0) + 1)}
 }
 
-// fromTrusted are the headers that are passed on from a trusted front.
-var fromTrusted = []string{forwarded, forwardedFor, forwardedHost, forwardedPort, forwardedProto, realIP, clientCert}
+// fronts reports whether only a front, or the router itself, may set a header.
+func fronts(name string) bool {
+	if fromFronts[name] {
+		return true
+	}
+	// X_Forwarded_For is X-Forwarded-For to whatever follows CGI.
+	return strings.Contains(name, "_") && fromFronts[http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))]
+}
+
+// forwardedFields is how many headers forwarding appends at most.
+const forwardedFields = 10
+
+// forwarding appends the headers that say for whom a request is made, and by which
+// way it came: those of a trusted front, and what the router knows. It sets x.secure.
+func forwarding(x *exchange, in *http.Request, to []field) []field {
+	front := func(name string) []string {
+		if x.trusted {
+			return in.Header[name]
+		}
+		return nil
+	}
+	// Those in front know better what the client asked for.
+	or := func(name, value string) string {
+		f := field{name: name, value: value}
+		if values := front(name); len(values) > 0 && values[0] != "" {
+			f.value, f.values = values[0], values
+		}
+		to = append(to, f)
+		return f.value
+	}
+	hops := front(forwardedFor)
+	peer, _, err := net.SplitHostPort(in.RemoteAddr)
+	switch {
+	case err == nil && len(hops) > 0:
+		to = append(to, field{name: forwardedFor, value: strings.Join(hops, ", ") + ", " + peer})
+	case err == nil:
+		to = append(to, field{name: forwardedFor, value: peer})
+	case hops != nil:
+		to = append(to, field{name: forwardedFor, values: hops})
+	}
+	proto := "http"
+	if in.TLS != nil {
+		proto = "https"
+	}
+	proto = or(forwardedProto, proto)
+	x.secure = proto == "https"
+	host := or(forwardedHost, in.Host)
+	or(forwardedPort, portOf(host, proto))
+	or(realIP, x.client)
+	for _, name := range [...]string{forwarded, clientCert} {
+		if values := front(name); values != nil {
+			to = append(to, field{name: name, values: values})
+		}
+	}
+	passed := 0
+	if hops := in.Header.Get(hopsHeader); hops != "" {
+		passed = max(atoi(hops), 0)
+	}
+	return append(to, field{name: requestID, value: x.id}, field{name: vcapRequestID, value: x.id},
+		field{name: hopsHeader, value: strconv.Itoa(passed + 1)})
+}
 
 // portOf returns the port that a client used, by the host that it asked for.
 func portOf(host, proto string) string {
-	if _, port, err := net.SplitHostPort(host); err == nil && port != "" && strings.Trim(port, "0123456789") == "" {
+	if !strings.Contains(host, ":") {
+		// The usual; an error of SplitHostPort costs more.
+	} else if _, port, err := net.SplitHostPort(host); err == nil && port != "" && strings.Trim(port, "0123456789") == "" {
 		return port
 	}
 	if proto == "https" {

@@ -40,7 +40,8 @@ type Router struct {
 	base      *component.Component
 	transport *upstream.Transport
 	upgrades  *httputil.ReverseProxy
-	buffers   buffers
+	copies    buffers // what bodies are copied with
+	heads     buffers // of requests
 	metrics   metrics
 	traffic   *traffic
 	added     chan struct{} // a route came
@@ -90,6 +91,7 @@ func New(p component.Process) (*Router, error) {
 		return nil, err
 	}
 	r.transport = r.newTransport()
+	r.heads.size = 2 << 10
 	r.upgrades = r.newUpgrades()
 	return r, nil
 }

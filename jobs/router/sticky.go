@@ -27,7 +27,7 @@ func (x *exchange) stick(res *http.Response) {
 	if x.session != "" && x.session != x.backend.Session {
 		moved := &http.Cookie{
 			Name: stickyCookie, Value: x.backend.Session, Path: "/", HttpOnly: true,
-			Secure: res.Request.Header.Get(forwardedProto) == "https",
+			Secure: x.secure,
 		}
 		res.Header.Add("Set-Cookie", moved.String())
 	}

@@ -72,6 +72,9 @@ func newTable() *table {
 // hostKey is a host name as the table has it: lower-case, without port and
 // final dot. "" for what is no host name.
 func hostKey(host string) string {
+	if plainKey(host) {
+		return host
+	}
 	host = strings.ToLower(strings.TrimSpace(host))
 	if h, _, err := net.SplitHostPort(host); err == nil {
 		host = h
@@ -81,6 +84,18 @@ func hostKey(host string) string {
 		return ""
 	}
 	return host
+}
+
+// plainKey reports whether a host name is as the table has it.
+func plainKey(host string) bool {
+	for i := range len(host) {
+		switch c := host[i]; {
+		case 'a' <= c && c <= 'z', '0' <= c && c <= '9', c == '-', c == '.' && i < len(host)-1:
+		default:
+			return false
+		}
+	}
+	return host != ""
 }
 
 // register adds the backend to each URI and says how many routes are new. A

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,6 +24,9 @@ const (
 	// afterAnswer is how long a connection whose answer is complete waits for the
 	// rest of the request's body to be written, until it is not kept.
 	afterAnswer = 50 * time.Millisecond
+	// slack is the part of Transport.Pause by which a time-out may come late: a
+	// deadline that has this much to spare serves the next requests too.
+	slack = 64
 )
 
 // conn is a connection to a backend. One request at a time uses it.
@@ -31,9 +35,11 @@ type conn struct {
 	transport *Transport
 	addr      string
 	in        *bufio.Reader
-	out       *bufio.Writer
-	requests  int // answered on it
+	out       *bufio.Writer // nil until a request needs it
+	requests  int           // answered on it
 	idleSince time.Time
+	// When reading and writing must have ended, as time since Transport.begin.
+	readBy, writeBy atomic.Int64
 
 	// headLeft is how many bytes the head of the answer may still have; unlimited
 	// while negative.
@@ -44,21 +50,21 @@ type conn struct {
 	late    atomic.Bool // one of the directions has waited for too long
 	got     bool        // a byte of this answer
 
-	raw   syscall.RawConn       // nil: cannot be looked at
-	peek  func(fd uintptr) bool // sets empty
+	raw   syscall.RawConn  // nil: cannot be looked at
+	peek  func(fd uintptr) // sets empty
 	empty bool
+	byte  [1]byte // for peek
 }
 
 func newConn(t *Transport, addr string, nc net.Conn) *conn {
 	c := &conn{Conn: nc, transport: t, addr: addr}
-	c.in, c.out = bufio.NewReader(receiver{c}), bufio.NewWriter(sender{c})
+	c.in = bufio.NewReader(receiver{c})
 	if s, ok := nc.(syscall.Conn); ok {
 		if raw, err := s.SyscallConn(); err == nil {
-			var b [1]byte
-			c.raw, c.peek = raw, func(fd uintptr) bool {
-				_, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
-				c.empty = errors.Is(err, unix.EAGAIN)
-				return true
+			c.raw, c.peek = raw, func(fd uintptr) {
+				// unix.Recvfrom allocates an address.
+				_, _, err := unix.RawSyscall6(unix.SYS_RECVFROM, fd, uintptr(unsafe.Pointer(&c.byte)), 1, unix.MSG_PEEK|unix.MSG_DONTWAIT, 0, 0)
+				c.empty = err == unix.EAGAIN
 			}
 		}
 	}
@@ -73,7 +79,36 @@ func (c *conn) quiet() bool {
 		return true
 	}
 	c.empty = false
-	return c.raw.Read(c.peek) == nil && c.empty
+	return c.raw.Control(c.peek) == nil && c.empty
+}
+
+// writer returns the connection's buffered writer.
+func (c *conn) writer() *bufio.Writer {
+	if c.out == nil {
+		c.out = bufio.NewWriter(sender{c})
+	}
+	return c.out
+}
+
+// extend gives the backend its whole time anew in one direction, unless the
+// deadline that stands leaves it as much.
+func (c *conn) extend(by *atomic.Int64, set func(time.Time) error) error {
+	pause, now := c.transport.Pause, time.Since(c.transport.begin())
+	if time.Duration(by.Load())-now >= pause {
+		return nil
+	}
+	pause += pause / slack
+	by.Store(int64(now + pause))
+	return set(time.Now().Add(pause))
+}
+
+func (c *conn) extendRead() error  { return c.extend(&c.readBy, c.Conn.SetReadDeadline) }
+func (c *conn) extendWrite() error { return c.extend(&c.writeBy, c.Conn.SetWriteDeadline) }
+
+// hurry leaves the backend only so long to say something.
+func (c *conn) hurry(patience time.Duration) {
+	c.readBy.Store(0)
+	_ = c.Conn.SetReadDeadline(time.Now().Add(patience))
 }
 
 // receiver and sender are the directions of a connection, with their deadlines.
@@ -90,7 +125,7 @@ func (r receiver) Read(p []byte) (int, error) {
 		p = p[:min(len(p), r.headLeft)]
 	}
 	if !r.waiting.Load() {
-		if err := r.SetReadDeadline(time.Now().Add(r.transport.Pause)); err != nil {
+		if err := r.extendRead(); err != nil {
 			return 0, err
 		}
 	}
@@ -105,13 +140,13 @@ func (r receiver) Read(p []byte) (int, error) {
 }
 
 func (s sender) Write(p []byte) (int, error) {
-	deadline := time.Now().Add(s.transport.Pause)
-	set := s.SetWriteDeadline
-	if s.waiting.Load() {
-		set = s.SetDeadline
-	}
-	if err := set(deadline); err != nil {
+	if err := s.extendWrite(); err != nil {
 		return 0, err
+	}
+	if s.waiting.Load() {
+		if err := s.extendRead(); err != nil {
+			return 0, err
+		}
 	}
 	n, err := s.Conn.Write(p)
 	return n, s.timed(err)
@@ -128,21 +163,20 @@ func (c *conn) timed(err error) error {
 
 // roundTrip sends a request and reads the head of its answer. The connection
 // then belongs to the answer's body; after an error it is closed.
-func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
+func (c *conn) roundTrip(req *http.Request, head []byte) (*http.Response, error) {
 	x := &exchange{conn: c, req: req}
-	// Whoever asked has gone: nobody waits for the backend any more.
-	x.stop = context.AfterFunc(req.Context(), func() { c.Conn.Close() })
+	c.transport.watch(x)
 	c.got, c.headLeft = false, c.transport.MaxHead
 	c.waiting.Store(true)
-	if err := x.send(); err != nil {
-		x.stop()
+	if err := x.send(head); err != nil {
+		x.unwatch()
 		c.Close()
 		return nil, c.failure(x, err)
 	}
 	res, err := x.receive()
 	c.waiting.Store(false)
 	if err != nil {
-		x.stop()
+		x.unwatch()
 		c.Close()
 		return nil, c.failure(x, err)
 	}
@@ -152,7 +186,7 @@ func (c *conn) roundTrip(req *http.Request) (*http.Response, error) {
 	switch {
 	case res.StatusCode == http.StatusSwitchingProtocols:
 		// The connection is the caller's now; so is what ends it.
-		x.stop()
+		x.unwatch()
 		res.Body = &upgraded{conn: c, in: c.in}
 	case res.Body == http.NoBody:
 		x.finish(true)
@@ -194,18 +228,24 @@ type exchange struct {
 	req  *http.Request
 	body io.ReadCloser // of the answer
 	sent *upload       // nil: the request has no body
-	stop func() bool   // ends the watch over the request's context
 	keep bool          // the connection can serve another request
 	done bool
+	watched
 }
 
-// send writes the request: all of it, or begins to.
-func (x *exchange) send() error {
-	if hasBody(x.req) {
+// send writes the request: all of it, or begins to. head is its head if that is
+// written already.
+func (x *exchange) send(head []byte) error {
+	switch {
+	case head != nil:
+		_, err := sender{x.conn}.Write(head)
+		return err
+	case hasBody(x.req):
+		x.arm(x) // the request's context says first that its body will not come
 		x.sent = startUpload(x.conn, x.req)
 		return nil
 	}
-	if err := x.req.Write(x.out); err != nil {
+	if err := x.req.Write(x.writer()); err != nil {
 		return err
 	}
 	return x.out.Flush()
@@ -214,6 +254,12 @@ func (x *exchange) send() error {
 // receive reads the head of the answer.
 func (x *exchange) receive() (*http.Response, error) {
 	for {
+		if res := readPlain(x.in, x.req); res != nil {
+			if x.sent != nil {
+				x.sent.answered(true)
+			}
+			return res, nil
+		}
 		res, err := http.ReadResponse(x.in, x.req)
 		if err != nil {
 			return nil, err
@@ -269,7 +315,7 @@ func (x *exchange) finish(whole bool) {
 		return
 	}
 	x.done = true
-	untouched := x.stop()
+	untouched := x.unwatch()
 	if whole && untouched && x.keep && x.in.Buffered() == 0 && (x.sent == nil || x.sent.wait(afterAnswer)) {
 		x.transport.keep(x.conn)
 		return

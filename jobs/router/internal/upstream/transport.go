@@ -51,11 +51,21 @@ type Transport struct {
 	MaxIdle     int
 	IdleTimeout time.Duration
 
+	started sync.Once
+	start   time.Time
+	young   young
+
 	mu   sync.Mutex
 	idle map[string][]*conn // by address, the one used last at the end
 	// sweeping reports whether a timer will close idle connections.
 	sweeping bool
 	closed   bool
+}
+
+// begin returns a moment before which no request was sent.
+func (t *Transport) begin() time.Time {
+	t.started.Do(func() { t.start = time.Now() })
+	return t.start
 }
 
 // RoundTrip sends a request to the address in its URL and returns the answer's
@@ -70,17 +80,27 @@ func (t *Transport) RoundTrip(req *http.Request) (*http.Response, error) {
 // asked when a connection is there and nothing was sent over it: by then somebody else
 // may listen at its other end. If it is not, the error is a DialError with ErrMoved.
 func (t *Transport) RoundTripIf(req *http.Request, still func() bool) (*http.Response, error) {
+	return t.roundTrip(req, req.URL.Host, nil, still)
+}
+
+// RoundTripHead is RoundTripIf for a request without a body whose head is
+// written already, with its empty line. Of req it takes the context and the method.
+func (t *Transport) RoundTripHead(req *http.Request, addr string, head []byte, still func() bool) (*http.Response, error) {
+	return t.roundTrip(req, addr, head, still)
+}
+
+func (t *Transport) roundTrip(req *http.Request, addr string, head []byte, still func() bool) (*http.Response, error) {
 	for {
-		c, err := t.connection(req.Context(), req.URL.Host, still)
+		c, err := t.connection(req.Context(), addr, still)
 		if err != nil {
 			return nil, err
 		}
 		reused := c.requests > 0
-		res, err := c.roundTrip(req)
+		res, err := c.roundTrip(req, head)
 		if err == nil {
 			return res, nil
 		}
-		if reused && errors.Is(err, ErrBrokenOff) && repeatable(req) && req.Context().Err() == nil {
+		if reused && errors.Is(err, ErrBrokenOff) && repeatable(req, head) && req.Context().Err() == nil {
 			continue
 		}
 		return nil, err
@@ -88,8 +108,8 @@ func (t *Transport) RoundTripIf(req *http.Request, still func() bool) (*http.Res
 }
 
 // repeatable reports whether a request may be sent twice.
-func repeatable(req *http.Request) bool {
-	if req.Body != nil && req.Body != http.NoBody {
+func repeatable(req *http.Request, head []byte) bool {
+	if head == nil && req.Body != nil && req.Body != http.NoBody {
 		return false
 	}
 	switch req.Method {
@@ -226,7 +246,7 @@ func (u *upgraded) Read(p []byte) (int, error) { return u.in.Read(p) }
 
 // Write sends to the backend, which then has its whole time anew to say something.
 func (u *upgraded) Write(p []byte) (int, error) {
-	if err := u.SetDeadline(time.Now().Add(u.transport.Pause)); err != nil {
+	if err := errors.Join(u.extendRead(), u.extendWrite()); err != nil {
 		return 0, err
 	}
 	return u.Conn.Write(p)

@@ -33,6 +33,7 @@ func startUpload(c *conn, req *http.Request) *upload {
 	if expectsContinue(req) {
 		u.verdict = make(chan bool, 1)
 	}
+	c.writer()
 	out := new(http.Request)
 	*out = *req
 	out.Body = io.NopCloser(u)
@@ -55,7 +56,7 @@ func (u *upload) run(req *http.Request) {
 	case errors.Is(err, errNotWanted):
 	case u.conn.waiting.Load():
 		// The backend may have answered before it stopped listening.
-		_ = u.conn.SetReadDeadline(time.Now().Add(afterRefusal))
+		u.conn.hurry(afterRefusal)
 	}
 }
 
