@@ -128,8 +128,7 @@ e2e: build ## end-to-end tests: make e2e RUN=TestX
 	go test -tags e2e -v -run '$(RUN)' -parallel 3 -timeout 25m ./examples/
 
 # The race detector needs cgo. Tests wait more than they compute (for processes, for
-# disks, for times to pass); with more than two packages at once the time of some is
-# up. What one goroutine computes long has fewer rounds with the race detector (race_test.go);
+# disks, for times to pass), so four packages at once keep two processors busy. What one goroutine computes long has fewer rounds with the race detector (race_test.go);
 # the stage rounds runs all of them.
 ROUNDS = ./deployer ./deployer/internal/simulate ./jobs/cloud_controller/internal/placement
 test: ## everything: check, unit tests with the race detector, end-to-end tests, demo; prints the slowest tests
@@ -138,7 +137,7 @@ test: ## everything: check, unit tests with the race detector, end-to-end tests,
 	stage format $(MAKE_STAGE) check-format; \
 	stage build $(MAKE_STAGE) build; \
 	stage lint $(MAKE_STAGE) lint; \
-	stage unit env CGO_ENABLED=1 $(call TIMED,unit,./...) -race -p 2 -timeout 15m; \
+	stage unit env CGO_ENABLED=1 $(call TIMED,unit,./...) -race -p 4 -timeout 20m; \
 	stage rounds go test $(ROUNDS); \
 	stage e2e $(call TIMED,e2e,./examples/...) -tags e2e -p 1 -parallel 3 -timeout 25m; \
 	stage demo $(MAKE_STAGE) demo-check; \
