@@ -41,6 +41,8 @@ type Config struct {
 	Env []string
 	// ManagePackages lets the agent call the VM's package manager.
 	ManagePackages bool
+	// Root is where the machine's /etc is; "" for this machine.
+	Root string
 	// Parts are the agent's own files in its folder, besides those that it writes:
 	// an inventory tells when they are not what they were.
 	Parts []Part
@@ -168,6 +170,11 @@ func (a *Agent) open(ctx context.Context) error {
 		a.metrics = a.serveMetrics(address, nil)
 	}
 	a.configureSyslog()
+	if a.identity.Names != nil {
+		if err := a.identity.nameHosts(c.Root); err != nil { // the next apply says it
+			c.Log.Error("cannot name the hosts of the deployment", "err", err)
+		}
+	}
 	instance := a.identity.Instance
 	a.serve(listener) // from here on operations may come, and change the identity
 	a.resumeBus()

@@ -9,6 +9,7 @@ import (
 
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/agent/internal/bus"
+	"github.com/clusterworks/deploy/agent/internal/names"
 	"github.com/clusterworks/deploy/agent/internal/server"
 )
 
@@ -30,12 +31,15 @@ func (a *Agent) configure(ctx context.Context, s api.Submission, r report) error
 			return &api.Error{Code: api.CodeBadRequest, Message: err.Error()}
 		}
 	}
+	if _, err := names.Block(c.Deployment, c.Names); err != nil {
+		return &api.Error{Code: api.CodeBadRequest, Message: err.Error()}
+	}
 	a.mu.Lock()
 	before := a.identity
 	err := a.changeIdentity(func(id *identity) {
 		id.DeploymentID, id.Instance = s.DeploymentID, s.Instance
 		id.Deployment, id.VMID, id.Address = c.Deployment, c.VMID, c.Address
-		id.MetricsPort, id.Syslog = c.MetricsPort, c.Syslog
+		id.MetricsPort, id.Syslog, id.Names = c.MetricsPort, c.Syslog, c.Names
 		id.damaged = nil
 	})
 	now, current := a.identity, a.bus
@@ -49,6 +53,11 @@ func (a *Agent) configure(ctx context.Context, s api.Submission, r report) error
 		return err
 	}
 	a.configureSyslog()
+	if now.Names != nil || before.Names != nil {
+		if err := now.nameHosts(a.config.Root); err != nil {
+			return err
+		}
+	}
 	same := current != nil && c.Bus != nil && before.Bus != nil && before.Bus.Digest == c.Bus.Digest &&
 		before.Address == now.Address
 	if same || current == nil && c.Bus == nil {
@@ -91,6 +100,21 @@ func (a *Agent) configure(ctx context.Context, s api.Submission, r report) error
 	}
 	a.rerouteSoon()
 	return nil
+}
+
+// nameHosts gives the VM whose /etc is in root the names that the identity has; with none it removes those
+// that it once had.
+func (id identity) nameHosts(root string) error {
+	return names.Machine{Root: root}.Apply(id.Deployment, id.Instance, id.Names)
+}
+
+// namesDigest returns the digest of the names that the VM has, "" if they are not as
+// the identity has them.
+func (id identity) namesDigest(root string) string {
+	if len(id.Names) == 0 || !(names.Machine{Root: root}).InPlace(id.Deployment, id.Instance, id.Names) {
+		return ""
+	}
+	return api.NamesDigest(id.Instance, id.Names)
 }
 
 func (a *Agent) busConfig(id identity, settings api.Bus) bus.Config {

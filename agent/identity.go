@@ -30,6 +30,8 @@ type identity struct {
 	Bus         *api.Bus `json:"bus,omitempty"`
 	MetricsPort int      `json:"metrics_port,omitempty"`
 	Syslog      string   `json:"syslog,omitempty"`
+	// Names is as configured; nil: the VM's names are not the agent's concern.
+	Names []api.Name `json:"names,omitempty"`
 
 	// damaged says which files were set aside at the start; who configures the agent
 	// has seen it.

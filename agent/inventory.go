@@ -38,6 +38,7 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 		Running:      a.ops.runningNow(),
 		MetricsPort:  a.identity.MetricsPort,
 		Syslog:       a.identity.Syslog,
+		Names:        a.identity.namesDigest(a.config.Root),
 		Drift:        drift[:min(len(drift), api.MaxDrift)],
 		Vitals:       &figures,
 		Now:          time.Now().UTC(),

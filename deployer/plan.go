@@ -237,5 +237,8 @@ func (d agentDue) of(id string, inv *api.Inventory) []string {
 	if !d.fleet.ReportsWhereWanted(inv) {
 		out = append(out, "where the agent's metrics and logs go")
 	}
+	if !fleet.KnowsNames(d.Session, id, inv) {
+		out = append(out, "names of hosts on its VM")
+	}
 	return out
 }

@@ -81,11 +81,50 @@ func (d *Deployer) Status(ctx context.Context) (*Status, error) {
 		return nil, err
 	}
 	defer x.fleet.Close()
-	s := x.status(x.fleet.Survey(ctx, fleet.Patient))
+	begin := time.Now()
+	inventories := x.fleet.Survey(ctx, fleet.Patient)
+	s := x.status(inventories)
+	s.addClocks(inventories, begin, time.Now())
 	if err := infra.CheckEngine(x.Session); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	}
 	return s, nil
+}
+
+// clockLimit is how far a VM's clock may be off until status says it.
+const clockLimit = time.Minute
+
+// addClocks names instances whose VMs' clocks said what cannot be between begin and
+// end, when they were asked.
+func (s *Status) addClocks(inventories map[string]*api.Inventory, begin, end time.Time) {
+	for i := range s.Instances {
+		in := &s.Instances[i]
+		inv := inventories[in.ID]
+		if inv == nil {
+			continue
+		}
+		if off := clockOff(inv.Now, begin, end); off.Abs() > clockLimit {
+			way := "ahead of"
+			if off < 0 {
+				way = "behind"
+			}
+			in.Reasons = append(slices.Clone(in.Reasons), fmt.Sprintf("its VM's clock is %s %s this machine's, so that certificates may not be valid there: set it, and let it be kept (chrony, systemd-timesyncd)", off.Abs().Round(time.Second), way))
+		}
+	}
+}
+
+// clockOff returns how far a clock that said now, between begin and end, is at least
+// ahead; negative if it is behind, 0 if it may be right or did not say anything.
+func clockOff(now, begin, end time.Time) time.Duration {
+	switch {
+	case now.IsZero():
+		return 0
+	case now.After(end):
+		return now.Sub(end)
+	case now.Before(begin):
+		return now.Sub(begin)
+	}
+	return 0
 }
 
 func (x *deployment) status(inventories map[string]*api.Inventory) *Status {

@@ -63,7 +63,7 @@ func runAgent(dir string) error {
 		return err
 	}
 	a, err := agent.Open(ctx, agent.Config{
-		Dir: dir, Version: "0.0.0-test", Digest: "test", Shim: []string{executable, roleShim},
+		Dir: dir, Root: Root(dir), Version: "0.0.0-test", Digest: "test", Shim: []string{executable, roleShim},
 		Env: append(agent.BaseEnv(os.Environ()), raceOptions), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
@@ -72,6 +72,9 @@ func runAgent(dir string) error {
 	<-ctx.Done()
 	return a.Close()
 }
+
+// Root returns the folder that has the etc of the agent's machine.
+func Root(dir string) string { return filepath.Join(dir, "machine") }
 
 // Agent is an agent process of a test.
 type Agent struct {

@@ -32,6 +32,9 @@ type Inventory struct {
 	MetricsPort int `json:"metrics_port,omitempty"`
 	// Syslog is as configured.
 	Syslog string `json:"syslog,omitempty"`
+	// Names is the NamesDigest of the names that the VM has; "" if it has none, or
+	// others than was configured.
+	Names string `json:"names,omitempty"`
 	// Vitals are the VM's own figures.
 	Vitals *Vitals `json:"vitals,omitempty"`
 	// Now is the time by the VM's clock.

@@ -28,7 +28,7 @@ func (f *Fleet) Identify(ctx context.Context, ids []string) error {
 		}
 		vm := f.s.VM(state.Own(id))
 		// With a bus, ConnectAgents tells where metrics are served.
-		settled := f.ReportsWhereWanted(inv) || len(f.credentials.BusURLs(nil)) > 0
+		settled := f.ReportsWhereWanted(inv) && KnowsNames(f.s, id, inv) || len(f.credentials.BusURLs(nil)) > 0
 		known := inv.DeploymentID == f.s.State.DeploymentID && inv.Instance == id && inv.VMID == vm.ID && settled && len(inv.Agent.Damaged) == 0
 		if known && !f.s.TookOver {
 			return nil
@@ -55,11 +55,34 @@ func (f *Fleet) ReportsWhereWanted(inv *api.Inventory) bool {
 	return inv.MetricsPort == d.MetricsPort && inv.Syslog == d.Syslog
 }
 
-// ConnectAgents tells agents where the bus is, once it serves.
+// namesOn returns what the VM of an instance calls all instances; nil if the machine is
+// not the instance's alone, and has names of its own.
+func namesOn(s *session.Session, id string) []api.Name {
+	if !s.VM(state.Own(id)).System {
+		return nil
+	}
+	var list []api.Name
+	for _, other := range s.VMIDs() {
+		if vm := s.VM(state.Own(other)); vm.Address != "" {
+			list = append(list, api.Name{Instance: other, Address: vm.Address})
+		}
+	}
+	slices.SortFunc(list, func(a, b api.Name) int { return strings.Compare(a.Instance, b.Instance) })
+	return list
+}
+
+// KnowsNames reports whether the VM of an instance has the host name and the names of
+// all instances that it should have.
+func KnowsNames(s *session.Session, id string, inv *api.Inventory) bool {
+	return inv.Names == api.NamesDigest(id, namesOn(s, id))
+}
+
+// ConnectAgents tells agents where the bus is, once it serves, and the addresses of
+// instances that have changed.
 func (f *Fleet) ConnectAgents(ctx context.Context) error {
 	urls := f.credentials.BusURLs(nil)
 	if len(urls) == 0 {
-		return nil
+		return tellNames(ctx, f)
 	}
 	// Issuing changes the state, so it is done before the machines work side by side.
 	due := map[string]*api.Bus{}
@@ -68,7 +91,7 @@ func (f *Fleet) ConnectAgents(ctx context.Context) error {
 		// An instance comes onto the bus once its previous VM is deleted.
 		if inv := f.Inventory(id); inv != nil && f.s.Touches(id) && !f.s.HasPrevious(id) {
 			if b := f.credentials.BusFor(urls, id, inv); b != nil &&
-				(b.Digest != inv.Bus.Digest || !f.ReportsWhereWanted(inv)) {
+				(b.Digest != inv.Bus.Digest || !f.ReportsWhereWanted(inv) || !KnowsNames(f.s, id, inv)) {
 				due[id] = b
 				ids = append(ids, id)
 			}
@@ -91,6 +114,17 @@ func (f *Fleet) ConnectAgents(ctx context.Context) error {
 	return nil
 }
 
+// tellNames tells agents that have no bus the names of instances.
+func tellNames(ctx context.Context, f *Fleet) error {
+	var ids []string
+	for _, id := range f.s.VMIDs() {
+		if inv := f.Inventory(id); inv != nil && f.s.Touches(id) && !KnowsNames(f.s, id, inv) {
+			ids = append(ids, id)
+		}
+	}
+	return f.s.Each(ctx, len(ids), func(ctx context.Context, i int) error { return f.configure(ctx, ids[i], nil) })
+}
+
 func (f *Fleet) configure(ctx context.Context, id string, b *api.Bus) error {
 	vm := f.s.VM(state.Own(id))
 	step, settings := "identify", ""
@@ -98,13 +132,17 @@ func (f *Fleet) configure(ctx context.Context, id string, b *api.Bus) error {
 		step, settings = "configure", "."+b.Digest[:min(8, len(b.Digest))]
 		f.s.Event(session.Event{Phase: session.PhaseBus, Instance: id, Step: step})
 	}
+	names := namesOn(f.s, id)
+	if digest := api.NamesDigest(id, names); digest != "" {
+		settings += "." + digest[:8]
+	}
 	// The same settings give the same operation, whoever sends them.
 	opID := fmt.Sprintf("%.8s-%d.%s.%s%s", f.s.State.DeploymentID, f.s.State.Epoch, step, api.SubjectToken(id), settings)
 	s := f.Submission(id, opID)
 	s.Kind = api.KindConfigure
 	s.Configure = &api.Configure{
 		Deployment: f.s.Manifest.Deployment.Name, VMID: vm.ID, Address: vm.Address, Disk: vm.Disk, Bus: b,
-		MetricsPort: f.s.Manifest.Deployment.MetricsPort, Syslog: f.s.Manifest.Deployment.Syslog,
+		MetricsPort: f.s.Manifest.Deployment.MetricsPort, Syslog: f.s.Manifest.Deployment.Syslog, Names: names,
 	}
 	if inv := f.Inventory(id); inv != nil && session.Renamed(f.s.Manifest.Moves, inv.Instance, id) {
 		s.Configure.Renamed = inv.Instance

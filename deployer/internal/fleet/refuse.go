@@ -74,7 +74,7 @@ func implausible(inv *api.Inventory) string {
 			return fmt.Sprintf("reports %d %s", list.n, list.name)
 		}
 	}
-	texts := []string{inv.Active, inv.Previous, inv.Instance, inv.DeploymentID, inv.VMID, inv.BootID, inv.Syslog, inv.Bus.Error, inv.Agent.Version, inv.Agent.Digest, inv.Agent.DiskGone}
+	texts := []string{inv.Active, inv.Previous, inv.Instance, inv.DeploymentID, inv.VMID, inv.BootID, inv.Syslog, inv.Names, inv.Bus.Error, inv.Agent.Version, inv.Agent.Digest, inv.Agent.DiskGone}
 	texts = slices.Concat(texts, inv.Reasons, inv.Agent.Damaged)
 	for _, p := range inv.Processes {
 		texts = append(texts, p.Job, p.Name, p.Reason, p.Digest, p.ReloadDigest)

@@ -147,6 +147,6 @@ func vmOf(x terraform.Instance, m madeOf) (state.VM, error) {
 		ID: x.ID, Address: x.Address, SSHHost: x.SSHHost, SSHPort: x.SSHPort, SSHUser: x.SSHUser,
 		HostKey: strings.TrimSpace(x.SSHHostKey), AgentDir: x.AgentDir, OS: x.OS, Arch: x.Arch,
 		Disk: x.Disk, Running: x.Running, ImageDir: x.ImageDir, Input: input, PrivateKeyFile: x.SSHPrivateKeyFile, Keep: x.Keep,
-		Beside: x.Beside, Console: x.Console, BootSeconds: x.BootSeconds,
+		Beside: x.Beside, Console: x.Console, BootSeconds: x.BootSeconds, System: x.System,
 	}, nil
 }

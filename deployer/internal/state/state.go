@@ -140,6 +140,8 @@ type VM struct {
 	Running        bool   `json:"running"`
 	// Console is the template's console: a file on this machine.
 	Console string `json:"console,omitempty"`
+	// System is the template's system.
+	System bool `json:"system,omitempty"`
 	// BootSeconds is the template's boot_seconds; 0: not said.
 	BootSeconds int `json:"boot_seconds,omitempty"`
 	// Beside is the template's beside; Key is that of the VM's resource if it is

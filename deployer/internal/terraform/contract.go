@@ -91,6 +91,8 @@ type Instance struct {
 	// Console is the file on this machine that holds what the VM's console shows; "":
 	// none.
 	Console string `json:"console"`
+	// System: the whole system is the instance's, names of hosts included.
+	System bool `json:"system"`
 	// BootSeconds is the time that a new VM may take until it lets us in; 0: not said.
 	BootSeconds int `json:"boot_seconds"`
 }
