@@ -51,3 +51,35 @@ func TestCrashedByIndex(t *testing.T) {
 	}
 	u.call("GET", "/apps/hello/instances/1/files/logs/stderr.log", nil).fails(400, 304)
 }
+
+// TestRuntimesOf2012: a manifest of 2012 names its runtimes as they were called; who
+// names none that there is, is told which there are.
+func TestRuntimesOf2012(t *testing.T) {
+	t.Parallel()
+	c := newWorld(t).start("")
+	u := c.register("dev@example.com")
+	create := func(name, framework, runtime string) answer {
+		return u.call("POST", "/apps", map[string]any{
+			"name": name, "staging": map[string]any{"framework": framework, "runtime": runtime}, "uris": []string{}, "instances": 1, "resources": map[string]any{"memory": 64},
+		})
+	}
+	for runtime, want := range map[string]string{"node08": "node", "node": "node"} {
+		create(runtime, "node", runtime).want(302)
+		if got := u.stored(runtime).Runtime; got != want {
+			t.Errorf("%s is %s, want %s", runtime, got, want)
+		}
+	}
+	for _, tc := range []struct{ framework, runtime, want string }{
+		{"wsgi", "python2", `"python2"; apps of framework wsgi can have python`},
+		{"node", "ruby19", `"ruby"; apps of framework node can have node`},
+		{"django", "", `"django"; there are binary, java_web, node`},
+	} {
+		if a := create("x", tc.framework, tc.runtime); a.Status != 400 || !strings.Contains(strings.ReplaceAll(a.Body, `\"`, `"`), tc.want) {
+			t.Errorf("%s with %s: %d %s, want %s", tc.framework, tc.runtime, a.Status, a.Body, tc.want)
+		}
+	}
+	long := create(strings.Repeat("a", 256), "node", "")
+	if long.Status != 400 || !strings.Contains(long.Body, "at most 255") {
+		t.Errorf("a long name: %d %s", long.Status, long.Body)
+	}
+}

@@ -174,6 +174,10 @@ func (d *DEA) attendedNow() map[string]*attendant {
 	return maps.Clone(d.attended)
 }
 
+// noteTime is the form of the time before a line of the platform's: RFC 3339 with
+// milliseconds, since what the app printed just before has them too.
+const noteTime = "2006-01-02T15:04:05.000Z07:00"
+
 // note writes a line into the instance's own log, for the app's owner.
 func (d *DEA) note(id, text string) {
 	spec, err := warden.ReadSpec(d.records(id))
@@ -182,7 +186,7 @@ func (d *DEA) note(id, text string) {
 	}
 	f, err := warden.OpenLog(spec.Dir, spec.Output, spec.UID, spec.GID)
 	if err == nil {
-		_, err = fmt.Fprintf(f, "%s %s\n", time.Now().UTC().Format(time.RFC3339), text)
+		_, err = fmt.Fprintf(f, "%s %s\n", time.Now().UTC().Format(noteTime), text)
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {

@@ -16,6 +16,21 @@ func Runtimes() []wire.RuntimeInfo {
 	}
 }
 
+// Successor returns the usual runtime that took the place of one of 2012, which
+// manifests of that time name; "": none did. Python 2 has none, since its programs
+// do not run with Python 3.
+func Successor(name string) string {
+	switch name {
+	case "node04", "node06", "node08":
+		return "node"
+	case "ruby18", "ruby19":
+		return "ruby"
+	case "java6", "java7":
+		return "java"
+	}
+	return ""
+}
+
 // Frameworks are those that the stager has plugins for, in the order in which a
 // client tries to recognize an app: the first whose detection fits is it.
 func Frameworks() []wire.FrameworkInfo {

@@ -224,6 +224,67 @@ func TestApps(t *testing.T) {
 	}
 }
 
+// TestStartScripts: what package.json starts an app with runs as npm start runs it:
+// lines for a shell, options of node's own, and what comes before the start. The port
+// goes to nobody who did not ask for it.
+func TestStartScripts(t *testing.T) {
+	t.Parallel()
+	p := newPlatform(t)
+	p.start("")
+	const server = `require('http').createServer((q, r) => r.end('arguments ' + process.argv.length + ', ' + (process.env.A || '') + require('fs').existsSync('made'))).listen(process.env.VCAP_APP_PORT)`
+	for name, tc := range map[string]struct{ scripts, page string }{
+		"plain":    {`"start": "node server.js"`, "arguments 4, false"}, // -p PORT, as the original
+		"flags":    {`"start": "node server.js --fast"`, "arguments 5, false"},
+		"pipeline": {`"start": "node server.js | cat"`, "arguments 2, false"},
+		"eval":     {`"start": "node -e \"require('./server.js')\""`, "arguments 1, false"},
+		"options":  {`"start": "node --no-warnings server.js"`, "arguments 2, false"},
+		"list":     {`"start": "echo first && A=x node server.js"`, "arguments 2, xfalse"},
+		"quotes":   {`"start": "node 'server.js'"`, "arguments 2, false"},
+		"before":   {`"prestart": "touch made", "start": "node server.js"`, "arguments 4, true"},
+	} {
+		folder := t.TempDir()
+		for file, text := range map[string]string{"server.js": server, "package.json": `{"scripts": {` + tc.scripts + `}}`} {
+			if err := os.WriteFile(filepath.Join(folder, file), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		p.putFolder(name, folder)
+		if answer := p.request(name, properties("node", "node")); answer.Error != "" {
+			t.Errorf("%s: %v", name, answer)
+			continue
+		}
+		i := run(t, p.droplet(name), "/usr/bin/node", true)
+		page := ""
+		eventually(t, name+" serves", func() bool {
+			var err error
+			page, err = i.ask("")
+			return err == nil
+		})
+		if page != tc.page {
+			t.Errorf("%s: %q, want %q", name, page, tc.page)
+		}
+		if got := i.log("err.log"); strings.Contains(got, "first") || strings.Contains(i.log("stderr.log"), "invalid option") {
+			t.Errorf("%s: the app's output is among the platform's: %q, %q", name, got, i.log("stderr.log"))
+		}
+		if err := syscall.Kill(i.cmd.Process.Pid, syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		_ = waitEnd(t, i) // a status of its own for each
+	}
+	broken := t.TempDir()
+	if err := os.WriteFile(filepath.Join(broken, "package.json"), []byte(`{"scripts": {"prestart": "exit 7", "start": "node x.js"}}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p.putFolder("broken", broken)
+	if answer := p.request("broken", properties("node", "node")); answer.Error != "" {
+		t.Fatal(answer)
+	}
+	i := run(t, p.droplet("broken"), "/usr/bin/node", true)
+	if err := waitEnd(t, i); i.cmd.ProcessState.ExitCode() != 7 {
+		t.Errorf("what comes before the start fails: %v", err)
+	}
+}
+
 // TestWorker: an app without a port runs its command; and the stop script ends
 // both it and its start script.
 func TestWorker(t *testing.T) {

@@ -358,9 +358,9 @@ func hostOf(text string) (string, error) {
 	if _, after, ok := strings.Cut(host, "://"); ok {
 		host = after
 	}
-	host = strings.ToLower(strings.TrimSuffix(host, "/"))
+	host, path, _ := strings.Cut(strings.ToLower(host), "/")
 	host, _, _ = strings.Cut(host, ":")
-	if host == "" || strings.ContainsAny(host, "/ ") {
+	if host == "" || path != "" || strings.ContainsAny(host, " ?#") {
 		return "", fmt.Errorf("%q is not the URL of an app; use a host name, such as hello.cf.localhost", text)
 	}
 	return host, nil

@@ -211,7 +211,7 @@ func TestNumbers(t *testing.T) {
 			t.Errorf("%q: %d, %v; want %d", text, n, err, want)
 		}
 	}
-	for text, want := range map[string]string{"hello.x": "hello.x", "http://Hello.x:8080/": "hello.x", "": "", "a b": "", "x/y": ""} {
+	for text, want := range map[string]string{"hello.x": "hello.x", "http://Hello.x:8080/": "hello.x", "": "", "a b": "", "x/y": "", "http://x.y:8080/path": "", "x.y:8080/path": "", "x.y:80/": "x.y", "x.y?a": ""} {
 		if host, err := hostOf(text); host != want || (err == nil) != (want != "") {
 			t.Errorf("%q: %q, %v; want %q", text, host, err, want)
 		}

@@ -35,14 +35,11 @@ type kind struct {
 // detect finds out what kind of app there is: by what declares how it runs, else by
 // the rules that the cloud tells of its frameworks.
 func detect(source string, frameworks map[string]client.Framework) (kind, error) {
-	info, err := os.Stat(source)
+	files, end, err := filesOf(source)
 	if err != nil {
 		return kind{}, err
 	}
-	var files fs.FS = onlyFile(source)
-	if info.IsDir() {
-		files = os.DirFS(source)
-	}
+	defer end()
 	declared, err := declares(files)
 	if err != nil {
 		return kind{}, err
@@ -72,6 +69,25 @@ func detect(source string, frameworks map[string]client.Framework) (kind, error)
 		}
 	}
 	return kind{}, nil
+}
+
+// filesOf returns what is pushed of a folder, an archive or a single file, until end
+// is called.
+func filesOf(source string) (files fs.FS, end func(), err error) {
+	end = func() {}
+	switch info, err := os.Stat(source); {
+	case err != nil:
+		return nil, nil, err
+	case info.IsDir():
+		return os.DirFS(source), end, nil
+	case filepath.Ext(source) != ".zip":
+		return onlyFile(source), end, nil
+	}
+	archive, err := zip.OpenReader(source)
+	if err != nil {
+		return nil, nil, fmt.Errorf("cannot read %s: %w", source, err)
+	}
+	return archive, func() { archive.Close() }, nil
 }
 
 // declares returns the kind of an app whose files say how it runs; a guess by names
@@ -156,7 +172,7 @@ func runtimeOf(command string, files fs.FS) string {
 	for _, one := range []struct{ file, runtime string }{
 		{"package.json", "node"}, {"requirements.txt", "python"}, {"Gemfile", "ruby"},
 	} {
-		if files != nil && isThere(files, one.file) {
+		if isThere(files, one.file) {
 			return one.runtime
 		}
 	}

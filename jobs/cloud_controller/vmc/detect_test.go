@@ -51,6 +51,23 @@ func TestDeclared(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %+v", name, got, err, tc.want)
 		}
 	}
+	// An archive is looked into; its links are no hindrance.
+	zipped := filepath.Join(t.TempDir(), "app.zip")
+	out, err := os.Create(zipped)
+	must(t, err)
+	w := zip.NewWriter(out)
+	for name, mode := range map[string]os.FileMode{"server.js": 0o644, "node_modules/.bin/p": 0o777 | os.ModeSymlink} {
+		header := &zip.FileHeader{Name: name}
+		header.SetMode(mode)
+		entry, err := w.CreateHeader(header)
+		must(t, err)
+		_, err = io.WriteString(entry, "../p/cli.js")
+		must(t, err)
+	}
+	must(t, errors.Join(w.Close(), out.Close()))
+	if got, err := detect(zipped, frameworks); err != nil || got.framework != "node" {
+		t.Errorf("a .zip: %+v, %v", got, err)
+	}
 	file := filepath.Join(t.TempDir(), "boot.jar")
 	must(t, os.WriteFile(file, boot.Data, 0o644))
 	if got, err := detect(file, frameworks); err != nil || got.command != "java $JAVA_OPTS -jar boot.jar" {

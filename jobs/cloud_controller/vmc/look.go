@@ -57,7 +57,7 @@ func statsCommand(v *vmc) *cobra.Command {
 		Args:  cobra.ExactArgs(1),
 	}, show(v, ofApp((*client.Client).Stats), func(_ *client.Client, args []string, stats []client.InstanceStats) error {
 		if len(stats) == 0 {
-			v.say("%s is stopped.", args[0])
+			v.say("%s has no running instances: it is stopped, or scaled to 0.", args[0])
 			return nil
 		}
 		t := newTable("INDEX", "STATE", "CPU", "MEMORY", "DISK", "UPTIME", "ADDRESS")
@@ -133,7 +133,9 @@ func (v *vmc) printLogs(ctx context.Context, c *client.Client, app, instance str
 	for _, file := range files {
 		text, err := c.File(ctx, app, instance, file, 0)
 		if err != nil {
-			failed = errors.Join(failed, err)
+			if failed == nil || !strings.Contains(failed.Error(), err.Error()) { // what is so of all is said once
+				failed = errors.Join(failed, err)
+			}
 			continue
 		}
 		read++

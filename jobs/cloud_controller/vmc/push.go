@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -205,11 +204,12 @@ func (v *vmc) create(ctx context.Context, c *client.Client, info client.Info, ap
 		app.Command = is.command
 	}
 	if app.Runtime == "" && framework == "standalone" {
-		var files fs.FS
-		if isFolder(app.Path) {
-			files = os.DirFS(app.Path)
+		files, end, err := filesOf(app.Path)
+		if err != nil {
+			return err
 		}
 		app.Runtime = runtimeOf(app.Command, files)
+		end()
 	}
 	if resources.Memory == 0 {
 		resources.Memory = 64

@@ -102,6 +102,11 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 			count[i.State]++
 		}
 		states = summary(count)
+		if app.Instances == 0 { // none is not all
+			err := fmt.Errorf("%s is started but does not run, because it has no instances; use vmc scale %s 1", name, name)
+			done(err)
+			return err
+		}
 		if count[client.Running] != app.Instances || len(instances) != app.Instances {
 			running = time.Time{}
 		} else if running.IsZero() {
@@ -117,13 +122,10 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 			done(err)
 			return err
 		}
-		for _, crash := range crashes {
-			if seen[crash.Instance] || crash.Version != "" && crash.Version != app.Version {
-				continue // of an earlier version
-			}
+		if instance := crashOf(crashes, app.Version, seen); instance != "" {
 			err := fmt.Errorf("%s does not stay up: an instance crashed while starting", name)
 			done(err)
-			v.showCrash(ctx, c, name, crash.Instance)
+			v.showCrash(ctx, c, name, instance)
 			return err
 		}
 		if timeout := patience(timeout, app); time.Since(begin) > timeout {
@@ -142,6 +144,18 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 		case <-time.After(pollEvery):
 		}
 	}
+}
+
+// crashOf returns the first instance of a version that has crashed and was not seen
+// before; "": none. Instances of an earlier version go on crashing while the new one
+// is staged. A cloud of 2012 does not say of which version they were.
+func crashOf(crashes []client.Crash, version string, seen map[string]bool) string {
+	for _, crash := range crashes {
+		if !seen[crash.Instance] && (crash.Version == "" || crash.Version == version) {
+			return crash.Instance
+		}
+	}
+	return ""
 }
 
 // summary is "2 RUNNING, 1 STARTING".

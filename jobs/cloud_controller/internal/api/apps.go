@@ -97,7 +97,7 @@ func (s *Server) createApp(w http.ResponseWriter, r *http.Request, a model.Accou
 		return err
 	}
 	if body.Name == nil || !appName.MatchString(*body.Name) {
-		return model.Because(model.ErrInvalidApp, "a name has letters, digits, '_' and '-' only")
+		return model.Because(model.ErrInvalidApp, "a name has letters, digits, '_' and '-' only, at most 255")
 	}
 	if body.Staging == nil {
 		return model.Because(model.ErrInvalidApp, "staging is missing")
@@ -162,7 +162,7 @@ func (s *Server) putApp(w http.ResponseWriter, r *http.Request, a model.Account,
 	before := app
 	if body.Name != nil {
 		if app.Name = *body.Name; !appName.MatchString(app.Name) {
-			return model.Because(model.ErrInvalidApp, "a name has letters, digits, '_' and '-' only")
+			return model.Because(model.ErrInvalidApp, "a name has letters, digits, '_' and '-' only, at most 255")
 		}
 	}
 	if err := s.change(&app, body, a); err != nil {

@@ -2,8 +2,10 @@ package model
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/goccy/go-yaml"
 
@@ -70,18 +72,29 @@ func readYAML(file string, into any) error {
 }
 
 // Resolve finds an app's framework and runtime; runtime "" is the framework's
-// default. The errors are the API's.
+// default. A name of 2012 stands for what took its place, unless there is a runtime
+// of that name. The errors are the API's.
 func (c Catalog) Resolve(framework, runtime string) (wire.FrameworkInfo, wire.RuntimeInfo, error) {
 	f, ok := c.Frameworks[framework]
 	if !ok {
-		return wire.FrameworkInfo{}, wire.RuntimeInfo{}, ErrInvalidFramework(framework)
+		return wire.FrameworkInfo{}, wire.RuntimeInfo{}, ErrInvalidFramework(framework, slices.Sorted(maps.Keys(c.Frameworks)))
 	}
+	if _, known := c.Runtimes[runtime]; !known {
+		if successor := runtimes.Successor(runtime); successor != "" {
+			runtime = successor
+		}
+	}
+	var has []string
 	for _, choice := range f.Runtimes {
 		for name, r := range choice {
-			if info, ok := c.Runtimes[name]; ok && (name == runtime || runtime == "" && (r.Default || len(f.Runtimes) == 1)) {
+			info, ok := c.Runtimes[name]
+			if ok {
+				has = append(has, name)
+			}
+			if ok && (name == runtime || runtime == "" && (r.Default || len(f.Runtimes) == 1)) {
 				return f, info, nil
 			}
 		}
 	}
-	return wire.FrameworkInfo{}, wire.RuntimeInfo{}, ErrInvalidRuntime(runtime)
+	return wire.FrameworkInfo{}, wire.RuntimeInfo{}, ErrInvalidRuntime(runtime, framework, has)
 }

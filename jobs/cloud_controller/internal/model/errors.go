@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
@@ -68,14 +69,16 @@ func ErrFile(path string) error {
 	return &Error{http.StatusInternalServerError, 306, fmt.Sprintf("Error retrieving file '%s'", path)}
 }
 
-// ErrInvalidRuntime returns the error of the protocol for this: the framework has no such runtime.
-func ErrInvalidRuntime(name string) error {
-	return Because(&Error{http.StatusBadRequest, 307, "Invalid runtime"}, "%q", name)
+// ErrInvalidRuntime returns the error of the protocol for this: the framework has no
+// such runtime, but those that are given.
+func ErrInvalidRuntime(name, framework string, has []string) error {
+	return Because(&Error{http.StatusBadRequest, 307, "Invalid runtime"}, "%q; apps of framework %s can have %s", name, framework, strings.Join(has, ", "))
 }
 
-// ErrInvalidFramework returns the error of the protocol for this: there is no such framework.
-func ErrInvalidFramework(name string) error {
-	return Because(&Error{http.StatusBadRequest, 308, "Invalid framework"}, "%q", name)
+// ErrInvalidFramework returns the error of the protocol for this: there is no such
+// framework, but those that are given.
+func ErrInvalidFramework(name string, has []string) error {
+	return Because(&Error{http.StatusBadRequest, 308, "Invalid framework"}, "%q; there are %s", name, strings.Join(has, ", "))
 }
 
 // ErrStaging returns the error of the protocol for this: no droplet was made.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -34,22 +35,34 @@ func node(s *staging) (start, error) {
 	script, isNode := strings.CutPrefix(command, "node ")
 	first, _, _ := strings.Cut(command, " ")
 	switch {
-	case isNode:
+	case isNode && plainScript.MatchString(script):
 	case command == "":
 		if script, err = nodeMain(app, about); err != nil {
 			return start{}, err
 		}
-	case there(app, first):
+	case there(app, first) && plainScript.MatchString(command):
 		script = command
-	default: // a program of one of its modules, most likely
-		how.env = map[string]string{"PATH": "$PWD/app/node_modules/.bin:$PATH"}
+	default: // a program of one of its modules, most likely, or a line for a shell
 		how.command = commandLine(command)
+	}
+	before := strings.TrimSpace(about.Scripts["prestart"])
+	if how.command != "" || before != "" {
+		how.env = map[string]string{"PATH": "$PWD/resources:$PWD/app/node_modules/.bin:$PATH"}
+		how.preamble = linkRuntime("node")
+	}
+	if before != "" { // as npm start does
+		how.preamble += "\n(cd app && exec " + commandLine(before) + ") >> logs/stdout.log 2>> logs/stderr.log || exit"
 	}
 	if how.command == "" {
 		how.command = localRuntime + " $NODE_ARGS " + strings.TrimSpace(script) + ` "$@"`
 	}
 	return how, s.npm(app, about)
 }
+
+// plainScript finds a script, with arguments or without, to which the port can be
+// added as one more: what has words of a shell, or begins with an option of node's
+// own, runs as it is and finds its port in PORT.
+var plainScript = regexp.MustCompile(`^\s*[A-Za-z0-9_./@+][A-Za-z0-9_./@+=:,-]*(\s+[A-Za-z0-9_./@+=:,-]+)*\s*$`)
 
 // nodeMain is the script to run when the package does not say how to start: the
 // only one in the root, else the last of the usual names.

@@ -32,12 +32,13 @@ func standalone(s *staging) (start, error) {
 		if how.env, err = s.python(app); err == nil {
 			// Debian has no program python, and pip puts programs into bin.
 			how.env["PATH"] = "$PWD/resources:$PWD/python/bin:$PWD/app/vendor/bin:$PATH"
-			how.preamble = "mkdir -p resources && ln -sf \"" + localRuntime + "\" resources/python"
+			how.preamble = linkRuntime("python")
 		}
 	case strings.HasPrefix(runtime, "node"):
 		var about packageJSON
 		if err = readJSON(filepath.Join(app, "package.json"), &about); err == nil {
-			how.env = map[string]string{"PATH": "$PWD/app/node_modules/.bin:$PATH"}
+			how.env = map[string]string{"PATH": "$PWD/resources:$PWD/app/node_modules/.bin:$PATH"}
+			how.preamble = linkRuntime("node")
 			err = s.npm(app, about)
 		}
 	case strings.HasPrefix(runtime, "java"):
@@ -46,6 +47,12 @@ func standalone(s *staging) (start, error) {
 		how.preamble = `[ -n "$PORT" ] && export SERVER_PORT="${SERVER_PORT:-$PORT}"`
 	}
 	return how, err
+}
+
+// linkRuntime returns a line for the start that gives the DEA's executable of the
+// runtime a name in resources, for commands that call it.
+func linkRuntime(name string) string {
+	return "mkdir -p resources && ln -sf \"" + localRuntime + "\" resources/" + name
 }
 
 // binary starts a program that needs nothing else: the command, if there is one,
