@@ -169,11 +169,12 @@ bench: build ## how long applies take; the router beside nginx, haproxy and http
 	go test -run '^$$' -bench Peers -benchtime 1x ./jobs/router
 	go test -run '^$$' -bench Provision -benchtime 1x -p 1 ./jobs/redis_node ./jobs/memcached_node ./jobs/rabbitmq_node # 20 at once
 
-soak: build ## 200,000 requests during rolling updates and reloads, 100,000 during those of DEAs: none may fail
+soak: build ## 200,000 requests during rolling updates and reloads, 100,000 during those of DEAs, 50,000 during those of an app: none may fail; 200 placements
 	go test -tags e2e -v -run TestEveryFileDamaged -timeout 60m ./examples/ -damage-every 1
 	go test -tags e2e -v -run TestSignalsAtRandomMoments -timeout 30m ./examples/ -moments 50 -seed $$(date +%s)
 	go test -tags e2e -v -run TestRollingUpdateUnderLoad -timeout 30m ./examples/ -soak 200000 -rate 2000
 	go test -tags e2e -v -run TestDEAsRollUnderLoad -timeout 30m ./examples/ -soak 100000 -rate 1000
+	go test -tags e2e -v -run TestPlatform -timeout 90m ./examples/ -long
 
 bench-ansible: build ## the same deployment to the same 30 machines, by deploy and by Ansible (root; ansible-core)
 	go test -tags "e2e ansible" -v -run TestBesideAnsible -timeout 60m ./examples/

@@ -12,6 +12,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -41,7 +42,8 @@ type load struct {
 	slowest             atomic.Int64 // of all answers, nanoseconds
 
 	mu       sync.Mutex
-	failures []string // the first ones
+	failures []string    // the first ones
+	begun    []time.Time // when those that failed began
 }
 
 const (
@@ -89,6 +91,26 @@ func (l *load) mustNotFail(t *testing.T) {
 	}
 }
 
+// mustFailInFlight checks that whatever has failed had begun before a moment: it was
+// in flight where something was lost. Each client has one request at a time.
+func (l *load) mustFailInFlight(t *testing.T, lost time.Time, clients int) {
+	t.Helper()
+	t.Log(l)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, begin := range l.begun {
+		if begin.After(lost) {
+			t.Errorf("a request that began %v after the loss has failed", begin.Sub(lost))
+		}
+	}
+	if len(l.begun) > clients {
+		t.Errorf("%d requests have failed, and %d at most were in flight", len(l.begun), clients)
+	}
+	if t.Failed() {
+		t.Log(strings.Join(l.failures, "\n"))
+	}
+}
+
 // client sends requests one after the other, on one connection as long as that
 // is kept.
 func (l *load) client(ctx context.Context, random *rand.Rand) {
@@ -126,16 +148,17 @@ func (l *load) client(ctx context.Context, random *rand.Rand) {
 				slowest = l.slowest.Load()
 			}
 		} else {
-			l.fail(fmt.Errorf("after %v, at %s: %w", took.Round(time.Millisecond), time.Now().UTC().Format("15:04:05.000"), err))
+			l.fail(begin, fmt.Errorf("after %v, at %s: %w", took.Round(time.Millisecond), time.Now().UTC().Format("15:04:05.000"), err))
 		}
 		wait.Reset(max(0, l.pause-took))
 	}
 }
 
-func (l *load) fail(err error) {
+func (l *load) fail(begin time.Time, err error) {
 	l.failed.Add(1)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.begun = append(l.begun, begin)
 	if len(l.failures) < 20 {
 		l.failures = append(l.failures, err.Error())
 	}

@@ -212,6 +212,7 @@ func TestPlatform(t *testing.T) {
 		address[in.ID] = in.Address
 	}
 	p.register()
+	t.Run("instances of an app spread on a busy machine", p.spread)
 	begin = time.Now()
 	t.Logf("%s\n(%.1f s)", p.mustVmc("push", "--path", "apps/node"), time.Since(begin).Seconds())
 	p.mustServe("node", "Hello from node/")
@@ -278,8 +279,28 @@ func TestPlatform(t *testing.T) {
 				there++
 			}
 		}
+		pair := filepath.Join(t.TempDir(), "server.js")
+		if err := os.WriteFile(pair, []byte(echo), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p.mustVmc("push", "pair", "--path", filepath.Dir(pair), "--memory", "32M", "--instances", "2")
+		// One of its two is to be there: the index with the fewest goes where fewest run.
+		on := p.hostsOf("pair")
+		for n := 0; !slices.Contains(on, address["dea/2"]); n++ {
+			if n == 10 {
+				t.Fatalf("the two instances never run on dea/2, but on %v", on)
+			}
+			p.mustVmc("restart", "pair", "--now")
+			on = p.hostsOf("pair")
+		}
+		if on[0] == on[1] {
+			t.Errorf("both instances run on %s", on[0])
+		}
+		l := startLoad(t, p.listen, "pair."+p.domain, loadClients, *rate)
+		within(t, 30*time.Second, "the load has begun", func() bool { return l.answered() > 500 })
 		begin := time.Now()
 		p.loseVM("cf", "dea-2")
+		lost, before := time.Now(), l.answered()
 		list = p.mustRun("node", 6, func(i instance) bool { return i.Host != address["dea/2"] })
 		t.Logf("its instances run elsewhere after %v", time.Since(begin).Round(time.Millisecond))
 		after := p.processes(list, "server.js")
@@ -293,12 +314,63 @@ func TestPlatform(t *testing.T) {
 			t.Errorf("%d instances were started, want those %d of dea/2", moved, there)
 		}
 		p.mustServe("node", "Hello from node/")
+		p.mustRun("pair", 2, func(i instance) bool { return i.Host != address["dea/2"] })
+		within(t, time.Minute, "the load goes on", func() bool { return l.answered() > before+500 })
+		l.stop()
+		l.mustFailInFlight(t, lost, loadClients)
+		p.mustVmc("delete", "pair", "--force")
 		p.mustApply()
 		p.mustAllRun(12)
 	})
 
 	t.Run("an app is updated under load", p.updateUnderLoad)
 	t.Run("controllers are killed during pushes", func(t *testing.T) { p.killControllers(t, address) })
+}
+
+// hostsOf waits until two instances of an app run, and returns where.
+func (p *platform) hostsOf(app string) []string {
+	p.t.Helper()
+	var hosts []string
+	for _, i := range p.mustRun(app, 2, nil) {
+		hosts = append(hosts, i.Host)
+	}
+	return hosts
+}
+
+// spread pushes an app of two instances again and again to three empty DEAs, while two
+// loops keep the machine busy: never are both on one DEA. The long form pushes 200
+// times.
+func (p *platform) spread(t *testing.T) {
+	pushes := 3
+	if *long {
+		pushes = 200
+	}
+	for range 2 {
+		busy := exec.Command("/bin/sh", "-c", "while :; do :; done")
+		if err := busy.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := busy.Process.Kill(); err != nil {
+				t.Error(err)
+			}
+			_ = busy.Wait() // killed
+		})
+	}
+	app := t.TempDir()
+	if err := os.WriteFile(filepath.Join(app, "index.html"), []byte("spread\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	begin, together := time.Now(), 0
+	for n := range pushes {
+		p.mustVmc("push", "spread", "--path", app, "--memory", "64M", "--instances", "2")
+		if on := p.hostsOf("spread"); on[0] == on[1] {
+			together++
+			t.Errorf("push %d: both instances run on %s", n+1, on[0])
+		}
+		p.mustVmc("delete", "spread", "--force")
+	}
+	t.Logf("%d pushes of two instances, %d times both on one DEA; %.1f s a push", pushes, together, time.Since(begin).Seconds()/float64(pushes))
 }
 
 // killControllers pushes apps one after the other while one controller is

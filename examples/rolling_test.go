@@ -24,7 +24,7 @@ import (
 // The long form is make soak.
 var (
 	soak = flag.Int64("soak", 4000, "requests that TestRollingUpdateUnderLoad answers at least")
-	long = flag.Bool("long", false, "whether TestPlatform does all that it can: 20 pushes, more bad ones, 10 killed controllers, 50,000 requests")
+	long = flag.Bool("long", false, "whether TestPlatform does all that it can: 20 pushes, more bad ones, 10 killed controllers, 50,000 requests, 200 placements")
 	rate = flag.Int("rate", 700, "requests that it sends a second")
 )
 

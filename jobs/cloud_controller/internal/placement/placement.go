@@ -59,8 +59,10 @@ func New(d Deps) *Placer {
 const (
 	// advertisedFor is how long a DEA's advertisement is believed.
 	advertisedFor = 10 * time.Second
-	// window is how long the DEAs' answers are waited for before one is chosen. A DEA
-	// puts off its offer by up to 250 ms, the more the more it runs.
+	// window is how long the DEAs' answers are waited for before one is chosen, unless a
+	// DEA that has not answered could run an instance that otherwise shares a DEA with
+	// another one of its app. A DEA puts off its offer by up to 250 ms, the more the
+	// more it runs.
 	window = 400 * time.Millisecond
 	// perOffer is for how many instances one offer is good. Then the DEAs are asked
 	// again, since they also count what else they do.
@@ -124,7 +126,7 @@ func (p *Placer) place(ctx context.Context, s wire.DEAStart, have map[string]int
 	var offers []*offer
 	if p.Config.Start.NewInitialPlacement {
 		offers = p.pool.advertised(s, time.Now())
-	} else if offers, err = p.offers(ctx, s); err != nil {
+	} else if offers, err = p.offers(ctx, s, have, since, n); err != nil {
 		return 0, err
 	}
 	if len(offers) == 0 {
@@ -140,10 +142,13 @@ func (p *Placer) place(ctx context.Context, s wire.DEAStart, have map[string]int
 	return placed, nil
 }
 
-// offers asks the DEAs who can run an instance. It waits for all that advertise
-// room, or for one window, and for the first offer as long as the time-out says:
-// a DEA that answers late, because its machine is busy, is not passed over.
-func (p *Placer) offers(ctx context.Context, s wire.DEAStart) (offers []*offer, err error) {
+// offers asks the DEAs who can run n instances. It waits for all that advertise room,
+// or for one window if those that have answered take the instances without putting
+// two of them where a silent DEA has fewer; else, and for the first offer, as long as
+// the time-out says: a DEA that answers late, because its machine is busy, is not
+// passed over. One that has not answered by then is not waited for again until it
+// advertises.
+func (p *Placer) offers(ctx context.Context, s wire.DEAStart, have map[string]int, since time.Time, n int) (offers []*offer, err error) {
 	request, err := json.Marshal(wire.DEADiscover{
 		Droplet: s.Droplet, Limits: s.Limits, Name: s.Name, Runtime: s.Runtime, RuntimeInfo: s.RuntimeInfo, Prod: s.Prod, SHA: s.SHA1,
 	})
@@ -151,20 +156,25 @@ func (p *Placer) offers(ctx context.Context, s wire.DEAStart) (offers []*offer, 
 		return nil, fmt.Errorf("cannot ask for a DEA: %w", err)
 	}
 	asked := time.Now()
-	expected := len(p.pool.advertised(s, asked))
+	expected := p.pool.expected(s, asked)
 	sub, err := p.ask(wire.SubjectDEADiscover, request)
 	if err != nil {
 		return nil, err
 	}
 	defer done(sub)
-	for expected == 0 || len(offers) < expected {
+	for known := len(expected); known == 0 || len(expected) > 0; {
 		until := asked.Add(window)
-		if len(offers) == 0 {
+		if !p.pool.spread(offers, expected, have, since, s.Droplet, n) {
 			until = asked.Add(max(window, p.Config.Start.Timeouts.Discover))
 		}
 		m, err := nextAnswer(ctx, sub, until)
 		switch {
-		case errors.Is(err, nats.ErrNoResponders), err == nil && m == nil:
+		case errors.Is(err, nats.ErrNoResponders):
+			return offers, nil
+		case err == nil && m == nil:
+			if until.After(asked.Add(window)) {
+				p.pool.silent(expected, asked)
+			}
 			return offers, nil
 		case err != nil:
 			return nil, fmt.Errorf("cannot wait for answers on %s: %w", wire.SubjectDEADiscover, err)
@@ -175,6 +185,7 @@ func (p *Placer) offers(ctx context.Context, s wire.DEAStart) (offers []*offer, 
 			continue
 		}
 		offers = append(offers, p.pool.offered(hello.ID, asked, time.Now()))
+		delete(expected, hello.ID)
 	}
 	return offers, nil
 }

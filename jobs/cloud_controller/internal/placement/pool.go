@@ -2,6 +2,7 @@ package placement
 
 import (
 	"cmp"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -30,8 +31,9 @@ type pool struct {
 // candidate is a DEA that may run instances.
 type candidate struct {
 	wire.DEAAdvertise
-	at    time.Time // of DEAAdvertise; zero: it has not advertised
-	given []gift    // the last ones, in order
+	at     time.Time // of DEAAdvertise; zero: it has not advertised
+	silent time.Time // when it was asked what it did not answer in time; zero: never
+	given  []gift    // the last ones, in order
 }
 
 // gift is memory that an instance of an app takes.
@@ -139,6 +141,60 @@ func (p *pool) advertised(s wire.DEAStart, now time.Time) (offers []*offer) {
 	return offers
 }
 
+// expected returns the DEAs that will offer room for an instance: that advertise it,
+// and have not been silent since.
+func (p *pool) expected(s wire.DEAStart, now time.Time) map[string]*candidate {
+	deas := map[string]*candidate{}
+	offers := p.advertised(s, now)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, o := range offers {
+		if o.from.at.After(o.from.silent) {
+			deas[o.dea] = o.from
+		}
+	}
+	return deas
+}
+
+// silent remembers that DEAs have not answered what they were asked at a time.
+func (p *pool) silent(deas map[string]*candidate, asked time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range deas {
+		c.silent = asked
+	}
+}
+
+// spread reports whether the DEAs that have made offers can take n instances of an
+// app without one of them getting an instance while a DEA that is still expected to
+// answer has fewer of them. Without any offer they cannot.
+func (p *pool) spread(offers []*offer, expected map[string]*candidate, have map[string]int, since time.Time, app wire.ID, n int) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(offers) == 0 || len(expected) == 0 {
+		return len(offers) > 0
+	}
+	fewest := math.MaxInt
+	for id, c := range expected {
+		fewest = min(fewest, c.instances(have[id], since, app))
+	}
+	for _, o := range offers {
+		n -= min(o.left, max(0, fewest+1-o.from.instances(have[o.dea], since, app)))
+	}
+	return n <= 0
+}
+
+// instances returns how many instances of an app a DEA has: as many as at a time,
+// and those that were given to it since.
+func (c *candidate) instances(have int, since time.Time, app wire.ID) int {
+	for _, g := range c.given {
+		if g.app == app && !g.at.Before(since) {
+			have++
+		}
+	}
+	return have
+}
+
 // give gives an instance of an app to the DEA of one of the offers and returns
 // it; "": none has room any more. have counts the app's instances by DEA as they
 // were at a time; what was given away since, to other requests too, is added.
@@ -150,11 +206,8 @@ func (p *pool) give(offers []*offer, have map[string]int, since time.Time, app w
 	first := rand.IntN(max(1, len(offers)))
 	for i := range offers {
 		o := offers[(first+i)%len(offers)]
-		one := place{zone: o.from.Zone, instances: have[o.dea], free: o.memory}
+		one := place{zone: o.from.Zone, instances: o.from.instances(have[o.dea], since, app), free: o.memory}
 		for _, g := range o.from.given {
-			if g.app == app && !g.at.Before(since) {
-				one.instances++
-			}
 			if !g.at.Before(o.asked) {
 				one.free -= g.memory
 			}

@@ -79,6 +79,60 @@ func TestChoose(t *testing.T) {
 	})
 }
 
+// TestSpread: what is chosen from the offers of some of the DEAs is as even as from
+// those of all, or the others are waited for.
+func TestSpread(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		now := time.Unix(1343815200, 0)
+		var p pool
+		have := map[string]int{}
+		for i := range rapid.IntRange(1, 6).Draw(t, "DEAs") {
+			id := fmt.Sprint("dea", i)
+			p.heard(wire.DEAAdvertise{ID: id, AvailableMemory: 1 << 20, Runtimes: []string{"node"}}, now)
+			have[id] = rapid.IntRange(0, 3).Draw(t, id)
+		}
+		s, n := wire.DEAStart{Droplet: "7", Runtime: "node", Limits: wire.Limits{Mem: 64}}, rapid.IntRange(1, 8).Draw(t, "instances")
+		expected := p.expected(s, now)
+		var offers []*offer
+		for _, o := range p.advertised(s, now) {
+			if rapid.Bool().Draw(t, o.dea+" answers") {
+				offers = append(offers, o)
+				delete(expected, o.dea)
+			}
+		}
+		if !p.spread(offers, expected, have, now, "7", n) {
+			return
+		}
+		for range n {
+			if p.give(offers, have, now, "7", 64, now) == "" {
+				t.Fatalf("no room")
+			}
+		}
+		for _, o := range offers {
+			got := p.deas[o.dea].instances(have[o.dea], now, "7")
+			for id := range expected {
+				if got > have[o.dea] && got > have[id]+1 {
+					t.Fatalf("%s gets its instance %d while %s, which is not waited for, has %d", o.dea, got, id, have[id])
+				}
+			}
+		}
+	})
+	// Who is silent is waited for once.
+	now := time.Unix(1343815200, 0)
+	var p pool
+	s := wire.DEAStart{Runtime: "node"}
+	p.heard(wire.DEAAdvertise{ID: "d", AvailableMemory: 64, Runtimes: []string{"node"}}, now)
+	p.silent(p.expected(s, now), now.Add(time.Second))
+	if got := p.expected(s, now.Add(2*time.Second)); len(got) != 0 {
+		t.Errorf("a silent DEA is expected to answer: %v", got)
+	}
+	p.heard(wire.DEAAdvertise{ID: "d", AvailableMemory: 64, Runtimes: []string{"node"}}, now.Add(3*time.Second))
+	if got := p.expected(s, now.Add(3*time.Second)); len(got) != 1 {
+		t.Errorf("a DEA that advertises again is not expected to answer: %v", got)
+	}
+}
+
 // TestLargePlatform: 1,000 DEAs in three zones take 50,000 instances (with the race
 // detector 5,000) of apps of many sizes. Each app is spread within one of the ideal
 // over DEAs and zones, and (without the race detector) a decision takes less than a
