@@ -47,15 +47,21 @@ type Guard struct {
 // that have failed at any instance. hash is the account's, "" if there is no such
 // account; address is the client's. A login that succeeds when none has failed
 // writes nothing.
-//
-// Failures count for the account and the client's address together, so that a
-// stranger cannot lock the owner out, and for the address alone, so that nobody
-// tries many accounts.
 func (g Guard) Check(ctx context.Context, kept Failures, email, address, hash, password string) (ok bool, wait time.Duration, err error) {
+	return g.Try(ctx, kept, email, address, func() (bool, error) { return g.Hasher.Check(ctx, hash, password) })
+}
+
+// Try is Check for whatever a caller proves itself with: check reports whether the
+// proof is good.
+//
+// Failures count for the name and the client's address together, so that a stranger
+// cannot lock the owner out, and for the address alone, so that nobody tries many
+// names.
+func (g Guard) Try(ctx context.Context, kept Failures, name, address string, check func() (bool, error)) (ok bool, wait time.Duration, err error) {
 	counts := []struct {
 		name  string
 		burst int
-	}{{email + " " + address, LoginBurst}, {address, AddressBurst}}
+	}{{name + " " + address, LoginBurst}, {address, AddressBurst}}
 	failed := false // before
 	for _, c := range counts {
 		n := g.Logins.Begin(c.name)
@@ -69,7 +75,7 @@ func (g Guard) Check(ctx context.Context, kept Failures, email, address, hash, p
 		}
 		failed = failed || !forgotten.IsZero()
 	}
-	ok, err = g.Hasher.Check(ctx, hash, password)
+	ok, err = check()
 	switch {
 	case err != nil:
 		return false, 0, err
