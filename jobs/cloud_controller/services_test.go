@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
 
@@ -19,6 +20,8 @@ type fakeGateway struct {
 	calls []string // method, path, body
 	fail  bool
 	old   bool // says data for configuration
+	// refusal is what it answers to all about an instance: a status and a body.
+	refusal *model.Error
 }
 
 func newGateway(t *testing.T) *fakeGateway {
@@ -34,6 +37,9 @@ func newGateway(t *testing.T) *fakeGateway {
 		switch {
 		case g.fail:
 			w.WriteHeader(503)
+		case g.refusal != nil && strings.Contains(r.URL.Path, "/d1/"):
+			w.WriteHeader(g.refusal.Status)
+			_, _ = io.WriteString(w, g.refusal.Description)
 		case r.Method == "DELETE":
 			_, _ = io.WriteString(w, "{}")
 		case r.URL.Path == "/gateway/v1/configurations":
@@ -225,14 +231,74 @@ func TestServiceAPI(t *testing.T) {
 	friend.call("DELETE", "/services/v1/bindings/"+bound.Token, nil).fails(404, 501)
 	u.call("DELETE", "/services/v1/bindings/"+bound.Token, nil).want(200)
 	u.call("DELETE", "/services/v1/bindings/"+bound.Token, nil).fails(404, 501)
-	u.call("POST", "/services/v1/configurations/db/snapshots", `{}`).fails(501, 505)
-	u.call("GET", "/services/v1/configurations/db/jobs/1", nil).fails(501, 505)
+	u.call("GET", "/services/v1/configurations/db/serialized/url/snapshots/1", nil).fails(501, 505)
 	if got := gateway.gatewayCall("tok", "GET", "/proxied_services/v1/offerings", "").want(200).Body; len(got) < 30 {
 		t.Errorf("proxied: %s", got)
 	}
 	u.call("DELETE", "/services/v1/configurations/db", nil).want(200)
 	if doc := friend.document("theirs"); len(doc["services"].([]any)) != 0 {
 		t.Errorf("bound to what is gone: %v", doc["services"])
+	}
+}
+
+// TestSnapshotsOfServices: what an owner asks about snapshots goes to the gateway, and its
+// answer or refusal back; of somebody else's service there is nothing to ask.
+func TestSnapshotsOfServices(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.start(serviceSettings)
+	g := newGateway(t)
+	u, friend := c.register("dev@example.com"), c.register("friend@example.com")
+	c.offer(t, g, nil)
+	const db = "/services/v1/configurations/db"
+	u.call("GET", db+"/snapshots", nil).fails(404, 500)
+	u.call("POST", "/services/v1/configurations", `{"label":"mysql-5.1","name":"db","plan":"free"}`).want(200)
+	g.called()
+	answers := func(status int, body string) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.refusal = &model.Error{Status: status, Description: body}
+	}
+	answers(200, `{"job_id":"j1","more":[1]}`)
+	for _, one := range []struct{ method, path, body, asked string }{
+		{"POST", "/snapshots", `{"name":"n"}`, `POST /gateway/v1/configurations/d1/snapshots {"name":"n"}`},
+		{"POST", "/snapshots", ``, `POST /gateway/v1/configurations/d1/snapshots {}`},
+		{"GET", "/snapshots", ``, `GET /gateway/v1/configurations/d1/snapshots {}`},
+		{"GET", "/snapshots/1-ab", ``, `GET /gateway/v1/configurations/d1/snapshots/1-ab {}`},
+		{"PUT", "/snapshots/1-ab", `{"x":1}`, `PUT /gateway/v1/configurations/d1/snapshots/1-ab {}`},
+		{"DELETE", "/snapshots/1-ab", ``, `DELETE /gateway/v1/configurations/d1/snapshots/1-ab {}`},
+		{"GET", "/jobs/j1", ``, `GET /gateway/v1/configurations/d1/jobs/j1 {}`},
+	} {
+		if got := u.call(one.method, db+one.path, one.body).want(200).Body; got != `{"job_id":"j1","more":[1]}` {
+			t.Errorf("%s %s: %s", one.method, one.path, got)
+		}
+		wantCalls(t, g.called(), one.asked)
+		friend.call(one.method, db+one.path, one.body).fails(404, 500)
+	}
+	u.call("PUT", db+"/snapshots/..%2F..%2Fd2", `{}`).fails(404, 500)
+	u.call("PUT", db+"/snapshots/%2e%2e", `{}`).fails(404, 500)
+	u.call("POST", db+"/snapshots", `{`).want(400)
+	wantCalls(t, g.called())
+	for _, one := range []struct {
+		status       int
+		body         string
+		answer, code int
+	}{
+		{400, `{"code":30001,"description":"no such name"}`, 400, 100},
+		{404, `{"code":30300,"description":"no such snapshot"}`, 404, 500},
+		{501, `{"code":30501,"description":"nothing to keep"}`, 501, 505},
+		{503, `{"code":30600,"description":"another job"}`, 502, 503},
+		{500, `oops`, 502, 503},
+		{200, `oops`, 502, 503},
+		{302, `{}`, 502, 503},
+	} {
+		answers(one.status, one.body)
+		a := u.call("PUT", db+"/snapshots/1-ab", `{}`)
+		a.fails(one.answer, one.code)
+		var told struct{ Description string }
+		if json.Unmarshal([]byte(one.body), &told) == nil && !strings.HasSuffix(a.Body, told.Description+`"}`) && told.Description != "" {
+			t.Errorf("the refusal %s is told as %s", one.body, a.Body)
+		}
 	}
 }
 

@@ -46,9 +46,7 @@ func endpoints(t *testing.T) []endpoint {
 	for _, one := range []string{"/services/v1/offerings/{label}", "/services/v1/offerings/{label}/{provider}"} {
 		found = append(found, endpoint{"GET", one}, endpoint{"DELETE", one}, endpoint{"GET", one + "/handles"}, endpoint{"POST", one + "/handles/{id}"})
 	}
-	for _, rest := range []string{"snapshots", "serialized", "jobs"} {
-		found = append(found, endpoint{"", "/services/v1/configurations/{alias}/" + rest + "/{id}"})
-	}
+	found = append(found, endpoint{"", "/services/v1/configurations/{alias}/serialized/{id}"})
 	return found
 }
 

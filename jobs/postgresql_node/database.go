@@ -65,18 +65,23 @@ func (s *service) role(ctx context.Context, role, options string) error {
 
 const ordinary = "NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS INHERIT "
 
-// makeDatabase makes the database and its roles, or makes sure of them. The database
-// itself is the administrator's: its owner could change its limits.
+// makeDatabase makes the database and its roles, or makes sure of them.
 func (s *service) makeDatabase(ctx context.Context, i node.Instance) error {
+	return s.makeDatabaseAs(ctx, i, i.Name)
+}
+
+// makeDatabaseAs is makeDatabase for a database of an instance with a name of its own. The
+// database itself is the administrator's: its owner could change its limits.
+func (s *service) makeDatabaseAs(ctx context.Context, i node.Instance, called string) error {
 	if err := s.role(ctx, i.User, ordinary+"LOGIN PASSWORD "+text(i.Password)); err != nil {
 		return err
 	}
 	if err := s.role(ctx, keeper(i), ordinary+"NOLOGIN"); err != nil {
 		return err
 	}
-	database := name(i.Name)
+	database := name(called)
 	var there bool
-	err := s.pool.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", i.Name).Scan(&there)
+	err := s.pool.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)", called).Scan(&there)
 	if err != nil {
 		return fmt.Errorf("the server does not answer: %w", err)
 	}
@@ -91,12 +96,12 @@ func (s *service) makeDatabase(ctx context.Context, i node.Instance) error {
 	}
 	// Who may write has TEMPORARY: the owner, or the keeper in its place (limits.go).
 	var done bool
-	err = s.pool.QueryRow(ctx, "SELECT has_database_privilege($1, $3, 'TEMPORARY') OR has_database_privilege($2, $3, 'TEMPORARY')", i.User, keeper(i), i.Name).Scan(&done)
+	err = s.pool.QueryRow(ctx, "SELECT has_database_privilege($1, $3, 'TEMPORARY') OR has_database_privilege($2, $3, 'TEMPORARY')", i.User, keeper(i), called).Scan(&done)
 	if err != nil {
 		return fmt.Errorf("the server does not answer: %w", err)
 	}
 	if !done {
-		err := s.within(ctx, i.Name, func(conn *pgx.Conn) error {
+		err := s.within(ctx, called, func(conn *pgx.Conn) error {
 			_, err := conn.Exec(ctx, "BEGIN; ALTER SCHEMA public OWNER TO "+name(i.User)+"; GRANT CREATE, TEMPORARY ON DATABASE "+database+" TO "+name(i.User)+"; COMMIT")
 			return withoutStatement(err)
 		})
@@ -120,14 +125,18 @@ func (s *service) makeDatabase(ctx context.Context, i node.Instance) error {
 // that what one binding makes is every binding's; what it makes as itself (SET ROLE
 // NONE) the others may use as well.
 func (s *service) makeRole(ctx context.Context, i node.Instance, b node.Binding) error {
+	return s.makeRoleIn(ctx, i, b, i.Name)
+}
+
+func (s *service) makeRoleIn(ctx context.Context, i node.Instance, b node.Binding, database string) error {
 	if err := s.role(ctx, b.User, ordinary+"LOGIN PASSWORD "+text(b.Password)); err != nil {
 		return err
 	}
 	role, owner := name(b.User), name(i.User)
-	if err := s.administer(ctx, "GRANT "+owner+" TO "+role, "ALTER ROLE "+role+" IN DATABASE "+name(i.Name)+" SET role = "+text(i.User)); err != nil {
+	if err := s.administer(ctx, "GRANT "+owner+" TO "+role, "ALTER ROLE "+role+" IN DATABASE "+name(database)+" SET role = "+text(i.User)); err != nil {
 		return err
 	}
-	return s.within(ctx, i.Name, func(conn *pgx.Conn) error {
+	return s.within(ctx, database, func(conn *pgx.Conn) error {
 		for _, kind := range []string{"TABLES", "SEQUENCES", "FUNCTIONS", "TYPES", "SCHEMAS"} {
 			if _, err := conn.Exec(ctx, "ALTER DEFAULT PRIVILEGES FOR ROLE "+role+" GRANT ALL ON "+kind+" TO "+owner); err != nil {
 				return withoutStatement(err)

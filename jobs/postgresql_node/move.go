@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/clusterworks/deploy/jobs/component/node"
 )
 
@@ -37,8 +35,7 @@ func (s *service) Export(ctx context.Context, i node.Instance, folder string) er
 		return fmt.Errorf("cannot make the export: %w", err)
 	}
 	defer out.Close()
-	err = s.client(ctx, administrator, "", func(cmd *exec.Cmd) { cmd.Stdout = out }, "pg_dump", "--format=custom", "--no-owner", "--no-privileges", "--dbname="+i.Name)
-	if err != nil {
+	if err := s.Dump(ctx, i, out); err != nil {
 		return err
 	}
 	if err := out.Sync(); err != nil {
@@ -47,8 +44,7 @@ func (s *service) Export(ctx context.Context, i node.Instance, folder string) er
 	return out.Close()
 }
 
-// Import reads what Export wrote, as the owner: what is in it is the user's, and could do
-// as the administrator whatever it likes.
+// Import reads what Export wrote.
 func (s *service) Import(ctx context.Context, i node.Instance, folder string) error {
 	in, err := os.Open(filepath.Join(folder, dumpFile))
 	if err != nil {
@@ -58,19 +54,7 @@ func (s *service) Import(ctx context.Context, i node.Instance, folder string) er
 	if err := s.Enable(ctx, i); err != nil {
 		return err
 	}
-	// The schema that each new database has is in the export as well, if its user did not
-	// remove it.
-	err = s.within(ctx, i.Name, func(conn *pgx.Conn) error {
-		_, err := conn.Exec(ctx, "COMMENT ON SCHEMA public IS NULL")
-		return withoutStatement(err)
-	})
-	if err != nil {
-		return err
-	}
-	return s.client(ctx, i.User, i.Password, func(cmd *exec.Cmd) {
-		cmd.Stdin = in
-		cmd.Env = append(cmd.Env, "PGOPTIONS=-c statement_timeout=0 -c idle_in_transaction_session_timeout=0")
-	}, "pg_restore", "--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges", "--dbname="+i.Name)
+	return s.read(ctx, i, i.Name, in)
 }
 
 // client runs one of PostgreSQL's own clients on the server's socket.

@@ -201,7 +201,7 @@ func (s *service) credentials(i node.Instance, user, password string) wire.Crede
 
 // Unprovision removes an instance's database and its roles, and ends their sessions.
 func (s *service) Unprovision(ctx context.Context, i node.Instance) error {
-	statements := []string{"DROP DATABASE IF EXISTS " + name(i.Name) + " WITH (FORCE)"}
+	statements := append(dropBeside(i), "DROP DATABASE IF EXISTS "+name(i.Name)+" WITH (FORCE)")
 	for _, role := range append(usersOf(i), keeper(i)) {
 		statements = append(statements, "DROP ROLE IF EXISTS "+name(role))
 	}

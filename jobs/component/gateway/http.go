@@ -22,22 +22,25 @@ type api struct{ *Gateway }
 func (g api) handler() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, h := range map[string]func(*call) (any, error){
-		"POST /gateway/v1/configurations":                                g.servedProvision,
-		"DELETE /gateway/v1/configurations/{instance}":                   g.servedUnprovision,
-		"POST /gateway/v1/configurations/{instance}/handles":             g.servedBind,
-		"DELETE /gateway/v1/configurations/{instance}/handles/{binding}": g.servedUnbind,
-		"/gateway/v1/configurations/{instance}/snapshots":                lacks,
-		"/gateway/v1/configurations/{instance}/snapshots/{rest...}":      lacks,
-		"/gateway/v1/configurations/{instance}/serialized/{rest...}":     lacks,
-		"/gateway/v1/configurations/{instance}/jobs/{rest...}":           lacks,
-		"POST /service/internal/v1/restore":                              g.servedRestore,
-		"POST /service/internal/v1/recover":                              g.servedRecover,
-		"POST /service/internal/v1/check_orphan":                         g.servedCheck,
-		"GET /service/internal/v1/orphans":                               g.servedOrphans,
-		"DELETE /service/internal/v1/purge_orphan":                       g.servedPurge,
-		"POST /service/internal/v1/migration/{node}/{instance}/{action}": g.servedMigration,
-		"GET /service/internal/v1/migration/{node}/instances":            g.servedInstances,
-		"GET /service/internal/v1/instances/{instance}/node":             g.servedNode,
+		"POST /gateway/v1/configurations":                                   g.servedProvision,
+		"DELETE /gateway/v1/configurations/{instance}":                      g.servedUnprovision,
+		"POST /gateway/v1/configurations/{instance}/handles":                g.servedBind,
+		"DELETE /gateway/v1/configurations/{instance}/handles/{binding}":    g.servedUnbind,
+		"GET /gateway/v1/configurations/{instance}/snapshots":               g.servedSnapshots,
+		"POST /gateway/v1/configurations/{instance}/snapshots":              g.servedCreateSnapshot,
+		"GET /gateway/v1/configurations/{instance}/snapshots/{snapshot}":    g.servedSnapshot,
+		"PUT /gateway/v1/configurations/{instance}/snapshots/{snapshot}":    g.jobOf(wire.ServiceRollbackSnapshot),
+		"DELETE /gateway/v1/configurations/{instance}/snapshots/{snapshot}": g.jobOf(wire.ServiceDeleteSnapshot),
+		"GET /gateway/v1/configurations/{instance}/jobs/{job}":              g.jobOf(wire.ServiceJobDetails),
+		"/gateway/v1/configurations/{instance}/serialized/{rest...}":        lacks,
+		"POST /service/internal/v1/restore":                                 g.servedRestore,
+		"POST /service/internal/v1/recover":                                 g.servedRecover,
+		"POST /service/internal/v1/check_orphan":                            g.servedCheck,
+		"GET /service/internal/v1/orphans":                                  g.servedOrphans,
+		"DELETE /service/internal/v1/purge_orphan":                          g.servedPurge,
+		"POST /service/internal/v1/migration/{node}/{instance}/{action}":    g.servedMigration,
+		"GET /service/internal/v1/migration/{node}/instances":               g.servedInstances,
+		"GET /service/internal/v1/instances/{instance}/node":                g.servedNode,
 	} {
 		mux.Handle(pattern, g.endpoint(h))
 	}
@@ -186,7 +189,7 @@ func (g api) servedUnbind(c *call) (any, error) {
 
 // lacks answers what this gateway does not do.
 func lacks(*call) (any, error) {
-	return nil, wire.Failure(wire.ServiceExtension, "this service has no snapshots and no export")
+	return nil, wire.Failure(wire.ServiceExtension, "this service has no export")
 }
 
 func (g api) servedRestore(c *call) (any, error) {

@@ -36,8 +36,47 @@ type Config struct {
 	// MigrationNFS is a folder that all nodes of the service share, through which
 	// instances move; "": none move.
 	MigrationNFS string `yaml:"migration_nfs"`
+	// Snapshots is where snapshots of instances are kept, and how many.
+	Snapshots SnapshotConfig `yaml:"snapshots"`
 	// Ports are for the instances of a service that has a server for each.
 	Ports PortRange `yaml:"ports"`
+}
+
+// SnapshotConfig is what a node's file says of snapshots.
+type SnapshotConfig struct {
+	// Folder has them, below it one folder for each node; "": there are no snapshots. It
+	// is an absolute path, best on a disk of its own.
+	Folder string `yaml:"folder"`
+	// Max is how many an instance's owner may have, 5 unless set; MaxMB bounds each, 1024
+	// unless set.
+	Max   int `yaml:"max"`
+	MaxMB int `yaml:"max_mb"`
+	// TimeLimit bounds a job, 1800 s unless set.
+	TimeLimit component.Seconds `yaml:"time_limit"`
+	// Every is the time between two scheduled snapshots of an instance; 0: there are none.
+	// Keep is how many of them stay, 7 unless set.
+	Every component.Seconds `yaml:"every"`
+	Keep  int               `yaml:"keep"`
+}
+
+func (s SnapshotConfig) check() error {
+	switch {
+	case s.Folder != "" && !filepath.IsAbs(s.Folder):
+		return fmt.Errorf("snapshots.folder must be an absolute path, not %q", s.Folder)
+	case s.Max < 0 || s.Max > 1000:
+		return errors.New("snapshots.max is not within 0 and 1000")
+	case s.MaxMB < 1 || s.MaxMB > 1<<20:
+		return errors.New("snapshots.max_mb is not within 1 and 1048576")
+	case s.TimeLimit <= 0 || s.TimeLimit.Duration() > 24*time.Hour:
+		return errors.New("snapshots.time_limit must be a number of seconds, at most a day")
+	case s.Every != 0 && (s.Every.Duration() < time.Minute || s.Every.Duration() > 366*24*time.Hour):
+		return errors.New("snapshots.every must be 0, for no schedule, or between a minute and a year, in seconds")
+	case s.Every != 0 && s.Folder == "":
+		return errors.New("snapshots.every asks for snapshots, but snapshots.folder is empty")
+	case s.Keep < 1 || s.Keep > 1000:
+		return errors.New("snapshots.keep is not within 1 and 1000")
+	}
+	return nil
 }
 
 // PortRange is a range of ports, both ends in it. The zero value is empty.
@@ -60,7 +99,9 @@ const maxOperation = 600 * time.Second
 
 // load reads a configuration file, with it as it stands.
 func load(file string, own any) (Config, map[string]any, error) {
-	cfg := Config{Capacity: 200, Plan: "free", OpTimeLimit: 6, AnnounceInterval: component.Seconds(wire.ServiceAnnounceInterval.Seconds())}
+	cfg := Config{Capacity: 200, Plan: "free", OpTimeLimit: 6, AnnounceInterval: component.Seconds(wire.ServiceAnnounceInterval.Seconds()),
+		Snapshots: SnapshotConfig{Max: 5, MaxMB: 1024, TimeLimit: 1800, Keep: 7},
+	}
 	raw, err := component.Load(file, &cfg)
 	if err != nil {
 		return Config{}, nil, err
@@ -85,6 +126,9 @@ func load(file string, own any) (Config, map[string]any, error) {
 		err = errors.New("op_time_limit must be a number of seconds, at most 600")
 	case cfg.AnnounceInterval <= 0 || cfg.AnnounceInterval.Duration() >= wire.ServiceNodeLost:
 		err = errors.New("announce_interval must be a number of seconds below 300, after which gateways forget a silent node")
+	}
+	if err == nil {
+		err = cfg.Snapshots.check()
 	}
 	if err != nil {
 		return Config{}, nil, fmt.Errorf("cannot use the configuration %s: %w", file, err)

@@ -197,6 +197,17 @@ func (l *ledger) put(i Instance) error {
 	return nil
 }
 
+// retire marks a user of an instance that somebody else holds: keepTidy removes it.
+func (l *ledger) retire(name, user string) error {
+	i, there := l.get(name)
+	at := i.binding(user)
+	if !there || at < 0 {
+		return nil
+	}
+	i.Bindings[at].State = Removing
+	return l.put(i)
+}
+
 // remove forgets an instance.
 func (l *ledger) remove(name string) error {
 	if err := l.erase(name); err != nil {

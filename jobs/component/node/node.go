@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/clusterworks/deploy/jobs/component"
+	"github.com/clusterworks/deploy/jobs/component/node/lifecycle"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -24,6 +25,7 @@ type Node struct {
 	prefix  string
 	ledger  *ledger
 	service Service
+	keeper  *lifecycle.Keeper
 
 	tasks   sync.WaitGroup
 	working context.Context // of operations; ends when the node does
@@ -83,6 +85,10 @@ func open(p component.Process, d Definition) (_ *Node, err error) {
 		n.base.Close()
 		return nil, fmt.Errorf("cannot begin the service %s: %w", d.Name, err)
 	}
+	if n.keeper, err = openKeeper(cfg, d.Name, n.ledger, n.service, n.base.Log()); err != nil {
+		n.base.Close()
+		return nil, err
+	}
 	return n, nil
 }
 
@@ -102,6 +108,12 @@ func (n *Node) run(ctx context.Context) error {
 		wire.ServiceUpdate:      move(n, n.update),
 		wire.ServiceCleanUp:     move(n, n.cleanUp),
 		wire.ServicePurge:       operation(n, wire.ParsePurgeOrphans, n.purge),
+
+		wire.ServiceListSnapshots:    operation(n, wire.ParseSnapshotRequest, listSnapshots(n.keeper)),
+		wire.ServiceCreateSnapshot:   operation(n, wire.ParseSnapshotRequest, createSnapshot(n.keeper)),
+		wire.ServiceRollbackSnapshot: operation(n, wire.ParseSnapshotRequest, rollBack(n.keeper)),
+		wire.ServiceDeleteSnapshot:   operation(n, wire.ParseSnapshotRequest, deleteSnapshot(n.keeper)),
+		wire.ServiceJobDetails:       operation(n, wire.ParseSnapshotRequest, jobDetails(n.keeper)),
 	} {
 		if err := n.subscribe(wire.ServiceNodeSubject(n.prefix, operation, cfg.NodeID), handle); err != nil {
 			return err
@@ -114,7 +126,7 @@ func (n *Node) run(ctx context.Context) error {
 		return err
 	}
 	n.base.OnConnect(func() { n.announce(wire.ServiceSubject(n.prefix, wire.ServiceAnnounced), wire.ServiceDiscovery{}) })
-	parts := []func(context.Context) error{n.keepAnnouncing, n.keepTidy}
+	parts := []func(context.Context) error{n.keepAnnouncing, n.keepTidy, n.keeper.Run}
 	if r, is := n.service.(Runner); is {
 		parts = append(parts, r.Run)
 	}
@@ -276,6 +288,7 @@ func (n *Node) varz() map[string]any {
 	doc := map[string]any{
 		"node_id": about.ID, "plan": about.Plan, "supported_versions": about.SupportedVersions, "available_capacity": about.AvailableCapacity,
 		"capacity_unit": about.CapacityUnit, "instances": len(n.whole()), "disabled": n.current().disabled(),
+		"snapshots": n.keeper.Counts(),
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -78,6 +78,7 @@ func (n *Node) count(err error) {
 var (
 	errNotFound = wire.Failure(wire.ServiceNotFound, "there is no such instance on this node")
 	errBusy     = wire.Failure(wire.ServiceNodeTimeout, "Node operation timeout")
+	errRolling  = wire.Failure(wire.ServiceUnavailable, "the service is being rolled back to a snapshot; try again later")
 	errMoving   = wire.Failure(wire.ServiceUnavailable, "the instance is on its way to another node; try again later")
 )
 
@@ -96,6 +97,9 @@ func (n *Node) afterwards(ctx context.Context) (context.Context, context.CancelF
 
 // take waits for an instance and returns its record if it is one to work with.
 func (n *Node) take(ctx context.Context, name string) (i Instance, release func(), err error) {
+	if n.keeper.RollingBack(name) {
+		return Instance{}, nil, errRolling
+	}
 	release, ok := n.ledger.hold(ctx.Done(), name)
 	if !ok {
 		return Instance{}, nil, errBusy
@@ -200,6 +204,9 @@ func (n *Node) finishRemoval(ctx context.Context, i Instance) error {
 
 // unprovision removes an instance. One that is unknown is gone already.
 func (n *Node) unprovision(ctx context.Context, r wire.UnprovisionRequest) (any, error) {
+	if err := n.keeper.Forget(ctx, r.Name); err != nil {
+		return nil, err
+	}
 	release, ok := n.ledger.hold(ctx.Done(), r.Name)
 	if !ok {
 		return nil, errBusy
@@ -281,6 +288,10 @@ func (n *Node) removeBinding(ctx context.Context, i Instance, at int) error {
 // unbind removes a user. One that is unknown is gone already.
 func (n *Node) unbind(ctx context.Context, r wire.UnbindRequest) (any, error) {
 	i, release, err := n.take(ctx, r.Credentials.Name())
+	if errors.Is(err, error(errRolling)) {
+		// The user is kept out already, and removed when the rollback has ended.
+		return wire.ServiceAnswer{Success: true}, n.ledger.retire(r.Credentials.Name(), r.Credentials.User())
+	}
 	if errors.Is(err, error(errNotFound)) {
 		return wire.ServiceAnswer{Success: true}, nil
 	}

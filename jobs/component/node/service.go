@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"slices"
 
@@ -53,6 +54,27 @@ type Mover interface {
 	// Import puts what Export wrote into an instance that Provision has just made.
 	Import(ctx context.Context, i Instance, folder string) error
 }
+
+// Snapshotter is a Service whose instances can be copied into a file, and go back to it.
+type Snapshotter interface {
+	// Disable keeps users out of an instance and ends their connections.
+	Disable(ctx context.Context, i Instance) error
+	// Enable lets them in again.
+	Enable(ctx context.Context, i Instance) error
+	// Size returns about how many bytes are in an instance.
+	Size(ctx context.Context, i Instance) (int64, error)
+	// Dump writes what is in an instance as it is at one moment, while its users work.
+	// Other methods may be called for the instance meanwhile.
+	Dump(ctx context.Context, i Instance, to io.Writer) error
+	// Load replaces all that is in a disabled instance by what Dump wrote; users and
+	// passwords stay. If from ends with an error, Load fails. What was in the instance is
+	// still in it then, unless the error is an ErrHalfLoaded.
+	Load(ctx context.Context, i Instance, from io.Reader) error
+}
+
+// ErrHalfLoaded says that what was in an instance is gone, and what was to replace it is
+// not there. Its users are kept out until a rollback succeeds.
+var ErrHalfLoaded = wire.Failure(wire.ServiceInternal, "the rollback failed half-way, and the service lets nobody in: roll back again")
 
 // Restorer is a Service that can go back to a backup.
 type Restorer interface {

@@ -79,11 +79,7 @@ func (api *API) Routes(handle func(string, rest.Handler), user func(string, func
 	userJSON("POST /services/v1/binding_tokens", api.createBindingToken)
 	handle("GET /services/v1/binding_tokens/{token}", jsonOnly(api.getBindingToken))
 	userJSON("DELETE /services/v1/binding_tokens/{token}", api.deleteBindingToken)
-	for _, rest := range []string{"snapshots", "serialized", "jobs"} {
-		for _, suffix := range []string{"", "/{rest...}"} {
-			userJSON("/services/v1/configurations/{alias}/"+rest+suffix, func(http.ResponseWriter, *http.Request, model.Account) error { return model.ErrExtension })
-		}
-	}
+	api.snapshotRoutes(userJSON)
 }
 
 // fromGateway reports whether a request comes from the gateway of a service.

@@ -56,29 +56,12 @@ func (g gateway) ask(ctx context.Context, method, path string, body any) (handle
 }
 
 func (g gateway) call(ctx context.Context, method, path string, body any) (handle, error) {
-	data, err := json.Marshal(body)
-	if err != nil {
-		return handle{}, fmt.Errorf("cannot write the request: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, g.timeout)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, g.url+path, bytes.NewReader(data))
-	if err != nil {
-		return handle{}, fmt.Errorf("cannot make the request: %w", err)
-	}
-	request.Header.Set("Content-Type", "application/json")
-	request.Header.Set("X-VCAP-Service-Token", g.token)
-	response, err := g.s.Client.Do(request)
+	status, text, err := g.send(ctx, method, path, body)
 	if err != nil {
 		return handle{}, err
 	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(response.Body, maxGatewayAnswer))
-	if err != nil {
-		return handle{}, fmt.Errorf("cannot read the answer: %w", err)
-	}
-	if response.StatusCode != http.StatusOK {
-		return handle{}, fmt.Errorf("it answers %s: %.200s", response.Status, text)
+	if status != http.StatusOK {
+		return handle{}, fmt.Errorf("it answers %d: %.200s", status, text)
 	}
 	var answer struct {
 		handle
@@ -91,6 +74,61 @@ func (g gateway) call(ctx context.Context, method, path string, body any) (handl
 		answer.Configuration = answer.Data
 	}
 	return answer.handle, nil
+}
+
+func (g gateway) send(ctx context.Context, method, path string, body any) (status int, text []byte, err error) {
+	data, err := json.Marshal(body)
+	if err != nil {
+		return 0, nil, fmt.Errorf("cannot write the request: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.timeout)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, method, g.url+path, bytes.NewReader(data))
+	if err != nil {
+		return 0, nil, fmt.Errorf("cannot make the request: %w", err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("X-VCAP-Service-Token", g.token)
+	response, err := g.s.Client.Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	if text, err = io.ReadAll(io.LimitReader(response.Body, maxGatewayAnswer)); err != nil {
+		return 0, nil, fmt.Errorf("cannot read the answer: %w", err)
+	}
+	return response.StatusCode, text, nil
+}
+
+// relay asks for what concerns an instance's owner and not the controller, and returns
+// the gateway's answer, or an error of the API that has the gateway's words.
+func (g gateway) relay(ctx context.Context, method, path string, body any) (json.RawMessage, error) {
+	status, text, err := g.send(ctx, method, path, body)
+	if err != nil {
+		g.s.Log.Warn("a service gateway does not answer", "method", method, "url", g.url+path, "error", err)
+		return nil, model.ErrGateway
+	}
+	if status == http.StatusOK && json.Valid(text) {
+		return text, nil
+	}
+	var refusal struct {
+		Code        int    `json:"code"`
+		Description string `json:"description"`
+	}
+	if json.Unmarshal(text, &refusal) != nil || refusal.Code == 0 || refusal.Description == "" {
+		g.s.Log.Warn("a service gateway answered in a way of its own", "method", method, "url", g.url+path, "status", status)
+		return nil, model.ErrGateway
+	}
+	as := model.ErrGateway
+	switch status {
+	case http.StatusBadRequest:
+		as = model.ErrBadRequest
+	case http.StatusNotFound:
+		as = model.ErrServiceNotFound
+	case http.StatusNotImplemented:
+		as = model.ErrExtension
+	}
+	return nil, model.Because(as, "%.500s", refusal.Description)
 }
 
 // made asks for something new, which must come with an id.

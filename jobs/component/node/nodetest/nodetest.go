@@ -176,3 +176,85 @@ func (f *Fixture) Unprovision(c wire.Credentials) {
 	f.Helper()
 	f.ok(wire.ServiceUnprovision, wire.UnprovisionRequest{Name: c.Name()})
 }
+
+// Snapshots asks for an operation that is about snapshots and returns the answer.
+func (f *Fixture) Snapshots(operation string, request wire.SnapshotRequest) wire.SnapshotAnswer {
+	f.Helper()
+	body, err := json.Marshal(request)
+	if err != nil {
+		f.Fatal(err)
+	}
+	m, err := f.conn.Request(wire.ServiceNodeSubject(f.prefix, operation, f.ID), body, deadline)
+	if err != nil {
+		f.Fatal(err)
+	}
+	a, err := wire.ParseSnapshotAnswer(m.Data)
+	if err != nil {
+		f.Fatal(err)
+	}
+	return a
+}
+
+// Job asks for a job and returns how it ended.
+func (f *Fixture) Job(operation string, request wire.SnapshotRequest) wire.ServiceJob {
+	f.Helper()
+	a := f.Snapshots(operation, request)
+	if !a.Success {
+		f.Fatalf("%s: %v", operation, a.Error)
+	}
+	return f.Ended(request.InstanceID, a.Job.ID)
+}
+
+// Ended waits until a job has ended.
+func (f *Fixture) Ended(instance, job string) wire.ServiceJob {
+	f.Helper()
+	var last wire.ServiceJob
+	componenttest.Eventually(f, "the job ends", func() bool {
+		a := f.Snapshots(wire.ServiceJobDetails, wire.SnapshotRequest{InstanceID: instance, JobID: job})
+		if !a.Success {
+			f.Fatalf("job %s: %v", job, a.Error)
+		}
+		last = *a.Job
+		return last.CompletedAt != nil
+	})
+	return last
+}
+
+// Snapshot makes a snapshot of an instance and returns its id.
+func (f *Fixture) Snapshot(instance wire.Credentials) string {
+	f.Helper()
+	j := f.Job(wire.ServiceCreateSnapshot, wire.SnapshotRequest{InstanceID: instance.Name()})
+	if j.Status != wire.JobCompleted || j.Snapshot == nil || j.Snapshot.Size == 0 {
+		f.Fatalf("a snapshot: %+v", j)
+	}
+	return j.Snapshot.ID
+}
+
+// Rollback rolls an instance back to a snapshot.
+func (f *Fixture) Rollback(instance wire.Credentials, id string) {
+	f.Helper()
+	if j := f.Job(wire.ServiceRollbackSnapshot, wire.SnapshotRequest{InstanceID: instance.Name(), SnapshotID: id}); j.Status != wire.JobCompleted {
+		f.Fatalf("a rollback: %+v, %+v", j, j.Error)
+	}
+}
+
+// Tamper changes one byte in the middle of a snapshot's file.
+func (f *Fixture) Tamper(folder string, instance wire.Credentials, id string) {
+	f.Helper()
+	file := filepath.Join(folder, f.ID, instance.Name(), id+".data")
+	info, err := os.Stat(file)
+	if err != nil {
+		f.Fatal(err)
+	}
+	if info.Mode().Perm() != 0o600 {
+		f.Errorf("a snapshot has the mode %v", info.Mode())
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		f.Fatal(err)
+	}
+	data[len(data)/2] ^= 1
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		f.Fatal(err)
+	}
+}

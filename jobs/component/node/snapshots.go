@@ -1,0 +1,173 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/clusterworks/deploy/jobs/component/node/lifecycle"
+	"github.com/clusterworks/deploy/jobs/wire"
+)
+
+// archive lets snapshots be made of the instances in a ledger.
+type archive struct {
+	base    string // the folder of the instances' data
+	ledger  *ledger
+	service Snapshotter
+}
+
+// openKeeper returns what keeps the snapshots of a node. A service that has none keeps
+// none, whatever the configuration says.
+func openKeeper(cfg Config, name string, l *ledger, service Service, log *slog.Logger) (*lifecycle.Keeper, error) {
+	c := lifecycle.Config{
+		Max: cfg.Snapshots.Max, MaxBytes: int64(cfg.Snapshots.MaxMB) << 20, TimeLimit: cfg.Snapshots.TimeLimit.Duration(),
+		Every: cfg.Snapshots.Every.Duration(), Keep: cfg.Snapshots.Keep,
+	}
+	snapshotter, is := service.(Snapshotter)
+	if is && cfg.Snapshots.Folder != "" {
+		c.Folder = filepath.Join(cfg.Snapshots.Folder, cfg.NodeID)
+	}
+	a := archive{cfg.BaseDir, l, snapshotter}
+	return lifecycle.Open(c, name, filepath.Join(cfg.BaseDir, "jobs"), lifecycle.Instances{
+		Ready: service.Ready, Names: a.names, Key: a.key, Size: a.size, Dump: a.dump, Rollback: a.rollback,
+	}, log)
+}
+
+// names are the instances of which snapshots can be made now.
+func (a archive) names() []string {
+	names := []string{}
+	for _, i := range a.ledger.list() {
+		if i.State == Whole && !i.Disabled {
+			names = append(names, i.Name)
+		}
+	}
+	return names
+}
+
+// whole returns an instance that is there and not on its way to another node.
+func (a archive) whole(name string) (Instance, error) {
+	i, there := a.ledger.get(name)
+	switch {
+	case !there || i.State != Whole:
+		return Instance{}, errNotFound
+	case i.Disabled:
+		return Instance{}, errMoving
+	}
+	return i, nil
+}
+
+// key is made of what stays with an instance for its life, wherever it is, and which
+// the disk of the snapshots does not have.
+func (a archive) key(name string) ([]byte, string, bool) {
+	i, there := a.ledger.get(name)
+	if !there || i.State != Whole {
+		return nil, "", false
+	}
+	sum := sha256.Sum256([]byte("snapshots of " + i.Name + "\n" + i.Password))
+	return sum[:], i.Version, true
+}
+
+func (a archive) size(ctx context.Context, name string) (int64, error) {
+	i, err := a.whole(name)
+	if err != nil {
+		return 0, err
+	}
+	return a.service.Size(ctx, i)
+}
+
+func (a archive) dump(ctx context.Context, name string, to io.Writer) error {
+	i, err := a.whole(name)
+	if err != nil {
+		return err
+	}
+	return a.service.Dump(ctx, i, to)
+}
+
+// rollback holds the instance, so that nothing else is done with it.
+func (a archive) rollback(ctx context.Context, name string, source int64, from io.Reader, loaded func() error) error {
+	release, ok := a.ledger.hold(ctx.Done(), name)
+	if !ok {
+		return context.Cause(ctx)
+	}
+	defer release()
+	i, err := a.whole(name)
+	if err != nil {
+		return err
+	}
+	if from != nil {
+		err = a.load(ctx, i, source, from)
+		if err == nil {
+			err = loaded()
+		}
+		if errors.Is(err, error(ErrHalfLoaded)) {
+			return err
+		}
+	}
+	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
+	defer cancel()
+	if i, there := a.ledger.get(name); there { // users may have been retired meanwhile
+		return errors.Join(err, a.service.Enable(after, i))
+	}
+	return err
+}
+
+func (a archive) load(ctx context.Context, i Instance, source int64, from io.Reader) error {
+	var disk unix.Statfs_t
+	if err := unix.Statfs(a.base, &disk); err != nil {
+		return fmt.Errorf("cannot find out how much of the disk is free: %w", err)
+	}
+	// What is there stays until what replaces it is whole.
+	if room := int64(disk.Bavail) * disk.Bsize; room < source+source/4 {
+		return errors.Join(wire.Failure(wire.ServiceUnavailable, "the node's disk has no room for what is in the snapshot; ask its operator"),
+			fmt.Errorf("%d bytes are free, and %d are wanted", room, source+source/4))
+	}
+	if err := a.service.Disable(ctx, i); err != nil {
+		return err
+	}
+	return a.service.Load(ctx, i, from)
+}
+
+// snapshotWork is an operation that a keeper answers.
+type snapshotWork func(context.Context, wire.SnapshotRequest) (any, error)
+
+func listSnapshots(k *lifecycle.Keeper) snapshotWork {
+	return func(_ context.Context, r wire.SnapshotRequest) (any, error) {
+		list, err := k.List(r.InstanceID)
+		return wire.SnapshotAnswer{Success: true, Snapshots: list}, err
+	}
+}
+
+func createSnapshot(k *lifecycle.Keeper) snapshotWork {
+	return func(_ context.Context, r wire.SnapshotRequest) (any, error) {
+		j, err := k.Create(r.InstanceID, r.Name)
+		return wire.SnapshotAnswer{Success: true, Job: &j}, err
+	}
+}
+
+func rollBack(k *lifecycle.Keeper) snapshotWork {
+	return func(_ context.Context, r wire.SnapshotRequest) (any, error) {
+		j, err := k.Rollback(r.InstanceID, r.SnapshotID)
+		return wire.SnapshotAnswer{Success: true, Job: &j}, err
+	}
+}
+
+func deleteSnapshot(k *lifecycle.Keeper) snapshotWork {
+	return func(_ context.Context, r wire.SnapshotRequest) (any, error) {
+		j, err := k.Delete(r.InstanceID, r.SnapshotID)
+		return wire.SnapshotAnswer{Success: true, Job: &j}, err
+	}
+}
+
+func jobDetails(k *lifecycle.Keeper) snapshotWork {
+	return func(_ context.Context, r wire.SnapshotRequest) (any, error) {
+		j, err := k.Job(r.InstanceID, r.JobID)
+		return wire.SnapshotAnswer{Success: true, Job: &j}, err
+	}
+}
