@@ -296,3 +296,8 @@ func askMechanisms(ctx context.Context, address string) (string, error) {
 	_, err = io.ReadFull(conn, text)
 	return string(text), err
 }
+
+// NoSnapshots says why there are none.
+func (s *service) NoSnapshots() string {
+	return "memcached is a cache: there is nothing in it to keep, so it has no snapshots"
+}

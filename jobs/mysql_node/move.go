@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/clusterworks/deploy/jobs/component/node"
 )
@@ -56,9 +55,7 @@ func (s *service) Export(ctx context.Context, i node.Instance, folder string) er
 		return fmt.Errorf("cannot make the export: %w", err)
 	}
 	defer out.Close()
-	err = s.client(ctx, s.server.administrator, "", func(cmd *exec.Cmd) { cmd.Stdout = out },
-		"mariadb-dump", "--single-transaction", "--quick", "--routines", "--triggers", "--hex-blob", "--skip-lock-tables", "--default-character-set=utf8mb4", i.Name)
-	if err != nil {
+	if err := s.Dump(ctx, i, out); err != nil {
 		return err
 	}
 	if err := out.Sync(); err != nil {
@@ -67,28 +64,14 @@ func (s *service) Export(ctx context.Context, i node.Instance, folder string) er
 	return out.Close()
 }
 
-// Import reads what Export wrote, as the owner, who for as long as it takes may make
-// views, routines and triggers of other users of the instance.
-func (s *service) Import(ctx context.Context, i node.Instance, folder string) (err error) {
+// Import reads what Export wrote.
+func (s *service) Import(ctx context.Context, i node.Instance, folder string) error {
 	in, err := os.Open(filepath.Join(folder, dumpFile))
 	if err != nil {
 		return fmt.Errorf("cannot read the export: %w", err)
 	}
 	defer in.Close()
-	owner := account(i.User)
-	defer func() {
-		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer stop()
-		err = errors.Join(err, s.do(ctx, "ALTER USER "+owner+" ACCOUNT LOCK"), s.do(ctx, "REVOKE SET USER ON *.* FROM "+owner), s.endSessions(ctx, i.User))
-	}()
-	for _, statement := range []string{"GRANT SET USER ON *.* TO " + owner, "ALTER USER " + owner + " ACCOUNT UNLOCK"} {
-		if err := s.do(ctx, statement); err != nil {
-			return err
-		}
-	}
-	err = s.client(ctx, i.User, i.Password, func(cmd *exec.Cmd) { cmd.Stdin = in },
-		"mariadb", "--init-command=SET max_statement_time = 0", "--default-character-set=utf8mb4", "--batch", i.Name)
-	if err != nil {
+	if err := s.read(ctx, i, i.Name, in); err != nil {
 		return err
 	}
 	return s.adopt(ctx, i)

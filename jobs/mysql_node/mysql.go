@@ -186,7 +186,7 @@ func (s *service) Unprovision(ctx context.Context, i node.Instance) error {
 			return err
 		}
 	}
-	return s.do(ctx, "DROP DATABASE IF EXISTS "+name(i.Name))
+	return errors.Join(s.do(ctx, "DROP DATABASE IF EXISTS "+name(i.Name)), s.do(ctx, "DROP DATABASE IF EXISTS "+name(i.Name+loadingEnding)))
 }
 
 // Bind makes a user that may do in the database what its owner may.

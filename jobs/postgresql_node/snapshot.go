@@ -85,7 +85,7 @@ func (s *service) read(ctx context.Context, i node.Instance, database string, fr
 
 // Load puts a snapshot into a database beside the instance's and lets that take its place
 // when all is in it: until then nothing of the instance is touched.
-func (s *service) Load(ctx context.Context, i node.Instance, from io.Reader) error {
+func (s *service) Load(ctx context.Context, i node.Instance, from io.ReadSeeker) error {
 	if err := s.administer(ctx, dropBeside(i)...); err != nil { // of a node that died
 		return err
 	}

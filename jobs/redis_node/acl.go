@@ -24,15 +24,18 @@ func hash(password string) string {
 	return "#" + hex.EncodeToString(sum[:])
 }
 
-// aclFile is the file of a server's users. The user default, whom clients are that
+// aclFile is the file of a server's users, without any if the instance is disabled. The user default, whom clients are that
 // give a password without a name, has the passwords of all.
 func aclFile(i node.Instance, users []node.Binding) string {
 	line := func(name, state string, hashes []string, rules []string) string {
 		return strings.Join(append(append([]string{"user", name, state}, hashes...), rules...), " ") + "\n"
 	}
+	text := line(administrator, "on", []string{hash(i.Secret)}, []string{"~*", "&*", "+@all"})
+	if i.Disabled {
+		return text + line("default", "off", nil, nil)
+	}
 	users = append([]node.Binding{{User: i.User, Password: i.Password}}, users...)
 	var all []string
-	text := line(administrator, "on", []string{hash(i.Secret)}, []string{"~*", "&*", "+@all"})
 	for _, b := range users {
 		text += line(b.User, "on", []string{hash(b.Password)}, may)
 		all = append(all, hash(b.Password))

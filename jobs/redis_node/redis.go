@@ -257,13 +257,7 @@ func (s *service) admin(i node.Instance) *redis.Client {
 
 // Unprovision ends an instance's server and removes its files.
 func (s *service) Unprovision(_ context.Context, i node.Instance) error {
-	s.mu.Lock()
-	if c, is := s.clients[i.Name]; is {
-		c.Close()
-		delete(s.clients, i.Name)
-	}
-	s.mu.Unlock()
-	s.servers.Stop(i.Name)
+	s.stop(i)
 	if err := os.RemoveAll(filepath.Join(s.folder, i.Name)); err != nil {
 		return fmt.Errorf("cannot remove the server's files: %w", err)
 	}

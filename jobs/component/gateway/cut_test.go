@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"os/exec"
@@ -92,6 +93,53 @@ func (d drawer) Unbind(_ context.Context, i node.Instance, b node.Binding) error
 	return err
 }
 
+func (d drawer) Disable(_ context.Context, i node.Instance) error {
+	return os.WriteFile(d.at(i.Name, "closed"), nil, 0o600)
+}
+
+func (d drawer) Enable(_ context.Context, i node.Instance) error {
+	d.pause("enable, before")
+	err := os.Remove(d.at(i.Name, "closed"))
+	if errors.Is(err, os.ErrNotExist) {
+		err = nil
+	}
+	d.pause("enable, after")
+	return err
+}
+
+func (d drawer) Size(context.Context, node.Instance) (int64, error) { return 1, nil }
+
+// Dump writes the file "data", which is what an instance keeps.
+func (d drawer) Dump(_ context.Context, i node.Instance, to io.Writer) error {
+	data, err := os.ReadFile(d.at(i.Name, "data"))
+	if err != nil {
+		return err
+	}
+	half := len(data) / 2
+	if _, err := to.Write(data[:half]); err != nil {
+		return err
+	}
+	d.pause("dump, half")
+	_, err = to.Write(data[half:])
+	d.pause("dump, after")
+	return err
+}
+
+func (d drawer) Load(_ context.Context, i node.Instance, from io.ReadSeeker) error {
+	d.pause("load, before")
+	data, err := io.ReadAll(from)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(d.at(i.Name, "data"), data[:len(data)/2], 0o600); err != nil {
+		return err
+	}
+	d.pause("load, half")
+	err = os.WriteFile(d.at(i.Name, "data"), data, 0o600)
+	d.pause("load, after")
+	return err
+}
+
 // holds returns what is in the drawer: instances, and "instance/user" with the password.
 func (d drawer) holds(t *testing.T) map[string]string {
 	t.Helper()
@@ -116,15 +164,16 @@ type cuts struct {
 	*world
 	drawer
 	base, nodeFile string
+	snapshots      string // their folder
 	programs       map[string]*exec.Cmd
 }
 
 const cutNode = "nothing_node_free_0"
 
 func newCuts(t *testing.T) *cuts {
-	c := &cuts{world: newWorld(t, ""), drawer: drawer(t.TempDir()), base: t.TempDir(), programs: map[string]*exec.Cmd{}}
+	c := &cuts{world: newWorld(t, ""), drawer: drawer(t.TempDir()), base: t.TempDir(), snapshots: t.TempDir(), programs: map[string]*exec.Cmd{}}
 	c.nodeFile = filepath.Join(t.TempDir(), "node.yml")
-	text := fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nnode_id: %s\nbase_dir: %s\nop_time_limit: 0.8\nannounce_interval: 0.5\nsupported_versions: ['1.0']\n", c.bus, cutNode, c.base)
+	text := fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nnode_id: %s\nbase_dir: %s\nop_time_limit: 0.8\nannounce_interval: 0.5\nsupported_versions: ['1.0']\nsnapshots: {folder: %s, max: 3}\n", c.bus, cutNode, c.base, c.snapshots)
 	if err := os.WriteFile(c.nodeFile, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -80,15 +80,18 @@ func open(p component.Process, d Definition) (_ *Node, err error) {
 	for _, note := range notes {
 		n.base.Log().Error("cannot read an instance's record; keeping its data and its place", "note", note)
 	}
+	keeper, serve, err := openKeeper(cfg, d.Name, n.ledger, n.base.Log())
+	if err != nil {
+		n.base.Close()
+		return nil, err
+	}
+	n.keeper = keeper
 	n.service, err = d.Open(n.working, Host{cfg, n.base.Log(), n.base.Address(), n.whole})
 	if err != nil {
 		n.base.Close()
 		return nil, fmt.Errorf("cannot begin the service %s: %w", d.Name, err)
 	}
-	if n.keeper, err = openKeeper(cfg, d.Name, n.ledger, n.service, n.base.Log()); err != nil {
-		n.base.Close()
-		return nil, err
-	}
+	serve(n.service)
 	return n, nil
 }
 
@@ -262,11 +265,13 @@ func (n *Node) report() {
 	}
 }
 
-// whole returns the instances that are whole.
+// whole returns the instances that are whole. One that is being rolled back counts as
+// disabled: the node itself is at work there, as its owner.
 func (n *Node) whole() []Instance {
 	var list []Instance
 	for _, i := range n.ledger.list() {
 		if i.State == Whole {
+			i.Disabled = i.Disabled || n.keeper.RollingBack(i.Name)
 			list = append(list, i)
 		}
 	}

@@ -67,9 +67,9 @@ type Snapshotter interface {
 	// Other methods may be called for the instance meanwhile.
 	Dump(ctx context.Context, i Instance, to io.Writer) error
 	// Load replaces all that is in a disabled instance by what Dump wrote; users and
-	// passwords stay. If from ends with an error, Load fails. What was in the instance is
+	// passwords stay. from can be read again from its beginning. If it ends with an error, Load fails. What was in the instance is
 	// still in it then, unless the error is an ErrHalfLoaded.
-	Load(ctx context.Context, i Instance, from io.Reader) error
+	Load(ctx context.Context, i Instance, from io.ReadSeeker) error
 }
 
 // ErrHalfLoaded says that what was in an instance is gone, and what was to replace it is

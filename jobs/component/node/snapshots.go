@@ -21,27 +21,39 @@ type archive struct {
 	base    string // the folder of the instances' data
 	ledger  *ledger
 	service Snapshotter
+	state   func() error // of the service, as Service.Ready
 }
 
-// openKeeper returns what keeps the snapshots of a node. A service that has none keeps
-// none, whatever the configuration says.
-func openKeeper(cfg Config, name string, l *ledger, service Service, log *slog.Logger) (*lifecycle.Keeper, error) {
+func (a *archive) ready() error { return a.state() }
+
+// openKeeper returns what keeps the snapshots of a node. serve says, before it runs, for
+// which service.
+func openKeeper(cfg Config, name string, l *ledger, log *slog.Logger) (k *lifecycle.Keeper, serve func(Service), err error) {
 	c := lifecycle.Config{
 		Max: cfg.Snapshots.Max, MaxBytes: int64(cfg.Snapshots.MaxMB) << 20, TimeLimit: cfg.Snapshots.TimeLimit.Duration(),
 		Every: cfg.Snapshots.Every.Duration(), Keep: cfg.Snapshots.Keep,
 	}
-	snapshotter, is := service.(Snapshotter)
-	if is && cfg.Snapshots.Folder != "" {
+	if cfg.Snapshots.Folder != "" {
 		c.Folder = filepath.Join(cfg.Snapshots.Folder, cfg.NodeID)
 	}
-	a := archive{cfg.BaseDir, l, snapshotter}
-	return lifecycle.Open(c, name, filepath.Join(cfg.BaseDir, "jobs"), lifecycle.Instances{
-		Ready: service.Ready, Names: a.names, Key: a.key, Size: a.size, Dump: a.dump, Rollback: a.rollback,
+	a := &archive{base: cfg.BaseDir, ledger: l}
+	k, err = lifecycle.Open(c, name, filepath.Join(cfg.BaseDir, "jobs"), lifecycle.Instances{
+		Ready: a.ready, Names: a.names, Key: a.key, Size: a.size, Dump: a.dump, Rollback: a.rollback,
 	}, log)
+	return k, func(s Service) {
+		a.state = s.Ready
+		var is bool
+		if a.service, is = s.(Snapshotter); !is {
+			k.TurnOff("snapshots of " + name + " are not possible")
+		}
+		if w, is := s.(interface{ NoSnapshots() string }); is && w.NoSnapshots() != "" {
+			k.TurnOff(w.NoSnapshots())
+		}
+	}, err
 }
 
 // names are the instances of which snapshots can be made now.
-func (a archive) names() []string {
+func (a *archive) names() []string {
 	names := []string{}
 	for _, i := range a.ledger.list() {
 		if i.State == Whole && !i.Disabled {
@@ -52,7 +64,7 @@ func (a archive) names() []string {
 }
 
 // whole returns an instance that is there and not on its way to another node.
-func (a archive) whole(name string) (Instance, error) {
+func (a *archive) whole(name string) (Instance, error) {
 	i, there := a.ledger.get(name)
 	switch {
 	case !there || i.State != Whole:
@@ -65,7 +77,7 @@ func (a archive) whole(name string) (Instance, error) {
 
 // key is made of what stays with an instance for its life, wherever it is, and which
 // the disk of the snapshots does not have.
-func (a archive) key(name string) ([]byte, string, bool) {
+func (a *archive) key(name string) ([]byte, string, bool) {
 	i, there := a.ledger.get(name)
 	if !there || i.State != Whole {
 		return nil, "", false
@@ -74,7 +86,7 @@ func (a archive) key(name string) ([]byte, string, bool) {
 	return sum[:], i.Version, true
 }
 
-func (a archive) size(ctx context.Context, name string) (int64, error) {
+func (a *archive) size(ctx context.Context, name string) (int64, error) {
 	i, err := a.whole(name)
 	if err != nil {
 		return 0, err
@@ -82,7 +94,7 @@ func (a archive) size(ctx context.Context, name string) (int64, error) {
 	return a.service.Size(ctx, i)
 }
 
-func (a archive) dump(ctx context.Context, name string, to io.Writer) error {
+func (a *archive) dump(ctx context.Context, name string, to io.Writer) error {
 	i, err := a.whole(name)
 	if err != nil {
 		return err
@@ -91,7 +103,7 @@ func (a archive) dump(ctx context.Context, name string, to io.Writer) error {
 }
 
 // rollback holds the instance, so that nothing else is done with it.
-func (a archive) rollback(ctx context.Context, name string, source int64, from io.Reader, loaded func() error) error {
+func (a *archive) rollback(ctx context.Context, name string, source int64, from io.ReadSeeker, loaded func() error) error {
 	release, ok := a.ledger.hold(ctx.Done(), name)
 	if !ok {
 		return context.Cause(ctx)
@@ -118,7 +130,7 @@ func (a archive) rollback(ctx context.Context, name string, source int64, from i
 	return err
 }
 
-func (a archive) load(ctx context.Context, i Instance, source int64, from io.Reader) error {
+func (a *archive) load(ctx context.Context, i Instance, source int64, from io.ReadSeeker) error {
 	var disk unix.Statfs_t
 	if err := unix.Statfs(a.base, &disk); err != nil {
 		return fmt.Errorf("cannot find out how much of the disk is free: %w", err)

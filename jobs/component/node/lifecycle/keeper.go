@@ -54,14 +54,15 @@ type Instances struct {
 	// Dump writes what is in an instance.
 	Dump func(ctx context.Context, instance string, to io.Writer) error
 	// Rollback replaces all that is in an instance, while its users are kept out, and
-	// lets them in again after loaded. from is nil if all is loaded already. source is
-	// how many bytes the instance had.
-	Rollback func(ctx context.Context, instance string, source int64, from io.Reader, loaded func() error) error
+	// lets them in again after loaded. from can be read again from its beginning, and is
+	// nil if all is loaded already. source is how many bytes the instance had.
+	Rollback func(ctx context.Context, instance string, source int64, from io.ReadSeeker, loaded func() error) error
 }
 
 // Keeper makes, keeps and removes the snapshots of a node's instances.
 type Keeper struct {
 	config  Config
+	off     error // why there are no snapshots; nil: there are
 	service string
 	of      Instances
 	log     *slog.Logger
@@ -83,7 +84,6 @@ type work struct {
 }
 
 var (
-	errOff       = wire.Failure(wire.ServiceExtension, "this node keeps no snapshots: its operator has given no folder for them")
 	errNoJob     = wire.Failure(wire.ServiceNotFound, "there is no such job")
 	errLate      = wire.Failure(wire.ServiceNodeTimeout, "the job took longer than it may, and was ended")
 	errForgotten = wire.Failure(wire.ServiceNotFound, "the service was deleted")
@@ -97,6 +97,7 @@ func Open(c Config, service, records string, of Instances, log *slog.Logger) (*K
 		queue: newQueue(nil), work: map[string]*work{}, tried: map[string]time.Time{},
 	}
 	if c.Folder == "" {
+		k.off = wire.Failure(wire.ServiceExtension, "this node keeps no snapshots: its operator has given no folder for them (snapshots_dir)")
 		return k, nil
 	}
 	if err := os.MkdirAll(c.Folder, 0o700); err != nil {
@@ -119,9 +120,12 @@ func Open(c Config, service, records string, of Instances, log *slog.Logger) (*K
 	return k, nil
 }
 
+// TurnOff says why the service has no snapshots, before Run.
+func (k *Keeper) TurnOff(why string) { k.off = wire.Failure(wire.ServiceExtension, "%s", why) }
+
 // Run works at jobs, and makes snapshots as the schedule says, until ctx ends.
 func (k *Keeper) Run(ctx context.Context) error {
-	if k.config.Folder == "" {
+	if k.off != nil {
 		<-ctx.Done()
 		return nil
 	}
@@ -192,7 +196,7 @@ func (k *Keeper) do(node, working context.Context, j Job, w *work) {
 		made, err = k.perform(ctx, j, w)
 	}
 	if cause := context.Cause(ctx); err != nil && cause != nil {
-		err = errors.Join(cause, err)
+		err = errors.Join(err, cause)
 	}
 	cancel()
 
@@ -417,8 +421,8 @@ func (k *Keeper) view(j Job) wire.ServiceJob {
 
 // known returns what seals the snapshots of an instance that is there.
 func (k *Keeper) known(instance string) ([]byte, error) {
-	if k.config.Folder == "" {
-		return nil, errOff
+	if k.off != nil {
+		return nil, k.off
 	}
 	key, _, there := k.of.Key(instance)
 	if !there {
@@ -520,7 +524,7 @@ func (k *Keeper) RollingBack(instance string) bool {
 
 // Forget ends an instance's job and removes its jobs and snapshots: it is being deleted.
 func (k *Keeper) Forget(ctx context.Context, instance string) error {
-	if k.config.Folder == "" {
+	if k.off != nil {
 		return nil
 	}
 	k.mu.Lock()

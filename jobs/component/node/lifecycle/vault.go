@@ -276,17 +276,17 @@ func (c *counter) Write(p []byte) (int, error) {
 }
 
 // reader reads a snapshot until its context ends. Its end is an error if what was read
-// is not what the label says.
+// is not what the label says. It can be read again from the beginning.
 type reader struct {
 	ctx   context.Context
-	from  io.Reader
+	from  io.ReadSeeker
 	label label
 	hash  hash.Hash
 	size  int64
 	moved func(int)
 }
 
-func newReader(ctx context.Context, from io.Reader, l label, moved func(int)) *reader {
+func newReader(ctx context.Context, from io.ReadSeeker, l label, moved func(int)) *reader {
 	return &reader{ctx: ctx, from: from, label: l, hash: sha256.New(), moved: moved}
 }
 
@@ -302,6 +302,16 @@ func (r *reader) Read(p []byte) (int, error) {
 		return 0, errTampered
 	}
 	return n, err
+}
+
+// Seek goes back to the beginning, and nowhere else.
+func (r *reader) Seek(offset int64, whence int) (int64, error) {
+	if offset != 0 || whence != io.SeekStart {
+		return 0, errors.New("a snapshot can be read from its beginning only")
+	}
+	r.size = 0
+	r.hash.Reset()
+	return r.from.Seek(0, io.SeekStart)
 }
 
 func syncFolder(path string) error {
