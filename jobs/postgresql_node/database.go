@@ -182,3 +182,19 @@ func (s *service) endSessions(ctx context.Context, which string, arg any) error 
 	}
 	return nil
 }
+
+// loadingEnding ends the name of a database that a snapshot is loaded into; formerEnding
+// that of the one whose place it takes.
+const (
+	loadingEnding = "_loading"
+	formerEnding  = "_former"
+)
+
+// dropBeside are the statements that remove what Load makes beside an instance's database.
+func dropBeside(i node.Instance) []string {
+	var statements []string
+	for _, ending := range []string{loadingEnding, formerEnding} {
+		statements = append(statements, "DROP DATABASE IF EXISTS "+name(i.Name+ending)+" WITH (FORCE)")
+	}
+	return statements
+}

@@ -13,13 +13,6 @@ import (
 	"github.com/clusterworks/deploy/jobs/component/node"
 )
 
-// loadingEnding ends the name of a database that a snapshot is loaded into; formerEnding
-// that of the one whose place it takes.
-const (
-	loadingEnding = "_loading"
-	formerEnding  = "_former"
-)
-
 // Size returns what a database has on the disk.
 func (s *service) Size(ctx context.Context, i node.Instance) (size int64, err error) {
 	if err := s.pool.QueryRow(ctx, "SELECT pg_database_size(oid) FROM pg_database WHERE datname = $1", i.Name).Scan(&size); err != nil {
@@ -104,15 +97,6 @@ func (s *service) Load(ctx context.Context, i node.Instance, from io.ReadSeeker)
 	after, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	return errors.Join(err, s.administer(after, dropBeside(i)...))
-}
-
-// dropBeside are the statements that remove what Load makes beside an instance's database.
-func dropBeside(i node.Instance) []string {
-	var statements []string
-	for _, ending := range []string{loadingEnding, formerEnding} {
-		statements = append(statements, "DROP DATABASE IF EXISTS "+name(i.Name+ending)+" WITH (FORCE)")
-	}
-	return statements
 }
 
 // fill makes a database of an instance and puts a snapshot into it.
