@@ -27,6 +27,7 @@ type platform struct {
 	*cluster
 	domain string
 	env    []string
+	limit  time.Duration // of one vmc command; 0: two minutes
 }
 
 // startPlatform prepares a cluster that publishes on 127.0.0.1, which is where
@@ -52,7 +53,11 @@ func startPlatform(t *testing.T, manifest, domain string) *platform {
 // vmc runs the client as a user types it.
 func (p *platform) vmc(args ...string) (string, int) {
 	p.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	limit := 2 * time.Minute
+	if p.limit > 0 {
+		limit = p.limit
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	program, err := filepath.Abs("../bin/vmc")
 	if err != nil {

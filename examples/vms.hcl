@@ -76,16 +76,20 @@ group "control" {
 
   job "cloud_controller" {
     properties {
-      external_uri       = "api.${deployment.domain}"
-      secret             = secret.cloud_controller.value
-      allow_registration = true # leave this out where others reach the API
+      external_uri          = "api.${deployment.domain}"
+      secret                = secret.cloud_controller.value
+      allow_registration    = true # leave this out where others reach the API
+      max_staging_runtime_s = 170  # emulated, a staging takes long; nginx waits for 180
     }
   }
 
   job "health_manager" {}
 
   job "stager" {
-    properties { max_memory_mb = 256 }
+    properties {
+      max_memory_mb       = 256
+      max_staging_seconds = 160
+    }
   }
 }
 
@@ -96,7 +100,8 @@ group "dea" {
   job "dea" {
     properties {
       max_memory_mb        = 256
-      when_others_are_full = "warn" # with no other DEA its apps cannot move
+      when_others_are_full = "warn"                 # with no other DEA its apps cannot move
+      intervals            = { port_timeout = 300 } # seconds: emulated, Node.js begins slowly
     }
   }
 }

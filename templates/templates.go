@@ -6,5 +6,5 @@ import "embed"
 
 // FS has a folder for each template, named as in an infrastructure block.
 //
-//go:embed aws/*.tf gcp/*.tf hcloud/*.tf hosts local libvirt/*.tf libvirt/*.xsl openstack/*.tf
+//go:embed aws/*.tf gcp/*.tf hcloud/*.tf hosts local libvirt/*.tf libvirt/*.xsl openstack/*.tf proxmox/*.tf
 var FS embed.FS

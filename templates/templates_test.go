@@ -85,7 +85,7 @@ func tables(t *testing.T) (variables []string, attributes map[string]bool) {
 	for line := range strings.Lines(out) {
 		names, rest := row(line)
 		for _, n := range names {
-			attributes[n] = strings.Contains(rest, "optional") || strings.Contains(rest, "may be left out")
+			attributes[n] = strings.Contains(rest, "optional") || strings.Contains(rest, "left out")
 		}
 	}
 	return variables, attributes
