@@ -73,6 +73,22 @@ func TestBootSecondsOfTheTemplateHold(t *testing.T) {
 	}
 }
 
+// TestTheBusOfSlowMachinesIsAskedPatiently: one slow VM is enough, since it may be the
+// one that the bus runs on; a VM that boots as usual changes nothing.
+func TestTheBusOfSlowMachinesIsAskedPatiently(t *testing.T) {
+	f := fleetOf(t, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1}, sshtest.NewKeys(t))
+	vms := f.s.State.VMs
+	for _, test := range []struct {
+		boot int
+		want time.Duration
+	}{{0, busWait}, {300, busWait}, {900, 30 * time.Second}} {
+		vms["web/1"] = state.VM{BootSeconds: test.boot}
+		if got := patient(f.s, busWait); got != test.want {
+			t.Errorf("boot within %d s: the bus has %s to answer, not %s", test.boot, got, test.want)
+		}
+	}
+}
+
 // A VM that is slow to boot is slow to answer: what it is asked waits longer.
 func TestSlowMachinesAreAskedPatiently(t *testing.T) {
 	for _, test := range []struct {

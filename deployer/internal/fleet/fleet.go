@@ -91,6 +91,17 @@ const (
 // AskTime returns how long one question to the agent of a VM may take over SSH.
 func AskTime(vm state.VM) time.Duration { return max(askLimit, bootTime(vm)/slowAsk) }
 
+// patient returns a limit of the bus, longer where VMs are slow: an emulated one that
+// is busy takes more than two seconds to accept a connection or to answer.
+func patient(s *session.Session, limit time.Duration) time.Duration {
+	for _, id := range s.VMIDs() {
+		if boot := bootTime(s.VM(state.Own(id))); boot > bootstrap.UsualBoot {
+			limit = max(limit, boot/slowAsk)
+		}
+	}
+	return limit
+}
+
 // Close ends the connections.
 func (f *Fleet) Close() {
 	f.mu.Lock()
@@ -117,7 +128,7 @@ func (f *Fleet) ConnectBus(ctx context.Context) *bus.Bus {
 	f.busTried = true
 	settings, err := f.credentials.BusSettings(f.s.State.Bus)
 	if err == nil {
-		ctx, cancel := context.WithTimeout(ctx, busConnect)
+		ctx, cancel := context.WithTimeout(ctx, patient(f.s, busConnect))
 		defer cancel()
 		f.bus, err = bus.Connect(ctx, settings)
 	}
@@ -188,7 +199,7 @@ func (f *Fleet) Survey(ctx context.Context, effort Effort) map[string]*api.Inven
 		for _, id := range f.s.PreviousVMs() {
 			reasons[id] = errTwoVMs
 		}
-		for id, answer := range b.Inventories(ctx, onBus, busWait) {
+		for id, answer := range b.Inventories(ctx, onBus, patient(f.s, busWait)) {
 			if answer.Err != nil {
 				reasons[id] = answer.Err
 				continue
