@@ -159,14 +159,25 @@ func (r *Renderer) instance(g *manifests.Group, in manifests.Instance) (out *Ins
 	slices.SortFunc(out.Spec.Packages, func(a, b api.Package) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(out.Spec.SystemPackages, func(a, b api.SystemPackage) int { return cmp.Compare(a.Name, b.Name) })
 	if out.Known {
-		unnamed := out.Spec
-		unnamed.Jobs = slices.Clone(out.Spec.Jobs)
-		for i := range unnamed.Jobs {
-			unnamed.Jobs[i].Inputs = nil
-		}
-		out.Spec.Generation = r.digest("generation", unnamed)
+		out.Spec.Generation = r.digest("generation", unordered(out.Spec))
 	}
 	return out, anew, diags
+}
+
+// unordered returns a spec as its generation is computed of it: without what only
+// names causes, and with jobs, files and ports sorted, since blocks may stand in
+// any order.
+func unordered(spec api.Spec) api.Spec {
+	spec.Jobs = slices.Clone(spec.Jobs)
+	for i := range spec.Jobs {
+		job := &spec.Jobs[i]
+		job.Inputs = nil
+		job.Files, job.Listens = slices.Clone(job.Files), slices.Clone(job.Listens)
+		slices.SortFunc(job.Files, func(a, b api.File) int { return cmp.Compare(a.Path, b.Path) })
+		slices.SortFunc(job.Listens, func(a, b api.Listen) int { return cmp.Compare(a.Name, b.Name) })
+	}
+	slices.SortFunc(spec.Jobs, func(a, b api.Job) int { return cmp.Compare(a.Name, b.Name) })
+	return spec
 }
 
 // add puts a job to its instance.

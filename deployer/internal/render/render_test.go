@@ -2,6 +2,7 @@ package render
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -411,5 +412,46 @@ func TestDifference(t *testing.T) {
 	b.Spec.Jobs[0].Processes[0].Command[0] = "other"
 	if got := difference(a, b); got != "the specification" {
 		t.Errorf("another command: got %q", got)
+	}
+}
+
+// Blocks may stand in any order: a generation is the same however the jobs of a
+// group, and the templates and ports of a job, are laid out.
+func TestOrderOfBlocksMakesNoGeneration(t *testing.T) {
+	blocks := func(backwards bool, parts ...string) string {
+		if backwards {
+			slices.Reverse(parts)
+		}
+		return strings.Join(parts, "\n")
+	}
+	generation := func(jobs, parts bool, port int) string {
+		t.Helper()
+		source := "deployment \"d\" {}\ninfrastructure \"local\" {}\ngroup \"g\" {\n" + blocks(jobs, `job "a" {}`, `job "b" {}`) + "\n}\n"
+		job := `process "main" { command = ["/bin/sleep", "1000"] }` + "\n" + blocks(parts, `template "x" {
+  on_change = "none"
+}`, `template "y" {
+  on_change = "none"
+}`, fmt.Sprintf(`listen "one" { port = %d }`, port), fmt.Sprintf(`listen "two" { port = %d }`, port+1))
+		m, diags := manifests.Load(fstest.MapFS{"m.hcl": {Data: []byte(source)}}, "m.hcl", manifests.Options{Jobs: fstest.MapFS{
+			"a/job.hcl": {Data: []byte(job)}, "a/templates/x": {Data: []byte("x")}, "a/templates/y": {Data: []byte("y")},
+			"b/job.hcl": {Data: []byte(strings.ReplaceAll(job, "port = ", "port = 1"))}, "b/templates/x": {Data: []byte("x")}, "b/templates/y": {Data: []byte("y")},
+		}})
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		in, diags := New(m, manifests.Facts{}, []byte("key"), nil).Instance(m.Group("g"), manifests.Instance{Group: "g", Address: "127.0.0.2", AgentDir: "/vm0/agent"})
+		if diags.HasErrors() || !in.Known {
+			t.Fatal(diags, in.Known)
+		}
+		return in.Spec.Generation
+	}
+	was := generation(false, false, 7000)
+	for _, order := range [][2]bool{{true, false}, {false, true}, {true, true}} {
+		if now := generation(order[0], order[1], 7000); now != was {
+			t.Errorf("jobs backwards %v, their parts backwards %v: another generation", order[0], order[1])
+		}
+	}
+	if generation(false, false, 7002) == was {
+		t.Error("another port is no other generation")
 	}
 }

@@ -27,8 +27,9 @@ import (
 // testHost is a host whose every trace goes with the test.
 type testHost struct {
 	*host
-	t   *testing.T
-	key ssh.Signer
+	t    *testing.T
+	key  ssh.Signer
+	user string // who logs in; "": the current one
 }
 
 func newTestHost(t *testing.T) *testHost {

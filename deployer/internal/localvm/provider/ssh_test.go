@@ -2,6 +2,7 @@ package provider
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,7 +32,7 @@ func (h *testHost) dialAs(m machineState, key ssh.Signer) (*ssh.Client, error) {
 		h.t.Fatal(err)
 	}
 	return ssh.Dial("tcp", m.SSHAddress(), &ssh.ClientConfig{
-		User: me.Username, Auth: []ssh.AuthMethod{ssh.PublicKeys(key)},
+		User: cmp.Or(h.user, me.Username), Auth: []ssh.AuthMethod{ssh.PublicKeys(key)},
 		HostKeyCallback: ssh.FixedHostKey(hostKey), Timeout: 30 * time.Second,
 	})
 }
@@ -85,6 +87,27 @@ func TestSSH(t *testing.T) {
 		}
 		if want := fmt.Sprintf("in green %s %s %s\n", m.ID, dir, dir); stdout.String() != want || stderr.String() != "err\n" {
 			t.Errorf("stdout is %q, want %q; stderr is %q", stdout.String(), want, stderr.String())
+		}
+	})
+	t.Run("who is logged in, and from where", func(t *testing.T) {
+		me, err := user.Current()
+		if err != nil {
+			t.Fatal(err)
+		}
+		host, port, err := net.SplitHostPort(m.SSHAddress())
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := regexp.MustCompile(fmt.Sprintf(`^%s %s (\S+ \d+) %s (\S+ \d+) %s %s$`, me.Username, me.Username, port, regexp.QuoteMeta(host), port))
+		got := h.output(client, `echo $USER $LOGNAME $SSH_CLIENT $SSH_CONNECTION`)
+		if found := want.FindStringSubmatch(got); found == nil || found[1] != found[2] {
+			t.Errorf("it is %q", got)
+		}
+		as := *h
+		as.user = "nobody-else"
+		if other, err := as.dialAs(m, h.key); err == nil {
+			_ = other.Close()
+			t.Error("a user that the VM does not have is let in")
 		}
 	})
 	t.Run("nothing of the deployer's environment", func(t *testing.T) {

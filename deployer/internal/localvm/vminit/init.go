@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"os/user"
 	"path/filepath"
 	"runtime/debug"
 	"strconv"
@@ -34,6 +35,7 @@ type vmInit struct {
 	authorized atomic.Pointer[ssh.PublicKey]
 	config     localvm.Machine // as it was at the start, but for authorized
 	env        []string
+	user       string // whom it lets in: everything runs as the current user
 }
 
 // Main is the program of "deploy local-init --dir DIR" and returns its
@@ -53,6 +55,11 @@ func (v *vmInit) run() error {
 	if err != nil {
 		return err
 	}
+	me, err := user.Current()
+	if err != nil {
+		return fmt.Errorf("cannot tell the current user: %w", err)
+	}
+	v.user = me.Username
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("cannot become the subreaper: %w", err)
 	}

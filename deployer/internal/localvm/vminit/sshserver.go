@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"path/filepath"
 	"strconv"
@@ -32,7 +33,10 @@ func newSSHServer(v *vmInit) *sshServer {
 	s := &sshServer{init: v}
 	s.config = &ssh.ServerConfig{
 		ServerVersion: "SSH-2.0-deploy-local",
-		PublicKeyCallback: func(_ ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+		PublicKeyCallback: func(conn ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+			if conn.User() != v.user {
+				return nil, fmt.Errorf("this VM has no user %q, only %q", conn.User(), v.user)
+			}
 			if bytes.Equal(key.Marshal(), (*v.authorized.Load()).Marshal()) {
 				return nil, nil
 			}
@@ -63,7 +67,9 @@ func (s *sshServer) connection(conn net.Conn) {
 			if err != nil {
 				continue
 			}
-			owned.Go(func() { newSession(s.init, accepted).serve(requests) })
+			session := newSession(s.init, accepted)
+			session.env = loginEnv(server)
+			owned.Go(func() { session.serve(requests) })
 		case "direct-tcpip":
 			owned.Go(func() { s.forward(channel, dialTCP) })
 		case "direct-streamlocal@openssh.com":
@@ -72,6 +78,18 @@ func (s *sshServer) connection(conn net.Conn) {
 			_ = channel.Reject(ssh.UnknownChannelType, "this VM's SSH server has no channels of type "+channel.ChannelType())
 		}
 	}
+}
+
+// loginEnv returns what sshd tells of a connection in the environment of its
+// sessions: who is logged in, and from where to where.
+func loginEnv(conn ssh.ConnMetadata) []string {
+	env := []string{"USER=" + conn.User(), "LOGNAME=" + conn.User()}
+	from, port, err := net.SplitHostPort(conn.RemoteAddr().String())
+	to, toPort, err2 := net.SplitHostPort(conn.LocalAddr().String())
+	if errors.Join(err, err2) == nil {
+		env = append(env, "SSH_CLIENT="+from+" "+port+" "+toPort, "SSH_CONNECTION="+from+" "+port+" "+to+" "+toPort)
+	}
+	return env
 }
 
 // forward connects a channel with what its extra data names.
