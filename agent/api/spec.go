@@ -55,6 +55,9 @@ type Job struct {
 	// value, so that a later plan can tell which of them changed. The agent only
 	// keeps them; Generation does not cover them.
 	Inputs map[string]string `json:"inputs,omitempty"`
+	// Commands are the commands of processes, by name, as people may see them: in
+	// place of what is sensitive stands "(sensitive)". As Inputs, for a later plan.
+	Commands map[string][]string `json:"commands,omitempty"`
 }
 
 // Mbus asks for the message-bus URIs in files of the VM's image to be rewritten

@@ -204,11 +204,12 @@ func restartCause(w Wanted, active *api.Spec, j api.Job, p api.Process) string {
 		if changed := changedPackages(w.Spec, active); len(changed) > 0 {
 			out = append(out, "package "+strings.Join(changed, ", "))
 		} else {
-			out = append(out, because("command"))
+			before := findJob(active, j.Name)
+			out = append(out, because(commandChange(&before, &j, p.Name)))
 		}
 	}
-	if !equalMaps(was.Env, p.Env) {
-		out = append(out, because("environment"))
+	if names := differing(was.Env, p.Env); len(names) > 0 {
+		out = append(out, because("environment "+strings.Join(names, ", ")))
 	}
 	if was.User != p.User || was.Dir != p.Dir || was.Limits != p.Limits || was.Control != p.Control {
 		out = append(out, "user, folder or limits")

@@ -68,7 +68,7 @@ func TestCausesNameWhatChanged(t *testing.T) {
 			change: func(s *api.Spec) {
 				s.Jobs[0].Processes[0].Env, s.Jobs[0].Processes[0].Digest = map[string]string{"LEVEL": "2"}, "d2"
 			},
-			causes: []string{"property level"}, processes: []string{"restart: environment (property level) changed"},
+			causes: []string{"property level"}, processes: []string{"restart: environment LEVEL (property level) changed"},
 		},
 		{
 			name: "a property with on_change", inputs: now("property.level", "v2"), action: Update,

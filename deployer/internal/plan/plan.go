@@ -8,8 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/aymanbagabas/go-udiff"
-
 	"github.com/clusterworks/deploy/agent/api"
 )
 
@@ -466,7 +464,7 @@ func files(w Wanted, e Existing) []FileChange {
 				continue
 			}
 			from := e.Shown[key]
-			diff := unified(key, from, w.Shown[key], existed, true)
+			diff := difference(key, from, w.Shown[key], existed, true)
 			switch {
 			case diff != "":
 			case existed && was.Mode != f.Mode:
@@ -484,23 +482,12 @@ func files(w Wanted, e Existing) []FileChange {
 	}
 	for key, f := range old {
 		job, path, _ := strings.Cut(key, "/")
-		out = append(out, FileChange{Job: job, Path: path, Diff: unified(key, e.Shown[key], "", true, false), OnChange: f.OnChange})
+		out = append(out, FileChange{Job: job, Path: path, Diff: difference(key, e.Shown[key], "", true, false), OnChange: f.OnChange})
 	}
 	slices.SortStableFunc(out, func(a, b FileChange) int {
 		return strings.Compare(a.Job+"/"+a.Path, b.Job+"/"+b.Path)
 	})
 	return out
-}
-
-func unified(name, from, to string, existed, exists bool) string {
-	before, after := name, name
-	if !existed {
-		before = "/dev/null"
-	}
-	if !exists {
-		after = "/dev/null"
-	}
-	return udiff.Unified(before, after, from, to)
 }
 
 // processes are the processes that must be touched: wanted compared with running.
@@ -567,14 +554,19 @@ func findJob(s *api.Spec, name string) api.Job {
 	return api.Job{}
 }
 
-func equalMaps(a, b map[string]string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, v := range a {
-		if w, ok := b[k]; !ok || w != v {
-			return false
+// differing returns the names whose values differ, sorted.
+func differing(a, b map[string]string) []string {
+	var out []string
+	for name, value := range b {
+		if was, there := a[name]; !there || was != value {
+			out = append(out, name)
 		}
 	}
-	return true
+	for name := range a {
+		if _, left := b[name]; !left {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
 }

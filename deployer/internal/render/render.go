@@ -171,7 +171,7 @@ func unordered(spec api.Spec) api.Spec {
 	spec.Jobs = slices.Clone(spec.Jobs)
 	for i := range spec.Jobs {
 		job := &spec.Jobs[i]
-		job.Inputs = nil
+		job.Inputs, job.Commands = nil, nil
 		job.Files, job.Listens = slices.Clone(job.Files), slices.Clone(job.Listens)
 		slices.SortFunc(job.Files, func(a, b api.File) int { return cmp.Compare(a.Path, b.Path) })
 		slices.SortFunc(job.Listens, func(a, b api.Listen) int { return cmp.Compare(a.Name, b.Name) })
@@ -276,6 +276,12 @@ func (r *jobRenderer) job() api.Job {
 	for _, p := range r.spec.Processes {
 		r.out.Known = mbusKnown
 		job.Processes = append(job.Processes, r.process(p, job, owners))
+		if shown := r.shownStrings(p.Command); shown != nil {
+			if job.Commands == nil {
+				job.Commands = map[string][]string{}
+			}
+			job.Commands[p.Name] = shown
+		}
 		known = known && r.out.Known
 	}
 	r.out.Known = known && mbusKnown

@@ -455,3 +455,41 @@ func TestOrderOfBlocksMakesNoGeneration(t *testing.T) {
 		t.Error("another port is no other generation")
 	}
 }
+
+// How people may see a command goes to the agent with it: without what is secret.
+func TestCommandsAreShownWithoutSecrets(t *testing.T) {
+	m, diags := manifests.Load(fstest.MapFS{"m.hcl": {Data: []byte(`deployment "d" {}
+infrastructure "local" {}
+secret "key" { type = "password" }
+group "g" {
+  job "a" {
+    properties {
+      key   = secret.key.value
+      later = group.g.instances[0].address
+    }
+  }
+}
+`)}}, "m.hcl", manifests.Options{Jobs: fstest.MapFS{"a/job.hcl": {Data: []byte(`
+property "key" { type = string }
+property "later" { type = string }
+process "some" { command = ["/bin/a", 7, "-k=${property.key}"] }
+process "all" { command = concat(["/bin/a"], split(",", property.key)) }
+process "later" { command = ["/bin/a", property.later] }
+`)}}})
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	facts := manifests.Facts{Secrets: map[string]cty.Value{"key": cty.ObjectVal(map[string]cty.Value{"value": cty.StringVal("s3cret,x")})}}
+	in, diags := New(m, facts, []byte("key"), nil).Instance(m.Group("g"), manifests.Instance{Group: "g"})
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	job := in.Spec.Jobs[0]
+	got, err := json.Marshal(job.Commands)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := `{"all":["(sensitive)","(sensitive)","(sensitive)"],"some":["/bin/a","7","(sensitive)"]}`; string(got) != want {
+		t.Errorf("shown are %s, want %s; runs %q", got, want, job.Processes[0].Command)
+	}
+}

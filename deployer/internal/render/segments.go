@@ -227,3 +227,30 @@ func numberText(v cty.Value) string {
 	}
 	return f.Text('f', -1)
 }
+
+// shownStrings returns the strings of a list as people may see them; nil if the list
+// is not known, or wrong, which strings reports.
+func (r *jobRenderer) shownStrings(e hcl.Expression) []string {
+	if e == nil {
+		return nil
+	}
+	list, diags := manifests.Value(e, r.ctx)
+	hidden := list.IsMarked()
+	list, _ = list.Unmark()
+	if diags.HasErrors() || !list.IsKnown() || list.IsNull() || !list.CanIterateElements() {
+		return nil
+	}
+	out := []string{}
+	for _, v := range list.AsValueSlice() {
+		text, err := convert.Convert(v, cty.String)
+		switch {
+		case err != nil || !v.IsKnown() || v.IsNull():
+			return nil
+		case hidden || v.IsMarked():
+			out = append(out, SensitiveText)
+		default:
+			out = append(out, text.AsString())
+		}
+	}
+	return out
+}

@@ -148,23 +148,6 @@ func expand(l string) string {
 	return b.String()
 }
 
-func TestPEMIsShownAsItsFingerprint(t *testing.T) {
-	block := "-----BEGIN CERTIFICATE-----\nAAAA\nBBBB\n-----END CERTIFICATE-----"
-	diff := " tls:\n-  " + strings.ReplaceAll(block, "\n", "\n-  ") + "\n+  " + strings.ReplaceAll(strings.Replace(block, "AAAA", "CCCC", 1), "\n", "\n+  ") + "\n end\n"
-	var b bytes.Buffer
-	printDiff(&b, diff, false)
-	lines := strings.Split(strings.TrimSpace(b.String()), "\n")
-	if len(lines) != 4 || !strings.Contains(lines[1], "-  certificate, sha256 ") || !strings.Contains(lines[2], "+  certificate, sha256 ") || lines[1][20:] == lines[2][20:] {
-		t.Errorf("got\n%s", b.String())
-	}
-	cut := "+-----BEGIN CERTIFICATE-----\n+AAAA\n-BBBB\n"
-	b.Reset()
-	printDiff(&b, cut, false)
-	if strings.Contains(b.String(), "sha256") {
-		t.Errorf("a block that is not whole was shortened:\n%s", b.String())
-	}
-}
-
 // The source lines of a manifest's problems are somebody's text, too; and what is
 // wrong beside the manifest is not lost.
 func TestManifestErrorsAreSafeAndWhole(t *testing.T) {
