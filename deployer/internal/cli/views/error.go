@@ -21,7 +21,7 @@ func Error(w io.Writer, err error, color bool, width uint) {
 	if other == nil {
 		return
 	}
-	fmt.Fprintf(w, "%s %s\n", paint(color, red, "Error:"), safe(other.Error()))
+	fmt.Fprintf(w, "%s %s\n", paint(color, red, "Error:"), likewiseLines(safe(other.Error())))
 	shown := map[string]bool{} // instances that fail alike are told once
 	for _, failure := range failures(other) {
 		alike := strings.Join(append([]string{failure.Job, failure.Name}, failure.Log...), "\n")

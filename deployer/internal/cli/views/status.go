@@ -41,15 +41,16 @@ func Status(w io.Writer, s *deployer.Status, color bool, width int) {
 		}
 	}
 	printTable(w, rows, color, width)
+	var texts []string
 	for _, in := range s.Instances {
 		for _, reason := range in.Reasons {
-			fmt.Fprintf(w, "%s %s: %s\n", paint(color, yellow, "!"), in.ID, reason)
+			texts = append(texts, in.ID+": "+reason)
 		}
 		for _, d := range in.Drift {
-			fmt.Fprintf(w, "%s %s: drift: %s\n", paint(color, yellow, "!"), in.ID, d)
+			texts = append(texts, fmt.Sprintf("%s: drift: %s", in.ID, d))
 		}
 	}
-	for _, text := range s.Warnings {
+	for _, text := range append(likewise(texts, nil), s.Warnings...) {
 		fmt.Fprintf(w, "%s %s\n", paint(color, yellow, "!"), text)
 	}
 }

@@ -75,8 +75,12 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 
 // failing says which instances fail, and why.
 func failing(w io.Writer, list []plan.Failing, color bool) {
+	var texts []string
 	for _, f := range list {
-		fmt.Fprintf(w, "  %s %s is failing: %s\n", paint(color, red, "!"), f.Instance, strings.Join(f.Reasons, "; "))
+		texts = append(texts, f.Instance+" is failing: "+strings.Join(f.Reasons, "; "))
+	}
+	for _, text := range likewise(texts, nil) {
+		fmt.Fprintf(w, "  %s %s\n", paint(color, red, "!"), text)
 	}
 }
 
