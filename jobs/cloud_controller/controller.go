@@ -25,6 +25,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/services"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/staging"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/uaa"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/updates"
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/component/passwords"
@@ -139,8 +140,8 @@ func (c *Controller) serve(ctx context.Context) error {
 	}
 	p := c.wire(ctx, opened)
 	c.waitFor(errors.New("fetching what the other controllers have"))
-	if err := p.accounts.AddAdmins(ctx); err != nil {
-		return err
+	if !c.settle(ctx, p.accounts) {
+		return nil
 	}
 	if err := p.hosts.Subscribe(ctx); err != nil {
 		return err
@@ -167,6 +168,28 @@ func (c *Controller) serve(ctx context.Context) error {
 	return c.listen(ctx, p)
 }
 
+// settle tries until the accounts are where they are wanted, with those of the admins,
+// and reports whether they are: ctx may end first.
+func (c *Controller) settle(ctx context.Context, a *accounts.Accounts) bool {
+	for {
+		err := a.Settle(ctx)
+		if err == nil {
+			err = a.AddAdmins(ctx)
+		}
+		if err == nil {
+			return true
+		}
+		if known := c.waitFor(err); !known && ctx.Err() == nil {
+			c.base.Log().Warn("cannot serve yet; trying again", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}
+
 // openStore tries until the database is there. It returns nil if ctx ends first.
 func (c *Controller) openStore(ctx context.Context) *store.Store {
 	uri := func() (string, error) { return c.config.Now().DatabaseURI() }
@@ -188,12 +211,17 @@ func (c *Controller) openStore(ctx context.Context) *store.Store {
 	}
 }
 
+// uaa returns what asks the user component.
+func (c *Controller) uaa() *uaa.Client {
+	return uaa.New(func() config.UAA { return c.config.Now().UAA }, c.config.Start.Secure(), c.peers)
+}
+
 // wire makes the parts, which work until ctx ends.
 func (c *Controller) wire(ctx context.Context, opened *store.Store) *parts {
 	log, bus := c.base.Log(), c.base.Bus()
 	opened.ClaimWithin(func(host string) string { return c.config.Now().ClaimedIn(host) })
 	p := &parts{store: opened, frame: rest.NewFrame(ctx, log)}
-	p.accounts = accounts.New(accounts.Deps{Config: c.config, Log: log, Store: opened, Guard: c.guard})
+	p.accounts = accounts.New(accounts.Deps{Config: c.config, Log: log, Store: opened, Guard: c.guard, UAA: c.uaa()})
 	p.hosts = hosts.New(hosts.Deps{Config: c.config, Log: log, Bus: bus, Store: opened})
 	offered := services.New(services.Deps{Config: c.config, Log: log, Store: opened, Client: c.client})
 	p.peers = peers.New(peers.Deps{Config: c.config, Log: log, Store: opened, Blobs: c.blobs, Client: c.peers})
@@ -422,7 +450,7 @@ func (c *Controller) varz() map[string]any {
 func shown(raw map[string]any) map[string]any {
 	doc := map[string]any{}
 	for key, value := range raw {
-		if key != "admin_password" && key != "builtin_services" {
+		if key != "admin_password" && key != "builtin_services" && key != "uaa" {
 			doc[key] = value
 		}
 	}

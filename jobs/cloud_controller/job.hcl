@@ -157,6 +157,18 @@ property "allow_registration" {
   description = "Let anyone who reaches the API register. Otherwise only administrators create accounts (`vmc register EMAIL`)"
 }
 
+property "accounts" {
+  type        = string
+  default     = "controller"
+  description = "Where the passwords of accounts are: \"controller\", or \"uaa\", the link of that name. If another is set they move, as hashes: nobody needs a new password, everybody logs in once more. Leave the job uaa in place until they are back"
+  on_change   = "restart"
+
+  validation {
+    condition     = contains(["controller", "uaa"], property.accounts)
+    error_message = "Either \"controller\" or \"uaa\"."
+  }
+}
+
 property "app_uris" {
   type = object({
     allow_external  = optional(bool, false)
@@ -297,6 +309,10 @@ provides "cloud_controller" {
 }
 
 consumes "postgres" {
+  optional = true
+}
+
+consumes "uaa" {
   optional = true
 }
 

@@ -105,6 +105,13 @@ func (c *cc) configure(settings string) {
 }
 
 func (c *cc) run() {
+	c.w.t.Helper()
+	c.begin()
+	eventually(c.w.t, "the controller is ready", func() bool { return c.Address() != "" && c.base.Ready() == nil })
+}
+
+// begin is run without waiting until it is ready.
+func (c *cc) begin() {
 	t := c.w.t
 	t.Helper()
 	var err error
@@ -124,7 +131,6 @@ func (c *cc) run() {
 			t.Errorf("the controller ends with %v", err)
 		}
 	})
-	eventually(t, "the controller is ready", func() bool { return c.Address() != "" && c.base.Ready() == nil })
 }
 
 // client is a user of one controller.

@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/auth"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/uaa"
 	"github.com/clusterworks/deploy/jobs/component/passwords"
 )
 
@@ -23,13 +25,18 @@ type Deps struct {
 	Log    *slog.Logger
 	Store  *store.Store
 	Guard  passwords.Guard
+	UAA    *uaa.Client
 }
 
-// Accounts are the users' accounts.
-type Accounts struct{ Deps }
+// Accounts are the users' accounts. home.go is about those whose passwords are in the
+// user component.
+type Accounts struct {
+	Deps
+	home atomic.Value // string: where the passwords were when it was last looked
+}
 
 // New returns the accounts.
-func New(d Deps) *Accounts { return &Accounts{d} }
+func New(d Deps) *Accounts { return &Accounts{Deps: d} }
 
 func (s *Accounts) account(u store.User) model.Account {
 	admin := s.Config.Now().IsAdmin(u.Email)
@@ -42,20 +49,9 @@ func (s *Accounts) signer() auth.Signer {
 
 // Authenticate returns the account that makes the request.
 func (s *Accounts) Authenticate(r *http.Request) (model.Account, error) {
-	token := r.Header.Get("Authorization")
-	email, err := s.signer().Owner(token)
-	if err != nil || !passwords.PossibleEmail(email) {
-		return model.Account{}, model.ErrForbidden
-	}
-	u, err := s.Store.User(r.Context(), email)
-	if errors.Is(err, store.ErrNotFound) {
-		return model.Account{}, model.ErrForbidden
-	}
+	u, err := s.owner(r)
 	if err != nil {
 		return model.Account{}, err
-	}
-	if err := s.signer().Check(token, u.PasswordHash, time.Now()); err != nil {
-		return model.Account{}, model.ErrForbidden
 	}
 	a := s.account(u)
 	proxied := r.Header.Get("Proxy-User")
@@ -72,25 +68,38 @@ func (s *Accounts) Authenticate(r *http.Request) (model.Account, error) {
 	return s.account(u), err
 }
 
+// owner returns the user whose token a request carries.
+func (s *Accounts) owner(r *http.Request) (store.User, error) {
+	token := r.Header.Get("Authorization")
+	if bare, is := uaa.IsToken(token); is {
+		return s.ownerAtUAA(r.Context(), bare)
+	}
+	email, err := s.signer().Owner(token)
+	if err != nil || !passwords.PossibleEmail(email) {
+		return store.User{}, model.ErrForbidden
+	}
+	u, err := s.Store.User(r.Context(), email)
+	if errors.Is(err, store.ErrNotFound) {
+		return store.User{}, model.ErrForbidden
+	}
+	if err != nil {
+		return store.User{}, err
+	}
+	if err := s.signer().Check(token, u.PasswordHash, time.Now()); err != nil {
+		return store.User{}, model.ErrForbidden
+	}
+	return u, nil
+}
+
 // Optional authenticates the request if it carries a valid token; known reports
 // whether it does.
 func (s *Accounts) Optional(r *http.Request) (a model.Account, known bool, err error) {
 	a, err = s.Authenticate(r)
 	var told *model.Error
-	if errors.As(err, &told) {
+	if errors.As(err, &told) && told.Status != http.StatusServiceUnavailable {
 		return model.Account{}, false, nil
 	}
 	return a, err == nil, err
-}
-
-// checkPassword reports whether a login succeeds, or how long it has to wait after
-// others that have failed at any controller.
-func (s *Accounts) checkPassword(r *http.Request, email, hash, password string) (ok bool, wait time.Duration, err error) {
-	ok, wait, err = s.Guard.Check(r.Context(), s.Store.Logins(), email, s.clientAddress(r), hash, password)
-	if errors.Is(err, passwords.ErrBusy) {
-		err = model.ErrBusy
-	}
-	return ok, wait, err
 }
 
 // clientAddress returns where a request comes from: what a router says that shows

@@ -53,28 +53,56 @@ func (s *Accounts) CreateUser(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// addUser makes an account with its password, where passwords are.
 func (s *Accounts) addUser(ctx context.Context, email, password string) error {
+	home, err := s.Home(ctx)
+	if err != nil {
+		return err
+	}
+	if home == store.HomeUAA {
+		return s.addUserAtUAA(ctx, email, password)
+	}
 	hash, err := s.hash(ctx, password)
 	if err != nil {
 		return err
 	}
 	_, err = s.Store.CreateUser(ctx, email, hash)
-	return err
+	return told(err)
 }
 
-// hash refuses a new password that is too short.
-func (s *Accounts) hash(ctx context.Context, password string) (string, error) {
+// setPassword sets a user's password, where passwords are.
+func (s *Accounts) setPassword(ctx context.Context, u store.User, password string) error {
+	home, err := s.Home(ctx)
+	if err != nil {
+		return err
+	}
+	if home == store.HomeUAA {
+		return s.setPasswordAtUAA(ctx, u, password)
+	}
+	hash, err := s.hash(ctx, password)
+	if err != nil {
+		return err
+	}
+	return told(s.Store.SetPassword(ctx, u.ID, hash))
+}
+
+// longEnough refuses a new password that is too short.
+func (s *Accounts) longEnough(password string) error {
 	if least := s.Config.Now().MinPasswordLength; len(password) < least {
-		return "", model.Because(model.ErrBadRequest, "a password has at least %d characters", least)
+		return model.Because(model.ErrBadRequest, "a password has at least %d characters", least)
+	}
+	return nil
+}
+
+func (s *Accounts) hash(ctx context.Context, password string) (string, error) {
+	if err := s.longEnough(password); err != nil {
+		return "", err
 	}
 	hash, err := s.Guard.Hasher.Hash(ctx, password)
-	switch {
-	case errors.Is(err, passwords.ErrPassword):
-		return "", model.Because(model.ErrBadRequest, "%v", err)
-	case errors.Is(err, passwords.ErrBusy):
-		return "", model.ErrBusy
+	if errors.Is(err, passwords.ErrPassword) {
+		err = model.Because(model.ErrBadRequest, "%v", err)
 	}
-	return hash, err
+	return hash, told(err)
 }
 
 // AddAdmins makes the accounts of admins that are missing.
@@ -169,11 +197,7 @@ func (s *Accounts) ChangePassword(w http.ResponseWriter, r *http.Request, a mode
 	if err := rest.ReadJSON(w, r, &body); err != nil {
 		return err
 	}
-	hash, err := s.hash(r.Context(), body.Password)
-	if err != nil {
-		return err
-	}
-	if err := s.Store.SetPassword(r.Context(), u.ID, hash); err != nil {
+	if err := s.setPassword(r.Context(), u, body.Password); err != nil {
 		return err
 	}
 	s.Log.Info("password changed", "email", u.Email, "by", a.Email)
@@ -196,16 +220,18 @@ func (s *Accounts) CreateToken(w http.ResponseWriter, r *http.Request) error {
 	if err := rest.ReadJSON(w, r, &body); err != nil && !byAdmin {
 		return err
 	}
-	u, err := s.Store.User(r.Context(), email)
-	if err != nil && !errors.Is(err, store.ErrNotFound) {
-		return err
-	}
+	var u store.User
 	if byAdmin {
+		if u, err = s.Store.User(r.Context(), email); errors.Is(err, store.ErrNotFound) {
+			err = model.ErrUserNotFound
+		}
 		if err != nil {
-			return model.ErrUserNotFound
+			return err
 		}
 	} else {
-		ok, wait, err := s.checkPassword(r, email, u.PasswordHash, body.Password)
+		var ok bool
+		var wait time.Duration
+		u, ok, wait, err = s.checkPassword(r, email, body.Password)
 		switch {
 		case err != nil:
 			return err
@@ -218,6 +244,24 @@ func (s *Accounts) CreateToken(w http.ResponseWriter, r *http.Request) error {
 	until := time.Now().Add(time.Duration(s.Config.Now().Keys.TokenExpiration) * time.Second)
 	rest.WriteJSON(w, http.StatusOK, map[string]string{"token": s.signer().Sign(u.Email, u.PasswordHash, until)})
 	return nil
+}
+
+// checkPassword returns the user who logs in, or how long they have to wait after other
+// logins that have failed at any controller.
+func (s *Accounts) checkPassword(r *http.Request, email, password string) (u store.User, ok bool, wait time.Duration, err error) {
+	home, err := s.Home(r.Context())
+	if err != nil {
+		return u, false, 0, err
+	}
+	if home == store.HomeUAA {
+		return s.checkPasswordAtUAA(r, email, password)
+	}
+	u, err = s.Store.User(r.Context(), email)
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return u, false, 0, err
+	}
+	ok, wait, err = s.Guard.Check(r.Context(), s.Store.Logins(), email, s.clientAddress(r), u.PasswordHash, password)
+	return u, ok, wait, told(err)
 }
 
 // tooManyAttempts refuses a login that comes too soon after failed ones.

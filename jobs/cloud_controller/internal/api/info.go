@@ -46,6 +46,9 @@ func (s *Server) getInfo(w http.ResponseWriter, r *http.Request) error {
 	if level := s.Placer.Isolation(); level != "" {
 		doc["isolation"] = level
 	}
+	if at := s.Accounts.Login(); at != "" {
+		doc["authorization_endpoint"] = at
+	}
 	a, known, err := s.Accounts.Optional(r)
 	if err != nil {
 		return err

@@ -37,6 +37,9 @@ func (s *Server) deleteUser(w http.ResponseWriter, r *http.Request, a model.Acco
 			return err
 		}
 	}
+	if err := s.Accounts.Forget(ctx, u.Email); err != nil {
+		return err
+	}
 	if err := s.Store.DeleteUser(ctx, u.ID); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
 	}

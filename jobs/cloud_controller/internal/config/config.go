@@ -101,7 +101,21 @@ type Accounts struct {
 	DefaultCapacity Capacity `yaml:"default_account_capacity"`
 	AdminCapacity   Capacity `yaml:"admin_account_capacity"`
 	Keys            Keys     `yaml:"keys"`
+	// AccountsIn says where the passwords of accounts are: "controller", or "uaa", the
+	// user component, at UAA. If they are elsewhere at the start, they move.
+	AccountsIn string `yaml:"accounts_in"`
+	UAA        UAA    `yaml:"uaa"`
 }
+
+// UAA says where the user component is.
+type UAA struct {
+	URL       string   `yaml:"url"`       // as users find it: the issuer of its tokens
+	Addresses []string `yaml:"addresses"` // host:port for us, of each instance
+	Secret    string   `yaml:"secret"`    // what it knows us by
+}
+
+// Known reports whether there is a user component.
+func (u UAA) Known() bool { return len(u.Addresses) > 0 }
 
 // Apps says what apps may be and where their files are kept.
 type Apps struct {
@@ -282,6 +296,7 @@ func Defaults() Config {
 		Serving: Serving{ExternalPort: 9022, InternalPort: 9023, InternalTLSPort: 9024, InternalPlaintext: true, PeerKeepalive: 3 * time.Second, DrainTimeout: 35 * time.Second},
 		Info:    Info{Name: "vcap", Build: 2222, Version: "0.999", Description: "Cloud Foundry of the first generation"},
 		Accounts: Accounts{
+			AccountsIn:        "controller",
 			MinPasswordLength: 8,
 			DefaultCapacity:   Capacity{Memory: 2048, AppURIs: 4, Services: 16, Apps: 20, Instances: 200},
 			AdminCapacity:     Capacity{Memory: 32768, AppURIs: 16, Services: 32, Apps: 200, Instances: 2000},
@@ -335,6 +350,12 @@ func (c *Config) complete() error {
 		return errors.New("max_droplet_size_mb must be positive, resource_pool_mb not negative")
 	case c.AppLimits.Instances < 1 || c.AppLimits.MemoryMin < 1 || c.AppLimits.Disk < 1 || c.AppLimits.FDs < 1:
 		return errors.New("app_limits must be positive numbers")
+	case c.AccountsIn != "controller" && c.AccountsIn != "uaa":
+		return fmt.Errorf("accounts_in %q is neither \"controller\" nor \"uaa\"", c.AccountsIn)
+	case c.AccountsIn == "uaa" && !c.UAA.Known():
+		return errors.New("accounts_in is \"uaa\", but uaa.addresses are missing")
+	case c.UAA.Known() && (c.UAA.URL == "" || len(c.UAA.Secret) < 16):
+		return errors.New("uaa needs its url and a secret of at least 16 characters")
 	case c.MinPasswordLength < 1:
 		return errors.New("min_password_length must be positive")
 	case c.AdminPassword != "" && len(c.AdminPassword) < c.MinPasswordLength:

@@ -51,6 +51,8 @@ var (
 	ErrStagingTimedOut = &Error{http.StatusInternalServerError, 800, "Staging timed out"}
 	ErrNotHereNow      = &Error{http.StatusServiceUnavailable, 111, "The file cannot be fetched from another controller now, try again"}
 	ErrBusy            = &Error{http.StatusServiceUnavailable, 111, "Too many logins at once, try again"}
+	ErrAccountsMove    = &Error{http.StatusServiceUnavailable, 111, "The accounts are being moved, try again"}
+	ErrUAAAway         = &Error{http.StatusServiceUnavailable, 111, "The user component cannot be asked now, try again"}
 	ErrNoSuchRoute     = &Error{Status: http.StatusNotFound}
 )
 

@@ -172,6 +172,7 @@ func scenario(t testing.TB, s *Store) {
 
 	failedLogins(t, s)
 	platformHosts(t, s)
+	accountsMove(t, s)
 
 	hello := newApp(dev, "hello", "hello.cf", "www.hello.cf")
 	must(t, s.CreateApp(ctx, &hello, nil))
@@ -284,6 +285,59 @@ func scenario(t testing.TB, s *Store) {
 }
 
 // failedLogins goes through what the controllers remember of logins.
+// accountsMove: passwords are in one place, and nothing is kept of them that does not
+// belong there.
+func accountsMove(t testing.TB, s *Store) {
+	ctx := t.Context()
+	before, err := s.Users(ctx)
+	must(t, err)
+	broken := errors.New("the user component is away")
+	_, err = s.MoveHome(ctx, HomeUAA, func([]User) (map[string]string, error) { return nil, broken })
+	wantError(t, err, broken)
+	moved, err := s.MoveHome(ctx, HomeUAA, func(users []User) (map[string]string, error) {
+		kept := map[string]string{}
+		for _, u := range users {
+			kept[u.Email] = Stamped("of " + u.PasswordHash)
+		}
+		return kept, nil
+	})
+	must(t, err)
+	if home, err := s.Home(ctx); !moved || home != HomeUAA || err != nil {
+		t.Errorf("moved %v to %s, %v", moved, home, err)
+	}
+	wantError(t, s.SetPassword(ctx, before[0].ID, "a hash"), ErrMoved)
+	_, err = s.CreateUser(ctx, "late@example.com", "a hash")
+	wantError(t, err, ErrMoved)
+	must(t, s.SetPassword(ctx, before[0].ID, Stamped("new")))
+	moved, err = s.MoveHome(ctx, HomeUAA, func([]User) (map[string]string, error) { return nil, broken })
+	if moved || err != nil {
+		t.Errorf("they move where they are: %v, %v", moved, err)
+	}
+	_, err = s.MoveHome(ctx, HomeController, func(users []User) (map[string]string, error) {
+		if users[0].PasswordHash != "uaa:new" {
+			t.Errorf("users are %+v", users)
+		}
+		kept := map[string]string{"back@example.com": "hash of back"}
+		for _, u := range before {
+			kept[u.Email] = u.PasswordHash
+		}
+		return kept, nil
+	})
+	must(t, err)
+	back, err := s.User(ctx, "back@example.com")
+	must(t, err)
+	if back.PasswordHash != "hash of back" {
+		t.Errorf("an account that comes back is %+v", back)
+	}
+	must(t, s.DeleteUser(ctx, back.ID))
+	wantError(t, s.SetPassword(ctx, before[0].ID, Stamped("late")), ErrMoved)
+	after, err := s.Users(ctx)
+	must(t, err)
+	if !slices.Equal(before, after) {
+		t.Errorf("%+v became %+v", before, after)
+	}
+}
+
 func failedLogins(t testing.TB, s *Store) {
 	ctx := t.Context()
 	want := func(email string, unix int64) {

@@ -39,10 +39,16 @@ const (
 		CAST(coalesce(sum(CASE WHEN state = 'STARTED' THEN instances ELSE 0 END), 0) AS BIGINT) FROM apps WHERE owner_id = $1`
 )
 
-// CreateUser adds an account; ErrExists if there is one with that email.
+// CreateUser adds an account; ErrExists if there is one with that email, ErrMoved if
+// passwordHash does not belong where the passwords are.
 func (s *UserStore) CreateUser(ctx context.Context, email, passwordHash string) (User, error) {
 	u := User{Email: strings.ToLower(email), PasswordHash: passwordHash}
-	err := s.db.QueryRowContext(ctx, insertUser, u.Email, passwordHash, s.now().Unix()).Scan(&u.ID)
+	err := s.db.Transact(ctx, func(q sqldb.Querier) error {
+		if err := s.fits(ctx, q, passwordHash); err != nil {
+			return err
+		}
+		return q.QueryRowContext(ctx, insertUser, u.Email, passwordHash, s.now().Unix()).Scan(&u.ID)
+	})
 	if sqldb.IsDuplicate(err) {
 		return User{}, ErrExists
 	}
@@ -70,22 +76,31 @@ func (s *UserStore) user(row *sql.Row) (User, error) {
 	return u, nil
 }
 
+func scanUser(rows *sql.Rows) (u User, err error) {
+	err = rows.Scan(&u.ID, &u.Email, &u.PasswordHash)
+	return u, err
+}
+
 // Users are all accounts, by email.
 func (s *UserStore) Users(ctx context.Context) ([]User, error) {
-	users, err := sqldb.Collect(ctx, s.db, func(rows *sql.Rows) (u User, err error) {
-		err = rows.Scan(&u.ID, &u.Email, &u.PasswordHash)
-		return u, err
-	}, selectUsers)
+	users, err := sqldb.Collect(ctx, s.db, scanUser, selectUsers)
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the users: %w", err)
 	}
 	return users, nil
 }
 
-// SetPassword replaces a user's password hash.
+// SetPassword replaces a user's password hash; ErrMoved if it does not belong where the
+// passwords are.
 func (s *UserStore) SetPassword(ctx context.Context, userID int64, passwordHash string) error {
-	result, err := s.db.ExecContext(ctx, updatePassword, userID, passwordHash, s.now().Unix())
-	if err := sqldb.Changed(result, err, ErrNotFound); err != nil {
+	err := s.db.Transact(ctx, func(q sqldb.Querier) error {
+		if err := s.fits(ctx, q, passwordHash); err != nil {
+			return err
+		}
+		result, err := q.ExecContext(ctx, updatePassword, userID, passwordHash, s.now().Unix())
+		return sqldb.Changed(result, err, ErrNotFound)
+	})
+	if err != nil {
 		return fmt.Errorf("cannot set the password: %w", err)
 	}
 	return nil
