@@ -166,7 +166,7 @@ bench: build ## how long applies take; the router beside nginx, haproxy and http
 	@.ci/setup.sh nginx haproxy redis-server memcached rabbitmq-server
 	go test -run '^$$' -bench . -benchtime 5x ./deployer # plans, applies and rollouts of thousands of simulated agents
 	go test -tags e2e -run '^$$' -bench . -benchtime 5x -timeout 15m ./examples/...
-	go test -run '^$$' -bench Peers -benchtime 1x ./jobs/router
+	go test -run '^$$' -bench 'Peers|Routes' -benchtime 1x ./jobs/router
 	go test -run '^$$' -bench Provision -benchtime 1x -p 1 ./jobs/redis_node ./jobs/memcached_node ./jobs/rabbitmq_node # 20 at once
 
 soak: build ## 200,000 requests during rolling updates and reloads, 100,000 during those of DEAs, 50,000 during those of an app: none may fail; 200 placements

@@ -94,7 +94,7 @@ func (r *Router) sendTo(b *backend, out outgoing, still func() bool) (*http.Resp
 func (r *Router) take(x *exchange, tried []string) (*backend, error) {
 	uploads := x.body != nil
 	for {
-		b, full := r.choose(x.host, x.session, tried, uploads)
+		b, full := r.table.choose(x.host, x.session, tried, uploads, x.started)
 		if b == nil {
 			if full {
 				return nil, errBusy

@@ -193,7 +193,7 @@ func TestInstanceBounds(t *testing.T) {
 	running := func() (requests, uploads int) {
 		c.router.mu.RLock()
 		defer c.router.mu.RUnlock()
-		in := c.router.table.lookup("a.test")[0].instance
+		in := c.router.table.lookup("a.test").backends[0].instance
 		return int(in.requests.Load()), int(in.uploads.Load())
 	}
 	var slow []net.Conn

@@ -2,7 +2,7 @@ package router
 
 import (
 	"net/http"
-	"slices"
+	"strings"
 
 	"golang.org/x/net/http/httpguts"
 )
@@ -26,7 +26,7 @@ func appendHead(b []byte, x *exchange, in *http.Request) (head []byte, ok bool) 
 	connection := in.Header["Connection"]
 	for name, values := range in.Header {
 		switch {
-		case slices.Contains(hopByHop, name) || fronts(name) || httpguts.HeaderValuesContainsToken(connection, name):
+		case hopByHop(name) || fronts(name) || httpguts.HeaderValuesContainsToken(connection, name):
 			continue
 		case name == "Content-Length" || name == "Host":
 			continue
@@ -77,4 +77,30 @@ func plainHost(host string) bool {
 		}
 	}
 	return host != ""
+}
+
+// hopByHop reports whether a header concerns one connection only (RFC 9110, 7.6.1).
+func hopByHop(name string) bool {
+	switch name {
+	case "Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
+		"Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return true
+	}
+	return false
+}
+
+// removeHopByHop removes these, and those that Connection names.
+func removeHopByHop(header http.Header) {
+	for _, value := range header["Connection"] {
+		for name := range strings.SplitSeq(value, ",") {
+			if name = strings.TrimSpace(name); name != "" {
+				header.Del(name)
+			}
+		}
+	}
+	for name := range header {
+		if hopByHop(name) {
+			delete(header, name)
+		}
+	}
 }

@@ -120,7 +120,7 @@ func TestPortsMoveUnderLoad(t *testing.T) {
 			// The claim, which the routers have before anything listens.
 			c.publish(wire.SubjectRouterRegister, route(app))
 			other := []string{"two", "one"}[round%2]
-			eventually(t, "the former app's route is gone", func() bool { return !c.router.known(other + ".cf.test") })
+			eventually(t, "the former app's route is gone", func() bool { return c.router.table.lookup(other+".cf.test") == nil })
 			l = listen()
 		}
 		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, app) })}

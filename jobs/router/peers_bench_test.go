@@ -135,7 +135,7 @@ func ask(b *testing.B, p *peer, requests int) {
 	failed := make(chan error, peerConnections)
 	for range peerConnections {
 		clients.Go(func() {
-			if err := askOver(p.addr, requests/peerConnections); err != nil {
+			if err := askOver(p.addr, peerHost, requests/peerConnections); err != nil {
 				failed <- fmt.Errorf("%s: %w", p.name, err)
 			}
 		})
@@ -148,13 +148,13 @@ func ask(b *testing.B, p *peer, requests int) {
 	}
 }
 
-func askOver(addr string, requests int) error {
+func askOver(addr, host string, requests int) error {
 	conn, err := net.Dial("tcp", addr)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	request := []byte("GET /some/path?with=query HTTP/1.1\r\nHost: " + peerHost + "\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
+	request := []byte("GET /some/path?with=query HTTP/1.1\r\nHost: " + host + "\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
 	in := bufio.NewReader(conn)
 	for range requests {
 		if err := conn.SetDeadline(time.Now().Add(deadline)); err != nil {
@@ -242,7 +242,7 @@ func free(b *testing.B) string {
 
 func answers200(b *testing.B, addr string) {
 	b.Helper()
-	eventually(b, addr+" answers", func() bool { return askOver(addr, 1) == nil })
+	eventually(b, addr+" answers", func() bool { return askOver(addr, peerHost, 1) == nil })
 }
 
 // startNginx starts an nginx with two workers, one server with this location.
@@ -325,33 +325,48 @@ func startPeer(b *testing.B, name, as string) *peer {
 	return &peer{name: name, addr: strings.TrimSpace(line), pid: cmd.Process.Pid}
 }
 
-// startRouter builds the router and starts it as its job does.
+// startRouter builds the router and starts it as its job does, with a route.
 func startRouter(b *testing.B, dir, backend string) *peer {
 	b.Helper()
-	program := filepath.Join(dir, "router")
-	if out, err := exec.Command("go", "build", "-o", program, "./cmd/router").CombinedOutput(); err != nil {
-		b.Fatalf("%v\n%s", err, out)
-	}
-	bus, addr := componenttest.Bus(b), free(b)
-	host, port, _ := net.SplitHostPort(addr)
-	file := filepath.Join(dir, "router.yml")
-	if err := os.WriteFile(file, []byte("mbus: "+bus.ClientURL()+"\nlocal_route: 127.0.0.1\ninet: "+host+"\nport: "+port+"\nlogging:\n  level: warn\n"), 0o600); err != nil {
-		b.Fatal(err)
-	}
-	cmd := exec.Command(program, "-c", file)
-	run(b, cmd)
+	bus := componenttest.Bus(b)
 	conn, err := nats.Connect(bus.ClientURL())
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.Cleanup(conn.Close)
+	p := startRouterOn(b, dir, "router", bus.ClientURL())
+	registerPeer(b, conn, p, backend)
+	return p
+}
+
+// startRouterOn starts a router on a bus.
+func startRouterOn(b *testing.B, dir, name, bus string) *peer {
+	b.Helper()
+	program := filepath.Join(dir, "router")
+	if out, err := exec.Command("go", "build", "-o", program, "./cmd/router").CombinedOutput(); err != nil {
+		b.Fatalf("%v\n%s", err, out)
+	}
+	addr := free(b)
+	host, port, _ := net.SplitHostPort(addr)
+	file := filepath.Join(dir, name+".yml")
+	if err := os.WriteFile(file, []byte("mbus: "+bus+"\nlocal_route: 127.0.0.1\ninet: "+host+"\nport: "+port+"\nlogging:\n  level: warn\n"), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.Command(program, "-c", file)
+	run(b, cmd)
+	return &peer{name: name, addr: addr, pid: cmd.Process.Pid}
+}
+
+// registerPeer registers peerHost and waits until the router routes it.
+func registerPeer(b *testing.B, conn *nats.Conn, p *peer, backend string) {
+	b.Helper()
 	to, err := net.ResolveTCPAddr("tcp", backend)
 	if err != nil {
 		b.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), deadline)
 	defer cancel()
-	for askOver(addr, 1) != nil {
+	for askOver(p.addr, peerHost, 1) != nil {
 		if ctx.Err() != nil {
 			b.Fatal("the router does not route")
 		}
@@ -361,5 +376,4 @@ func startRouter(b *testing.B, dir, backend string) *peer {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	return &peer{name: "router", addr: addr, pid: cmd.Process.Pid}
 }

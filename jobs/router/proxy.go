@@ -91,7 +91,6 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		closing: w.Header().Get("Connection") != "",
 	}
 	x.client, x.id = client(req, x.trusted), identify(req, x.trusted)
-	w.Header().Set(requestID, x.id)
 	// In a defer: the proxy panics to cut a connection whose backend broke off.
 	defer r.finish(x, req, settings.AccessLog)
 	if !r.goesOn(w, req, x, settings) {
@@ -119,8 +118,6 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	}
 	// A type that the app did not say is not for net/http to guess.
 	w.Header()["Content-Type"] = nil
-	// The answer has the id, too; an app that repeats it must not double it.
-	w.Header().Del(requestID)
 	if !upgrade {
 		x.ctx = req.Context()
 		r.relay(w, req, x)
@@ -132,29 +129,32 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 
 // goesOn answers a request that goes nowhere, and reports whether it goes on.
 func (r *Router) goesOn(w http.ResponseWriter, req *http.Request, x *exchange, settings *Config) bool {
-	text := ""
-	x.status, text = admit(req)
+	status, text := admit(req)
+	redirect := ""
 	switch {
-	case x.status != 0:
+	case status != 0:
 	case req.Host == "":
-		x.status, text, x.lost = http.StatusBadRequest, badRequestText, true
-	case !r.known(req.Host) && r.isApps(req.Host):
-		w.Header().Set("Retry-After", retryAfter)
-		x.status, text = http.StatusServiceUnavailable, noInstanceText
-	case !r.known(req.Host):
-		x.lost = true
-		if settings.NotFoundRedirect != "" {
-			x.status = http.StatusFound
-			http.Redirect(w, req, settings.NotFoundRedirect, x.status)
-			return false
+		status, text, x.lost = http.StatusBadRequest, badRequestText, true
+	case r.table.lookup(req.Host) != nil:
+		if settings.maxBody() <= 0 || req.ContentLength <= settings.maxBody() {
+			return true
 		}
-		x.status, text = http.StatusNotFound, notFoundText
-	case settings.maxBody() > 0 && req.ContentLength > settings.maxBody():
-		x.status, text = http.StatusRequestEntityTooLarge, tooLargeText(settings.maxBody())
+		status, text = http.StatusRequestEntityTooLarge, tooLargeText(settings.maxBody())
+	case r.isApps(req.Host):
+		w.Header().Set("Retry-After", retryAfter)
+		status, text = http.StatusServiceUnavailable, noInstanceText
+	case settings.NotFoundRedirect != "":
+		status, redirect, x.lost = http.StatusFound, settings.NotFoundRedirect, true
 	default:
-		return true
+		status, text, x.lost = http.StatusNotFound, notFoundText, true
 	}
-	http.Error(w, text, x.status)
+	x.status = status
+	w.Header().Set(requestID, x.id)
+	if redirect != "" {
+		http.Redirect(w, req, redirect, status)
+		return false
+	}
+	http.Error(w, text, status)
 	return false
 }
 

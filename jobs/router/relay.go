@@ -154,26 +154,6 @@ func (r *Router) stream(w http.ResponseWriter, res *http.Response) error {
 	}
 }
 
-// hopByHop are the headers that concern one connection only (RFC 9110, 7.6.1).
-var hopByHop = []string{
-	"Connection", "Proxy-Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization",
-	"Te", "Trailer", "Transfer-Encoding", "Upgrade",
-}
-
-// removeHopByHop removes these, and those that Connection names.
-func removeHopByHop(header http.Header) {
-	for _, value := range header["Connection"] {
-		for name := range strings.SplitSeq(value, ",") {
-			if name = strings.TrimSpace(name); name != "" {
-				header.Del(name)
-			}
-		}
-	}
-	for _, name := range hopByHop {
-		delete(header, name)
-	}
-}
-
 // lease is a request's body while its handler runs.
 type lease struct {
 	body io.Reader

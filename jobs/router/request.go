@@ -28,11 +28,15 @@ const (
 	hopsHeader     = "X-Vcap-Router-Hops"
 )
 
-// fromFronts are these headers, and those that only the router sets.
-var fromFronts = map[string]bool{
-	forwardedFor: true, forwardedHost: true, forwardedPort: true, forwardedProto: true, forwarded: true,
-	realIP: true, clientCert: true, requestID: true, vcapRequestID: true, hopsHeader: true, "Proxy": true,
-	wire.HeaderFrontKey: true,
+// fromFronts reports whether a header is one of these, or one that only the router
+// sets.
+func fromFronts(name string) bool {
+	switch name {
+	case forwardedFor, forwardedHost, forwardedPort, forwardedProto, forwarded,
+		realIP, clientCert, requestID, vcapRequestID, hopsHeader, "Proxy", wire.HeaderFrontKey:
+		return true
+	}
+	return false
 }
 
 // admit returns the status and the text with which a request is refused, for
@@ -53,7 +57,7 @@ func admit(req *http.Request) (status int, text string) {
 	}
 	lines, total := 1, len("Host: \r\n")+len(req.Host)
 	for name, values := range req.Header {
-		if fromFronts[name] {
+		if fromFronts(name) {
 			continue // a front may add some to what it let pass
 		}
 		for _, value := range values {
@@ -107,12 +111,12 @@ func (c *Config) trusts(req *http.Request) bool {
 	if c.FrontKey != "" && subtle.ConstantTimeCompare([]byte(req.Header.Get(wire.HeaderFrontKey)), []byte(c.FrontKey)) == 1 {
 		return true
 	}
-	peer, err := netip.ParseAddrPort(req.RemoteAddr)
+	peer, err := netip.ParseAddr(peerOf(req))
 	if err != nil {
 		return false
 	}
 	for _, front := range c.fronts {
-		if front.Contains(peer.Addr().Unmap()) {
+		if front.Contains(peer.Unmap()) {
 			return true
 		}
 	}
@@ -161,11 +165,11 @@ func forward(x *exchange, in *http.Request, out http.Header) {
 
 // fronts reports whether only a front, or the router itself, may set a header.
 func fronts(name string) bool {
-	if fromFronts[name] {
+	if fromFronts(name) {
 		return true
 	}
 	// X_Forwarded_For is X-Forwarded-For to whatever follows CGI.
-	return strings.Contains(name, "_") && fromFronts[http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-"))]
+	return strings.Contains(name, "_") && fromFronts(http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-")))
 }
 
 // forwardedFields is how many headers forwarding appends at most.
@@ -189,12 +193,11 @@ func forwarding(x *exchange, in *http.Request, to []field) []field {
 		to = append(to, f)
 		return f.value
 	}
-	hops := front(forwardedFor)
-	peer, _, err := net.SplitHostPort(in.RemoteAddr)
+	hops, peer := front(forwardedFor), peerOf(in)
 	switch {
-	case err == nil && len(hops) > 0:
+	case peer != "" && len(hops) > 0:
 		to = append(to, field{name: forwardedFor, value: strings.Join(hops, ", ") + ", " + peer})
-	case err == nil:
+	case peer != "":
 		to = append(to, field{name: forwardedFor, value: peer})
 	case hops != nil:
 		to = append(to, field{name: forwardedFor, values: hops})
@@ -245,9 +248,22 @@ func client(req *http.Request, trusted bool) string {
 			return last
 		}
 	}
-	host, _, err := net.SplitHostPort(req.RemoteAddr)
-	if err != nil {
-		return req.RemoteAddr
+	if peer := peerOf(req); peer != "" {
+		return peer
+	}
+	return req.RemoteAddr
+}
+
+// peerOf returns the address of whoever sent a request, without its port, as
+// net/http has it: 127.0.0.1:80 or [::1]:80. "" if it is none.
+func peerOf(req *http.Request) string {
+	colon := strings.LastIndexByte(req.RemoteAddr, ':')
+	if colon <= 0 {
+		return ""
+	}
+	host := req.RemoteAddr[:colon]
+	if inner, ok := strings.CutPrefix(host, "["); ok {
+		host = strings.TrimSuffix(inner, "]")
 	}
 	return host
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http/httputil"
 	"net/netip"
@@ -46,8 +47,9 @@ type Router struct {
 	traffic   *traffic
 	added     chan struct{} // a route came
 
+	table *table // mu is held by who changes it
+
 	mu       sync.RWMutex
-	table    *table
 	appHosts appHosts
 
 	serving sync.Mutex
@@ -136,6 +138,7 @@ func (r *Router) Run(ctx context.Context) error {
 		func(ctx context.Context) error { return r.hearRegistrations(ctx, registrations) },
 		r.keepFresh,
 		r.tellActive,
+		keepHeadroom,
 	)
 }
 
@@ -288,28 +291,28 @@ func (r *Router) registration(m *nats.Msg, take func(wire.Registration)) {
 
 func (r *Router) register(m wire.Registration) {
 	own, _ := netip.ParseAddrPort(r.Address())
-	log := r.base.Log().With("host", m.Host, "port", m.Port)
+	log := func() *slog.Logger { return r.base.Log().With("host", m.Host, "port", m.Port) }
 	switch {
 	case m.RouteServiceURL != "":
 		// It would be served without its route service, which may be its door lock.
-		log.Warn("ignoring a registration: this router has no route services", "uris", m.URIs)
+		log().Warn("ignoring a registration: this router has no route services", "uris", m.URIs)
 		r.unregister(m)
 		return
 	case m.Host == r.base.Address() && m.Port == int(own.Port()):
-		log.Warn("ignoring a registration: it leads to this router itself", "uris", m.URIs)
+		log().Warn("ignoring a registration: it leads to this router itself", "uris", m.URIs)
 		return
 	case len(m.URIs) > maxURIs:
-		log.Warn("ignoring a registration: it has too many URIs", "uris", len(m.URIs), "most", maxURIs)
+		log().Warn("ignoring a registration: it has too many URIs", "uris", len(m.URIs), "most", maxURIs)
 		return
 	}
 	r.mu.Lock()
 	added, stale, full := r.table.register(m, time.Now())
 	r.mu.Unlock()
 	if full {
-		log.Warn("ignoring routes: there are too many", "uris", m.URIs, "most", r.config.MaxRoutes)
+		log().Warn("ignoring routes: there are too many", "uris", m.URIs, "most", r.config.MaxRoutes)
 	}
 	if len(stale) > 0 {
-		log.Warn("dropped routes of an ended app: another app listens there now", "routes", stale)
+		log().Warn("dropped routes of an ended app: another app listens there now", "routes", stale)
 	}
 	if added == 0 {
 		return
@@ -330,24 +333,11 @@ func (r *Router) unregister(m wire.Registration) {
 	}
 }
 
-func (r *Router) known(host string) bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return len(r.table.lookup(host)) > 0
-}
-
-func (r *Router) choose(host, session string, tried []string, upload bool) (chosen *backend, full bool) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.table.choose(host, session, tried, upload, time.Now())
-}
-
 // leads reports whether a backend still serves a host: its port may be another app's
 // by now.
 func (r *Router) leads(host string, b *backend) bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return slices.Contains(r.table.lookup(host), b)
+	found := r.table.lookup(host)
+	return found != nil && slices.Contains(found.backends, b)
 }
 
 func (r *Router) setAside(addr string) {

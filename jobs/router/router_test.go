@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -86,7 +87,7 @@ func (c *cluster) register(r wire.Registration) {
 		eventually(c.t, "registered "+uri, func() bool {
 			c.router.mu.RLock()
 			defer c.router.mu.RUnlock()
-			return indexOf(c.router.table.lookup(uri), addr) >= 0
+			return slices.Contains(addrs(c.router.table.lookup(uri)), addr)
 		})
 	}
 }
@@ -297,7 +298,7 @@ func TestRetry(t *testing.T) {
 		}
 		c.router.mu.Lock()
 		for _, in := range c.router.table.instances { // so that the dead one is tried again and again
-			in.aside = time.Time{}
+			in.setAside(time.Time{})
 		}
 		c.router.mu.Unlock()
 	}
@@ -547,8 +548,10 @@ func TestProtocol(t *testing.T) {
 	if err := c.conn.Flush(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "both dialects", func() bool { return c.router.known("early.test") && c.router.known("later.test") })
-	if c.router.known("bad.test") {
+	eventually(t, "both dialects", func() bool {
+		return c.router.table.lookup("early.test") != nil && c.router.table.lookup("later.test") != nil
+	})
+	if c.router.table.lookup("bad.test") != nil {
 		t.Error("a bad message is taken")
 	}
 	doc := c.router.varz()
@@ -579,7 +582,7 @@ func TestBusAway(t *testing.T) {
 	eventually(t, "seen as fresh although nobody can register", func() bool {
 		c.router.mu.RLock()
 		defer c.router.mu.RUnlock()
-		return time.Since(c.router.table.lookup("a.test")[0].seen) < time.Minute
+		return time.Since(c.router.table.lookup("a.test").backends[0].seen) < time.Minute
 	})
 	if _, body := c.get("a.test"); body != "page" {
 		t.Errorf("without a bus: %q", body)
@@ -592,7 +595,7 @@ func TestBusAway(t *testing.T) {
 		t.Errorf("after the bus came back: %q", body)
 	}
 	age(time.Hour)
-	eventually(t, "pruned", func() bool { return !c.router.known("a.test") })
+	eventually(t, "pruned", func() bool { return c.router.table.lookup("a.test") == nil })
 }
 
 func TestConfigProblems(t *testing.T) {

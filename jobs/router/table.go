@@ -1,6 +1,8 @@
 package router
 
 import (
+	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net"
@@ -8,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -18,7 +21,7 @@ import (
 type backend struct {
 	Addr string // host:port
 	App  string
-	Tags wire.Tags
+	*tagSet
 	// Session is the sticky session's value: the instance's private id.
 	Session string
 	// FrontKey is what it wants to see of routers.
@@ -30,12 +33,21 @@ type backend struct {
 }
 
 // instance is what listens at an address, under whatever URIs. The counts are of
-// what is on its way to it; they need no lock.
+// what is on its way to it. Requests read and change all but hosts without a lock.
 type instance struct {
-	hosts []string  // that lead to it
-	aside time.Time // until when others are preferred
+	hosts []string     // that lead to it
+	aside atomic.Int64 // until when others are preferred, as Unix time in ns
 
 	requests, uploads atomic.Int32
+}
+
+// setAside prefers others until then; the zero time: no others.
+func (i *instance) setAside(until time.Time) {
+	if until.IsZero() {
+		i.aside.Store(0)
+		return
+	}
+	i.aside.Store(until.UnixNano())
 }
 
 // enter counts a request, and its upload, unless there are too many.
@@ -52,11 +64,59 @@ func (i *instance) enter(upload bool, requests, uploads int) bool {
 	return true
 }
 
+// tagSet are the tags that many backends have in common.
+type tagSet struct {
+	wire.Tags
+	key      string // in table.tags
+	backends int
+}
+
+// routes are the backends of a host name. They do not change: a change makes others.
+type routes struct{ backends []*backend }
+
+// hosts are host names with their routes. Requests look at them without a lock;
+// one at a time changes them.
+type hosts struct {
+	all  sync.Map // string: *routes
+	size int      // not for requests
+}
+
+// of returns the routes of a host name as hostKey returns it, nil if it has none.
+func (h *hosts) of(host string) *routes {
+	if found, ok := h.all.Load(host); ok {
+		return found.(*routes)
+	}
+	return nil
+}
+
+// backends returns the backends of a host name; they are not to be changed.
+func (h *hosts) backends(host string) []*backend {
+	if found := h.of(host); found != nil {
+		return found.backends
+	}
+	return nil
+}
+
+// set replaces the backends of a host name; none: it is no more.
+func (h *hosts) set(host string, backends []*backend) {
+	if len(backends) == 0 {
+		if _, had := h.all.LoadAndDelete(host); had {
+			h.size--
+		}
+		return
+	}
+	if _, had := h.all.Swap(host, &routes{backends}); !had {
+		h.size++
+	}
+}
+
 // table is the routing table: host names to backends. It is plain data without
-// lock or clock; times are passed in.
+// clock; times are passed in. lookup and choose may be called at any time, the other
+// methods by one at a time.
 type table struct {
-	hosts     map[string][]*backend
+	hosts     hosts
 	instances map[string]*instance // by address
+	tags      map[string]*tagSet   // by their text
 	// An instance that has so many requests or uploads gets no more.
 	maxRequests, maxUploads int
 	routes, maxRoutes       int
@@ -64,7 +124,7 @@ type table struct {
 
 func newTable() *table {
 	return &table{
-		hosts: map[string][]*backend{}, instances: map[string]*instance{},
+		instances: map[string]*instance{}, tags: map[string]*tagSet{},
 		maxRequests: math.MaxInt32, maxUploads: math.MaxInt32, maxRoutes: math.MaxInt32,
 	}
 }
@@ -115,13 +175,16 @@ func (t *table) register(r wire.Registration, now time.Time) (added int, stale [
 		if host == "" {
 			continue
 		}
-		if i := indexOf(t.hosts[host], addr); i >= 0 {
-			b := t.hosts[host][i]
+		backends := t.hosts.backends(host)
+		if i := indexOf(backends, addr); i >= 0 {
+			b := backends[i]
 			if b.FrontKey != r.FrontKey {
 				changed := *b // requests in progress have the old one
 				b = &changed
-				b.FrontKey = r.FrontKey
-				t.hosts[host][i] = b
+				b.FrontKey = strings.Clone(r.FrontKey)
+				backends = slices.Clone(backends)
+				backends[i] = b
+				t.hosts.set(host, backends)
 			}
 			b.seen = now
 			continue
@@ -130,19 +193,25 @@ func (t *table) register(r wire.Registration, now time.Time) (added int, stale [
 			full = true
 			continue
 		}
-		in := t.instances[addr]
-		if in == nil {
-			in = &instance{}
-			t.instances[addr] = in
+		// There are a hundred thousand of these: one text for all, and nothing of the message.
+		text := addr + host + string(r.App) + r.PrivateInstanceID + r.FrontKey
+		cut := func(size int) (s string) {
+			s, text = text[:size], text[size:]
+			return s
 		}
+		b := &backend{Addr: cut(len(addr)), tagSet: t.shareTags(r.Tags), seen: now, staleAfter: after}
+		host = cut(len(host))
+		b.App, b.Session, b.FrontKey = cut(len(r.App)), cut(len(r.PrivateInstanceID)), cut(len(r.FrontKey))
+		if b.instance = t.instances[addr]; b.instance == nil {
+			b.instance = &instance{}
+			t.instances[b.Addr] = b.instance
+		}
+		in := b.instance
 		in.hosts = append(in.hosts, host)
 		t.routes++
-		t.hosts[host] = append(t.hosts[host], &backend{
-			instance: in, Addr: addr, App: string(r.App), Tags: r.Tags, Session: r.PrivateInstanceID, FrontKey: r.FrontKey,
-			seen: now, staleAfter: after,
-		})
+		t.hosts.set(host, append(slices.Clip(backends), b))
 		// Whoever registers anew can be reached, as far as it knows.
-		in.aside = time.Time{}
+		in.setAside(time.Time{})
 		added++
 	}
 	return added, stale, full
@@ -157,8 +226,9 @@ func (t *table) dropOthers(addr string, r wire.Registration) (gone []string) {
 	}
 	for at := len(in.hosts) - 1; at >= 0; at-- {
 		host := in.hosts[at]
-		i := indexOf(t.hosts[host], addr)
-		if app := t.hosts[host][i].App; app == "" || app == string(r.App) || slices.ContainsFunc(r.URIs, func(uri string) bool { return hostKey(uri) == host }) {
+		backends := t.hosts.backends(host)
+		i := indexOf(backends, addr)
+		if app := backends[i].App; app == "" || app == string(r.App) || slices.ContainsFunc(r.URIs, func(uri string) bool { return hostKey(uri) == host }) {
 			continue
 		}
 		t.remove(host, i)
@@ -172,7 +242,7 @@ func (t *table) unregister(r wire.Registration) (removed int) {
 	addr := net.JoinHostPort(r.Host, strconv.Itoa(r.Port))
 	for _, uri := range r.URIs {
 		host := hostKey(uri)
-		if i := indexOf(t.hosts[host], addr); i >= 0 {
+		if i := indexOf(t.hosts.backends(host), addr); i >= 0 {
 			t.remove(host, i)
 			removed++
 		}
@@ -183,12 +253,12 @@ func (t *table) unregister(r wire.Registration) (removed int) {
 // prune removes the backends not seen for longer than they may, and returns
 // them as "host addr".
 func (t *table) prune(now time.Time) (gone []string) {
-	for host, backends := range t.hosts {
-		for i := len(backends) - 1; i >= 0; i-- {
-			if now.Sub(backends[i].seen) > backends[i].staleAfter {
-				gone = append(gone, host+" "+backends[i].Addr)
+	for key, found := range t.hosts.all.Range {
+		host, backends := key.(string), found.(*routes).backends
+		for i, b := range slices.Backward(backends) {
+			if now.Sub(b.seen) > b.staleAfter {
+				gone = append(gone, host+" "+b.Addr)
 				t.remove(host, i)
-				backends = t.hosts[host]
 			}
 		}
 	}
@@ -198,8 +268,8 @@ func (t *table) prune(now time.Time) (gone []string) {
 
 // touch marks everything as seen now: while the bus is away nobody can be.
 func (t *table) touch(now time.Time) {
-	for _, backends := range t.hosts {
-		for _, b := range backends {
+	for _, found := range t.hosts.all.Range {
+		for _, b := range found.(*routes).backends {
 			b.seen = now
 		}
 	}
@@ -208,19 +278,19 @@ func (t *table) touch(now time.Time) {
 // setAside prefers other backends until then.
 func (t *table) setAside(addr string, until time.Time) {
 	if in := t.instances[addr]; in != nil {
-		in.aside = until
+		in.setAside(until)
 	}
 }
 
-// lookup returns the backends of a Host header: of the name itself, else of the
-// closest wildcard "*.domain" above it. The slice is not to be changed.
-func (t *table) lookup(hostHeader string) []*backend {
+// lookup returns the routes of a Host header: of the name itself, else of the
+// closest wildcard "*.domain" above it; nil if there are none.
+func (t *table) lookup(hostHeader string) *routes {
 	host := hostKey(hostHeader)
 	if host == "" {
 		return nil
 	}
-	if backends := t.hosts[host]; len(backends) > 0 {
-		return backends
+	if found := t.hosts.of(host); found != nil {
+		return found
 	}
 	if _, err := netip.ParseAddr(host); err == nil {
 		return nil
@@ -230,8 +300,8 @@ func (t *table) lookup(hostHeader string) []*backend {
 		if !found {
 			return nil
 		}
-		if backends := t.hosts["*."+after]; len(backends) > 0 {
-			return backends
+		if found := t.hosts.of("*." + after); found != nil {
+			return found
 		}
 		rest = after
 	}
@@ -242,14 +312,19 @@ func (t *table) lookup(hostHeader string) []*backend {
 // was set aside only if there is no other. nil if all are tried, there is none,
 // or those that there are have all the requests that they may have: full.
 func (t *table) choose(hostHeader, session string, tried []string, upload bool, now time.Time) (chosen *backend, full bool) {
-	var open, aside []*backend
-	for _, b := range t.lookup(hostHeader) {
+	found := t.lookup(hostHeader)
+	if found == nil {
+		return nil, false
+	}
+	var room [16]*backend
+	open, aside := room[:0:8], room[8:8]
+	for _, b := range found.backends {
 		in := b.instance
 		switch {
 		case slices.Contains(tried, b.Addr):
 		case int(in.requests.Load()) >= t.maxRequests || upload && int(in.uploads.Load()) >= t.maxUploads:
 			full = true
-		case now.Before(in.aside):
+		case now.UnixNano() < in.aside.Load():
 			aside = append(aside, b)
 		case session != "" && b.Session == session:
 			return b, false
@@ -263,6 +338,9 @@ func (t *table) choose(hostHeader, session string, tried []string, upload bool, 
 	if len(open) == 0 {
 		return nil, full
 	}
+	if len(open) == 1 {
+		return open[0], false
+	}
 	one, other := open[rand.IntN(len(open))], open[rand.IntN(len(open))]
 	if other.instance.requests.Load() < one.instance.requests.Load() {
 		one = other
@@ -271,20 +349,38 @@ func (t *table) choose(hostHeader, session string, tried []string, upload bool, 
 }
 
 // size counts the host names and the distinct backends.
-func (t *table) size() (urls, backends int) { return len(t.hosts), len(t.instances) }
+func (t *table) size() (urls, backends int) { return t.hosts.size, len(t.instances) }
+
+// shareTags returns the set of these tags, for one backend more.
+func (t *table) shareTags(tags wire.Tags) *tagSet {
+	var key strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(tags)) {
+		fmt.Fprintf(&key, "%q=%q,", name, tags[name])
+	}
+	set := t.tags[key.String()]
+	if set == nil {
+		set = &tagSet{Tags: make(wire.Tags, len(tags)), key: key.String()}
+		for name, value := range tags {
+			set.Tags[strings.Clone(name)] = strings.Clone(value)
+		}
+		t.tags[set.key] = set
+	}
+	set.backends++
+	return set
+}
 
 func (t *table) remove(host string, i int) {
-	b := t.hosts[host][i]
+	backends := t.hosts.backends(host)
+	b := backends[i]
 	t.routes--
+	if b.tagSet.backends--; b.tagSet.backends == 0 {
+		delete(t.tags, b.tagSet.key)
+	}
 	at := slices.Index(b.instance.hosts, host)
 	if b.instance.hosts = slices.Delete(b.instance.hosts, at, at+1); len(b.instance.hosts) == 0 {
 		delete(t.instances, b.Addr)
 	}
-	if len(t.hosts[host]) == 1 {
-		delete(t.hosts, host)
-		return
-	}
-	t.hosts[host] = slices.Delete(t.hosts[host], i, i+1)
+	t.hosts.set(host, slices.Delete(slices.Clone(backends), i, i+1))
 }
 
 func indexOf(backends []*backend, addr string) int {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -18,12 +19,23 @@ func at(host string, port int, uris ...string) wire.Registration {
 	return wire.Registration{Host: host, Port: port, URIs: uris}
 }
 
-func addrs(backends []*backend) []string {
+func addrs(found *routes) []string {
 	list := []string{}
-	for _, b := range backends {
+	if found == nil {
+		return list
+	}
+	for _, b := range found.backends {
 		list = append(list, b.Addr)
 	}
 	return list
+}
+
+// countHosts counts the host names of a table.
+func countHosts(t *table) (n int) {
+	for range t.hosts.all.Range {
+		n++
+	}
+	return n
 }
 
 func pick(t *table, session string, tried []string, now time.Time) *backend {
@@ -73,7 +85,7 @@ func TestRegisteredAgain(t *testing.T) {
 	if added, _, _ := table.register(second, epoch.Add(100*time.Second)); added != 0 {
 		t.Errorf("%d routes are new", added)
 	}
-	b := table.lookup("a.test")[0]
+	b := table.lookup("a.test").backends[0]
 	if b.App != "1" || b.Session != "one" || b.Tags["k"] != "v" {
 		t.Errorf("changed to %+v", b)
 	}
@@ -183,7 +195,7 @@ func TestAnotherApp(t *testing.T) {
 	if added != 1 || full || strings.Join(stale, " ") != "a.test" {
 		t.Errorf("%d new, stale %v, full %v", added, stale, full)
 	}
-	if len(table.lookup("a.test")) != 0 || len(table.lookup("both.test")) != 1 {
+	if table.lookup("a.test") != nil || len(addrs(table.lookup("both.test"))) != 1 {
 		t.Error("a.test leads to the other app, or both.test nowhere")
 	}
 }
@@ -261,14 +273,14 @@ func TestTableModel(t *testing.T) {
 							want = append(want, key.addr)
 						}
 					}
-					got := addrs(table.hosts[host])
+					got := addrs(table.hosts.of(host))
 					slices.Sort(want)
 					slices.Sort(got)
 					if !slices.Equal(got, want) {
 						t.Errorf("%s leads to %v, want %v", host, got, want)
 					}
 					if len(want) == 0 {
-						if _, ok := table.hosts[host]; ok {
+						if table.hosts.of(host) != nil {
 							t.Errorf("%s stays without a backend", host)
 						}
 					} else if b, _ := table.choose(host, "", want[1:], false, now); b == nil {
@@ -279,7 +291,7 @@ func TestTableModel(t *testing.T) {
 				for key := range model {
 					distinct[key.addr] = true
 				}
-				if urls, backends := table.size(); urls != len(table.hosts) || backends != len(distinct) {
+				if urls, backends := table.size(); urls != countHosts(table) || backends != len(distinct) {
 					t.Errorf("%d urls, %d backends of %v", urls, backends, distinct)
 				}
 			},
@@ -297,7 +309,7 @@ func FuzzHost(f *testing.F) {
 		table.register(at("10.0.0.1", 1, host), epoch)
 		table.lookup(host)
 		table.unregister(at("10.0.0.1", 1, host))
-		if len(table.hosts) != 0 {
+		if urls, _ := table.size(); urls != 0 || countHosts(table) != 0 {
 			t.Errorf("%q registers as something that %q does not unregister", host, host)
 		}
 	})
@@ -324,5 +336,70 @@ func TestMetrics(t *testing.T) {
 		if got := m.varz(epoch.Add(later.after))["latency"].(map[string]any)["samples"]; got != later.samples {
 			t.Errorf("after %v %v samples, want %d", later.after, got, later.samples)
 		}
+	}
+}
+
+// TestLookupsMeanwhile: requests look at the table while it changes, and find a
+// route that stays at every moment. The race detector watches.
+func TestLookupsMeanwhile(t *testing.T) {
+	table := newTable()
+	stays := at("10.0.0.1", 1, "stays.test", "a.test")
+	table.register(stays, epoch)
+	done := make(chan struct{})
+	var looking sync.WaitGroup
+	for range 4 {
+		looking.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if b, _ := table.choose("stays.test", "", nil, false, epoch); b == nil || b.Addr != "10.0.0.1:1" || b.Tags["k"] != "" {
+					t.Errorf("stays.test leads to %v", b)
+					return
+				}
+				if b, _ := table.choose("a.test", "", nil, false, epoch); b == nil {
+					t.Error("a.test leads nowhere, and one of its backends was there all the time")
+					return
+				}
+			}
+		})
+	}
+	for round := range 500 {
+		comes := at("10.0.0.2", 1+round%7, "a.test", fmt.Sprintf("%d.test", round))
+		comes.Tags, comes.FrontKey = wire.Tags{"k": "v"}, fmt.Sprint(round%2)
+		table.register(comes, epoch)
+		table.register(stays, epoch)
+		table.setAside("10.0.0.2:1", epoch.Add(time.Hour))
+		if round%3 == 0 {
+			table.unregister(comes)
+		}
+	}
+	close(done)
+	looking.Wait()
+}
+
+// TestTagsAreShared: backends with the same tags have them in common, and the last
+// one takes them along.
+func TestTagsAreShared(t *testing.T) {
+	table := newTable()
+	one, two, other := at("10.0.0.1", 1, "a.test", "b.test"), at("10.0.0.1", 2, "a.test"), at("10.0.0.1", 3, "a.test")
+	one.Tags, two.Tags, other.Tags = wire.Tags{"k": "v", "x": "y"}, wire.Tags{"x": "y", "k": "v"}, wire.Tags{"k": "v\",x=\"y"}
+	for _, r := range []wire.Registration{one, two, other} {
+		table.register(r, epoch)
+	}
+	backends := table.lookup("a.test").backends
+	if backends[0].tagSet != backends[1].tagSet || backends[0].tagSet == backends[2].tagSet || len(table.tags) != 2 {
+		t.Errorf("%d sets", len(table.tags))
+	}
+	table.unregister(two)
+	table.unregister(other)
+	if got := table.lookup("a.test").backends[0].Tags["x"]; got != "y" || len(table.tags) != 1 {
+		t.Errorf("tag %q of %d sets", got, len(table.tags))
+	}
+	table.unregister(one)
+	if len(table.tags) != 0 {
+		t.Errorf("%d sets are left of no backend", len(table.tags))
 	}
 }

@@ -63,8 +63,11 @@ type Registration struct {
 // SubjectRouterUnregister.
 func ParseRegistration(data []byte) (Registration, error) {
 	var r Registration
-	if err := json.Unmarshal(data, &r); err != nil {
-		return Registration{}, fmt.Errorf("cannot read a registration: %w", err)
+	if !plainRegistration(data, &r) {
+		r = Registration{}
+		if err := json.Unmarshal(data, &r); err != nil {
+			return Registration{}, fmt.Errorf("cannot read a registration: %w", err)
+		}
 	}
 	if err := r.Validate(); err != nil {
 		return Registration{}, err

@@ -11,7 +11,7 @@ import (
 )
 
 // plainHeaders is for how many headers of an answer there is room at first.
-const plainHeaders = 16
+const plainHeaders = 8
 
 // readPlain reads the head of an answer whose framing leaves no room for doubt:
 // HTTP/1.1, complete in the reader's buffer, with one Content-Length or no body,
@@ -72,7 +72,7 @@ func cutStatus(head string) (status string, code int, rest string) {
 // plainHeader parses header lines, each with its line end. length is the
 // Content-Length, -1 if there is none.
 func plainHeader(lines string) (header http.Header, length int64, plain bool) {
-	header, length = make(http.Header, plainHeaders/2), -1
+	header, length = make(http.Header, plainHeaders), -1
 	values := make([]string, plainHeaders) // one allocation for most
 	for len(lines) > 0 {
 		line, rest, _ := strings.Cut(lines, "\r\n")
