@@ -53,6 +53,11 @@ secret "nats" {
   type = "password"
 }
 
+# By this the routers know their load balancer, and believe what it says of clients.
+secret "front" {
+  type = "password"
+}
+
 vm "small" {
   cpus      = 1
   memory_mb = 512
@@ -89,7 +94,8 @@ group "lb" {
 
   job "nginx" {
     properties {
-      routers = group.router.instances[*].address
+      routers   = group.router.instances[*].address
+      front_key = secret.front.value
     }
   }
 }
@@ -101,7 +107,11 @@ group "router" {
   instances = 3
   vm        = vm.small
 
-  job "router" {}
+  job "router" {
+    properties {
+      front_key = secret.front.value
+    }
+  }
 }
 
 # The web server (examples/jobs/hello). Ask a few times: another instance

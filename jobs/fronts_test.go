@@ -31,8 +31,7 @@ func (p *platform) from(address, request string) (status int, header http.Header
 // TestTrustedFronts: nginx believes what a front says of a request, replaces what
 // others say, and bounds and logs by the client, not the front.
 func TestTrustedFronts(t *testing.T) {
-	p := newPlatform(t, "front_key: a_key_of_the_fronts\n", `
-front_key = "a_key_of_the_fronts"
+	p := newPlatform(t, "", `
 trusted_fronts = ["127.0.0.50/32", "127.0.0.51"]
 access_log = "json"
 client_requests = 3

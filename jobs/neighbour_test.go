@@ -50,7 +50,7 @@ func newPlatform(t *testing.T, routers, properties string, edits ...string) *pla
 	for range 2 {
 		address := loopback()
 		file := filepath.Join(t.TempDir(), "router.yml")
-		must(t, os.WriteFile(file, []byte("mbus: "+s.ClientURL()+"\nlocal_route: "+address+"\nlogging:\n  level: \"off\"\n"+routers), 0o600))
+		must(t, os.WriteFile(file, []byte("mbus: "+s.ClientURL()+"\nlocal_route: "+address+"\nfront_key: a_key_of_the_fronts\nlogging:\n  level: \"off\"\n"+routers), 0o600))
 		r, err := router.New(component.Process{ConfigFile: file, Output: t.Output()})
 		must(t, err)
 		ctx, cancel := context.WithCancel(context.Background())
@@ -61,7 +61,7 @@ func newPlatform(t *testing.T, routers, properties string, edits ...string) *pla
 		addresses = append(addresses, strconv.Quote(address))
 	}
 	g1 := filepath.Join(p.dir, "generations", "1")
-	p.render(g1, "routers = ["+strings.Join(addresses, ", ")+"]\n"+properties)
+	p.render(g1, "front_key = \"a_key_of_the_fronts\"\nrouters = ["+strings.Join(addresses, ", ")+"]\n"+properties)
 	if out, err := p.cmd(p.job.Spec.Hooks[0].Command, "DEPLOY_STAGED="+g1).CombinedOutput(); err != nil {
 		t.Fatalf("check: %v: %s", err, out)
 	}

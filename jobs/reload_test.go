@@ -36,7 +36,7 @@ var reloadable = map[string][]string{
 	"postgres":      {"database", "user", "password", "allow_from", "require_tls", "settings", "backups"},
 	"redis_gateway": {"log_level"},
 	"redis_node":    {"capacity", "disabled", "log_level"},
-	"router":        {"trace_key", "not_found_redirect", "max_body_mb", "front_key", "trusted_fronts", "access_log", "log_level"},
+	"router":        {"trace_key", "not_found_redirect", "max_body_mb", "front_key", "trusted_fronts", "trust_everyone", "access_log", "log_level"},
 	"stager":        {"log_level"},
 	"uaa":           {"controller_secret", "clients", "access_token_life", "refresh_token_life", "rotate_keys", "key_epoch", "trusted_fronts", "log_level"},
 

@@ -13,18 +13,13 @@ import (
 // Config is the router's file: the original's keys and our own.
 type Config struct {
 	component.Config `yaml:",inline"`
+	Fronts           `yaml:",inline"`
 
 	// Inet and Port are where requests come in; Inet "": the own address.
 	Inet string `yaml:"inet"`
 	Port int    `yaml:"port"`
 	// TraceKey is the value of X-Vcap-Trace that asks for trace headers; "": none does.
 	TraceKey string `yaml:"trace_key"`
-	// TrustedFronts are the networks of those in front of the router, whose word
-	// on a request's client, scheme and id is believed. nil: nobody's if there is a
-	// FrontKey, else everybody's.
-	TrustedFronts []string `yaml:"trusted_fronts"`
-	// FrontKey is what those in front show in wire.HeaderFrontKey to be believed.
-	FrontKey string `yaml:"front_key"`
 	// AccessLog says whether each request is logged.
 	AccessLog bool `yaml:"access_log"`
 	// MaxRoutes bounds the routes of all; registrations beyond it are ignored.
@@ -57,6 +52,19 @@ type Config struct {
 	// progress; see component.Server.
 	PeerKeepalive time.Duration `yaml:"peer_keepalive"`
 	DrainTimeout  time.Duration `yaml:"drain_timeout"`
+}
+
+// Fronts say whose word on a request is believed.
+type Fronts struct {
+	// TrustedFronts are the networks of those in front of the router, whose word
+	// on a request's client, scheme and id is believed. nil: nobody's, unless
+	// TrustEveryone says otherwise.
+	TrustedFronts []string `yaml:"trusted_fronts"`
+	// TrustEveryone makes up for missing TrustedFronts and FrontKey: the word of
+	// everybody who reaches the port is believed.
+	TrustEveryone bool `yaml:"trust_everyone"`
+	// FrontKey is what those in front show in wire.HeaderFrontKey to be believed.
+	FrontKey string `yaml:"front_key"`
 
 	fronts []netip.Prefix // TrustedFronts, parsed
 }
@@ -88,7 +96,7 @@ func load(file string) (Config, map[string]any, error) {
 	if err != nil {
 		return Config{}, nil, err
 	}
-	if cfg.TrustedFronts == nil && cfg.FrontKey == "" {
+	if cfg.TrustedFronts == nil && cfg.FrontKey == "" && cfg.TrustEveryone {
 		cfg.TrustedFronts = []string{"0.0.0.0/0", "::/0"}
 	}
 	for _, front := range cfg.TrustedFronts {

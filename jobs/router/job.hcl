@@ -15,7 +15,7 @@ property "trace_key" {
 
 property "trusted_fronts" {
   type        = list(string)
-  description = "Networks of the load balancers, whose X-Forwarded-*, Forwarded and X-Request-Id are believed; from others they are replaced. Without it: nobody's if there is a front_key, else everybody's"
+  description = "Networks of the load balancers, whose X-Forwarded-*, Forwarded and X-Request-Id are believed; from others they are replaced. Without it: only of who shows the front_key"
 
   validation {
     condition     = alltrue([for n in coalesce(property.trusted_fronts, []) : can(regex("^[0-9a-fA-F.:]+/[0-9]+$", n))])
@@ -33,6 +33,14 @@ property "front_key" {
     condition     = property.front_key == "" || can(regex("^[A-Za-z0-9_-]{16,200}$", property.front_key))
     error_message = "16 to 200 letters, digits, _ or -. A secret's value will do."
   }
+}
+
+property "trust_everyone" {
+  type        = bool
+  default     = false
+  description = "Without trusted_fronts and front_key, believe everybody who reaches the port, strangers included; true where a version up to 0.9 made the deployment, until it is set to false"
+
+  earlier_default = true
 }
 
 property "access_log" {

@@ -195,7 +195,7 @@ func (p *twins) compare(t testing.TB, request, answer string) {
 // httputil.ReverseProxy and http.Transport.
 func TestRelayAsReverseProxy(t *testing.T) {
 	t.Parallel()
-	p := newTwins(t, start(t, "", nil).router)
+	p := newTwins(t, start(t, "trusted_fronts: [127.0.0.0/8]\n", nil).router)
 	const ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 	requests := map[string]string{
 		"plain":            "GET /a%2fb/../c?x=1&y=;;z HTTP/1.1\r\n\r\n",

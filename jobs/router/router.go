@@ -45,6 +45,7 @@ type Router struct {
 	heads     buffers // of requests
 	metrics   metrics
 	traffic   *traffic
+	unheard   sync.Once     // the log says that no claim of a front is believed
 	added     chan struct{} // a route came
 
 	table *table // mu is held by who changes it

@@ -158,7 +158,7 @@ func (c *cluster) do(method, host string, body io.Reader, headers ...string) (*h
 }
 
 func TestRequest(t *testing.T) {
-	c := start(t, "trace_key: t", nil)
+	c := start(t, "trace_key: t\ntrusted_fronts: [127.0.0.0/8]", nil)
 	s := c.backend(func(w http.ResponseWriter, r *http.Request) {
 		from, _, _ := net.SplitHostPort(r.RemoteAddr)
 		fmt.Fprintf(w, "%s %s for=%s proto=%s agent=%q from=%s", r.Host, r.RequestURI, r.Header.Get("X-Forwarded-For"),
@@ -239,7 +239,7 @@ func TestProbes(t *testing.T) {
 }
 
 func TestSticky(t *testing.T) {
-	c := start(t, "", nil)
+	c := start(t, "trusted_fronts: [127.0.0.0/8]\n", nil)
 	for range 3 {
 		c.backend(func(w http.ResponseWriter, r *http.Request) {
 			if r.Header.Get("Login") != "" {
