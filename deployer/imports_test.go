@@ -75,7 +75,7 @@ var importRules = []importRule{
 	{packages: `deployer/internal/infra`, may: `deployer/internal/(credentials|fleet|localvm|plan|session|state|stemcells|terraform)|manifests|agent/api`, tests: `deployer/internal/memfs`},
 	{packages: `deployer/internal/desired`, may: `deployer/internal/(credentials|plan|render|session|source)|manifests|agent/api`},
 	{packages: `deployer/internal/execute`, may: `deployer/internal/(credentials|desired|fleet|infra|plan|rollout|session|state)|agent/api`, tests: `manifests`},
-	{packages: `deployer/internal/doctor`, may: `deployer/internal/(credentials|desired|domains|fleet|infra|packages|pki|session|source|state|terraform)|manifests|agent/(api|client|host/proc)`},
+	{packages: `deployer/internal/doctor`, may: `deployer/internal/(credentials|desired|domains|fleet|infra|packages|pki|plan|session|source|state|terraform)|manifests|agent/(api|client|host/proc)`},
 	{packages: `deployer`, may: `deployer/internal/.*|manifests|agent/(api|client|host/[^/]+)`, tests: `deployer|agent/agenttest`},
 
 	{packages: `stemcells`}, // recipes: their tests

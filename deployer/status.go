@@ -11,6 +11,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/fleet"
 	"github.com/clusterworks/deploy/deployer/internal/infra"
 	"github.com/clusterworks/deploy/deployer/internal/localvm"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
 // The states of VMs and agents in a Status.
@@ -29,6 +30,8 @@ type Status struct {
 	Instances  []InstanceStatus `json:"instances"`
 	// Warnings name what will need attention: certificates that end.
 	Warnings []string `json:"warnings,omitempty"`
+	// Levels are what the manifest requires of its machines, met or not: as in a plan.
+	Levels []plan.LevelReport `json:"levels,omitempty"`
 }
 
 // Healthy reports whether every instance does what it should: all but those that
@@ -72,6 +75,8 @@ type ProcessStatus struct {
 	CPUPercent float64   `json:"cpu_percent"`
 	LastExit   *api.Exit `json:"last_exit,omitempty"`
 	Reason     string    `json:"reason,omitempty"`
+	// Facts are what it has found out about its machine or itself: "isolation".
+	Facts map[string]string `json:"facts,omitempty"`
 }
 
 // Status asks all expected agents side by side and names the silent.
@@ -145,6 +150,7 @@ func (x *deployment) status(inventories map[string]*api.Inventory) *Status {
 		}
 		return a.Index - b.Index
 	})
+	s.Levels = x.desired.Levels(inventories)
 	return s
 }
 
@@ -201,7 +207,7 @@ func (x *deployment) instanceStatus(id string, inv *api.Inventory) InstanceStatu
 	for _, p := range inv.Processes {
 		ps := ProcessStatus{
 			Job: p.Job, Name: p.Name, State: string(p.State), PID: p.PID, Restarts: p.Restarts,
-			RSSBytes: p.RSSBytes, CPUPercent: p.CPUPercent, LastExit: p.LastExit, Reason: p.Reason,
+			RSSBytes: p.RSSBytes, CPUPercent: p.CPUPercent, LastExit: p.LastExit, Reason: p.Reason, Facts: p.Facts,
 		}
 		if p.StartedAt != nil && p.PID != 0 {
 			ps.UptimeS = max(0, int64(now.Sub(*p.StartedAt).Seconds()))

@@ -3,6 +3,7 @@ package manifests
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -245,8 +246,34 @@ func (e *Evaluator) evaluateProperties(group string, job *GroupJob, instance cty
 		}
 		what := fmt.Sprintf("property %q of job %q", spec.Name, job.Spec.Name)
 		p.diags = append(p.diags, syntax.Broken(spec.Validations, what, rules, at)...)
+		if v := syntax.Unmarked(p.values[spec.Name]); len(spec.Levels) > 0 && v.IsKnown() && !v.IsNull() && !slices.Contains(spec.Levels, v.AsString()) {
+			p.diags = append(p.diags, syntax.Problem("Invalid value for "+what, fmt.Sprintf("One of %s.", strings.Join(spec.Levels, ", ")), at))
+		}
 	}
 	return p
+}
+
+// Level says what a fact of a job's process must be at least.
+type Level struct {
+	Job, Name string
+	// Least is one of Levels, which begin with the weakest.
+	Least  string
+	Levels []string
+}
+
+// LevelsOf returns what facts a job requires, by the context that JobContext
+// returned for it; properties without a value require nothing.
+func LevelsOf(job *Job, ctx *hcl.EvalContext) []Level {
+	var list []Level
+	for _, p := range job.Properties {
+		if len(p.Levels) == 0 {
+			continue
+		}
+		if v := syntax.Unmarked(ctx.Variables["property"].GetAttr(p.Name)); v.IsKnown() && !v.IsNull() {
+			list = append(list, Level{Job: job.Name, Name: p.Name, Least: v.AsString(), Levels: p.Levels})
+		}
+	}
+	return list
 }
 
 // property returns the value of one property in the declared type: what the

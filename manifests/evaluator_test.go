@@ -9,6 +9,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/hashicorp/hcl/v2"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
@@ -127,6 +128,50 @@ group "b" {
 	want := []EarlierDefault{{"a", "j", "open", "true", "false"}, {"a", "j", "needed", "true", "false"}, {"a", "j", "limit", "0", "10"}, {"b", "j", "needed", "true", "false"}}
 	if got := m.EarlierDefaults(); !slices.Equal(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
+	}
+}
+
+// TestLevels: a property with levels says what a fact must be at least, and is one of
+// them.
+func TestLevels(t *testing.T) {
+	load := func(properties string) (*Manifest, hcl.Diagnostics) {
+		files := fstest.MapFS{
+			"j/job.hcl": {Data: []byte(`
+property "isolation" {
+  type    = string
+  default = "namespaces"
+  levels  = ["processes", "namespaces", "full"]
+}
+property "other" {
+  type   = string
+  levels = ["low", "high"]
+}
+process "p" { command = ["p"] }
+`)},
+			"cluster.hcl": {Data: []byte("deployment \"d\" {}\ninfrastructure \"local\" {}\nvm \"default\" {\n  cpus      = 1\n  memory_mb = 64\n}\n" +
+				"group \"a\" {\n  job \"j\" {\n    properties {\n" + properties + "\n    }\n  }\n}\n")},
+		}
+		return Load(files, "cluster.hcl", Options{Jobs: files})
+	}
+	for properties, want := range map[string][]Level{
+		"":                                      {{"j", "isolation", "namespaces", []string{"processes", "namespaces", "full"}}},
+		"isolation = \"full\"\nother = \"low\"": {{"j", "isolation", "full", []string{"processes", "namespaces", "full"}}, {"j", "other", "low", []string{"low", "high"}}},
+	} {
+		m, diags := load(properties)
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		job := m.Groups[0].Jobs[0]
+		ctx, diags := m.JobContext(Facts{}, "a", 0, job)
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		if diff := cmp.Diff(want, LevelsOf(job.Spec, ctx)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", properties, diff)
+		}
+	}
+	if _, diags := load("isolation = \"fulll\""); !diags.HasErrors() || !strings.Contains(diags.Error(), "One of processes, namespaces, full.") {
+		t.Errorf("a level that is none: %v", diags)
 	}
 }
 

@@ -201,7 +201,13 @@ type ProcessStatus struct {
 	CPUPercent float64 `json:"cpu_percent"`
 	// CPUSeconds is the time that it and its children have used since its start.
 	CPUSeconds float64 `json:"cpu_seconds,omitempty"`
+	// Facts are what the process says of itself by name, such as "isolation", in its
+	// last answer to GET /ready; at most MaxFacts.
+	Facts map[string]string `json:"facts,omitempty"`
 }
+
+// MaxFacts is how many facts of a process an agent reports.
+const MaxFacts = 16
 
 // Exit is how a process ended.
 type Exit struct {

@@ -53,6 +53,9 @@ type Options struct {
 	Varz func() map[string]any
 	// Ready says why the component cannot serve yet, or nil.
 	Ready func() error
+	// Facts are what agents report of the component by name, such as "isolation";
+	// README.md says what may be in them.
+	Facts func() map[string]string
 	// Drain withdraws the component and returns when nothing is served any more.
 	// It is called once. When its context ends, what is still served is cut.
 	Drain func(context.Context) error

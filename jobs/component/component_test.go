@@ -329,6 +329,7 @@ func TestControl(t *testing.T) {
 	drains := make(chan struct{})
 	c, stop := start(t, "mbus: "+s.ClientURL()+"\nlocal_route: 127.0.0.1", func(o *Options) {
 		o.Process.Control = socket
+		o.Facts = func() map[string]string { return map[string]string{"isolation": "full"} }
 		o.Drain = func(ctx context.Context) error {
 			select {
 			case <-drains:
@@ -341,6 +342,14 @@ func TestControl(t *testing.T) {
 	client := dialControl(socket)
 	defer client.CloseIdleConnections()
 	eventually(t, "ready", func() bool { status, _ := call(t, client, "GET", "/ready"); return status == 200 })
+	res, err := client.Get("http://control/ready")
+	if err != nil {
+		t.Fatal(err)
+	}
+	res.Body.Close()
+	if got := res.Header.Values("Deploy-Fact"); len(got) != 1 || got[0] != "isolation=full" {
+		t.Errorf("facts %q", got)
+	}
 	if status, body := call(t, client, "POST", "/reload"); status != 200 {
 		t.Errorf("reload: %d %s", status, body)
 	}

@@ -18,6 +18,11 @@ func (c *Component) controlHandler() http.Handler {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
+		if facts := c.options.Facts; facts != nil {
+			for name, value := range facts() {
+				w.Header().Add("Deploy-Fact", name+"="+value)
+			}
+		}
 		answer(w, c.Ready(), http.StatusServiceUnavailable)
 	})
 	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, r *http.Request) {

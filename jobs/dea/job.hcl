@@ -65,13 +65,9 @@ property "ports" {
 property "isolation" {
   type        = string
   default     = "namespaces"
+  levels      = ["processes", "namespaces", "full"]
   description = "Least isolation of apps: processes (only for users who trust each other), namespaces or full. Apps always get the best level that the machine offers; README.md describes the levels"
   on_change   = "restart"
-
-  validation {
-    condition     = contains(["processes", "namespaces", "full"], property.isolation)
-    error_message = "One of processes, namespaces, full."
-  }
 }
 
 property "network" {

@@ -50,6 +50,7 @@ func New(p component.Process) (_ *DEA, err error) {
 		Config:  cfg.Config,
 		Raw:     raw,
 		Varz:    d.varz,
+		Facts:   func() map[string]string { return map[string]string{"isolation": d.machine.Level()} },
 		Drain:   d.drain,
 	})
 	if err != nil {

@@ -99,13 +99,9 @@ property "network" {
 property "isolation" {
   type        = string
   default     = "namespaces"
+  levels      = ["processes", "namespaces", "full"]
   description = "Least isolation of staging: processes (only for users who trust each other), namespaces or full. Staging always gets the best level that the machine offers; README.md describes the levels"
   on_change   = "restart"
-
-  validation {
-    condition     = contains(["processes", "namespaces", "full"], property.isolation)
-    error_message = "One of processes, namespaces, full."
-  }
 }
 
 property "max_memory_mb" {

@@ -72,6 +72,7 @@ func New(p component.Process) (_ *Stager, err error) {
 		Config:  cfg.Config,
 		Raw:     raw,
 		Varz:    s.varz,
+		Facts:   func() map[string]string { return map[string]string{"isolation": s.machine.Level()} },
 		Drain:   s.drain,
 	})
 	if err != nil {

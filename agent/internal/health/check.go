@@ -31,8 +31,8 @@ type Target struct {
 }
 
 // Run asks once, within the check's own timeout. The error is the reason why
-// the check does not pass.
-func Run(ctx context.Context, c api.Check, t Target) error {
+// the check does not pass; the facts are what a control socket tells beside that.
+func Run(ctx context.Context, c api.Check, t Target) (facts map[string]string, err error) {
 	timeout := time.Duration(c.TimeoutMS) * time.Millisecond
 	if timeout <= 0 {
 		timeout = DefaultTimeout
@@ -41,22 +41,22 @@ func Run(ctx context.Context, c api.Check, t Target) error {
 	defer cancel()
 	switch c.Kind {
 	case api.CheckHTTP:
-		return checkHTTP(ctx, c)
+		return nil, checkHTTP(ctx, c)
 	case api.CheckTCP:
 		var d net.Dialer
 		conn, err := d.DialContext(ctx, "tcp", c.Target)
 		if err != nil {
-			return fmt.Errorf("cannot connect to %s: %w", c.Target, short(ctx, err))
+			return nil, fmt.Errorf("cannot connect to %s: %w", c.Target, short(ctx, err))
 		}
-		return conn.Close()
+		return nil, conn.Close()
 	case api.CheckExec:
 		command := t.Command
 		command.Args = c.Command
-		return command.Run(ctx)
+		return nil, command.Run(ctx)
 	case api.CheckControl:
 		return t.Control.Ready(ctx)
 	}
-	return fmt.Errorf("this agent does not know the check kind %q", c.Kind)
+	return nil, fmt.Errorf("this agent does not know the check kind %q", c.Kind)
 }
 
 func checkHTTP(ctx context.Context, c api.Check) error {

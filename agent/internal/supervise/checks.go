@@ -41,6 +41,7 @@ type checklist struct {
 	passed  []bool // at least once
 	failed  []int  // times in a row
 	reasons []string
+	facts   map[string]string // as the last answer that had some told them
 }
 
 func newChecklist(checks []api.Check) *checklist {
@@ -48,8 +49,20 @@ func newChecklist(checks []api.Check) *checklist {
 	return &checklist{checks: checks, passed: make([]bool, n), failed: make([]int, n), reasons: make([]string, n)}
 }
 
+// told returns the facts that the process has told; l may be nil.
+func (l *checklist) told() map[string]string {
+	if l == nil {
+		return nil
+	}
+	return l.facts
+}
+
 // answered notes one answer; a nil error is a pass.
-func (l *checklist) answered(i int, err error) {
+func (l *checklist) answered(a answer) {
+	i, err := a.index, a.err
+	if a.facts != nil {
+		l.facts = a.facts
+	}
 	if err == nil {
 		l.passed[i], l.failed[i], l.reasons[i] = true, 0, ""
 		return
@@ -83,6 +96,7 @@ func (l *checklist) verdict() (e event, sure bool, reason string) {
 type answer struct {
 	of    *checklist
 	index int
+	facts map[string]string // nil: none
 	err   error
 }
 
@@ -90,9 +104,9 @@ type answer struct {
 func probe(ctx context.Context, l *checklist, index int, target health.Target, answers chan<- answer) {
 	check, passed := l.checks[index], false
 	for {
-		err := health.Run(ctx, check, target)
+		facts, err := health.Run(ctx, check, target)
 		select {
-		case answers <- answer{l, index, err}:
+		case answers <- answer{l, index, facts, err}:
 		case <-ctx.Done():
 			return
 		}

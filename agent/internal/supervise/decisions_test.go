@@ -126,7 +126,7 @@ func TestChecklist(t *testing.T) {
 	for _, tt := range tests {
 		l := newChecklist([]api.Check{{Failures: 2}, {Failures: 2}})
 		for _, s := range tt.steps {
-			l.answered(s.check, s.err)
+			l.answered(answer{index: s.check, err: s.err})
 		}
 		event, sure, reason := l.verdict()
 		if sure != tt.sure || sure && event != tt.event || reason != tt.reason {

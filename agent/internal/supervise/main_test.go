@@ -47,6 +47,7 @@ func component() {
 	must(os.Chdir(home))
 	there := func(name string) bool { _, err := os.Stat(name); return err == nil }
 	http.HandleFunc("GET /ready", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Add("Deploy-Fact", "isolation=full")
 		if !there("ready") {
 			http.Error(w, "not yet warm", http.StatusServiceUnavailable)
 		}

@@ -312,7 +312,7 @@ func (p *process) answered(a answer) {
 	if a.of != p.checks {
 		return // of an earlier start
 	}
-	p.checks.answered(a.index, a.err)
+	p.checks.answered(a)
 	e, sure, reason := p.checks.verdict()
 	p.reason = reason
 	if sure {
@@ -582,7 +582,7 @@ func (p *process) publish() {
 	v := view{
 		status: api.ProcessStatus{
 			Job: p.job, Name: p.name, State: p.state, Reason: p.reason,
-			Restarts: p.history.Restarts, LastExit: p.history.LastExit,
+			Restarts: p.history.Restarts, LastExit: p.history.LastExit, Facts: p.checks.told(),
 		},
 		crashed: p.crashed, crashes: p.crashes, reloadError: p.reloadError, log: p.wanted.Log,
 	}

@@ -395,6 +395,9 @@ func TestReadinessDrainAndReload(t *testing.T) {
 	}
 	b.touch(b.data("web", "ready"))
 	first := b.await("web", api.ProcessRunning)
+	if facts := b.status("web", "main").Facts; len(facts) != 1 || facts["isolation"] != "full" {
+		t.Errorf("facts %v", facts)
+	}
 
 	// A failing check, and its end.
 	b.check(os.Remove(b.data("web", "ready")))

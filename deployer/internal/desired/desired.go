@@ -4,6 +4,7 @@ package desired
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/hashicorp/hcl/v2"
 
@@ -73,11 +74,44 @@ func (r *Renderer) Render(places credentials.Places) ([]plan.Wanted, error) {
 	return out, nil
 }
 
+// Levels returns what jobs require of facts beside what agents report of them, in
+// rollout order. Nothing is rendered for it; a job whose properties cannot be
+// evaluated, which Render says, is left out.
+func (r *Renderer) Levels(inventories map[string]*api.Inventory) []plan.LevelReport {
+	facts := r.credentials.Facts(nil)
+	evaluator := r.s.Manifest.Evaluator(facts)
+	var list []plan.Wanted
+	for _, wave := range r.s.Manifest.Order {
+		for _, g := range wave {
+			for _, job := range g.Jobs {
+				if !slices.ContainsFunc(job.Spec.Properties, func(p *manifests.Property) bool { return len(p.Levels) > 0 }) {
+					continue
+				}
+				for _, in := range facts.Instances[g.Name] {
+					ctx, diags := evaluator.JobContext(g.Name, in.Index, job)
+					if diags.HasErrors() {
+						continue
+					}
+					w := plan.Wanted{Spec: api.Spec{Instance: api.InstanceID(g.Name, in.Index)}}
+					for _, l := range manifests.LevelsOf(job.Spec, ctx) {
+						w.Levels = append(w.Levels, plan.Level(l))
+					}
+					list = append(list, w)
+				}
+			}
+		}
+	}
+	return plan.LevelsOf(list, inventories)
+}
+
 // wanted returns a rendered instance as plans compare it.
 func wanted(g *manifests.Group, in manifests.Instance, x *render.Instance) plan.Wanted {
 	w := plan.Wanted{
 		Group: g.Name, AZ: in.AZ, Spec: x.Spec, Known: x.Known,
 		Shown: make(map[string]string, len(x.Files)), Sources: make(map[plan.Part][]string, len(x.Sources)),
+	}
+	for _, l := range x.Levels {
+		w.Levels = append(w.Levels, plan.Level(l))
 	}
 	for key, text := range x.Files {
 		w.Shown[key.Job+"/"+key.Path] = text.String()

@@ -22,6 +22,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/infra"
 	"github.com/clusterworks/deploy/deployer/internal/packages"
 	"github.com/clusterworks/deploy/deployer/internal/pki"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
 	"github.com/clusterworks/deploy/deployer/internal/session"
 	"github.com/clusterworks/deploy/deployer/internal/source"
 	"github.com/clusterworks/deploy/deployer/internal/state"
@@ -115,6 +116,7 @@ func (x *Doctor) Examine(ctx context.Context, d Deployment) {
 	x.certificates(d.Session)
 	inventories := d.Fleet.Survey(ctx, fleet.Patient)
 	x.later(d, inventories)
+	x.levels(d.Desired.Levels(inventories))
 	x.bus(d, inventories)
 	x.agents(ctx, d)
 }
@@ -281,6 +283,18 @@ func (x *Doctor) certificates(s *session.Session) {
 		if level == LevelOK && !first.IsZero() {
 			x.add(LevelOK, g.check, "", "valid until %s at least", first.Format(time.DateOnly))
 		}
+	}
+}
+
+// levels tells what machines offer jobs, such as how well they keep apps apart, and
+// where that is less than the manifest requires.
+func (x *Doctor) levels(reports []plan.LevelReport) {
+	for _, r := range plan.BelowLeast(reports) {
+		x.add(LevelFail, r.Name, "change the machine, or the job's property "+r.Name, "%s of job %s on %s is %s, less than %s, which the manifest requires", r.Name, r.Job, r.Instance, r.Level, r.Least)
+	}
+	for _, line := range plan.SummarizeLevels(reports) {
+		name, what, _ := strings.Cut(line, ": ")
+		x.add(LevelOK, name, "", "%s", what)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/deployer/internal/packages"
 	"github.com/clusterworks/deploy/deployer/internal/pki"
+	"github.com/clusterworks/deploy/deployer/internal/plan"
 	"github.com/clusterworks/deploy/deployer/internal/session"
 	"github.com/clusterworks/deploy/deployer/internal/state"
 	"github.com/clusterworks/deploy/manifests"
@@ -125,6 +126,21 @@ func TestDoctorTellsEarlierDefaults(t *testing.T) {
 	x.defaults(&session.Session{Manifest: m, State: &state.State{Version: 1, Deployment: "d"}}) // has no word of it
 	if got := findings(x); !strings.HasPrefix(got, "warn defaults: open of job j in group a is true,") || !strings.Contains(got, `set open = false in job "j" of group "a"`) {
 		t.Errorf("got %s", got)
+	}
+}
+
+// TestDoctorTellsLevels: what machines offer jobs is told, and is a failure where it
+// is less than what the manifest requires.
+func TestDoctorTellsLevels(t *testing.T) {
+	x := &Doctor{}
+	x.levels([]plan.LevelReport{
+		{Instance: "dea/0", Job: "dea", Name: "isolation", Level: "full", Least: "namespaces"},
+		{Instance: "dea/1", Job: "dea", Name: "isolation", Level: "processes", Least: "namespaces", Below: true},
+	})
+	want := "fail isolation: isolation of job dea on dea/1 is processes, less than namespaces, which the manifest requires -> change the machine, or the job's property isolation\n" +
+		"ok isolation: full on dea/0; processes on dea/1 -> "
+	if got := findings(x); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
 	}
 }
 

@@ -24,6 +24,8 @@ type Wanted struct {
 	Shown map[string]string
 	// Sources are the inputs (api.Job.Inputs) that a part of a job is made of.
 	Sources map[Part][]string
+	// Levels are what facts of the jobs' processes must be at least.
+	Levels []Level
 }
 
 // Part is a file or a process of a job.
@@ -110,6 +112,9 @@ type Plan struct {
 	// Failing are the instances that should run and do not do what they should, in
 	// the order of rollout, whether anything is to be changed there or not.
 	Failing []Failing `json:"failing,omitempty"`
+	// Levels are what the jobs require of facts that their processes report, in the
+	// order of rollout, met or not.
+	Levels []LevelReport `json:"levels,omitempty"`
 }
 
 // Failing is an instance that does not do what it should.
@@ -268,6 +273,11 @@ func Make(deployment string, wanted []Wanted, existing map[string]Existing, vms 
 	for _, w := range wanted {
 		seen[w.Spec.Instance] = true
 		p.Instances = append(p.Instances, instance(w, existing[w.Spec.Instance]))
+		inv := existing[w.Spec.Instance].Inventory
+		if len(existing[w.Spec.Instance].Replace) > 0 {
+			inv = nil // another machine may offer other levels
+		}
+		p.Levels = append(p.Levels, levels(w, inv)...)
 		if f := failing(w.Spec.Instance, existing[w.Spec.Instance]); len(f.Reasons) > 0 {
 			p.Failing = append(p.Failing, f)
 		}

@@ -45,6 +45,8 @@ type Instance struct {
 	// Sources are the inputs (as in api.Job.Inputs) that each part of a job refers
 	// to.
 	Sources map[Part][]string
+	// Levels are what facts of the jobs' processes must be at least.
+	Levels []manifests.Level
 }
 
 // FileKey names a rendered file.
@@ -155,6 +157,7 @@ func (r *Renderer) instance(g *manifests.Group, in manifests.Instance) (out *Ins
 		anew = anew || fresh
 		diags = append(diags, rendered.diags...)
 		out.add(rendered)
+		out.Levels = append(out.Levels, manifests.LevelsOf(job.Spec, ctx)...)
 	}
 	slices.SortFunc(out.Spec.Packages, func(a, b api.Package) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(out.Spec.SystemPackages, func(a, b api.SystemPackage) int { return cmp.Compare(a.Name, b.Name) })

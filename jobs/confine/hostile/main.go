@@ -2,8 +2,8 @@
 // attempt whether it did: a line "NAME denied REASON" or "NAME did". It belongs to
 // the tests of the DEA and the stager and is never shipped. What it may find
 // outside is told by its environment: SECRET (a file), VICTIM (a pid), FOREIGN (a
-// TCP port that is not its own), VICTIM_PORT (another app's, "address:port"), MACHINE
-// (a service of the machine's, the same), ABSTRACT and SOCKET (sockets that listen).
+// TCP port that is not its own), VICTIM_PORT (another app's, "address:port", which
+// answers HTTP), MACHINE (a service of the machine's, the same), ABSTRACT and SOCKET (sockets that listen).
 package main
 
 import (
@@ -118,6 +118,23 @@ func attempts() []attempt {
 			return err
 		}
 	}
+	// A relay may take a connection before it looks whom it is for, so that only an
+	// answer tells.
+	ask := func(address string) func() error {
+		return func() error {
+			conn, err := net.DialTimeout("tcp", address, 2*time.Second)
+			if err != nil {
+				return err
+			}
+			defer conn.Close()
+			_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+			if _, err := fmt.Fprintf(conn, "GET / HTTP/1.0\r\nHost: %s\r\n\r\n", address); err != nil {
+				return err
+			}
+			_, err = conn.Read(make([]byte, 1))
+			return err
+		}
+	}
 	environs := func() error {
 		files, err := filepath.Glob("/proc/[0-9]*/environ")
 		if err != nil {
@@ -138,7 +155,7 @@ func attempts() []attempt {
 	name := []byte("hostile\x00")
 	path := func(s string) uintptr { b := append([]byte(s), 0); return uintptr(unsafe.Pointer(&b[0])) }
 	return []attempt{
-		{"dial-victim", dial("tcp", os.Getenv("VICTIM_PORT"))},
+		{"dial-victim", ask(os.Getenv("VICTIM_PORT"))},
 		{"dial-machine", dial("tcp", os.Getenv("MACHINE"))},
 		{"read-secret", read(os.Getenv("SECRET"))},
 		{"read-shadow", read("/etc/shadow")},

@@ -97,7 +97,11 @@ type Property struct {
 	OnChange string
 	// From is what the property gets if the manifest says nothing of it: FromDomains,
 	// FromInstances, or "".
-	From        string
+	From string
+	// Levels are the values that the property may have, the weakest first: a fact of
+	// the job's process, of the property's name, must be at least its value. nil: the
+	// property is not of that kind.
+	Levels      []string
 	Validations []*syntax.Validation
 	Range       hcl.Range
 

@@ -182,7 +182,7 @@ func blockTitle(b *hcl.Block) string {
 
 func (l *loader) property(b *hcl.Block, name string) {
 	l.CheckIdentifier(b)
-	content := l.Content(b.Body, "type default earlier_default description required sensitive on_change from", "validation")
+	content := l.Content(b.Body, "type default earlier_default description required sensitive on_change from levels", "validation")
 	attrs := content.Attributes
 	p := &Property{
 		Name:        name,
@@ -196,6 +196,7 @@ func (l *loader) property(b *hcl.Block, name string) {
 		typed:       l.Typed(attrs),
 	}
 	p.Type = p.typed.Type
+	p.Levels = l.levels(attrs, p)
 	p.Validations = l.Validations(content.Blocks, syntax.Namespace{
 		"property": l.scope["property"],
 		"group":    l.scope["group"],
@@ -221,6 +222,25 @@ func (l *loader) property(b *hcl.Block, name string) {
 		}
 	}
 	l.job.Properties = append(l.job.Properties, p)
+}
+
+// levels reads the values of a property that says what a fact must be at least.
+func (l *loader) levels(attrs hcl.Attributes, p *Property) []string {
+	attr := attrs["levels"]
+	if attr == nil {
+		return nil
+	}
+	list := l.Texts(attrs, "levels")
+	sorted := slices.Sorted(slices.Values(list))
+	switch {
+	case p.Type != cty.String:
+		l.Report(syntax.Problem("Levels of another type", fmt.Sprintf("Property %q has levels, so its type must be string.", p.Name), attr.Expr.Range(), attr.Range))
+	case p.Sensitive:
+		l.Report(syntax.Problem("Sensitive levels", fmt.Sprintf("Property %q has levels, which plans show, so it cannot be sensitive.", p.Name), attr.Expr.Range(), attr.Range))
+	case len(list) < 2 || len(slices.Compact(sorted)) < len(list):
+		l.Report(syntax.Problem("Wrong levels", fmt.Sprintf("Levels of property %q are two or more different texts, the weakest first.", p.Name), attr.Expr.Range(), attr.Range))
+	}
+	return list
 }
 
 func (l *loader) provides(b *hcl.Block, name string) {

@@ -53,6 +53,7 @@ func Status(w io.Writer, s *deployer.Status, color bool, width int) {
 	for _, text := range append(likewise(texts, nil), s.Warnings...) {
 		fmt.Fprintf(w, "%s %s\n", paint(color, yellow, "!"), text)
 	}
+	levels(w, s.Levels, color)
 }
 
 // stateOf is the state of an instance in a word or two.

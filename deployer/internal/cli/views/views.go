@@ -38,6 +38,7 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 		if len(p.Failing) > 0 {
 			fmt.Fprintf(w, "%s: nothing to change, but %d of %d instances do not do what they should:\n", p.Deployment, len(p.Failing), len(p.Instances))
 			failing(w, p.Failing, color)
+			levels(w, p.Levels, color)
 			return
 		}
 		what := "everything matches the manifest"
@@ -45,6 +46,7 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 			what = fmt.Sprintf("everything matches the manifest, except for %d left as they are", n)
 		}
 		fmt.Fprintf(w, "%s: nothing to do, %s.\n", p.Deployment, what)
+		levels(w, p.Levels, color)
 		return
 	}
 	if len(p.VMs) > 0 {
@@ -70,7 +72,22 @@ func Plan(w io.Writer, p *plan.Plan, color bool) {
 		fmt.Fprintf(w, "\n%s\n", paint(color, bold, "Failing, with nothing to change"))
 		failing(w, left, color)
 	}
+	if len(p.Levels) > 0 {
+		fmt.Fprintln(w)
+		levels(w, p.Levels, color)
+	}
 	fmt.Fprintf(w, "\nPlan: %s.\n", summary(p))
+}
+
+// levels says what processes have found on their machines, and where that is less
+// than the manifest requires.
+func levels(w io.Writer, reports []plan.LevelReport, color bool) {
+	for _, line := range plan.SummarizeLevels(reports) {
+		fmt.Fprintln(w, line)
+	}
+	for _, r := range plan.BelowLeast(reports) {
+		fmt.Fprintf(w, "%s %s\n", paint(color, red, "!"), r)
+	}
 }
 
 // failing says which instances fail, and why.

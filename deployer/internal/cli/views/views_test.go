@@ -35,6 +35,13 @@ func golden(t *testing.T, name string, got []byte) {
 	}
 }
 
+var someLevels = []plan.LevelReport{
+	{Instance: "dea/0", Job: "dea", Name: "isolation", Level: "full", Least: "namespaces"},
+	{Instance: "dea/1", Job: "dea", Name: "isolation", Level: "processes", Least: "namespaces", Below: true},
+	{Instance: "dea/2", Job: "dea", Name: "isolation", Least: "namespaces"},
+	{Instance: "stager/0", Job: "stager", Name: "isolation", Level: "full", Least: "namespaces"},
+}
+
 func TestPlan(t *testing.T) {
 	p := &plan.Plan{
 		Deployment: "cf",
@@ -52,6 +59,7 @@ func TestPlan(t *testing.T) {
 				Processes: []plan.ProcessChange{{Job: "hello", Name: "hello", Action: plan.ProcessStart, Cause: "first start"}}},
 			{Instance: "lb/1", Group: "lb", Action: plan.Delete, Causes: []string{"not in the manifest"}},
 		},
+		Levels: someLevels,
 	}
 	var b bytes.Buffer
 	Plan(&b, p, false)
@@ -70,7 +78,7 @@ func TestStatus(t *testing.T) {
 			Processes: []deployer.ProcessStatus{{Job: "router", Name: "router", State: "backoff", Restarts: 4}}},
 		{ID: "router/1", Address: "127.0.0.4", VM: deployer.VMRunning, Agent: deployer.AgentSilent, State: "failing", Reasons: []string{"the agent does not answer"}},
 		{ID: "router/2", VM: deployer.VMMissing, Agent: deployer.AgentSilent, State: "stopped"},
-	}}
+	}, Levels: someLevels}
 	var b bytes.Buffer
 	Status(&b, s, false, 120)
 	golden(t, "status.txt", b.Bytes())
@@ -78,7 +86,7 @@ func TestStatus(t *testing.T) {
 	Status(&b, s, false, 60)
 	golden(t, "status-narrow.txt", b.Bytes())
 	for line := range strings.Lines(b.String()) {
-		if !strings.HasPrefix(line, "!") && utf8.RuneCountInString(line) > 60+1 {
+		if !strings.HasPrefix(line, "!") && !strings.HasPrefix(line, "isolation:") && utf8.RuneCountInString(line) > 60+1 {
 			t.Errorf("too wide: %q", line)
 		}
 	}

@@ -20,6 +20,19 @@ property "e" {
     error_message = "x"
   }
 }
+property "f" {
+  type   = number
+  levels = ["1", "2"] # error: Levels of another type
+}
+property "g" {
+  type   = string
+  levels = ["low", "low"] # error: Wrong levels
+}
+property "h" {
+  type      = string
+  sensitive = true
+  levels    = ["low", "high"] # error: Sensitive levels
+}
 
 provides "bus" { properties = ["a", "bb"] } # error: Unknown property
 
