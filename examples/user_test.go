@@ -52,18 +52,19 @@ func newUser(t *testing.T) *user {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for text, id := range map[string]*uint32{found.Uid: &u.uid, found.Gid: &u.gid} {
+	number := func(text string) uint32 {
 		n, err := strconv.ParseUint(text, 10, 32)
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || n == 0 {
+			t.Fatalf("%s is user %s of group %s: %v", u.name, found.Uid, found.Gid, err)
 		}
-		*id = uint32(n)
+		return uint32(n)
 	}
+	u.uid, u.gid = number(found.Uid), number(found.Gid)
 	u.own(t, home)
 	return u
 }
 
-func (u *user) own(t *testing.T, path string) {
+func (u *user) own(t testing.TB, path string) {
 	t.Helper()
 	if err := os.Chown(path, int(u.uid), int(u.gid)); err != nil {
 		t.Fatal(err)
@@ -77,6 +78,21 @@ func (u *user) run(cmd *exec.Cmd) {
 	cmd.Env = []string{"HOME=" + u.home, "USER=" + u.name, "LOGNAME=" + u.name, "PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8"}
 }
 
+// belongTo makes a cluster that is not yet deployed the user's: its manifest is
+// <name>.hcl in the user's home, its state <name>.
+func (c *cluster) belongTo(u *user, name string) {
+	c.t.Helper()
+	source, err := os.ReadFile(c.manifest)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.as, c.manifest, c.state = u, filepath.Join(u.home, name+".hcl"), filepath.Join(u.home, name)
+	if err := os.WriteFile(c.manifest, source, 0o600); err != nil {
+		c.t.Fatal(err)
+	}
+	u.own(c.t, c.manifest)
+}
+
 // TestOrdinaryUser runs the example as an ordinary user, as plain processes and
 // in namespaces.
 func TestOrdinaryUser(t *testing.T) {
@@ -86,15 +102,7 @@ func TestOrdinaryUser(t *testing.T) {
 		t.Run(isolation, func(t *testing.T) {
 			c := start(t, "hello.hcl")
 			c.isolate(isolation)
-			source, err := os.ReadFile(c.manifest)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c.as, c.manifest, c.state = u, filepath.Join(u.home, isolation+".hcl"), filepath.Join(u.home, isolation)
-			if err := os.WriteFile(c.manifest, source, 0o600); err != nil {
-				t.Fatal(err)
-			}
-			u.own(t, c.manifest)
+			c.belongTo(u, isolation)
 			c.mustApply()
 			for name, pid := range c.mustAllRun(8).pids() { // pids of this machine, whatever they are on the VM
 				command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
