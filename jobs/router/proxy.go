@@ -90,11 +90,6 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		trace:   settings.TraceKey != "" && req.Header.Get(traceHeader) == settings.TraceKey,
 		closing: w.Header().Get("Connection") != "",
 	}
-	if !x.trusted && settings.FrontKey == "" && len(settings.fronts) == 0 && req.Header.Get(forwardedFor) != "" {
-		r.unheard.Do(func() {
-			r.base.Log().Warn("believing nobody's X-Forwarded-* headers, since neither front_key nor trusted_fronts is set; give routers and load balancers the same front_key", "peer", req.RemoteAddr)
-		})
-	}
 	x.client, x.id = client(req, x.trusted), identify(req, x.trusted)
 	// In a defer: the proxy panics to cut a connection whose backend broke off.
 	defer r.finish(x, req, settings.AccessLog)

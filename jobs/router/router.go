@@ -45,7 +45,6 @@ type Router struct {
 	heads     buffers // of requests
 	metrics   metrics
 	traffic   *traffic
-	unheard   sync.Once     // the log says that no claim of a front is believed
 	added     chan struct{} // a route came
 
 	table *table // mu is held by who changes it
@@ -186,6 +185,9 @@ func (r *Router) listen(ctx context.Context, connected <-chan struct{}) error {
 	r.server, r.address = server, server.Addr().String()
 	r.serving.Unlock()
 	r.base.Log().Info("serving", "address", server.Addr().String())
+	if r.config.FrontKey == "" && len(r.config.fronts) == 0 {
+		r.base.Log().Info("believing nobody's X-Forwarded-* headers, since neither front_key nor trusted_fronts is set; give routers and load balancers the same front_key")
+	}
 	return server.Serve(ctx)
 }
 
