@@ -53,14 +53,15 @@ type vmCluster struct {
 	image string // the stemcell
 }
 
-func startVMs(t *testing.T, files map[string]string) *vmCluster {
+// startVMs prepares a deployment whose VMs boot the image that a variable names.
+func startVMs(t *testing.T, stemcell string, files map[string]string) *vmCluster {
 	t.Helper()
-	image, err := filepath.Abs(os.Getenv("STEMCELL"))
+	image, err := filepath.Abs(os.Getenv(stemcell))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(image); err != nil || os.Getenv("STEMCELL") == "" {
-		t.Fatalf("STEMCELL names no image: %v; type make test-vm", err)
+	if _, err := os.Stat(image); err != nil || os.Getenv(stemcell) == "" {
+		t.Fatalf("%s names no image: %v; type make test-vm", stemcell, err)
 	}
 	folder, volumes := t.TempDir(), t.TempDir()
 	replace := strings.NewReplacer("IMAGE", strconv.Quote(image), "DIR", strconv.Quote(volumes), "JOBS", strconv.Quote(filepath.Join(folder, "jobs")))
@@ -204,7 +205,7 @@ func (v *vmCluster) mustLeaveNoVMs() {
 // TestLibvirtVMLife follows one VM: made, a job healthy, rebooted as by a power cut,
 // its QEMU killed, made anew with its disk, destroyed.
 func TestLibvirtVMLife(t *testing.T) {
-	v := startVMs(t, map[string]string{
+	v := startVMs(t, "STEMCELL", map[string]string{
 		"jobs/keeper/job.hcl": keeperJob, "jobs/keeper/templates/run.sh": keeperScript, "life.hcl": vmLife,
 	})
 	v.must("apply", "--auto-approve")

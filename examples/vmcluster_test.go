@@ -97,7 +97,7 @@ func TestLibvirtCluster(t *testing.T) {
 	manifest := strings.NewReplacer("= var.image", "= IMAGE\n  dir = DIR", `"0s-600s"`, `"0s-20m"`).Replace(string(source)) +
 		"\nvariable \"listen\" { default = \"\" }\n"
 	manifest = regexp.MustCompile(`(?s)variable "image" \{.*?\n\}\n`).ReplaceAllString(manifest, "")
-	v := startVMs(t, map[string]string{"vms.hcl": manifest})
+	v := startVMs(t, "STEMCELL_RUNTIMES", map[string]string{"vms.hcl": manifest})
 
 	v.logTimes(v.must("apply", "--auto-approve"))
 	before := v.mustAllRun(3)

@@ -257,7 +257,7 @@ hook "check" {
     "/bin/sh", "-ec", "\"$0\" check-isolation -c \"$DEPLOY_STAGED/dea.yml\"; test ! -e \"$1/dea.yml\" || exec \"$0\" check-evacuation -c \"$DEPLOY_STAGED/dea.yml\"",
     "${package.dea.path}/dea", path.config,
   ]
-  timeout = "60s"
+  timeout = "300s" # makes namespaces, which takes an emulated machine long
 }
 
 # Nothing is left to do when the DEA has drained. This hook's time is the drain's:

@@ -178,7 +178,7 @@ template "internal.key" {
 # touched.
 hook "check" {
   command = ["/bin/sh", "-c", "exec \"$0\" check-isolation -c \"$DEPLOY_STAGED/stager.yml\"", "${package.stager.path}/stager"]
-  timeout = "60s"
+  timeout = "300s" # makes namespaces, which takes an emulated machine long
 }
 
 process "stager" {
