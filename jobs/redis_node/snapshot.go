@@ -33,20 +33,25 @@ func (s *service) NoSnapshots() string {
 	return ""
 }
 
-// Disable keeps an instance's users out: only the node's own user is left.
+// Disable keeps an instance's users out: only the node's own user is left. (ACL LOAD would
+// end the node's own connections as well.)
 func (s *service) Disable(ctx context.Context, i node.Instance) error {
 	closed := i
 	closed.Disabled = true
 	if err := s.write(i, "users.acl", aclFile(closed, nil)); err != nil {
 		return err
 	}
-	admin := s.admin(i)
-	if err := admin.Do(ctx, "ACL", "LOAD").Err(); err != nil {
-		return fmt.Errorf("the server does not keep its users out: %w", err)
+	commands := [][]any{setUser("default", []string{"reset"}), {"CLIENT", "KILL", "USER", "default"}, {"ACL", "DELUSER", i.User}}
+	for _, b := range i.Bindings {
+		commands = append(commands, []any{"ACL", "DELUSER", b.User})
 	}
-	// ACL LOAD ends the connections of users who are gone; of those of the user default,
-	// which is always there, nobody knows whose they are.
-	return admin.Do(ctx, "CLIENT", "KILL", "USER", "default").Err()
+	for _, command := range commands {
+		err := s.admin(i).Do(ctx, command...).Err()
+		if err != nil && !strings.Contains(err.Error(), "No such") && !strings.Contains(err.Error(), "does not exist") {
+			return fmt.Errorf("the server does not keep its users out: %w", err)
+		}
+	}
+	return nil
 }
 
 // Enable lets them in again.
@@ -55,8 +60,12 @@ func (s *service) Enable(ctx context.Context, i node.Instance) error {
 	if err := s.write(i, "users.acl", aclFile(i, i.Users())); err != nil {
 		return err
 	}
-	if err := s.admin(i).Do(ctx, "ACL", "LOAD").Err(); err != nil {
-		return fmt.Errorf("the server does not let its users in: %w", err)
+	for _, b := range append([]node.Binding{{User: i.User, Password: i.Password}}, i.Users()...) {
+		for _, command := range admit(b) {
+			if err := s.admin(i).Do(ctx, command...).Err(); err != nil {
+				return fmt.Errorf("the server does not let its users in: %w", err)
+			}
+		}
 	}
 	return nil
 }

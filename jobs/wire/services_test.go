@@ -98,3 +98,25 @@ func FuzzServices(f *testing.F) {
 		}
 	})
 }
+
+// FuzzSnapshotMessages: what is read of snapshots can be named in paths and subjects.
+func FuzzSnapshotMessages(f *testing.F) {
+	f.Add([]byte(`{"instance_id":"d1","snapshot_id":"1-ab","job_id":"j1","name":"before the update"}`))
+	f.Add([]byte(`{"instance_id":"../x"}`))
+	f.Add([]byte(`{"success":false,"error":{"status":503,"msg":{"code":30600,"description":"no"}}}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if r, err := ParseSnapshotRequest(data); err == nil {
+			for _, id := range []string{r.InstanceID, r.SnapshotID, r.JobID} {
+				if strings.ContainsAny(id, "/.\x00 *>\n") {
+					t.Errorf("%q is an id", id)
+				}
+			}
+			if strings.ContainsAny(r.Name, "\x00\n\r\x1b") || len(r.Name) > 4*64 {
+				t.Errorf("%q is a name", r.Name)
+			}
+		}
+		if a, err := ParseSnapshotAnswer(data); err == nil && !a.Success && a.Error == nil {
+			t.Errorf("%s is an answer", data)
+		}
+	})
+}

@@ -98,7 +98,8 @@ func rootCommand(v *vmc) *cobra.Command {
 	add("app", pushCommand(v), updateCommand(v), appsCommand(v), startCommand(v), stopCommand(v), restartCommand(v), openCommand(v),
 		deleteCommand(v), releasesCommand(v), rollbackCommand(v), promoteCommand(v), scaleCommand(v), memCommand(v), envCommand(v), healthCommand(v), renameCommand(v), mapCommand(v), domainsCommand(v), unmapCommand(v))
 	add("look", appCommand(v), eventsCommand(v), instancesCommand(v), statsCommand(v), logsCommand(v), filesCommand(v), crashesCommand(v), crashlogsCommand(v), sshCommand(v), runCommand(v))
-	add("service", servicesCommand(v), createServiceCommand(v), deleteServiceCommand(v), bindServiceCommand(v), unbindServiceCommand(v))
+	add("service", servicesCommand(v), createServiceCommand(v), deleteServiceCommand(v), bindServiceCommand(v), unbindServiceCommand(v),
+		snapshotsCommand(v), snapshotCommand(v), rollbackSnapshotCommand(v), deleteSnapshotCommand(v))
 	root.AddCommand(versionCommand(v))
 	return root
 }

@@ -52,6 +52,8 @@ var eventually = componenttest.Eventually
 type platform struct {
 	t      *testing.T
 	target string // of the API, by way of the router
+	// common returns what is in every configuration of a job's component.
+	common func(job string) string
 }
 
 // runnable is what all of them are.
@@ -91,11 +93,12 @@ func newPlatform(t *testing.T) *platform {
 	// As a deployment has it: each with a user and a certificate of its own, and nothing
 	// in plain text between them.
 	ca := componenttest.NewAuthority(t)
-	bus := componenttest.Bus(t, natstest.Users(t, "router", "cloud_controller", "health_manager", "stager", "dea"), ca.Bus(t))
+	bus := componenttest.Bus(t, natstest.Users(t, "router", "cloud_controller", "health_manager", "stager", "dea", "redis_gateway", "redis_node"), ca.Bus(t))
 	common := func(job string) string {
 		certificate, key := ca.Issue(t, "127.0.0.1")
 		return fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nindex: 0\nca: %s\ninternal_tls: {certificate: %s, key: %s}\n", natstest.URI(bus, job), ca.File, certificate, key)
 	}
+	p.common = common
 	internal := componenttest.FreePort(t)
 
 	var front *router.Router
@@ -117,6 +120,7 @@ internal_tls_port: %[2]d
 keys: {token: a-long-secret}
 admins: [root@example.com]
 admin_password: long enough
+builtin_services: {redis: {token: a-gateway-token}}
 allow_registration: true
 default_account_capacity: {memory: 4096, app_uris: 16, services: 16, apps: 40}
 peer_keepalive: 100ms

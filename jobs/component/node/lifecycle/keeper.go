@@ -72,8 +72,8 @@ type Keeper struct {
 
 	mu    sync.Mutex // guards the rest
 	queue *queue
-	work  map[string]*work // by the instance
-	tried map[string]time.Time
+	work  map[string]*work   // by the instance
+	past  map[string]history // of instances that the schedule has looked at
 }
 
 // work is a job that is being done.
@@ -94,7 +94,7 @@ var (
 func Open(c Config, service, records string, of Instances, log *slog.Logger) (*Keeper, error) {
 	k := &Keeper{
 		config: c, service: service, of: of, log: log, vault: vault{c.Folder}, desk: desk{records}, wake: make(chan struct{}, 1),
-		queue: newQueue(nil), work: map[string]*work{}, tried: map[string]time.Time{},
+		queue: newQueue(nil), work: map[string]*work{}, past: map[string]history{},
 	}
 	if c.Folder == "" {
 		k.off = wire.Failure(wire.ServiceExtension, "this node keeps no snapshots: its operator has given no folder for them (snapshots_dir)")
@@ -353,37 +353,51 @@ func (k *Keeper) schedule(now time.Time) {
 		return
 	}
 	for _, instance := range k.of.Names() {
-		key, _, there := k.of.Key(instance)
-		if !there {
-			continue
-		}
-		list, problems, err := k.vault.list(instance, key)
-		if err != nil || len(problems) > 0 {
-			k.log.Error("cannot read all snapshots of an instance", "instance", instance, "error", errors.Join(append(problems, err)...))
-		}
-		if err != nil {
-			continue
-		}
-		h := history{}
-		for _, l := range list {
-			if l.By == wire.SnapshotBySchedule {
-				h.made = l.Date
-			}
-		}
-		k.mu.Lock()
-		h.tried = k.tried[instance]
-		_, busy := k.queue.active(instance)
-		k.mu.Unlock()
-		if busy || !due(now, k.config.Every, h) {
-			continue
-		}
-		k.mu.Lock()
-		k.tried[instance] = now
-		k.mu.Unlock()
-		if _, err := k.submit(Job{Instance: instance, Kind: Create, Snapshot: newID(lastNumber(list) + 1), Name: "scheduled", By: wire.SnapshotBySchedule}); err != nil {
+		if err := k.scheduleOne(instance, now); err != nil {
 			k.log.Error("cannot ask for a scheduled snapshot", "instance", instance, "error", err)
 		}
 	}
+}
+
+// scheduleOne asks for a snapshot of one instance if it is due. Labels are read at the
+// first look, and when one is due.
+func (k *Keeper) scheduleOne(instance string, now time.Time) error {
+	k.mu.Lock()
+	h, known := k.past[instance]
+	_, busy := k.queue.active(instance)
+	k.mu.Unlock()
+	if busy || known && !due(now, k.config.Every, h) {
+		return nil
+	}
+	key, _, there := k.of.Key(instance)
+	if !there {
+		return nil
+	}
+	list, problems, err := k.vault.list(instance, key)
+	if err != nil {
+		return err
+	}
+	if len(problems) > 0 {
+		k.log.Error("cannot read all snapshots of an instance", "instance", instance, "error", errors.Join(problems...))
+	}
+	h.made = time.Time{}
+	for _, l := range list {
+		if l.By == wire.SnapshotBySchedule {
+			h.made = l.Date
+		}
+	}
+	isDue := due(now, k.config.Every, h)
+	if isDue {
+		h.tried = now
+	}
+	k.mu.Lock()
+	k.past[instance] = h
+	k.mu.Unlock()
+	if !isDue {
+		return nil
+	}
+	_, err = k.submit(Job{Instance: instance, Kind: Create, Snapshot: newID(lastNumber(list) + 1), Name: "scheduled", By: wire.SnapshotBySchedule})
+	return err
 }
 
 // submit records a job; it begins when others have ended.
@@ -544,7 +558,7 @@ func (k *Keeper) Forget(ctx context.Context, instance string) error {
 			k.log.Error("cannot forget a job", "job", j.ID, "error", err)
 		}
 	}
-	delete(k.tried, instance)
+	delete(k.past, instance)
 	k.mu.Unlock()
 	return k.vault.forget(instance)
 }
