@@ -38,6 +38,8 @@ type Client struct {
 	http   *http.Client
 	// Token says who the user is; "": nobody.
 	Token string
+	// Renew, if set, returns the token for each request, for one that expires.
+	Renew func(ctx context.Context) (string, error)
 	// As is the e-mail address of the user for whom an administrator acts; "":
 	// for themselves.
 	As string
@@ -221,6 +223,14 @@ func again(r request, err error) bool {
 	return false
 }
 
+// token returns what says who the user is, "": nobody.
+func (c *Client) token(ctx context.Context) (string, error) {
+	if c.Token == "" || c.Renew == nil {
+		return c.Token, nil
+	}
+	return c.Renew(ctx)
+}
+
 func (c *Client) try(ctx context.Context, r request) (*http.Response, error) {
 	var body io.Reader
 	var length int64
@@ -249,8 +259,12 @@ func (c *Client) try(ctx context.Context, r request) (*http.Response, error) {
 	for name, values := range r.header {
 		req.Header[name] = values
 	}
-	if c.Token != "" {
-		req.Header.Set("Authorization", c.Token)
+	token, err := c.token(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", token)
 	}
 	if c.As != "" {
 		req.Header.Set("Proxy-User", c.As)
@@ -337,8 +351,10 @@ type Info struct {
 	Frameworks  map[string]Framework `json:"frameworks"`
 	Isolation   string               `json:"isolation,omitempty"` // lowest level of the DEAs; "": not known
 	User        string               `json:"user,omitempty"`      // "": not logged in
-	Limits      *Usage               `json:"limits,omitempty"`
-	Usage       *Usage               `json:"usage,omitempty"`
+	// LoginAt is the URL of the user component at which users log in; "": at the cloud.
+	LoginAt string `json:"authorization_endpoint,omitempty"`
+	Limits  *Usage `json:"limits,omitempty"`
+	Usage   *Usage `json:"usage,omitempty"`
 }
 
 // Usage is what an account has or may have.

@@ -52,8 +52,12 @@ type Session struct{ conn *websocket.Conn }
 // Session begins a command beside the instance with an index of an app.
 func (c *Client) Session(ctx context.Context, app string, index int, start SessionStart) (*Session, error) {
 	header := http.Header{}
-	if c.Token != "" {
-		header.Set("Authorization", c.Token)
+	token, err := c.token(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if token != "" {
+		header.Set("Authorization", token)
 	}
 	if c.As != "" {
 		header.Set("Proxy-User", c.As)

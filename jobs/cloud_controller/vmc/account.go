@@ -73,10 +73,22 @@ func (v *vmc) password(prompt string) (string, error) {
 	return line, nil
 }
 
-// login logs in and remembers it.
+// login logs in, at the user component if the cloud names one, and remembers it.
 func (v *vmc) login(ctx context.Context, c *client.Client, email, password string) error {
 	c.Token = "" // an old one may be no good any more
-	token, err := c.Login(ctx, email, password)
+	info, err := c.Info(ctx)
+	if err != nil {
+		return err
+	}
+	var g client.Grant
+	if info.LoginAt == "" {
+		g.Access, err = c.Login(ctx, email, password)
+	} else {
+		var component client.UAA
+		if component, err = c.UAA(info.LoginAt); err == nil {
+			g, err = component.Login(ctx, email, password)
+		}
+	}
 	if err != nil {
 		var answer *client.Error
 		if errors.As(err, &answer) && answer.Code == client.CodeForbidden {
@@ -87,9 +99,13 @@ func (v *vmc) login(ctx context.Context, c *client.Client, email, password strin
 		}
 		return err
 	}
-	c.Token = token
+	c.Token = g.Access
 	return changeSettings(func(s *settings) {
-		s.Tokens[c.Target()] = token
+		if s.Tokens[c.Target()] = g.Access; info.LoginAt == "" {
+			delete(s.Logins, c.Target())
+		} else {
+			s.remember(c.Target(), info.LoginAt, g)
+		}
 		if s.Target == "" {
 			s.Target = c.Target()
 		}
@@ -121,9 +137,23 @@ func logoutCommand(v *vmc) *cobra.Command {
 		Use:   "logout",
 		Short: "Log out of this target",
 		Args:  cobra.NoArgs,
-	}, func(_ context.Context, c *client.Client, _ []string) error {
+	}, func(ctx context.Context, c *client.Client, _ []string) error {
+		saved, err := loadSettings()
+		if err != nil {
+			return err
+		}
+		if at, is := saved.Logins[c.Target()]; is {
+			component, err := c.UAA(at.URL)
+			if err == nil {
+				err = component.Logout(ctx, at.Refresh)
+			}
+			if err != nil {
+				v.say("The login lasts until it expires: %v", err)
+			}
+		}
 		return changeSettings(func(s *settings) {
 			delete(s.Tokens, c.Target())
+			delete(s.Logins, c.Target())
 			if forget && s.Target == c.Target() {
 				s.Target = ""
 			}

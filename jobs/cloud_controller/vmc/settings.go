@@ -14,6 +14,8 @@ import (
 type settings struct {
 	Target string            `json:"target"` // URL
 	Tokens map[string]string `json:"tokens"` // by target
+	// Logins at user components, by target: they renew Tokens.
+	Logins map[string]loginAt `json:"logins,omitempty"`
 }
 
 // settingsFile is vmc/settings.json in the user's folder for configuration
@@ -27,7 +29,7 @@ func settingsFile() (string, error) {
 }
 
 func loadSettings() (settings, error) {
-	s := settings{Tokens: map[string]string{}}
+	s := settings{Tokens: map[string]string{}, Logins: map[string]loginAt{}}
 	file, err := settingsFile()
 	if err != nil {
 		return s, err
@@ -44,6 +46,9 @@ func loadSettings() (settings, error) {
 	}
 	if s.Tokens == nil {
 		s.Tokens = map[string]string{}
+	}
+	if s.Logins == nil {
+		s.Logins = map[string]loginAt{}
 	}
 	return s, nil
 }
@@ -64,6 +69,7 @@ func changeSettings(change func(*settings)) error {
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("cannot remove the settings: %w", err)
 		}
+		_ = os.Remove(filepath.Join(filepath.Dir(file), lockName))
 		_ = os.Remove(filepath.Dir(file))
 		return nil
 	}

@@ -55,6 +55,9 @@ func (v *vmc) client() (*client.Client, error) {
 		return nil, err
 	}
 	c.As = v.as
+	if os.Getenv("VMC_TOKEN") == "" {
+		c.Renew = func(ctx context.Context) (string, error) { return renew(ctx, c) }
+	}
 	c.Retrying = func(err error) { fmt.Fprintf(v.err, "Trying again: %v\n", err) }
 	if v.trace {
 		c.Trace = func(method, path string, status int, took time.Duration) {
