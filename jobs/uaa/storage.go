@@ -393,6 +393,8 @@ func (c client) LoginURL(id string) string           { return "/login?id=" + id 
 func (c client) AccessTokenType() op.AccessTokenType { return op.AccessTokenTypeJWT }
 func (c client) IDTokenLifetime() time.Duration      { return c.settings.AccessToken }
 func (c client) DevMode() bool                       { return false }
+
+//lint:ignore ST1003 the library's interface has this name
 func (c client) RestrictAdditionalIdTokenScopes() func([]string) []string {
 	return slices.Clone[[]string]
 }

@@ -27,7 +27,7 @@ func (w *world) claims(token string) map[string]any {
 	w.Helper()
 	var keys jose.JSONWebKeySet
 	must(w, json.Unmarshal([]byte(w.get(w.browser(), pathKeys).body), &keys))
-	signed, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	signed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
 	must(w, err)
 	matching := keys.Key(signed.Signatures[0].Header.KeyID)
 	if len(matching) != 1 || !matching[0].IsPublic() {
@@ -163,7 +163,7 @@ func TestKeysRotate(t *testing.T) {
 	w.account("dev@example.com")
 	old := w.post(pathToken, passwordForm("dev@example.com"))
 	keyID := func(token string) string {
-		signed, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+		signed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
 		must(t, err)
 		return signed.Signatures[0].Header.KeyID
 	}

@@ -57,7 +57,7 @@ func parted(err error) (problems []*deployer.ManifestError, other error) {
 		return nil, err
 	}
 	var others []error
-	switch x := err.(type) {
+	switch x := any(err).(type) { // this layer only: errors.As would look below it
 	case interface{ Unwrap() error }:
 		return parted(x.Unwrap()) // the problems say what the wrapping would
 	case interface{ Unwrap() []error }:
