@@ -96,6 +96,7 @@ func TestSnapshots(t *testing.T) {
 		t.Errorf("after deleting: %s", out)
 	}
 
+	p.ok("logout")
 	p.ok("register", "friend@example.com")
 	for _, command := range [][]string{{"snapshots", "db"}, {"snapshot", "db"}, {"rollback-snapshot", "db", second.ID, "--force"}, {"delete-snapshot", "db", second.ID, "--force"}} {
 		p.fails("Service not found", command...)
