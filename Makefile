@@ -78,7 +78,7 @@ demo: ## build, stand the platform up, push an app to it, and update it under lo
 demo-down: ## end the demo's cluster and remove its state, disks and all
 	@if [ -e examples/.deploy ]; then \
 		[ -x bin/deploy ] || $(MAKE) --no-print-directory build; \
-		bin/deploy destroy --auto-approve --delete-disks $(EXAMPLE) && \
+		bin/deploy destroy --auto-approve --accept-data-loss --delete-disks $(EXAMPLE) && \
 		bin/vmc logout --forget --target $(DEMO_API); \
 	fi
 

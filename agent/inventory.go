@@ -21,7 +21,7 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 		Agent: api.AgentInfo{
 			Version: a.config.Version, Digest: a.config.Digest, PID: os.Getpid(), StartedAt: a.started,
 			API: api.Version, OS: runtime.GOOS, Arch: runtime.GOARCH, Dir: a.config.Dir,
-			Unkept: os.Getppid() != a.parent, DiskGone: a.diskGone(), Damaged: a.damage(),
+			Unkept: os.Getppid() != a.parent, DiskGone: a.diskGone(), Damaged: damage(a.identity.damaged, a.config.Parts),
 		},
 		DeploymentID: a.identity.DeploymentID,
 		Instance:     a.identity.Instance,
@@ -39,6 +39,7 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 		MetricsPort:  a.identity.MetricsPort,
 		Syslog:       a.identity.Syslog,
 		Names:        a.identity.namesDigest(a.config.Root),
+		Census:       a.installer.HasCensus(),
 		Drift:        drift[:min(len(drift), api.MaxDrift)],
 		Vitals:       &figures,
 		Now:          time.Now().UTC(),
@@ -48,6 +49,11 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 // Drift reads everything that was installed and tells what differs.
 func (a *Agent) Drift(context.Context) (api.DriftReport, error) {
 	return api.DriftReport{Drift: a.installer.Drift(true)}, nil
+}
+
+// Census has the jobs say what lives on the instance.
+func (a *Agent) Census(ctx context.Context) (api.CensusReport, error) {
+	return a.installer.Census(ctx)
 }
 
 // Spec reads a generation.

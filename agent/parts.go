@@ -41,7 +41,8 @@ func damagedParts(parts []Part) []string {
 	return out
 }
 
-// damage is all that is wrong with the agent's own files. a.mu is held.
-func (a *Agent) damage() []string {
-	return slices.Concat(a.identity.damaged, damagedParts(a.config.Parts))
+// damage returns all that is wrong with the agent's own files: what was set aside, and
+// the parts that are not what they were.
+func damage(aside []string, parts []Part) []string {
+	return slices.Concat(aside, damagedParts(parts))
 }

@@ -103,8 +103,10 @@ func (x *deployment) destroyPlan(ctx context.Context) (*plan.Plan, error) {
 		}
 	}
 	var err error
-	p.Disks, err = x.infra.DiskChanges(nil, func(string) bool { return true })
-	return p, err
+	if p.Disks, err = x.infra.DiskChanges(nil, func(string) bool { return true }); err != nil {
+		return nil, err
+	}
+	return p, x.census(ctx, p, inventories)
 }
 
 // stopAll stops instances wave by wave, last started first, without a drain:

@@ -104,8 +104,10 @@ func (x *deployment) compare(ctx context.Context, vms infra.Plan, effort fleet.E
 	}
 	c.plan = plan.Make(x.Manifest.Deployment.Name, c.wanted, existing, vms.Changes)
 	c.plan.Exempt(x.Exempt)
-	c.plan.Disks, err = x.infra.DiskChanges(c.vms.LostDisks, func(id string) bool { return !x.Has(id) })
-	return c, err
+	if c.plan.Disks, err = x.infra.DiskChanges(c.vms.LostDisks, func(id string) bool { return !x.Has(id) }); err != nil {
+		return c, err
+	}
+	return c, x.census(ctx, c.plan, inventories)
 }
 
 // existing returns the present state of every instance with a VM.

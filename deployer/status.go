@@ -59,6 +59,8 @@ type InstanceStatus struct {
 	// Held: an operator has stopped it. Ignored: no run touches it.
 	Held    bool `json:"held,omitempty"`
 	Ignored bool `json:"ignored,omitempty"`
+	// Census is what lives there, as its jobs say, if it was asked for.
+	Census []api.JobCensus `json:"census,omitempty"`
 	// Drift lists the files that were changed by hand, if it was asked for.
 	Drift []api.Drift `json:"drift,omitempty"`
 }

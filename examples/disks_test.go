@@ -23,12 +23,25 @@ template "run.sh" { on_change = "restart" }
 process "main" {
   command = ["/bin/sh", "${path.config}/run.sh"]
 }
+template "census.sh" { on_change = "none" }
+hook "census" { command = ["/bin/sh", "${path.config}/census.sh"] }
 `
 
 const keeperScript = `
 [ -e ${path.data}/born ] || cat /proc/sys/kernel/random/uuid >${path.data}/born
 echo start >>${path.data}/starts
 exec sleep 1000
+`
+
+// keeperCensus names the guests on the disk.
+const keeperCensus = `
+n=0
+[ -e ${path.data}/guests ] || : >${path.data}/guests
+while read -r guest; do
+  n=$((n + 1))
+  echo "{\"kind\":\"guest\",\"name\":\"$guest\"}"
+done <${path.data}/guests
+echo "{\"total\":$n}"
 `
 
 const keepers = `deployment "keepers" { domain = "keepers.localhost" }
@@ -63,9 +76,11 @@ func startKeepers(t *testing.T) *keeperCluster {
 	t.Helper()
 	dir := t.TempDir()
 	for path, content := range map[string]string{
-		"jobs/keeper/job.hcl":          keeperJob,
-		"jobs/keeper/templates/run.sh": keeperScript,
-		"keepers.hcl":                  strings.ReplaceAll(keepers, "JOBS", strconv.Quote(filepath.Join(dir, "jobs"))),
+		"jobs/keeper/job.hcl":             keeperJob,
+		"jobs/keeper/templates/run.sh":    keeperScript,
+		"jobs/keeper/templates/census.sh": keeperCensus,
+
+		"keepers.hcl": strings.ReplaceAll(keepers, "JOBS", strconv.Quote(filepath.Join(dir, "jobs"))),
 	} {
 		path = filepath.Join(dir, path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
@@ -91,6 +106,15 @@ func (k *keeperCluster) born(index int) string {
 		k.t.Fatal(err)
 	}
 	return string(data)
+}
+
+// invite puts guests onto an instance's disk, whom its census then names.
+func (k *keeperCluster) invite(index int, guests string) {
+	k.t.Helper()
+	file := filepath.Join(k.vmsDir, "disks", fmt.Sprintf("db-%d", index), "data", "keeper", "guests")
+	if err := os.WriteFile(file, []byte(guests), 0o644); err != nil {
+		k.t.Fatal(err)
+	}
 }
 
 func (k *keeperCluster) zones() string {
@@ -126,7 +150,9 @@ func TestDisksOutliveVMs(t *testing.T) {
 	c := startKeepers(t)
 	first := c.vms("keepers")
 	c.edit("memory_mb = 128", "memory_mb = 256")
-	c.mustApply()
+	c.invite(0, "ann\n")
+	out := c.mustApply()
+	mustTell(t, out, 0, 0, "db/0 recreate", "keeper holds 1 guest: ann; away until it runs again")
 	c.mustStand(3)
 	replaced := c.vms("keepers")
 	for id, v := range first {
@@ -137,7 +163,7 @@ func TestDisksOutliveVMs(t *testing.T) {
 
 	c.edit("instances = 3", "instances = 2")
 	out, code := c.run("plan")
-	mustTell(t, out, code, 2, "= disk of db/2, 1 GB", "kept; db/2 takes it again when it returns", "1 to delete")
+	mustTell(t, out, code, 2, "keeper holds nothing of anybody", "= disk of db/2, 1 GB", "kept; db/2 takes it again when it returns", "1 to delete")
 	c.mustApply()
 	c.mustStand(2)
 	if c.born(2) != c.births[2] {
@@ -164,7 +190,7 @@ func TestDisksOutliveVMs(t *testing.T) {
 	if r := c.applyJSON(); r.Changed || r.Counts.EngineRuns > 0 {
 		t.Errorf("another apply after the move: %+v", r)
 	}
-	if out, code = c.run("destroy", "--auto-approve", "--delete-disks"); code != 0 {
+	if out, code = c.run("destroy", "--auto-approve", "--accept-data-loss", "--delete-disks"); code != 0 {
 		t.Error(out)
 	}
 }
@@ -175,7 +201,18 @@ func TestDisksOutliveTheDeployment(t *testing.T) {
 	t.Parallel()
 	c := startKeepers(t)
 	disk := c.vms("keepers")["db/0"].Disk
+	// Nobody's guests are taken away without a word, and not when they cannot be counted.
+	c.invite(0, "ann\nbob\n")
 	out, code := c.run("destroy", "--auto-approve")
+	mustTell(t, out, code, 1, "keeper holds 2 guests: ann, bob; which stay on its disk", "cannot take away without approval what lives on db/0 (2)", "--accept-data-loss")
+	c.invite(1, `no "guest"`+"\n")
+	out, code = c.run("status", "--census")
+	mustTell(t, out, code, 0, "  db/0: keeper holds 2 guests: ann, bob", "! db/1: keeper does not say what lives there: line 1 of its census is no thing", "  db/2: keeper holds nothing")
+	out, code = c.run("destroy", "--auto-approve")
+	mustTell(t, out, code, 1, "WHAT IS THERE MAY BE LOST", "what lives on db/0 (2), db/1 (it is not known what)")
+	c.mustStand(3)
+	c.invite(1, "")
+	out, code = c.run("destroy", "--auto-approve", "--accept-data-loss")
 	mustTell(t, out, code, 0, "= disk of db/0, 1 GB", "what is left is the disk of db/0 (1 GB, "+disk+")", "--delete-disks")
 	if left := processesUnder(c.state); len(left) > 0 {
 		t.Errorf("processes are left: %v", left)
@@ -200,7 +237,7 @@ func TestDisksOutliveTheDeployment(t *testing.T) {
 	}
 	// At a terminal, yes is not enough for that.
 	out, code = c.answer("yes", "destroy", "--delete-disks")
-	mustTell(t, out, code, 1, "\x1b[31m- disk of db/0, 1 GB", "\x1b[31mTHE DATA ON 1 PERSISTENT DISK(S) WILL BE LOST", "Only keepers is accepted")
+	mustTell(t, out, code, 1, "\x1b[31m- disk of db/0, 1 GB", "\x1b[31mTHE DATA ON 1 PERSISTENT DISK(S) WILL BE LOST", "WHAT LIVES ON 1 INSTANCE(S) WILL BE LOST: db/0 (2)", "Only keepers is accepted")
 	c.mustStand(1)
 	out, code = c.answer("keepers", "destroy", "--delete-disks")
 	mustTell(t, out, code, 0, "Destroyed")

@@ -74,7 +74,7 @@ func start(t testing.TB, manifest string) *cluster {
 	}
 	c := &cluster{t: t, manifest: manifest, state: filepath.Join(t.TempDir(), "state"), cidr: cidr, listen: prefix + "250:8080"}
 	t.Cleanup(func() {
-		if out, code := c.run("destroy", "--auto-approve"); code != 0 {
+		if out, code := c.run("destroy", "--auto-approve", "--accept-data-loss"); code != 0 {
 			t.Errorf("destroy exited with %d:\n%s", code, out)
 		}
 		c.mustLeaveNothing()

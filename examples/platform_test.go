@@ -43,7 +43,7 @@ func startPlatform(t *testing.T, manifest, domain string) *platform {
 	}
 	c.listen = fmt.Sprintf("127.0.0.1:%d", 20000+number)
 	t.Cleanup(func() {
-		if out, code := c.run("destroy", "--auto-approve", "--delete-disks"); code != 0 {
+		if out, code := c.run("destroy", "--auto-approve", "--accept-data-loss", "--delete-disks"); code != 0 {
 			t.Errorf("destroy exited with %d:\n%s", code, out)
 		}
 	})

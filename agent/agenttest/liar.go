@@ -113,6 +113,9 @@ func (l *Liar) Log(context.Context, api.LogRequest) (api.LogChunk, error) {
 // Drift implements the API.
 func (l *Liar) Drift(context.Context) (api.DriftReport, error) { return lie[api.DriftReport](l) }
 
+// Census implements the API.
+func (l *Liar) Census(context.Context) (api.CensusReport, error) { return lie[api.CensusReport](l) }
+
 // Metrics implements the API.
 func (l *Liar) Metrics(context.Context) (api.Metrics, error) { return lie[api.Metrics](l) }
 

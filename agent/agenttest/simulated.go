@@ -124,6 +124,11 @@ func (s *Simulated) Log(context.Context, api.LogRequest) (api.LogChunk, error) {
 // Drift implements the API; there is none.
 func (s *Simulated) Drift(context.Context) (api.DriftReport, error) { return api.DriftReport{}, nil }
 
+// Census implements the API; no job has one.
+func (s *Simulated) Census(context.Context) (api.CensusReport, error) {
+	return api.CensusReport{}, nil
+}
+
 // Metrics implements the API; there are none.
 func (s *Simulated) Metrics(context.Context) (api.Metrics, error) { return api.Metrics{}, nil }
 

@@ -21,6 +21,9 @@ const (
 	// MethodDrift reads everything that was installed and tells what differs: no
 	// request body, reply DriftReport.
 	MethodDrift Method = "drift"
+	// MethodCensus has the jobs say what lives on the instance: no request body, reply
+	// CensusReport.
+	MethodCensus Method = "census"
 	// MethodMetrics tells figures for monitoring: no request body, reply Metrics.
 	MethodMetrics Method = "metrics"
 	// MethodSubmit accepts an operation: Submission, reply Operation.
@@ -34,7 +37,7 @@ const (
 
 // Methods lists every method, in the order of the documentation.
 func Methods() []Method {
-	return []Method{MethodInventory, MethodSpec, MethodLog, MethodDrift, MethodMetrics, MethodSubmit, MethodWait, MethodCancel}
+	return []Method{MethodInventory, MethodSpec, MethodLog, MethodDrift, MethodCensus, MethodMetrics, MethodSubmit, MethodWait, MethodCancel}
 }
 
 // ServiceName is the name under which agents appear as NATS micro services.

@@ -229,6 +229,9 @@ const (
 	HookPostStop   HookKind = "post_stop"   // after stop
 	HookPostDeploy HookKind = "post_deploy" // once the whole deployment is updated
 	HookErrand     HookKind = "errand"      // on request
+	// HookCensus says on its standard output what lives on the instance: a line of
+	// JSON for each Thing, and a last one with their number, {"total":3}.
+	HookCensus HookKind = "census"
 )
 
 // Hook is a command of a job that the agent runs at a moment.

@@ -20,6 +20,8 @@ const (
 	requestTimeout = 15 * time.Second
 	// driftTimeout allows for the reading of all packages.
 	driftTimeout = 60 * time.Second
+	// censusTimeout allows for api.CensusLimit, twice: another may be in progress.
+	censusTimeout = 2*api.CensusLimit + requestTimeout
 	// pollGrace is added to the time that the agent was asked to wait.
 	pollGrace = 5 * time.Second
 	// pollTime is how long Do lets the agent wait at once.
@@ -77,6 +79,11 @@ func (c *Client) Log(ctx context.Context, r api.LogRequest) (api.LogChunk, error
 // Drift asks what differs from what was installed; every byte is read.
 func (c *Client) Drift(ctx context.Context) (api.DriftReport, error) {
 	return ask[api.DriftReport](ctx, c, api.MethodDrift, nil, driftTimeout)
+}
+
+// Census has the jobs say what lives on the instance.
+func (c *Client) Census(ctx context.Context) (api.CensusReport, error) {
+	return ask[api.CensusReport](ctx, c, api.MethodCensus, nil, censusTimeout)
 }
 
 // Metrics asks for figures for monitoring.

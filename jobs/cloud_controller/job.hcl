@@ -363,6 +363,12 @@ process "cloud_controller" {
   }
 }
 
+# With SQLite the users, apps and services are on this VM alone.
+hook "census" {
+  command = ["${package.cloud_controller.path}/cloud_controller", "census", "-c", "${path.config}/cloud_controller.yml"]
+  timeout = "15s"
+}
+
 listen "http" {
   port = property.port
 }

@@ -117,3 +117,8 @@ process "memcached_node" {
   component  = true # log_level, the bus with its CA, the control socket
   stop_grace = "30s"
 }
+
+hook "census" {
+  command = ["${package.memcached_node.path}/memcached_node", "census", "-c", "${path.config}/memcached_node.yml"]
+  timeout = "10s"
+}

@@ -239,6 +239,11 @@ process "mysql_node" {
   stop_grace = "30s"
 }
 
+hook "census" {
+  command = ["${package.mysql_node.path}/mysql_node", "census", "-c", "${path.config}/mysql_node.yml"]
+  timeout = "10s"
+}
+
 listen "mysql" {
   port = property.port
 }

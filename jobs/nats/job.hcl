@@ -156,6 +156,12 @@ process "nats" {
   }
 }
 
+# Streams that somebody keeps on the bus; the deployer's cache of packages is none.
+hook "census" {
+  command = ["${package.nats.path}/nats", "-c", "${path.config}/nats.yml", "-census"]
+  timeout = "10s"
+}
+
 listen "bus" {
   port = property.port
 }

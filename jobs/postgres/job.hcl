@@ -212,6 +212,12 @@ process "postgres" {
   }
 }
 
+# Databases with tables. Only a server that runs can say it.
+hook "census" {
+  command = ["/bin/sh", "${path.config}/postgres.sh", "census"]
+  timeout = "20s"
+}
+
 hook "errand" {
   name    = "backup"
   command = ["/bin/sh", "${path.config}/postgres.sh", "backup"]

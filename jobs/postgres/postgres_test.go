@@ -377,6 +377,11 @@ func testPostgres(t *testing.T, as *user.User) {
 	}
 	m.render(`password = "second"`)
 
+	// What lives here is databases with tables.
+	if out := m.mustHook("census", ""); out != "{\"kind\":\"database\",\"name\":\"cloud_controller (1 tables)\"}\n{\"total\":1}\n" {
+		t.Errorf("census says %s", out)
+	}
+
 	// Backup and restore, while somebody is connected.
 	file := strings.TrimSpace(m.mustHook("errand", "backup"))
 	if info, err := os.Stat(file); err != nil || info.Mode().Perm() != 0o600 {

@@ -252,6 +252,11 @@ process "postgresql_node" {
   stop_grace = "30s"
 }
 
+hook "census" {
+  command = ["${package.postgresql_node.path}/postgresql_node", "census", "-c", "${path.config}/postgresql_node.yml"]
+  timeout = "10s"
+}
+
 listen "postgresql" {
   port = property.port
 }

@@ -161,6 +161,11 @@ process "rabbitmq_node" {
   stop_grace = "30s"
 }
 
+hook "census" {
+  command = ["${package.rabbitmq_node.path}/rabbitmq_node", "census", "-c", "${path.config}/rabbitmq_node.yml"]
+  timeout = "10s"
+}
+
 listen "amqp" {
   port = property.port
 }

@@ -206,3 +206,8 @@ process "redis_node" {
   component  = true # log_level, the bus with its CA, the control socket
   stop_grace = "30s"
 }
+
+hook "census" {
+  command = ["${package.redis_node.path}/redis_node", "census", "-c", "${path.config}/redis_node.yml"]
+  timeout = "10s"
+}

@@ -170,6 +170,10 @@ type ProvisionRequest struct {
 	Plan        string      `json:"plan"`
 	Version     string      `json:"version"`
 	Credentials Credentials `json:"credentials,omitempty"`
+	// Owner and Called are who asks for it and how that user calls it, for the people
+	// who run the node. The original has neither.
+	Owner  string `json:"owner,omitempty"`
+	Called string `json:"called,omitempty"`
 }
 
 // UnprovisionRequest asks for an instance's end.

@@ -197,10 +197,12 @@ func (h hooks) runOnce(ctx context.Context, report Report, spec api.Spec, job ap
 	}
 	cmd.Stdout = heard.stream("")
 	cmd.Stderr = cmd.Stdout
-	var answer bytes.Buffer // of a drain hook
+	var answer bytes.Buffer // of a drain or census hook
 	switch hook.Kind {
 	case api.HookErrand, api.HookPostDeploy:
 		cmd.Stdout, cmd.Stderr = heard.stream(api.Stdout), heard.stream(api.Stderr)
+	case api.HookCensus:
+		cmd.Stdout = firstBytes{&answer, maxCensus}
 	case api.HookDrain:
 		cmd.Stdout = io.MultiWriter(cmd.Stderr, &lastBytes{&answer})
 	}

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/clusterworks/deploy/agent/api"
@@ -79,6 +80,11 @@ type Installer struct {
 	// lost is why the spec of what is active could not be read when the agent began;
 	// "" since an update has made it whole.
 	lost string
+	// census is what HasCensus has found.
+	census censusJobs
+
+	counting chan struct{} // held by the census in progress
+	counted  atomic.Int64  // censuses so far
 
 	// swapping is held while what is active becomes something else on disk.
 	swapping sync.RWMutex
@@ -93,7 +99,7 @@ func Open(c Config) (*Installer, error) {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	r := &records{dir: c.Dir, log: c.Log, all: map[string]*record{}}
-	i := &Installer{Config: c, records: r, packages: packages{r, c.Fetch}, hooks: hooks{c.Dir, c.Env}}
+	i := &Installer{Config: c, records: r, packages: packages{r, c.Fetch}, hooks: hooks{c.Dir, c.Env}, counting: make(chan struct{}, 1)}
 	for _, name := range []string{"store", "incoming", "generations", "records", "jobs", "data", "log"} {
 		if err := os.MkdirAll(i.path(name), 0o755); err != nil {
 			return nil, fmt.Errorf("cannot make the agent's folder: %w", err)

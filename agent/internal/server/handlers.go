@@ -18,6 +18,7 @@ type Agent interface {
 	Spec(context.Context, api.SpecRequest) (api.Spec, error)
 	Log(context.Context, api.LogRequest) (api.LogChunk, error)
 	Drift(context.Context) (api.DriftReport, error)
+	Census(context.Context) (api.CensusReport, error)
 	Metrics(context.Context) (api.Metrics, error)
 	Submit(context.Context, api.Submission) (api.Operation, error)
 	Wait(context.Context, api.WaitRequest) (api.Progress, error)
@@ -34,6 +35,7 @@ func Handlers(a Agent) map[api.Method]Handler {
 		api.MethodSpec:      handler(a.Spec),
 		api.MethodLog:       handler(a.Log),
 		api.MethodDrift:     handler(func(ctx context.Context, _ struct{}) (api.DriftReport, error) { return a.Drift(ctx) }),
+		api.MethodCensus:    handler(func(ctx context.Context, _ struct{}) (api.CensusReport, error) { return a.Census(ctx) }),
 		api.MethodMetrics:   handler(func(ctx context.Context, _ struct{}) (api.Metrics, error) { return a.Metrics(ctx) }),
 		api.MethodSubmit:    handler(a.Submit),
 		api.MethodWait:      handler(a.Wait),

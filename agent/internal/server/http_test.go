@@ -28,6 +28,9 @@ func (echo) Log(_ context.Context, r api.LogRequest) (api.LogChunk, error) {
 func (echo) Drift(context.Context) (api.DriftReport, error) {
 	return api.DriftReport{Drift: []api.Drift{{Path: "jobs/web"}}}, nil
 }
+func (echo) Census(context.Context) (api.CensusReport, error) {
+	return api.CensusReport{Jobs: []api.JobCensus{{Job: "web"}}}, nil
+}
 func (echo) Metrics(context.Context) (api.Metrics, error) {
 	return api.Metrics{Families: []api.MetricFamily{{Name: "up"}}}, nil
 }

@@ -44,7 +44,8 @@ type app struct {
 	shown       views.Progress // of the command that runs, nil if it has none
 	// answered: the answer, or how the run ended, was printed for machines.
 	answered bool
-	// acceptDataLoss lets an empty disk take the place of one that is gone.
+	// acceptDataLoss lets an empty disk take the place of one that is gone, and what
+	// lives on instances be lost.
 	acceptDataLoss bool
 }
 
@@ -197,6 +198,9 @@ func (a *app) approve(progress views.Progress, p *plan.Plan, auto bool, question
 		if err := a.print(func(w io.Writer, color bool) { views.Plan(w, p, color) }); err != nil {
 			return false, err
 		}
+	}
+	if lost := views.Bereaved(p); auto && len(lost) > 0 && !a.acceptDataLoss {
+		return false, fmt.Errorf("cannot take away without approval what lives on %s: move it first, or use --accept-data-loss: %w", strings.Join(lost, ", "), deployer.ErrNotApproved)
 	}
 	if auto && p.LostDisk() && !a.acceptDataLoss {
 		return false, fmt.Errorf("cannot replace a lost disk by an empty one without approval: restore the disk, or use deploy apply --accept-data-loss: %w", deployer.ErrNotApproved)

@@ -73,7 +73,7 @@ it was saved, nothing is done. Sensitive variables must be given again.`,
 
 // dataLossFlag is --accept-data-loss.
 func dataLossFlag(a *app, cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&a.acceptDataLoss, "accept-data-loss", false, "replace a lost persistent disk by an empty one, without asking")
+	cmd.Flags().BoolVar(&a.acceptDataLoss, "accept-data-loss", false, "replace a lost persistent disk by an empty one, and lose what lives on instances that are removed, without asking")
 }
 
 // openPlan makes the request of a saved plan and returns its manifest.
@@ -104,9 +104,11 @@ func destroyCommand(a *app) *cobra.Command {
 		Short: "Stop everything and remove the VMs and the state",
 		Long: `Stops everything and removes the VMs and the state. Persistent disks are kept, and
 so is the state that knows them: the next apply uses the disks again. With
---delete-disks the disks are deleted, with all data on them.`,
+--delete-disks the disks are deleted, with all data on them. What lives on the
+instances (databases, apps, streams) is named; if there is any, the deployment's name
+must be typed, or --accept-data-loss given.`,
 		Example: `  deploy destroy examples/cluster.hcl
-  deploy destroy --auto-approve examples/cluster.hcl`,
+  deploy destroy --auto-approve --accept-data-loss examples/cluster.hcl`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			progress := a.progress()
@@ -127,6 +129,7 @@ so is the state that knows them: the next apply uses the disks again. With
 		},
 	}
 	cmd.Flags().BoolVar(&deleteDisks, "delete-disks", false, "also delete persistent disks, with all data on them")
+	dataLossFlag(a, cmd)
 	cmd.Flags().BoolVar(&forget, "forget-unreachable", false, "leave your own machines that cannot be reached as they are")
 	return a.changing(approvable(cmd, &autoApprove))
 }

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,7 +21,7 @@ import (
 )
 
 func statusCommand(a *app) *cobra.Command {
-	var drift, exit bool
+	var drift, census, exit bool
 	cmd := &cobra.Command{
 		Use:   "status MANIFEST",
 		Short: "Show every instance, its agent and its processes",
@@ -30,6 +31,7 @@ disk is missing, its agent does not answer or reports what cannot be true. Ignor
 instances do not count.`,
 		Example: `  deploy status examples/cluster.hcl
   deploy status --drift cluster.hcl     what was changed by hand since it was installed
+  deploy status --census cluster.hcl    which databases, apps and streams live where
   deploy status --json cluster.hcl | jq -r '.instances[] | select(.state != "running").id'`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -38,8 +40,13 @@ instances do not count.`,
 				return err
 			}
 			status := d.Status
-			if drift {
+			switch {
+			case drift && census:
+				return errors.New("cannot show both: use --drift or --census")
+			case drift:
 				status = d.StatusWithDrift
+			case census:
+				status = d.StatusWithCensus
 			}
 			s, err := status(cmd.Context())
 			if err != nil {
@@ -53,6 +60,7 @@ instances do not count.`,
 		},
 	}
 	cmd.Flags().BoolVar(&exit, "exit-code", false, "exit with 3 if an instance fails")
+	cmd.Flags().BoolVar(&census, "census", false, "show what lives on the instances, as their jobs say")
 	cmd.Flags().BoolVar(&drift, "drift", false, "show installed files that were changed by hand")
 	return cmd
 }

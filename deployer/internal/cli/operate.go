@@ -80,7 +80,7 @@ nothing else.`,
 }
 
 func recreateCommand(a *app) *cobra.Command {
-	return operating(a, &cobra.Command{
+	cmd := operating(a, &cobra.Command{
 		Use:   "recreate MANIFEST GROUP[/INDEX]...",
 		Short: "Replace the VMs of instances, at the pace of their update policies",
 		Long: `Replaces the VMs of instances, in batches as an update does. Persistent disks stay;
@@ -89,6 +89,8 @@ without draining it. The instances get what the manifest says now.`,
 		Example: `  deploy recreate cluster.hcl router/1           a VM that misbehaves
   deploy recreate cluster.hcl hello`,
 	}, "requests are lost", "Recreate this?", (*deployer.Deployer).Recreate)
+	dataLossFlag(a, cmd)
+	return cmd
 }
 
 func runCommand(a *app) *cobra.Command {

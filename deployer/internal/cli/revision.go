@@ -55,6 +55,7 @@ otherwise repeat what was rolled back.`,
 		},
 		ValidArgsFunction: completeRevisions(a, 1),
 	}
+	dataLossFlag(a, cmd)
 	return a.changing(approvable(cmd, &autoApprove))
 }
 

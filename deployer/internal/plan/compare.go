@@ -28,6 +28,8 @@ func (p *Plan) Differences(other *Plan) []string {
 			out = append(out, c.Instance+" is not there any more")
 		case c.Action != n.Action:
 			out = append(out, fmt.Sprintf("%s would now have to %s instead of %s", c.Instance, verb(n.Action), verb(c.Action)))
+		case n.Census != nil && !c.Census.covers(*n.Census):
+			out = append(out, "more lives on "+c.Instance+" than the plan says, and would be lost")
 		case !reflect.DeepEqual(a, b):
 			out = append(out, c.Instance+" would now change in another way")
 		}
@@ -51,7 +53,7 @@ func verb(a Action) string {
 func (c InstanceChange) effect() InstanceChange {
 	// Ids and certificates are made anew until an apply keeps them, and are in
 	// generations and diffs; what those follow from is compared by the caller.
-	c.Causes, c.To = nil, ""
+	c.Causes, c.To, c.Census = nil, "", nil
 	c.Processes = slices.Clone(c.Processes)
 	for i := range c.Processes {
 		c.Processes[i].Cause = ""

@@ -140,9 +140,9 @@ type DiskChange struct {
 	Folder   string `json:"folder,omitempty"` // or device
 }
 
-// LosesData reports whether a disk is deleted with all that is on it, or an empty
-// one takes the place of one that is gone.
-func (p *Plan) LosesData() bool { return p.has(Delete) || p.LostDisk() }
+// LosesData reports whether a disk is deleted with all that is on it, an empty one
+// takes the place of one that is gone, or users lose what lives on an instance.
+func (p *Plan) LosesData() bool { return p.has(Delete) || p.LostDisk() || len(p.Bereaved()) > 0 }
 
 // LostDisk reports whether an empty disk takes the place of one that is gone.
 func (p *Plan) LostDisk() bool { return p.has(Lost) }
@@ -177,6 +177,8 @@ type InstanceChange struct {
 	Owed   Action `json:"owed,omitempty"`
 	// Held: an operator has stopped it. It is changed, and not started.
 	Held bool `json:"held,omitempty"`
+	// Census is what lives there, if the change concerns it.
+	Census *Census `json:"census,omitempty"`
 }
 
 // Why an instance is left as it is.
@@ -243,7 +245,7 @@ func (p *Plan) Exempt(why func(instance string) string) {
 // Refines tells whether p does nothing that approved did not announce: p is
 // made after the VMs exist and knows more, but may not touch more.
 func (p *Plan) Refines(approved *Plan) bool {
-	if p.LosesData() && !approved.LosesData() {
+	if (p.has(Delete) || p.LostDisk()) && !approved.has(Delete) && !approved.LostDisk() {
 		return false
 	}
 	announced := map[string]InstanceChange{}
@@ -252,6 +254,9 @@ func (p *Plan) Refines(approved *Plan) bool {
 	}
 	for _, c := range p.Changes() {
 		a, ok := announced[c.Instance]
+		if c.Census != nil && !a.Census.covers(*c.Census) {
+			return false
+		}
 		switch {
 		case !ok || a.Action == None:
 			return false

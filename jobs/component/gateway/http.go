@@ -145,7 +145,7 @@ func (g api) servedProvision(c *call) (any, error) {
 	if body.Plan == "" {
 		body.Plan = s.DefaultPlan
 	}
-	h, err := g.provision(c.ctx, body.Plan, version, c.left)
+	h, err := g.provision(c.ctx, wire.ProvisionRequest{Plan: body.Plan, Version: version, Owner: body.Email, Called: body.Name}, c.left)
 	if err == nil {
 		g.base.Log().Info("provisioned", "instance", h.ServiceID, "node", h.Credentials.NodeID(), "name", body.Name, "owner", body.Email)
 	}

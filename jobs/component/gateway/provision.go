@@ -18,7 +18,8 @@ func told(err error) bool {
 
 // provision makes an instance on the node with most room. left reports whether who
 // asked has gone: nobody would know of the instance then, so it is removed.
-func (g *Gateway) provision(ctx context.Context, plan, version string, left func() bool) (wire.ServiceHandle, error) {
+func (g *Gateway) provision(ctx context.Context, request wire.ProvisionRequest, left func() bool) (wire.ServiceHandle, error) {
+	plan, version := request.Plan, request.Version
 	g.mu.Lock()
 	node, failure := g.pool.best(plan, version)
 	if failure == nil {
@@ -28,7 +29,7 @@ func (g *Gateway) provision(ctx context.Context, plan, version string, left func
 	if failure != nil {
 		return wire.ServiceHandle{}, failure
 	}
-	answer, err := g.ask(ctx, node, wire.ServiceProvision, wire.ProvisionRequest{Plan: plan, Version: version})
+	answer, err := g.ask(ctx, node, wire.ServiceProvision, request)
 	g.mu.Lock()
 	g.pool.settle(node, told(err))
 	g.mu.Unlock()

@@ -38,8 +38,23 @@ type Node struct {
 	counts  map[string]int // operations, by what became of them
 }
 
-// Main is the main function of a node's program.
+// recordsFolder is the folder of the instances' records, in BaseDir.
+const recordsFolder = "instances"
+
+// Main is the main function of a node's program. "census -c FILE" says what lives on
+// the node.
 func Main(d Definition) int {
+	if len(os.Args) == 4 && os.Args[1] == censusCommand && os.Args[2] == "-c" {
+		things, err := Census(os.Args[3], d.Name)
+		if err == nil {
+			err = wire.WriteCensus(os.Stdout, things)
+		}
+		if err != nil {
+			fmt.Fprintf(os.Stderr, "%s_node: %v\n", d.Name, err)
+			return 1
+		}
+		return 0
+	}
 	return component.Main(d.Name+"_node", func(ctx context.Context, p component.Process) error { return Run(ctx, p, d) })
 }
 
@@ -61,7 +76,7 @@ func open(p component.Process, d Definition) (_ *Node, err error) {
 	n := &Node{file: p.ConfigFile, define: d, prefix: wire.ServicePrefix(d.Name), config: cfg, counts: map[string]int{}}
 	n.working, n.cut = context.WithCancel(context.Background())
 	var notes []string
-	if n.ledger, notes, err = openLedger(filepath.Join(cfg.BaseDir, "instances")); err != nil {
+	if n.ledger, notes, err = openLedger(filepath.Join(cfg.BaseDir, recordsFolder)); err != nil {
 		return nil, err
 	}
 	n.base, err = component.Open(component.Options{

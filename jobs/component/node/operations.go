@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -124,10 +125,15 @@ func (n *Node) provision(ctx context.Context, r wire.ProvisionRequest) (any, err
 	return n.make(ctx, cfg, instanceFor(r, cfg.DefaultVersion), r.Credentials != nil)
 }
 
+// said is a text of a user for the record, at most maxSaid bytes of it.
+func said(text string) string { return strings.ToValidUTF8(text[:min(len(text), maxSaid)], "") }
+
+const maxSaid = 200
+
 func instanceFor(r wire.ProvisionRequest, version string) Instance {
 	i := Instance{
 		Name: "d" + randomHex(16), User: "u" + randomHex(12), Password: "p" + randomHex(16), Secret: randomHex(16),
-		Plan: r.Plan, Version: r.Version, State: Making,
+		Plan: r.Plan, Version: r.Version, State: Making, Owner: said(r.Owner), Called: said(r.Called),
 	}
 	if i.Version == "" {
 		i.Version = version

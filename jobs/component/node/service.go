@@ -113,16 +113,20 @@ const (
 
 // Instance is a node's record of one instance. Its file is the node's alone.
 type Instance struct {
-	Name     string    `json:"name"`
-	Plan     string    `json:"plan"`
-	Version  string    `json:"version"`
-	State    State     `json:"state"`
-	User     string    `json:"user"`
-	Password string    `json:"password"`
-	Port     int       `json:"port,omitempty"` // of Config.Ports; 0: the service has none for each
-	Secret   string    `json:"secret"`         // for the service's own access; nobody is told
-	Disabled bool      `json:"disabled"`       // on its way to another node
-	Bindings []Binding `json:"bindings"`       // by the time of their making
+	Name     string `json:"name"`
+	Plan     string `json:"plan"`
+	Version  string `json:"version"`
+	State    State  `json:"state"`
+	User     string `json:"user"`
+	Password string `json:"password"`
+	Port     int    `json:"port,omitempty"` // of Config.Ports; 0: the service has none for each
+	Secret   string `json:"secret"`         // for the service's own access; nobody is told
+	Disabled bool   `json:"disabled"`       // on its way to another node
+	// Owner is whose it is and Called how that user calls it; "" if nobody has said.
+	Owner  string `json:"owner,omitempty"`
+	Called string `json:"called,omitempty"`
+
+	Bindings []Binding `json:"bindings"` // by the time of their making
 }
 
 // Binding is a node's record of one user of an instance.

@@ -1,5 +1,5 @@
 # What the job does with PostgreSQL.
-# usage: postgres.sh check|init|run|ready|reload|backup|restore [FILE]
+# usage: postgres.sh check|init|run|ready|reload|census|backup|restore [FILE]
 #
 # The server refuses to run as root, and the folders on the way to its data may
 # be closed to its user: those of a local VM of root are. So the data folder is
@@ -143,6 +143,21 @@ reload() {
 	sql -c "SELECT pg_reload_conf()" >/dev/null
 }
 
+# census names the databases in which somebody has made tables.
+census() {
+	opened "$main"
+	names=$(sql -c "SELECT datname FROM pg_database WHERE NOT datistemplate AND datallowconn ORDER BY datname")
+	total=0
+	for name in $names; do
+		case $name in *[!A-Za-z0-9_]*) fail "cannot name a database with the characters of $name" ;; esac
+		tables=$(sql -d "$name" -c "SELECT count(*) FROM pg_tables WHERE schemaname NOT IN ('pg_catalog', 'information_schema')")
+		[ "$tables" != 0 ] || continue
+		total=$((total + 1))
+		echo "{\"kind\":\"database\",\"name\":\"$name ($tables tables)\"}"
+	done
+	echo "{\"total\":$total}"
+}
+
 backup() {
 	mkdir -p "$DATA/backups"
 	file=$DATA/backups/$DATABASE-$(date -u +%Y%m%dT%H%M%SZ).dump
@@ -193,6 +208,6 @@ restore() {
 command=$1
 shift
 case $command in
-check | init | run | ready | reload | backup | restore) "$command" "$@" ;;
+check | init | run | ready | reload | census | backup | restore) "$command" "$@" ;;
 *) fail "unknown command $command" ;;
 esac

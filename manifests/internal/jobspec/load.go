@@ -32,7 +32,7 @@ const (
 var signals = []string{"TERM", "INT", "QUIT", "HUP", "USR1", "USR2", "WINCH", "KILL", "ABRT", "ALRM", "CONT", "TTIN", "TTOU"}
 
 // hookKinds are the moments of an instance's life at which a hook may run.
-var hookKinds = []string{"check", "pre_start", "post_start", "pre_stop", "drain", "post_stop", "post_deploy", "errand"}
+var hookKinds = []string{"check", "pre_start", "post_start", "pre_stop", "drain", "post_stop", "post_deploy", "errand", "census"}
 
 var (
 	stringsType   = cty.List(cty.String)

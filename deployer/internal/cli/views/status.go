@@ -46,6 +46,14 @@ func Status(w io.Writer, s *deployer.Status, color bool, width int) {
 		for _, reason := range in.Reasons {
 			texts = append(texts, in.ID+": "+reason)
 		}
+		for _, j := range in.Census {
+			text, grave := held(j)
+			mark := " "
+			if grave {
+				mark = paint(color, yellow, "!")
+			}
+			fmt.Fprintf(w, "%s %s: %s\n", mark, in.ID, text)
+		}
 		for _, d := range in.Drift {
 			texts = append(texts, fmt.Sprintf("%s: drift: %s", in.ID, d))
 		}

@@ -137,6 +137,11 @@ func changes(w io.Writer, p *plan.Plan, color bool) {
 		for _, pr := range c.Processes {
 			fmt.Fprintf(w, "      %s process %s/%s: %s\n", pr.Action, pr.Job, pr.Name, pr.Cause)
 		}
+		if c.Census != nil {
+			for _, text := range census(*c.Census, color) {
+				fmt.Fprintf(w, "      %s\n", text)
+			}
+		}
 		for _, f := range c.Files {
 			if c.Action == plan.Create {
 				fmt.Fprintf(w, "      file %s/%s\n", f.Job, f.Path) // all of it is new
@@ -185,15 +190,24 @@ func disk(d plan.DiskChange, color bool) string {
 	return "  = " + what + ": kept; " + d.Instance + " takes it again when it returns, --delete-disks removes it"
 }
 
-// DataLoss warns of a plan that deletes disks.
+// DataLoss warns of a plan that deletes disks, or by which users lose what lives on
+// instances.
 func DataLoss(p *plan.Plan, color bool) string {
+	p = cleaned(p)
 	n := 0
 	for _, d := range p.Disks {
 		if d.Action == plan.Delete || d.Action == plan.Lost {
 			n++
 		}
 	}
-	return paint(color, red, fmt.Sprintf("THE DATA ON %d PERSISTENT DISK(S) WILL BE LOST. To confirm, type the deployment's name.", n)) + "\n"
+	var out []string
+	if n > 0 {
+		out = append(out, paint(color, red, fmt.Sprintf("THE DATA ON %d PERSISTENT DISK(S) WILL BE LOST.", n)))
+	}
+	if bereaved := p.Bereaved(); len(bereaved) > 0 {
+		out = append(out, paint(color, red, fmt.Sprintf("WHAT LIVES ON %d INSTANCE(S) WILL BE LOST: %s.", len(bereaved), strings.Join(Bereaved(p), ", "))))
+	}
+	return strings.Join(out, "\n") + " To confirm, type the deployment's name.\n"
 }
 
 // alike puts together the instances of a group to which just the same happens,

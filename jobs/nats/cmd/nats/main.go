@@ -19,7 +19,15 @@ func main() {
 	config := flag.String("c", "nats.yml", "config `file`")
 	verify := flag.Duration("verify", 0, "wait this long until the running server uses the files as they are, instead of serving")
 	answers := flag.Duration("answers", 0, "find out within this time whether the running server answers, instead of serving")
+	census := flag.Bool("census", false, "say what lives in the server's files, instead of serving")
 	flag.Parse()
+	if *census {
+		if err := nats.Census(*config, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "nats:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if err := run(*config, *verify, *answers); err != nil {
 		fmt.Fprintln(os.Stderr, "nats:", err)
 		os.Exit(1)

@@ -78,6 +78,15 @@ max_store_mb: 16
 	must(t, server.Process.Signal(syscall.SIGHUP))
 	verified("30s", true)
 
+	// Whose streams are in its files it says also while it runs; the cache is nobody's.
+	for _, stream := range []string{"AGENTS/streams/OBJ_packages", "COMPONENTS/streams/orders"} {
+		must(t, os.MkdirAll(filepath.Join(folder, "data", "jetstream", stream), 0o700))
+	}
+	said, err := program(ctx, "-c", config, "-census").Output()
+	if want := "{\"kind\":\"stream\",\"name\":\"orders\",\"owner\":\"account COMPONENTS\"}\n{\"total\":1}\n"; err != nil || string(said) != want {
+		t.Errorf("census says %q: %v", said, err)
+	}
+
 	cfg, err := nats.ReadConfig(config)
 	must(t, err)
 	must(t, nats.Verify(ctx, cfg))
@@ -86,6 +95,10 @@ max_store_mb: 16
 		t.Errorf("server ended with %v: %s", err, &output)
 	}
 	verified("100ms", false)
+	must(t, os.RemoveAll(filepath.Join(folder, "data")))
+	if said, err := program(ctx, "-c", config, "-census").Output(); err == nil {
+		t.Errorf("without its files the server says %q", said)
+	}
 }
 
 func program(ctx context.Context, arguments ...string) *exec.Cmd {
