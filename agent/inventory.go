@@ -39,7 +39,6 @@ func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 		MetricsPort:  a.identity.MetricsPort,
 		Syslog:       a.identity.Syslog,
 		Names:        a.identity.namesDigest(a.config.Root),
-		Census:       a.installer.HasCensus(),
 		Drift:        drift[:min(len(drift), api.MaxDrift)],
 		Vitals:       &figures,
 		Now:          time.Now().UTC(),

@@ -28,8 +28,6 @@ type Inventory struct {
 	// Drift is what was changed by hand since it was installed, as far as times,
 	// sizes and inodes show it; at most MaxDrift. MethodDrift reads every byte.
 	Drift []Drift `json:"drift,omitempty"`
-	// Census are the jobs of the active generation that MethodCensus asks.
-	Census []string `json:"census,omitempty"`
 	// MetricsPort is as configured, 0 for none.
 	MetricsPort int `json:"metrics_port,omitempty"`
 	// Syslog is as configured.
@@ -55,6 +53,8 @@ type Installed struct {
 	// Held is set when an operator has stopped the instance (Stop.Hold), and nothing
 	// but KindStart starts it. Active is then what would run.
 	Held bool `json:"held,omitempty"`
+	// Census are the jobs of the active generation that MethodCensus asks.
+	Census []string `json:"census,omitempty"`
 }
 
 // MaxDrift is how many differences an inventory names.
