@@ -12,6 +12,7 @@ import (
 // Inventory tells what is there now.
 func (a *Agent) Inventory(context.Context) (api.Inventory, error) {
 	installed := a.installer.Installed()
+	installed.Census = a.installer.HasCensus()
 	state, reasons, since := health(a.supervisor, a.installer)
 	drift := a.installer.Drift(false)
 	figures := vitals(a.config.Dir)

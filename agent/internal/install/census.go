@@ -16,8 +16,8 @@ import (
 // maxCensus is how much a census hook may say, bytes.
 const maxCensus = 1 << 20
 
-// hasCensus returns the jobs of the active generation that have a census hook.
-func (i *Installer) hasCensus() []string {
+// HasCensus returns the jobs of the active generation that have a census hook.
+func (i *Installer) HasCensus() []string {
 	active := i.snapshot().Active
 	if active == "" {
 		return nil

@@ -105,7 +105,7 @@ func (i *Installer) snapshot() state {
 // Installed returns which generations and packages are there.
 func (i *Installer) Installed() api.Installed {
 	s := i.snapshot()
-	out := api.Installed{Active: s.Active, Previous: s.backTo(), Interrupted: s.Pending != nil, Held: s.Held, Census: i.hasCensus()}
+	out := api.Installed{Active: s.Active, Previous: s.backTo(), Interrupted: s.Pending != nil, Held: s.Held}
 	if s.Active != "" {
 		out.Generations = append(out.Generations, api.Generation{Digest: s.Active, State: api.GenerationActive})
 	}
