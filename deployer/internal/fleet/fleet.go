@@ -84,6 +84,8 @@ const (
 	// slowAsk is the part of the time of its boot that a slow machine has for an answer:
 	// emulated and busy it takes ten seconds to let us in, and minutes to boot.
 	slowAsk = 30
+	// usualLogin is the time that one attempt to log in may take.
+	usualLogin = 20 * time.Second
 	// A machine that exists was up before we came.
 	keptPatience = 5 * time.Second
 )

@@ -77,17 +77,21 @@ func (c *Client) Close() error {
 	return err
 }
 
-// heardConn remembers when the peer was last heard.
+// heardConn remembers when the peer was last heard, and how reading ended.
 type heardConn struct {
 	net.Conn
 	start time.Time
 	heard atomic.Int64 // nanoseconds after start
+	ended atomic.Pointer[error]
 }
 
 func (c *heardConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {
 		c.heard.Store(int64(time.Since(c.start)))
+	}
+	if err != nil {
+		c.ended.Store(&err)
 	}
 	return n, err
 }

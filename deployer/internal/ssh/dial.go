@@ -235,6 +235,10 @@ func dialOnce(ctx context.Context, t Target, o Options, keys []ssh.Signer, pinne
 		HostKeyAlgorithms: hostKeyAlgorithms(pinned),
 		// Called whenever a method failed, the implied "none" first.
 		AuthCallback: func(auth *ssh.ClientAuthContext) (ssh.AuthMethod, error) {
+			// So is a host that went silent or away before it answered.
+			if ended := conn.ended.Load(); ended != nil {
+				return nil, fmt.Errorf("the host did not say whether it accepts the key: %w", *ended)
+			}
 			if offered || !slices.Contains(auth.AllowedMethods, "publickey") {
 				return nil, &AuthError{Target: t.String(), Key: fingerprints(keys), Allowed: auth.AllowedMethods}
 			}
