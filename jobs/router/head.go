@@ -2,6 +2,7 @@ package router
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -24,7 +25,14 @@ func appendHead(b []byte, x *exchange, in *http.Request) (head []byte, ok bool) 
 	b = append(b, in.Host...)
 	b = append(b, "\r\n"...)
 	connection := in.Header["Connection"]
-	for name, values := range in.Header {
+	var named [32]string
+	names := named[:0]
+	for name := range in.Header {
+		names = append(names, name)
+	}
+	slices.Sort(names) // the order of a map is another each time
+	for _, name := range names {
+		values := in.Header[name]
 		switch {
 		case hopByHop(name) || fronts(name) || httpguts.HeaderValuesContainsToken(connection, name):
 			continue

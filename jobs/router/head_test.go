@@ -44,6 +44,9 @@ func compareHeads(t interface {
 	if got, want := lines(string(head)), lines(strings.TrimSuffix(written.String(), "\r\n")); !slices.Equal(got, want) {
 		t.Errorf("request %q: head\n%q, want\n%q", request, got, want)
 	}
+	if again, _ := appendHead(nil, got, req); !bytes.Equal(again, head) {
+		t.Errorf("request %q: head\n%q, and the next time\n%q", request, head, again)
+	}
 	if got.secure != want.secure {
 		t.Errorf("request %q: secure %v, want %v", request, got.secure, want.secure)
 	}
