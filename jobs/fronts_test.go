@@ -53,6 +53,9 @@ sites = [{ name = "inner.example", deny = ["192.0.2.9"] }]
 				t.Errorf("from %s, %d: the app got\n%s without %q", address, status, body, line)
 			}
 		}
+		if header.Get("X-Deploy-App") != "" || strings.Contains(body, "X-Deploy-App") {
+			t.Errorf("from %s: whose the answer is was told to the client or the app: %v\n%s", address, header, body)
+		}
 		trusted := address == "127.0.0.50"
 		if strings.Contains(body, "\r\nProxy:") || !trusted && (strings.Contains(body, "pem") || strings.Contains(body, "192.0.2") || strings.Contains(body, "id-1")) {
 			t.Errorf("from %s the app got\n%s", address, body)
@@ -115,6 +118,9 @@ sites = [{ name = "inner.example", deny = ["192.0.2.9"] }]
 		entry := map[string]any{}
 		if err := json.Unmarshal([]byte(line), &entry); err != nil || entry["time"] == "" || entry["request_id"] == "" || entry["host"] == "" {
 			t.Errorf("%v in %s", err, line)
+		}
+		if entry["status"] == 200.0 && entry["app"] != "an%20app/2" {
+			t.Errorf("the log does not name the app and its instance: %s", line)
 		}
 		if strings.Contains(line, ".deploy") {
 			t.Errorf("its own health check is in the log: %s", line)

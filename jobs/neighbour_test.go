@@ -77,7 +77,7 @@ func newPlatform(t *testing.T, routers, properties string, edits ...string) *pla
 func (p *platform) register(addr net.Addr, host string) {
 	p.t.Helper()
 	tcp := addr.(*net.TCPAddr)
-	data, err := json.Marshal(wire.Registration{Host: tcp.IP.String(), Port: tcp.Port, URIs: []string{host}, App: "1"})
+	data, err := json.Marshal(wire.Registration{Host: tcp.IP.String(), Port: tcp.Port, URIs: []string{host}, App: "1", AppName: "an app", PrivateInstanceIndex: "2"})
 	must(p.t, err)
 	must(p.t, p.bus.Publish(wire.SubjectRouterRegister, data))
 	for _, r := range p.routers {

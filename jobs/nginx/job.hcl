@@ -82,7 +82,7 @@ property "workers" {
 property "access_log" {
   type        = string
   default     = "off"
-  description = "Format of the access log in the process's log, with time, id, client, host, status and latency: off, text or json"
+  description = "Format of the access log in the process's log, with time, id, client, host, app and instance, status and latency: off, text or json"
 
   validation {
     condition     = contains(["off", "text", "json"], property.access_log)

@@ -37,6 +37,7 @@ type exchange struct {
 	trusted bool   // the peer is a front, whose word is believed
 	secure  bool   // the client asked over HTTPS; known once the request is forwarded
 	trace   bool
+	tells   bool // the front wants to know whose the answer is
 	closing bool // the answer already says that the connection closes
 	lost    bool // it leads to no backend
 	entered bool // it counts to the backend's instance
@@ -44,6 +45,14 @@ type exchange struct {
 	body    *body // nil: the request has none
 	status  int
 	sent    int64 // bytes of the answer's body
+}
+
+// label returns whose the answer is, "" as long as it is nobody's.
+func (x *exchange) label() string {
+	if x.backend == nil {
+		return ""
+	}
+	return x.backend.label()
 }
 
 type exchangeKey struct{}
@@ -88,6 +97,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		host:    req.Host,
 		trusted: settings.trusts(req),
 		trace:   settings.TraceKey != "" && req.Header.Get(traceHeader) == settings.TraceKey,
+		tells:   req.Header.Get(wire.HeaderApp) != "",
 		closing: w.Header().Get("Connection") != "",
 	}
 	x.client, x.id = client(req, x.trusted), identify(req, x.trusted)
@@ -176,7 +186,7 @@ func (r *Router) finish(x *exchange, req *http.Request, log bool) {
 	}
 	if log {
 		r.base.Log().Info("request", "request_id", x.id, "client", x.client, "host", x.host, "method", req.Method, "uri", req.RequestURI,
-			"status", x.status, "bytes", x.sent, "ms", float64(took.Microseconds())/1000, "app", app, "backend", addr)
+			"status", x.status, "bytes", x.sent, "ms", float64(took.Microseconds())/1000, "app", app, "instance", x.label(), "backend", addr)
 	}
 }
 
@@ -212,6 +222,10 @@ func (r *Router) modifyResponse(x *exchange, res *http.Response) error {
 	}
 	x.stick(res)
 	res.Header.Set(requestID, x.id)
+	delete(res.Header, wire.HeaderApp) // not for apps to say
+	if label := x.label(); label != "" && x.tells && x.trusted {
+		res.Header.Set(wire.HeaderApp, label)
+	}
 	if x.trace {
 		res.Header.Set(backendHeader, x.backend.Addr)
 		res.Header.Set(routerHeader, r.base.Address())

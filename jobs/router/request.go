@@ -33,7 +33,7 @@ const (
 func fromFronts(name string) bool {
 	switch name {
 	case forwardedFor, forwardedHost, forwardedPort, forwardedProto, forwarded,
-		realIP, clientCert, requestID, vcapRequestID, hopsHeader, "Proxy", wire.HeaderFrontKey:
+		realIP, clientCert, requestID, vcapRequestID, hopsHeader, "Proxy", wire.HeaderFrontKey, wire.HeaderApp:
 		return true
 	}
 	return false

@@ -1,12 +1,14 @@
 package router
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"strings"
 	"testing"
 
@@ -34,6 +36,53 @@ func (c *cluster) seen(headers ...string) (got http.Header, id string) {
 
 // TestFronts: what a request says of its client is believed from a trusted front
 // only, and an app gets all of it, always, in all the spellings that it may read.
+// TestWhoseAnswer: the access log names the app and its instance, and a front that is
+// believed is told them when it asks; nobody else is, and apps cannot say it.
+func TestWhoseAnswer(t *testing.T) {
+	c := start(t, "access_log: true\nfront_key: k\n", nil)
+	serve := func(r wire.Registration) {
+		s := c.backend(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get(wire.HeaderApp) != "" {
+				t.Error("the app got the front's question")
+			}
+			w.Header().Set(wire.HeaderApp, "forged/0")
+		})
+		route := registration(s.Listener.Addr(), r.URIs...)
+		route.App, route.AppName, route.PrivateInstanceIndex = r.App, r.AppName, r.PrivateInstanceIndex
+		c.register(route)
+	}
+	serve(wire.Registration{URIs: []string{"named.test"}, App: "7", AppName: "w\u00e4rme\n1", PrivateInstanceIndex: "3"})
+	serve(wire.Registration{URIs: []string{"nameless.test"}, App: "8", PrivateInstanceIndex: "0"})
+	serve(wire.Registration{URIs: []string{"daemon.test"}})
+	for host, want := range map[string]string{"named.test": "w%C3%A4rme%0A1/3", "nameless.test": "8/0", "daemon.test": ""} {
+		for _, front := range []struct {
+			headers []string
+			want    string
+		}{
+			{[]string{wire.HeaderFrontKey, "k", wire.HeaderApp, "asked"}, want},
+			{[]string{wire.HeaderFrontKey, "k"}, ""},
+			{[]string{wire.HeaderFrontKey, "wrong", wire.HeaderApp, "asked"}, ""},
+			{[]string{wire.HeaderApp, "asked"}, ""},
+		} {
+			if res, _ := c.get(host, front.headers...); res.Header.Get(wire.HeaderApp) != front.want {
+				t.Errorf("%s, asked with %q: the answer is of %q, want %q", host, front.headers, res.Header.Get(wire.HeaderApp), front.want)
+			}
+		}
+		eventually(t, "the access log names "+host, func() bool {
+			log, err := os.ReadFile(c.log)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for line := range strings.Lines(string(log)) {
+				if strings.Contains(line, "host="+host) && strings.Contains(line, "msg=request ") {
+					return strings.Contains(line, " instance="+cmp.Or(want, `""`)+" ")
+				}
+			}
+			return false
+		})
+	}
+}
+
 func TestFronts(t *testing.T) {
 	const frontKey = "the_key_of_the_fronts"
 	claims := []string{

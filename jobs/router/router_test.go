@@ -40,6 +40,7 @@ type cluster struct {
 	conn   *nats.Conn
 	router *Router
 	config string // file
+	log    string // file
 	stop   func() error
 }
 
@@ -47,12 +48,17 @@ func start(t testing.TB, settings string, change func(*Router)) *cluster {
 	t.Helper()
 	c := &cluster{t: t, bus: componenttest.Bus(t, natstest.Users(t, "router")), config: filepath.Join(t.TempDir(), "router.yml")}
 	c.configure(settings)
-	var err error
+	c.log = filepath.Join(t.TempDir(), "log")
+	log, err := os.Create(c.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { log.Close() })
 	if c.conn, err = nats.Connect(c.bus.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.conn.Close)
-	if c.router, err = New(component.Process{ConfigFile: c.config, Output: t.Output()}); err != nil {
+	if c.router, err = New(component.Process{ConfigFile: c.config, Output: io.MultiWriter(t.Output(), log)}); err != nil {
 		t.Fatal(err)
 	}
 	if change != nil {

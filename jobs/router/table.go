@@ -1,12 +1,14 @@
 package router
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +23,8 @@ import (
 type backend struct {
 	Addr string // host:port
 	App  string
+	// Name is the app's, Index its instance's number; "" if the registration does not say.
+	Name, Index string
 	*tagSet
 	// Session is the sticky session's value: the instance's private id.
 	Session string
@@ -30,6 +34,16 @@ type backend struct {
 	instance   *instance
 	seen       time.Time
 	staleAfter time.Duration
+}
+
+// label returns name/index of the app's instance, with the app's id if it has no
+// name; "" for what is no app's.
+func (b *backend) label() string {
+	name := cmp.Or(b.Name, b.App)
+	if name == "" {
+		return ""
+	}
+	return url.PathEscape(name) + "/" + url.PathEscape(b.Index)
 }
 
 // instance is what listens at an address, under whatever URIs. The counts are of
@@ -194,7 +208,7 @@ func (t *table) register(r wire.Registration, now time.Time) (added int, stale [
 			continue
 		}
 		// There are a hundred thousand of these: one text for all, and nothing of the message.
-		text := addr + host + string(r.App) + r.PrivateInstanceID + r.FrontKey
+		text := addr + host + string(r.App) + r.PrivateInstanceID + r.FrontKey + r.AppName + string(r.PrivateInstanceIndex)
 		cut := func(size int) (s string) {
 			s, text = text[:size], text[size:]
 			return s
@@ -202,6 +216,7 @@ func (t *table) register(r wire.Registration, now time.Time) (added int, stale [
 		b := &backend{Addr: cut(len(addr)), tagSet: t.shareTags(r.Tags), seen: now, staleAfter: after}
 		host = cut(len(host))
 		b.App, b.Session, b.FrontKey = cut(len(r.App)), cut(len(r.PrivateInstanceID)), cut(len(r.FrontKey))
+		b.Name, b.Index = cut(len(r.AppName)), text
 		if b.instance = t.instances[addr]; b.instance == nil {
 			b.instance = &instance{}
 			t.instances[b.Addr] = b.instance

@@ -12,7 +12,7 @@ import (
 // two against each other.
 func plainRegistration(data []byte, r *Registration) bool {
 	p := plain{text: string(data)}
-	var room [12]string
+	var room [16]string
 	seen := room[:0]
 	plain := p.object(func(key string) bool {
 		if slices.Contains(seen, key) {
@@ -24,6 +24,8 @@ func plainRegistration(data []byte, r *Registration) bool {
 			return p.string(&r.DEA)
 		case "app":
 			return p.string((*string)(&r.App))
+		case "app_name":
+			return p.string(&r.AppName)
 		case "host":
 			return p.string(&r.Host)
 		case "port":

@@ -9,9 +9,9 @@ import (
 // plainRegistrations are messages, and whether plainRegistration reads them.
 var plainRegistrations = map[string]bool{
 	`{}`: true,
-	` { "host" : "10.0.0.1" , "port" : 80 , "uris" : [ "a.test" , "b.test" ] } ` + "\n":                                                    true,
-	`{"dea":"d","app":"1","host":"h","port":1,"uris":[],"tags":{},"private_instance_id":"i","private_instance_index":"0","front_key":"k"}`: true,
-	`{"tags":{"component":"dea-1","x":""},"stale_threshold_in_seconds":60,"port":999999999}`:                                               true,
+	` { "host" : "10.0.0.1" , "port" : 80 , "uris" : [ "a.test" , "b.test" ] } ` + "\n":                                                                      true,
+	`{"dea":"d","app":"1","app_name":"shop","host":"h","port":1,"uris":[],"tags":{},"private_instance_id":"i","private_instance_index":"0","front_key":"k"}`: true,
+	`{"tags":{"component":"dea-1","x":""},"stale_threshold_in_seconds":60,"port":999999999}`:                                                                 true,
 	`{"app":1}`:                  false,
 	`{"app":null}`:               false,
 	`{"uris":null}`:              false,

@@ -34,12 +34,19 @@ const RouterVersion = 0.98
 // that the other side has named.
 const HeaderFrontKey = "X-Deploy-Front-Key"
 
+// HeaderApp, in a request of a front that is believed, asks a router to say in the
+// same header of the answer whose it is: name/index of the app's instance, with the
+// name escaped as in a URL. Fronts log it and pass it on to nobody.
+const HeaderApp = "X-Deploy-App"
+
 // Registration tells routers that Host:Port serves URIs. Unregistering is the
 // same document.
 type Registration struct {
 	// DEA is the uuid of the DEA that runs the instance; for people.
 	DEA string `json:"dea,omitempty"`
 	App ID     `json:"app,omitempty"`
+	// AppName is the app's name, for access logs; "": it has none.
+	AppName string `json:"app_name,omitempty"`
 	// Host is an IP address and Port its TCP port; both are required.
 	Host string `json:"host"`
 	Port int    `json:"port"`

@@ -459,7 +459,7 @@ func (m *Machine) route(i *Instance, uris []string) (wire.Registration, bool) {
 		tags["runtime"] = i.Start.Runtime
 	}
 	return wire.Registration{
-		DEA: m.config.DEA, App: i.Start.Droplet, Host: m.config.IP, Port: i.Port, URIs: uris, Tags: tags,
+		DEA: m.config.DEA, App: i.Start.Droplet, AppName: i.Start.Name, Host: m.config.IP, Port: i.Port, URIs: uris, Tags: tags,
 		PrivateInstanceID: i.PrivateID, PrivateInstanceIndex: wire.ID(fmt.Sprint(i.Start.Index)),
 	}, i.Port != 0 && len(uris) > 0
 }
