@@ -18,6 +18,7 @@ packages_of() {
 	memcached) echo memcached libsasl2-modules ;;
 	rabbitmq-server) echo rabbitmq-server ;;
 	curl) echo curl ca-certificates ;;
+	chromium) echo chromium ;; # the login page is tested in it
 	# Runtimes of apps. On PATH there may be others that only one user can run.
 	/usr/bin/node) echo nodejs ;;
 	/usr/bin/python3) echo python3 ;;

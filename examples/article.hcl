@@ -32,6 +32,8 @@ variable "deas" {
 secret "nats" { type = "password" }
 secret "database" { type = "password" }
 secret "cloud_controller" { type = "password" }
+secret "uaa" { type = "password" }
+secret "uaa_controllers" { type = "password" }
 
 # By this the routers know their load balancers, and believe what these say of clients.
 secret "front" { type = "password" }
@@ -114,6 +116,21 @@ group "postgres" {
   }
 }
 
+# Accounts, and tokens for them: vmc logs in here, and so can web pages (docs/uaa.md).
+group "uaa" {
+  instances = 1
+  vm        = vm.small
+
+  job "uaa" {
+    properties {
+      url               = "http://uaa.${deployment.domain}:${split(":", var.listen)[1]}"
+      database          = "postgres"
+      secret            = secret.uaa.value
+      controller_secret = secret.uaa_controllers.value
+    }
+  }
+}
+
 # The API at api.cf.localhost.
 group "cloud_controller" {
   instances = 1
@@ -125,6 +142,7 @@ group "cloud_controller" {
       external_uri = "api.${deployment.domain}"
       database     = "postgres"
       secret       = secret.cloud_controller.value
+      accounts     = "uaa"
 
       # Whose gateways may offer them.
       builtin_services = {

@@ -22,6 +22,13 @@ func TestArticle(t *testing.T) {
 	p.edit(`domain = "cf.localhost"`, `domain = "article.localhost"`)
 	p.mustApply()
 	p.register()
+	// What follows is done with a token of the user component.
+	if info := p.mustVmc("info", "--json"); !strings.Contains(info, `"authorization_endpoint": "http://uaa.article.localhost:`) || !strings.Contains(info, `"user": "somebody@example.com"`) {
+		t.Errorf("vmc info: %s", info)
+	}
+	if out := p.mustVmc("logout") + p.mustVmc("login", "somebody@example.com"); strings.Contains(out, "lasts until it expires") {
+		t.Errorf("vmc logout: %s", out)
+	}
 	within(t, 3*time.Minute, "all services are offered", func() bool {
 		out, code := p.vmc("services")
 		return code == 0 && strings.Contains(out, "redis") && strings.Contains(out, "memcached") && strings.Contains(out, "postgresql") && strings.Contains(out, "rabbitmq") && strings.Contains(out, "mysql") && strings.Contains(out, "legacy")
