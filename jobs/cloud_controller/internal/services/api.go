@@ -80,6 +80,7 @@ func (api *API) Routes(handle func(string, rest.Handler), user func(string, func
 	handle("GET /services/v1/binding_tokens/{token}", jsonOnly(api.getBindingToken))
 	userJSON("DELETE /services/v1/binding_tokens/{token}", api.deleteBindingToken)
 	api.snapshotRoutes(userJSON)
+	user("GET /services/v1/configurations/{alias}/tunnel", api.tunnel)
 }
 
 // fromGateway reports whether a request comes from the gateway of a service.

@@ -14,10 +14,7 @@ import (
 // it: below is the rest of the path, made of the request's own.
 func (api *API) relayed(below func(r *http.Request) []string) func(http.ResponseWriter, *http.Request, model.Account) error {
 	return func(w http.ResponseWriter, r *http.Request, a model.Account) error {
-		i, err := api.aliased(r.Context(), a, r.PathValue("alias"))
-		if err == nil && i.GatewayID == "" {
-			err = model.ErrServiceNotFound
-		}
+		i, err := api.owned(r, a)
 		if err != nil {
 			return err
 		}

@@ -28,10 +28,13 @@ type Deps struct {
 }
 
 // Services makes instances of services and binds apps to them.
-type Services struct{ Deps }
+type Services struct {
+	Deps
+	tunnels tunnels
+}
 
 // New returns the services.
-func New(d Deps) *Services { return &Services{d} }
+func New(d Deps) *Services { return &Services{Deps: d} }
 
 // provision makes an instance: its name is reserved, the gateway is asked, and
 // what it answers is kept, or undone.
