@@ -87,9 +87,11 @@ func (f *Fleet) dial(ctx context.Context, id state.VMID, patience time.Duration)
 	default:
 		patience = max(patience, bootTime(vm)/slowAsk)
 	}
-	// An emulated machine that is busy takes half a minute to log somebody in.
-	attempt := max(usualLogin, 2*bootTime(vm)/slowAsk)
-	return ssh.Dial(ctx, target, ssh.Options{Patience: patience, Attempt: attempt, OnDial: func() { f.s.Counters.SSH.Add(1) }})
+	// An emulated machine that is busy takes half a minute to log somebody in, and is
+	// silent for a quarter of one.
+	o := ssh.Options{Patience: patience, Attempt: max(usualLogin, 2*bootTime(vm)/slowAsk), KeepAlive: max(usualKeepAlive, bootTime(vm)/slowAsk/2)}
+	o.OnDial = func() { f.s.Counters.SSH.Add(1) }
+	return ssh.Dial(ctx, target, o)
 }
 
 // bootTime returns the time that a VM may take to boot, 0 if its template does not

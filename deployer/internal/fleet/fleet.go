@@ -86,6 +86,9 @@ const (
 	slowAsk = 30
 	// usualLogin is the time that one attempt to log in may take.
 	usualLogin = 20 * time.Second
+	// usualKeepAlive is the time between two questions whether a machine is still there;
+	// three without an answer end the connection.
+	usualKeepAlive = 5 * time.Second
 	// A machine that exists was up before we came.
 	keptPatience = 5 * time.Second
 )
