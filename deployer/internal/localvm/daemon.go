@@ -15,11 +15,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
+	"github.com/prometheus/procfs"
 	"golang.org/x/sys/unix"
 
 	"github.com/clusterworks/deploy/agent/host/proc"
@@ -103,7 +105,56 @@ func Find(dir string) (*Status, Process, bool) {
 		return nil, Process{}, false
 	}
 	p := Process{PID: s.PID, Start: s.StartTime}
-	return s, p, p.Alive()
+	return s, p, p.Alive() && runsFor(p.PID, dir)
+}
+
+// runsFor reports whether a process is a daemon of this folder, as its command line
+// says: a status may have come from another folder. One that cannot be read is.
+func runsFor(pid int, dir string) bool {
+	p, err := procfs.NewProc(pid)
+	if err != nil {
+		return true
+	}
+	words, err := p.CmdLine()
+	at := slices.Index(words, "--dir")
+	if err != nil || at < 0 || at+1 == len(words) {
+		return true
+	}
+	dir, err = filepath.Abs(dir)
+	return err != nil || filepath.Clean(words[at+1]) == dir
+}
+
+// Runs reports whether a daemon of this id runs for a folder, whatever its status
+// file says.
+func Runs(k Program, dir, id string) bool {
+	found, err := ProcessesWith(func(v string) bool { return v == id })
+	return err == nil && slices.ContainsFunc(found, func(p Process) bool {
+		q, err := procfs.NewProc(p.PID)
+		if err != nil {
+			return false
+		}
+		words, err := q.CmdLine()
+		return err == nil && slices.Contains(words, "local-"+string(k)) && runsFor(p.PID, dir)
+	})
+}
+
+// Await waits until a daemon that runs has written its status, which it does again
+// when it finds it damaged.
+func Await(ctx context.Context, k Program, dir, id string) {
+	ctx, cancel := context.WithTimeout(ctx, reloadTimeout)
+	defer cancel()
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		if _, _, alive := Find(dir); alive || !Runs(k, dir, id) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // bootID differs from boot to boot of this machine; "" if the kernel has none.
@@ -297,7 +348,10 @@ type Daemon struct {
 	self    Process // as the processes outside its namespaces know it
 	level   string  // of isolation
 	lock    *os.File
-	reply   *os.File // nil: started by hand
+	folder  fs.FileInfo    // Dir, as it was at the start
+	status  []byte         // as it was last written
+	damaged map[string]int // how often in a row a file was found damaged
+	reply   *os.File       // nil: started by hand
 }
 
 // Main is the frame of both programs: it reads the flags, takes the lock that
@@ -344,6 +398,9 @@ func (d *Daemon) take() error {
 	if d.Dir, err = filepath.Abs(d.Dir); err != nil {
 		return err
 	}
+	if d.folder, err = os.Stat(d.Dir); err != nil {
+		return fmt.Errorf("cannot lock %s: %w", d.Dir, err)
+	}
 	if d.lock, err = os.OpenFile(filepath.Join(d.Dir, lockFile), os.O_CREATE|os.O_RDWR, 0o600); err != nil {
 		return fmt.Errorf("cannot lock %s: %w", d.Dir, err)
 	}
@@ -369,7 +426,8 @@ func (d *Daemon) Serving(listen, config string) error {
 	if err != nil {
 		return err
 	}
-	if err := renameio.WriteFile(filepath.Join(d.Dir, StatusFile), append(data, '\n'), 0o600); err != nil {
+	d.status = append(data, '\n')
+	if err := renameio.WriteFile(filepath.Join(d.Dir, StatusFile), d.status, 0o600); err != nil {
 		return fmt.Errorf("cannot write the status: %w", err)
 	}
 	d.answer(startReply{})
@@ -387,13 +445,10 @@ func (d *Daemon) answer(reply startReply) {
 	d.reply = nil
 }
 
-// FolderGone reports whether the daemon's folder was removed while it ran. Then
-// the daemon must end what it runs, because nobody else can find it.
+// FolderGone reports whether the daemon's folder was removed while it ran, or
+// another one took its place. Then the daemon must end what it runs, because nobody
+// else can find it.
 func (d *Daemon) FolderGone() bool {
-	mine, err := d.lock.Stat()
-	if err != nil {
-		return true
-	}
-	now, err := os.Stat(filepath.Join(d.Dir, lockFile))
-	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(mine, now)
+	now, err := os.Stat(d.Dir)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(d.folder, now)
 }

@@ -3,10 +3,8 @@ package provider
 import (
 	"cmp"
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +15,6 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/clusterworks/deploy/deployer/internal/localvm"
@@ -168,17 +165,10 @@ func (h *host) fillMachine(ctx context.Context, dir string, c *localvm.Machine, 
 			return fmt.Errorf("cannot copy the image %s: %w", c.Image, err)
 		}
 	}
-	_, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
+	if err := writeHostKey(dir); err != nil {
 		return err
 	}
-	block, err := ssh.MarshalPrivateKey(key, "")
-	if err != nil {
-		return err
-	}
-	if err := renameio.WriteFile(filepath.Join(dir, localvm.HostKeyFile), pem.EncodeToMemory(block), 0o600); err != nil {
-		return err
-	}
+	var err error
 	if c.ID, err = newID(dir); err != nil {
 		return err
 	}
@@ -287,7 +277,11 @@ func gone(err error) bool {
 // not run. c holds id and address as they were created.
 func (h *host) updateMachine(ctx context.Context, c localvm.Machine) (machineState, error) {
 	dir := h.machineDir(seatOf(c))
+	localvm.Await(ctx, localvm.Init, dir, c.ID)
 	config, err := localvm.WriteConfig(dir, c)
+	if _, _, alive := localvm.Find(dir); err == nil && !alive {
+		err = mendHostKey(dir)
+	}
 	if err == nil {
 		s, _, alive := localvm.Find(dir)
 		switch {
@@ -320,7 +314,7 @@ func (h *host) deleteMachine(ctx context.Context, s seat, id string) error {
 	dir := h.machineDir(s)
 	var c localvm.Machine
 	_, err := localvm.ReadConfig(dir, &c)
-	if err == nil && c.ID != id {
+	if err == nil && c.ID != id && !h.foreign(s, c.ID, id) {
 		err = localvm.EndAll(ctx, localvm.ProcessGrace, func() ([]localvm.Process, error) {
 			return localvm.ProcessesWith(func(v string) bool { return v == id })
 		})

@@ -238,6 +238,13 @@ func (*machine) ValidateConfig(ctx context.Context, q resource.ValidateConfigReq
 // the VM that replaces one keeps its address, so that nothing else of the
 // deployment changes with it.
 func (m *machine) ModifyPlan(ctx context.Context, q resource.ModifyPlanRequest, r *resource.ModifyPlanResponse) {
+	if m.host != nil && !q.Plan.Raw.IsNull() && !q.State.Raw.IsNull() {
+		var key types.String
+		r.Diagnostics.Append(q.State.GetAttribute(ctx, path.Root("ssh_host_key"), &key)...)
+		if key.ValueString() == "" { // it has lost its own
+			r.Diagnostics.Append(r.Plan.SetAttribute(ctx, path.Root("ssh_host_key"), types.StringUnknown())...)
+		}
+	}
 	if m.host == nil || q.Plan.Raw.IsNull() || !q.State.Raw.IsNull() {
 		return // nothing is made
 	}
@@ -346,6 +353,11 @@ func (m *machine) Read(ctx context.Context, q resource.ReadRequest, r *resource.
 		return
 	}
 	found, err := m.host.readMachine(p.seat())
+	if gone(err) || err == nil && m.host.foreign(p.seat(), found.ID, p.ID.ValueString()) {
+		if known, there := m.host.remembered(p.config(ctx, &r.Diagnostics), p.SSHHostKey.ValueString(), p.Level.ValueString()); there {
+			found, err = known, nil
+		}
+	}
 	if gone(err) || err == nil && found.ID != p.ID.ValueString() {
 		r.State.RemoveResource(ctx)
 		return
@@ -354,6 +366,7 @@ func (m *machine) Read(ctx context.Context, q resource.ReadRequest, r *resource.
 		r.Diagnostics.AddError("Cannot read a VM", err.Error())
 		return
 	}
+	m.host.running(&found, p.Level.ValueString())
 	p.observe(ctx, m.host, found, &r.Diagnostics)
 	r.Diagnostics.Append(r.State.Set(ctx, &p)...)
 }

@@ -6,6 +6,7 @@ package vminit
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -35,7 +36,8 @@ type vmInit struct {
 	authorized atomic.Pointer[ssh.PublicKey]
 	config     localvm.Machine // as it was at the start, but for authorized
 	env        []string
-	user       string // whom it lets in: everything runs as the current user
+	read       map[string][]byte // its files as they were last read
+	user       string            // whom it lets in: everything runs as the current user
 }
 
 // Main is the program of "deploy local-init --dir DIR" and returns its
@@ -98,7 +100,8 @@ func (v *vmInit) run() error {
 	defer server.connections.Close(listener)
 	services := newServices(v)
 	if err := services.reload(); err != nil {
-		return err
+		// The deployer puts the agent back over SSH; without an init nobody could.
+		v.Log.Error("starting without a boot service", "error", err)
 	}
 	if err := v.Serving(v.config.SSHAddress(), config); err != nil {
 		return err
@@ -111,6 +114,7 @@ func (v *vmInit) run() error {
 		select {
 		case <-tick.C:
 			if !v.FolderGone() {
+				v.Heal(append(v.kept(), services.kept()...))
 				continue
 			}
 			v.Log.Warn("the VM's folder was removed; ending everything")
@@ -146,7 +150,34 @@ func (v *vmInit) load() (string, error) {
 		v.config, v.ID = config, config.ID
 	}
 	v.authorized.Store(&key)
-	return digest, nil
+	return digest, v.keep()
+}
+
+// keep remembers the files that it can put back.
+func (v *vmInit) keep() error {
+	read := map[string][]byte{}
+	for _, name := range []string{localvm.ConfigFile, localvm.HostKeyFile} {
+		data, err := os.ReadFile(filepath.Join(v.Dir, name))
+		if name == localvm.HostKeyFile && v.read[name] != nil {
+			data, err = v.read[name], nil // that of the start is in use
+		}
+		if err != nil {
+			return fmt.Errorf("cannot read %s: %w", name, err)
+		}
+		read[name] = data
+	}
+	v.read = read
+	return nil
+}
+
+func (v *vmInit) kept() []localvm.Kept {
+	return []localvm.Kept{
+		{Name: localvm.HostKeyFile, Data: v.read[localvm.HostKeyFile]},
+		{Name: localvm.ConfigFile, Data: v.read[localvm.ConfigFile], Possible: func(data []byte) bool {
+			var config localvm.Machine
+			return json.Unmarshal(data, &config) == nil && config.ID == v.ID
+		}},
+	}
 }
 
 func (v *vmInit) reload(services *services) {

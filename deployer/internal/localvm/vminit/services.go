@@ -1,6 +1,7 @@
 package vminit
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -46,7 +47,7 @@ type services struct {
 }
 
 type service struct {
-	digest string // of its file
+	data   []byte // of its file
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -87,19 +88,15 @@ func (s *services) reload() error {
 			continue
 		}
 		old := s.running[name]
-		if old != nil && old.digest == localvm.Digest(data) {
+		if old != nil && bytes.Equal(old.data, data) {
 			continue
 		}
-		var file serviceFile
-		if err := json.Unmarshal(data, &file); err != nil {
-			errs = append(errs, fmt.Errorf("cannot read boot service %s: %w", path, err))
+		file, err := readService(data)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("cannot start boot service %s: %w", path, err))
 			continue
 		}
-		if len(file.Command) == 0 {
-			errs = append(errs, fmt.Errorf("cannot start boot service %s: it has no command", path))
-			continue
-		}
-		s.begin(name, localvm.Digest(data), file, old)
+		s.begin(name, data, file, old)
 	}
 	for name, old := range s.running {
 		if !listed[name] {
@@ -110,12 +107,39 @@ func (s *services) reload() error {
 	return errors.Join(errs...)
 }
 
-func (s *services) begin(name, digest string, file serviceFile, old *service) {
+// readService reads what is in the file of a service.
+func readService(data []byte) (serviceFile, error) {
+	var file serviceFile
+	if err := json.Unmarshal(data, &file); err != nil {
+		return file, err
+	}
+	if len(file.Command) == 0 {
+		return file, errors.New("it has no command")
+	}
+	return file, nil
+}
+
+// kept are the files of what runs.
+func (s *services) kept() []localvm.Kept {
+	var out []localvm.Kept
+	for name, x := range s.running {
+		out = append(out, localvm.Kept{
+			Name: filepath.Join(localvm.ServicesFolder, name+".json"), Data: x.data,
+			Possible: func(data []byte) bool {
+				_, err := readService(data)
+				return err == nil
+			},
+		})
+	}
+	return out
+}
+
+func (s *services) begin(name string, data []byte, file serviceFile, old *service) {
 	if old == nil {
 		s.relieve(file.Command)
 	}
 	ctx, cancel := context.WithCancel(s.ctx)
-	next := &service{digest: digest, cancel: cancel, done: make(chan struct{})}
+	next := &service{data: data, cancel: cancel, done: make(chan struct{})}
 	s.running[name] = next
 	s.owned.Go(func() {
 		defer close(next.done)
