@@ -137,6 +137,7 @@ func (x *deployment) existing(ctx context.Context, c comparison, inventories map
 			// A silent agent: the engine knows whether its VM is gone or just not running.
 			e.VM = !slices.Contains(c.vms.Actions[id], terraform.Create)
 			e.Stopped = slices.Contains(c.vms.Actions[id], terraform.Update)
+			e.Remade = c.vms.Remade[id]
 		}
 		e.Replace, e.Moved = x.infra.Causes(c.vms, id)
 		e.Abandoned = inv == nil && x.Recreates(id)

@@ -24,6 +24,12 @@ func TestFoundBeforeAnythingMoves(t *testing.T) {
 	c.edit(`deployment "scripts"`, "secret \"key\" { type = \"password\" }\nvariable \"size\" { default = 2 }\nvariable \"zones\" { default = [\"z1\", \"z2\"] }\n"+
 		"disk \"data\" { size_gb = var.size }\ndeployment \"scripts\"")
 	c.edit(`  instances = 3`, "  instances = 3\n  azs = var.zones\n  disk = disk.data")
+	if out, code := c.run("plan"); code != 2 {
+		t.Fatalf("the first plan exited with %d:\n%s", code, out)
+	}
+	if _, err := os.Stat(c.state); !os.IsNotExist(err) {
+		t.Errorf("the first plan left a state folder: %v", err)
+	}
 	c.mustApply()
 	running := c.mustAllRun(3).pids()
 

@@ -35,6 +35,9 @@ type Plan struct {
 	Places credentials.Places
 	// Beside are the instances whose new VM can be made beside the old one.
 	Beside map[string]bool
+	// Remade are the instances whose VM the engine has made anew outside of deploy:
+	// it knows another one than the state does.
+	Remade map[string]bool
 	// LostDisks are the instances whose persistent disk the engine does not find, and
 	// would make anew, empty.
 	LostDisks map[string]bool
@@ -133,7 +136,7 @@ func (i *Infra) Plan(ctx context.Context) (Plan, error) {
 func (i *Infra) planned(in input, p *terraform.Plan) (Plan, error) {
 	out := Plan{
 		Actions: map[string][]terraform.Action{}, Pending: map[string][]string{}, AtOnce: map[string]bool{},
-		Places: credentials.Places{}, Beside: map[string]bool{}, LostDisks: map[string]bool{},
+		Places: credentials.Places{}, Beside: map[string]bool{}, LostDisks: map[string]bool{}, Remade: map[string]bool{},
 	}
 	disks := knownDisks(i.s.VMs(), i.s.State.Orphans)
 	for _, c := range p.Changes {
@@ -167,6 +170,9 @@ func (i *Infra) planned(in input, p *terraform.Plan) (Plan, error) {
 		}
 		actions, planned := out.Actions[id], p.Instances[in.key(state.Own(id))]
 		replaced := slices.Contains(actions, terraform.Replace)
+		if planned.ID != "" && planned.ID != vm.ID && !replaced {
+			out.Remade[id] = true
+		}
 		switch {
 		case len(changes) > 0 && (replaced || slices.Contains(actions, terraform.Update) || slices.Contains(actions, terraform.Delete)):
 			out.Pending[id] = changes
@@ -218,7 +224,7 @@ func (i *Infra) Abandon(p Plan, inventories map[string]*api.Inventory) Plan {
 func (i *Infra) Remaining(p Plan) Plan {
 	i.engine.Lock()
 	defer i.engine.Unlock()
-	p.Changes, p.Pending, p.AtOnce, p.Places, p.LostDisks = nil, maps.Clone(i.pending), nil, nil, nil
+	p.Changes, p.Pending, p.AtOnce, p.Places, p.LostDisks, p.Remade = nil, maps.Clone(i.pending), nil, nil, nil, nil
 	// What was to be made or changed at once is done.
 	p.Actions = maps.Clone(p.Actions)
 	maps.DeleteFunc(p.Actions, func(id string, _ []terraform.Action) bool { return len(p.Pending[id]) == 0 })

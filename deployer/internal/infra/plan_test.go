@@ -14,8 +14,9 @@ func TestRemainingForgetsWhatWasDone(t *testing.T) {
 		Actions: map[string][]terraform.Action{"db/0": {terraform.Replace}, "db/1": {terraform.Create}},
 		Pending: map[string][]string{"db/0": {"memory_mb 1 -> 2"}, "db/2": {"memory_mb 1 -> 2"}},
 		AtOnce:  map[string]bool{"db/3": true}, Beside: map[string]bool{"db/0": true},
+		Remade: map[string]bool{"db/4": true},
 	})
-	if len(left.Actions) != 1 || left.Actions["db/0"] == nil || len(left.Pending) != 1 || len(left.AtOnce) > 0 || !left.Beside["db/0"] {
+	if len(left.Actions) != 1 || left.Actions["db/0"] == nil || len(left.Pending) != 1 || len(left.AtOnce)+len(left.Remade) > 0 || !left.Beside["db/0"] {
 		t.Errorf("it is %+v", left)
 	}
 }

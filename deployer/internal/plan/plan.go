@@ -43,6 +43,9 @@ type Existing struct {
 	// not running.
 	VM      bool
 	Stopped bool
+	// Remade: the infrastructure has another VM than the one that was applied to, made
+	// outside of deploy.
+	Remade bool
 	// Replace says why another VM takes this one's place, nil if none does; Moved
 	// that it is elsewhere.
 	Replace []string
@@ -333,6 +336,10 @@ func instance(w Wanted, e Existing) InstanceChange {
 	case !e.VM:
 		c.Action, c.Causes = Create, []string{"no VM yet"}
 		c.Files, c.Processes = files(w, e), starts(w.Spec, "first start")
+		return c
+	case e.Inventory == nil && e.Remade:
+		c.Action, c.Causes = Create, []string{"another VM has been made in place of the one that was there"}
+		c.Files, c.Processes = files(w, e), starts(w.Spec, "first start on its new VM")
 		return c
 	case e.Inventory == nil && e.Abandoned && e.Distrusted != "":
 		c.Action, c.Causes = Recreate, append(slices.Clone(e.Replace), "its agent is not believed, so what runs there is not stopped in order")

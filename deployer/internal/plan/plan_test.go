@@ -236,6 +236,14 @@ func TestInstance(t *testing.T) {
 			cause:    "does not answer",
 		},
 		{
+			name:      "a VM that was made anew by hand",
+			wanted:    Wanted{Spec: old, Known: true, Shown: shown("a\n", "b\n")},
+			existing:  Existing{VM: true, Remade: true, Silent: "its host key is another", Shown: shown("a\n", "b\n")},
+			action:    Create,
+			cause:     "another VM has been made in place of the one that was there",
+			processes: []string{"start router/router: first start on its new VM"},
+		},
+		{
 			name:     "a VM that is not running",
 			wanted:   Wanted{Spec: old, Known: true},
 			existing: Existing{VM: true, Stopped: true},

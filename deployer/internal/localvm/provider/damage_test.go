@@ -31,6 +31,10 @@ func TestInitPutsItsFilesBack(t *testing.T) {
 	dir := h.machineDir(seat{group: "web"})
 	service := filepath.Join(localvm.ServicesFolder, "agent.json")
 	h.output(h.dial(m), `echo '{"command": ["/bin/sleep", "1000"]}' > $DEPLOY_SERVICES/agent.json; kill -HUP $DEPLOY_INIT_PID`)
+	waitFor(t, "the service's start", func() bool {
+		_, err := os.Stat(filepath.Join(dir, localvm.LogFolder, "agent.log"))
+		return err == nil
+	})
 	status, _, alive := localvm.Find(dir)
 	if !alive {
 		t.Fatal("the init does not run")
