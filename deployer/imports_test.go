@@ -94,6 +94,7 @@ var importRules = []importRule{
 	{packages: `jobs/cloud_controller/internal/config`, may: `jobs/(component|component/sqldb|wire)`},
 	{packages: `jobs/cloud_controller/internal/model`, may: `jobs/cloud_controller/internal/(config|store)|jobs/(runtimes|wire)`},
 	{packages: `jobs/cloud_controller/internal/hosts`, may: `jobs/cloud_controller/internal/(config|store)|jobs/wire`},
+	{packages: `jobs/cloud_controller/internal/routers`, may: `jobs/wire`},
 	{packages: `jobs/cloud_controller/internal/rest`, may: `jobs/cloud_controller/internal/(auth|config|model)|jobs/component/sqldb`},
 	{packages: `jobs/cloud_controller/internal/uaa`, may: `jobs/cloud_controller/internal/config|jobs/wire`},
 	{packages: `jobs/cloud_controller/internal/accounts`, may: `jobs/cloud_controller/internal/(auth|config|model|rest|store|uaa)|jobs/component/passwords|jobs/wire`},
@@ -102,7 +103,7 @@ var importRules = []importRule{
 	{packages: `jobs/cloud_controller/internal/staging`, may: `jobs/cloud_controller/internal/(blob|config|model|peers|rest|services|store)|jobs/wire`},
 	{packages: `jobs/cloud_controller/internal/placement`, may: `jobs/cloud_controller/internal/(blob|config|model|rest|rolling|services|store)|jobs/wire|jobs/confine`},
 	{packages: `jobs/cloud_controller/internal/updates`, may: `jobs/cloud_controller/internal/(config|model|placement|rolling|store)|jobs/wire`},
-	{packages: `jobs/cloud_controller/internal/api`, may: `jobs/cloud_controller/internal/(accounts|archive|blob|config|hosts|model|peers|placement|rest|rolling|services|staging|store|updates)|jobs/wire`},
+	{packages: `jobs/cloud_controller/internal/api`, may: `jobs/cloud_controller/internal/(accounts|archive|blob|config|hosts|model|peers|placement|rest|rolling|routers|services|staging|store|updates)|jobs/wire`},
 	// The users' program speaks to the controller as anybody can.
 	{packages: `jobs/cloud_controller/client`, tests: `jobs/cloud_controller(/.*)?`},
 	{packages: `jobs/cloud_controller/(vmc|cmd/vmc)(/.*)?`, may: `jobs/cloud_controller/(vmc(/.*)?|client)`, tests: `jobs(/.*)?`},

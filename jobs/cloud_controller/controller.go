@@ -22,6 +22,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/peers"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/placement"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/routers"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/services"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/staging"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
@@ -64,6 +65,7 @@ type parts struct {
 	staging  *staging.Staging
 	placer   *placement.Placer
 	updates  *updates.Updates
+	routers  *routers.Routers
 	api      *api.Server
 }
 
@@ -144,6 +146,9 @@ func (c *Controller) serve(ctx context.Context) error {
 		return nil
 	}
 	if err := p.hosts.Subscribe(ctx); err != nil {
+		return err
+	}
+	if err := p.routers.Subscribe(); err != nil {
 		return err
 	}
 	requests, err := p.placer.Subscribe()
@@ -232,13 +237,14 @@ func (c *Controller) wire(ctx context.Context, opened *store.Store) *parts {
 		Config: c.config, Log: log, Bus: bus, Store: opened, Blobs: c.blobs, Catalog: c.catalog, Services: offered, Address: c.address, SecureAddress: c.secureAddress,
 	})
 	p.updates = updates.New(updates.Deps{Config: c.config, Log: log, Bus: bus, Store: opened, Placer: p.placer, Holder: c.base.UUID()})
+	p.routers = routers.New(bus, log)
 	var inside *http.Client
 	if c.config.Start.Secure() {
 		inside = c.peers
 	}
 	p.api = api.New(api.Deps{
 		Config: c.config, Log: log, Store: opened, Blobs: c.blobs, Catalog: c.catalog, Client: c.client, Inside: inside, Frame: p.frame,
-		Accounts: p.accounts, Hosts: p.hosts, Services: offered, Peers: p.peers, Staging: p.staging, Placer: p.placer, Updates: p.updates,
+		Accounts: p.accounts, Hosts: p.hosts, Services: offered, Peers: p.peers, Staging: p.staging, Placer: p.placer, Updates: p.updates, Routers: p.routers,
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()

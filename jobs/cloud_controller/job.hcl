@@ -320,7 +320,7 @@ bus {
   publish = [
     "dea.*.start", "dea.discover", "dea.stop", "dea.update", "dea.find.droplet", "dea.locate", "droplet.updated",
     "healthmanager.health", "healthmanager.status", "staging",
-    "router.register", "router.unregister", "router.greet", "router.hosts",
+    "router.register", "router.unregister", "router.greet", "router.hosts", "router.requests",
   ]
   subscribe = [
     "cloudcontrollers.hm.requests", "cloudcontrollers.hm.requests.*",

@@ -146,7 +146,7 @@ provides "router" {
 
 bus {
   publish   = ["router.start", "router.active_apps"]
-  subscribe = ["router.register", "router.unregister", "router.greet", "router.hosts"]
+  subscribe = ["router.register", "router.unregister", "router.greet", "router.hosts", "router.requests"]
 }
 
 package "router" {

@@ -45,6 +45,7 @@ type Router struct {
 	heads     buffers // of requests
 	metrics   metrics
 	traffic   *traffic
+	recent    *recent
 	added     chan struct{} // a route came
 
 	table *table // mu is held by who changes it
@@ -72,6 +73,7 @@ func New(p component.Process) (*Router, error) {
 		file:          p.ConfigFile,
 		table:         newTable(),
 		traffic:       newTraffic(cfg.EnableNonprodApps),
+		recent:        newRecent(),
 		added:         make(chan struct{}, 1),
 		startInterval: wire.RouterStartInterval,
 		pruneInterval: wire.RouterPruneInterval,
@@ -111,7 +113,8 @@ func (r *Router) Run(ctx context.Context) error {
 		}
 	}
 	handlers := map[string]nats.MsgHandler{
-		wire.SubjectRouterHosts: r.toldHosts,
+		wire.SubjectRouterHosts:    r.toldHosts,
+		wire.SubjectRouterRequests: r.tellRequests,
 		wire.SubjectRouterGreet: func(m *nats.Msg) {
 			if m.Reply != "" {
 				r.publishStart(m.Reply)

@@ -22,6 +22,8 @@ func TestGolden(t *testing.T) {
 	parsers := map[string]func([]byte) (any, error){
 		"register": func(b []byte) (any, error) { return ParseRegistration(b) },
 		"hosts":    func(b []byte) (any, error) { return ParseRouterHosts(b) },
+		"requests": func(b []byte) (any, error) { return ParseRoutedRequests(b) },
+		"asked":    func(b []byte) (any, error) { return ParseRequestsAsked(b) },
 		"router":   func(b []byte) (any, error) { return ParseRouterStart(b) },
 		"announce": func(b []byte) (any, error) { return ParseComponent(b) },
 		"discover": func(b []byte) (any, error) { return ParseComponent(b) },

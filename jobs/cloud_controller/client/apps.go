@@ -331,6 +331,31 @@ func (c *Client) Events(ctx context.Context, app string) ([]Event, error) {
 	return answer.Events, named(err, app)
 }
 
+// Request is one that an instance of an app was asked, by way of a router.
+type Request struct {
+	At     time.Time `json:"at"`
+	ID     string    `json:"id"`
+	Client string    `json:"client"`
+	Method string    `json:"method"`
+	Host   string    `json:"host"`
+	URI    string    `json:"uri"`
+	Status int       `json:"status"` // 0: the client left before it was known
+	Bytes  int64     `json:"bytes"`
+	Took   float64   `json:"ms"`
+	Index  string    `json:"index"` // of the instance
+}
+
+// Requests lists the last requests to an app that the routers remember, the latest
+// last. silent is how many routers have not told theirs.
+func (c *Client) Requests(ctx context.Context, app string) (requests []Request, silent int, err error) {
+	var answer struct {
+		Requests []Request `json:"requests"`
+		Silent   int       `json:"silent_routers"`
+	}
+	err = c.get(ctx, &answer, "apps", app, "requests")
+	return answer.Requests, answer.Silent, named(err, app)
+}
+
 // Crash is an instance that ended by itself.
 type Crash struct {
 	Instance string `json:"instance"` // its id

@@ -35,8 +35,10 @@ func logsCommand(v *vmc) *cobra.Command {
 		Short: "Show an app's logs",
 		Long: `logs shows what an instance of an app prints: by default the log files of the first
 instance, one after the other. With --all it shows the lines of all running
-instances, and of those that crashed in the last hour, sorted by time; it works for
-stopped apps, too. Each line begins with its time, its instance and its stream.
+instances, of those that crashed in the last hour, and of the requests that the
+routers remember, sorted by time; it works for stopped apps, too. Each line begins
+with its time, its instance and its stream: OUT and ERR are the app's, DEA the
+cloud's, RTR a router's.
 -n, --since and --timestamps show the lines of one instance in the same way.`,
 		Example: "  vmc logs hello\n  vmc logs -f hello --instance 2\n  vmc logs hello --all -n 100\n  vmc logs hello --since 10m\n  vmc logs hello --staging",
 		Args:    cobra.ExactArgs(1),
@@ -70,7 +72,7 @@ stopped apps, too. Each line begins with its time, its instance and its stream.
 type logLine struct {
 	At       time.Time `json:"at"` // zero: not known
 	Instance string    `json:"instance"`
-	Stream   string    `json:"stream"` // OUT, ERR, or DEA for what the cloud says
+	Stream   string    `json:"stream"` // OUT, ERR, DEA for what the cloud says, RTR for a request
 	Text     string    `json:"text"`
 }
 
@@ -82,7 +84,7 @@ func (v *vmc) mergedLogs(ctx context.Context, c *client.Client, app client.App, 
 	begin := time.Now()
 	seen := map[string]int64{} // how much of a file was shown, when it is followed
 	var shown time.Time
-	for {
+	for first := true; ; first = false {
 		instances, err := v.instancesOf(ctx, c, app, flags)
 		if err != nil {
 			return err
@@ -99,10 +101,17 @@ func (v *vmc) mergedLogs(ctx context.Context, c *client.Client, app client.App, 
 			read++
 			lines = append(lines, some...)
 		}
+		if flags.all && ctx.Err() == nil {
+			routed, err := v.requestsOf(ctx, c, app.Name, first)
+			if err != nil && !flags.follow {
+				return err
+			}
+			lines = append(lines, routed...)
+		}
 		if ctx.Err() != nil && flags.follow {
 			return nil // that is how it ends
 		}
-		if read == 0 && failed != nil && !flags.follow {
+		if read == 0 && len(lines) == 0 && failed != nil && !flags.follow {
 			return failed
 		}
 		slices.SortStableFunc(lines, func(a, b logLine) int { return a.At.Compare(b.At) })
@@ -139,6 +148,33 @@ func (v *vmc) mergedLogs(ctx context.Context, c *client.Client, app client.App, 
 		case <-time.After(followEvery):
 		}
 	}
+}
+
+// requestsOf returns the last requests to an app as lines. A cloud that does not know
+// them has none. That a router has not told its requests is said if tell.
+func (v *vmc) requestsOf(ctx context.Context, c *client.Client, app string, tell bool) ([]logLine, error) {
+	requests, silent, err := c.Requests(ctx, app)
+	if unknownToCloud(err) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if silent > 0 && tell {
+		v.say("Note: %d of the routers did not answer; requests through them are missing.", silent)
+	}
+	var lines []logLine
+	for _, r := range requests {
+		status := strconv.Itoa(r.Status)
+		if r.Status == 0 {
+			status = "-"
+		}
+		// A stranger wrote the URI: nothing in it is to be a terminal's control.
+		uri := strings.Trim(strconv.QuoteToASCII(r.URI), `"`)
+		lines = append(lines, logLine{r.At, cmp.Or(r.Index, "-"), "RTR",
+			fmt.Sprintf("%s %s%s %s, %d bytes, %.1f ms, from %s, id %s", r.Method, r.Host, uri, status, r.Bytes, r.Took, r.Client, r.ID)})
+	}
+	return lines, nil
 }
 
 // newLines leaves out what was shown: what is older than the last line shown, and

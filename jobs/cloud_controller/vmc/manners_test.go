@@ -5,6 +5,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -99,6 +100,21 @@ func TestAppsPage(t *testing.T) {
 	}
 	if out := p.ok("logs", "hello", "--all", "-n", "1"); strings.Count(out, "\n") != 1 {
 		t.Errorf("the last line of two instances: %q", out)
+	}
+	// The requests stand beside, in the order of their times, for the owner only.
+	for range 2 {
+		if _, err := p.page("http://hello." + strings.TrimPrefix(p.target, "api.") + "/look?a=1"); err != nil {
+			t.Error(err)
+		}
+	}
+	eventually(t, "the requests are among the lines", func() bool {
+		out := p.ok("logs", "hello", "--all")
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		return len(regexp.MustCompile(`(?m)^20\S+ \[[01]/RTR\] GET hello\.cf\.localhost/look\?a=1 200, 12 bytes, [\d.]+ ms, from 127\.0\.0\.1, id [0-9a-f]{32}$`).FindAllString(out, -1)) == 2 &&
+			slices.IsSortedFunc(lines, func(a, b string) int { return strings.Compare(a[:23], b[:23]) })
+	})
+	if out := p.ok("logs", "hello"); strings.Contains(out, "RTR") {
+		t.Errorf("logs of one instance have requests: %s", out)
 	}
 	p.ok("rename", "hello", "greeter")
 	p.fails("Application not found", "apps", "hello")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os/exec"
 	"runtime"
 	"slices"
@@ -30,11 +31,7 @@ type event struct {
 // that keeps no events has crashes.
 func eventsOf(ctx context.Context, c *client.Client, app string) ([]event, error) {
 	done, err := c.Events(ctx, app)
-	var answer *client.Error
-	if errors.As(err, &answer) && answer.Status == 404 && answer.Code != client.CodeAppNotFound {
-		err = nil
-	}
-	if err != nil {
+	if err != nil && !unknownToCloud(err) {
 		return nil, err
 	}
 	all := []event{}
@@ -50,6 +47,13 @@ func eventsOf(ctx context.Context, c *client.Client, app string) ([]event, error
 	}
 	slices.SortStableFunc(all, func(a, b event) int { return cmp.Compare(a.At, b.At) })
 	return all, nil
+}
+
+// unknownToCloud reports whether a cloud does not know what it was asked for at all, as
+// one of 2012 does not know what came later.
+func unknownToCloud(err error) bool {
+	var answer *client.Error
+	return errors.As(err, &answer) && answer.Status == http.StatusNotFound && answer.Code != client.CodeAppNotFound
 }
 
 func eventsCommand(v *vmc) *cobra.Command {

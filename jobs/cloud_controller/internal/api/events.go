@@ -89,3 +89,14 @@ func (s *Server) getEvents(w http.ResponseWriter, r *http.Request, _ model.Accou
 	rest.WriteJSON(w, http.StatusOK, map[string]any{"events": list})
 	return nil
 }
+
+// getRequests lists the last requests to an app that the routers remember, the latest
+// last, and how many routers have not answered.
+func (s *Server) getRequests(w http.ResponseWriter, r *http.Request, _ model.Account, app store.App) error {
+	requests, silent, err := s.Routers.Requests(r.Context(), model.ID(app))
+	if err != nil {
+		return err
+	}
+	rest.WriteJSON(w, http.StatusOK, map[string]any{"requests": requests, "silent_routers": silent})
+	return nil
+}

@@ -13,6 +13,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/peers"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/placement"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/routers"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/services"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/staging"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
@@ -36,6 +37,7 @@ type Deps struct {
 	Staging  *staging.Staging
 	Placer   *placement.Placer
 	Updates  *updates.Updates
+	Routers  *routers.Routers
 }
 
 // Server answers requests.
@@ -95,6 +97,7 @@ func (s *Server) Routes() http.Handler {
 	app("GET /apps/{app}/stats", s.getStats)
 	app("GET /apps/{app}/crashes", s.getCrashes)
 	app("GET /apps/{app}/events", s.getEvents)
+	app("GET /apps/{app}/requests", s.getRequests)
 	app("GET /apps/{app}/instances/{instance}/files", s.getFiles)
 	app("GET /apps/{app}/instances/{instance}/files/{path...}", s.getFiles)
 	app("GET /apps/{app}/instances/{instance}/session", s.session)
