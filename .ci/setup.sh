@@ -21,6 +21,7 @@ packages_of() {
 	chromium) echo chromium ;; # the login page is tested in it
 	# Runtimes of apps. On PATH there may be others that only one user can run.
 	/usr/bin/node) echo nodejs ;;
+	/usr/share/nodejs/express/package.json) echo node-express ;;
 	/usr/bin/python3) echo python3 ;;
 	/usr/bin/flask) echo python3-flask ;;
 	/usr/bin/django-admin) echo python3-django ;;
@@ -49,6 +50,8 @@ packages_of() {
 PATH=$PATH:/usr/sbin:/sbin # nginx is there; an ordinary user's PATH may not be
 wanted=
 for program in "$@"; do
+	# A path may be of a file that is no program.
+	case $program in /*) [ -e "$program" ] && continue ;; esac
 	command -v "$program" >/dev/null || wanted="$wanted $(packages_of "$program")"
 done
 [ -n "$wanted" ] || exit 0
