@@ -179,7 +179,7 @@ func (r *Router) finish(x *exchange, req *http.Request, log bool) {
 		tags, app, addr = x.backend.Tags, x.backend.App, x.backend.Addr
 		r.traffic.add(hostKey(x.host), wire.ID(app), x.client, now)
 		if app != "" {
-			r.recent.add(app, x.routed(req.Method, req.RequestURI, took))
+			r.traffic.recent.add(app, x.routed(req.Method, req.RequestURI, took))
 		}
 	}
 	if x.lost {

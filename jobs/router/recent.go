@@ -122,7 +122,7 @@ func (r *Router) tellRequests(m *nats.Msg) {
 		r.base.Log().Warn("ignoring a message", "subject", m.Subject, "error", err)
 		return
 	}
-	data, err := json.Marshal(wire.RoutedRequests{Router: r.base.UUID(), Requests: r.recent.of(string(asked.App))})
+	data, err := json.Marshal(wire.RoutedRequests{Router: r.base.UUID(), Requests: r.traffic.recent.of(string(asked.App))})
 	if err == nil {
 		err = m.Respond(data)
 	}

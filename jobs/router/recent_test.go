@@ -58,7 +58,7 @@ func TestRecent(t *testing.T) {
 // TestRequestsAreTold: who asks over the bus for an app's requests gets them, failed
 // ones too, and none of another app.
 func TestRequestsAreTold(t *testing.T) {
-	c := start(t, "", nil)
+	c := start(t, "trusted_fronts: [127.0.0.0/8]\n", nil)
 	s := c.backend(func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusTeapot)
 		_, _ = io.WriteString(w, "short and stout")

@@ -45,7 +45,6 @@ type Router struct {
 	heads     buffers // of requests
 	metrics   metrics
 	traffic   *traffic
-	recent    *recent
 	added     chan struct{} // a route came
 
 	table *table // mu is held by who changes it
@@ -73,7 +72,6 @@ func New(p component.Process) (*Router, error) {
 		file:          p.ConfigFile,
 		table:         newTable(),
 		traffic:       newTraffic(cfg.EnableNonprodApps),
-		recent:        newRecent(),
 		added:         make(chan struct{}, 1),
 		startInterval: wire.RouterStartInterval,
 		pruneInterval: wire.RouterPruneInterval,

@@ -32,6 +32,7 @@ type traffic struct {
 	last        map[string]*demand // the sweep before, complete
 	active      map[wire.ID]bool   // since they were taken
 	countActive bool
+	recent      *recent // has a lock of its own
 }
 
 // demand is what one URL was asked for in a sweep.
@@ -43,7 +44,7 @@ type demand struct {
 // newTraffic returns a count of nothing. countActive says whether activeApps
 // will be called.
 func newTraffic(countActive bool) *traffic {
-	return &traffic{current: map[string]*demand{}, active: map[wire.ID]bool{}, countActive: countActive}
+	return &traffic{current: map[string]*demand{}, active: map[wire.ID]bool{}, countActive: countActive, recent: newRecent()}
 }
 
 // add counts a request for a URL that an app, or something else (""), serves.

@@ -73,6 +73,10 @@ func (v *vmc) password(prompt string) (string, error) {
 	return line, nil
 }
 
+// denied is a login that the cloud has refused, with what is to be said of it instead of
+// the cloud's own answer.
+type denied struct{ error }
+
 // login logs in, at the user component if the cloud names one, and remembers it.
 func (v *vmc) login(ctx context.Context, c *client.Client, email, password string) error {
 	c.Token = "" // an old one may be no good any more
@@ -93,9 +97,9 @@ func (v *vmc) login(ctx context.Context, c *client.Client, email, password strin
 		var answer *client.Error
 		if errors.As(err, &answer) && answer.Code == client.CodeForbidden {
 			if answer.Status == http.StatusTooManyRequests {
-				return fmt.Errorf("cannot log in as %s at %s: %v", email, c.Target(), err)
+				return denied{fmt.Errorf("cannot log in as %s at %s: %v", email, c.Target(), err)}
 			}
-			return fmt.Errorf("cannot log in as %s at %s: the password is wrong, or there is no such account; vmc register creates one if the cloud allows it", email, c.Target())
+			return denied{fmt.Errorf("cannot log in as %s at %s: the password is wrong, or there is no such account; vmc register creates one if the cloud allows it", email, c.Target())}
 		}
 		return err
 	}
@@ -126,17 +130,17 @@ func loginCommand(v *vmc) *cobra.Command {
 		if err := v.login(ctx, c, args[0], password); err != nil {
 			return err
 		}
-		v.say("Logged in as %s at %s.", args[0], c.Target())
-		return nil
+		return did(v, map[string]string{"target": c.Target(), "user": args[0]}, "Logged in as %s at %s.", args[0], c.Target())
 	})
 }
 
 func logoutCommand(v *vmc) *cobra.Command {
 	var forget bool
 	c := v.command(&cobra.Command{
-		Use:   "logout",
-		Short: "Log out of this target",
-		Args:  cobra.NoArgs,
+		Use:     "logout",
+		Short:   "Log out of this target",
+		Example: "  vmc logout\n  vmc logout --forget",
+		Args:    cobra.NoArgs,
 	}, func(ctx context.Context, c *client.Client, _ []string) error {
 		saved, err := loadSettings()
 		if err != nil {
@@ -151,13 +155,16 @@ func logoutCommand(v *vmc) *cobra.Command {
 				v.say("The login lasts until it expires: %v", err)
 			}
 		}
-		return changeSettings(func(s *settings) {
+		if err := changeSettings(func(s *settings) {
 			delete(s.Tokens, c.Target())
 			delete(s.Logins, c.Target())
 			if forget && s.Target == c.Target() {
 				s.Target = ""
 			}
-		})
+		}); err != nil {
+			return err
+		}
+		return did(v, map[string]string{"target": c.Target()}, "Logged out of %s.", c.Target())
 	})
 	c.Flags().BoolVar(&forget, "forget", false, "also forget the target")
 	return c
@@ -193,29 +200,28 @@ func registerCommand(v *vmc) *cobra.Command {
 			return err
 		}
 		if info.User != "" {
-			v.say("Created the account %s; you are still logged in as %s.", args[0], info.User)
-			return nil
+			return did(v, map[string]string{"account": args[0], "user": info.User}, "Created the account %s; you are still logged in as %s.", args[0], info.User)
 		}
 		if err := v.login(ctx, c, args[0], password); err != nil {
 			return err
 		}
-		v.say("Created the account %s and logged in.", args[0])
-		return nil
+		return did(v, map[string]string{"account": args[0], "user": args[0]}, "Created the account %s and logged in.", args[0])
 	})
 }
 
 func passwdCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
-		Use:   "passwd",
-		Short: "Change your password",
-		Args:  cobra.NoArgs,
+		Use:     "passwd",
+		Short:   "Change your password",
+		Example: "  vmc passwd",
+		Args:    cobra.NoArgs,
 	}, func(ctx context.Context, c *client.Client, _ []string) error {
 		info, err := c.Info(ctx)
 		if err != nil {
 			return err
 		}
 		if info.User == "" {
-			return errors.New("you are not logged in")
+			return errNotLoggedIn
 		}
 		password, err := v.password("New password of " + info.User)
 		if err != nil {
@@ -224,15 +230,19 @@ func passwdCommand(v *vmc) *cobra.Command {
 		if err := c.ChangePassword(ctx, info.User, password); err != nil {
 			return err
 		}
-		return v.login(ctx, c, info.User, password)
+		if err := v.login(ctx, c, info.User, password); err != nil {
+			return err
+		}
+		return did(v, map[string]string{"user": info.User}, "Changed the password of %s; logins elsewhere have ended.", info.User)
 	})
 }
 
 func infoCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
-		Use:   "info",
-		Short: "Show the cloud, your account and your usage",
-		Args:  cobra.NoArgs,
+		Use:     "info",
+		Short:   "Show the cloud, your account and your usage",
+		Example: "  vmc info\n  vmc info --json",
+		Args:    cobra.NoArgs,
 	}, show(v, ofAll((*client.Client).Info), func(c *client.Client, _ []string, info client.Info) error {
 		fmt.Fprintf(v.out, "%s\n%s, version %v (build %v)\n", info.Description, info.Name, info.Version, info.Build)
 		if info.Support != "" {
@@ -258,9 +268,10 @@ func infoCommand(v *vmc) *cobra.Command {
 
 func runtimesCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
-		Use:   "runtimes",
-		Short: "List the runtimes that apps can use",
-		Args:  cobra.NoArgs,
+		Use:     "runtimes",
+		Short:   "List the runtimes that apps can use",
+		Example: "  vmc runtimes",
+		Args:    cobra.NoArgs,
 	}, show(v, ofAll((*client.Client).Runtimes), func(_ *client.Client, _ []string, runtimes map[string]client.Runtime) error {
 		t := newTable("NAME", "VERSION", "DESCRIPTION")
 		for _, name := range slices.Sorted(maps.Keys(runtimes)) {
@@ -272,9 +283,10 @@ func runtimesCommand(v *vmc) *cobra.Command {
 
 func frameworksCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
-		Use:   "frameworks",
-		Short: "List the frameworks of apps",
-		Args:  cobra.NoArgs,
+		Use:     "frameworks",
+		Short:   "List the frameworks of apps",
+		Example: "  vmc frameworks\n  vmc frameworks --json               with the rules by which they are detected",
+		Args:    cobra.NoArgs,
 	}, show(v, func(ctx context.Context, c *client.Client, _ []string) (map[string]client.Framework, error) {
 		info, err := c.Info(ctx)
 		return info.Frameworks, err
@@ -293,9 +305,10 @@ func frameworksCommand(v *vmc) *cobra.Command {
 
 func usersCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
-		Use:   "users",
-		Short: "List all accounts (administrators only)",
-		Args:  cobra.NoArgs,
+		Use:     "users",
+		Short:   "List all accounts (administrators only)",
+		Example: "  vmc users",
+		Args:    cobra.NoArgs,
 	}, show(v, ofAll((*client.Client).Users), func(_ *client.Client, _ []string, users []client.User) error {
 		t := newTable("EMAIL", "ADMIN", "APPS")
 		for _, u := range users {
@@ -316,14 +329,18 @@ func usersCommand(v *vmc) *cobra.Command {
 func deleteUserCommand(v *vmc) *cobra.Command {
 	var force bool
 	c := v.command(&cobra.Command{
-		Use:   "delete-user EMAIL",
-		Short: "Delete an account with its apps and services (administrators only)",
-		Args:  cobra.ExactArgs(1),
+		Use:     "delete-user EMAIL",
+		Short:   "Delete an account with its apps and services (administrators only)",
+		Example: "  vmc delete-user me@example.com --force",
+		Args:    cobra.ExactArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		if err := v.confirm(force, "Delete the account %s with all its apps and services?", args[0]); err != nil {
 			return err
 		}
-		return c.DeleteUser(ctx, args[0])
+		if err := c.DeleteUser(ctx, args[0]); err != nil {
+			return err
+		}
+		return did(v, map[string]any{"deleted": args}, "Deleted the account %s.", args[0])
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
 	return c

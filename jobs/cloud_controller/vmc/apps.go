@@ -73,9 +73,10 @@ func timeoutFlag(c *cobra.Command, timeout *time.Duration) {
 func startCommand(v *vmc) *cobra.Command {
 	var timeout time.Duration
 	c := v.appsOf(&cobra.Command{
-		Use:   "start APP...",
-		Short: "Start apps and wait until they run",
-		Args:  cobra.MinimumNArgs(1),
+		Use:     "start APP...",
+		Short:   "Start apps and wait until they run",
+		Example: "  vmc start hello\n  vmc start hello worker --timeout 5m",
+		Args:    cobra.MinimumNArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		for _, name := range args {
 			app, err := c.App(ctx, name)
@@ -97,17 +98,20 @@ func startCommand(v *vmc) *cobra.Command {
 
 func stopCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
-		Use:   "stop APP...",
-		Short: "Stop apps",
-		Args:  cobra.MinimumNArgs(1),
+		Use:     "stop APP...",
+		Short:   "Stop apps",
+		Example: "  vmc stop hello",
+		Args:    cobra.MinimumNArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		for _, name := range args {
 			if err := stop(ctx, c, name); err != nil {
 				return err
 			}
-			v.say("Stopped %s.", name)
+			if !v.json {
+				v.say("Stopped %s.", name)
+			}
 		}
-		return nil
+		return only(v, map[string]any{"stopped": args})
 	})
 }
 
@@ -125,7 +129,8 @@ func restartCommand(v *vmc) *cobra.Command {
 		Short: "Restart apps, one instance after the other",
 		Long: `restart starts a new instance beside each old one, and stops the old one when the
 new one is healthy. With --now it stops all instances first, then starts them.`,
-		Args: cobra.MinimumNArgs(1),
+		Example: "  vmc restart hello\n  vmc restart hello --now",
+		Args:    cobra.MinimumNArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		for _, name := range args {
 			app, err := c.App(ctx, name)
@@ -162,9 +167,11 @@ func deleteCommand(v *vmc) *cobra.Command {
 			if err := c.DeleteApp(ctx, name); err != nil {
 				return err
 			}
-			v.say("Deleted %s.", name)
+			if !v.json {
+				v.say("Deleted %s.", name)
+			}
 		}
-		return nil
+		return only(v, map[string]any{"deleted": args})
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
 	return c
@@ -211,7 +218,7 @@ func (v *vmc) scale(ctx context.Context, c *client.Client, name, count string, t
 	if started && after > before {
 		return v.waitRunning(ctx, c, name, timeout)
 	}
-	return nil
+	return only(v, map[string]any{"app": name, "instances": after})
 }
 
 func scaleCommand(v *vmc) *cobra.Command {
@@ -267,8 +274,11 @@ func (v *vmc) changeAndRestart(ctx context.Context, c *client.Client, name, caus
 		started = started || app.State == client.Started
 		return change(app)
 	})
-	if err != nil || !started {
+	if err != nil {
 		return err
+	}
+	if !started {
+		return only(v, map[string]any{"app": name, "instances": 0})
 	}
 	v.say("Restarting %s.", name)
 	return v.renew(ctx, c, name, cause, h)
@@ -302,9 +312,10 @@ func envCommand(v *vmc) *cobra.Command {
 
 	var h how
 	set := v.appsOf(&cobra.Command{
-		Use:   "set APP NAME=VALUE...",
-		Short: "Set variables; a started app is restarted",
-		Args:  cobra.MinimumNArgs(2),
+		Use:     "set APP NAME=VALUE...",
+		Short:   "Set variables; a started app is restarted",
+		Example: "  vmc env set hello GREETING=Hi COLOR=blue",
+		Args:    cobra.MinimumNArgs(2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		for _, one := range args[1:] {
 			if name, _, ok := strings.Cut(one, "="); !ok || name == "" {
@@ -320,9 +331,10 @@ func envCommand(v *vmc) *cobra.Command {
 		})
 	})
 	unset := v.appsOf(&cobra.Command{
-		Use:   "unset APP NAME...",
-		Short: "Unset variables; a started app is restarted",
-		Args:  cobra.MinimumNArgs(2),
+		Use:     "unset APP NAME...",
+		Short:   "Unset variables; a started app is restarted",
+		Example: "  vmc env unset hello COLOR",
+		Args:    cobra.MinimumNArgs(2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		return v.changeAndRestart(ctx, c, args[0], "env", h, func(app *client.App) error {
 			for _, name := range args[1:] {
@@ -385,16 +397,16 @@ func mapCommand(v *vmc) *cobra.Command {
 		}); err != nil {
 			return err
 		}
-		v.say("%s now leads to %s.", c.AppURL(host), args[0])
-		return nil
+		return did(v, map[string]string{"app": args[0], "url": c.AppURL(host)}, "%s now leads to %s.", c.AppURL(host), args[0])
 	})
 }
 
 func domainsCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
-		Use:   "domains",
-		Short: "List the domains that you may map to apps",
-		Args:  cobra.NoArgs,
+		Use:     "domains",
+		Short:   "List the domains that you may map to apps",
+		Example: "  vmc domains",
+		Args:    cobra.NoArgs,
 	}, show(v, ofAll((*client.Client).Domains), func(_ *client.Client, _ []string, domains []client.Domain) error {
 		t := newTable("DOMAIN", "FOR")
 		for _, d := range domains {
@@ -410,22 +422,26 @@ func domainsCommand(v *vmc) *cobra.Command {
 
 func unmapCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
-		Use:   "unmap APP URL",
-		Short: "Remove a URL from an app",
-		Args:  cobra.ExactArgs(2),
+		Use:     "unmap APP URL",
+		Short:   "Remove a URL from an app",
+		Example: "  vmc unmap hello www.cf.localhost",
+		Args:    cobra.ExactArgs(2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		host, err := hostOf(args[1])
 		if err != nil {
 			return err
 		}
-		return c.ChangeApp(ctx, args[0], func(app *client.App) error {
+		if err := c.ChangeApp(ctx, args[0], func(app *client.App) error {
 			i := slices.Index(app.URIs, host)
 			if i < 0 {
 				return fmt.Errorf("%s has no URL %s; it has %s", app.Name, host, strings.Join(app.URIs, ", "))
 			}
 			app.URIs = slices.Delete(app.URIs, i, i+1)
 			return nil
-		})
+		}); err != nil {
+			return err
+		}
+		return did(v, map[string]string{"app": args[0], "url": c.AppURL(host)}, "%s no longer leads to %s.", c.AppURL(host), args[0])
 	})
 }
 

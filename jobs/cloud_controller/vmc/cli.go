@@ -8,13 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/signal"
 	"regexp"
 	"slices"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
 // Main runs a command line and returns the exit status. The version is what the
@@ -30,6 +34,7 @@ func Main(version string, args []string) int {
 func Run(ctx context.Context, version string, args []string, in io.Reader, out, errOut io.Writer) int {
 	v := &vmc{version: version, in: in, out: out, err: errOut}
 	root := rootCommand(v)
+	usageErrors(root)
 	root.SetArgs(negativeLast(args))
 	root.SetIn(in)
 	root.SetOut(out)
@@ -42,11 +47,92 @@ func Run(ctx context.Context, version string, args []string, in io.Reader, out, 
 	if errors.As(err, &ended) {
 		return int(ended)
 	}
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+	status := statusOf(ctx, err)
+	if status == exitInterrupted {
 		err = errors.New("interrupted")
 	}
 	fmt.Fprintln(errOut, "Error:", v.explain(err))
-	return 1
+	if v.json {
+		if err := v.printJSONLine(failure{err.Error(), status}); err != nil {
+			fmt.Fprintln(errOut, "Error:", err)
+		}
+	}
+	return status
+}
+
+// The exit statuses, which the help lists; ssh and run end with their command's.
+const (
+	exitFailed      = 1
+	exitUsage       = 2
+	exitLogin       = 3
+	exitUnreachable = 4
+	exitInterrupted = 130
+)
+
+const exitHelp = `
+Exit status:
+  0    all that was asked for is done, and runs
+  1    it was refused or has failed; the error says why
+  2    the command line is wrong; nothing was done
+  3    you are not logged in, or may not do this
+  4    the cloud cannot be reached
+  130  interrupted
+  vmc ssh and vmc run end with the status of their command.
+`
+
+// exitHelpTemplate shows the exit statuses in the help of vmc itself.
+const exitHelpTemplate = "{{if not .HasParent}}" + exitHelp + "{{end}}"
+
+// failure is an error for machines.
+type failure struct {
+	Error  string `json:"error"`
+	Status int    `json:"status"` // the exit status
+}
+
+// statusOf returns the exit status for an error.
+func statusOf(ctx context.Context, err error) int {
+	var wrong usageError
+	var refused denied
+	var unreachable *net.OpError
+	switch {
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return exitInterrupted
+	case errors.As(err, &wrong), strings.HasPrefix(err.Error(), "unknown command "): // which cobra says
+		return exitUsage
+	case errors.Is(err, errNotLoggedIn), errors.As(err, &refused), client.Is(err, client.CodeForbidden):
+		return exitLogin
+	case errors.As(err, &unreachable) && unreachable.Op == "dial":
+		return exitUnreachable
+	}
+	return exitFailed
+}
+
+// errNotLoggedIn says that nobody is logged in where somebody must be.
+var errNotLoggedIn = errors.New("you are not logged in: vmc login EMAIL, or vmc register EMAIL to make an account")
+
+// usageError is what is wrong with a command line.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// usageErrors marks what is wrong with flags and arguments, and says which command's
+// help tells more.
+func usageErrors(c *cobra.Command) {
+	wrong := func(c *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w; see %s -h", err, c.CommandPath())}
+	}
+	c.SetFlagErrorFunc(wrong)
+	if check := c.Args; check != nil {
+		c.Args = func(c *cobra.Command, args []string) error {
+			if err := check(c, args); err != nil {
+				return wrong(c, err)
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		usageErrors(sub)
+	}
 }
 
 var negative = regexp.MustCompile(`^-[0-9]+$`)
@@ -81,6 +167,7 @@ func rootCommand(v *vmc) *cobra.Command {
 	flags.StringVar(&v.target, "target", "", "`host` of the cloud controller's API, for this command only (VMC_TARGET)")
 	flags.StringVarP(&v.as, "as", "u", "", "act as the user with this `email` (administrators only)")
 	flags.BoolVar(&v.trace, "trace", false, "show each request")
+	root.SetUsageTemplate(root.UsageTemplate() + exitHelpTemplate)
 	root.AddGroup(
 		&cobra.Group{ID: "account", Title: "The cloud and you:"},
 		&cobra.Group{ID: "app", Title: "Apps:"},

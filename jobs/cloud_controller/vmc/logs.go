@@ -102,9 +102,12 @@ func (v *vmc) mergedLogs(ctx context.Context, c *client.Client, app client.App, 
 			lines = append(lines, some...)
 		}
 		if flags.all && ctx.Err() == nil {
-			routed, err := v.requestsOf(ctx, c, app.Name, first)
+			routed, silent, err := requestsOf(ctx, c, app.Name)
 			if err != nil && !flags.follow {
 				return err
+			}
+			if silent > 0 && first {
+				v.say("Note: %d of the routers did not answer; requests through them are missing.", silent)
 			}
 			lines = append(lines, routed...)
 		}
@@ -151,19 +154,15 @@ func (v *vmc) mergedLogs(ctx context.Context, c *client.Client, app client.App, 
 }
 
 // requestsOf returns the last requests to an app as lines. A cloud that does not know
-// them has none. That a router has not told its requests is said if tell.
-func (v *vmc) requestsOf(ctx context.Context, c *client.Client, app string, tell bool) ([]logLine, error) {
+// them has none. silent is how many routers have not told theirs.
+func requestsOf(ctx context.Context, c *client.Client, app string) (lines []logLine, silent int, err error) {
 	requests, silent, err := c.Requests(ctx, app)
 	if unknownToCloud(err) {
-		return nil, nil
+		return nil, 0, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	if silent > 0 && tell {
-		v.say("Note: %d of the routers did not answer; requests through them are missing.", silent)
-	}
-	var lines []logLine
 	for _, r := range requests {
 		status := strconv.Itoa(r.Status)
 		if r.Status == 0 {
@@ -174,7 +173,7 @@ func (v *vmc) requestsOf(ctx context.Context, c *client.Client, app string, tell
 		lines = append(lines, logLine{r.At, cmp.Or(r.Index, "-"), "RTR",
 			fmt.Sprintf("%s %s%s %s, %d bytes, %.1f ms, from %s, id %s", r.Method, r.Host, uri, status, r.Bytes, r.Took, r.Client, r.ID)})
 	}
-	return lines, nil
+	return lines, silent, nil
 }
 
 // newLines leaves out what was shown: what is older than the last line shown, and

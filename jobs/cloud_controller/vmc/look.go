@@ -52,9 +52,10 @@ func instancesCommand(v *vmc) *cobra.Command {
 
 func statsCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
-		Use:   "stats APP",
-		Short: "Show the CPU, memory and disk that an app's instances use",
-		Args:  cobra.ExactArgs(1),
+		Use:     "stats APP",
+		Short:   "Show the CPU, memory and disk that an app's instances use",
+		Example: "  vmc stats hello\n  vmc stats hello --json",
+		Args:    cobra.ExactArgs(1),
 	}, show(v, ofApp((*client.Client).Stats), func(_ *client.Client, args []string, stats []client.InstanceStats) error {
 		if len(stats) == 0 {
 			v.say("%s has no running instances: it is stopped, or scaled to 0.", args[0])
@@ -82,9 +83,10 @@ func statsCommand(v *vmc) *cobra.Command {
 
 func crashesCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
-		Use:   "crashes APP",
-		Short: "List the crashes of an app's instances",
-		Args:  cobra.ExactArgs(1),
+		Use:     "crashes APP",
+		Short:   "List the crashes of an app's instances",
+		Example: "  vmc crashes hello",
+		Args:    cobra.ExactArgs(1),
 	}, show(v, ofApp((*client.Client).Crashes), func(_ *client.Client, args []string, crashes []client.Crash) error {
 		if len(crashes) == 0 {
 			v.say("%s has not crashed recently.", args[0])
@@ -100,9 +102,10 @@ func crashesCommand(v *vmc) *cobra.Command {
 
 func crashlogsCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
-		Use:   "crashlogs APP",
-		Short: "Show the log of the latest crash that is still kept",
-		Args:  cobra.ExactArgs(1),
+		Use:     "crashlogs APP",
+		Short:   "Show the log of the latest crash that is still kept",
+		Example: "  vmc crashlogs hello",
+		Args:    cobra.ExactArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		crashes, err := c.Crashes(ctx, args[0])
 		if err != nil {

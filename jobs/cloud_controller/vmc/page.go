@@ -58,9 +58,10 @@ func unknownToCloud(err error) bool {
 
 func eventsCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
-		Use:   "events APP",
-		Short: "List changes of an app, who made them, and its crashes",
-		Args:  cobra.ExactArgs(1),
+		Use:     "events APP",
+		Short:   "List changes of an app, who made them, and its crashes",
+		Example: "  vmc events hello",
+		Args:    cobra.ExactArgs(1),
 	}, show(v, func(ctx context.Context, c *client.Client, args []string) ([]event, error) {
 		return eventsOf(ctx, c, args[0])
 	}, func(_ *client.Client, args []string, events []event) error {
@@ -99,9 +100,10 @@ func renameCommand(v *vmc) *cobra.Command {
 
 func openCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
-		Use:   "open APP",
-		Short: "Open an app's first URL in the browser",
-		Args:  cobra.ExactArgs(1),
+		Use:     "open APP",
+		Short:   "Open an app's first URL in the browser",
+		Example: "  vmc open hello",
+		Args:    cobra.ExactArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		app, err := c.App(ctx, args[0])
 		if err != nil {
@@ -146,9 +148,10 @@ type page struct {
 
 func appCommand(v *vmc) *cobra.Command {
 	return v.appsOf(&cobra.Command{
-		Use:   "app APP",
-		Short: "Show everything about an app: state, instances, URLs, services, events, last crash",
-		Args:  cobra.ExactArgs(1),
+		Use:     "app APP",
+		Short:   "Show everything about an app: state, instances, URLs, services, events, last crash",
+		Example: "  vmc app hello\n  vmc app hello --json",
+		Args:    cobra.ExactArgs(1),
 	}, show(v, func(ctx context.Context, c *client.Client, args []string) (page, error) {
 		return v.pageOf(ctx, c, args[0])
 	}, func(_ *client.Client, _ []string, p page) error { return v.printPage(p) }))

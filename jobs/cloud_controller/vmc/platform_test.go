@@ -173,9 +173,15 @@ func (p *platform) ok(args ...string) string {
 // fails runs a command that has to fail and say why.
 func (p *platform) fails(want string, args ...string) {
 	p.t.Helper()
+	p.ends(exitFailed, want, args...)
+}
+
+// ends runs a command that has to end with a status and say why.
+func (p *platform) ends(with int, want string, args ...string) {
+	p.t.Helper()
 	status, out, errOut := p.vmc(args...)
-	if status != 1 || !strings.Contains(errOut, want) {
-		p.t.Errorf("vmc %s: status %d, want 1 and %q\n%s%s", strings.Join(args, " "), status, want, out, errOut)
+	if status != with || !strings.Contains(errOut, want) {
+		p.t.Errorf("vmc %s: status %d, want %d and %q\n%s%s", strings.Join(args, " "), status, with, want, out, errOut)
 	}
 }
 
@@ -217,8 +223,8 @@ http.createServer((req, res) => {
 // done with it, over the real components.
 func TestCommands(t *testing.T) {
 	p := newPlatform(t)
-	p.fails("not logged in", "push", "hello", "--path", t.TempDir())
-	p.fails("Operation not permitted", "apps")
+	p.ends(exitLogin, "not logged in", "push", "hello", "--path", t.TempDir())
+	p.ends(exitLogin, "Operation not permitted", "apps")
 	// A token of an earlier cloud at this target is no hindrance.
 	must(t, changeSettings(func(s *settings) { s.Tokens["http://"+p.target] = "no good" }))
 	p.ok("register", "me@example.com")
@@ -229,7 +235,7 @@ func TestCommands(t *testing.T) {
 		t.Errorf("info: %s", out)
 	}
 	p.ok("logout")
-	p.fails("log in", "login", "nobody@example.com")
+	p.ends(exitLogin, "log in", "login", "nobody@example.com")
 	p.ok("login", "me@example.com")
 	if out := p.ok("runtimes"); !regexp.MustCompile(`(?m)^node +\d+ +Node\.js$`).MatchString(out) {
 		t.Errorf("runtimes: %s", out)
@@ -342,7 +348,7 @@ func TestCommands(t *testing.T) {
 		t.Errorf("services: %s", out)
 	}
 	p.fails("offers no services", "create-service", "redis")
-	p.fails("Operation not permitted", "users")
+	p.ends(exitLogin, "Operation not permitted", "users")
 }
 
 // TestFailedPushes: what is wrong with an app is said, with the log that tells

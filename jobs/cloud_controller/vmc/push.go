@@ -69,7 +69,7 @@ A manifest:
 			return err
 		}
 		if info.User == "" {
-			return errors.New("you are not logged in: vmc login EMAIL, or vmc register EMAIL to make an account")
+			return errNotLoggedIn
 		}
 		for _, notice := range notices {
 			v.say("Note: %s.", notice)
@@ -166,12 +166,12 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 	switch {
 	case present.State == client.Started && flags.noStart:
 		v.say("%s keeps running with its old files until vmc restart %s.", app.Name, app.Name)
-		return nil
+		return only(v, map[string]any{"app": app.Name, "instances": present.Instances})
 	case present.State == client.Started:
 		return v.renew(ctx, c, app.Name, "push", flags.how)
 	case flags.noStart:
 		v.say("Pushed %s; vmc start %s starts it.", app.Name, app.Name)
-		return nil
+		return only(v, map[string]any{"app": app.Name, "instances": 0})
 	}
 	if present.Name == "" { // a new one has not crashed yet
 		return v.startAfter(ctx, c, app.Name, flags.how.files, flags.how.timeout, nil)

@@ -14,9 +14,10 @@ import (
 
 func servicesCommand(v *vmc) *cobra.Command {
 	return v.command(&cobra.Command{
-		Use:   "services",
-		Short: "List the services on offer and your own",
-		Args:  cobra.NoArgs,
+		Use:     "services",
+		Short:   "List the services on offer and your own",
+		Example: "  vmc services",
+		Args:    cobra.NoArgs,
 	}, func(ctx context.Context, c *client.Client, _ []string) error {
 		offers, err := c.ServiceOffers(ctx)
 		if err != nil {
@@ -100,7 +101,7 @@ func createServiceCommand(v *vmc) *cobra.Command {
 		}
 		v.say("Created %s, a %s %s.", name, o.Vendor, o.Version)
 		if bind == "" {
-			return nil
+			return only(v, map[string]string{"service": name, "vendor": o.Vendor, "version": o.Version})
 		}
 		return v.bind(ctx, c, name, bind, h)
 	})
@@ -114,9 +115,10 @@ func createServiceCommand(v *vmc) *cobra.Command {
 func deleteServiceCommand(v *vmc) *cobra.Command {
 	var force bool
 	c := v.command(&cobra.Command{
-		Use:   "delete-service NAME...",
-		Short: "Delete services and the data in them",
-		Args:  cobra.MinimumNArgs(1),
+		Use:     "delete-service NAME...",
+		Short:   "Delete services and the data in them",
+		Example: "  vmc delete-service cache --force",
+		Args:    cobra.MinimumNArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		if err := v.confirm(force, "Delete %s and all its data?", strings.Join(args, ", ")); err != nil {
 			return err
@@ -125,9 +127,11 @@ func deleteServiceCommand(v *vmc) *cobra.Command {
 			if err := c.DeleteService(ctx, name); err != nil {
 				return err
 			}
-			v.say("Deleted %s.", name)
+			if !v.json {
+				v.say("Deleted %s.", name)
+			}
 		}
-		return nil
+		return only(v, map[string]any{"deleted": args})
 	})
 	c.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
 	return c
@@ -145,9 +149,10 @@ func (v *vmc) bind(ctx context.Context, c *client.Client, service, app string, h
 func bindServiceCommand(v *vmc) *cobra.Command {
 	var h how
 	c := v.command(&cobra.Command{
-		Use:   "bind-service NAME APP",
-		Short: "Bind a service to an app; a started app is restarted",
-		Args:  cobra.ExactArgs(2),
+		Use:     "bind-service NAME APP",
+		Short:   "Bind a service to an app; a started app is restarted",
+		Example: "  vmc bind-service cache hello",
+		Args:    cobra.ExactArgs(2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		return v.bind(ctx, c, args[0], args[1], h)
 	})
@@ -158,9 +163,10 @@ func bindServiceCommand(v *vmc) *cobra.Command {
 func unbindServiceCommand(v *vmc) *cobra.Command {
 	var h how
 	c := v.command(&cobra.Command{
-		Use:   "unbind-service NAME APP",
-		Short: "Unbind a service from an app; a started app is restarted",
-		Args:  cobra.ExactArgs(2),
+		Use:     "unbind-service NAME APP",
+		Short:   "Unbind a service from an app; a started app is restarted",
+		Example: "  vmc unbind-service cache hello",
+		Args:    cobra.ExactArgs(2),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		return v.changeAndRestart(ctx, c, args[1], "unbind-service", h, func(a *client.App) error {
 			i := slices.Index(a.Services, args[0])

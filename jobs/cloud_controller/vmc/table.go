@@ -3,6 +3,9 @@ package vmc
 import (
 	"fmt"
 	"io"
+	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -16,11 +19,58 @@ func newTable(columns ...string) *table { return &table{[][]string{columns}} }
 func (t *table) row(cells ...string) { t.rows = append(t.rows, cells) }
 
 func (t *table) print(w io.Writer) error {
-	tabs := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+	var text strings.Builder
+	tabs := tabwriter.NewWriter(&text, 0, 0, 3, ' ', 0)
 	for _, row := range t.rows {
 		fmt.Fprintln(tabs, strings.TrimRight(strings.Join(row, "\t"), "\t"))
 	}
-	return tabs.Flush()
+	if err := tabs.Flush(); err != nil {
+		return err
+	}
+	shown := text.String()
+	if colored(w) {
+		shown = paint(shown, slices.Index(t.rows[0], "STATE"))
+	}
+	_, err := io.WriteString(w, shown)
+	return err
+}
+
+// colored reports whether what is written to w may have colours: to a terminal that
+// knows them, of a user who does not mind.
+func colored(w io.Writer) bool {
+	_, is := terminal(w)
+	return is && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+// stateColors are the escapes of states that are good, on their way, or bad; others
+// have none.
+var stateColors = map[string]string{
+	"running": "\x1b[32m", "started": "\x1b[32m", "starting": "\x1b[33m",
+	"down": "\x1b[31m", "crashed": "\x1b[31m", "flapping": "\x1b[31m",
+}
+
+var word = regexp.MustCompile(`\S+`)
+
+// paint colours the states of a table whose columns are aligned; column is the one
+// that has them, below 0: none.
+func paint(text string, column int) string {
+	if column < 0 {
+		return text
+	}
+	var painted strings.Builder
+	for n, line := range strings.SplitAfter(text, "\n") {
+		words := word.FindAllStringIndex(line, -1)
+		if n == 0 || column >= len(words) {
+			painted.WriteString(line)
+			continue
+		}
+		from, to := words[column][0], words[column][1]
+		if color := stateColors[line[from:to]]; color != "" {
+			line = line[:from] + color + line[from:to] + "\x1b[0m" + line[to:]
+		}
+		painted.WriteString(line)
+	}
+	return painted.String()
 }
 
 // megabytes writes a number of MB as users do.

@@ -93,7 +93,7 @@ func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, up
 	case client.Updating:
 		done(nil)
 		v.say("%d of %d instances of %s are new. vmc promote %s replaces the others, vmc rollback %s returns to the old release.", update.Replaced, update.Instances, name, name, name)
-		return nil
+		return only(v, map[string]any{"app": name, "instances": update.Instances, "new": update.Replaced})
 	case client.Updated:
 		done(nil)
 		app, err := c.App(ctx, name)
@@ -138,7 +138,7 @@ func updateCommand(v *vmc) *cobra.Command {
 		}
 		if app.State != client.Started {
 			v.say("%s is stopped; vmc start %s starts it.", app.Name, app.Name)
-			return nil
+			return only(v, map[string]any{"app": app.Name, "instances": 0})
 		}
 		return v.renew(ctx, c, app.Name, "update", h)
 	})

@@ -153,6 +153,23 @@ func (v *vmc) printJSON(result any) error {
 	return e.Encode(result)
 }
 
+// did says what was done; with --json it prints the result instead.
+func did(v *vmc, result any, format string, args ...any) error {
+	if v.json {
+		return v.printJSON(result)
+	}
+	v.say(format, args...)
+	return nil
+}
+
+// only prints a result that is for machines alone.
+func only(v *vmc, result any) error {
+	if v.json {
+		return v.printJSON(result)
+	}
+	return nil
+}
+
 // printJSONLine prints one of many results for machines.
 func (v *vmc) printJSONLine(result any) error {
 	e := json.NewEncoder(v.out)
