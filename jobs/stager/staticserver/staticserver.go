@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -106,10 +107,27 @@ func Serve(ctx context.Context, listener net.Listener, folder string, keepalive 
 	return err
 }
 
+// settingsFile is Cloud Foundry's file for sites, and passwordsFile has who may see
+// them. Neither is part of the site.
+const (
+	settingsFile  = "Staticfile"
+	passwordsFile = "Staticfile.auth"
+)
+
+// pushState finds the setting of sites whose pages are made in the browser: whatever
+// is no file is the page index.html.
+var pushState = regexp.MustCompile(`(?m)^\s*pushstate:\s*["']?enabled["']?\s*$`)
+
 // Handler serves files, index.html for folders, and 404.html, if there is one,
-// for what is not there. Names that begin with a dot are not there, .well-known
+// for what is not there; or index.html for that, if a Staticfile in the root says
+// "pushstate: enabled". Names that begin with a dot are not there, .well-known
 // apart; folders are not listed.
 func Handler(files fs.FS) http.Handler {
+	settings, _ := fs.ReadFile(files, settingsFile) // most sites have none
+	page := ""
+	if pushState.Match(settings) && there(files, "index.html") {
+		page = "index.html"
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet && r.Method != http.MethodHead {
 			w.Header().Set("Allow", "GET, HEAD")
@@ -123,7 +141,11 @@ func Handler(files fs.FS) http.Handler {
 		}
 		info, err := fs.Stat(files, name)
 		switch {
-		case err != nil || hidden(name):
+		case hidden(name):
+			notFound(w, files)
+		case err != nil && page != "" && path.Ext(name) == "": // a script that is missing is not a page
+			serveFile(w, r, files, page)
+		case err != nil:
 			notFound(w, files)
 		case !info.IsDir():
 			serveFile(w, r, files, name)
@@ -144,6 +166,9 @@ func Handler(files fs.FS) http.Handler {
 }
 
 func hidden(name string) bool {
+	if name == settingsFile || name == passwordsFile {
+		return true
+	}
 	for part := range strings.SplitSeq(name, "/") {
 		if strings.HasPrefix(part, ".") && part != "." && part != ".well-known" {
 			return true

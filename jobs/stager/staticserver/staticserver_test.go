@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/fstest"
 	"time"
 )
 
@@ -133,5 +134,34 @@ func TestLeaves(t *testing.T) {
 	}
 	if _, err := get(); err == nil {
 		t.Error("the port is still open")
+	}
+}
+
+// TestStaticfile: a site whose pages are made in the browser has one page for all that
+// is no file; what its settings are, and who may see it, is not served.
+func TestStaticfile(t *testing.T) {
+	files := fstest.MapFS{
+		"index.html": {Data: []byte("app")}, "main.js": {Data: []byte("js")}, "docs/Staticfile": {Data: []byte("a page")},
+		"Staticfile": {Data: []byte("# site\npushstate: enabled\n")}, "Staticfile.auth": {Data: []byte("user:hash")}, ".env": {Data: []byte("secret")},
+	}
+	handler := Handler(files)
+	for at, want := range map[string]struct {
+		status int
+		body   string
+	}{
+		"/": {200, "app"}, "/orders/17": {200, "app"}, "/main.js": {200, "js"}, "/old.js": {404, ""}, "/.env": {404, ""},
+		"/Staticfile": {404, ""}, "/Staticfile.auth": {404, ""}, "/docs/../Staticfile.auth": {404, ""}, "/docs/Staticfile": {200, "a page"},
+	} {
+		w := httptest.NewRecorder()
+		handler.ServeHTTP(w, httptest.NewRequest("GET", at, nil))
+		if w.Code != want.status || want.body != "" && w.Body.String() != want.body {
+			t.Errorf("%s: %d %q, want %d %q", at, w.Code, w.Body, want.status, want.body)
+		}
+	}
+	delete(files, "Staticfile")
+	w := httptest.NewRecorder()
+	Handler(files).ServeHTTP(w, httptest.NewRequest("GET", "/orders/17", nil))
+	if w.Code != 404 {
+		t.Errorf("without the setting: %d", w.Code)
 	}
 }

@@ -2,6 +2,7 @@ package plugins
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,5 +86,21 @@ func TestMissing(t *testing.T) {
 	log.Reset()
 	if err := s.npm(node, packageJSON{Dependencies: map[string]string{"express": "^4"}}); err != nil || log.Len() > 0 {
 		t.Errorf("where nothing is missing: %q, %v", log.String(), err)
+	}
+}
+
+// TestStaticPasswords: a site that is not for everybody is not served to everybody.
+func TestStaticPasswords(t *testing.T) {
+	source := write(t, map[string]string{"index.html": "x", "Staticfile.auth": "user:hash"})
+	s := &staging{Config: Config{SourceDir: source, DestDir: t.TempDir(), StaticServer: "/bin/true"}, log: io.Discard}
+	if _, err := static(s); err == nil || !strings.Contains(err.Error(), "Staticfile.auth") {
+		t.Errorf("a site with passwords: %v", err)
+	}
+	if err := os.Remove(filepath.Join(s.DestDir, "app", "Staticfile.auth")); err != nil {
+		t.Fatal(err)
+	}
+	s.SourceDir, s.DestDir = filepath.Join(s.DestDir, "app"), t.TempDir()
+	if _, err := static(s); err != nil {
+		t.Errorf("without them: %v", err)
 	}
 }

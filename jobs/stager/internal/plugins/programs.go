@@ -142,8 +142,12 @@ func static(s *staging) (start, error) {
 	if s.StaticServer == "" {
 		return start{}, errors.New("the stager has no program that serves static files: set static_server in its configuration")
 	}
-	if _, err := s.moveApp("app"); err != nil {
+	app, err := s.moveApp("app")
+	if err != nil {
 		return start{}, err
+	}
+	if there(app, "Staticfile.auth") {
+		return start{}, errors.New("the site has a Staticfile.auth, and this cloud's server of static files asks for no passwords: everybody would see it; remove the file, or push an app that asks for them")
 	}
 	resources := filepath.Join(s.DestDir, "resources")
 	if err := os.MkdirAll(resources, 0o755); err != nil {
