@@ -81,7 +81,7 @@ func startVMs(t *testing.T, stemcell string, files map[string]string) *vmCluster
 	v := &vmCluster{dir: volumes, image: image, cluster: &cluster{t: t, manifest: manifest, state: filepath.Join(t.TempDir(), "state")}}
 	t.Cleanup(func() {
 		if _, err := os.Stat(v.state); err == nil {
-			out, code := v.do("destroy", "--auto-approve", "--delete-disks")
+			out, code := v.do("destroy", "--auto-approve", "--accept-data-loss", "--delete-disks")
 			t.Logf("destroy exited with %d:\n%s", code, out)
 		}
 	})
@@ -115,12 +115,12 @@ func (v *vmCluster) must(name string, args ...string) string {
 	return out
 }
 
-// on returns what a command prints on a VM.
+// on returns what a line of its shell prints on a VM.
 func (v *vmCluster) on(id, command string) string {
 	v.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	cmd := v.command(ctx, "ssh", id, "--", "sh", "-c", "'"+command+"'")
+	cmd := v.command(ctx, "ssh", id, "--", command)
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	if err := cmd.Run(); err != nil {
@@ -269,6 +269,6 @@ func TestLibvirtVMLife(t *testing.T) {
 		t.Errorf("the address was %s, is %s", a, b)
 	}
 
-	v.must("destroy", "--auto-approve", "--delete-disks")
+	v.must("destroy", "--auto-approve", "--accept-data-loss", "--delete-disks")
 	v.mustLeaveNoVMs()
 }

@@ -210,6 +210,6 @@ func TestLibvirtCluster(t *testing.T) {
 		t.Errorf("after all that there is something to do (%d):\n%s", code, out)
 	}
 
-	v.must("destroy", "--auto-approve", "--delete-disks")
+	v.must("destroy", "--auto-approve", "--accept-data-loss", "--delete-disks")
 	v.mustLeaveNoVMs()
 }

@@ -27,7 +27,7 @@ const (
 )
 
 // label matches what a host may be called. Groups may have an underscore.
-var label = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?$`)
+var label = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]*$`)
 
 // Host returns the host name of an instance: router-0 for router/0.
 func Host(instance string) string { return strings.ReplaceAll(instance, "/", "-") }
