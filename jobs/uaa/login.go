@@ -159,7 +159,7 @@ func (p *parts) takeLogin(w http.ResponseWriter, r *http.Request) {
 		p.render(w, http.StatusUnauthorized, again)
 		return
 	}
-	asked.Subject, asked.Authenticated, asked.Family = a.ID, time.Now(), rand.Text()
+	asked.Subject, asked.Authenticated, asked.Family, asked.Stamp = a.ID, time.Now(), rand.Text(), a.Stamp()
 	code := rand.Text() + rand.Text()
 	kept, err := json.Marshal(asked)
 	if err == nil {

@@ -264,7 +264,7 @@ func (p *parts) passwordGrant(w http.ResponseWriter, r *http.Request) {
 		oauthError(w, http.StatusBadRequest, oidc.ErrInvalidGrant().WithDescription("the password is wrong, or there is no such account"))
 		return
 	}
-	asked := &request{ID: rand.Text(), Client: id, Scopes: scopes, Subject: a.ID, Authenticated: time.Now(), Family: rand.Text()}
+	asked := &request{ID: rand.Text(), Client: id, Scopes: scopes, Subject: a.ID, Authenticated: time.Now(), Family: rand.Text(), Stamp: a.Stamp()}
 	answer, err := op.CreateTokenResponse(ctx, asked, client{id, asking, p.settings()}, p.provider, true, "", "")
 	if err != nil {
 		p.tokenFailed(w, err)

@@ -41,6 +41,7 @@ type request struct {
 	Subject       string    `json:"subject"`
 	Authenticated time.Time `json:"authenticated"`
 	Family        string    `json:"family"`
+	Stamp         string    `json:"stamp"` // of the password that was right
 }
 
 func (r *request) GetID() string                      { return r.ID }

@@ -330,6 +330,9 @@ func (s storage) GetPrivateClaimsFromRequest(ctx context.Context, asked op.Token
 	if err != nil {
 		return nil, s.failed("describe a user", err)
 	}
+	if r, is := asked.(*request); is && r.Stamp != a.Stamp() {
+		return nil, oidc.ErrInvalidGrant().WithDescription("the password has changed; log in again")
+	}
 	claims["user_name"] = a.Email
 	if slices.Contains(asked.GetScopes(), controllerScope) {
 		claims["stamp"] = a.Stamp()

@@ -93,6 +93,9 @@ func (s *Store) SetPasswords(ctx context.Context, accounts []Account) error {
 			if err == nil && hash == a.PasswordHash {
 				continue
 			}
+			if err := s.lockAccount(ctx, q, id, ` FOR UPDATE`); err != nil {
+				return err
+			}
 			if _, err := q.ExecContext(ctx, upsertAccount, rand.Text(), email, a.PasswordHash, s.now().Unix()); err != nil {
 				return fmt.Errorf("cannot set a password: %w", err)
 			}

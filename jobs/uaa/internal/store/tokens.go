@@ -109,6 +109,13 @@ func (s *Store) Refresh(ctx context.Context, token string) (Refresh, error) {
 // same time one has ErrReused, and the family is revoked: one of them is a thief.
 func (s *Store) Rotate(ctx context.Context, token, next string, r Refresh) error {
 	err := s.db.Transact(ctx, func(q sqldb.Querier) error {
+		// In the order of those who set a password, and of those who revoke the family.
+		if err := s.lockAccount(ctx, q, r.AccountID, ` FOR KEY SHARE`); err != nil {
+			return err
+		}
+		if err := s.lockFamily(ctx, q, r.Family); err != nil {
+			return err
+		}
 		result, err := q.ExecContext(ctx, `UPDATE uaa_refresh_tokens SET used_at = $2 WHERE hash = $1 AND used_at = 0`, digest(token), s.now().Unix())
 		if err := sqldb.Changed(result, err, ErrReused); err != nil {
 			return fmt.Errorf("cannot use a refresh token: %w", err)
@@ -129,6 +136,18 @@ func (s *Store) lockFamily(ctx context.Context, q sqldb.Querier, family string) 
 	}
 	if _, err := q.ExecContext(ctx, `SELECT pg_advisory_xact_lock(hashtextextended($1, 0))`, family); err != nil {
 		return fmt.Errorf("cannot wait for another use of the login: %w", err)
+	}
+	return nil
+}
+
+// lockAccount makes those who add to an account's logins and those who end them all take
+// turns: what is added is seen by whoever ends it. An account that is gone is no error.
+func (s *Store) lockAccount(ctx context.Context, q sqldb.Querier, id, lock string) error {
+	if !s.db.Postgres {
+		return nil
+	}
+	if _, err := q.ExecContext(ctx, `SELECT id FROM uaa_accounts WHERE id = $1`+lock, id); err != nil {
+		return fmt.Errorf("cannot wait for another use of the account: %w", err)
 	}
 	return nil
 }
