@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,40 +23,64 @@ import (
 
 // shelf is instances whose data is a text each.
 type shelf struct {
+	mu   sync.Mutex // guards the rest
 	data map[string]string
 	fail error         // of Dump
 	slow time.Duration // that Dump takes
+}
+
+// change changes it while a keeper works.
+func (s *shelf) change(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
+// text returns an instance's data.
+func (s *shelf) text(name string) (data string, there bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	data, there = s.data[name]
+	return data, there
 }
 
 func (s *shelf) instances() Instances {
 	return Instances{
 		Ready: func() error { return nil },
 		Names: func() (names []string) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			for name := range s.data {
 				names = append(names, name)
 			}
 			return names
 		},
 		Key: func(name string) ([]byte, string, bool) {
-			_, there := s.data[name]
+			_, there := s.text(name)
 			return []byte("key of " + name), "1.0", there
 		},
-		Size: func(_ context.Context, name string) (int64, error) { return int64(len(s.data[name])), nil },
+		Size: func(_ context.Context, name string) (int64, error) {
+			data, _ := s.text(name)
+			return int64(len(data)), nil
+		},
 		Dump: func(ctx context.Context, name string, to io.Writer) error {
-			if _, err := io.WriteString(to, s.data[name]); err != nil {
+			s.mu.Lock()
+			data, slow, fail := s.data[name], s.slow, s.fail
+			s.mu.Unlock()
+			if _, err := io.WriteString(to, data); err != nil {
 				return err
 			}
 			select {
-			case <-time.After(s.slow):
+			case <-time.After(slow):
 			case <-ctx.Done():
 				return ctx.Err()
 			}
-			return s.fail
+			return fail
 		},
 		Rollback: func(_ context.Context, name string, _ int64, from io.ReadSeeker, loaded func() error) error {
 			data, err := io.ReadAll(from)
 			if err == nil {
-				s.data[name] = string(data)
+				s.change(func() { s.data[name] = string(data) })
 				err = loaded()
 			}
 			return err
@@ -138,9 +163,9 @@ func TestSchedule(t *testing.T) {
 			}
 		}
 		before := len(k.mustList(t, "a"))
-		s.fail = errors.New("no")
+		s.change(func() { s.fail = errors.New("no") })
 		<-time.After(26 * time.Hour)
-		s.fail = nil
+		s.change(func() { s.fail = nil })
 		failed := time.Now()
 		<-time.After(time.Hour + 2*time.Minute)
 		synctest.Wait()
@@ -184,8 +209,7 @@ func TestLate(t *testing.T) {
 				t.Errorf("left of %s: %v", instance, files)
 			}
 		}
-		s.slow = 0
-		s.data["a"] = strings.Repeat("x", 1001)
+		s.change(func() { s.slow, s.data["a"] = 0, strings.Repeat("x", 1001) })
 		j, err := k.Create("a", "")
 		if err != nil {
 			t.Fatal(err)
@@ -237,9 +261,9 @@ func TestTampered(t *testing.T) {
 			if err := tamper(file+dataEnding, file+labelEnding); err != nil {
 				t.Fatal(err)
 			}
-			s.data["a"] = "newer"
+			s.change(func() { s.data["a"] = "newer" })
 			if j := do(k.Rollback("a", id)); j.Status != wire.JobFailed || j.Error == nil || !strings.Contains(j.Error.Description, "nothing was rolled back") || s.data["a"] != "newer" {
-				t.Errorf("%s: %+v, and the data is %q", name, j, s.data["a"])
+				t.Errorf("%s: %+v, or the data was changed", name, j)
 			}
 			if j := do(k.Delete("a", id)); j.Status != wire.JobCompleted || len(k.mustList(t, "a")) != 0 {
 				t.Errorf("%s: deleting: %+v", name, j)
