@@ -166,6 +166,7 @@ check-format:
 bench: build ## how long applies take; the router beside nginx, haproxy and httputil.ReverseProxy; services beside their servers
 	@.ci/setup.sh nginx haproxy redis-server memcached rabbitmq-server
 	go test -run '^$$' -bench . -benchtime 5x ./deployer # plans, applies and rollouts of thousands of simulated agents
+	go test -run '^$$' -bench Linear -benchtime 3x ./deployer/internal/simulate # 10,000 beside 2,000 instances
 	go test -tags e2e -run '^$$' -bench . -benchtime 5x -timeout 15m ./examples/...
 	go test -run '^$$' -bench 'Peers|Routes' -benchtime 1x ./jobs/router
 	go test -run '^$$' -bench Provision -benchtime 1x -p 1 ./jobs/redis_node ./jobs/memcached_node ./jobs/rabbitmq_node # 20 at once
