@@ -19,7 +19,8 @@ import (
 	"github.com/clusterworks/deploy/jobs/component/componenttest"
 )
 
-const browserTime = 2 * time.Minute
+// browserTime bounds a browser that is started on a busy machine.
+const browserTime = 5 * time.Minute
 
 // browser is Chromium, by its DevTools protocol.
 type browser struct {
