@@ -111,6 +111,14 @@ func TestArticle(t *testing.T) {
 			t.Fatalf("%s: %q, %v", service, got, err)
 		}
 	}
+	// Whose instances the nodes have is known, and nobody takes them away unasked.
+	out, code := p.run("status", "--census")
+	mustTell(t, out, code, 0, "_node holds 1 ", " instance: ", "(of ", "postgres holds 1 database: cloud_controller (", "nats holds nothing of anybody")
+	if strings.Contains(out, "does not say what lives there") {
+		t.Errorf("a job does not answer:\n%s", out)
+	}
+	out, code = p.run("destroy", "--auto-approve", "--delete-disks")
+	mustTell(t, out, code, 1, "WHICH WILL BE LOST", "cannot take away without approval what lives on ", "service_node/")
 	// The nodes are killed, and their servers end with them.
 	killed := 0
 	for name, pid := range p.status().pids() {
