@@ -52,6 +52,7 @@ func startBrowser(t *testing.T) *browser {
 				told <- at
 			}
 		}
+		_ = lines.Err() // the browser has ended
 	}()
 	t.Cleanup(func() {
 		if b.conn != nil {

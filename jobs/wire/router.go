@@ -34,7 +34,7 @@ const RouterVersion = 0.98
 // that the other side has named.
 const HeaderFrontKey = "X-Deploy-Front-Key"
 
-// HeaderApp, in a request of a front that is believed, asks a router to say in the
+// HeaderApp in a request of a front that is believed asks a router to say in the
 // same header of the answer whose it is: name/index of the app's instance, with the
 // name escaped as in a URL. Fronts log it and pass it on to nobody.
 const HeaderApp = "X-Deploy-App"

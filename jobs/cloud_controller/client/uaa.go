@@ -23,7 +23,7 @@ type Grant struct {
 	Expires time.Time
 }
 
-// ErrLoginEnded: a refresh token is good for nothing any more.
+// ErrLoginEnded says that a refresh token is no longer valid: its login has ended.
 var ErrLoginEnded = errors.New("the login has ended")
 
 // UAA is the user component that a cloud names.

@@ -2,6 +2,7 @@ package vmc
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -128,7 +129,7 @@ func TestLoginAtUserComponent(t *testing.T) {
 	defer c.Close()
 	component, err := c.UAA(ended.URL)
 	must(t, err)
-	if _, err := component.Refresh(t.Context(), ended.Refresh); err != client.ErrLoginEnded {
+	if _, err := component.Refresh(t.Context(), ended.Refresh); !errors.Is(err, client.ErrLoginEnded) {
 		t.Errorf("after the logout: %v", err)
 	}
 	// A login that has ended elsewhere says what to do.

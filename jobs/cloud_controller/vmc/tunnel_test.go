@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -75,7 +76,7 @@ func TestTunnel(t *testing.T) {
 	must(t, err)
 	defer idle.Close()
 	must(t, idle.SetReadDeadline(time.Now().Add(deadline)))
-	if n, err := idle.Read(make([]byte, 1)); err != io.EOF {
+	if n, err := idle.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("a connection on which nothing is sent: %d bytes, %v", n, err)
 	}
 	cancel()

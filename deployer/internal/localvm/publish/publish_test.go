@@ -27,6 +27,9 @@ func server(t *testing.T, name string) string {
 		for in.Scan() {
 			_, _ = io.WriteString(conn, name+" "+in.Text()+"\n")
 		}
+		if err := in.Err(); err != nil {
+			t.Error(err)
+		}
 		_, _ = io.WriteString(conn, name+" saw the end\n")
 	})
 	t.Cleanup(func() { all.Close(listener) })

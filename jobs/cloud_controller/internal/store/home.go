@@ -22,7 +22,7 @@ const stamped = "uaa:"
 // Stamped returns what is kept in the place of a hash.
 func Stamped(stamp string) string { return stamped + stamp }
 
-// ErrMoved: the passwords of accounts are elsewhere by now.
+// ErrMoved says that the passwords of accounts have moved to the other place.
 var ErrMoved = errors.New("the accounts have moved meanwhile")
 
 const selectHome = `SELECT home FROM account_home`

@@ -68,7 +68,7 @@ func (c *Client) Verify(ctx context.Context, token string, now time.Time) (Claim
 	if len(token) > maxToken {
 		return Claims{}, ErrToken
 	}
-	signed, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{jose.RS256})
+	signed, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil || len(signed.Signatures) != 1 {
 		return Claims{}, ErrToken
 	}
