@@ -46,7 +46,9 @@ func TestExamplesAreInOrder(t *testing.T) {
 		t.Fatalf("no manifests: %v", err)
 	}
 	for _, m := range manifests {
-		if out, err := exec.Command(deployBinary(t), "validate", m).CombinedOutput(); err != nil {
+		cmd := exec.Command(deployBinary(t), "validate", m)
+		cmd.Env = append(os.Environ(), "DEPLOY_VAR_image=/image.qcow2") // a stemcell, which vms.hcl asks for
+		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Errorf("%s: %v\n%s", m, err, out)
 		}
 	}
