@@ -192,12 +192,15 @@ lint: ## the analyzers of go vet, staticcheck and .ci/lint in one pass; spelling
 	@git ls-files '*.go' '*.md' '*.hcl' '*.yml' | grep -v /testdata/ | \
 		xargs go run github.com/golangci/misspell/cmd/misspell@v0.8.0 -error -i adress,scirpt,wrok
 
-dist: ## dist/: an archive for each of DIST_PLATFORMS, checksums, and an SBOM
+# A file of a key (bin/deploy release key makes one); "": the checksums are not signed.
+SIGN_KEY ?=
+dist: ## dist/: an archive for each of DIST_PLATFORMS, checksums (signed with SIGN_KEY=FILE), and an SBOM
 	@$(MAKE_STAGE) build PLATFORMS="$(DIST_PLATFORMS)"
 	$(foreach p,$(DIST_PLATFORMS),mkdir -p bin/dist/$(subst /,_,$(p)) && \
 		GOOS=$(firstword $(subst /, ,$(p))) GOARCH=$(lastword $(subst /, ,$(p))) \
 		$(BUILD) -o bin/dist/$(subst /,_,$(p))/ ./deployer/cmd/deploy $(VMC) &&) true
 	PROGRAMS="$(PROGRAMS) ./deployer/cmd/deploy $(VMC)" .ci/dist.sh $(VERSION) $(DIST_PLATFORMS)
+	$(if $(SIGN_KEY),bin/deploy release sign $(SIGN_KEY) dist/SHA256SUMS)
 
 clean: ## remove what was built (clusters stay: make demo-down)
 	rm -rf bin dist

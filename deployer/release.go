@@ -25,6 +25,9 @@ type ReleaseRequest struct {
 	Out      string // the archive
 	Version  string // "": made from the content
 	Packages string // folder of built packages
+	Sign     string // file of the key that signs it; "": nobody does
+	// Passphrase asks for that of an encrypted key.
+	Passphrase func() (string, error)
 }
 
 // Release is an archive that was made.
@@ -35,12 +38,21 @@ type Release struct {
 	Jobs     []string `json:"jobs"`
 	Programs []string `json:"programs"`
 	Size     int64    `json:"size"` // bytes
+	// PublicKey is whose signature lies beside the archive, "": nobody's.
+	PublicKey string `json:"public_key,omitempty"`
 }
 
 // CreateRelease makes the archive of a folder of jobs with the programs that
 // they need, for every platform that was built. The same jobs and programs make
 // the same archive.
 func CreateRelease(q ReleaseRequest) (*Release, error) {
+	var key *release.Key
+	if q.Sign != "" {
+		var err error
+		if key, err = release.LoadKey(q.Sign, q.Passphrase); err != nil {
+			return nil, err
+		}
+	}
 	index, err := packages.Open(q.Packages)
 	if err != nil {
 		return nil, fmt.Errorf("cannot find the packages for VMs: %w", err)
@@ -99,6 +111,53 @@ func CreateRelease(q ReleaseRequest) (*Release, error) {
 	out.SHA256 = hex.EncodeToString(sum.Sum(nil))
 	if err := f.CloseAtomicallyReplace(); err != nil {
 		return nil, fmt.Errorf("cannot write the release: %w", err)
+	}
+	if key == nil {
+		// One of an earlier archive would be wrong now.
+		if err := os.Remove(q.Out + release.SignatureSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("cannot remove the signature of an earlier archive: %w", err)
+		}
+		return out, nil
+	}
+	out.PublicKey = key.Public()
+	_, err = key.Sign(q.Out)
+	return out, err
+}
+
+// MakeSigningKey writes a new private key that signs releases, which must not be there
+// yet, and returns its public key.
+func MakeSigningKey(path string) (public string, err error) {
+	private, public, err := release.NewKey()
+	if err != nil {
+		return "", err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("cannot write the signing key: %s is there already; remove it if nothing needs it any more, or choose another file", path)
+	}
+	if err == nil {
+		_, err = f.Write(private)
+		err = errors.Join(err, f.Sync(), f.Close())
+	}
+	if err != nil {
+		return "", fmt.Errorf("cannot write the signing key: %w", err)
+	}
+	return public, nil
+}
+
+// SignFiles signs each file with the key of a file and returns the signatures' paths.
+func SignFiles(key string, passphrase func() (string, error), files []string) ([]string, error) {
+	k, err := release.LoadKey(key, passphrase)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, file := range files {
+		signature, err := k.Sign(file)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, signature)
 	}
 	return out, nil
 }

@@ -5,6 +5,7 @@ package examples
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -88,6 +89,18 @@ func createRelease(t *testing.T, packages, jobs, version string) release {
 	return r
 }
 
+// tool runs deploy without a manifest and returns what it prints.
+func (c *cluster) tool(words ...string) string {
+	c.t.Helper()
+	out, err := exec.Command(deployBinary(c.t), words...).CombinedOutput()
+	if err != nil {
+		c.t.Fatalf("deploy %v: %v\n%s", words, err, out)
+	}
+	return string(out)
+}
+
+// TestReleaseIsPinned: a release is what its sha256 says, and is signed by one of the
+// keys that the manifest names.
 func TestReleaseIsPinned(t *testing.T) {
 	t.Parallel()
 	c := start(t, "hello.hcl")
@@ -143,8 +156,34 @@ func TestReleaseIsPinned(t *testing.T) {
 	out, code = c.run("plan")
 	mustTell(t, out, code, 1, "Cannot read release", `"1.0"`, `"1.1"`)
 
+	// Keys are named: the archive must be signed by one of them.
+	key, other := filepath.Join(t.TempDir(), "release.key"), filepath.Join(t.TempDir(), "other.key")
+	public, stranger := strings.TrimSpace(c.tool("release", "key", key)), strings.TrimSpace(c.tool("release", "key", other))
+	unsigned := text
+	mustFail := func(keys string, want ...string) {
+		t.Helper()
+		pin(second, "2.0", second.SHA256)
+		text = strings.Replace(text, "  version = \"2.0\"\n", "  version = \"2.0\"\n  public_keys = ["+keys+"]\n", 1)
+		if err := os.WriteFile(c.manifest, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, code := c.run("apply", "--auto-approve")
+		text = unsigned
+		oneLine := strings.Join(strings.Fields(out), " ") // it is wrapped
+		mustTell(t, oneLine, code, 1, append(want, "on "+c.manifest+" line ")...)
+	}
+	mustFail(strconv.Quote(public), "is not signed")
+	c.tool("release", "sign", other, second.Archive)
+	mustFail(strconv.Quote(public), "is not of this archive by one of the release's public_keys")
+	mustFail(`"RWQ"`, "Not a public key")
+	c.tool("release", "sign", key, second.Archive)
 	pin(second, "2.0", second.SHA256)
+	text = strings.Replace(text, "  version = \"2.0\"\n", fmt.Sprintf("  version = \"2.0\"\n  public_keys = [%q, %q]\n", stranger, public), 1)
+	if err := os.WriteFile(c.manifest, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	mustRun(two) // through SSH: there is no bus yet
+	text = unsigned
 	pin(first, "1.0", first.SHA256)
 	mustRun(one)
 	if r := c.applyJSON(); r.Changed || r.Counts.StateWrites != 0 {

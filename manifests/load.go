@@ -50,6 +50,9 @@ type Release struct {
 	Archive bool
 	Version string // of an archive; "": any
 	SHA256  string // of an archive: 64 hex digits
+	// PublicKeys are those of minisign by one of which an archive must be signed; nil:
+	// it need not be signed.
+	PublicKeys []string
 }
 
 // Load reads a manifest from fsys: the file called name, or all .hcl files of the

@@ -46,7 +46,7 @@ func (l *loader) findJobs() {
 
 // decodeRelease opens a release: a folder of jobs, or an archive.
 func (l *loader) decodeRelease(b *hcl.Block, name string) {
-	attrs := l.Content(b.Body, "path archive version sha256").Attributes
+	attrs := l.Content(b.Body, "path archive version sha256 public_keys").Attributes
 	folder, archive := attrs["path"], attrs["archive"]
 	if (folder == nil) == (archive == nil) {
 		l.Report(syntax.Problem("Release without a source",
@@ -60,6 +60,7 @@ func (l *loader) decodeRelease(b *hcl.Block, name string) {
 	r := Release{
 		Name: name, Path: l.Text(attrs, attr.Name, "."), Archive: archive != nil,
 		Version: l.Text(attrs, "version", ""), SHA256: strings.ToLower(l.Text(attrs, "sha256", "")),
+		PublicKeys: l.Texts(attrs, "public_keys"),
 	}
 	if !path.IsAbs(r.Path) {
 		r.Path = path.Join(l.options.Prefix, r.Path)
@@ -73,10 +74,10 @@ func (l *loader) decodeRelease(b *hcl.Block, name string) {
 
 // openRelease returns nil if the release cannot be used, which is reported.
 func (l *loader) openRelease(attrs hcl.Attributes, r Release, attr *hcl.Attribute) fs.FS {
-	pin := attrs["sha256"]
+	pin, keys := attrs["sha256"], attrs["public_keys"]
 	switch {
 	case !r.Archive:
-		for _, a := range []*hcl.Attribute{attrs["version"], pin} {
+		for _, a := range []*hcl.Attribute{attrs["version"], pin, keys} {
 			if a != nil {
 				l.Report(syntax.Problem("Unsupported argument", fmt.Sprintf("A folder of jobs has no %s, only an archive has. Make one with deploy release create, or remove this.", a.Name), a.NameRange, a.Range))
 			}
@@ -86,6 +87,10 @@ func (l *loader) openRelease(attrs hcl.Attributes, r Release, attr *hcl.Attribut
 		return nil
 	case !sha256Pattern.MatchString(r.SHA256):
 		l.Report(syntax.Problem("Not a sha256", "A sha256 has 64 hexadecimal digits.", pin.Expr.Range(), pin.Range))
+		return nil
+	}
+	if keys != nil && r.Archive && (len(r.PublicKeys) == 0 || slices.ContainsFunc(r.PublicKeys, func(k string) bool { return !publicKeyPattern.MatchString(k) })) {
+		l.Report(syntax.Problem("Not a public key", "A list of one or more public keys of minisign, such as \"RW...\" with 56 characters; deploy release key prints one. To accept an archive that is not signed, remove public_keys.", keys.Expr.Range(), keys.Range))
 		return nil
 	}
 	if l.options.OpenRelease == nil {
@@ -100,7 +105,11 @@ func (l *loader) openRelease(attrs hcl.Attributes, r Release, attr *hcl.Attribut
 	return jobs
 }
 
-var sha256Pattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
+var (
+	sha256Pattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	// publicKeyPattern matches 42 bytes that begin with "Ed", in base64.
+	publicKeyPattern = regexp.MustCompile(`^RW[A-Za-z0-9+/]{54}$`)
+)
 
 // job returns the spec of a job, loaded once; nil if there is none or it is
 // wrong, which is reported.

@@ -175,10 +175,10 @@ func takePassphrase() func(confirm bool) (string, error) {
 		// Standard input may be a pipe with something else.
 		terminal, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 		if err != nil {
-			return "", fmt.Errorf("cannot ask for the state's passphrase, because there is no terminal: set %s", passphraseVariable)
+			return "", fmt.Errorf("cannot ask for the passphrase, because there is no terminal: set %s", passphraseVariable)
 		}
 		defer terminal.Close()
-		first, err := prompt(terminal, "Passphrase of the state: ")
+		first, err := prompt(terminal, "Passphrase: ")
 		if err != nil || !confirm {
 			return first, err
 		}

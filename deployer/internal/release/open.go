@@ -12,6 +12,7 @@ import (
 	"os"
 	"strings"
 
+	"aead.dev/minisign"
 	"github.com/google/renameio/v2"
 
 	"github.com/clusterworks/deploy/deployer/internal/memfs"
@@ -27,19 +28,26 @@ type Archive struct {
 }
 
 // Open verifies an archive, reads its jobs, and leaves its packages where they
-// are. It writes nothing. version "" accepts any.
-func Open(path, digest, version string) (*Archive, error) {
+// are. It writes nothing. version "" accepts any. With keys the archive must be signed
+// by one of them.
+func Open(path, digest, version string, keys []string) (*Archive, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the archive: %w", err)
 	}
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
+	message := minisign.NewReader(f)
+	if _, err := io.Copy(h, message); err != nil {
 		return nil, fmt.Errorf("cannot read the archive: %w", err)
 	}
 	if got := hex.EncodeToString(h.Sum(nil)); got != digest {
 		return nil, fmt.Errorf("%s is not the archive that is pinned: its sha256 is %s, not %s; get the right one, or pin this one", path, got, digest)
+	}
+	if len(keys) > 0 {
+		if err := verify(path, message, keys); err != nil {
+			return nil, err
+		}
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return nil, fmt.Errorf("cannot read the archive: %w", err)

@@ -71,7 +71,7 @@ func TestCreateAndOpen(t *testing.T) {
 		t.Error("the same source made two archives")
 	}
 	path, digest := write(t, data)
-	a, err := Open(path, digest, "1.2")
+	a, err := Open(path, digest, "1.2", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,16 +177,16 @@ func TestOpenRefuses(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			path, digest := write(t, test.data)
-			if _, err := Open(path, digest, "1"); err == nil || !strings.Contains(err.Error(), test.want) {
+			if _, err := Open(path, digest, "1", nil); err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("error %v, want it to say %q", err, test.want)
 			}
 		})
 	}
 	path, digest := write(t, good)
-	if _, err := Open(path, digestZero, ""); err == nil || !strings.Contains(err.Error(), digest) {
+	if _, err := Open(path, digestZero, "", nil); err == nil || !strings.Contains(err.Error(), digest) {
 		t.Errorf("another sha256: %v", err)
 	}
-	if _, err := Open(path+"x", digest, ""); err == nil {
+	if _, err := Open(path+"x", digest, "", nil); err == nil {
 		t.Error("a file that does not exist was opened")
 	}
 }

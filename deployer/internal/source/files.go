@@ -61,7 +61,7 @@ func (a *archives) open(r manifests.Release) (fs.FS, error) {
 	if had := a.opened[r.Name]; had != nil {
 		return had.Jobs, nil
 	}
-	opened, err := release.Open(r.Path, r.SHA256, r.Version)
+	opened, err := release.Open(r.Path, r.SHA256, r.Version, r.PublicKeys)
 	if err != nil {
 		return nil, err
 	}

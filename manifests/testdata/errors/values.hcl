@@ -105,6 +105,20 @@ group "b" { network = network.few } # error: Address in use
 
 release "mine" { path = "./nowhere" } # error: Cannot read release
 release "none" {} # error: Release without a source
+release "signed_by_nobody" {
+  archive     = "./r.tar.gz"
+  sha256      = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+  public_keys = [] # error: Not a public key
+}
+release "signed_by_what" {
+  archive     = "./r.tar.gz"
+  sha256      = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+  public_keys = ["ssh-ed25519 AAAA"] # error: Not a public key
+}
+release "signed_folder" {
+  path        = "./jobs"
+  public_keys = ["RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3"] # error: Unsupported argument
+}
 release "unpinned" { archive = "./r.tar.gz" } # error: Missing sha256
 release "mispinned" {
   archive = "./r.tar.gz"

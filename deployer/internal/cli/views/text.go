@@ -72,7 +72,11 @@ func ReleaseMade(w io.Writer, r *deployer.Release) {
 
 // ReleaseBlock prints the block with which a manifest pins a release.
 func ReleaseBlock(w io.Writer, r *deployer.Release) {
-	fmt.Fprintf(w, "release \"mine\" {\n  archive = %q\n  version = %q\n  sha256  = %q\n}\n", r.Archive, r.Version, r.SHA256)
+	fmt.Fprintf(w, "release \"mine\" {\n  archive = %q\n  version = %q\n  sha256  = %q\n", r.Archive, r.Version, r.SHA256)
+	if r.PublicKey != "" {
+		fmt.Fprintf(w, "\n  public_keys = [%q]\n", r.PublicKey)
+	}
+	fmt.Fprint(w, "}\n")
 }
 
 // ErrandsEnded prints how errands ended.
