@@ -71,7 +71,8 @@ func TestVMsRoll(t *testing.T) {
 	c.edit("min_healthy_time = \"3s\"", "min_healthy_time = \"500ms\"")
 	c.mustApply()
 	before, old := c.mustAllRun(8), c.vms("hello")
-	c.edit("vm        = vm.small\n\n  job \"router\" {}", "vm        = vm.wide\n\n  job \"router\" {}\n}\n\nvm \"wide\" {\n  cpus      = 1\n  memory_mb = 1024")
+	c.edit("vm        = vm.small\n\n  job \"router\" {", "vm        = vm.wide\n\n  job \"router\" {")
+	c.edit("vm \"small\" {", "vm \"wide\" {\n  cpus      = 1\n  memory_mb = 1024\n}\n\nvm \"small\" {")
 
 	out, code := c.run("plan")
 	mustTell(t, out, code, 2, `± VM router/0`, "± router/0 recreate: VM: memory_mb 512 -> 1024 (likewise router/1, router/2)", "3 to recreate, 5 unchanged")
