@@ -72,8 +72,7 @@ func newCluster(t *testing.T) *cluster {
 	mustBeFine(t, diags)
 	c := &cluster{t: t, manifest: m, facts: manifests.Facts{
 		DeploymentID: "test",
-		Secrets: map[string]cty.Value{"nats": cty.ObjectVal(map[string]cty.Value{
-			"value": cty.StringVal("very-secret").Mark(manifests.Sensitive)})},
+		Secrets:      map[string]cty.Value{"nats": password("very-secret"), "front": password("another-very-secret")},
 		Instances:    map[string][]manifests.Instance{},
 		Certificates: map[manifests.CertificateKey]cty.Value{},
 		Packages:     map[string]string{},
@@ -103,6 +102,11 @@ func newCluster(t *testing.T) *cluster {
 		}
 	}
 	return c
+}
+
+// password is the value of a secret of that type.
+func password(value string) cty.Value {
+	return cty.ObjectVal(map[string]cty.Value{"value": cty.StringVal(value).Mark(manifests.Sensitive)})
 }
 
 // render writes the files of an instance's job and returns their folder.
