@@ -119,11 +119,11 @@ func TestLoginAtUserComponent(t *testing.T) {
 
 	p.ok("passwd")
 	p.ok("apps")
-	p.fails("the password is wrong, or there is no such account", "login", "nobody@example.com")
+	p.ends(exitLogin, "the password is wrong, or there is no such account", "login", "nobody@example.com")
 	p.ok("login", "me@example.com")
 	ended := p.expire()
 	p.ok("logout")
-	p.fails("You are not logged in", "apps")
+	p.ends(exitLogin, "You are not logged in", "apps")
 	c, err := client.New("http://"+p.target, "")
 	must(t, err)
 	defer c.Close()
@@ -137,7 +137,7 @@ func TestLoginAtUserComponent(t *testing.T) {
 	ended = p.expire()
 	must(t, component.Logout(t.Context(), ended.Refresh))
 	must(t, changeSettings(func(s *settings) { s.Tokens["http://"+p.target] = "bearer x.y.z" }))
-	p.fails("your login has expired: use vmc login", "apps")
+	p.ends(exitLogin, "your login has expired: use vmc login", "apps")
 }
 
 // TestEndpointIsNoWorse: a cloud that is reached over TLS cannot have the password sent

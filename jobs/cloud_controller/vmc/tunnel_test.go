@@ -89,7 +89,7 @@ func TestTunnel(t *testing.T) {
 	}
 
 	p.ok("logout")
-	p.fails("You are not logged in", "tunnel", "db")
+	p.ends(exitLogin, "You are not logged in", "tunnel", "db")
 	p.ok("register", "friend@example.com")
 	p.fails("Service not found", "tunnel", "db")
 }
