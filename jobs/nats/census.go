@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 
+	natsserver "github.com/nats-io/nats-server/v2/server"
+
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -18,7 +20,12 @@ func Census(config string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	root := filepath.Join(cfg.Store, "jetstream")
+	// Not by cfg.Cluster: the files are those of the server that ran last.
+	root := filepath.Join(cfg.Store, natsserver.JetStreamStoreDir)
+	clustered := filepath.Join(cfg.Store, clusterStore, natsserver.JetStreamStoreDir)
+	if _, err := os.Stat(clustered); err == nil {
+		root = clustered
+	}
 	if _, err := os.Stat(root); err != nil {
 		return fmt.Errorf("cannot tell what lives here: the server's files are not there: %w", err)
 	}

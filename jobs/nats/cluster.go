@@ -85,11 +85,15 @@ func (c *Cluster) join(options *natsserver.Options, cfg Config, admission *admis
 	return nil
 }
 
+// clusterStore is the folder below Config.Store in which JetStream keeps its files
+// while the server is one of several.
+const clusterStore = "cluster"
+
 // clearOtherStore removes what JetStream kept while the server was lone, when it
 // is one of several now, and the other way round: nats-server takes over neither
 // well, and all of it is a cache.
 func clearOtherStore(cfg Config) (store string, err error) {
-	lone, clustered := filepath.Join(cfg.Store, natsserver.JetStreamStoreDir), filepath.Join(cfg.Store, "cluster")
+	lone, clustered := filepath.Join(cfg.Store, natsserver.JetStreamStoreDir), filepath.Join(cfg.Store, clusterStore)
 	store, other := cfg.Store, clustered
 	if cfg.Cluster != nil {
 		store, other = clustered, lone

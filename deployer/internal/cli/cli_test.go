@@ -348,4 +348,12 @@ func TestBrokenPipeInterrupts(t *testing.T) {
 	if ctx.Err() != nil {
 		t.Error("the command was cut off")
 	}
+	_, err = p.Write([]byte("x"))
+	if code, show := exitStatus(ctx, fmt.Errorf("cannot print: %w", err)); code != 141 || show {
+		t.Errorf("exit code %d, shown: %v", code, show)
+	}
+	// A connection to a VM that was cut is an error like all others.
+	if code, show := exitStatus(ctx, fmt.Errorf("cannot write: %w", syscall.EPIPE)); code != exitError || !show {
+		t.Errorf("a cut connection: exit code %d, shown: %v", code, show)
+	}
 }

@@ -104,9 +104,16 @@ func (p *pipe) Write(data []byte) (int, error) {
 	n, err := p.File.Write(data)
 	if errors.Is(err, syscall.EPIPE) {
 		p.once.Do(func() { p.signals.arrive(syscall.SIGPIPE) })
+		err = outputEnded{err}
 	}
 	return n, err
 }
+
+// outputEnded says that nobody reads an output any more. A connection to a VM that
+// was cut is a broken pipe, too: that one is an error like all others.
+type outputEnded struct{ error }
+
+func (e outputEnded) Unwrap() error { return e.error }
 
 // file returns the file behind an output, which a child process can inherit as its
 // terminal.
@@ -122,6 +129,7 @@ func file(w io.Writer) io.Writer {
 func exitStatus(ctx context.Context, err error) (code int, show bool) {
 	var exit exitCode
 	var by interrupted
+	var ended outputEnded
 	switch {
 	case err == nil:
 		return exitOK, false
@@ -129,7 +137,7 @@ func exitStatus(ctx context.Context, err error) (code int, show bool) {
 		return int(exit), false
 	case errors.As(context.Cause(ctx), &by) && errors.Is(err, context.Canceled):
 		return by.exitCode(), by.by != syscall.SIGPIPE
-	case errors.Is(err, syscall.EPIPE):
+	case errors.As(err, &ended):
 		return interrupted{by: syscall.SIGPIPE}.exitCode(), false
 	case errors.Is(err, deployer.ErrFailing):
 		return exitFailing, true
