@@ -41,7 +41,7 @@ type Config struct {
 	Env []string
 	// ManagePackages lets the agent call the VM's package manager.
 	ManagePackages bool
-	// Root is where the machine's /etc is; "" for this machine.
+	// Root is the folder that holds the machine's /etc; "" means /.
 	Root string
 	// Parts are the agent's own files in its folder, besides those that it writes:
 	// an inventory tells when they are not what they were.

@@ -203,12 +203,12 @@ type ProcessStatus struct {
 	CPUPercent float64 `json:"cpu_percent"`
 	// CPUSeconds is the time that it and its children have used since its start.
 	CPUSeconds float64 `json:"cpu_seconds,omitempty"`
-	// Facts are what the process says of itself by name, such as "isolation", in its
-	// last answer to GET /ready; at most MaxFacts.
+	// Facts holds values by name, such as "isolation", from the process's last answer
+	// to GET /ready; at most MaxFacts.
 	Facts map[string]string `json:"facts,omitempty"`
 }
 
-// MaxFacts is how many facts of a process an agent reports.
+// MaxFacts is the largest number of facts that an agent reports of a process.
 const MaxFacts = 16
 
 // Exit is how a process ended.

@@ -6,7 +6,7 @@ import (
 	"fmt"
 )
 
-// Name is where an instance of the deployment is found.
+// Name is the address of an instance of the deployment.
 type Name struct {
 	Instance string `json:"instance"`
 	Address  string `json:"address"`

@@ -115,8 +115,8 @@ type Configure struct {
 	// Syslog is where processes' logs are sent as well, "udp://host:port" or
 	// "tcp://host:port" (RFC 5424); "" for nowhere.
 	Syslog string `json:"syslog,omitempty"`
-	// Names are what the VM calls the deployment's instances, and itself, for VMs that
-	// are an instance's alone; nil: its names stay as they are.
+	// Names lists the deployment's instances for the VM's /etc/hosts, the VM's own among
+	// them, if only this instance uses the VM; nil leaves its names as they are.
 	Names []Name `json:"names,omitempty"`
 	// Renamed is the instance that the agent was until now, "" if its name stays.
 	Renamed string `json:"renamed,omitempty"`

@@ -45,7 +45,7 @@ func (c Control) Reload(ctx context.Context) error {
 // factHeader is the header in which an answer has a fact, "isolation=full".
 const factHeader = "Deploy-Fact"
 
-// fact is what a fact looks like: a name, and a value that a terminal can show.
+// fact matches one fact: a name, "=", and a value of printable ASCII characters.
 var fact = regexp.MustCompile(`^([a-z][a-z0-9_]{0,31})=([!-~](?:[ -~]{0,62}[!-~])?)$`)
 
 // factsOf returns the facts in an answer's header, at most api.MaxFacts; what does

@@ -13,7 +13,7 @@ import (
 	"github.com/clusterworks/deploy/agent/api"
 )
 
-// maxCensus is how much a census hook may say, bytes.
+// maxCensus bounds the output of a census hook, bytes.
 const maxCensus = 1 << 20
 
 // HasCensus returns the jobs of the active generation that have a census hook.

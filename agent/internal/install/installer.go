@@ -80,7 +80,7 @@ type Installer struct {
 	// lost is why the spec of what is active could not be read when the agent began;
 	// "" since an update has made it whole.
 	lost string
-	// census is what HasCensus has found.
+	// census caches the answer of HasCensus.
 	census censusJobs
 
 	counting chan struct{} // held by the census in progress
