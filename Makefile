@@ -122,7 +122,7 @@ check: ## what to run before each commit: format, lint, unit tests; under a minu
 	summary
 
 unit: ## unit tests, without the race detector
-	go test ./...
+	go test -p 4 ./... # as in the target test: they wait more than they compute
 
 e2e: build ## end-to-end tests: make e2e RUN=TestX
 	go test -tags e2e -v -run '$(RUN)' -parallel 3 -timeout 25m ./examples/
