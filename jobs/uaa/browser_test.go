@@ -174,9 +174,7 @@ func TestLoginInABrowser(t *testing.T) {
 	b.open(w.url + pathAuthorize + "?" + asked.Encode())
 	b.eventually("the login page", "document.title", "Log in")
 	b.eventually("the page says who asks", "document.body.innerText", "vmc")
-	if got := b.look("getComputedStyle(document.querySelector('button')).backgroundColor"); got != "rgb(11, 87, 164)" {
-		t.Errorf("the page has no style: %s", got)
-	}
+	b.eventually("the page has its style", "getComputedStyle(document.querySelector('button')).backgroundColor", "rgb(11, 87, 164)")
 	if got := b.look("document.cookie"); got != "" {
 		t.Errorf("scripts can read the cookie: %s", got)
 	}
