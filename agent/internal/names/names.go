@@ -120,9 +120,9 @@ func split(text []byte) (body, after []byte, found bool) {
 	return nil, text, false
 }
 
-// Machine is whose names are set.
+// Machine is a machine on which names can be set.
 type Machine struct {
-	Root string // where its /etc is; "" for this machine
+	Root string // the folder that holds its /etc; "" means /
 }
 
 func (m Machine) path(name string) string { return filepath.Join("/", m.Root, "etc", name) }

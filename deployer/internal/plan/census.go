@@ -6,7 +6,7 @@ import (
 	"github.com/clusterworks/deploy/agent/api"
 )
 
-// Effect is what a change of an instance does to what lives on it.
+// Effect says what a change of an instance does to the data on it.
 type Effect string
 
 const (
@@ -19,7 +19,8 @@ const (
 	Away Effect = "away"
 )
 
-// Census is what lives on an instance that a change concerns, as its jobs say.
+// Census holds the answers of an instance's jobs about the data on it, if a change
+// affects that data.
 type Census struct {
 	Effect Effect `json:"effect"`
 	// Jobs are those concerned; one that could not answer has an Error.
@@ -52,10 +53,10 @@ func (c Census) Bereaves() bool {
 	return (c.Effect == Gone || c.Effect == Stranded) && (c.Total() > 0 || len(c.Unanswered()) > 0)
 }
 
-// Affected returns what the change does to what lives on its instance, and which of
-// the jobs that keep something there are concerned. disk says whether the instance has
-// a persistent disk, and fate what becomes of that: Keep (without its instance),
-// Delete, Lost, or "" if the instance keeps it.
+// Affected returns the effect of the change on the data of its instance, and those of
+// jobs (the ones that keep data there) that it affects. disk says whether the instance
+// has a persistent disk, and fate what becomes of the disk: Keep (without its
+// instance), Delete, Lost, or "" if the instance keeps it.
 func (c InstanceChange) Affected(jobs []string, disk bool, fate Action) (Effect, []string) {
 	if len(jobs) == 0 || c.Action == None || c.Action == Create {
 		return Unharmed, nil

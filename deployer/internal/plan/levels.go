@@ -23,12 +23,12 @@ type LevelReport struct {
 	Instance string `json:"instance"`
 	Job      string `json:"job"`
 	Name     string `json:"name"` // "isolation"
-	// Level is what the process has found on its machine; "": it has not run there
-	// yet, or its agent does not answer.
+	// Level is the level that the process found on its machine; "" if it has not run
+	// there yet, or its agent does not answer.
 	Level string `json:"level,omitempty"`
-	// Least is what the manifest requires.
+	// Least is the lowest level that the manifest accepts.
 	Least string `json:"least"`
-	// Below: the level is known, and less than what is required.
+	// Below reports whether the level is known and lower than Least.
 	Below bool `json:"below,omitempty"`
 }
 

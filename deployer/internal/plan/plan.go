@@ -24,7 +24,7 @@ type Wanted struct {
 	Shown map[string]string
 	// Sources are the inputs (api.Job.Inputs) that a part of a job is made of.
 	Sources map[Part][]string
-	// Levels are what facts of the jobs' processes must be at least.
+	// Levels are lower bounds for facts of the jobs' processes.
 	Levels []Level
 }
 

@@ -45,7 +45,7 @@ type Instance struct {
 	// Sources are the inputs (as in api.Job.Inputs) that each part of a job refers
 	// to.
 	Sources map[Part][]string
-	// Levels are what facts of the jobs' processes must be at least.
+	// Levels are lower bounds for facts of the jobs' processes.
 	Levels []manifests.Level
 }
 

@@ -9,7 +9,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
-// shownThings is how many things of a job are named in a line.
+// shownThings is the largest number of a job's things that a line names.
 const shownThings = 20
 
 // Bereaved says in a few words what users lose by a plan, an instance each.

@@ -43,7 +43,7 @@ type Deps struct {
 // Server answers requests.
 type Server struct {
 	Deps
-	sessions sessions
+	sessions rest.Counter // by app
 }
 
 // New returns the API.

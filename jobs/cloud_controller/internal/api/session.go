@@ -30,33 +30,6 @@ const (
 	sessionPing = 20 * time.Second
 )
 
-// sessions counts the sessions that pass through this controller.
-type sessions struct {
-	mu  sync.Mutex
-	app map[int64]int
-}
-
-func (s *sessions) enter(app int64) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.app == nil {
-		s.app = map[int64]int{}
-	}
-	if s.app[app] >= maxAppSessions {
-		return false
-	}
-	s.app[app]++
-	return true
-}
-
-func (s *sessions) leave(app int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.app[app]--; s.app[app] == 0 {
-		delete(s.app, app)
-	}
-}
-
 // session lets the owner of an app run a command beside one of its instances, see
 // wire.SessionStart: it passes a WebSocket on to the DEA that has it.
 func (s *Server) session(w http.ResponseWriter, r *http.Request, a model.Account, app store.App) error {
@@ -70,10 +43,10 @@ func (s *Server) session(w http.ResponseWriter, r *http.Request, a model.Account
 	if err != nil {
 		return err
 	}
-	if !s.sessions.enter(app.ID) {
+	if !s.sessions.Enter(app.ID, maxAppSessions) {
 		return model.Because(model.ErrTooManySessions, "%d of the app at once are the most", maxAppSessions)
 	}
-	defer s.sessions.leave(app.ID)
+	defer s.sessions.Leave(app.ID)
 	ctx, cancel := s.Frame.Detached(r) // r's ends with the handler's hold of the connection
 	defer cancel()
 	inner, err := s.dialSession(ctx, found)

@@ -32,33 +32,6 @@ const (
 	tunnelPiece = 32 << 10
 )
 
-// tunnels counts those that pass through this controller, by instance.
-type tunnels struct {
-	mu   sync.Mutex
-	open map[int64]int
-}
-
-func (t *tunnels) enter(instance int64) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.open == nil {
-		t.open = map[int64]int{}
-	}
-	if t.open[instance] >= maxTunnels {
-		return false
-	}
-	t.open[instance]++
-	return true
-}
-
-func (t *tunnels) leave(instance int64) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.open[instance]--; t.open[instance] == 0 {
-		delete(t.open, instance)
-	}
-}
-
 // tunnelTarget returns where an instance is, by its credentials: those that its gateway
 // has given, never what a user says.
 func tunnelTarget(credentials json.RawMessage) (string, error) {
@@ -104,10 +77,10 @@ func (api *API) tunnel(w http.ResponseWriter, r *http.Request, a model.Account) 
 	if err != nil {
 		return err
 	}
-	if !api.tunnels.enter(i.ID) {
+	if !api.tunnels.Enter(i.ID, maxTunnels) {
 		return model.Because(model.ErrTooManySessions, "%d connections to %s at once are the most", maxTunnels, i.Alias)
 	}
-	defer api.tunnels.leave(i.ID)
+	defer api.tunnels.Leave(i.ID)
 	ctx, cancel := api.Frame.Detached(r) // r's ends with the handler's hold of the connection
 	defer cancel()
 	inner, err := (&net.Dialer{Timeout: tunnelDial}).DialContext(ctx, "tcp", target)

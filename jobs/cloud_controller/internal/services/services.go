@@ -15,6 +15,7 @@ import (
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -30,7 +31,7 @@ type Deps struct {
 // Services makes instances of services and binds apps to them.
 type Services struct {
 	Deps
-	tunnels tunnels
+	tunnels rest.Counter // by instance
 }
 
 // New returns the services.
