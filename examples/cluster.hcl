@@ -58,7 +58,7 @@ update {
   canaries         = 1
   max_in_flight    = "34%"
   watch_time       = "0s-60s"
-  min_healthy_time = "3s"
+  min_healthy_time = "1s"
   on_failure       = "rollback"
 }
 
