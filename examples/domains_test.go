@@ -25,6 +25,7 @@ const served = `deployment "served" { domain = "served.localhost" }
 infrastructure "local" {}
 variable "listen" { default = "" }
 variable "tls_port" { default = 8443 }
+variable "routers" { default = 3 }
 release "examples" { path = "./jobs" }
 secret "nats" { type = "password" }
 update {
@@ -46,6 +47,7 @@ group "lb" {
   }
 }
 group "router" {
+  instances = var.routers
   job "router" {}
 }
 group "hello" {
@@ -132,8 +134,8 @@ func daemonWithURL(t *testing.T, c *cluster, lbs []string) {
 
 // TestDomains adds a domain to a running cluster and removes it, under load: it is
 // served over TLS with the right certificate by one reload of each load balancer,
-// and no request for others fails. What is broken is refused before anything
-// changes.
+// and no request for others fails; none fails either while routers are added and
+// removed. What is broken is refused before anything changes.
 func TestDomains(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "served.hcl")
 	if err := os.WriteFile(file, []byte(served), 0o600); err != nil {
@@ -141,7 +143,7 @@ func TestDomains(t *testing.T) {
 	}
 	c := start(t, file)
 	c.mustApply()
-	before := c.mustAllRun(8)
+	before := c.mustAllRun(10)
 	lbs := []string{c.addressOf("lb/0"), c.addressOf("lb/1")}
 	for _, lb := range lbs {
 		within(t, 30*time.Second, "the page is served", func() bool {
@@ -336,6 +338,28 @@ func TestDomains(t *testing.T) {
 		if res, _, err := secured(roots, lb+":8443", "www.shop.localhost", "/"); err == nil {
 			t.Errorf("%s still serves a domain that is gone: %v", lb, res.Status)
 		}
+	}
+
+	// Routers come and go: load balancers use a new one when it knows the routes, and
+	// leave an obsolete one before it ends.
+	routers := 3
+	for _, n := range []int{5, 2} {
+		was := loads[0].answered() + loads[1].answered()
+		began := time.Now()
+		c.edit(fmt.Sprintf("\"routers\" { default = %d }", routers), fmt.Sprintf("\"routers\" { default = %d }", n))
+		routers = n
+		c.mustApply()
+		t.Logf("%d routers after %v", n, time.Since(began).Round(time.Millisecond))
+		sameNginx()
+		c.mustAllRun(7 + n)
+		for i := range n {
+			if body, err := page(c.addressOf(fmt.Sprintf("router/%d", i))+":8081", "hello.served.localhost"); err != nil {
+				t.Errorf("router/%d of %d: %q, %v", i, n, body, err)
+			}
+		}
+		within(t, 30*time.Second, "more is answered with these routers", func() bool {
+			return loads[0].answered()+loads[1].answered() > was+loadClients
+		})
 	}
 	for _, l := range loads {
 		l.stop()

@@ -56,7 +56,7 @@ type Registrar struct {
 	links     map[login]*link // by who is admitted
 	have      set             // what the routers were told last
 	now       Now             // what it follows from
-	withdrawn map[process]int // process -> pid that was withdrawn
+	withdrawn map[process]bool
 	interval  time.Duration
 	closed    bool
 }
@@ -79,7 +79,7 @@ type link struct{ nc *nats.Conn }
 
 // New returns a Registrar without routes.
 func New(log *slog.Logger) *Registrar {
-	r := &Registrar{log: log, links: map[login]*link{}, have: set{}, withdrawn: map[process]int{}, interval: every}
+	r := &Registrar{log: log, links: map[login]*link{}, have: set{}, withdrawn: map[process]bool{}, interval: every}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.work.Go(r.repeat)
 	return r
@@ -131,22 +131,19 @@ func (r *Registrar) settle() {
 	}
 }
 
-// Withdraw takes a process off the routers until it is started anew, or Rejoin. It
-// returns how long to wait before its end, 0 if it has no route.
+// Withdraw takes a process off the routers until it was stopped, or Rejoin: also one
+// that ends by itself meanwhile and is started again, since it is about to be stopped.
+// It returns how long to wait before that, 0 if it has no route now.
 func (r *Registrar) Withdraw(job, name string) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	p := process{job, name}
-	pid, drain := r.now.pid(p), time.Duration(0)
+	p, drain := process{job, name}, time.Duration(0)
 	for k, route := range r.have {
 		if k.process == p {
 			drain = max(drain, route.drain)
 		}
 	}
-	if pid == 0 {
-		return 0
-	}
-	r.withdrawn[p] = pid
+	r.withdrawn[p] = true
 	r.settle()
 	if drain > 0 {
 		for _, l := range r.links {
@@ -163,7 +160,7 @@ func (r *Registrar) Withdraw(job, name string) time.Duration {
 func (r *Registrar) Rejoin(job, name string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, was := r.withdrawn[process{job, name}]
+	was := r.withdrawn[process{job, name}]
 	delete(r.withdrawn, process{job, name})
 	return was
 }

@@ -46,7 +46,7 @@ type registration struct {
 
 // wanted returns the routes that the routers shall know: those of healthy processes
 // that were not withdrawn.
-func (n Now) wanted(withdrawn map[process]int) set {
+func (n Now) wanted(withdrawn map[process]bool) set {
 	states := map[process]api.ProcessStatus{}
 	for _, s := range n.Statuses {
 		states[process{s.Job, s.Name}] = s
@@ -55,7 +55,7 @@ func (n Now) wanted(withdrawn map[process]int) set {
 	for _, job := range n.Spec.Jobs {
 		for _, p := range job.Processes {
 			id := process{job.Name, p.Name}
-			if _, gone := withdrawn[id]; gone || states[id].State != api.ProcessRunning {
+			if withdrawn[id] || states[id].State != api.ProcessRunning {
 				continue
 			}
 			for _, t := range p.Routes {
@@ -73,20 +73,14 @@ func (n Now) wanted(withdrawn map[process]int) set {
 	return out
 }
 
-// pid returns the process id that a process has, 0 if it does not run.
-func (n Now) pid(p process) int {
-	for _, s := range n.Statuses {
-		if s.Job == p.job && s.Name == p.name {
-			return s.PID
-		}
+// forget drops from withdrawn what was stopped or is not there.
+func forget(withdrawn map[process]bool, statuses []api.ProcessStatus) {
+	there := map[process]bool{}
+	for _, s := range statuses {
+		there[process{s.Job, s.Name}] = s.State != api.ProcessStopped
 	}
-	return 0
-}
-
-// forget drops from withdrawn what has ended, or was started anew.
-func forget(withdrawn map[process]int, statuses []api.ProcessStatus) {
-	for p, pid := range withdrawn {
-		if (Now{Statuses: statuses}).pid(p) != pid {
+	for p := range withdrawn {
+		if !there[p] {
 			delete(withdrawn, p)
 		}
 	}
