@@ -139,10 +139,11 @@ func (p *Placer) gather(ctx context.Context, subject string, request []byte, tim
 // Find asks the DEAs for an app's instances, until there are as many answers as
 // expected.
 func (p *Placer) Find(ctx context.Context, request wire.DEAFind, expected int) ([]wire.DEAFound, error) {
-	return p.find(ctx, request, expected, p.Config.Start.Timeouts.Find)
+	return p.find(ctx, request, p.Config.Start.Timeouts.Find, func(found []wire.DEAFound) bool { return len(found) >= expected })
 }
 
-func (p *Placer) find(ctx context.Context, request wire.DEAFind, expected int, timeout time.Duration) ([]wire.DEAFound, error) {
+// find asks the DEAs for an app's instances, until the answers so far are enough.
+func (p *Placer) find(ctx context.Context, request wire.DEAFind, timeout time.Duration, enough func([]wire.DEAFound) bool) ([]wire.DEAFound, error) {
 	data, err := json.Marshal(request)
 	if err != nil {
 		return nil, fmt.Errorf("cannot ask for instances: %w", err)
@@ -155,7 +156,7 @@ func (p *Placer) find(ctx context.Context, request wire.DEAFind, expected int, t
 			return false
 		}
 		list = append(list, found)
-		return len(list) >= expected
+		return enough(list)
 	})
 	return list, err
 }

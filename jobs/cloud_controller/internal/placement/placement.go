@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"slices"
 	"time"
 
@@ -95,7 +94,7 @@ func (p *Placer) Place(ctx context.Context, app store.App, indices []int, trial 
 		return indices, err
 	}
 	document.Trial = trial
-	have, since := p.running(ctx, document.Droplet, app.Instances-len(indices)), time.Now()
+	have, since := p.running(ctx, document, app.Instances, indices), time.Now()
 	for len(indices) > 0 {
 		placed, err := p.place(ctx, document, have, since, len(indices), func(n int, dea string) {
 			document.Index = indices[n]
@@ -190,21 +189,49 @@ func (p *Placer) offers(ctx context.Context, s wire.DEAStart, have map[string]in
 	return offers, nil
 }
 
-// running counts an app's instances by DEA. It waits for as many as expected, for
-// one window.
-func (p *Placer) running(ctx context.Context, droplet wire.ID, expected int) map[string]int {
-	have := map[string]int{}
-	if expected <= 0 {
-		return have
+// running counts by DEA the instances of an app of so many that stay when these
+// indices are started. It waits until all other indices have answered, for one window.
+func (p *Placer) running(ctx context.Context, document wire.DEAStart, instances int, indices []int) map[string]int {
+	others := map[int]bool{}
+	for index := range instances {
+		if !slices.Contains(indices, index) {
+			others[index] = true
+		}
 	}
-	found, err := p.find(ctx, wire.DEAFind{Droplet: droplet, InstanceFilter: wire.InstanceFilter{
-		States: []string{wire.StateStarting, wire.StateRunning},
-	}}, expected, window)
+	if len(others) == 0 {
+		return map[string]int{}
+	}
+	request := wire.DEAFind{Droplet: document.Droplet, InstanceFilter: wire.InstanceFilter{States: []string{wire.StateStarting, wire.StateRunning}}}
+	found, err := p.find(ctx, request, window, func(found []wire.DEAFound) bool {
+		if last := found[len(found)-1]; last.Version == document.Version {
+			delete(others, last.Index)
+		}
+		return len(others) == 0
+	})
 	if err != nil {
-		p.Log.Warn("cannot ask where an app runs", "app", droplet, "error", err)
+		p.Log.Warn("cannot ask where an app runs", "app", document.Droplet, "error", err)
+	}
+	return staying(found, document.Version, indices)
+}
+
+// staying counts by DEA the instances that are still there when instances of a version
+// have started at these indices. Those of other versions give way where the version
+// has an instance or gets one: who counts them puts two instances on one DEA.
+func staying(found []wire.DEAFound, version string, indices []int) map[string]int {
+	taken := map[int]bool{}
+	for _, index := range indices {
+		taken[index] = true
 	}
 	for _, f := range found {
-		have[f.DEA]++
+		if f.Version == version {
+			taken[f.Index] = true
+		}
+	}
+	have := map[string]int{}
+	for _, f := range found {
+		if f.Version == version || !taken[f.Index] {
+			have[f.DEA]++
+		}
 	}
 	return have
 }
@@ -214,7 +241,7 @@ func (p *Placer) running(ctx context.Context, droplet wire.ID, expected int) map
 func (p *Placer) Instances(ctx context.Context, app store.App) ([]wire.DEAFound, error) {
 	return p.find(ctx, wire.DEAFind{Droplet: model.ID(app), InstanceFilter: wire.InstanceFilter{
 		States: []string{wire.StateStarting, wire.StateRunning, wire.StateCrashed},
-	}}, math.MaxInt, window)
+	}}, window, func([]wire.DEAFound) bool { return false })
 }
 
 // updating returns how far an app's update has come, nil if none is under way.

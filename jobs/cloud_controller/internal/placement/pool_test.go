@@ -133,6 +133,51 @@ func TestSpread(t *testing.T) {
 	}
 }
 
+// TestUpdateSpreads: wherever an app's instances are, when each index was replaced by
+// one of another version, some at a time, no DEA has two more than another one.
+func TestUpdateSpreads(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		now := time.Unix(1343815200, 0)
+		deas, instances, atOnce := rapid.IntRange(2, 5).Draw(t, "DEAs"), rapid.IntRange(1, 9).Draw(t, "instances"), rapid.IntRange(1, 4).Draw(t, "at once")
+		var found []wire.DEAFound
+		for index := range instances {
+			on := rapid.IntRange(0, deas-1).Draw(t, fmt.Sprint("of instance ", index))
+			found = append(found, wire.DEAFound{DEA: fmt.Sprint("dea", on), Version: "old", Index: index})
+		}
+		var p pool
+		for first := 0; first < instances; first += atOnce {
+			for i := range deas {
+				free := rapid.IntRange(1000, 9000).Draw(t, "MB")
+				p.heard(wire.DEAAdvertise{ID: fmt.Sprint("dea", i), AvailableMemory: free, Runtimes: []string{"node"}}, now)
+			}
+			offers := p.advertised(wire.DEAStart{Runtime: "node", Limits: wire.Limits{Mem: 64}}, now)
+			indices := Indices(first, min(first+atOnce, instances))
+			now = now.Add(10 * time.Second)
+			have, since := staying(found, "new", indices), now
+			for _, index := range indices {
+				dea := p.give(offers, have, since, "7", 64, now)
+				found = append(found, wire.DEAFound{DEA: dea, Version: "new", Index: index})
+			}
+			// What was replaced stops, sooner or later.
+			found = slices.DeleteFunc(found, func(f wire.DEAFound) bool {
+				return f.Version == "old" && f.Index < first+atOnce && rapid.Bool().Draw(t, "stops")
+			})
+		}
+		count := make([]int, deas)
+		for _, f := range found {
+			if f.Version == "new" {
+				var i int
+				_, _ = fmt.Sscanf(f.DEA, "dea%d", &i)
+				count[i]++
+			}
+		}
+		if slices.Max(count)-slices.Min(count) > 1 {
+			t.Fatalf("the DEAs have %v instances after the update", count)
+		}
+	})
+}
+
 // TestLargePlatform: 1,000 DEAs in three zones take 50,000 instances (with the race
 // detector 5,000) of apps of many sizes. Each app is spread within one of the ideal
 // over DEAs and zones, and (without the race detector) a decision takes less than a
