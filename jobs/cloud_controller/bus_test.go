@@ -320,9 +320,37 @@ func TestFiles(t *testing.T) {
 	u.call("GET", "/apps/hello/instances/99999999999/files/x", nil).fails(400, 304)
 	u.call("GET", "/apps/hello/instances/abc/files/x", nil).fails(400, 304)
 	u.call("GET", "/apps/hello/instances/1/files/..%2F..%2Fother", nil).fails(500, 306)
+	d.mu.Lock()
+	d.keeps = true
+	d.mu.Unlock()
+	if got := u.call("GET", "/apps/hello/ended", nil).want(200).Body; strings.TrimSpace(got) != `{"ended":[]}` {
+		t.Errorf("ended while it runs: %s", got)
+	}
 	u.put("hello", map[string]any{"state": "STOPPED"}).want(200)
-	u.call("GET", "/apps/hello/instances/0/files/x", nil).fails(400, 305)
 	u.call("GET", "/apps/hello/instances/0/files/logs%2Fstaging.log", nil).want(200)
+	// What was stopped is found by its index, by its id, and in a list.
+	for _, which := range []string{"1", id} {
+		a := u.call("GET", "/apps/hello/instances/"+which+"/files/logs%2Fstd%20out.log", nil).want(200)
+		if a.Body != "<b>line</b>" {
+			t.Errorf("a file of the stopped instance %s: %q", which, a.Body)
+		}
+	}
+	other := c.register("other@example.com")
+	other.call("GET", "/apps/hello/ended", nil).fails(404, 301)
+	var list struct {
+		Ended []struct {
+			Instance, State, Version string
+			Index                    int
+		}
+	}
+	must(t, json.Unmarshal([]byte(u.call("GET", "/apps/hello/ended", nil).want(200).Body), &list))
+	if len(list.Ended) != 2 || list.Ended[1].Instance != id || list.Ended[1].Index != 1 || list.Ended[1].State != wire.StateStopped || list.Ended[1].Version == "" {
+		t.Errorf("ended: %+v", list)
+	}
+	d.mu.Lock()
+	d.instances = nil
+	d.mu.Unlock()
+	u.call("GET", "/apps/hello/instances/0/files/x", nil).fails(400, 305)
 }
 
 func TestStagingProblems(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -451,6 +452,8 @@ type dea struct {
 	stops     chan wire.DEAStop
 	fileURI   string
 	offers    *nats.Subscription
+	// keeps says that what is stopped by its state is still found by that.
+	keeps bool
 }
 
 // leave makes no more offers.
@@ -487,7 +490,11 @@ func (w *world) dea(id string) *dea {
 			d.mu.Lock()
 			var left []wire.DEAFound
 			for _, f := range d.instances {
-				if f.Droplet != s.Droplet || !s.Matches(f.Version, f.Instance, f.Index, f.State) {
+				switch {
+				case f.Droplet != s.Droplet || !s.Matches(f.Version, f.Instance, f.Index, f.State):
+					left = append(left, f)
+				case d.keeps && s.States != nil:
+					f.State, f.StateTimestamp = wire.StateStopped, f.StateTimestamp+int64(f.Index)
 					left = append(left, f)
 				}
 			}
@@ -504,6 +511,9 @@ func (w *world) dea(id string) *dea {
 			d.mu.Lock()
 			defer d.mu.Unlock()
 			for _, f := range d.instances {
+				if f.State == wire.StateStopped && !slices.Contains(q.States, wire.StateStopped) {
+					continue
+				}
 				if f.Droplet == q.Droplet && q.Matches(f.Version, f.Instance, f.Index, f.State) {
 					if q.IncludeStats {
 						f.Stats = &wire.InstanceStats{Name: "x", URIs: []string{}, MemQuota: 64 << 20, Usage: &wire.Usage{Mem: 20480}}

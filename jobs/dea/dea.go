@@ -119,6 +119,12 @@ func (d *DEA) carryOut(ctx context.Context, actions []core.Action) {
 					d.base.Log().Error("cannot remove the remains of an instance", "error", err)
 				}
 			})
+		case core.Trim:
+			d.begin(func() {
+				if err := d.trim(a.ID, a.Folder); err != nil {
+					d.base.Log().Error("cannot remove all but the logs of an instance", "error", err)
+				}
+			})
 		case core.Register:
 			if err := d.routes.Register(a.Route); err != nil {
 				d.base.Log().Warn("cannot register an instance", "error", err)

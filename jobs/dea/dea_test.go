@@ -164,6 +164,54 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// TestStoppedLogs: of an instance that was stopped the logs can be read, nothing else is
+// kept, also by the next DEA; when the app is deleted, they go.
+func TestStoppedLogs(t *testing.T) {
+	t.Parallel()
+	c := newCell(t)
+	a := c.start("")
+	running := a.launch(a.document("7", a.droplet(), "SECRET=hush"))
+	folder := filepath.Join(a.base, "apps", *running.Staged)
+	// The app has put a file of its own among its logs, and taken the place of one.
+	must(t, os.WriteFile(filepath.Join(folder, "logs", "mine.log"), []byte("mine"), 0o644))
+	must(t, os.Symlink("/etc/passwd", filepath.Join(folder, "logs", "staging.log")))
+	a.publish(wire.SubjectDEAStop, wire.DEAStop{Droplet: "7", InstanceFilter: wire.InstanceFilter{States: []string{wire.StateStarting, wire.StateRunning}}})
+	ended := wire.DEAFind{Droplet: "7", InstanceFilter: wire.InstanceFilter{States: []string{wire.StateCrashed, wire.StateStopped}}}
+	trimmed := func() bool {
+		here, err := os.ReadDir(folder)
+		logs, errLogs := os.ReadDir(filepath.Join(folder, "logs"))
+		return err == nil && errLogs == nil && len(here) == 1 && !slices.ContainsFunc(logs, func(e os.DirEntry) bool { return e.Name() == "mine.log" || e.Name() == "staging.log" })
+	}
+	eventually(t, "only its logs are left", trimmed)
+	look := func() {
+		t.Helper()
+		var all []wire.DEAFound
+		eventually(t, "the stopped instance is found", func() bool {
+			all = request(c, wire.SubjectDEAFind, ended, wire.ParseDEAFound)
+			return len(all) == 1 && all[0].Instance == running.Instance && all[0].State == wire.StateStopped
+		})
+		if got := file(t, all[0], "/logs/stdout.log"); got != "begins\n" {
+			t.Errorf("stdout.log: %q", got)
+		}
+	}
+	look()
+	records, err := os.ReadFile(filepath.Join(a.base, "db", "applications.json"))
+	must(t, err)
+	if strings.Contains(string(records), "hush") {
+		t.Error("its environment is kept with its logs")
+	}
+	must(t, a.stop())
+	must(t, os.WriteFile(filepath.Join(folder, "startup"), []byte("as if it had been killed before"), 0o500))
+	a.run()
+	eventually(t, "the next DEA finishes", trimmed)
+	look()
+	a.publish(wire.SubjectDEAStop, wire.DEAStop{Droplet: "7"})
+	eventually(t, "the app is deleted, and the logs with it", func() bool {
+		_, err := os.Stat(folder)
+		return os.IsNotExist(err) && len(request(c, wire.SubjectDEAFind, ended, wire.ParseDEAFound)) == 0
+	})
+}
+
 // TestKilled: the app's process is killed from outside.
 func TestKilled(t *testing.T) {
 	t.Parallel()

@@ -251,6 +251,13 @@ func (a *agent) run() {
 	})
 }
 
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // count is how many instances it has.
 func (a *agent) count() int {
 	n, _ := ask(a.dea, func(m *core.Machine) int { return len(m.Instances()) })

@@ -32,6 +32,10 @@ func (d *DEA) recover(ctx context.Context, m *core.Machine) []core.Action {
 		if i.State == wire.StateCrashed {
 			continue
 		}
+		if i.Left { // the earlier DEA may not have come so far
+			actions = append(actions, core.Trim{ID: i.ID, Folder: i.Folder})
+			continue
+		}
 		handle, err := warden.Attach(ctx, d.records(i.ID))
 		a := &attendant{dea: d, instance: i, handle: handle, orders: make(chan order, 1)}
 		switch {

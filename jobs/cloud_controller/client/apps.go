@@ -373,7 +373,26 @@ func (c *Client) Crashes(ctx context.Context, app string) ([]Crash, error) {
 	return answer.Crashes, named(err, app)
 }
 
-// File opens a file of an instance (an index or an id of Crashes), or the list of
+// Ended is an instance that runs no more and whose logs are kept.
+type Ended struct {
+	Instance string `json:"instance"`
+	Index    int    `json:"index"`
+	State    string `json:"state"` // CRASHED or STOPPED
+	Since    int64  `json:"since"` // Unix seconds
+	Version  string `json:"version"`
+}
+
+// Ended lists the instances that have crashed or were stopped, the latest last. Clouds
+// of 2012 do not know it.
+func (c *Client) Ended(ctx context.Context, app string) ([]Ended, error) {
+	var answer struct {
+		Ended []Ended `json:"ended"`
+	}
+	err := c.get(ctx, &answer, "apps", app, "ended")
+	return answer.Ended, named(err, app)
+}
+
+// File opens a file of an instance (an index or an id of Crashes or Ended), or the list of
 // a folder, from offset on. The caller closes it.
 func (c *Client) File(ctx context.Context, app, instance, path string, offset int64) (io.ReadCloser, error) {
 	r := request{method: http.MethodGet, path: []string{"apps", app, "instances", instance, "files"}, header: http.Header{"Accept": {"*/*"}}}

@@ -34,9 +34,10 @@ func logsCommand(v *vmc) *cobra.Command {
 		Use:   "logs APP",
 		Short: "Show an app's logs",
 		Long: `logs shows what an instance of an app prints: by default the log files of the first
-instance, one after the other. With --all it shows the lines of all running
-instances, of those that crashed in the last hour, and of the requests that the
-routers remember, sorted by time; it works for stopped apps, too. Each line begins
+instance, one after the other; of a stopped app, those of the last one that ran.
+With --all it shows the lines of all instances, also of those that crashed or were
+stopped in the last hour, and of the requests that the routers remember, sorted by
+time; it works for stopped apps, too. Each line begins
 with its time, its instance and its stream: OUT and ERR are the app's, DEA the
 cloud's, RTR a router's.
 -n, --since and --timestamps show the lines of one instance in the same way.`,
@@ -58,10 +59,10 @@ cloud's, RTR a router's.
 		return v.printLogs(ctx, c, args[0], flags.instance, []string{"logs/stderr.log", "logs/stdout.log", "logs/err.log"})
 	})
 	f := c.Flags()
-	f.StringVar(&flags.instance, "instance", "0", "`index` of the instance, or the id of a crashed one")
+	f.StringVar(&flags.instance, "instance", "0", "`index` of the instance, or the id of one that crashed or was stopped")
 	f.BoolVarP(&flags.follow, "follow", "f", false, "follow the logs")
 	f.BoolVar(&flags.staging, "staging", false, "show the log of the app's staging instead")
-	f.BoolVar(&flags.all, "all", false, "show all instances, including crashed ones")
+	f.BoolVar(&flags.all, "all", false, "show all instances, including crashed and stopped ones")
 	f.BoolVarP(&flags.times, "timestamps", "t", false, "show the time of each line")
 	f.IntVarP(&flags.lines, "lines", "n", 0, "show only the last `lines`")
 	f.DurationVar(&flags.since, "since", 0, "show only lines of the last `time`, such as 10m")
@@ -208,14 +209,18 @@ func (v *vmc) instancesOf(ctx context.Context, c *client.Client, app client.App,
 			all = append(all, strconv.Itoa(i.Index))
 		}
 	}
-	crashes, err := c.Crashes(ctx, app.Name)
-	if err != nil {
-		return nil, err
+	ended, err := c.Ended(ctx, app.Name)
+	if unknownToCloud(err) {
+		crashes, err := c.Crashes(ctx, app.Name)
+		for _, crash := range crashes {
+			all = append(all, crash.Instance)
+		}
+		return all, err
 	}
-	for _, crash := range crashes {
-		all = append(all, crash.Instance)
+	for _, one := range ended {
+		all = append(all, one.Instance)
 	}
-	return all, nil
+	return all, err
 }
 
 // listed is the name of a file in the list of a folder.

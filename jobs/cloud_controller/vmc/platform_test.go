@@ -334,7 +334,17 @@ func TestCommands(t *testing.T) {
 	if out := p.ok("instances", "hello"); !strings.Contains(out, "it is stopped") {
 		t.Errorf("instances: %s", out)
 	}
-	p.fails("stopped app", "files", "hello")
+	// What it printed can still be read, by index and with all that have ended; its
+	// other files are gone with it.
+	for _, args := range [][]string{{"logs", "hello"}, {"logs", "hello", "--instance", "1"}, {"logs", "hello", "--all"}} {
+		if out := p.ok(args...); !strings.Contains(out, "started Hi") {
+			t.Errorf("vmc %v of a stopped app: %s", args, out)
+		}
+	}
+	eventually(t, "only logs are left", func() bool {
+		status, _, said := p.vmc("files", "hello", "app/server.js")
+		return status == exitFailed && strings.Contains(said, "app/server.js")
+	})
 	p.ok("start", "hello")
 	p.ok("restart", "hello")
 

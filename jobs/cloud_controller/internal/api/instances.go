@@ -1,13 +1,16 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"path"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -150,6 +153,36 @@ func (s *Server) getCrashes(w http.ResponseWriter, r *http.Request, _ model.Acco
 	return nil
 }
 
+// ended are the states of instances of which only files are left.
+var ended = []string{wire.StateCrashed, wire.StateStopped}
+
+// getEnded lists the instances whose logs are kept although they have crashed or were
+// stopped, the oldest first.
+func (s *Server) getEnded(w http.ResponseWriter, r *http.Request, _ model.Account, app store.App) error {
+	type document struct {
+		Instance string `json:"instance"`
+		Index    int    `json:"index"`
+		State    string `json:"state"` // CRASHED or STOPPED
+		Since    int64  `json:"since"` // Unix seconds
+		Version  string `json:"version"`
+	}
+	answers, err := s.Placer.Find(r.Context(), wire.DEAFind{Droplet: model.ID(app), InstanceFilter: wire.InstanceFilter{States: ended}}, math.MaxInt)
+	if err != nil {
+		return err
+	}
+	list := []document{}
+	for _, f := range answers {
+		if slices.Contains(ended, f.State) && f.Staged != nil {
+			list = append(list, document{f.Instance, f.Index, f.State, f.StateTimestamp, f.Version})
+		}
+	}
+	slices.SortFunc(list, func(a, b document) int {
+		return cmp.Or(cmp.Compare(a.Since, b.Since), cmp.Compare(a.Instance, b.Instance))
+	})
+	rest.WriteJSON(w, http.StatusOK, map[string]any{"ended": list})
+	return nil
+}
+
 var indexText = regexp.MustCompile(`^[0-9]{1,10}$`)
 
 // getFiles passes on a file or folder of an instance from the DEA that has it.
@@ -178,15 +211,23 @@ func (s *Server) getFiles(w http.ResponseWriter, r *http.Request, _ model.Accoun
 		// Why an instance has crashed is asked most often when none runs.
 		states = append(states, []string{wire.StateCrashed})
 	}
-	none := model.ErrNoInstance(which)
-	if app.State != store.Started {
-		states, none = [][]string{{wire.StateCrashed}}, model.ErrAppStopped
+	none, expected := model.ErrNoInstance(which), 1
+	switch {
+	case app.State != store.Started:
+		// Of all that have ended the newest is wanted, whatever its version was.
+		states, none, request.Version = [][]string{ended}, model.ErrAppStopped, ""
+		if len(request.Indices) > 0 {
+			expected = math.MaxInt
+		}
+	case len(request.Instances) > 0:
+		states = append(states, ended)
 	}
 	for _, request.States = range states {
-		answers, err := s.Placer.Find(r.Context(), request, 1)
+		answers, err := s.Placer.Find(r.Context(), request, expected)
 		if err != nil {
 			return err
 		}
+		slices.SortStableFunc(answers, func(a, b wire.DEAFound) int { return cmp.Compare(b.StateTimestamp, a.StateTimestamp) })
 		for _, f := range answers {
 			// A DEA that does not read the filter answers for others.
 			if f.Staged != nil && (len(request.Indices) > 0 && f.Index == request.Indices[0] || f.Instance == which) {

@@ -96,6 +96,7 @@ func (s *Server) Routes() http.Handler {
 	app("GET /apps/{app}/instances", s.getInstances)
 	app("GET /apps/{app}/stats", s.getStats)
 	app("GET /apps/{app}/crashes", s.getCrashes)
+	app("GET /apps/{app}/ended", s.getEnded)
 	app("GET /apps/{app}/events", s.getEvents)
 	app("GET /apps/{app}/requests", s.getRequests)
 	app("GET /apps/{app}/instances/{instance}/files", s.getFiles)

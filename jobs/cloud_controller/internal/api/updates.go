@@ -257,7 +257,7 @@ func (s updateServer) updateNow(ctx context.Context, a model.Account, app store.
 	}
 	s.note(ctx, a, app, "updated to version "+model.Version(app)+", all instances at once")
 	s.Log.Info("app updated at once", model.Attributes(app)...)
-	s.Placer.Stop(wire.DEAStop{Droplet: model.ID(app)})
+	s.Placer.Stop(wire.DEAStop{Droplet: model.ID(app), InstanceFilter: wire.InstanceFilter{States: []string{wire.StateStarting, wire.StateRunning}}})
 	if err := s.Placer.StartInstances(ctx, app, placement.Indices(0, app.Instances), false); err != nil {
 		return err
 	}

@@ -57,6 +57,10 @@ type Instance struct {
 
 	// Told says that droplet.exited was sent.
 	Told bool `json:"told,omitempty"`
+	// Left says of a stopped instance that it has ended, and that its logs are kept.
+	Left bool `json:"left,omitempty"`
+	// Unwanted says of a stopped instance that nothing of it is to be kept.
+	Unwanted bool `json:"unwanted,omitempty"`
 
 	Usage *wire.Usage `json:"-"`
 }
@@ -117,7 +121,7 @@ func (m *Machine) Draining() bool { return m.draining }
 // Drained says whether a DEA that drains has nothing left that runs.
 func (m *Machine) Drained() bool {
 	for _, i := range m.instances {
-		if i.State != wire.StateCrashed {
+		if i.State != wire.StateCrashed && !i.Left {
 			return false
 		}
 	}
@@ -137,6 +141,9 @@ func (m *Machine) Step(now time.Time, e Event) []Action {
 		return m.reap(now)
 	case DiskFull:
 		m.diskFull = e.Full
+		if e.Full {
+			return m.forgetLeft(func(*Instance) bool { return true })
+		}
 		return nil
 	case Evacuate:
 		return m.evacuate()
@@ -284,7 +291,7 @@ func (m *Machine) ready(now time.Time, i *Instance) []Action {
 func (m *Machine) ended(now time.Time, i *Instance, why, reason string, neverRan bool) []Action {
 	switch i.State {
 	case wire.StateStopped:
-		return m.forget(i)
+		return m.leave(i)
 	case wire.StateStarting, wire.StateRunning:
 	default:
 		return nil
@@ -305,8 +312,50 @@ func (m *Machine) ended(now time.Time, i *Instance, why, reason string, neverRan
 	return append(actions, m.advertise()...)
 }
 
+// LeftOfApp is of how many stopped instances of an app a DEA keeps the logs.
+const LeftOfApp = 4
+
+// leave keeps the logs of an instance that was stopped, for a while, and of its app's
+// newest ones only. Of one that was never launched, or whose app was deleted, nothing
+// is kept.
+func (m *Machine) leave(i *Instance) []Action {
+	if i.Left {
+		return nil
+	}
+	if !i.Launched || i.Unwanted || m.diskFull {
+		return m.forget(i)
+	}
+	i.Left, m.changed = true, true
+	// What is not needed any more has passwords.
+	i.Start = wire.DEAStart{Droplet: i.Start.Droplet, Name: i.Start.Name, Index: i.Start.Index, Version: i.Start.Version}
+	actions := []Action{Trim{i.ID, i.Folder}}
+	newer := 0
+	for _, other := range slices.Backward(m.sorted()) {
+		if !other.Left || other.Start.Droplet != i.Start.Droplet {
+			continue
+		}
+		if newer++; newer > LeftOfApp {
+			actions = append(actions, m.forget(other)...)
+		}
+	}
+	return actions
+}
+
+// forgetLeft forgets stopped instances of which only logs are left.
+func (m *Machine) forgetLeft(which func(*Instance) bool) []Action {
+	var actions []Action
+	for _, i := range m.sorted() {
+		if i.Left && which(i) {
+			actions = append(actions, m.forget(i)...)
+		}
+	}
+	return actions
+}
+
 func (m *Machine) stop(now time.Time, filter wire.DEAStop) []Action {
 	var actions []Action
+	// Only who deletes an app stops all of it, whatever its state.
+	all := filter.Version == "" && filter.Instances == nil && filter.Indices == nil && filter.States == nil
 	for _, i := range m.sorted() {
 		if i.Start.Droplet != filter.Droplet || !filter.Matches(i.Start.Version, i.ID, i.Start.Index, i.State) {
 			continue
@@ -315,7 +364,15 @@ func (m *Machine) stop(now time.Time, filter wire.DEAStop) []Action {
 		case wire.StateCrashed:
 			actions = append(actions, m.forget(i)...)
 		case wire.StateStarting, wire.StateRunning:
+			i.Unwanted = all
 			actions = append(actions, m.end(now, i, wire.ReasonStopped, false)...)
+		case wire.StateStopped:
+			switch {
+			case all && i.Left:
+				actions = append(actions, m.forget(i)...)
+			case all:
+				i.Unwanted, m.changed = true, true
+			}
 		}
 	}
 	if len(actions) > 0 {
@@ -359,7 +416,7 @@ func (m *Machine) update(u wire.DEAUpdate) []Action {
 func (m *Machine) reap(now time.Time) []Action {
 	var actions []Action
 	for _, i := range m.sorted() {
-		if i.State == wire.StateCrashed && now.Sub(time.Unix(i.Since, 0)) > m.config.CrashedFor {
+		if (i.State == wire.StateCrashed || i.Left) && now.Sub(time.Unix(i.Since, 0)) > m.config.CrashedFor {
 			actions = append(actions, m.forget(i)...)
 		}
 	}
@@ -413,7 +470,7 @@ func (m *Machine) shutdown(now time.Time) []Action {
 	m.draining = true
 	var actions []Action
 	for _, i := range m.sorted() {
-		if i.State == wire.StateStopped {
+		if i.State == wire.StateStopped && !i.Left {
 			actions = append(actions, End{i.ID, true})
 		}
 	}

@@ -46,6 +46,8 @@ func describe(actions []Action) []string {
 			text = "log " + a.ID + " " + a.Text
 		case Discard:
 			text = "discard " + a.ID
+		case Trim:
+			text = "trim " + a.ID
 		case Register:
 			text = fmt.Sprintf("register %d %s", a.Route.Port, strings.Join(a.Route.URIs, " "))
 		case Unregister:
@@ -147,6 +149,14 @@ func TestTransitions(t *testing.T) {
 		{"stop a stopped one", running, []Event{Stop{wire.DEAStop{Droplet: "7"}}, Stop{wire.DEAStop{Droplet: "7"}}}, nil, wire.StateStopped},
 		{"stopped one is ready after all", starting, []Event{Stop{wire.DEAStop{Droplet: "7"}}, Launched{ID: "a", Port: 1}, Ready{"a"}}, nil, wire.StateStopped},
 		{"stopped one ends", running, []Event{Stop{wire.DEAStop{Droplet: "7"}}, Ended{ID: "a"}}, []string{"discard a"}, ""},
+		{"stopped one ends, its app is still there", running, []Event{Stop{live()}, Ended{ID: "a"}}, []string{"trim a"}, wire.StateStopped},
+		{"stopped one ends twice", running, []Event{Stop{live()}, Ended{ID: "a"}, Ended{ID: "a"}}, nil, wire.StateStopped},
+		{"its app is deleted while it stops", running, []Event{Stop{live()}, Stop{wire.DEAStop{Droplet: "7"}}, Ended{ID: "a"}}, []string{"discard a"}, ""},
+		{"its app is deleted when it has stopped", running, []Event{Stop{live()}, Ended{ID: "a"}, Stop{wire.DEAStop{Droplet: "7"}}}, []string{"discard a", "advertise 256"}, ""},
+		{"a stopped one's logs give way on a full disk", running, []Event{Stop{live()}, Ended{ID: "a"}, DiskFull{true}}, []string{"discard a"}, ""},
+		{"a stopped one ends on a full disk", running, []Event{Stop{live()}, DiskFull{true}, Ended{ID: "a"}}, []string{"discard a"}, ""},
+		{"a shutdown leaves a stopped one's logs", running, []Event{Stop{live()}, Ended{ID: "a"}, Shutdown{}}, nil, wire.StateStopped},
+		{"stopped before it was launched", starting, []Event{Stop{live()}, Ended{ID: "a"}}, []string{"discard a"}, ""},
 		{"stopped one fails to launch", starting, []Event{Stop{wire.DEAStop{Droplet: "7"}}, Failed{ID: "a"}}, []string{"discard a"}, ""},
 		{"stop a crashed one", crashed, []Event{Stop{wire.DEAStop{Droplet: "7"}}}, []string{"discard a", "advertise 256"}, ""},
 		{"stop another app", running, []Event{Stop{wire.DEAStop{Droplet: "8"}}}, nil, wire.StateRunning},
@@ -196,6 +206,50 @@ func TestTransitions(t *testing.T) {
 				t.Errorf("instance a is %q, want %q", state, tc.state)
 			}
 		})
+	}
+}
+
+// live stops what runs of app 7, as who stops the app does.
+func live() wire.DEAStop {
+	return wire.DEAStop{Droplet: "7", InstanceFilter: wire.InstanceFilter{States: []string{wire.StateStarting, wire.StateRunning}}}
+}
+
+// TestLeft: the logs of stopped instances are kept for a while, of the newest of each
+// app, without the app's passwords, and found by who asks for that state only.
+func TestLeft(t *testing.T) {
+	m := New(testConfig(), nil)
+	for n := range LeftOfApp + 2 {
+		id := fmt.Sprint("i", n)
+		d := document("7", n, 16)
+		d.Env = []string{"PASSWORD=x"}
+		now := epoch.Add(time.Duration(n) * time.Second)
+		m.Step(now, Start{d, id, "p"})
+		m.Step(now, Launched{ID: id, Port: 1000 + n})
+		m.Step(now, Stop{live()})
+		want := []string{"trim " + id}
+		if n >= LeftOfApp {
+			want = append(want, fmt.Sprint("discard i", n-LeftOfApp))
+		}
+		if got := describe(m.Step(now, Ended{ID: id})); !slices.Equal(got, want) {
+			t.Errorf("instance %d: %q, want %q", n, got, want)
+		}
+	}
+	if all := m.Find(epoch, wire.DEAFind{Droplet: "7"}); len(all) != 0 {
+		t.Errorf("who asks for what is there finds %+v", all)
+	}
+	stopped := wire.InstanceFilter{States: []string{wire.StateCrashed, wire.StateStopped}}
+	found := m.Find(epoch, wire.DEAFind{Droplet: "7", InstanceFilter: stopped})
+	if len(found) != LeftOfApp || found[0].Instance != "i2" || *found[0].Staged != "app-2-i2" || found[0].State != wire.StateStopped {
+		t.Errorf("found %+v", found)
+	}
+	if text := fmt.Sprintf("%+v", m.Instances()); strings.Contains(text, "PASSWORD") {
+		t.Errorf("a password is kept: %s", text)
+	}
+	if _, any := m.Heartbeat(); any || len(m.Routes()) != 0 || m.Reserved() != 0 {
+		t.Error("what has ended is reported")
+	}
+	if got := describe(m.Step(epoch.Add(time.Hour+3*time.Second), Reap{})); !slices.Equal(got, []string{"discard i2"}) {
+		t.Errorf("an hour later: %q", got)
 	}
 }
 
@@ -309,6 +363,10 @@ func (w *world) take(t *rapid.T, m *Machine, actions []Action) {
 			w.routes[a.Route.Port] = strings.Join(a.Route.URIs, " ")
 		case Unregister:
 			delete(w.routes, a.Route.Port)
+		case Trim:
+			if w.discarded[a.ID] || w.attended[a.ID] {
+				t.Fatalf("instance %s is trimmed when it is gone, or while it runs", a.ID)
+			}
 		case Discard:
 			if w.discarded[a.ID] || w.attended[a.ID] {
 				t.Fatalf("instance %s is discarded twice, or while it runs", a.ID)
@@ -441,10 +499,10 @@ func TestMachine(t *testing.T) {
 					t.Fatalf("routers know %v, what runs is %v", w.routes, wanted)
 				}
 				for _, i := range m.Instances() {
-					if w.attended[i.ID] != (i.State != wire.StateCrashed) {
+					if w.attended[i.ID] != (i.State != wire.StateCrashed && !i.Left) {
 						t.Fatalf("instance %s is %s, attended: %v", i.ID, i.State, w.attended[i.ID])
 					}
-					if i.State == wire.StateStopped && !w.ordered[i.ID] {
+					if i.State == wire.StateStopped && !i.Left && !w.ordered[i.ID] {
 						t.Fatalf("instance %s is to stop and nobody was told", i.ID)
 					}
 					if ended := i.State == wire.StateCrashed || i.State == wire.StateStopped; ended && w.exits[i.ID] != 1 {

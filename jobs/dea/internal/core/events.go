@@ -112,6 +112,11 @@ type (
 		ID     string
 		Folder string
 	}
+	// Trim removes all of an instance but its logs.
+	Trim struct {
+		ID     string
+		Folder string
+	}
 	// Register and Unregister tell the routers.
 	Register   struct{ Route wire.Registration }
 	Unregister struct{ Route wire.Registration }
@@ -134,6 +139,7 @@ func (End) action()        {}
 func (Kill) action()       {}
 func (Log) action()        {}
 func (Discard) action()    {}
+func (Trim) action()       {}
 func (Register) action()   {}
 func (Unregister) action() {}
 func (Publish) action()    {}

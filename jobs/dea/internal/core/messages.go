@@ -2,6 +2,7 @@ package core
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -95,7 +96,9 @@ func (m *Machine) Routes() []wire.Registration {
 func (m *Machine) Find(now time.Time, filter wire.DEAFind) []wire.DEAFound {
 	var found []wire.DEAFound
 	for _, i := range m.sorted() {
-		if i.State == wire.StateStopped || i.Start.Droplet != filter.Droplet ||
+		// A stopped instance is for those who ask for that state.
+		gone := i.State == wire.StateStopped && (i.Unwanted || !slices.Contains(filter.States, wire.StateStopped))
+		if gone || i.Start.Droplet != filter.Droplet ||
 			!filter.Matches(i.Start.Version, i.ID, i.Start.Index, i.State) {
 			continue
 		}
