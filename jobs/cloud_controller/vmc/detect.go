@@ -94,11 +94,11 @@ func filesOf(source string) (files fs.FS, end func(), err error) {
 // is for the others. Zero: none does.
 func declares(files fs.FS) (kind, error) {
 	if text, err := fs.ReadFile(files, "Procfile"); err == nil {
-		if k := procfile(string(text), files); k != (kind{}) {
+		if k := procfile(strings.TrimPrefix(string(text), "\ufeff"), files); k != (kind{}) {
 			return k, nil
 		}
 	}
-	for _, one := range []struct{ file, framework string }{{"config.ru", "rack"}, {"manage.py", "wsgi"}} {
+	for _, one := range []struct{ file, framework string }{{"Staticfile", "static"}, {"config.ru", "rack"}, {"manage.py", "wsgi"}} {
 		if isThere(files, one.file) {
 			return kind{framework: one.framework, web: true}, nil
 		}
@@ -270,7 +270,7 @@ func lookedFor(frameworks map[string]client.Framework) string {
 			}
 		}
 	}
-	for _, declaration := range []string{"Procfile", "an executable .jar"} {
+	for _, declaration := range []string{"Procfile", "Staticfile", "an executable .jar"} {
 		found[declaration] = true
 	}
 	return strings.Join(slices.Sorted(maps.Keys(found)), ", ")

@@ -15,7 +15,6 @@ import (
 	"os"
 	"os/signal"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -107,99 +106,107 @@ func Serve(ctx context.Context, listener net.Listener, folder string, keepalive 
 	return err
 }
 
-// settingsFile is Cloud Foundry's file for sites, and passwordsFile has who may see
-// them. Neither is part of the site.
-const (
-	settingsFile  = "Staticfile"
-	passwordsFile = "Staticfile.auth"
-)
-
-// pushState finds the setting of sites whose pages are made in the browser: whatever
-// is no file is the page index.html.
-var pushState = regexp.MustCompile(`(?m)^\s*pushstate:\s*["']?enabled["']?\s*$`)
-
-// Handler serves files, index.html for folders, and 404.html, if there is one,
-// for what is not there; or index.html for that, if a Staticfile in the root says
-// "pushstate: enabled". Names that begin with a dot are not there, .well-known
-// apart; folders are not listed.
-func Handler(files fs.FS) http.Handler {
-	settings, _ := fs.ReadFile(files, settingsFile) // most sites have none
-	page := ""
-	if pushState.Match(settings) && there(files, "index.html") {
-		page = "index.html"
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method != http.MethodGet && r.Method != http.MethodHead {
-			w.Header().Set("Allow", "GET, HEAD")
-			http.Error(w, "only GET and HEAD are served here", http.StatusMethodNotAllowed)
-			return
-		}
-		clean := path.Clean("/" + r.URL.Path)
-		name := strings.TrimPrefix(clean, "/")
-		if name == "" {
-			name = "."
-		}
-		info, err := fs.Stat(files, name)
-		switch {
-		case hidden(name):
-			notFound(w, files)
-		case err != nil && page != "" && path.Ext(name) == "": // a script that is missing is not a page
-			serveFile(w, r, files, page)
-		case err != nil:
-			notFound(w, files)
-		case !info.IsDir():
-			serveFile(w, r, files, name)
-		case !there(files, path.Join(name, "index.html")):
-			notFound(w, files)
-		case !strings.HasSuffix(r.URL.Path, "/"):
-			// Or the page's relative links lead elsewhere. A path and no more, so
-			// that nobody is sent to another host.
-			to := clean + "/"
-			if r.URL.RawQuery != "" {
-				to += "?" + r.URL.RawQuery
-			}
-			http.Redirect(w, r, to, http.StatusMovedPermanently)
-		default:
-			serveFile(w, r, files, path.Join(name, "index.html"))
-		}
-	})
+// site is a folder of files with its settings.
+type site struct {
+	files    fs.FS
+	settings Settings
+	tags     tags
 }
 
-func hidden(name string) bool {
-	if name == settingsFile || name == passwordsFile {
+// Handler serves files, index.html for folders, and 404.html, if there is one,
+// for what is not there. A Staticfile in the root may say otherwise. Names that begin
+// with a dot are not there, .well-known apart; folders are not listed.
+func Handler(files fs.FS) http.Handler {
+	text, _ := fs.ReadFile(files, SettingsFile) // most sites have none
+	s := &site{files: files, settings: Read(text)}
+	if within, err := fs.Sub(files, s.settings.Root); err == nil {
+		s.files = within
+	}
+	s.settings.PushState = s.settings.PushState && s.there("index.html")
+	return s
+}
+
+// ServeHTTP answers a request.
+func (s *site) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// The router says how the request came; without one it is not known.
+	by := r.Header.Get("X-Forwarded-Proto")
+	if s.settings.ForceHTTPS && strings.EqualFold(by, "http") {
+		http.Redirect(w, r, "https://"+r.Host+r.URL.RequestURI(), http.StatusMovedPermanently)
+		return
+	}
+	if s.settings.HSTS != "" && !strings.EqualFold(by, "http") {
+		w.Header().Set("Strict-Transport-Security", s.settings.HSTS)
+	}
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		http.Error(w, "only GET and HEAD are served here", http.StatusMethodNotAllowed)
+		return
+	}
+	clean := path.Clean("/" + r.URL.Path)
+	name := strings.TrimPrefix(clean, "/")
+	if name == "" {
+		name = "."
+	}
+	info, err := fs.Stat(s.files, name)
+	switch {
+	case s.hidden(name):
+		s.notFound(w)
+	case err != nil && s.settings.PushState && path.Ext(name) == "": // a script that is missing is not a page
+		s.serveFile(w, r, "index.html")
+	case err != nil:
+		s.notFound(w)
+	case !info.IsDir():
+		s.serveFile(w, r, name)
+	case !s.there(path.Join(name, "index.html")):
+		s.notFound(w)
+	case !strings.HasSuffix(r.URL.Path, "/"):
+		// Or the page's relative links lead elsewhere. A path and no more, so
+		// that nobody is sent to another host.
+		to := clean + "/"
+		if r.URL.RawQuery != "" {
+			to += "?" + r.URL.RawQuery
+		}
+		http.Redirect(w, r, to, http.StatusMovedPermanently)
+	default:
+		s.serveFile(w, r, path.Join(name, "index.html"))
+	}
+}
+
+func (s *site) hidden(name string) bool {
+	if name == SettingsFile || name == PasswordsFile {
 		return true
 	}
 	for part := range strings.SplitSeq(name, "/") {
-		if strings.HasPrefix(part, ".") && part != "." && part != ".well-known" {
+		if strings.HasPrefix(part, ".") && part != "." && part != ".well-known" && !s.settings.DotFiles {
 			return true
 		}
 	}
 	return false
 }
 
-func there(files fs.FS, name string) bool {
-	info, err := fs.Stat(files, name)
+func (s *site) there(name string) bool {
+	info, err := fs.Stat(s.files, name)
 	return err == nil && info.Mode().IsRegular()
 }
 
-func serveFile(w http.ResponseWriter, r *http.Request, files fs.FS, name string) {
-	f, err := files.Open(name)
+func (s *site) serveFile(w http.ResponseWriter, r *http.Request, name string) {
+	f, err := s.files.Open(name)
 	if err != nil {
-		notFound(w, files)
+		s.notFound(w)
 		return
 	}
 	defer f.Close()
 	info, err := f.Stat()
 	content, seeks := f.(io.ReadSeeker)
 	if err != nil || !seeks || !info.Mode().IsRegular() {
-		notFound(w, files)
+		s.notFound(w)
 		return
 	}
-	http.ServeContent(w, r, name, info.ModTime(), content)
+	s.serveContent(w, r, name, info, content)
 }
 
-func notFound(w http.ResponseWriter, files fs.FS) {
-	page, err := fs.ReadFile(files, "404.html")
+func (s *site) notFound(w http.ResponseWriter) {
+	page, err := fs.ReadFile(s.files, "404.html")
 	if err != nil {
 		http.Error(w, "404 - there is no such page", http.StatusNotFound)
 		return

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-func site(t *testing.T) string {
+func siteFolder(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	root := filepath.Join(dir, "site")
@@ -36,7 +36,7 @@ func site(t *testing.T) string {
 }
 
 func TestFiles(t *testing.T) {
-	root, err := os.OpenRoot(site(t))
+	root, err := os.OpenRoot(siteFolder(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +86,7 @@ func leaving(t *testing.T, keepalive time.Duration) (get func() (res *http.Respo
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended = make(chan error, 1)
-	go func() { ended <- Serve(ctx, listener, site(t), keepalive) }()
+	go func() { ended <- Serve(ctx, listener, siteFolder(t), keepalive) }()
 	client := &http.Client{Timeout: time.Minute, Transport: &http.Transport{MaxConnsPerHost: 1}}
 	t.Cleanup(client.CloseIdleConnections)
 	get = func() (*http.Response, error) {

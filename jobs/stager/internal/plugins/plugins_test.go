@@ -104,3 +104,21 @@ func TestStaticPasswords(t *testing.T) {
 		t.Errorf("without them: %v", err)
 	}
 }
+
+// TestStaticfileRoot: a folder that is to be served and is not there is said when the
+// site is staged, not by 404s; what a Staticfile asks for in vain is said in the log.
+func TestStaticfileRoot(t *testing.T) {
+	source := write(t, map[string]string{"dist/index.html": "x", "Staticfile": "root: build\nssi: enabled\n"})
+	var log bytes.Buffer
+	s := &staging{Config: Config{SourceDir: source, DestDir: t.TempDir(), StaticServer: "/bin/true"}, log: &log}
+	if _, err := static(s); err == nil || !strings.Contains(err.Error(), "root: build") {
+		t.Errorf("a root that is not there: %v", err)
+	}
+	if err := os.Rename(filepath.Join(s.DestDir, "app", "dist"), filepath.Join(s.DestDir, "app", "build")); err != nil {
+		t.Fatal(err)
+	}
+	s.SourceDir, s.DestDir = filepath.Join(s.DestDir, "app"), t.TempDir()
+	if _, err := static(s); err != nil || !strings.Contains(log.String(), "Staticfile: ssi: not known here") {
+		t.Errorf("with it: %v, %q", err, log.String())
+	}
+}

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/clusterworks/deploy/jobs/stager/staticserver"
 )
 
 // standalone starts whatever the app's owner says.
@@ -146,8 +148,19 @@ func static(s *staging) (start, error) {
 	if err != nil {
 		return start{}, err
 	}
-	if there(app, "Staticfile.auth") {
+	if there(app, staticserver.PasswordsFile) {
 		return start{}, errors.New("the site has a Staticfile.auth, and this cloud's server of static files asks for no passwords: everybody would see it; remove the file, or push an app that asks for them")
+	}
+	text, err := os.ReadFile(filepath.Join(app, staticserver.SettingsFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return start{}, err
+	}
+	settings := staticserver.Read(text)
+	if info, err := os.Stat(filepath.Join(app, settings.Root)); err != nil || !info.IsDir() {
+		return start{}, fmt.Errorf("the Staticfile says root: %s, and the app has no such folder; correct it, or push the folder that was built", settings.Root)
+	}
+	if len(settings.Unknown) > 0 {
+		s.say("Staticfile: %s: not known here, left out", strings.Join(settings.Unknown, ", "))
 	}
 	resources := filepath.Join(s.DestDir, "resources")
 	if err := os.MkdirAll(resources, 0o755); err != nil {
