@@ -121,7 +121,9 @@ func (d *DEA) carryOut(ctx context.Context, actions []core.Action) {
 			})
 		case core.Trim:
 			d.begin(func() {
-				if err := d.trim(a.ID, a.Folder); err != nil {
+				// No log of ours gets so large.
+				largest := 2 * int64(d.config.Output.FileMB) << 20
+				if err := trim(d.records(a.ID), d.instanceFolder(a.Folder), largest); err != nil {
 					d.base.Log().Error("cannot remove all but the logs of an instance", "error", err)
 				}
 			})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 
 	"github.com/clusterworks/deploy/jobs/confine"
@@ -15,10 +16,10 @@ var ownLog = regexp.MustCompile(`^(stdout|stderr|err|staging)\.log(\.times)?(\.[
 
 // trim removes an instance's records, and all of its folder but its logs. Nothing of it
 // runs. An app may have put other files in the logs' place: they go, and so does a log
-// larger than the platform makes one.
-func (d *DEA) trim(id, folder string) error {
-	failed := os.RemoveAll(d.records(id))
-	root, err := os.OpenRoot(d.instanceFolder(folder))
+// of more than largest bytes.
+func trim(records, folder string, largest int64) error {
+	failed := os.RemoveAll(records)
+	root, err := os.OpenRoot(folder)
 	if errors.Is(err, fs.ErrNotExist) {
 		return failed
 	}
@@ -30,15 +31,14 @@ func (d *DEA) trim(id, folder string) error {
 		if info, err := root.Lstat(name); name == "logs" && err == nil && info.IsDir() {
 			continue
 		}
-		failed = errors.Join(failed, confine.RemoveAll(d.instanceFolder(folder)+"/"+name))
+		failed = errors.Join(failed, confine.RemoveAll(filepath.Join(folder, name)))
 	}
-	largest := 2 * int64(d.config.Output.FileMB) << 20
 	for _, name := range names(root, "logs") {
 		info, err := root.Lstat("logs/" + name)
 		if err == nil && info.Mode().IsRegular() && info.Size() <= largest && ownLog.MatchString(name) {
 			continue
 		}
-		failed = errors.Join(failed, confine.RemoveAll(d.instanceFolder(folder)+"/logs/"+name))
+		failed = errors.Join(failed, confine.RemoveAll(filepath.Join(folder, "logs", name)))
 	}
 	return failed
 }

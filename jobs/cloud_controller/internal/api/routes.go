@@ -96,11 +96,12 @@ func (s *Server) Routes() http.Handler {
 	app("GET /apps/{app}/instances", s.getInstances)
 	app("GET /apps/{app}/stats", s.getStats)
 	app("GET /apps/{app}/crashes", s.getCrashes)
-	app("GET /apps/{app}/ended", s.getEnded)
 	app("GET /apps/{app}/events", s.getEvents)
 	app("GET /apps/{app}/requests", s.getRequests)
-	app("GET /apps/{app}/instances/{instance}/files", s.getFiles)
-	app("GET /apps/{app}/instances/{instance}/files/{path...}", s.getFiles)
+	files := filesServer{s}
+	app("GET /apps/{app}/ended", files.getEnded)
+	app("GET /apps/{app}/instances/{instance}/files", files.getFiles)
+	app("GET /apps/{app}/instances/{instance}/files/{path...}", files.getFiles)
 	app("GET /apps/{app}/instances/{instance}/session", s.session)
 	of := updateServer{s}
 	app("GET /apps/{app}/update", of.getUpdate)

@@ -142,7 +142,7 @@ func (m *Machine) Step(now time.Time, e Event) []Action {
 	case DiskFull:
 		m.diskFull = e.Full
 		if e.Full {
-			return m.forgetLeft(func(*Instance) bool { return true })
+			return forgetLeft(m)
 		}
 		return nil
 	case Evacuate:
@@ -291,7 +291,7 @@ func (m *Machine) ready(now time.Time, i *Instance) []Action {
 func (m *Machine) ended(now time.Time, i *Instance, why, reason string, neverRan bool) []Action {
 	switch i.State {
 	case wire.StateStopped:
-		return m.leave(i)
+		return leave(m, i)
 	case wire.StateStarting, wire.StateRunning:
 	default:
 		return nil
@@ -318,7 +318,7 @@ const LeftOfApp = 4
 // leave keeps the logs of an instance that was stopped, for a while, and of its app's
 // newest ones only. Of one that was never launched, or whose app was deleted, nothing
 // is kept.
-func (m *Machine) leave(i *Instance) []Action {
+func leave(m *Machine, i *Instance) []Action {
 	if i.Left {
 		return nil
 	}
@@ -341,11 +341,11 @@ func (m *Machine) leave(i *Instance) []Action {
 	return actions
 }
 
-// forgetLeft forgets stopped instances of which only logs are left.
-func (m *Machine) forgetLeft(which func(*Instance) bool) []Action {
+// forgetLeft forgets the stopped instances of which only logs are left.
+func forgetLeft(m *Machine) []Action {
 	var actions []Action
 	for _, i := range m.sorted() {
-		if i.Left && which(i) {
+		if i.Left {
 			actions = append(actions, m.forget(i)...)
 		}
 	}
