@@ -154,7 +154,7 @@ func (a *Agent) open(ctx context.Context) error {
 	}
 	a.identity.damaged = set
 	if err := a.installer.Resume(ctx); err != nil {
-		// The API must answer all the same, or nobody could mend it.
+		// The API must answer all the same, or nobody could repair it.
 		c.Log.Error("cannot restore the processes that should run", "err", err)
 	}
 	a.handlers = server.Handlers(a)

@@ -60,12 +60,12 @@ func TestEachOfTheAgentsFilesDamaged(t *testing.T) {
 	f := &fixture{T: t, agent: agenttest.Start(t), epoch: 1}
 	f.c = f.agent.Client
 	spec := specOf("g1", jobOf("web", sleeper("sleeper", "d1"), sleeper("other", "d1")))
-	mend := func() {
+	repair := func() {
 		f.Helper()
 		f.must(f.configure(nil))
 		f.apply(spec)
 	}
-	mend()
+	repair()
 	files := listing(t, f.agent.Dir)
 	for _, name := range []string{"agent.json", "key.pem", "generations.json", "processes/web/sleeper.json", "agent.lock", "run/web/sleeper.shim/start.json"} {
 		if !slices.Contains(files, name) {
@@ -105,7 +105,7 @@ func TestEachOfTheAgentsFilesDamaged(t *testing.T) {
 			if mustTell && !strings.Contains(told, name) {
 				t.Errorf("%s %s: nothing is told of it: %q", name, what, told)
 			}
-			mend()
+			repair()
 			inventory, err = f.agent.Inventory(f.context())
 			f.must(err)
 			if inventory.State != api.InstanceRunning || inventory.Active != spec.Generation || len(inventory.Drift)+len(inventory.Agent.Damaged) > 0 {

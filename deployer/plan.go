@@ -189,7 +189,7 @@ func (x *deployment) activeSpecs(ctx context.Context, want map[string]plan.Wante
 			if err != nil {
 				var e *api.Error
 				if errors.As(err, &e) && e.Code == api.CodeNotFound {
-					return nil // damaged on disk: the plan says so, apply mends it
+					return nil // damaged on disk: the plan says so, apply repairs it
 				}
 				failed[i] = fmt.Errorf("cannot read what is installed on %s: %w", ids[i], err)
 				return ctx.Err()

@@ -190,10 +190,10 @@ func (x *deployment) instanceStatus(id string, inv *api.Inventory) InstanceStatu
 	}
 	out.Agent, out.Generation, out.State, out.Reasons = AgentAlive, inv.Active, string(inv.State), inv.Reasons
 	for _, what := range inv.Agent.Damaged {
-		out.Reasons = append(slices.Clone(out.Reasons), "of its agent's own files: "+what+": apply mends it")
+		out.Reasons = append(slices.Clone(out.Reasons), "of its agent's own files: "+what+": apply repairs it")
 	}
 	if inv.Agent.Unkept {
-		out.Reasons = append(slices.Clone(out.Reasons), "nothing would start its agent again, since its init or keeper has ended: apply mends that")
+		out.Reasons = append(slices.Clone(out.Reasons), "nothing would start its agent again, since its init or keeper has ended: apply repairs that")
 	}
 	if inv.Agent.DiskGone != "" {
 		out.Reasons = append(slices.Clone(out.Reasons), infra.DiskGone(inv.Agent.DiskGone))

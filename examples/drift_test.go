@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// What was changed by hand on a VM is shown as its own cause, is mended by the
+// What was changed by hand on a VM is shown as its own cause, is repaired by the
 // next apply, and nothing else is touched.
 func TestDriftIsShownAndMended(t *testing.T) {
 	t.Parallel()
@@ -57,7 +57,7 @@ func TestDriftIsShownAndMended(t *testing.T) {
 		mustTell(t, out, code, 0, "nothing to do")
 		out, code = c.run("status", "--drift")
 		if mustTell(t, out, code, 0); strings.Contains(out, "drift") {
-			t.Errorf("%s: not mended:\n%s", tc.name, out)
+			t.Errorf("%s: not repaired:\n%s", tc.name, out)
 		}
 		after := c.mustAllRun(2).pids()
 		if (after["app/0 main"] != before["app/0 main"]) != tc.restarts || after["app/1 main"] != before["app/1 main"] {

@@ -84,10 +84,10 @@ type Drift struct {
 	Job     string `json:"job,omitempty"`
 	Package string `json:"package,omitempty"`
 	// Restart and Reload are the processes ("job/process") that may have loaded
-	// what is there: when it is mended they are started anew, or reload.
+	// what is there: when it is repaired they are started anew, or reload.
 	Restart []string `json:"restart,omitempty"`
 	Reload  []string `json:"reload,omitempty"`
-	// Left: an update does not mend it. So are files added to packages, which
+	// Left: an update does not repair it. So are files added to packages, which
 	// programs write there themselves.
 	Left bool `json:"left,omitempty"`
 }
@@ -124,12 +124,12 @@ type AgentInfo struct {
 	Arch      string    `json:"arch"`
 	Dir       string    `json:"dir"`
 	// Unkept: what has started this agent, its machine's init or a keeper, has ended,
-	// so that nothing would start it again. Another install mends that.
+	// so that nothing would start it again. Another install repairs that.
 	Unkept bool `json:"unkept,omitempty"`
 	// DiskGone is the persistent disk that was there and is not any more.
 	DiskGone string `json:"disk_gone,omitempty"`
 	// Damaged says what is wrong with the agent's own programs and files: what is
-	// missing, and what was set aside. Another install and configure mend it.
+	// missing, and what was set aside. Another install and configure repair it.
 	Damaged []string `json:"damaged,omitempty"`
 }
 

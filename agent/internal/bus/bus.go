@@ -79,7 +79,7 @@ func Connect(ctx context.Context, c Config) (*Bus, error) {
 	}
 }
 
-// errSettings marks settings that no repetition mends.
+// errSettings marks settings that no repetition repairs.
 var errSettings = errors.New("cannot use the bus settings")
 
 func open(c Config, more ...nats.Option) (*Bus, error) {
@@ -96,7 +96,7 @@ func open(c Config, more ...nats.Option) (*Bus, error) {
 		nats.Timeout(dialTimeout),
 		nats.PingInterval(pingInterval),
 		nats.MaxReconnects(-1),
-		nats.IgnoreAuthErrorAbort(), // a renewed CA or a mended server may admit us later
+		nats.IgnoreAuthErrorAbort(), // a renewed CA or a repaired server may admit us later
 		nats.CustomReconnectDelay(reconnectDelay),
 		nats.ReconnectJitter(0, 0),
 		nats.DrainTimeout(drainTimeout),

@@ -17,7 +17,7 @@ const (
 )
 
 // Drift tells how what is active differs from what was installed: rendered
-// files, the links to them, packages, files of the image with URIs of the bus; and what of that was mended on disk
+// files, the links to them, packages, files of the image with URIs of the bus; and what of that was repaired on disk
 // and not yet loaded. Full reads every byte; else a file is read when its time,
 // size or inode is another one. What cannot be compared is told in the log.
 func (i *Installer) Drift(full bool) []api.Drift {
@@ -164,7 +164,7 @@ func usersOf(spec api.Spec, p api.Package) []string {
 	return out
 }
 
-// noteDrift remembers what was changed by hand before a preparation mends it on
+// noteDrift remembers what was changed by hand before a preparation repairs it on
 // disk: the processes that may have loaded it are then still to be told.
 func (i *Installer) noteDrift(wanted api.Spec) error {
 	s := i.snapshot()

@@ -98,7 +98,7 @@ func driftText(drift []api.Drift) string {
 	return strings.Join(out, "; ")
 }
 
-// Whatever was changed by hand is told, is mended by the next prepare and update
+// Whatever was changed by hand is told, is repaired by the next prepare and update
 // of the same generation, and only the processes concerned notice.
 func TestDriftIsToldAndMended(t *testing.T) {
 	t.Parallel()
@@ -192,7 +192,7 @@ func TestDriftIsToldAndMended(t *testing.T) {
 					t.Errorf("calls %q, want %q", got, tc.calls)
 				}
 				if drift := f.Drift(true); drift != nil {
-					t.Errorf("not mended: %v", drift)
+					t.Errorf("not repaired: %v", drift)
 				}
 				if got := f.installed(t); got != whole {
 					t.Errorf("mended to\n%s\nwant\n%s", got, whole)
@@ -246,7 +246,7 @@ func TestDriftIsToldSinceTheRecord(t *testing.T) {
 	}
 }
 
-// A crash anywhere in the mending leaves something that the next update ends.
+// A crash anywhere in the repairing leaves something that the next update ends.
 func TestMendingIsContinued(t *testing.T) {
 	t.Parallel()
 	for cut := 1; ; cut++ {
@@ -266,7 +266,7 @@ func TestMendingIsContinued(t *testing.T) {
 			}
 		}
 		if got := f.installed(t); got != whole || f.Drift(true) != nil {
-			t.Errorf("cut %d: not mended: %v", cut, f.Drift(true))
+			t.Errorf("cut %d: not repaired: %v", cut, f.Drift(true))
 		}
 		if err == nil {
 			return

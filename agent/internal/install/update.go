@@ -32,7 +32,7 @@ func (i *Installer) Update(ctx context.Context, u api.Update, report Report) err
 func irreversible(jobs []string) *api.Error {
 	return &api.Error{Code: api.CodeIrreversible, Message: fmt.Sprintf(
 		"not put back to what ran before: pre_start of job %s has run, and what it did to data may not suit that (its hook does not say rollback = \"compatible\"); "+
-			"mend the new version and apply again, or, if you know that the data can be used, apply the earlier one", strings.Join(jobs, ", "))}
+			"repair the new version and apply again, or, if you know that the data can be used, apply the earlier one", strings.Join(jobs, ", "))}
 }
 
 func orUpdate(next api.Next) api.Next {
@@ -88,7 +88,7 @@ type transition struct {
 	forget []ref // are not in the target
 	start  []ref // do not run, or are in stop
 	reload []ref
-	drift  []api.Drift // what was changed by hand and is mended with this
+	drift  []api.Drift // what was changed by hand and is repaired with this
 	// resumed: an earlier update has not ended well, so it is not known which
 	// of its hooks have run.
 	resumed bool

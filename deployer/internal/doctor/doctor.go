@@ -377,7 +377,7 @@ func (x *Doctor) agent(check string, c checkup, outdated bool) {
 		x.add(LevelWarn, check, "deploy apply starts it", "its processes are stopped")
 	}
 	if len(c.Agent.Damaged) > 0 {
-		x.add(LevelFail, check, "deploy apply mends it", "of the agent's own files: %s", strings.Join(c.Agent.Damaged, "; "))
+		x.add(LevelFail, check, "deploy apply repairs it", "of the agent's own files: %s", strings.Join(c.Agent.Damaged, "; "))
 	}
 	if c.Agent.DiskGone != "" {
 		x.add(LevelFail, check, "bring the disk back; deploy apply --accept-data-loss makes an empty one", "%s", infra.DiskGone(c.Agent.DiskGone))
@@ -386,7 +386,7 @@ func (x *Doctor) agent(check string, c checkup, outdated bool) {
 		x.add(LevelWarn, check, "deploy apply continues it", "an update began and did not succeed")
 	}
 	if n := len(slices.DeleteFunc(slices.Clone(c.Drift), func(d api.Drift) bool { return d.Left })); n > 0 {
-		x.add(LevelWarn, check, "deploy status --drift shows all, deploy apply mends it", "%d of its paths were changed by hand: %s, ...", n, c.Drift[0])
+		x.add(LevelWarn, check, "deploy status --drift shows all, deploy apply repairs it", "%d of its paths were changed by hand: %s, ...", n, c.Drift[0])
 	}
 	if len(c.Bus.URLs) > 0 && !c.Bus.Connected {
 		x.add(LevelWarn, check, "the agent keeps trying; deploy apply gives it new settings if these are old", "it is not on the bus: %s", c.Bus.Error)

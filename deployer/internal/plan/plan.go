@@ -170,7 +170,7 @@ type InstanceChange struct {
 	Causes    []string        `json:"causes,omitempty"`
 	Files     []FileChange    `json:"files,omitempty"`
 	Processes []ProcessChange `json:"processes,omitempty"`
-	// Drift is what was changed by hand there; an apply mends it.
+	// Drift is what was changed by hand there; an apply repairs it.
 	Drift []api.Drift `json:"drift,omitempty"`
 	From  string      `json:"from,omitempty"` // generation
 	To    string      `json:"to,omitempty"`   // "" if not known yet
@@ -385,7 +385,7 @@ func instance(w Wanted, e Existing) InstanceChange {
 	}
 	c.Files = files(w, e)
 	c.Processes = processes(w, e)
-	mend(&c, w, inv)
+	addRepairs(&c, w, inv)
 	changed := !w.Known || inv.Active != w.Spec.Generation
 	switch {
 	case changed:
@@ -424,9 +424,9 @@ func instance(w Wanted, e Existing) InstanceChange {
 // driftCause begins the causes that come from what was changed by hand.
 const driftCause = "drift: "
 
-// mend adds what was changed by hand, and the processes that may have loaded it:
+// addRepairs adds what was changed by hand, and the processes that may have loaded it:
 // their digests do not tell.
-func mend(c *InstanceChange, w Wanted, inv *api.Inventory) {
+func addRepairs(c *InstanceChange, w Wanted, inv *api.Inventory) {
 	for _, d := range inv.Drift {
 		if d.Left {
 			continue
