@@ -100,6 +100,9 @@ func Agent(ctx context.Context, conn *ssh.Client, m Machine, agent packages.Blob
 	return b.client, b.inventory, nil
 }
 
+// maxNote bounds what a machine may tell the operator, in characters.
+const maxNote = 1000
+
 // program is where the agent program lies on the VM.
 func (b *bootstrap) program() string {
 	return path.Join(b.machine.AgentDir, "bin", "agent-"+b.agent.Digest[:12])
@@ -127,10 +130,10 @@ func (b *bootstrap) install(ctx context.Context) error {
 		return fmt.Errorf("cannot read what its agent install answered (%.200q): %w", out, err)
 	}
 	if installed.Agent != b.agent.Digest {
-		return fmt.Errorf("its agent install put another agent there (sha256 %s) than was sent (%s)", installed.Agent, b.agent.Digest)
+		return fmt.Errorf("its agent install put another agent there (sha256 %.64q) than was sent (%s)", installed.Agent, b.agent.Digest)
 	}
 	if installed.Note != "" {
-		b.note(installed.Note)
+		b.note(fmt.Sprintf("%.*s", maxNote, installed.Note))
 	}
 	return nil
 }
@@ -150,7 +153,7 @@ func (b *bootstrap) answer(ctx context.Context) error {
 		return fmt.Errorf("the agent was installed but does not answer through SSH: %w; look at its log, and whether the SSH server allows forwarding to unix sockets", err)
 	}
 	if b.inventory.Agent.Digest != b.agent.Digest {
-		return fmt.Errorf("another agent (sha256 %.12s) answers there than was installed (%.12s)", b.inventory.Agent.Digest, b.agent.Digest)
+		return fmt.Errorf("another agent (sha256 %.12q) answers there than was installed (%.12s)", b.inventory.Agent.Digest, b.agent.Digest)
 	}
 	return nil
 }

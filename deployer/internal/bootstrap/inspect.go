@@ -33,7 +33,7 @@ func (b *bootstrap) inspect(ctx context.Context) error {
 	out, err := b.ssh.Run(ctx, command, strings.NewReader(inspection))
 	facts := parseFacts(out)
 	if os, arch := goPlatform(facts.uname); facts.uname != "" && (os != b.machine.OS || arch != b.machine.Arch) {
-		return fmt.Errorf("it is not a machine for %s/%s, which its template says it is: uname says %q; correct the template's outputs os and arch, or the image",
+		return fmt.Errorf("it is not a machine for %s/%s, which its template says it is: uname says %.100q; correct the template's outputs os and arch, or the image",
 			b.machine.OS, b.machine.Arch, facts.uname)
 	}
 	if exit := (*ssh.ExitError)(nil); errors.As(err, &exit) && exit.Status == notWritable {

@@ -20,7 +20,7 @@ type Client struct {
 	conn    *ssh.Client
 	target  Target
 	hostKey string
-	sftp    func() (*sftp.Client, error) // opened at first use
+	sftp    func() (*files, error) // opened at first use
 
 	gone chan struct{} // closed when the connection has ended
 
@@ -36,9 +36,23 @@ var errClosed = errors.New("the connection was closed")
 func newClient(conn *ssh.Client, line *heardConn, t Target, hostKey string, keepAlive time.Duration) *Client {
 	t.PrivateKey = nil
 	c := &Client{conn: conn, target: t, hostKey: hostKey, gone: make(chan struct{})}
-	c.sftp = sync.OnceValues(func() (*sftp.Client, error) {
-		// Many writes under way at once: else each 32 KiB costs a round trip.
-		return sftp.NewClient(conn, sftp.UseConcurrentWrites(true))
+	c.sftp = sync.OnceValues(func() (*files, error) {
+		session, err := conn.NewSession()
+		if err != nil {
+			return nil, err
+		}
+		answers, err := session.StdoutPipe()
+		if err != nil {
+			return nil, err
+		}
+		requests, err := session.StdinPipe()
+		if err != nil {
+			return nil, err
+		}
+		if err := session.RequestSubsystem("sftp"); err != nil {
+			return nil, err
+		}
+		return openFiles(answers, requests, c.giveUp)
 	})
 	c.work.Go(func() {
 		conn.Wait() // its error is that of whatever was under way
@@ -124,10 +138,7 @@ func (c *Client) keepAlive(line *heardConn, every time.Duration) {
 		for waiting := true; waiting; {
 			left := patience - min(time.Since(asked), line.silence())
 			if left <= 0 {
-				c.mu.Lock()
-				c.lost = fmt.Errorf("the host has not answered for %s", patience)
-				c.mu.Unlock()
-				c.conn.Close()
+				c.giveUp(fmt.Errorf("the host has not answered for %s", patience))
 				return
 			}
 			select {
@@ -140,6 +151,17 @@ func (c *Client) keepAlive(line *heardConn, every time.Duration) {
 			}
 		}
 	}
+}
+
+// giveUp ends the connection to a host that is silent or lies; why becomes the
+// reason of whatever was under way.
+func (c *Client) giveUp(why error) {
+	c.mu.Lock()
+	if c.lost == nil {
+		c.lost = why
+	}
+	c.mu.Unlock()
+	c.conn.Close()
 }
 
 // farewell is how long something that was cancelled may take to tidy up before
@@ -188,6 +210,7 @@ func await[T any](ctx context.Context, c *Client, f func() (T, error)) (T, error
 func (c *Client) failed(what string, err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	err = brief{err}
 	switch {
 	case c.lost != nil:
 		return fmt.Errorf("cannot %s on %s: the connection was lost: %w", what, c, c.lost)

@@ -107,7 +107,7 @@ type AuthError struct {
 
 func (e *AuthError) Error() string {
 	return fmt.Sprintf("cannot log in to %s: it refused the key %s (it accepts: %s); check the user, and that this key is among the user's authorized keys",
-		e.Target, e.Key, strings.Join(e.Allowed, ", "))
+		e.Target, e.Key, cut(strings.Join(e.Allowed, ", "), maxText))
 }
 
 // Dial logs in to a host. It tries again, backing off, as long as the host is
@@ -163,11 +163,11 @@ func Dial(ctx context.Context, t Target, o Options) (*Client, error) {
 	case errors.As(err, &refused):
 		return nil, refused
 	case ctx.Err() != nil:
-		return nil, fmt.Errorf("cannot connect to %s: %w (last attempt: %w)", t, context.Cause(ctx), reason(last))
+		return nil, fmt.Errorf("cannot connect to %s: %w (last attempt: %w)", t, context.Cause(ctx), brief{reason(last)})
 	case waiting.Err() != nil:
-		return nil, fmt.Errorf("cannot connect to %s within %s: %w; check that the VM runs and that its SSH port can be reached from here", t, o.Patience, reason(last))
+		return nil, fmt.Errorf("cannot connect to %s within %s: %w; check that the VM runs and that its SSH port can be reached from here", t, o.Patience, brief{reason(last)})
 	default:
-		return nil, fmt.Errorf("cannot connect to %s: %w", t, err)
+		return nil, fmt.Errorf("cannot connect to %s: %w", t, brief{err})
 	}
 }
 

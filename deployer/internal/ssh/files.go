@@ -22,17 +22,39 @@ const staleUpload = time.Hour
 // temporary file in the same folder first, which then takes the file's place.
 // The folder must exist.
 func (c *Client) Upload(ctx context.Context, file string, r io.Reader, size int64, mode fs.FileMode) error {
-	_, err := await(ctx, c, func() (struct{}, error) {
-		files, err := c.sftp()
-		if err != nil {
-			return struct{}{}, err
-		}
+	_, err := withFiles(ctx, c, "write "+file, size, func(files *sftp.Client) (struct{}, error) {
 		return struct{}{}, upload(ctx, files, file, r, size, mode)
 	})
+	return err
+}
+
+// withFiles does something with the host's files that writes size bytes; what says
+// what, for errors.
+func withFiles[T any](ctx context.Context, c *Client, what string, size int64, do func(*sftp.Client) (T, error)) (T, error) {
+	value, err := await(ctx, c, func() (T, error) {
+		files, err := c.sftp()
+		if err != nil {
+			var none T
+			return none, err
+		}
+		files.answers.allow(size)
+		return sensible(func() (T, error) { return do(files.Client) })
+	})
 	if err != nil {
-		return c.failed("write "+file, err)
+		return value, c.failed(what, err)
 	}
-	return nil
+	return value, nil
+}
+
+// sensible makes an error of a panic. The library believes that a host which was
+// asked for a file or its size does not just answer "yes".
+func sensible[T any](do func() (T, error)) (value T, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("the host's answer makes no sense: %v", r)
+		}
+	}()
+	return do()
 }
 
 func upload(ctx context.Context, files *sftp.Client, file string, r io.Reader, size int64, mode fs.FileMode) (err error) {
@@ -109,61 +131,20 @@ func (r *contextReader) Read(p []byte) (int, error) {
 
 // MkdirAll makes a folder on the host, and those above it, if they are missing.
 func (c *Client) MkdirAll(ctx context.Context, dir string) error {
-	_, err := await(ctx, c, func() (struct{}, error) {
-		files, err := c.sftp()
-		if err != nil {
-			return struct{}{}, err
-		}
+	_, err := withFiles(ctx, c, "make the folder "+dir, 0, func(files *sftp.Client) (struct{}, error) {
 		return struct{}{}, files.MkdirAll(dir)
 	})
-	if err != nil {
-		return c.failed("make the folder "+dir, err)
-	}
-	return nil
+	return err
 }
 
 // Stat describes a file on the host; the error of a missing one answers
 // errors.Is(err, fs.ErrNotExist).
 func (c *Client) Stat(ctx context.Context, file string) (fs.FileInfo, error) {
-	info, err := await(ctx, c, func() (fs.FileInfo, error) {
-		files, err := c.sftp()
-		if err != nil {
-			return nil, err
+	return withFiles(ctx, c, "look for "+file, 0, func(files *sftp.Client) (fs.FileInfo, error) {
+		info, err := files.Stat(file)
+		if err == nil {
+			_ = info.Size() // a description without content shows here, not at the caller's
 		}
-		return files.Stat(file)
+		return info, err
 	})
-	if err != nil {
-		return nil, c.failed("look for "+file, err)
-	}
-	return info, nil
-}
-
-// Exists says whether there is a file on the host.
-func (c *Client) Exists(ctx context.Context, file string) (bool, error) {
-	_, err := c.Stat(ctx, file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
-// ReadFile reads a whole file on the host; the error of a missing one answers
-// errors.Is(err, fs.ErrNotExist).
-func (c *Client) ReadFile(ctx context.Context, file string) ([]byte, error) {
-	content, err := await(ctx, c, func() ([]byte, error) {
-		files, err := c.sftp()
-		if err != nil {
-			return nil, err
-		}
-		f, err := files.Open(file)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		return io.ReadAll(&contextReader{ctx, f})
-	})
-	if err != nil {
-		return nil, c.failed("read "+file, err)
-	}
-	return content, nil
 }

@@ -41,13 +41,15 @@ func (e *ExitError) Error() string {
 const stderrTail = 4 << 10
 
 // Run runs a command with the user's shell and returns what it wrote to stdout.
-// If it does not succeed, the error is an *ExitError. When the context ends, the
-// command is sent TERM and left. stdin may be nil.
+// If it does not succeed, the error is an *ExitError. When the context ends, or
+// the command writes more than maxOutput, it is sent TERM and left. stdin may be nil.
 func (c *Client) Run(ctx context.Context, command string, stdin io.Reader) (string, error) {
-	var stdout bytes.Buffer
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stdout := &bounded{full: func() { cancel(errOutput) }}
 	stderr := &tail{max: stderrTail}
 	err := c.session(ctx, command, func(s *ssh.Session) error {
-		s.Stdin, s.Stdout, s.Stderr = stdin, &stdout, stderr
+		s.Stdin, s.Stdout, s.Stderr = stdin, stdout, stderr
 		return s.Start(command)
 	})
 	if exit := (*ExitError)(nil); errors.As(err, &exit) {
@@ -163,7 +165,7 @@ func (c *Client) session(ctx context.Context, command string, start func(*ssh.Se
 		if exit.Signal() != "" {
 			status = -1
 		}
-		return &ExitError{Target: c.String(), Command: command, Status: status, Signal: exit.Signal()}
+		return &ExitError{Target: c.String(), Command: command, Status: status, Signal: cut(exit.Signal(), maxSignal)}
 	}
 	// The host closed the session without a word, and is still there.
 	if missing := (*ssh.ExitMissingError)(nil); errors.As(err, &missing) && ctx.Err() == nil && c.alive() {
