@@ -23,60 +23,56 @@ import (
 	"github.com/letsencrypt/pebble/v2/db"
 	"github.com/letsencrypt/pebble/v2/va"
 	"github.com/letsencrypt/pebble/v2/wfe"
-	"golang.org/x/net/dns/dnsmessage"
+	"github.com/miekg/dns"
 )
 
 // zoneServer answers for every name with an address, and for TXT with what files of
 // a folder hold that are called after the name: how a dns_hook sets records.
 func zoneServer(t *testing.T, address netip.Addr, folder string) string {
 	t.Helper()
-	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
+	handler := dns.HandlerFunc(func(w dns.ResponseWriter, question *dns.Msg) {
+		answer := new(dns.Msg).SetReply(question)
+		answer.Authoritative, answer.RecursionAvailable = true, true
+		q := question.Question[0]
+		head := dns.RR_Header{Name: q.Name, Rrtype: q.Qtype, Class: q.Qclass, Ttl: 1}
+		switch q.Qtype {
+		case dns.TypeA:
+			answer.Answer = []dns.RR{&dns.A{Hdr: head, A: address.AsSlice()}}
+		case dns.TypeTXT:
+			text, err := os.ReadFile(filepath.Join(folder, filepath.Base(strings.TrimSuffix(strings.ToLower(q.Name), "."))))
+			if err == nil {
+				answer.Answer = []dns.RR{&dns.TXT{Hdr: head, Txt: []string{string(text)}}}
+			}
+		}
+		_ = w.WriteMsg(answer)
+	})
+	// The CA asks by TCP.
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	done := make(chan struct{})
-	t.Cleanup(func() { conn.Close(); <-done })
+	server := &dns.Server{Listener: listener, Handler: handler}
+	served := make(chan struct{})
+	started := make(chan struct{})
+	server.NotifyStartedFunc = func() { close(started) }
 	go func() {
-		defer close(done)
-		buffer := make([]byte, 1500)
-		for {
-			n, from, err := conn.ReadFrom(buffer)
-			if err != nil {
-				return
-			}
-			var m dnsmessage.Message
-			if m.Unpack(buffer[:n]) != nil || len(m.Questions) != 1 {
-				continue
-			}
-			q := m.Questions[0]
-			m.Response, m.Authoritative, m.RecursionAvailable, m.Additionals = true, true, true, nil
-			head := dnsmessage.ResourceHeader{Name: q.Name, Class: q.Class, TTL: 1}
-			switch q.Type {
-			case dnsmessage.TypeA:
-				m.Answers = []dnsmessage.Resource{{Header: head, Body: &dnsmessage.AResource{A: address.As4()}}}
-			case dnsmessage.TypeTXT:
-				text, err := os.ReadFile(filepath.Join(folder, filepath.Base(strings.TrimSuffix(strings.ToLower(q.Name.String()), "."))))
-				if err == nil {
-					m.Answers = []dnsmessage.Resource{{Header: head, Body: &dnsmessage.TXTResource{TXT: []string{string(text)}}}}
-				}
-			}
-			if data, err := m.Pack(); err == nil {
-				_, _ = conn.WriteTo(data, from)
-			}
-		}
+		defer close(served)
+		_ = server.ActivateAndServe() // ends with Shutdown
 	}()
-	return conn.LocalAddr().String()
+	<-started
+	t.Cleanup(func() { _ = server.Shutdown(); <-served })
+	return listener.Addr().String()
 }
 
 // pebble is Let's Encrypt's CA for tests. It asks load balancers at port 8080, whose
 // addresses a DNS server has.
-func pebble(t *testing.T, dns string) (server *httptest.Server, roots *x509.CertPool) {
+func pebble(t *testing.T, resolver string) (server *httptest.Server, roots *x509.CertPool) {
 	t.Helper()
 	t.Setenv("PEBBLE_VA_NOSLEEP", "1")
 	quiet := log.New(io.Discard, "", 0)
 	store := db.NewMemoryStore()
-	authority := ca.New(quiet, store, "", 0, 1, map[string]ca.Profile{"default": {Description: "default", ValidityPeriod: 90 * 24 * 3600}})
-	front := wfe.New(quiet, store, va.New(quiet, 8080, 8443, true, dns, store), authority, true, false, 1, 1)
+	authority := ca.New(quiet, store, "", "ecdsa", 0, 1, map[string]ca.Profile{"default": {Description: "default", ValidityPeriod: 90 * 24 * 3600}})
+	front := wfe.New(quiet, store, va.New(quiet, 8080, 8443, true, resolver, store), authority, nil, true, false, 1, 1)
 	server = httptest.NewTLSServer(front.Handler())
 	t.Cleanup(server.Close)
 	roots = x509.NewCertPool()

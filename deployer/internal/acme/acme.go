@@ -143,7 +143,8 @@ func (c *Client) Obtain(ctx context.Context, name string) (certificate, key stri
 	if err != nil {
 		return "", "", fmt.Errorf("cannot make a request: %w", err)
 	}
-	chain, _, err := c.acme.CreateOrderCert(ctx, order.FinalizeURL, request, true)
+	// From the order: the answer of a CA that takes its time need not say again where the order is.
+	chain, _, err := c.acme.CreateCertFromOrder(ctx, order, request, true)
 	if err != nil {
 		return "", "", fmt.Errorf("cannot fetch the certificate: %w", err)
 	}
