@@ -88,7 +88,7 @@ consumes "cloud_controller" {}
 
 bus {
   publish   = ["MemcachedaaS.discover", "MemcachedaaS.check_orphan", "MemcachedaaS.*.*"]
-  subscribe = ["MemcachedaaS.announce", "MemcachedaaS.node_handles", "MemcachedaaS.handles", "MemcachedaaS.update_service_handle"]
+  subscribe = ["MemcachedaaS.announce", "MemcachedaaS.node_handles", "MemcachedaaS.handles", "MemcachedaaS.update_service_handle", "MemcachedaaS.leave.*"]
 }
 
 package "service_gateway" {

@@ -88,7 +88,7 @@ consumes "cloud_controller" {}
 
 bus {
   publish   = ["MyaaS.discover", "MyaaS.check_orphan", "MyaaS.*.*"]
-  subscribe = ["MyaaS.announce", "MyaaS.node_handles", "MyaaS.handles", "MyaaS.update_service_handle"]
+  subscribe = ["MyaaS.announce", "MyaaS.node_handles", "MyaaS.handles", "MyaaS.update_service_handle", "MyaaS.leave.*"]
 }
 
 package "service_gateway" {

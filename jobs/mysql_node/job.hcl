@@ -211,7 +211,7 @@ property "run_as" {
 }
 
 bus {
-  publish   = ["MyaaS.announce", "MyaaS.node_handles"]
+  publish   = ["MyaaS.announce", "MyaaS.node_handles", "MyaaS.leave.*"]
   subscribe = ["MyaaS.discover", "MyaaS.check_orphan", "MyaaS.*.*"] # the third is a node's id
 }
 
@@ -237,6 +237,12 @@ process "mysql_node" {
 
   component  = true # log_level, the bus with its CA, the control socket
   stop_grace = "30s"
+}
+
+# Before the node is removed for good, its instances move to other nodes.
+hook "pre_stop" {
+  command = ["${package.mysql_node.path}/mysql_node", "leave", "-c", "${path.config}/mysql_node.yml"]
+  timeout = "6h"
 }
 
 hook "census" {

@@ -88,7 +88,7 @@ consumes "cloud_controller" {}
 
 bus {
   publish   = ["AuaaS.discover", "AuaaS.check_orphan", "AuaaS.*.*"]
-  subscribe = ["AuaaS.announce", "AuaaS.node_handles", "AuaaS.handles", "AuaaS.update_service_handle"]
+  subscribe = ["AuaaS.announce", "AuaaS.node_handles", "AuaaS.handles", "AuaaS.update_service_handle", "AuaaS.leave.*"]
 }
 
 package "service_gateway" {

@@ -223,7 +223,7 @@ property "run_as" {
 }
 
 bus {
-  publish   = ["AuaaS.announce", "AuaaS.node_handles"]
+  publish   = ["AuaaS.announce", "AuaaS.node_handles", "AuaaS.leave.*"]
   subscribe = ["AuaaS.discover", "AuaaS.check_orphan", "AuaaS.*.*"] # the third is a node's id
 }
 
@@ -250,6 +250,12 @@ process "postgresql_node" {
 
   component  = true # log_level, the bus with its CA, the control socket
   stop_grace = "30s"
+}
+
+# Before the node is removed for good, its instances move to other nodes.
+hook "pre_stop" {
+  command = ["${package.postgresql_node.path}/postgresql_node", "leave", "-c", "${path.config}/postgresql_node.yml"]
+  timeout = "6h"
 }
 
 hook "census" {

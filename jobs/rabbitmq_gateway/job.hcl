@@ -88,7 +88,7 @@ consumes "cloud_controller" {}
 
 bus {
   publish   = ["RMQaaS.discover", "RMQaaS.check_orphan", "RMQaaS.*.*"]
-  subscribe = ["RMQaaS.announce", "RMQaaS.node_handles", "RMQaaS.handles", "RMQaaS.update_service_handle"]
+  subscribe = ["RMQaaS.announce", "RMQaaS.node_handles", "RMQaaS.handles", "RMQaaS.update_service_handle", "RMQaaS.leave.*"]
 }
 
 package "service_gateway" {

@@ -88,7 +88,7 @@ consumes "cloud_controller" {}
 
 bus {
   publish   = ["RaaS.discover", "RaaS.check_orphan", "RaaS.*.*"]
-  subscribe = ["RaaS.announce", "RaaS.node_handles", "RaaS.handles", "RaaS.update_service_handle"]
+  subscribe = ["RaaS.announce", "RaaS.node_handles", "RaaS.handles", "RaaS.update_service_handle", "RaaS.leave.*"]
 }
 
 package "service_gateway" {

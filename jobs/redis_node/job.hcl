@@ -89,6 +89,18 @@ property "op_time_limit_s" {
   }
 }
 
+property "migration_nfs" {
+  type        = string
+  default     = ""
+  description = "Folder that all nodes of the service share (NFS), through which instances move from node to node; \"\": instances cannot move. It holds users' data while a move lasts"
+  on_change   = "restart"
+
+  validation {
+    condition     = property.migration_nfs == "" || can(regex("^/", property.migration_nfs))
+    error_message = "An absolute path."
+  }
+}
+
 property "snapshots_dir" {
   type        = string
   default     = ""
@@ -179,7 +191,7 @@ property "run_as" {
 }
 
 bus {
-  publish   = ["RaaS.announce", "RaaS.node_handles"]
+  publish   = ["RaaS.announce", "RaaS.node_handles", "RaaS.leave.*"]
   subscribe = ["RaaS.discover", "RaaS.check_orphan", "RaaS.*.*"] # the third is a node's id
 }
 
@@ -205,6 +217,12 @@ process "redis_node" {
 
   component  = true # log_level, the bus with its CA, the control socket
   stop_grace = "30s"
+}
+
+# Before the node is removed for good, its instances move to other nodes.
+hook "pre_stop" {
+  command = ["${package.redis_node.path}/redis_node", "leave", "-c", "${path.config}/redis_node.yml"]
+  timeout = "6h"
 }
 
 hook "census" {

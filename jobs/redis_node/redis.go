@@ -270,6 +270,9 @@ func (s *service) Bind(ctx context.Context, i node.Instance, b node.Binding) (wi
 	if err := s.write(i, "users.acl", aclFile(i, users)); err != nil {
 		return nil, err
 	}
+	if i.Disabled {
+		return s.credentials(i, b.User, b.Password), nil // Enable lets it in
+	}
 	admin := s.admin(i)
 	for _, command := range admit(b) {
 		if err := admin.Do(ctx, command...).Err(); err != nil {

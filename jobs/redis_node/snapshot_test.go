@@ -105,3 +105,48 @@ func TestRollback(t *testing.T) {
 		t.Errorf("the snapshots of a service that was deleted are left: %v", entries)
 	}
 }
+
+// TestMove: an instance moves with all that is in it, its users and their passwords;
+// what it leaves behind lets nobody in.
+func TestMove(t *testing.T) {
+	t.Parallel()
+	shared := fmt.Sprintf("migration_nfs: %s\n", t.TempDir())
+	from, to := start(t, shared), start(t, shared)
+	ctx := t.Context()
+	must(t, as(t, to.Provision()).Set(ctx, "theirs", 1, 0).Err())
+	one := from.Provision()
+	gone, a, b := from.Bind(one), from.Bind(one), from.Bind(one)
+	from.Unbind(gone)
+	app := as(t, a)
+	for _, command := range [][]any{
+		{"SET", "text", "\x00\xff binary"}, {"SET", "later", "v", "PX", "86400000"}, {"RPUSH", "list", "1", "2"}, {"SET", "large", strings.Repeat("large", 20_000)},
+	} {
+		must(t, app.Do(ctx, command...).Err())
+	}
+	want := dump(t, b)
+	moved := from.Move(to, one, a, b)
+	if len(moved) != 3 {
+		t.Fatalf("moved: %v", moved)
+	}
+	for at, before := range []wire.Credentials{one, a, b} {
+		if after := moved[at]; after.User() != before.User() || after.Text("password") != before.Text("password") || after.Number("port") == before.Number("port") {
+			t.Errorf("credentials %d are others", at)
+		}
+		denied(t, "who has moved, where they were", as(t, before).Ping(ctx).Err())
+		if got := dump(t, moved[at]); !slices.Equal(got, want) {
+			t.Errorf("%s", cmp.Diff(want, got))
+		}
+	}
+	former := gone.Without()
+	former["port"] = moved[0]["port"]
+	denied(t, "a user of a former binding", as(t, former).Ping(ctx).Err())
+	// The former node stays closed after it has begun again, and the new one open.
+	from.Stop()
+	from.Start()
+	to.Stop()
+	to.Start()
+	denied(t, "who has moved, where they were", as(t, a).Ping(ctx).Err())
+	if got := dump(t, moved[2]); !slices.Equal(got, want) {
+		t.Errorf("after a restart: %s", cmp.Diff(want, got))
+	}
+}

@@ -30,6 +30,7 @@ const (
 	ServiceNodeHandles  = "node_handles"
 	ServiceHandles      = "handles"
 	ServiceUpdateHandle = "update_service_handle"
+	ServiceLeaveNode    = "leave" // ServiceNodeSubject: ours only
 )
 
 // SendHandles is the text of a check_orphan message. It is no JSON.
@@ -417,6 +418,9 @@ func (m Migration) check() error {
 		return errors.New("its instance has no credentials")
 	}
 	if err := m.Instance.Credentials.check(); err != nil {
+		return err
+	}
+	if _, err := m.Instance.Move(); err != nil {
 		return err
 	}
 	for _, b := range m.Bindings {

@@ -65,6 +65,9 @@ func (d drawer) Ready() error { return nil }
 func (d drawer) Provision(_ context.Context, i node.Instance) (wire.Credentials, error) {
 	d.pause("provision, before")
 	err := os.MkdirAll(d.at(i.Name), 0o700)
+	if err == nil && i.Disabled {
+		err = os.WriteFile(d.at(i.Name, "closed"), nil, 0o600)
+	}
 	d.pause("provision, after")
 	return wire.Credentials{"user": i.User, "password": i.Password}, err
 }
@@ -94,7 +97,10 @@ func (d drawer) Unbind(_ context.Context, i node.Instance, b node.Binding) error
 }
 
 func (d drawer) Disable(_ context.Context, i node.Instance) error {
-	return os.WriteFile(d.at(i.Name, "closed"), nil, 0o600)
+	d.pause("disable, before")
+	err := os.WriteFile(d.at(i.Name, "closed"), nil, 0o600)
+	d.pause("disable, after")
+	return err
 }
 
 func (d drawer) Enable(_ context.Context, i node.Instance) error {
@@ -164,6 +170,8 @@ type cuts struct {
 	*world
 	drawer
 	base, nodeFile string
+	secondFile     string // of another node, with a drawer of its own; "": there is none
+	secondDrawer   drawer
 	snapshots      string // their folder
 	programs       map[string]*exec.Cmd
 }
@@ -191,7 +199,7 @@ func newCuts(t *testing.T) *cuts {
 // begin begins a part again.
 func (c *cuts) begin(who string) {
 	c.Helper()
-	file := c.file
+	file, role, folder := c.file, who, c.drawer
 	switch who {
 	case "bus":
 		at, err := url.Parse(c.bus)
@@ -206,9 +214,11 @@ func (c *cuts) begin(who string) {
 		return
 	case "node":
 		file = c.nodeFile
+	case "second":
+		file, role, folder = c.secondFile, "node", c.secondDrawer
 	}
 	cmd := exec.Command(os.Args[0], "-c", file)
-	cmd.Env = append(os.Environ(), "CUT_ROLE="+who, "CUT_FOLDER="+string(c.drawer))
+	cmd.Env = append(os.Environ(), "CUT_ROLE="+role, "CUT_FOLDER="+string(folder))
 	cmd.Stderr = c.Output()
 	if err := cmd.Start(); err != nil {
 		c.Fatal(err)

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -39,7 +40,7 @@ func open(p component.Process) (_ *Gateway, err error) {
 	}
 	delete(raw, "token") // varz shows the rest
 	g := &Gateway{
-		config: cfg, prefix: wire.ServicePrefix(cfg.Service.Name), check: make(chan struct{}, 1), pool: newPool(cfg), reports: newOrphans(), orphans: newOrphans(),
+		config: cfg, prefix: wire.ServicePrefix(cfg.Service.Name), check: make(chan struct{}, 1), moving: make(chan struct{}, 1), pool: newPool(cfg), reports: newOrphans(), orphans: newOrphans(),
 		answers: map[int]int{},
 	}
 	g.base, err = component.Open(component.Options{
@@ -69,10 +70,11 @@ func open(p component.Process) (_ *Gateway, err error) {
 
 func (g *Gateway) run(ctx context.Context) error {
 	for subject, handle := range map[string]nats.MsgHandler{
-		wire.ServiceAnnounced:    g.announced,
-		wire.ServiceNodeHandles:  g.reported,
-		wire.ServiceHandles:      g.askedForHandles,
-		wire.ServiceUpdateHandle: g.toldHandle,
+		wire.ServiceAnnounced:        g.announced,
+		wire.ServiceNodeHandles:      g.reported,
+		wire.ServiceHandles:          g.askedForHandles,
+		wire.ServiceUpdateHandle:     g.toldHandle,
+		wire.ServiceLeaveNode + ".*": g.leaving,
 	} {
 		if _, err := g.base.Bus().Subscribe(wire.ServiceSubject(g.prefix, subject), handle); err != nil {
 			g.server.Close()
@@ -80,7 +82,7 @@ func (g *Gateway) run(ctx context.Context) error {
 		}
 	}
 	g.base.OnConnect(func() { g.publish(wire.ServiceSubject(g.prefix, wire.ServiceDiscover), wire.ServiceDiscovery{}) })
-	return g.base.Run(ctx, g.server.Serve, g.keepOffering, g.fetchHandles, g.keepPruning, g.keepChecking)
+	return g.base.Run(ctx, g.server.Serve, g.keepOffering, g.fetchHandles, g.keepPruning, g.keepChecking, g.keepMoving)
 }
 
 // drain takes the offering back and finishes what is in progress.
@@ -205,9 +207,17 @@ func (g *Gateway) toldHandle(m *nats.Msg) {
 	accepted := false
 	h, err := wire.ParseServiceHandle(m.Data)
 	if err == nil {
-		ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
-		err = g.update(ctx, h)
-		cancel()
+		g.mu.Lock()
+		known, there := g.handles.instance(h.ServiceID)
+		g.mu.Unlock()
+		if move, broken := known.Move(); there && (broken != nil || !move.Over()) {
+			err = errors.New("the instance is on its way to another node")
+		}
+		if err == nil {
+			ctx, cancel := context.WithTimeout(context.Background(), answerTimeout)
+			err = g.update(ctx, h)
+			cancel()
+		}
 		accepted = err == nil
 	}
 	if err != nil {

@@ -241,17 +241,23 @@ func (w *world) known() int {
 	}
 }
 
-func (w *world) node(id, settings string) (stop func()) {
+// runningNode is a node with its configuration file.
+type runningNode struct {
+	file string
+	stop func()
+}
+
+func (w *world) node(id, settings string) runningNode {
 	file := filepath.Join(w.TempDir(), "node.yml")
 	text := fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nnode_id: %s\nbase_dir: %s\nmigration_nfs: %s\nsupported_versions: ['1.0']\ndefault_version: '1.0'\n%s", w.bus, id, w.TempDir(), w.shared, settings)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		w.Fatal(err)
 	}
-	return w.run(func(ctx context.Context) error {
+	return runningNode{file, w.run(func(ctx context.Context) error {
 		return node.Run(ctx, component.Process{ConfigFile: file, Output: w.Output()}, node.Definition{
 			Name: "nothing", Open: func(context.Context, node.Host) (node.Service, error) { return nothing{}, nil },
 		})
-	})
+	})}
 }
 
 type reply struct {
@@ -522,7 +528,7 @@ func TestMigrate(t *testing.T) {
 	w.serving(2)
 	one := w.provision()
 	b := w.bind(one.ServiceID)
-	if _, err := w.operate("migrate", one.ServiceID, "nothing_node_free_9"); err == nil || !strings.Contains(err.Error(), "serves on nothing_node_free_0 as before") {
+	if _, err := w.operate("migrate", one.ServiceID, "nothing_node_free_9"); err == nil || !strings.Contains(err.Error(), "no node nothing_node_free_9 of nothing has announced itself") {
 		t.Errorf("moved to nowhere: %v", err)
 	}
 	out, err := w.operate("migrate", one.ServiceID, "nothing_node_free_1")

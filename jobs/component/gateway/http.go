@@ -40,6 +40,8 @@ func (g api) handler() http.Handler {
 		"DELETE /service/internal/v1/purge_orphan":                          g.servedPurge,
 		"POST /service/internal/v1/migration/{node}/{instance}/{action}":    g.servedMigration,
 		"GET /service/internal/v1/migration/{node}/instances":               g.servedInstances,
+		"POST /service/internal/v1/instances/{instance}/move":               g.servedBegin,
+		"GET /service/internal/v1/instances/{instance}/move":                g.servedMove,
 		"GET /service/internal/v1/instances/{instance}/node":                g.servedNode,
 	} {
 		mux.Handle(pattern, g.endpoint(h))
@@ -267,7 +269,7 @@ func (g api) servedMigration(c *call) (any, error) {
 	if !wire.ValidServiceNode(node) {
 		return nil, wire.Failure(wire.ServiceMalformed, "%q is no node", node)
 	}
-	return struct{}{}, g.migrate(c.ctx, node, c.PathValue("instance"), c.PathValue("action"))
+	return struct{}{}, g.step(c.ctx, node, c.PathValue("instance"), c.PathValue("action"))
 }
 
 func (g api) servedInstances(c *call) (any, error) {
@@ -280,6 +282,33 @@ func (g api) servedInstances(c *call) (any, error) {
 		names = append(names, h.ServiceID)
 	}
 	return names, nil
+}
+
+// moveBody is where an instance shall move.
+type moveBody struct {
+	To string `json:"to"`
+}
+
+// servedBegin begins a move. Who asks looks how far it is.
+func (g api) servedBegin(c *call) (any, error) {
+	var body moveBody
+	if err := c.read(&body); err != nil {
+		return nil, err
+	}
+	return g.begin(c.ctx, c.PathValue("instance"), body.To)
+}
+
+// servedMove tells how far the last move of an instance is.
+func (g api) servedMove(c *call) (any, error) {
+	all, err := g.refresh(c.ctx)
+	if err != nil {
+		return nil, err
+	}
+	h, known := all.instance(c.PathValue("instance"))
+	if !known {
+		return nil, errNotFound("instance")
+	}
+	return h.Move()
 }
 
 // servedNode tells on which node an instance is.

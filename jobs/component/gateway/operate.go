@@ -191,36 +191,40 @@ func (o operator) purgeOrphans(ctx context.Context, names []string) error {
 	return nil
 }
 
-// migrate moves an instance to another node, and gives it back to its users where it
-// was if that fails.
+// migrate moves an instance to another node. The gateway does it, and goes on with it
+// when nobody waits any more.
 func (o operator) migrate(ctx context.Context, instance, to string) error {
-	var from string
-	if err := o.call(ctx, http.MethodGet, "/service/internal/v1/instances/"+instance+"/node", struct{}{}, &from); err != nil {
+	path := "/service/internal/v1/instances/" + instance + "/move"
+	var move wire.ServiceMove
+	if err := o.call(ctx, http.MethodPost, path, map[string]string{"to": to}, &move); err != nil {
 		return err
 	}
-	if from == to {
-		return fmt.Errorf("%s is on %s already", instance, to)
-	}
-	step := func(node, action string) error {
-		fmt.Fprintf(o.out, "%s on %s\n", action, node)
-		if err := o.call(ctx, http.MethodPost, "/service/internal/v1/migration/"+node+"/"+instance+"/"+action, struct{}{}, nil); err != nil {
-			return fmt.Errorf("%s on %s: %w", action, node, err)
+	number, said := move.Number, wire.MovePhase("")
+	for {
+		if move.Phase != said {
+			said = move.Phase
+			fmt.Fprintf(o.out, "%s from %s to %s: %s\n", instance, move.From, move.To, move.Phase)
 		}
-		return nil
-	}
-	for _, s := range []struct{ node, action string }{{from, "disable"}, {to, "import"}, {to, "update"}} {
-		if err := step(s.node, s.action); err != nil {
-			if undo := step(from, "enable"); undo != nil {
-				return fmt.Errorf("%w; and it cannot be given back: %w", err, undo)
+		switch {
+		case move.Number != number:
+			return fmt.Errorf("another move of %s has begun meanwhile, to %s", instance, move.To)
+		case move.Phase == wire.MoveUndone:
+			return fmt.Errorf("%s could not move: %s; it serves on %s as before", instance, move.Why, move.From)
+		case move.Phase == wire.MoveDone:
+			fmt.Fprintf(o.out, "%s is on %s; restart the apps that are bound to it. What was left on %s is an orphan: check-orphans, then purge-orphans %s\n", instance, to, move.From, instance)
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("cannot wait for the move any longer; the gateway goes on with it: %w", context.Cause(ctx))
+		case <-time.After(200 * time.Millisecond):
+		}
+		if err := o.call(ctx, http.MethodGet, path, struct{}{}, &move); err != nil {
+			fmt.Fprintf(o.out, "cannot see how far it is; trying again: %v\n", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
 			}
-			return fmt.Errorf("%w; it serves on %s as before", err, from)
 		}
 	}
-	for _, s := range []struct{ node, action string }{{to, "enable"}, {from, "cleanupnfs"}} {
-		if err := step(s.node, s.action); err != nil {
-			return err
-		}
-	}
-	fmt.Fprintf(o.out, "%s is on %s; restart the apps that are bound to it. What was left on %s is an orphan: check-orphans, then purge-orphans %s\n", instance, to, from, instance)
-	return nil
 }

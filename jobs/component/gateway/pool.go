@@ -76,6 +76,29 @@ func (p *pool) best(plan, version string) (string, *wire.ServiceFailure) {
 	return best, nil
 }
 
+// takes says why a node cannot take an instance of another node, or nil.
+func (p *pool) takes(id, plan, version string) *wire.ServiceFailure {
+	m, known := p.nodes[id]
+	switch {
+	case !known:
+		return wire.Failure(wire.ServiceUnavailable, "no node %s of %s has announced itself", id, p.service.Name)
+	case m.Plan != plan:
+		return wire.Failure(wire.ServiceUnavailable, "%s has the plan %s, and the instance %s", id, m.Plan, plan)
+	case version != "" && !slices.Contains(m.SupportedVersions, version):
+		return wire.Failure(wire.ServiceUnavailable, "%s does not have version %s", id, version)
+	case m.AvailableCapacity <= 0:
+		return wire.Failure(wire.ServiceUnavailable, "%s has no room", id)
+	}
+	return nil
+}
+
+// take counts an instance that moves to a node, until that announces itself again.
+func (p *pool) take(id string) {
+	if m, known := p.nodes[id]; known {
+		m.AvailableCapacity -= m.CapacityUnit
+	}
+}
+
 // reserve takes a place on a node until settle says what became of it.
 func (p *pool) reserve(id string) {
 	if m, known := p.nodes[id]; known {

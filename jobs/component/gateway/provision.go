@@ -166,8 +166,10 @@ func (g *Gateway) recoverInstance(ctx context.Context, name string) error {
 	if !known {
 		return errNotFound("instance")
 	}
-	plan, _ := h.Configuration["plan"].(string)
-	version, _ := h.Configuration["version"].(string)
+	if move, err := h.Move(); err != nil || !move.Over() {
+		return errors.Join(err, wire.Failure(wire.ServiceUnavailable, "the instance is on its way to another node; try again later"))
+	}
+	plan, version := planOf(h)
 	node := h.Credentials.NodeID()
 	answer, err := g.ask(ctx, node, wire.ServiceProvision, wire.ProvisionRequest{Plan: plan, Version: version, Credentials: h.Credentials})
 	if err != nil {

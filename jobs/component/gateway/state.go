@@ -22,6 +22,8 @@ type Gateway struct {
 	server     *component.Server
 	controller *controller
 	check      chan struct{} // orphans are to be looked for
+	moving     chan struct{} // a move has begun
+	beginning  sync.Mutex    // one move begins at a time
 
 	mu       sync.Mutex // guards the rest
 	pool     *pool
@@ -108,13 +110,7 @@ func (g *Gateway) askRaw(ctx context.Context, node, operation string, request an
 	if !wire.ValidServiceNode(node) {
 		return nil, fmt.Errorf("%q is no node", node)
 	}
-	timeout := g.config.NodeTimeout.Duration()
-	for _, step := range migrationActions {
-		if operation == step {
-			timeout += wire.ServiceMoveLimit
-		}
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, g.config.NodeTimeout.Duration())
 	defer cancel()
 	m, err := g.base.Bus().RequestWithContext(ctx, wire.ServiceNodeSubject(g.prefix, operation, node), doc)
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) {

@@ -43,7 +43,7 @@ func Census(file, service string) ([]wire.Thing, error) {
 		switch {
 		case err != nil || wrong != nil || damaged:
 			thing.Name += ", whose record cannot be read"
-		case i.State != Whole:
+		case i.State != Whole || i.Away:
 			continue
 		default:
 			thing.Owner = i.Owner

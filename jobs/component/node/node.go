@@ -42,18 +42,10 @@ type Node struct {
 const recordsFolder = "instances"
 
 // Main is the main function of a node's program. "census -c FILE" says what lives on
-// the node.
+// the node, "leave -c FILE" has it moved away.
 func Main(d Definition) int {
-	if len(os.Args) == 4 && os.Args[1] == censusCommand && os.Args[2] == "-c" {
-		things, err := Census(os.Args[3], d.Name)
-		if err == nil {
-			err = wire.WriteCensus(os.Stdout, things)
-		}
-		if err != nil {
-			fmt.Fprintf(os.Stderr, "%s_node: %v\n", d.Name, err)
-			return 1
-		}
-		return 0
+	if status, is := errand(d, os.Args); is {
+		return status
 	}
 	return component.Main(d.Name+"_node", func(ctx context.Context, p component.Process) error { return Run(ctx, p, d) })
 }
@@ -113,18 +105,18 @@ func open(p component.Process, d Definition) (_ *Node, err error) {
 func (n *Node) run(ctx context.Context) error {
 	defer n.tasks.Wait()
 	defer n.cut()
-	cfg := n.current()
+	cfg, m := n.current(), mover{n}
 	for operation, handle := range map[string]nats.MsgHandler{
 		wire.ServiceProvision:   operation(n, wire.ParseProvisionRequest, n.provision),
 		wire.ServiceUnprovision: operation(n, wire.ParseUnprovisionRequest, n.unprovision),
 		wire.ServiceBind:        operation(n, wire.ParseBindRequest, n.bind),
 		wire.ServiceUnbind:      operation(n, wire.ParseUnbindRequest, n.unbind),
 		wire.ServiceRestore:     operation(n, wire.ParseRestoreRequest, n.restore),
-		wire.ServiceDisable:     move(n, n.disable),
-		wire.ServiceEnable:      move(n, n.enable),
-		wire.ServiceImport:      move(n, n.importInstance),
-		wire.ServiceUpdate:      move(n, n.update),
-		wire.ServiceCleanUp:     move(n, n.cleanUp),
+		wire.ServiceDisable:     move(n, m.stepping(wire.ServiceDisable, m.disable)),
+		wire.ServiceEnable:      move(n, m.stepping(wire.ServiceEnable, m.enable)),
+		wire.ServiceImport:      move(n, m.stepping(wire.ServiceImport, m.importInstance)),
+		wire.ServiceUpdate:      move(n, m.stepping(wire.ServiceUpdate, m.update)),
+		wire.ServiceCleanUp:     move(n, m.stepping(wire.ServiceCleanUp, m.cleanUp)),
 		wire.ServicePurge:       operation(n, wire.ParsePurgeOrphans, n.purge),
 
 		wire.ServiceListSnapshots:    operation(n, wire.ParseSnapshotRequest, listSnapshots(n.keeper)),
@@ -141,6 +133,9 @@ func (n *Node) run(ctx context.Context) error {
 		return err
 	}
 	if err := n.subscribe(wire.ServiceSubject(n.prefix, wire.ServiceCheckOrphan), func(*nats.Msg) { n.report() }); err != nil {
+		return err
+	}
+	if err := n.subscribe(wire.ServiceNodeSubject(n.prefix, wire.ServiceLeaveNode, cfg.NodeID), n.leave); err != nil {
 		return err
 	}
 	n.base.OnConnect(func() { n.announce(wire.ServiceSubject(n.prefix, wire.ServiceAnnounced), wire.ServiceDiscovery{}) })

@@ -43,7 +43,8 @@ type Versioned interface {
 }
 
 // Mover is a Service whose instances can move to another node: disabled and
-// exported here, imported and enabled there.
+// exported here, imported and enabled there. A Snapshotter need not be one: its
+// instances move as snapshots.
 type Mover interface {
 	// Disable keeps users out of an instance and ends their connections.
 	Disable(ctx context.Context, i Instance) error
@@ -122,6 +123,10 @@ type Instance struct {
 	Port     int    `json:"port,omitempty"` // of Config.Ports; 0: the service has none for each
 	Secret   string `json:"secret"`         // for the service's own access; nobody is told
 	Disabled bool   `json:"disabled"`       // on its way to another node
+	// Move is the number of the last move in which the node took part, 0 for none. Away
+	// says that the instance has moved to another node: what is here is a former copy.
+	Move int  `json:"move,omitempty"`
+	Away bool `json:"away,omitempty"`
 	// Owner is whose it is and Called how that user calls it; "" if nobody has said.
 	Owner  string `json:"owner,omitempty"`
 	Called string `json:"called,omitempty"`

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -30,6 +31,7 @@ type Fixture struct {
 	Base string // its base_dir
 	Stop func() // ends it in order; Start begins it again
 
+	moves  atomic.Int32
 	define func() node.Definition
 	prefix string
 	file   string
@@ -46,8 +48,8 @@ func New(t testing.TB, define func() node.Definition, settings string) *Fixture 
 	}
 	t.Cleanup(conn.Close)
 	name := define().Name
-	dir := t.TempDir()
-	f := &Fixture{TB: t, ID: name + "_node_free_0", Base: filepath.Join(dir, "data"), define: define, prefix: wire.ServicePrefix(name), file: filepath.Join(dir, "node.yml"), conn: conn}
+	dir := t.TempDir() // its name is another one for each node of a test
+	f := &Fixture{TB: t, ID: name + "_node_free_" + filepath.Base(dir), Base: filepath.Join(dir, "data"), define: define, prefix: wire.ServicePrefix(name), file: filepath.Join(dir, "node.yml"), conn: conn}
 	text := fmt.Sprintf("mbus: %s\nlocal_route: 127.0.0.1\nnode_id: %s\nbase_dir: %s\nop_time_limit: 60\n%s", bus.ClientURL(), f.ID, f.Base, settings)
 	if err := os.WriteFile(f.file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -126,10 +128,16 @@ func (f *Fixture) ok(operation string, request any) wire.Credentials {
 // does, and returns the credentials as they are there. Both share a migration_nfs.
 func (f *Fixture) Move(to *Fixture, instance wire.Credentials, bindings ...wire.Credentials) []wire.Credentials {
 	f.Helper()
-	m := wire.Migration{Instance: wire.ServiceHandle{ServiceID: instance.Name(), Credentials: instance}}
-	for _, b := range bindings {
-		m.Bindings = append(m.Bindings, wire.ServiceHandle{ServiceID: b.User(), Credentials: b})
+	handle := wire.ServiceHandle{ServiceID: instance.Name(), Credentials: instance}
+	number := int(f.moves.Add(1))
+	at := func(phase wire.MovePhase) wire.Migration {
+		m := wire.Migration{Instance: handle.WithMove(wire.ServiceMove{Number: number, From: f.ID, To: to.ID, Phase: phase})}
+		for _, b := range bindings {
+			m.Bindings = append(m.Bindings, wire.ServiceHandle{ServiceID: b.User(), Credentials: b})
+		}
+		return m
 	}
+	m := at(wire.MoveCopying)
 	f.ok(wire.ServiceDisable, m)
 	to.ok(wire.ServiceImport, m)
 	body, err := json.Marshal(m)
@@ -144,6 +152,7 @@ func (f *Fixture) Move(to *Fixture, instance wire.Credentials, bindings ...wire.
 	if err := json.Unmarshal(answer.Data, &handles); err != nil {
 		f.Fatalf("update_instance: %s", answer.Data)
 	}
+	m = at(wire.MoveSwitched)
 	to.ok(wire.ServiceEnable, m)
 	f.ok(wire.ServiceCleanUp, m)
 	var moved []wire.Credentials
