@@ -324,8 +324,23 @@ func TestPlatform(t *testing.T) {
 		l.stop()
 		l.mustFailInFlight(t, lost, loadClients)
 		p.mustVmc("delete", "pair", "--force")
+		off := "allow_registration = true"
+		rebalancing := off + "\n      update             = { rebalance_every = \"5s\" }"
+		p.edit(off, rebalancing)
 		p.mustApply()
 		p.mustAllRun(12)
+		within(t, 3*time.Minute, "the DEA that came back has its share of the instances", func() bool {
+			hosts := map[string]int{}
+			for _, i := range p.running("node") {
+				hosts[i.Host]++
+			}
+			return len(hosts) == 3 && hosts[address["dea/0"]] == 2 && hosts[address["dea/1"]] == 2
+		})
+		within(t, time.Minute, "the update that moved them is over", func() bool { return !p.updating("node") })
+		p.mustRun("node", 6, nil)
+		p.mustServe("node", "Hello from node/")
+		p.edit(rebalancing, off)
+		p.mustApply()
 	})
 
 	t.Run("an app is updated under load", p.updateUnderLoad)

@@ -262,9 +262,10 @@ property "update" {
     max_in_flight    = optional(number, 3)
     min_healthy_time = optional(string, "6s")
     watch_time       = optional(string, "1m")
+    rebalance_every  = optional(string, "0s")
   })
   default     = {}
-  description = "How an app is updated. rolling: a new instance starts beside each old one, must stay healthy for min_healthy_time before it gets requests, and only then the old one stops; max_in_flight instances at once. If within watch_time after the update its only instance crashes, or two of several, the previous version returns (\"0s\": never). now: all instances stop, then start, as in the original; users can ask for it with `vmc --now`"
+  description = "How an app is updated. rolling: a new instance starts beside each old one, must stay healthy for min_healthy_time before it gets requests, and only then the old one stops; max_in_flight instances at once. If within watch_time after the update its only instance crashes, or two of several, the previous version returns (\"0s\": never). now: all instances stop, then start, as in the original; users can ask for it with `vmc --now`. With rebalance_every above \"0s\", instances of an app that crowd on some DEAs, since others were away or full, are spread anew by a rolling update of the app: one app at a time, so long after the last one and after the last DEA that came or went"
 
   validation {
     condition     = contains(["rolling", "now"], property.update.strategy) && property.update.max_in_flight >= 1

@@ -44,12 +44,12 @@ func postgresSettings(database string) string {
 
 // freePort is one that nobody else is likely to take.
 // pair are two controllers, each with a folder of its own.
-func (w *world) pair() (first, second *cc) {
+func (w *world) pair(more ...string) (first, second *cc) {
 	w.t.Helper()
 	name, _ := postgres.Database(w.t)
 	a, b := componenttest.FreePort(w.t), componenttest.FreePort(w.t)
 	settings := func(own, other int) string {
-		return postgresSettings(name) + fmt.Sprintf("internal_port: %d\npeers: [\"127.0.0.1:%d\"]\n", own, other)
+		return postgresSettings(name) + fmt.Sprintf("internal_port: %d\npeers: [\"127.0.0.1:%d\"]\n", own, other) + strings.Join(more, "")
 	}
 	first, second = w.prepare(settings(a, b)), w.prepare(settings(b, a))
 	first.run()

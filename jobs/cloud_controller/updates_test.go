@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -231,6 +232,68 @@ func TestAVersionThatCrashesLaterIsTakenBack(t *testing.T) {
 	list, err := second.working().store.AllDriven(t.Context())
 	if err != nil || len(list) > 0 {
 		t.Errorf("still driven: %+v, %v", list, err)
+	}
+}
+
+// spread returns how many running instances of a version each DEA has.
+func spread(version string, deas ...*dea) (counts []int) {
+	for _, d := range deas {
+		d.mu.Lock()
+		n := 0
+		for _, f := range d.instances {
+			if f.Version == version && f.State == wire.StateRunning {
+				n++
+			}
+		}
+		d.mu.Unlock()
+		counts = append(counts, n)
+	}
+	return counts
+}
+
+// TestRebalance: when a DEA joins, one of several controllers spreads the app's
+// instances anew, once, by an update that leaves files and settings to their owner.
+func TestRebalance(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	first, second := w.pair("update: {min_healthy_time: 100ms, rebalance_every: 1s}\n")
+	w.anyStager()
+	deas := []*dea{w.dea("a")}
+	advertise := func() {
+		t.Helper()
+		for _, d := range deas {
+			data, err := json.Marshal(wire.DEAAdvertise{ID: d.id, AvailableMemory: 4096, Runtimes: []string{"node"}})
+			must(t, err)
+			must(t, w.conn.Publish(wire.SubjectDEAAdvertise, data))
+		}
+	}
+	advertise()
+	u := first.register("dev@example.com")
+	app := u.running(deas[0], "hello", 4)
+	u.upload("hello", zipOf(t, map[string]string{"app.js": "not yet"}), "[]").want(200)
+	u.put("hello", map[string]any{"env": []string{"NOT=yet"}}).want(200)
+	for turn, want := range [][]int{{2, 2}, {2, 1, 1}} {
+		deas = append(deas, w.dea(fmt.Sprint("joins", turn)))
+		var now store.App
+		eventually(t, fmt.Sprintf("the instances are spread as %v", want), func() bool {
+			advertise()
+			now = u.stored("hello")
+			counts := spread(model.Version(now), deas...)
+			slices.SortFunc(counts, func(a, b int) int { return b - a })
+			return now.RunCount > app.RunCount+turn && slices.Equal(counts, want)
+		})
+		if now.RunCount != app.RunCount+turn+1 || now.DropletHash != app.DropletHash || now.PackageHash == app.PackageHash || !slices.Equal(now.Environment, []string{"NOT=yet"}) {
+			t.Errorf("the app is %+v, and was %+v", now, app)
+		}
+		if release, err := second.working().store.Present(t.Context(), now); err != nil || len(release.Spec.Environment) > 0 {
+			t.Errorf("what runs is %+v, %v", release, err)
+		}
+	}
+	if turn, err := second.working().store.Turn(t.Context()); err != nil || turn != (store.Turn{Number: 2, AppID: app.ID}) {
+		t.Errorf("the turn is %+v, %v", turn, err)
+	}
+	if events := u.call("GET", "/apps/hello/events", nil).want(200); strings.Count(events.Body, "begun by itself: rebalance") != 2 {
+		t.Errorf("the events are %s", events.Body)
 	}
 }
 

@@ -172,6 +172,9 @@ type Update struct {
 	// WatchTime is how long a version is watched after its update: one that crashes
 	// then is taken back. 0: it is not.
 	WatchTime time.Duration `yaml:"watch_time"`
+	// RebalanceEvery is the time between two apps whose instances are spread over the
+	// DEAs anew. 0: none is.
+	RebalanceEvery time.Duration `yaml:"rebalance_every"`
 }
 
 // AppURIs says which host names apps may have.
@@ -373,6 +376,8 @@ func (c *Config) complete() error {
 		return errors.New("update.max_in_flight must be positive, and update.min_healthy_time a duration of at most an hour, as \"6s\"")
 	case c.Update.WatchTime < 0 || c.Update.WatchTime > time.Hour:
 		return errors.New("update.watch_time must be a duration of at most an hour, as \"1m\"; 0s: none")
+	case c.Update.RebalanceEvery < 0:
+		return errors.New("update.rebalance_every must be a duration, as \"1m\"; 0s: never")
 	case c.CCPartition == "" || strings.ContainsAny(c.CCPartition, " .*>"):
 		return fmt.Errorf("cc_partition %q must be a word", c.CCPartition)
 	}

@@ -40,7 +40,7 @@ func (p *Placer) Subscribe() (requests []*nats.Subscription, err error) {
 		},
 		wire.SubjectDEAShutdown: func(m *nats.Msg) {
 			if s, err := wire.ParseDEAShutdown(m.Data); err == nil {
-				p.pool.left(s.ID)
+				p.pool.left(s.ID, time.Now())
 			}
 		},
 	} {

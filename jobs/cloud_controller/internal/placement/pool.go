@@ -26,6 +26,10 @@ type offer struct {
 type pool struct {
 	mu   sync.Mutex
 	deas map[string]*candidate
+	// joined counts the DEAs that began to advertise, and changed is when one did or
+	// has left.
+	joined  int
+	changed time.Time
 }
 
 // candidate is a DEA that may run instances.
@@ -84,13 +88,18 @@ func (p *pool) heard(a wire.DEAAdvertise, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := p.of(a.ID)
+	if !c.known(now) {
+		p.joined++
+		p.changed = now
+	}
 	c.DEAAdvertise, c.at = a, now
 }
 
-func (p *pool) left(id string) {
+func (p *pool) left(id string, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.deas, id)
+	p.changed = now
 }
 
 // forget drops what is too old to matter.

@@ -43,7 +43,7 @@ func TestTake(t *testing.T) {
 			t.Errorf("%d MB of %s: %q, want %q", tc.memory, tc.runtime, got, tc.want)
 		}
 	}
-	p.left("prod")
+	p.left("prod", now)
 	if got := take(1, "node", true); got == "prod" {
 		t.Error("a DEA that left is chosen")
 	}
@@ -133,49 +133,115 @@ func TestSpread(t *testing.T) {
 	}
 }
 
+// layout is where an app's instances are while DEAs have room for all of them.
+type layout struct {
+	pool  *pool
+	now   time.Time
+	zones []string // of the DEAs
+	found []wire.DEAFound
+}
+
+var anApp = wire.DEAStart{Droplet: "7", Runtime: "node", Limits: wire.Limits{Mem: 64}}
+
+func drawLayout(t *rapid.T, zones ...string) *layout {
+	l := &layout{pool: &pool{}, now: time.Unix(1343815200, 0)}
+	for i := range rapid.IntRange(2, 5).Draw(t, "DEAs") {
+		l.zones = append(l.zones, rapid.SampledFrom(zones).Draw(t, fmt.Sprint("zone of ", i)))
+	}
+	for index := range rapid.IntRange(1, 9).Draw(t, "instances") {
+		on := rapid.IntRange(0, len(l.zones)-1).Draw(t, fmt.Sprint("of instance ", index))
+		l.found = append(l.found, wire.DEAFound{DEA: fmt.Sprint("dea", on), Version: "old", Index: index})
+	}
+	return l
+}
+
+// update replaces each index by one of another version, some at a time.
+func (l *layout) update(t *rapid.T, atOnce int) {
+	instances := len(l.found)
+	for first := 0; first < instances; first += atOnce {
+		for i, zone := range l.zones {
+			free := rapid.IntRange(1000, 9000).Draw(t, "MB")
+			l.pool.heard(wire.DEAAdvertise{ID: fmt.Sprint("dea", i), AvailableMemory: free, Runtimes: []string{"node"}, Zone: zone}, l.now)
+		}
+		offers := l.pool.advertised(anApp, l.now)
+		indices := Indices(first, min(first+atOnce, instances))
+		l.now = l.now.Add(5 * time.Second)
+		have, since := staying(l.found, "new", indices), l.now
+		for _, index := range indices {
+			dea := l.pool.give(offers, have, since, "7", 64, l.now)
+			l.found = append(l.found, wire.DEAFound{DEA: dea, Version: "new", Index: index})
+		}
+		// What was replaced stops, sooner or later.
+		l.found = slices.DeleteFunc(l.found, func(f wire.DEAFound) bool {
+			return f.Version == "old" && f.Index < first+atOnce && rapid.Bool().Draw(t, "stops")
+		})
+	}
+	l.found = slices.DeleteFunc(l.found, func(f wire.DEAFound) bool { return f.Version == "old" })
+}
+
+// have counts the instances by DEA, and returns the most and the fewest.
+func (l *layout) have() (have map[string]int, most, fewest int) {
+	have = map[string]int{}
+	for _, f := range l.found {
+		have[f.DEA]++
+	}
+	fewest = len(l.found)
+	for i := range l.zones {
+		n := have[fmt.Sprint("dea", i)]
+		most, fewest = max(most, n), min(fewest, n)
+	}
+	return have, most, fewest
+}
+
 // TestUpdateSpreads: wherever an app's instances are, when each index was replaced by
 // one of another version, some at a time, no DEA has two more than another one.
 func TestUpdateSpreads(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		now := time.Unix(1343815200, 0)
-		deas, instances, atOnce := rapid.IntRange(2, 5).Draw(t, "DEAs"), rapid.IntRange(1, 9).Draw(t, "instances"), rapid.IntRange(1, 4).Draw(t, "at once")
-		var found []wire.DEAFound
-		for index := range instances {
-			on := rapid.IntRange(0, deas-1).Draw(t, fmt.Sprint("of instance ", index))
-			found = append(found, wire.DEAFound{DEA: fmt.Sprint("dea", on), Version: "old", Index: index})
-		}
-		var p pool
-		for first := 0; first < instances; first += atOnce {
-			for i := range deas {
-				free := rapid.IntRange(1000, 9000).Draw(t, "MB")
-				p.heard(wire.DEAAdvertise{ID: fmt.Sprint("dea", i), AvailableMemory: free, Runtimes: []string{"node"}}, now)
-			}
-			offers := p.advertised(wire.DEAStart{Runtime: "node", Limits: wire.Limits{Mem: 64}}, now)
-			indices := Indices(first, min(first+atOnce, instances))
-			now = now.Add(10 * time.Second)
-			have, since := staying(found, "new", indices), now
-			for _, index := range indices {
-				dea := p.give(offers, have, since, "7", 64, now)
-				found = append(found, wire.DEAFound{DEA: dea, Version: "new", Index: index})
-			}
-			// What was replaced stops, sooner or later.
-			found = slices.DeleteFunc(found, func(f wire.DEAFound) bool {
-				return f.Version == "old" && f.Index < first+atOnce && rapid.Bool().Draw(t, "stops")
-			})
-		}
-		count := make([]int, deas)
-		for _, f := range found {
-			if f.Version == "new" {
-				var i int
-				_, _ = fmt.Sscanf(f.DEA, "dea%d", &i)
-				count[i]++
-			}
-		}
-		if slices.Max(count)-slices.Min(count) > 1 {
-			t.Fatalf("the DEAs have %v instances after the update", count)
+		l := drawLayout(t, "")
+		l.update(t, rapid.IntRange(1, 4).Draw(t, "at once"))
+		if have, most, fewest := l.have(); most-fewest > 1 {
+			t.Fatalf("the DEAs have %v instances after the update", have)
 		}
 	})
+}
+
+// TestUneven: what is called uneven is spread better by an update, and is not uneven
+// then; what is not cannot be.
+func TestUneven(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		l := drawLayout(t, "", "a", "b")
+		for i, zone := range l.zones {
+			l.pool.heard(wire.DEAAdvertise{ID: fmt.Sprint("dea", i), AvailableMemory: 4096, Runtimes: []string{"node"}, Zone: zone}, l.now)
+		}
+		have, most, fewest := l.have()
+		uneven := l.pool.uneven(anApp, have, l.now)
+		if most-fewest > 1 != uneven && !(uneven && most-fewest == 1) {
+			t.Fatalf("%v in zones %v is uneven: %v", have, l.zones, uneven)
+		}
+		l.update(t, rapid.IntRange(1, 4).Draw(t, "at once"))
+		if have, _, _ := l.have(); l.pool.uneven(anApp, have, l.now) {
+			t.Fatalf("%v in zones %v is uneven after an update", have, l.zones)
+		}
+	})
+	// Where there is no room nothing moves, nor from a DEA that says nothing.
+	now := time.Unix(1343815200, 0)
+	var p pool
+	p.heard(wire.DEAAdvertise{ID: "a", AvailableMemory: 900, Runtimes: []string{"node"}}, now)
+	p.heard(wire.DEAAdvertise{ID: "b", AvailableMemory: 63, Runtimes: []string{"node"}}, now)
+	p.heard(wire.DEAAdvertise{ID: "c", AvailableMemory: 900, Runtimes: []string{"java"}}, now)
+	if p.uneven(anApp, map[string]int{"a": 3}, now) {
+		t.Error("an instance would move to where there is no room")
+	}
+	p.heard(wire.DEAAdvertise{ID: "b", AvailableMemory: 64, Runtimes: []string{"node"}}, now)
+	if !p.uneven(anApp, map[string]int{"a": 3}, now) {
+		t.Error("an instance does not move to where there is room")
+	}
+	p.left("a", now)
+	if p.uneven(anApp, map[string]int{"a": 3}, now) {
+		t.Error("an instance would move from a DEA that leaves")
+	}
 }
 
 // TestLargePlatform: 1,000 DEAs in three zones take 50,000 instances (with the race

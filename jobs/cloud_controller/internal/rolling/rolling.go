@@ -41,6 +41,8 @@ type Update struct {
 	Reason  string `json:"reason,omitempty"` // why it goes back
 	Failed  string `json:"failed,omitempty"` // id of the instance that is the reason
 	Outcome string `json:"outcome,omitempty"`
+	// Rebalance says that nothing is to change but where the instances run.
+	Rebalance bool `json:"rebalance,omitempty"`
 	// Watch says that the version is watched when the update is done, see Watch.
 	Watch bool `json:"watch,omitempty"`
 	// Crashed are the instances of it that have crashed since.

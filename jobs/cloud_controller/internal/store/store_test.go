@@ -782,6 +782,40 @@ func releasesAndUpdates(t testing.TB, s *Store, owner User) {
 	if u, err = s.Update(ctx, app.ID, u.RunCount); err != nil || u.Status != Cancelled {
 		t.Errorf("the update of an app that was started anew: %+v, %v", u, err)
 	}
+
+	// A rebalance brings in what runs, whatever has come since, and its turn is one
+	// controller's.
+	turn, err := s.Turn(ctx)
+	must(t, err)
+	must(t, s.SetPackage(ctx, app.ID, "p5"))
+	reread()
+	ran := app.Memory
+	app.Memory++
+	must(t, s.UpdateApp(ctx, &app, nil))
+	another := app
+	another.RunCount--
+	_, _, err = s.Begin(ctx, another, Beginning{Rebalance: &turn}, nil)
+	wantError(t, err, ErrStale) // another version runs by now
+	u = begin(Beginning{Cause: "rebalance", Rebalance: &turn})
+	if u.State != "f1-16 to f1-17, 0 others" {
+		t.Errorf("a rebalance is %+v", u)
+	}
+	_, _, err = s.Begin(ctx, app, Beginning{Rebalance: &turn}, nil)
+	wantError(t, err, ErrStale)
+	next, err := s.Turn(ctx)
+	if must(t, err); next != (Turn{turn.Number + 1, app.ID}) {
+		t.Errorf("after the turn %+v comes %+v", turn, next)
+	}
+	_, _, err = s.Begin(ctx, app, Beginning{Rebalance: &next}, nil)
+	wantError(t, err, ErrStale) // an update is under way
+	u.Status = Updated
+	app, err = s.FinishUpdate(ctx, u)
+	must(t, err)
+	present, err := s.Present(ctx, app)
+	must(t, err)
+	if app.PackageHash != "p5" || app.PackageState != Pending || app.Memory != ran+1 || app.RunCount != 17 || present.RunCount != 17 || present.Spec.Memory != ran {
+		t.Errorf("after a rebalance: %+v, of which runs %+v", app, present)
+	}
 }
 
 // TestEventsAreBounded: of an app the latest are kept, and no others.

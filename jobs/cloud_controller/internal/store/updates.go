@@ -127,6 +127,9 @@ type Beginning struct {
 	// it is Undone then, with its Reason and State. ErrStale if it is watched no more.
 	// nil: none.
 	TakesBack *Update
+	// Rebalance is the last turn: the release that runs is brought in again, whatever
+	// files and settings have come since, see takeTurn. nil: another kind of update.
+	Rebalance *Turn
 	// State writes the update's first state. others are the updates under way whose
 	// place it takes.
 	State func(a App, previous, next Release, others []Update) (string, error)
@@ -158,6 +161,11 @@ func (s *UpdateStore) Begin(ctx context.Context, a App, b Beginning, limits Limi
 		}
 		next := now
 		switch {
+		case b.Rebalance != nil:
+			if err := s.takeTurn(ctx, q, *b.Rebalance, a, now); err != nil {
+				return err
+			}
+			next = previous.Of(now)
 		case b.Back != nil:
 			// What is on record is what the user wants: the older release.
 			next = b.Back.Of(now)

@@ -75,6 +75,7 @@ type Request struct {
 	Hold int // instances to replace before it waits to be promoted; 0: it does not
 	// takesBack is the update whose version Back takes away again; nil: none.
 	takesBack *store.Update
+	rebalance *store.Turn // nil: it is none
 }
 
 // Begin begins an update of a started app, and returns it. It takes the place of one
@@ -82,7 +83,7 @@ type Request struct {
 // store.ErrNotFound if it was stopped.
 func (u *Updates) Begin(ctx context.Context, app store.App, r Request, limits store.Limits) (store.Update, error) {
 	now, update, err := u.Store.Begin(ctx, app, store.Beginning{
-		Cause: r.Cause, DropletHash: app.DropletHash, PackageHash: app.PackageHash, Back: r.Back, Hold: r.Hold, Holder: u.Holder, State: firstState(r.Back == nil), TakesBack: r.takesBack,
+		Cause: r.Cause, DropletHash: app.DropletHash, PackageHash: app.PackageHash, Back: r.Back, Hold: r.Hold, Holder: u.Holder, State: r.firstState, TakesBack: r.takesBack, Rebalance: r.rebalance,
 	}, limits)
 	if err != nil {
 		return update, err
@@ -96,22 +97,21 @@ func (u *Updates) Begin(ctx context.Context, app store.App, r Request, limits st
 // firstState writes the state of an update that begins, as it is saved. Who goes back
 // to a release has chosen it: only what is new is watched, and only if there is
 // another one to go back to.
-func firstState(isNew bool) func(store.App, store.Release, store.Release, []store.Update) (string, error) {
-	return func(app store.App, previous, next store.Release, others []store.Update) (string, error) {
-		var versions []string
-		for _, other := range others {
-			state, err := State(other)
-			if err != nil {
-				return "", err
-			}
-			versions = append(versions, state.Target)
-			versions = append(versions, state.Others...)
+func (r Request) firstState(app store.App, previous, next store.Release, others []store.Update) (string, error) {
+	var versions []string
+	for _, other := range others {
+		state, err := State(other)
+		if err != nil {
+			return "", err
 		}
-		first := rolling.New(model.Version(next.Of(app)), model.Version(previous.Of(app)), versions, app.Instances)
-		first.Watch = isNew && next.Number != previous.Number
-		data, err := json.Marshal(first)
-		return string(data), err
+		versions = append(versions, state.Target)
+		versions = append(versions, state.Others...)
 	}
+	first := rolling.New(model.Version(next.Of(app)), model.Version(previous.Of(app)), versions, app.Instances)
+	first.Rebalance = r.rebalance != nil
+	first.Watch = r.Back == nil && next.Number != previous.Number
+	data, err := json.Marshal(first)
+	return string(data), err
 }
 
 // begin drives an update that this controller holds.
@@ -152,6 +152,7 @@ func (u *Updates) Serve(ctx context.Context) error {
 	u.ctx = ctx
 	u.mu.Unlock()
 	defer u.group.Wait()
+	u.group.Go(func() { u.rebalance(ctx) })
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	seen := map[key]sign{}
