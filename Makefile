@@ -165,7 +165,7 @@ check-format:
 
 bench: build ## how long applies take; the router beside nginx, haproxy and httputil.ReverseProxy; services beside their servers
 	@.ci/setup.sh nginx haproxy redis-server memcached rabbitmq-server
-	go test -run '^$$' -bench . -benchtime 5x ./deployer # plans, applies and rollouts of thousands of simulated agents
+	go test -run '^$$' -bench . -benchtime 5x ./deployer # plans (10,000 in a process of their own), applies and rollouts of simulated agents
 	go test -run '^$$' -bench Linear -benchtime 3x ./deployer/internal/simulate # 10,000 beside 2,000 instances
 	go test -tags e2e -run '^$$' -bench . -benchtime 5x -timeout 15m ./examples/...
 	go test -run '^$$' -bench 'Peers|Routes' -benchtime 1x ./jobs/router

@@ -1,6 +1,7 @@
 package deployer
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -94,10 +95,7 @@ group "hello" {
 // deployer is a new one, as each run of the program has.
 func (c *cluster) deployer(tb testing.TB) *Deployer {
 	tb.Helper()
-	d, err := New(Config{
-		Manifest: c.manifest, StateDir: c.stateDir, Vars: c.vars,
-		Jobs: os.DirFS("../jobs"), Templates: os.DirFS("../templates"), Packages: c.programs,
-	})
+	d, err := c.scale().deployer()
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -243,21 +241,65 @@ func startBus(tb testing.TB, ca *pki.CA) *server.Server {
 // plan is Plan without the engine, which has its own pace.
 func (c *cluster) plan(tb testing.TB) *plan.Plan {
 	tb.Helper()
-	r, err := c.deployer(tb).load()
+	p, err := planWithoutEngine(tb.Context(), c.deployer(tb))
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer r.fleet.Close()
-	comparison, err := r.compare(tb.Context(), infra.Plan{}, fleet.Quick)
+	return p
+}
+
+// planWithoutEngine is Plan without the engine. All agents must answer.
+func planWithoutEngine(ctx context.Context, d *Deployer) (*plan.Plan, error) {
+	r, err := d.load()
 	if err != nil {
-		tb.Fatal(err)
+		return nil, err
+	}
+	defer r.fleet.Close()
+	comparison, err := r.compare(ctx, infra.Plan{}, fleet.Quick)
+	if err != nil {
+		return nil, err
 	}
 	for id := range r.State.VMs {
 		if r.fleet.Inventory(id) == nil {
-			tb.Fatalf("the agent of %s has not answered: %s", id, r.fleet.Reason(id))
+			return nil, fmt.Errorf("the agent of %s has not answered: %s", id, r.fleet.Reason(id))
 		}
 	}
-	return comparison.plan
+	return comparison.plan, nil
+}
+
+// ScaleCluster is what another process needs to plan a cluster of the benchmarks.
+type ScaleCluster struct {
+	Manifest, StateDir, Programs string
+	Vars                         map[string]string
+}
+
+// NewScaleCluster makes a cluster of n instances whose manifest has changed for
+// half of them.
+func NewScaleCluster(tb testing.TB, n int) ScaleCluster {
+	tb.Helper()
+	c := newCluster(tb, n)
+	c.vars["greeting"] = "Welcome"
+	return c.scale()
+}
+
+func (c *cluster) scale() ScaleCluster {
+	return ScaleCluster{Manifest: c.manifest, StateDir: c.stateDir, Programs: c.programs, Vars: c.vars}
+}
+
+func (c ScaleCluster) deployer() (*Deployer, error) {
+	return New(Config{
+		Manifest: c.Manifest, StateDir: c.StateDir, Vars: c.Vars,
+		Jobs: os.DirFS("../jobs"), Templates: os.DirFS("../templates"), Packages: c.Programs,
+	})
+}
+
+// Plan plans without the engine.
+func (c ScaleCluster) Plan(ctx context.Context) (*plan.Plan, error) {
+	d, err := c.deployer()
+	if err != nil {
+		return nil, err
+	}
+	return planWithoutEngine(ctx, d)
 }
 
 // noop is an apply that finds nothing to do.

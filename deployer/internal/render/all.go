@@ -1,12 +1,12 @@
 package render
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"reflect"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -49,6 +49,7 @@ func (r *Renderer) All(wanted []Wanted) ([]*Instance, []hcl.Diagnostics) {
 	shuffle.Shuffle(len(again), func(i, j int) { again[i], again[j] = again[j], again[i] })
 	second := *r
 	second.cache = newCache()
+	second.cache.jobs = nil // compared and dropped: thousands would be kept twice
 	r.cache.mu.Lock()
 	second.cache.templates = maps.Clone(r.cache.templates) // parsed by now
 	r.cache.mu.Unlock()
@@ -70,13 +71,11 @@ func (r *Renderer) All(wanted []Wanted) ([]*Instance, []hcl.Diagnostics) {
 // difference names what differs, "" if nothing does.
 func difference(a, b *Instance) string {
 	for key, text := range a.Files {
-		if b.Files[key].String() != text.String() {
+		if !slices.Equal(b.Files[key], text) {
 			return key.Job + "/" + key.Path
 		}
 	}
-	x, errX := json.Marshal(a.Spec)
-	y, errY := json.Marshal(b.Spec)
-	if errX != nil || errY != nil || !bytes.Equal(x, y) {
+	if !reflect.DeepEqual(a.Spec, b.Spec) {
 		return "the specification"
 	}
 	return ""

@@ -81,7 +81,7 @@ type cache struct {
 	mu         sync.Mutex
 	templates  map[templateKey]*parsedTemplate
 	references map[*manifests.Job]*references
-	jobs       map[jobKey]renderedJob
+	jobs       map[jobKey]renderedJob // nil: rendered jobs are not kept
 }
 
 // jobKey is a job on an instance.
@@ -223,7 +223,9 @@ func (r *Renderer) job(g *manifests.Group, in manifests.Instance, job *manifests
 	}
 	out.part, out.diags = *jr.out, jr.diags
 	r.cache.mu.Lock()
-	r.cache.jobs[key] = out
+	if r.cache.jobs != nil {
+		r.cache.jobs[key] = out
+	}
 	r.cache.mu.Unlock()
 	return out, true
 }
