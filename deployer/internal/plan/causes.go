@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -101,20 +102,30 @@ func settings(old, wanted api.Job) []string {
 			out = append(out, "hook "+hookName(wanted.Name, h))
 		}
 	}
-	differ("ports of "+wanted.Name, old.Listens, wanted.Listens)
+	differ("ports of "+wanted.Name, inAnyOrder(old.Listens), inAnyOrder(wanted.Listens))
 	for _, p := range wanted.Processes {
 		for _, was := range old.Processes {
 			if was.Name != p.Name {
 				continue
 			}
 			name := wanted.Name + "/" + p.Name
-			differ("health checks of "+name, was.Checks, p.Checks)
+			differ("health checks of "+name, inAnyOrder(was.Checks), inAnyOrder(p.Checks))
 			differ("how "+name+" reloads", was.Reload, p.Reload)
-			differ("routes of "+name, was.Routes, p.Routes)
+			differ("routes of "+name, inAnyOrder(was.Routes), inAnyOrder(p.Routes))
 			differ("how "+name+" is stopped", []any{was.KillMode, was.StopSignal, was.StopGrace}, []any{p.KillMode, p.StopSignal, p.StopGrace})
 			differ("how "+name+" is restarted", was.Restart, p.Restart)
 		}
 	}
+	return out
+}
+
+// inAnyOrder returns what blocks say, the same in whatever order they stand.
+func inAnyOrder[T any](blocks []T) []string {
+	var out []string
+	for _, b := range blocks {
+		out = append(out, fmt.Sprintf("%+v", b))
+	}
+	slices.Sort(out)
 	return out
 }
 

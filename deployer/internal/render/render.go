@@ -167,22 +167,6 @@ func (r *Renderer) instance(g *manifests.Group, in manifests.Instance) (out *Ins
 	return out, anew, diags
 }
 
-// unordered returns a spec as its generation is computed of it: without what only
-// names causes, and with jobs, files and ports sorted, since blocks may stand in
-// any order.
-func unordered(spec api.Spec) api.Spec {
-	spec.Jobs = slices.Clone(spec.Jobs)
-	for i := range spec.Jobs {
-		job := &spec.Jobs[i]
-		job.Inputs, job.Commands = nil, nil
-		job.Files, job.Listens = slices.Clone(job.Files), slices.Clone(job.Listens)
-		slices.SortFunc(job.Files, func(a, b api.File) int { return cmp.Compare(a.Path, b.Path) })
-		slices.SortFunc(job.Listens, func(a, b api.Listen) int { return cmp.Compare(a.Name, b.Name) })
-	}
-	slices.SortFunc(spec.Jobs, func(a, b api.Job) int { return cmp.Compare(a.Name, b.Name) })
-	return spec
-}
-
 // add puts a job to its instance.
 func (out *Instance) add(j renderedJob) {
 	out.Spec.Jobs = append(out.Spec.Jobs, j.job)
@@ -457,7 +441,8 @@ func (r *jobRenderer) restartOn(p *manifests.Process) (digest string, known bool
 		known = hashValue(mac, v) && known
 		found = true
 	}
-	for _, property := range r.spec.Properties {
+	properties := slices.SortedFunc(slices.Values(r.spec.Properties), func(a, b *manifests.Property) int { return cmp.Compare(a.Name, b.Name) })
+	for _, property := range properties {
 		if property.OnChange == "restart" {
 			add(property.Name, r.ctx.Variables["property"].GetAttr(property.Name))
 		}
@@ -499,6 +484,8 @@ func (r *jobRenderer) processDigests(p *api.Process, job api.Job, owners map[str
 			reload = append(reload, entry)
 		}
 	}
+	slices.Sort(restart) // template blocks may stand in any order
+	slices.Sort(reload)
 	if reloadKnown {
 		p.ReloadDigest = r.digest("reload", reload)
 	}
