@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -180,6 +181,17 @@ domain "acme.example" {
 		{"", "www.shop.example", "/api/v2.0/users", 200, "v2"},
 		{"", "www.shop.example", "/api/v2x0/users", 200, "router"},
 		{"", "www.shop.example", "/API", 200, "shop"},
+		{"", "www.shop.example", "/api/v2.0/users/../x", 200, "v2"},
+		{"", "www.shop.example", "//api//v2.0/users", 200, "v2"},
+		{"", "www.shop.example", "/api;a=1/v2.0;b=2", 200, "v2"},
+		{"", "www.shop.example", "/%61pi/v2.0", 200, "v2"},
+		{"", "www.shop.example", "/x/../api/v2%2E0", 200, "v2"},
+		{"", "www.shop.example", "/x/api/v2.0", 200, "shop"},
+		{"", "www.shop.example.", "/", 200, "shop www.shop.example"},
+		{"", "www.shop.example:", "/", 200, "shop www.shop.example"},
+		{"", "xwww.shop.example", "/", 404, long},
+		{"", "www.shop.example.evil.example", "/", 404, "LOAD BALANCER: 404"},
+		{"", "[::1]", "/", 404, "LOAD BALANCER: 404"},
 		{"", "www.shop.example", "/old/p?q=1", 308, ""},
 		{"", "any.shop.example", "/", 404, long},
 		{"", "a.b.shop.example", "/x", 404, long},
@@ -373,6 +385,17 @@ func TestProof(t *testing.T) {
 	b.activate(g1)
 	b.start()
 
+	t.Run("an address of IPv6", func(t *testing.T) { // which not every machine has
+		g := filepath.Join(b.dir, "generations", "six")
+		b.render(g, properties+"addresses = [\"2001:db8::1\"]\n"+sites[strings.Index(sites, "sites"):])
+		text, err := os.ReadFile(filepath.Join(g, "nginx.conf"))
+		must(t, err)
+		for _, want := range []string{"listen [2001:db8::1]:8080 default_server;", "listen [2001:db8::1]:8443 ssl http2;", "    2001:db8::1 1;"} {
+			if !strings.Contains(string(text), want) {
+				t.Errorf("no %q", want)
+			}
+		}
+	})
 	prove := func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
@@ -383,7 +406,7 @@ func TestProof(t *testing.T) {
 	}
 
 	t.Run("an added address is taken", func(t *testing.T) {
-		other, err := net.Listen("tcp", second+":8443")
+		other, err := net.Listen("tcp", net.JoinHostPort(second, "8443"))
 		must(t, err)
 		defer other.Close()
 		g := filepath.Join(b.dir, "generations", "taken")
@@ -395,7 +418,7 @@ func TestProof(t *testing.T) {
 	})
 	b.next("2", properties+sites)
 	for _, address := range []string{b.address, second} {
-		conn, err := net.DialTimeout("tcp", address+":8443", deadline)
+		conn, err := net.DialTimeout("tcp", net.JoinHostPort(address, "8443"), deadline)
 		must(t, err)
 		conn.Close()
 	}

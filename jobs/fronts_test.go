@@ -35,9 +35,9 @@ func TestTrustedFronts(t *testing.T) {
 trusted_fronts = ["127.0.0.50/32", "127.0.0.51"]
 access_log = "json"
 client_requests = 3
-sites = [{ name = "inner.example", deny = ["192.0.2.9"] }]
+sites = [{ name = "inner.example", deny = ["192.0.2.9"] }, { name = "secure.example", https_only = true }]
 `)
-	for _, host := range []string{"a.cf.localhost", "inner.example"} {
+	for _, host := range []string{"a.cf.localhost", "inner.example", "secure.example"} {
 		p.app(host, saysHeaders)
 	}
 	claims := "X-Forwarded-For: 203.0.113.1, 192.0.2.7\r\nX-Forwarded-Host: shop.example\r\nX-Forwarded-Port: 444\r\nX-Forwarded-Proto: https\r\n" +
@@ -62,6 +62,18 @@ sites = [{ name = "inner.example", deny = ["192.0.2.9"] }]
 		}
 		if id := header.Get("X-Request-Id"); (id == "id-1") != trusted || !strings.Contains(body, "X-Request-Id: "+id+"\r\n") {
 			t.Errorf("from %s: the answer has the id %q, the app\n%s", address, id, body)
+		}
+	}
+	// Some fronts say "wss", or each of several says what it has seen; who is taken for
+	// one of HTTP is redirected for ever.
+	for claim, want := range map[string]string{"https": "https", "HTTPS": "https", "https, http": "https", "https,http": "https", "wss": "https", "http, https": "http", "WS": "http", "httpsx": "http", "": "http"} {
+		status, header, body := p.from("127.0.0.50", "GET /x HTTP/1.1\r\nHost: a.cf.localhost\r\nX-Forwarded-Proto: "+claim+"\r\n\r\n")
+		if line := "\r\nX-Forwarded-Proto: " + want + "\r\n"; !strings.Contains(body, line) {
+			t.Errorf("for %q, %d: the app got\n%s without %q", claim, status, body, line)
+		}
+		status, header, _ = p.from("127.0.0.50", "GET /x HTTP/1.1\r\nHost: secure.example\r\nX-Forwarded-Proto: "+claim+"\r\n\r\n")
+		if redirected := header.Get("Location") == "https://secure.example/x"; redirected != (want == "http") {
+			t.Errorf("for %q, an https_only domain answers %d, %v", claim, status, header)
 		}
 	}
 	// The routers believe nginx by its key, and none else who reaches them.
@@ -95,12 +107,11 @@ sites = [{ name = "inner.example", deny = ["192.0.2.9"] }]
 		ask("192.0.2.1")
 	}
 	p.eventually("a fourth request of a client is refused", func() bool {
-		conn := ask("192.0.2.1")
-		defer conn.Close()
+		conn := ask("192.0.2.1") // one that is not refused waits with the others
 		must(t, conn.SetDeadline(time.Now().Add(500*time.Millisecond)))
 		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
 		if err != nil {
-			return false // it waits with the others
+			return false
 		}
 		defer res.Body.Close()
 		text, _ := io.ReadAll(res.Body)

@@ -132,6 +132,12 @@ func TestLimits(t *testing.T) {
 		{"values of headers", get("GET / HTTP/1.1", "X: \xff\r\n"), "", 200, 0, "X: \xff", ""},
 		{"folded headers", get("GET / HTTP/1.1", "X: a\r\n b\r\n"), "", 400, 200, "", ""},
 		{"path", get("GET //a//b%2Fc?x=1;2 HTTP/1.1", ""), "", 200, 0, "GET //a//b%2Fc?x=1;2 HTTP/1.1", ""},
+		{"path", get("GET /+a+b;c=1?d+e=%&f={} HTTP/1.1", ""), "", 200, 0, "GET /+a+b;c=1?d+e=%&f={} HTTP/1.1", ""},
+		{"path", get("GET /\xc3\xa9#{|} HTTP/1.1", ""), "", 200, 0, "GET /%C3%A9%23%7B%7C%7D HTTP/1.1", ""},
+		{"path", get("GET /a b HTTP/1.1", ""), "", 400, 0, "", ""},
+		{"path", get("GET /a\tb HTTP/1.1", ""), "", 400, 0, "", ""},
+		{"path", get("GET /a/%2e%2e/..%2fb HTTP/1.1", ""), "", 400, 0, "", ""},
+		{"path", get("GET ?x=1 HTTP/1.1", ""), "", 400, 0, "", ""},
 		{"path", get("GET /a/../x HTTP/1.1", ""), "", 200, 0, "GET /a/../x HTTP/1.1", ""},
 		{"path", get("GET /../x HTTP/1.1", ""), "", 400, 0, "", ""},
 		{"path", get("GET /%2e%2e/x HTTP/1.1", ""), "", 400, 0, "", ""},
@@ -146,6 +152,11 @@ func TestLimits(t *testing.T) {
 		{"Host", "GET / HTTP/1.1\r\nHost: user@a.cf.localhost\r\n\r\n", "", 400, 0, "", ""},
 		{"Host", "GET / HTTP/1.1\r\nHost: elsewhere.test\r\n\r\n", "", 404, 0, "404", ""},
 		{"Host", "GET / HTTP/1.1\r\nHost: a.cf.localhost:8080\r\n\r\n", "", 200, 0, "Host: a.cf.localhost:8080\r\n", ""},
+		{"Host", "GET / HTTP/1.1\r\nHost: A.cf.LOCALHOST.:80\r\n\r\n", "", 200, 0, "X-Real-Ip", ""},
+		{"Host", "GET / HTTP/1.1\r\nHost: [::1]:80\r\n\r\n", "", 404, 0, "404", ""},
+		{"Host", "GET / HTTP/1.1\r\nHost: m\xc3\xbcnchen.cf.localhost\r\n\r\n", "", 400, 0, "", ""},
+		{"Host", "GET / HTTP/1.1\r\nHost: a.cf.localhost, b\r\n\r\n", "", 400, 0, "", ""},
+		{"Host", "GET / HTTP/1.0\r\n\r\n", "", 404, 400, "", ""},
 		{"method", get("TRACE / HTTP/1.1", ""), "", 405, 0, "", ""},
 		{"method", "CONNECT a.cf.localhost:80 HTTP/1.1\r\nHost: a.cf.localhost:80\r\n\r\n", "", 400, 405, "", ""},
 		{"method", get("get / HTTP/1.1", ""), "", 400, 0, "", ""},
@@ -157,10 +168,15 @@ func TestLimits(t *testing.T) {
 		{"two lengths", post("Content-Length: 1\r\nContent-Length: 2\r\n", "xx"), "", 400, 0, "", ""},
 		{"two lengths", post("Content-Length: 1\r\nContent-Length: 1\r\n", "x"), "", 400, 200, "", ""},
 		{"a length and chunks", post("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n", "0\r\n\r\n"), "", 400, 200, "", "Content-Length"},
+		{"a length and chunks", get("POST / HTTP/1.0", "Connection: keep-alive\r\nTransfer-Encoding: chunked\r\n") + "0\r\n\r\n", "", 400, 200, "", "keep-alive"},
+		{"two lengths", post("Content-Length: 1, 1\r\n", "x"), "", 400, 0, "", ""},
 		{"no length", post("Content-Length: +1\r\n", "x"), "", 400, 0, "", ""},
 		{"no length", post("Content-Length: 99999999999999999999\r\n", "x"), "", 400, 0, "", ""},
 		{"chunks", post("Transfer-Encoding: chunked\r\n", "zz\r\n\r\n"), "", 400, 0, "", ""},
 		{"chunks", post("Transfer-Encoding: chunked\r\n", "1\r\nxx\r\n0\r\n\r\n"), "", 400, 0, "", ""},
+		{"chunks", post("Transfer-Encoding: chunked\r\n", "0x1\r\nx\r\n0\r\n\r\n"), "", 400, 0, "", ""},
+		{"chunks", post("Transfer-Encoding: Chunked\r\n", "1;a=b\r\nx\r\n0\r\n\r\n"), "", 200, 0, "", ""},
+		{"transfer encoding", post("Transfer-Encoding: identity\r\n", ""), "", 501, 0, "", ""},
 		{"transfer encoding", post("Transfer-Encoding: gzip, chunked\r\n", "0\r\n\r\n"), "", 501, 0, "", ""},
 		{"expectation", post("Expect: 100-continue\r\nContent-Length: 1\r\n", "x"), "", 200, 0, "", ""},
 		{"expectation", post("Expect: something\r\nContent-Length: 1\r\n", "x"), "", 200, 417, "", ""},
@@ -200,7 +216,7 @@ func TestLimits(t *testing.T) {
 			}
 			status, header, body := exchanged(t, address, tc.request, tc.drop)
 			text := new(strings.Builder)
-			for _, name := range []string{"Server", "X-Accel-Redirect", "Link", "Content-Type", "Keep-Alive"} {
+			for _, name := range []string{"Server", "X-Accel-Redirect", "Link", "Content-Type", "Keep-Alive", "Connection"} {
 				if values := header[name]; len(values) > 0 && !(status >= 400 && name == "Content-Type") {
 					fmt.Fprintf(text, "%s: %s\n", name, strings.Join(values, "|"))
 				}

@@ -221,6 +221,9 @@ type misbehaviour struct {
 	hold    bool   // they keep their connection and read nothing
 	leave   bool   // they close at once
 	drip    string // after the request, a piece every 50 ms
+	// http2, in the place of request, is what each client does on a connection of
+	// HTTP/2 until it fails.
+	http2 func(c *http2Client) error
 }
 
 const okHead = "HTTP/1.1 200 OK\r\n"
@@ -229,8 +232,9 @@ const okHead = "HTTP/1.1 200 OK\r\n"
 func misbehaviours(stalled context.Context) []misbehaviour {
 	big := strings.Repeat("a", 12000)
 	post := "POST / HTTP/1.1\r\nHost: HOST\r\nContent-Length: 100000000\r\n\r\n"
+	chunked := "POST / HTTP/1.1\r\nHost: HOST\r\nTransfer-Encoding: chunked\r\n\r\n"
 	body := strings.Repeat("x", 1<<20)
-	return []misbehaviour{
+	return append(http2Misbehaviours(), []misbehaviour{
 		{name: "an answer with 12 KB of headers", app: says(okHead + "X-Big: " + big + "\r\nContent-Length: 0\r\n\r\n")},
 		{name: "an answer with 90 KB of headers", app: says(okHead + strings.Repeat("X-Big: "+big[:9000]+"\r\n", 10) + "Content-Length: 0\r\n\r\n")},
 		{name: "headers without end", app: func(conn net.Conn, in *bufio.Reader) {
@@ -271,6 +275,20 @@ func misbehaviours(stalled context.Context) []misbehaviour {
 		{name: "more than its length", app: says(okHead + "Content-Length: 1\r\n\r\n" + big)},
 		{name: "HTTP/0.9", app: says("<html>hello</html>\n")},
 		{name: "words for nginx", app: says(okHead + "X-Accel-Redirect: /again\r\nX-Accel-Limit-Rate: 1\r\nContent-Length: 0\r\n\r\n")},
+		{name: "trailers without end", app: func(conn net.Conn, in *bufio.Reader) {
+			readHead(in)
+			_, err := io.WriteString(conn, okHead+"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n0\r\n")
+			for err == nil {
+				_, err = io.WriteString(conn, "X-More: "+big+"\r\n")
+			}
+		}},
+		{name: "chunk extensions without end", app: func(conn net.Conn, in *bufio.Reader) {
+			readHead(in)
+			_, err := io.WriteString(conn, okHead+"Transfer-Encoding: chunked\r\n\r\n4;a=")
+			for err == nil {
+				_, err = io.WriteString(conn, big)
+			}
+		}},
 		{name: "does not read the request", app: func(conn net.Conn, in *bufio.Reader) {
 			readHead(in)
 			select {
@@ -289,11 +307,15 @@ func misbehaviours(stalled context.Context) []misbehaviour {
 		}, clients: 16, hold: true},
 		{name: "clients that leave", app: drips(okHead+"Content-Length: 1000000\r\n\r\n", "a"), leave: true},
 		{name: "240 slow uploads", app: then(""), request: post, clients: 240, hold: true, drip: "x"},
+		{name: "requests with chunk extensions without end", app: then(""), request: chunked + "4;a=", clients: 16, hold: true, drip: big},
+		{name: "requests with trailers without end", app: then(""), request: chunked + "4\r\nhalf\r\n0\r\n", clients: 16, hold: true, drip: "X-More: " + big + "\r\n"},
+		{name: "bodies that are asked for and do not come", app: then(""), request: "POST / HTTP/1.1\r\nHost: HOST\r\nExpect: 100-continue\r\nContent-Length: 100\r\n\r\n", clients: 240, hold: true},
+		{name: "a thousand requests at once on a connection", app: says(okHead + "Content-Length: 0\r\n\r\n"), request: strings.Repeat("GET / HTTP/1.1\r\nHost: HOST\r\n\r\n", 1000), clients: 4, hold: true},
 		{name: "240 slow heads", app: then(""), request: "GET / HTTP/1.1\r\nHost: HOST\r\n", clients: 240, hold: true, drip: "X-A: b\r\n"},
 		{name: "a flood of connections", app: then(""), clients: 400, hold: true},
 		{name: "quiet WebSockets", app: then("HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"),
 			request: "GET / HTTP/1.1\r\nHost: HOST\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n", clients: 200, hold: true},
-	}
+	}...)
 }
 
 // attack sends a misbehaviour's requests until ctx ends.
@@ -304,6 +326,10 @@ func (p *platform) attack(ctx context.Context, m misbehaviour, host, from string
 	}
 	request = strings.ReplaceAll(request, "HOST", host)
 	one := func() {
+		if m.http2 != nil {
+			p.speakHTTP2(ctx, m.http2, host, from)
+			return
+		}
 		conn, err := p.dial(ctx, from)
 		if err != nil {
 			return
@@ -395,7 +421,7 @@ const besides = 2
 func TestNeighbours(t *testing.T) {
 	platforms := make([]*platform, besides)
 	for i := range platforms {
-		platforms[i] = newPlatform(t, "answer_timeout: 1500ms\n", "answer_timeout_s = 3")
+		platforms[i] = newPlatform(t, "answer_timeout: 1500ms\n", "answer_timeout_s = 3\ntls_port = 8443\n"+newWebCA(t).settings(time.Now().Add(time.Hour), "*.cf.localhost", "www.example.com"))
 		platforms[i].app("neighbour.cf.localhost", func(conn net.Conn, in *bufio.Reader) {
 			for readHead(in) {
 				if _, err := io.WriteString(conn, okHead+"Content-Length: 4\r\n\r\nfine"); err != nil {

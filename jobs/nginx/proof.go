@@ -98,7 +98,7 @@ func (p *prover) until(ctx context.Context, try func(context.Context) error) err
 // generation asks an address which configuration answers.
 func (p *prover) generation(ctx context.Context, address string) error {
 	at := net.JoinHostPort(address, strconv.Itoa(p.Port))
-	_, body, err := p.get(ctx, "http://"+at+"/.deploy/generation", address, &http.Transport{})
+	_, body, err := p.get(ctx, "http://"+at+"/.deploy/generation", at, &http.Transport{})
 	if err != nil {
 		return fmt.Errorf("nginx does not answer at %s: %w", at, err)
 	}

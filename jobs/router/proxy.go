@@ -91,6 +91,11 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.health(w)
 		return
 	}
+	if !req.ProtoAtLeast(1, 1) {
+		// net/http leaves out how the body of such a request ends if it is chunked, so
+		// that the body would be the next request (RFC 9112 6.1).
+		w.Header().Set("Connection", "close")
+	}
 	settings := r.settings.Load()
 	x := &exchange{
 		started: time.Now(),

@@ -206,7 +206,7 @@ func forwarding(x *exchange, in *http.Request, to []field) []field {
 	if in.TLS != nil {
 		proto = "https"
 	}
-	proto = or(forwardedProto, proto)
+	proto = schemeOf(or(forwardedProto, proto))
 	x.secure = proto == "https"
 	host := or(forwardedHost, in.Host)
 	or(forwardedPort, portOf(host, proto))
@@ -222,6 +222,17 @@ func forwarding(x *exchange, in *http.Request, to []field) []field {
 	}
 	return append(to, field{name: requestID, value: x.id}, field{name: vcapRequestID, value: x.id},
 		field{name: hopsHeader, value: strconv.Itoa(passed + 1)})
+}
+
+// schemeOf returns "https" or "http" for an X-Forwarded-Proto, in which several fronts
+// may each have said one: the first has seen the client.
+func schemeOf(proto string) string {
+	first, _, _ := strings.Cut(proto, ",")
+	switch first = strings.TrimSpace(first); {
+	case strings.EqualFold(first, "https"), strings.EqualFold(first, "wss"):
+		return "https"
+	}
+	return "http"
 }
 
 // portOf returns the port that a client used, by the host that it asked for.
