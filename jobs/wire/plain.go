@@ -23,7 +23,7 @@ func plainRegistration(data []byte, r *Registration) bool {
 		case "dea":
 			return p.string(&r.DEA)
 		case "app":
-			return p.string((*string)(&r.App))
+			return p.id(&r.App)
 		case "app_name":
 			return p.string(&r.AppName)
 		case "host":
@@ -37,7 +37,7 @@ func plainRegistration(data []byte, r *Registration) bool {
 		case "private_instance_id":
 			return p.string(&r.PrivateInstanceID)
 		case "private_instance_index":
-			return p.string((*string)(&r.PrivateInstanceIndex))
+			return p.id(&r.PrivateInstanceIndex)
 		case "front_key":
 			return p.string(&r.FrontKey)
 		case "stale_threshold_in_seconds":
@@ -104,6 +104,18 @@ func (p *plain) string(to *string) bool {
 		}
 	}
 	return false
+}
+
+// id reads a string or a whole number: an agent sends the index of its instance as one.
+func (p *plain) id(to *ID) bool {
+	p.space()
+	if p.text != "" && p.text[0] == '"' {
+		return p.string((*string)(to))
+	}
+	before, n := p.text, 0
+	ok := p.number(&n)
+	*to = ID(before[:len(before)-len(p.text)])
+	return ok
 }
 
 // number reads a whole number below a billion.
