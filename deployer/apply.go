@@ -11,6 +11,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/execute"
 	"github.com/clusterworks/deploy/deployer/internal/fleet"
 	"github.com/clusterworks/deploy/deployer/internal/infra"
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
 	"github.com/clusterworks/deploy/deployer/internal/rollout"
 )
@@ -72,7 +73,13 @@ type ApplyRequest struct {
 // with an error, if anything was begun.
 func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (result *Result, err error) {
 	started := time.Now()
-	err = d.change(ctx, func(x *deployment) error {
+	err = d.change(ctx, func(x *deployment) (err error) {
+		told := x.tellRepairs()
+		defer func() {
+			if err == nil {
+				err = localvm.ForgetRepairs(told)
+			}
+		}()
 		c, done, err := x.survey(ctx, q)
 		if err != nil {
 			return err
@@ -99,8 +106,8 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (result *Result, e
 			return err
 		}
 		result.Changed, result.Summary = true, "Applied"
-		told := x.TellInterrupt()
-		defer told()
+		leave := x.TellInterrupt()
+		defer leave()
 		if what := q.what(d.source.Revision()); done {
 			result.Summary = "Restarted what was failing"
 			err = x.begin(what)

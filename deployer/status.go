@@ -95,6 +95,9 @@ func (d *Deployer) Status(ctx context.Context) (*Status, error) {
 	if err := infra.CheckEngine(x.Session); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	}
+	for _, r := range localvm.Repairs(x.Store.VMs()) {
+		s.Warnings = append(s.Warnings, r.String())
+	}
 	return s, nil
 }
 

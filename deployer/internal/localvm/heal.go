@@ -65,6 +65,7 @@ func (d *Daemon) Heal(files []Kept) {
 			continue
 		}
 		d.Log.Warn("put back a damaged file", "file", path, "what", note)
+		d.noteRepair(note)
 	}
 	d.healLock()
 }
@@ -98,4 +99,5 @@ func (d *Daemon) healLock() {
 	d.lock = file
 	delete(d.damaged, lockFile)
 	d.Log.Warn("took the lock again, whose file was another", "file", path)
+	d.noteRepair(path + " was missing or another file")
 }

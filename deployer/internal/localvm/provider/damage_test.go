@@ -5,6 +5,8 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -79,6 +81,25 @@ func TestInitPutsItsFilesBack(t *testing.T) {
 		return alive && now.PID == status.PID
 	})
 	h.dial(m)
+	var told []localvm.Repair
+	waitFor(t, "each repair is told", func() bool {
+		told = localvm.Repairs(filepath.Dir(dir))
+		return len(told) >= 3*len(whole)
+	})
+	for name := range whole {
+		named := slices.ContainsFunc(told, func(r localvm.Repair) bool {
+			return strings.HasPrefix(r.String(), "web/0: ") && strings.Contains(r.What, filepath.Join(dir, name)+" was ")
+		})
+		if !named {
+			t.Errorf("no repair of %s is told in %v", name, told)
+		}
+	}
+	if err := localvm.ForgetRepairs(told); err != nil {
+		t.Fatal(err)
+	}
+	if left := localvm.Repairs(filepath.Dir(dir)); len(left) > 0 {
+		t.Errorf("after they were told there are still %v", left)
+	}
 }
 
 // A VM that does not run and has lost its own files is started as it was, with all
