@@ -228,7 +228,12 @@ func (c *Controller) wire(ctx context.Context, opened *store.Store) *parts {
 	p := &parts{store: opened, frame: rest.NewFrame(ctx, log)}
 	p.accounts = accounts.New(accounts.Deps{Config: c.config, Log: log, Store: opened, Guard: c.guard, UAA: c.uaa()})
 	p.hosts = hosts.New(hosts.Deps{Config: c.config, Log: log, Bus: bus, Store: opened})
-	offered := services.New(services.Deps{Config: c.config, Log: log, Store: opened, Client: c.client})
+	offered := services.New(services.Deps{
+		Config: c.config, Log: log, Store: opened, Client: c.client,
+		Restart: func(ctx context.Context, appID int64, cause string) error {
+			return p.updates.Restart(ctx, appID, cause)
+		},
+	})
 	p.peers = peers.New(peers.Deps{Config: c.config, Log: log, Store: opened, Blobs: c.blobs, Client: c.peers})
 	p.staging = staging.New(staging.Deps{
 		Config: c.config, Log: log, Bus: bus, Store: opened, Catalog: c.catalog, Services: offered, Peers: p.peers, Frame: p.frame, Address: c.address, SecureAddress: c.secureAddress,

@@ -411,3 +411,60 @@ type gatewayHandle struct {
 	Configuration json.RawMessage `json:"configuration"`
 	Credentials   json.RawMessage `json:"credentials"`
 }
+
+// TestMovedService: when a gateway gives a binding a new address and asks for it, the
+// instances of its app are replaced one by one and find it; an update that waits to be
+// promoted is not taken for promoted, and a stopped app stays stopped.
+func TestMovedService(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.start(serviceSettings)
+	d := w.dea("d")
+	w.anyStager()
+	u := c.register("dev@example.com")
+	gateway := c.offer(t, newGateway(t), nil)
+	u.call("POST", "/services", map[string]any{"type": "database", "tier": "free", "vendor": "mysql", "version": "5.1", "name": "db"}).want(200)
+	u.create("hello")
+	u.upload("hello", zipOf(t, map[string]string{"app.js": "x"}), "[]").want(200)
+	u.put("hello", map[string]any{"services": []string{"db"}, "instances": 2, "state": "STARTED"}).want(200)
+	received(t, d.starts)
+	received(t, d.starts)
+	before := u.stored("hello")
+	give := func(password string) {
+		gateway.gatewayCall("tok", "POST", "/services/v1/offerings/mysql-5.1/handles/b1", `{"service_id":"b1","configuration":{},"credentials":{"password":"`+password+`"},"restart":true}`).want(200)
+	}
+	give("moved")
+	for range 2 {
+		if start := received(t, d.starts); string(start.Services[0].Credentials) != `{"password":"moved"}` || start.Version == model.Version(before) {
+			t.Errorf("after the move: %s in version %s", start.Services[0].Credentials, start.Version)
+		}
+	}
+	state := func() string {
+		var doc struct{ State string }
+		u.call("GET", "/apps/hello/update", nil).want(200).json(&doc)
+		return doc.State
+	}
+	eventually(t, "all instances are replaced", func() bool { return state() == "SUCCEEDED" })
+	if now := u.stored("hello"); now.DropletHash != before.DropletHash || model.Version(now) == model.Version(before) {
+		t.Errorf("the app is %+v, and was %+v", now, before)
+	}
+	events := func() string { return u.call("GET", "/apps/hello/events", nil).want(200).Body }
+	if got := events(); !strings.Contains(got, "restart begun: the service db has a new address") {
+		t.Errorf("events: %s", got)
+	}
+
+	u.call("PUT", "/apps/hello/update", map[string]any{"cause": "try", "canary": 1}).want(200)
+	received(t, d.starts)
+	give("again")
+	if got := events(); !strings.Contains(got, "the service db has a new address; restart the app") {
+		t.Errorf("events: %s", got)
+	}
+	if state() != "UPDATING" {
+		t.Errorf("the canary's update is %s", state())
+	}
+	u.put("hello", map[string]any{"state": "STOPPED"}).want(200)
+	give("third")
+	if got := u.stored("hello"); got.State != store.Stopped {
+		t.Errorf("the app is %s", got.State)
+	}
+}

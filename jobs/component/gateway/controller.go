@@ -134,9 +134,13 @@ func parseHandles(data []byte) (handles, error) {
 	return handlesOf(*answer.Handles), nil
 }
 
-// update tells the controller what has become of a handle.
-func (c *controller) update(ctx context.Context, h wire.ServiceHandle) error {
-	doc, err := json.Marshal(h)
+// update tells the controller what has become of a handle. With restart, the app of the
+// binding is restarted.
+func (c *controller) update(ctx context.Context, h wire.ServiceHandle, restart bool) error {
+	doc, err := json.Marshal(struct {
+		wire.ServiceHandle
+		Restart bool `json:"restart,omitempty"`
+	}{h, restart})
 	if err != nil {
 		return fmt.Errorf("cannot write the handle: %w", err)
 	}

@@ -32,6 +32,7 @@ type clerk struct {
 	away    bool
 	offers  []map[string]any
 	handles map[string]wire.ServiceHandle
+	restart []string // handles whose apps it was asked to restart
 }
 
 func newClerk(t *testing.T) *clerk {
@@ -57,13 +58,19 @@ func newClerk(t *testing.T) *clerk {
 			}
 			_ = json.NewEncoder(w).Encode(map[string]any{"handles": list})
 		default:
-			var h wire.ServiceHandle
+			var h struct {
+				wire.ServiceHandle
+				Restart bool
+			}
 			_ = json.NewDecoder(r.Body).Decode(&h)
 			if _, known := c.handles[path.Base(r.URL.Path)]; !known {
 				w.WriteHeader(http.StatusNotFound)
 				return
 			}
-			c.handles[h.ServiceID] = h
+			c.handles[h.ServiceID] = h.ServiceHandle
+			if h.Restart {
+				c.restart = append(c.restart, h.ServiceID)
+			}
 			_, _ = io.WriteString(w, "{}")
 		}
 	}))
@@ -536,8 +543,11 @@ func TestMigrate(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	w.mu.Lock()
-	moved, movedBinding := w.handles[one.ServiceID], w.handles[b.ServiceID]
+	moved, movedBinding, restarted := w.handles[one.ServiceID], w.handles[b.ServiceID], w.restart
 	w.mu.Unlock()
+	if len(restarted) != 1 || restarted[0] != b.ServiceID {
+		t.Errorf("restarted are the apps of %v, want that of %s once", restarted, b.ServiceID)
+	}
 	if moved.Credentials.NodeID() != "nothing_node_free_1" || moved.Credentials.Text("password") != one.Credentials.Text("password") ||
 		movedBinding.Credentials.Text("password") != b.Credentials.Text("password") || movedBinding.Credentials.User() != b.Credentials.User() {
 		t.Errorf("moved: %+v, %+v", moved, movedBinding)

@@ -270,10 +270,8 @@ func (g *Gateway) phase(ctx context.Context, h wire.ServiceHandle, bindings []wi
 		var err error
 		switch {
 		case s.Give:
-			for _, b := range updated[1:] {
-				if err = g.update(ctx, b); err != nil && !errors.Is(err, errUnknownHandle) { // unbound meanwhile
-					return h, fmt.Errorf("the handle %s is not updated: %w", b.ServiceID, err)
-				}
+			if err := g.give(ctx, updated[1:], move.Number); err != nil {
+				return h, err
 			}
 			continue
 		case s.Operation == wire.ServiceUpdate:
@@ -292,6 +290,33 @@ func (g *Gateway) phase(ctx context.Context, h wire.ServiceHandle, bindings []wi
 	}
 	move.Phase = next
 	return h.WithMove(move), nil
+}
+
+// movedKey is where a binding's configuration has the number of the last move of its
+// instance that its app was restarted for.
+const movedKey = "moved"
+
+// give tells the controller the handles of bindings whose instance has moved, and has
+// their apps restarted: each once for a move, unless the gateway dies between the two.
+func (g *Gateway) give(ctx context.Context, bindings []wire.ServiceHandle, move int) error {
+	for _, b := range bindings {
+		if fmt.Sprint(b.Configuration[movedKey]) == fmt.Sprint(move) {
+			continue
+		}
+		err := g.controller.update(ctx, b, true)
+		if err == nil {
+			b.Configuration = maps.Clone(b.Configuration)
+			if b.Configuration == nil {
+				b.Configuration = map[string]any{}
+			}
+			b.Configuration[movedKey] = move
+			err = g.update(ctx, b)
+		}
+		if err != nil && !errors.Is(err, errUnknownHandle) { // unbound meanwhile
+			return fmt.Errorf("the handle %s is not updated: %w", b.ServiceID, err)
+		}
+	}
+	return nil
 }
 
 // leaving answers a node that shall be removed: it begins the move of the node's next

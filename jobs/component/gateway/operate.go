@@ -211,7 +211,7 @@ func (o operator) migrate(ctx context.Context, instance, to string) error {
 		case move.Phase == wire.MoveUndone:
 			return fmt.Errorf("%s could not move: %s; it serves on %s as before", instance, move.Why, move.From)
 		case move.Phase == wire.MoveDone:
-			fmt.Fprintf(o.out, "%s is on %s; restart the apps that are bound to it. What was left on %s is an orphan: check-orphans, then purge-orphans %s\n", instance, to, move.From, instance)
+			fmt.Fprintf(o.out, "%s is on %s, and the apps that are bound to it are being restarted. What was left on %s is an orphan: check-orphans, then purge-orphans %s\n", instance, to, move.From, instance)
 			return nil
 		}
 		select {

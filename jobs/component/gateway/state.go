@@ -59,7 +59,7 @@ func (g *Gateway) refresh(ctx context.Context) (handles, error) {
 
 // update gives the controller a handle and keeps it.
 func (g *Gateway) update(ctx context.Context, h wire.ServiceHandle) error {
-	if err := g.controller.update(ctx, h); err != nil {
+	if err := g.controller.update(ctx, h, false); err != nil {
 		return err
 	}
 	g.mu.Lock()

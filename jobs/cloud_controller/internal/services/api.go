@@ -1,6 +1,7 @@
 package services
 
 import (
+	"context"
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
@@ -180,8 +181,14 @@ func (api *API) listHandles(w http.ResponseWriter, r *http.Request, o store.Offe
 	return nil
 }
 
+// putHandle keeps what a gateway says of an instance or a binding. With restart, which
+// the original does not have, the app of a binding is restarted: it may be asked for
+// again by a gateway that has heard no answer.
 func (api *API) putHandle(w http.ResponseWriter, r *http.Request, o store.Offering) error {
-	var h handle
+	var h struct {
+		handle
+		Restart bool `json:"restart"`
+	}
 	if err := rest.ReadJSON(w, r, &h); err != nil {
 		return serviceProblem(w, "%v", err)
 	}
@@ -189,10 +196,27 @@ func (api *API) putHandle(w http.ResponseWriter, r *http.Request, o store.Offeri
 	if errors.Is(err, store.ErrNotFound) {
 		return model.ErrBindingNotFound
 	}
+	if err == nil && h.Restart {
+		err = api.restartBound(r.Context(), o, r.PathValue("handle"))
+	}
 	if err != nil {
 		return err
 	}
 	rest.WriteJSON(w, http.StatusOK, struct{}{})
+	return nil
+}
+
+// restartBound restarts the app of a binding.
+func (api *API) restartBound(ctx context.Context, o store.Offering, gatewayID string) error {
+	bindings, err := api.Store.BindingsOf(ctx, o.ID)
+	if err != nil {
+		return err
+	}
+	for _, b := range bindings {
+		if b.GatewayID == gatewayID {
+			return api.Restart(ctx, b.AppID, "the service "+b.Instance.Alias+" has a new address")
+		}
+	}
 	return nil
 }
 

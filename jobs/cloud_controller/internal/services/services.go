@@ -26,6 +26,8 @@ type Deps struct {
 	Log    *slog.Logger
 	Store  *store.Store
 	Client *http.Client // to gateways
+	// Restart restarts an app that runs, its instances one by one.
+	Restart func(ctx context.Context, appID int64, cause string) error
 }
 
 // Services makes instances of services and binds apps to them.
