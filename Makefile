@@ -171,7 +171,8 @@ bench: build ## how long applies take; the router beside nginx, haproxy and http
 	go test -run '^$$' -bench 'Peers|Routes' -benchtime 1x ./jobs/router
 	go test -run '^$$' -bench Provision -benchtime 1x -p 1 ./jobs/redis_node ./jobs/memcached_node ./jobs/rabbitmq_node # 20 at once
 
-soak: build ## 200,000 requests during rolling updates and reloads, 100,000 during those of DEAs, 50,000 during those of an app: none may fail; 200 placements
+soak: build ## 30 kills, hung bus and database, full disk, two power cuts (root); 200,000 requests during rolling updates and reloads, 100,000 during those of DEAs, 50,000 during those of an app: none may fail; 200 placements
+	go test -tags "e2e soak" -v -run TestWorstHours -timeout 60m ./examples/
 	go test -tags e2e -v -run TestEveryFileDamaged -timeout 60m ./examples/ -damage-every 1
 	go test -tags e2e -v -run TestSignalsAtRandomMoments -timeout 30m ./examples/ -moments 50 -seed $$(date +%s)
 	go test -tags e2e -v -run TestRollingUpdateUnderLoad -timeout 30m ./examples/ -soak 200000 -rate 2000

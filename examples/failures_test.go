@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -308,4 +309,115 @@ func TestMissingSystemProgram(t *testing.T) {
 	write(shellJob)
 	c.mustApply()
 	c.mustAllRun(1)
+}
+
+// TestFailingIsNotGreen: over a load balancer that is dead, and over one that hangs,
+// status exits with 3, and neither plan nor apply says that there is nothing to do.
+func TestFailingIsNotGreen(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	broken := filepath.Join(dir, "broken")
+	manifest := filepath.Join(dir, "lb.hcl")
+	if err := os.WriteFile(manifest, fmt.Appendf(nil, `deployment "lb" { domain = "lb.localhost" }
+infrastructure "local" {
+  isolation = "none"
+}
+variable "listen" { default = "" }
+release "test" { path = %q }
+update {
+  min_healthy_time = "300ms"
+  watch_time       = "0s-10s"
+}
+group "lb" {
+  job "nginx" {
+    properties {
+      routers = ["127.0.0.1"]
+    }
+  }
+}
+group "app" {
+  job "script" {
+    properties { script = "test ! -e %s || { echo the disk is broken; exit 42; }; exec sleep 1000" }
+  }
+}
+`, filepath.Join(dir, "jobs"), broken), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	job := filepath.Join(dir, "jobs", "script")
+	if err := os.MkdirAll(filepath.Join(job, "templates"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, content := range map[string]string{"job.hcl": shellJob, "templates/script.sh": "${property.script}\n"} {
+		if err := os.WriteFile(filepath.Join(job, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := start(t, manifest)
+	c.mustApply()
+	healthy := func(when string) {
+		t.Helper()
+		within(t, time.Minute, when+": status exits with 0", func() bool {
+			_, code := c.run("status", "--exit-code")
+			return code == 0
+		})
+		if out, code := c.run("plan"); code != 0 {
+			t.Errorf("%s: plan exited with %d:\n%s", when, code, out)
+		}
+	}
+	failing := func(when, id, why string) {
+		t.Helper()
+		within(t, time.Minute, when+": status exits with 3", func() bool {
+			out, code := c.run("status", "--exit-code")
+			return code == 3 && strings.Contains(out, id)
+		})
+		out, code := c.run("plan")
+		mustTell(t, out, code, 3, id, why)
+		if strings.Contains(out, "nothing to do") {
+			t.Errorf("%s: plan says:\n%s", when, out)
+		}
+	}
+	healthy("as applied")
+
+	// Dead: what it needs has gone, and no restart helps.
+	if err := os.WriteFile(broken, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	kill(t, c.status().pids()["app/0 main"])
+	failing("dead", "app/0", "exited with status 42")
+	out, code := c.run("apply", "--auto-approve")
+	mustTell(t, out, code, 3, "app/0", "exited with status 42", "the disk is broken")
+	if strings.Contains(out, "nothing to do") {
+		t.Errorf("apply over a dead process says:\n%s", out)
+	}
+	if err := os.Remove(broken); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := c.run("apply", "--auto-approve"); code != 0 {
+		t.Errorf("apply with the cause gone exited with %d:\n%s", code, out)
+	}
+	healthy("with the cause gone")
+
+	// Hung: its processes are there, and the kernel takes connections for it.
+	pid := c.status().pids()["lb/0 nginx"]
+	workers, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range append(strings.Fields(string(workers)), strconv.Itoa(pid)) {
+		n, err := strconv.Atoi(one)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(n, syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	failing("hung", "lb/0", "/.deploy/health")
+	if out, code := c.run("apply", "--auto-approve"); code != 0 || strings.Contains(out, "nothing to do") {
+		t.Errorf("apply over an nginx that hangs exited with %d:\n%s", code, out)
+	}
+	if now := c.status().pids()["lb/0 nginx"]; now == 0 || now == pid {
+		t.Errorf("nginx was not restarted: pid %d", now)
+	}
+	healthy("restarted")
 }
