@@ -205,9 +205,16 @@ property "default_account_capacity" {
     apps     = optional(number, 20)
     # of all started apps together
     instances = optional(number, 200)
+    # by starts, updates and more instances, not after crashes
+    starts_per_minute = optional(number, 300)
   })
   default     = {}
   description = "Quota of an account; memory in MB; app_uris is the limit of one app"
+
+  validation {
+    condition     = property.default_account_capacity.starts_per_minute >= 1
+    error_message = "starts_per_minute is at least 1."
+  }
 }
 
 property "app_limits" {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -387,6 +388,35 @@ func TestQuotas(t *testing.T) {
 	if got := u.stored("hello"); got.Disk != 512 || got.Instances != 1 || got.ID != app.ID {
 		t.Errorf("the app is %+v", got)
 	}
+}
+
+// TestStartsPerMinute: who starts, updates and scales again and again waits, and nobody
+// else does; what crashes is not the account's doing.
+func TestStartsPerMinute(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.start("default_account_capacity: {memory: 2048, app_uris: 2, services: 1, apps: 9, instances: 9, starts_per_minute: 4}\n")
+	d := w.dea("d")
+	w.anyStager()
+	u := c.register("dev@example.com")
+	u.running(d, "hello", 2)
+	u.put("hello", map[string]any{"instances": 3}).want(200)
+	u.put("hello", map[string]any{"instances": 1}).want(200) // to end some is free
+	u.put("hello", map[string]any{"env": []string{"A=b"}}).want(200)
+	u.put("hello", map[string]any{"instances": 3}).fails(429, 605)
+	u.call("PUT", "/apps/hello/update", `{"now": true}`).want(200)
+	late := u.call("PUT", "/apps/hello/update", "")
+	late.fails(429, 605)
+	if seconds, err := strconv.Atoi(late.Header.Get("Retry-After")); err != nil || seconds < 1 || seconds > 60 {
+		t.Errorf("Retry-After %q", late.Header.Get("Retry-After"))
+	}
+	if got := u.stored("hello"); got.Instances != 1 || got.State != "STARTED" {
+		t.Errorf("the app is %+v", got)
+	}
+	other := c.register("other@example.com")
+	other.create("theirs")
+	other.upload("theirs", zipOf(t, map[string]string{"app.js": "x"}), "[]").want(200)
+	other.put("theirs", map[string]any{"instances": 1, "state": "STARTED"}).want(200)
 }
 
 // TestEnvironmentNames: variables that the platform sets are not the user's.

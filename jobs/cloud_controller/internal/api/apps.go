@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strconv"
+	"time"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
@@ -179,6 +181,16 @@ func (s *Server) putApp(w http.ResponseWriter, r *http.Request, a model.Account,
 			return err
 		}
 	}
+	begun := 0 // instances
+	switch {
+	case starting:
+		begun = app.Instances
+	case wanted == store.Started:
+		begun = app.Instances - before.Instances
+	}
+	if err := s.countStarts(ctx, w, a, app, begun); err != nil {
+		return err
+	}
 	app.State = wanted
 	if starting {
 		app.State = before.State
@@ -229,6 +241,21 @@ func (s *Server) mayStart(ctx context.Context, app store.App, a model.Account) e
 	after.Memory += app.Memory * app.Instances
 	after.Instances += app.Instances
 	return limits(a)(usage, after)
+}
+
+// countStarts refuses to start n instances if their account has started too many in
+// the last minute: each costs DEAs and stagers work, and ends of them are free.
+func (s *Server) countStarts(ctx context.Context, w http.ResponseWriter, a model.Account, app store.App, n int) error {
+	if n <= 0 {
+		return nil
+	}
+	wait, err := s.Store.CountStarts(ctx, app.OwnerID, n, a.Capacity.StartsPerMinute)
+	if err != nil || wait == 0 {
+		return err
+	}
+	seconds := int((wait + time.Second - 1) / time.Second)
+	w.Header().Set("Retry-After", strconv.Itoa(seconds))
+	return model.Because(model.ErrTooManyStarts, "%d instances are allowed in all apps of the account, try again in %d seconds", a.Capacity.StartsPerMinute, seconds)
 }
 
 func (s *Server) deleteApp(w http.ResponseWriter, r *http.Request, _ model.Account, app store.App) error {

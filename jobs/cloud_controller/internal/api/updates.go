@@ -136,6 +136,9 @@ func (s updateServer) putUpdate(w http.ResponseWriter, r *http.Request, a model.
 	if body.Promote {
 		return s.promote(w, r, app)
 	}
+	if err := s.countStarts(ctx, w, a, app, app.Instances); err != nil {
+		return err
+	}
 	request := updates.Request{Cause: body.Cause, Hold: body.Canary}
 	if request.Cause == "" {
 		request.Cause = "update"

@@ -236,6 +236,9 @@ type Capacity struct {
 	Apps     int `yaml:"apps" json:"apps"`
 	// Instances are those of all started apps together.
 	Instances int `yaml:"instances" json:"instances"`
+	// StartsPerMinute bounds the instances that are started in a minute: by a start, an
+	// update or a change of their number, not after a crash.
+	StartsPerMinute int `yaml:"starts_per_minute" json:"starts_per_minute"`
 }
 
 // AppLimits bound one app, whatever its account may have.
@@ -304,8 +307,8 @@ func Defaults() Config {
 		Accounts: Accounts{
 			AccountsIn:        "controller",
 			MinPasswordLength: 8,
-			DefaultCapacity:   Capacity{Memory: 2048, AppURIs: 4, Services: 16, Apps: 20, Instances: 200},
-			AdminCapacity:     Capacity{Memory: 32768, AppURIs: 16, Services: 32, Apps: 200, Instances: 2000},
+			DefaultCapacity:   Capacity{Memory: 2048, AppURIs: 4, Services: 16, Apps: 20, Instances: 200, StartsPerMinute: 300},
+			AdminCapacity:     Capacity{Memory: 32768, AppURIs: 16, Services: 32, Apps: 200, Instances: 2000, StartsPerMinute: 3000},
 			Keys:              Keys{TokenExpiration: 604800},
 		},
 		Apps: Apps{MaxDropletSizeMB: 512, ResourcePoolMB: 2048, AppLimits: AppLimits{Instances: 100, MemoryMin: 16, Disk: 2048, FDs: 4096}},

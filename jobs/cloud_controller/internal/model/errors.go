@@ -44,6 +44,7 @@ var (
 	ErrTooManyStarted  = &Error{http.StatusForbidden, 603, "Too many instances"}
 	ErrTooManyURIs     = &Error{http.StatusForbidden, 602, "Too many URIs"}
 	ErrTooManySessions = &Error{http.StatusForbidden, 604, "Too many sessions"}
+	ErrTooManyStarts   = &Error{http.StatusTooManyRequests, 605, "Too many starts in a minute"}
 	ErrNoSessions      = &Error{http.StatusServiceUnavailable, 111, "There are no sessions"}
 	ErrInvalidURI      = &Error{http.StatusBadRequest, 700, "Invalid URI"}
 	ErrURITaken        = &Error{http.StatusBadRequest, 701, "The URI has already been taken or reserved"}

@@ -171,6 +171,7 @@ func scenario(t testing.TB, s *Store) {
 	}
 
 	failedLogins(t, s)
+	startsOfAccounts(t, s, ops.ID)
 	platformHosts(t, s)
 	accountsMove(t, s)
 
@@ -364,6 +365,21 @@ func failedLogins(t testing.TB, s *Store) {
 	must(t, s.Logins().LoginSucceeded(ctx, "dev@example.com"))
 	must(t, s.Logins().LoginSucceeded(ctx, "dev@example.com"))
 	want("dev@example.com", 0)
+}
+
+// startsOfAccounts goes through how starts are bounded: 60 a minute are one a second.
+func startsOfAccounts(t testing.TB, s *Store, user int64) {
+	for _, test := range []struct {
+		n    int
+		wait time.Duration
+	}{{50, 0}, {10, 0}, {1, time.Second}, {60, time.Minute}, {1000, time.Minute}} {
+		if wait, err := s.CountStarts(t.Context(), user, test.n, 60); wait != test.wait || err != nil {
+			t.Errorf("%d starts: wait %v, want %v, %v", test.n, wait, test.wait, err)
+		}
+	}
+	if _, err := s.CountStarts(t.Context(), 1<<40, 1, 60); err == nil {
+		t.Error("nobody's starts are counted")
+	}
 }
 
 // platformHosts goes through what the controllers remember of components' names.
