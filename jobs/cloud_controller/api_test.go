@@ -176,7 +176,7 @@ func TestInfo(t *testing.T) {
 	}
 	u := c.register("dev@example.com")
 	u.call("GET", "/info", nil).want(200).json(&info)
-	if fmt.Sprint(info["limits"]) != "map[app_uris:4 apps:20 instances:200 memory:2048 services:16]" || fmt.Sprint(info["usage"]) != "map[apps:0 memory:0 services:0]" || info["user"] != "dev@example.com" {
+	if fmt.Sprint(info["limits"]) != "map[app_uris:4 apps:20 instances:200 memory:2048 services:16 starts_per_minute:300]" || fmt.Sprint(info["usage"]) != "map[apps:0 memory:0 services:0]" || info["user"] != "dev@example.com" {
 		t.Errorf("info: %v", info)
 	}
 	var runtimes map[string]map[string]any

@@ -438,6 +438,7 @@ func TestPasswords(t *testing.T) {
 	c := newWorld(t).start("")
 	nobody := &client{c: c}
 	nobody.call("POST", "/users", `{"email":"short@example.com","password":"1234567"}`).fails(400, 100)
+	nobody.call("POST", "/users", `{"email":"\u212Aate@example.com","password":"a long password"}`).fails(400, 100) // the Kelvin sign
 	dev, other, admin := c.register("dev@example.com"), c.register("other@example.com"), c.register("root@example.com")
 	dev.call("PUT", "/users/dev@example.com", `{"password":"1234567"}`).fails(400, 100)
 	other.call("PUT", "/users/dev@example.com", `{"password":"a new password"}`).fails(403, 200)

@@ -125,7 +125,7 @@ allow_registration: true
 default_account_capacity: {memory: 4096, app_uris: 16, services: 16, apps: 40}
 peer_keepalive: 100ms
 update: {min_healthy_time: 300ms}
-timeouts: {discover: 2s, find: 500ms, status: 500ms, health: 500ms, tunnel_idle: 5s}
+timeouts: {discover: 2s, find: 500ms, status: 500ms, health: 500ms, tunnel_idle: 5s, standing: 200ms}
 database_environment: {production: {adapter: sqlite3, database: %[1]s/cc.db}}
 directories: {droplets: %[1]s/droplets, resources: %[1]s/resources, tmpdir: %[1]s/tmp}
 `, dir, internal), func(process component.Process) (runnable, error) { return cloudcontroller.New(process) })

@@ -211,6 +211,17 @@ func TestSessions(t *testing.T) {
 	if out := p.ok("events", "hello"); !strings.Contains(out, "session in instance 0 begun") {
 		t.Errorf("events: %s", out)
 	}
+	// A password is changed because somebody else knows it: what they have open ends.
+	said = &shared{}
+	stop = p.begin(hold, said, said, "run", "hello", "--", "sh", "-c", "echo begun; sleep 4"+mark)
+	eventually(t, "it has begun", func() bool { return strings.Contains(said.String(), "begun") })
+	p.ok("passwd")
+	eventually(t, "the session ends with the password", func() bool {
+		return len(commandLines(t, "4"+mark)) == 0 && strings.Contains(said.String(), "the login has ended")
+	})
+	if status := stop(); status != 255 {
+		t.Errorf("a session whose login has ended: status %d, %s", status, said)
+	}
 	p.ok("stop", "hello")
 	if status, _, errOut := run("true"); status != 255 || !strings.Contains(errOut, "no instance of hello runs") {
 		t.Errorf("a stopped app: status %d %s", status, errOut)

@@ -79,6 +79,28 @@ func TestTunnel(t *testing.T) {
 	if n, err := idle.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("a connection on which nothing is sent: %d bytes, %v", n, err)
 	}
+	busy, err := net.Dial("tcp", at)
+	must(t, err)
+	defer busy.Close()
+	must(t, busy.SetDeadline(time.Now().Add(deadline)))
+	answers := bufio.NewReader(busy)
+	ping := func() error {
+		if _, err := io.WriteString(busy, "PING\r\n"); err != nil {
+			return err
+		}
+		_, err := answers.ReadString('\n') // an error of redis', that it knows nobody here
+		return err
+	}
+	must(t, ping())
+	p.ok("passwd")
+	var pinged error
+	eventually(t, "a connection ends with the password that it was opened with", func() bool {
+		pinged = ping()
+		return pinged != nil
+	})
+	if timeout := net.Error(nil); errors.As(pinged, &timeout) && timeout.Timeout() {
+		t.Errorf("it does not end: %v", pinged)
+	}
 	cancel()
 	if status := <-ended; status != 0 {
 		t.Errorf("the tunnel ends with %d", status)

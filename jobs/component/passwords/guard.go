@@ -104,6 +104,14 @@ func ValidEmail(email string) bool {
 	return err == nil && address.Address == email
 }
 
+// NewEmail reports whether a new account may have this name: of two names that look
+// alike, or are the same in lower case though they are not, one would pass for the
+// other. Accounts of earlier versions may have other names.
+func NewEmail(email string) bool {
+	odd := func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune(`"/\?#%<>(),:;`, r) }
+	return !strings.ContainsFunc(email, odd) && ValidEmail(email)
+}
+
 // ClientAddress returns where a request comes from: what X-Real-Ip says if believed
 // says that its peer may say so, else the peer's own address. An IPv6 client has a
 // whole network of 64 bits.

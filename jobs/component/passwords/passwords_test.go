@@ -121,3 +121,19 @@ func TestLimiterBound(t *testing.T) {
 		}
 	})
 }
+
+// TestNewEmail: a new account's name is not another's in other letters, and means nothing
+// in a URL.
+func TestNewEmail(t *testing.T) {
+	for email, want := range map[string]bool{
+		"dev@example.com": true, "Dev+tag.1_x-y'z@sub.example.com": true,
+		"": false, "dev": false, "@": false, "dev@": false, "dev@example.com ": false, "Dev <dev@example.com>": false,
+		"\u212Aate@example.com": false, "d\u0435v@example.com": false, "dev@ex\u0430mple.com": false,
+		"dev@example.com/tokens": false, "a/../b@example.com": false, "dev?x@example.com": false, "dev%40@example.com": false,
+		"\"a b\"@example.com": false, "dev@example.com\r\nX: y": false, "dev@example.com\x00": false,
+	} {
+		if got := NewEmail(email); got != want {
+			t.Errorf("%q: %v", email, got)
+		}
+	}
+}

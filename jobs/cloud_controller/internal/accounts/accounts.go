@@ -2,6 +2,7 @@
 package accounts
 
 import (
+	"context"
 	"crypto/subtle"
 	"errors"
 	"log/slog"
@@ -66,6 +67,17 @@ func (s *Accounts) Authenticate(r *http.Request) (model.Account, error) {
 		return model.Account{}, model.ErrUserNotFound
 	}
 	return s.account(u), err
+}
+
+// Stands returns an error if an account that was authenticated does not exist any more
+// or has another password, with which its tokens end. A token that only expires meanwhile
+// is no reason to cut what was begun with it.
+func (s *Accounts) Stands(ctx context.Context, a model.Account) error {
+	u, err := s.Store.UserByID(ctx, a.ID)
+	if errors.Is(err, store.ErrNotFound) || err == nil && u.PasswordHash != a.PasswordHash {
+		return model.Because(model.ErrForbidden, "the login has ended")
+	}
+	return err
 }
 
 // owner returns the user whose token a request carries.

@@ -34,10 +34,11 @@ func (s *Accounts) CreateUser(w http.ResponseWriter, r *http.Request) error {
 	if err := rest.ReadJSON(w, r, &body); err != nil {
 		return err
 	}
-	body.Email = strings.ToLower(strings.TrimSpace(body.Email))
-	if !passwords.ValidEmail(body.Email) {
-		return model.Because(model.ErrBadRequest, "%q is no e-mail address", body.Email)
+	body.Email = strings.TrimSpace(body.Email)
+	if !passwords.NewEmail(body.Email) { // before ToLower, which makes a "k" of the Kelvin sign
+		return model.Because(model.ErrBadRequest, "%q is no e-mail address of letters, digits and the usual signs", body.Email)
 	}
+	body.Email = strings.ToLower(body.Email)
 	// The admins' accounts are not for whoever is first.
 	if settings.IsAdmin(body.Email) && !(known && a.Admin) {
 		return model.ErrForbidden

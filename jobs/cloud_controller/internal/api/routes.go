@@ -109,7 +109,7 @@ func (s *Server) Routes() http.Handler {
 	app("GET /apps/{app}/updates/{id}", of.getUpdateOf)
 	app("GET /apps/{app}/releases", of.getReleases)
 
-	service := services.API{Services: s.Services, Frame: s.Frame, Authenticate: s.Accounts.Authenticate, Optional: s.Accounts.Optional}
+	service := services.API{Services: s.Services, Frame: s.Frame, Authenticate: s.Accounts.Authenticate, Stands: s.Accounts.Stands, Optional: s.Accounts.Optional}
 	service.Routes(handle, user)
 
 	handle("/", func(http.ResponseWriter, *http.Request) error { return model.ErrNoSuchRoute })

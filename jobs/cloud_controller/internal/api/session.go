@@ -15,6 +15,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -63,7 +64,24 @@ func (s *Server) session(w http.ResponseWriter, r *http.Request, a model.Account
 	s.Log.Info("a session begins", append(model.Attributes(app), "index", found.Index, "by", a.Email)...)
 	inner.SetReadLimit(wire.SessionText)
 	outer.SetReadLimit(wire.SessionText)
+	var standing sync.WaitGroup
+	standing.Go(func() {
+		rest.WhileAllowed(ctx, s.Config.Now().Timeouts.Standing, func(ctx context.Context) error {
+			if err := s.Accounts.Stands(ctx, a); err != nil {
+				return err
+			}
+			now, err := s.Store.AppByID(ctx, app.ID)
+			if errors.Is(err, store.ErrNotFound) || err == nil && now.OwnerID != app.OwnerID {
+				return model.ErrAppNotFound
+			}
+			return err
+		}, func(reason string) {
+			_ = outer.Close(websocket.StatusPolicyViolation, reason) // it may be gone
+			cancel()
+		})
+	})
 	relaySession(ctx, cancel, outer, inner)
+	standing.Wait()
 	return nil
 }
 

@@ -296,6 +296,9 @@ type Timeouts struct {
 	// TunnelIdle is after how long a connection of a user to a service is ended on which
 	// nothing is sent.
 	TunnelIdle time.Duration `yaml:"tunnel_idle"`
+	// Standing is how often the account of an open session or tunnel is looked at: both
+	// end with the account, its password, the app or the service.
+	Standing time.Duration `yaml:"standing"`
 }
 
 // Defaults returns the values of keys that a file does not set: the original's
@@ -316,7 +319,7 @@ func Defaults() Config {
 			Staging:     Staging{Queue: wire.SubjectStaging, MaxStagingRuntime: int(wire.StagingTimeout / time.Second)},
 			CCPartition: wire.DefaultPartition,
 			Update:      Update{Strategy: Rolling, MaxInFlight: 3, MinHealthyTime: 6 * time.Second, WatchTime: time.Minute},
-			Timeouts:    Timeouts{Discover: 2 * time.Second, Find: 2 * time.Second, Status: 2 * time.Second, Health: time.Second, Gateway: 10 * time.Second, TunnelIdle: 10 * time.Minute},
+			Timeouts:    Timeouts{Discover: 2 * time.Second, Find: 2 * time.Second, Status: 2 * time.Second, Health: time.Second, Gateway: 10 * time.Second, TunnelIdle: 10 * time.Minute, Standing: 10 * time.Second},
 		},
 		Databases: Databases{RailsEnvironment: "production"},
 	}
@@ -371,7 +374,7 @@ func (c *Config) complete() error {
 		return fmt.Errorf("admin_password is shorter than min_password_length, %d", c.MinPasswordLength)
 	case c.PeerKeepalive < 0 || c.DrainTimeout <= 0:
 		return errors.New("peer_keepalive and drain_timeout must be positive durations, as \"2s\"")
-	case c.Timeouts.Discover <= 0 || c.Timeouts.Find <= 0 || c.Timeouts.Status <= 0 || c.Timeouts.Health <= 0 || c.Timeouts.Gateway <= 0 || c.Timeouts.TunnelIdle <= 0:
+	case c.Timeouts.Discover <= 0 || c.Timeouts.Find <= 0 || c.Timeouts.Status <= 0 || c.Timeouts.Health <= 0 || c.Timeouts.Gateway <= 0 || c.Timeouts.TunnelIdle <= 0 || c.Timeouts.Standing <= 0:
 		return errors.New("timeouts must be positive durations, as \"2s\"")
 	case c.Update.Strategy != Rolling && c.Update.Strategy != Now:
 		return fmt.Errorf("update.strategy %q is neither %q nor %q", c.Update.Strategy, Rolling, Now)

@@ -20,6 +20,7 @@ type API struct {
 	*Services
 	Frame        *rest.Frame
 	Authenticate func(*http.Request) (model.Account, error)
+	Stands       func(context.Context, model.Account) error // see accounts.Stands
 	Optional     func(*http.Request) (a model.Account, known bool, err error)
 }
 

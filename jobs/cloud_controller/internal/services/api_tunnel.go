@@ -16,6 +16,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -102,7 +103,24 @@ func (api *API) tunnel(w http.ResponseWriter, r *http.Request, a model.Account) 
 		return nil // the client has gone
 	}
 	api.Log.Info("a tunnel begins", "alias", i.Alias, "service", i.Offering.Label, "owner", a.Email)
+	var standing sync.WaitGroup
+	standing.Go(func() {
+		rest.WhileAllowed(ctx, api.Config.Now().Timeouts.Standing, func(ctx context.Context) error {
+			if err := api.Stands(ctx, a); err != nil {
+				return err
+			}
+			now, err := api.aliased(ctx, a, i.Alias)
+			if err == nil && now.ID != i.ID {
+				return model.ErrServiceNotFound
+			}
+			return err
+		}, func(reason string) {
+			_ = outer.Close(websocket.StatusPolicyViolation, reason) // it may be gone
+			cancel()
+		})
+	})
 	relayTunnel(ctx, cancel, outer, inner, api.Config.Now().Timeouts.TunnelIdle)
+	standing.Wait()
 	return nil
 }
 
