@@ -7,6 +7,7 @@ set -eu
 packages_of() {
 	case $1 in
 	nginx) echo nginx-light ;;
+	/usr/lib/nginx/modules/ngx_http_brotli_filter_module.so) echo libnginx-mod-http-brotli-filter ;;
 	haproxy) echo haproxy ;;
 	keepalived) echo keepalived ;;
 	gcc) echo gcc libc6-dev ;; # the race detector needs cgo

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -291,30 +292,91 @@ domain "acme.example" {
 	})
 }
 
-// TestGzip: text is compressed for who takes it, if that is asked for.
-func TestGzip(t *testing.T) {
-	body := strings.Repeat("text ", 2000)
-	blocks := fmt.Sprintf("domain \"text.example\" {\n  answer { body = %q }\n}\n", body)
-	b := newDomains(t, blocks, "routers = [\"127.0.0.1\"]\ngzip = true\n", manifests.Facts{})
-	res, got := b.ask("127.0.0.1", "GET", "text.example", "/", "Accept-Encoding: gzip")
-	if res.Header.Get("Content-Encoding") != "gzip" || len(got) > len(body)/10 {
-		t.Fatalf("%d bytes, %v", len(got), res.Header)
+// TestCompression: text is compressed for who takes it, if that is asked for, and
+// once.
+func TestCompression(t *testing.T) {
+	text := strings.Repeat("text ", 2000)
+	app := loopback() + ":9000"
+	server(t, app, text)
+	facts := manifests.Facts{Instances: map[string][]manifests.Instance{"shop": {{Group: "shop", Address: strings.TrimSuffix(app, ":9000")}}, "empty": {}}}
+	blocks := shopGroups + fmt.Sprintf(`
+domain "text.example" {
+  answer { body = %q }
+}
+domain "data.example" {
+  answer {
+    body = %[1]q
+    type = "application/octet-stream"
+  }
+}
+domain "app.example" {
+  group = group.shop
+  port  = 9000
+}
+`, text)
+	b := newDomains(t, blocks, "routers = [\"127.0.0.1\"]\n", facts)
+	for n, tc := range []struct {
+		properties, accept string
+		want               string // encoding
+		host               string
+	}{
+		{"", "gzip, br", "", "text.example"},
+		{"gzip = true", "gzip, br", "gzip", "text.example"},
+		{"gzip = true", "gzip, br", "gzip", "app.example"},
+		{"gzip = true", "", "", "text.example"},
+		{"gzip = true", "br", "", "text.example"},
+		{"gzip = true", "gzip;q=0", "", "text.example"},
+		{"gzip = true", "gzip", "", "data.example"},
+		{"brotli = true", "gzip, br", "br", "text.example"},
+		{"brotli = true", "gzip, br", "br", "app.example"},
+		{"brotli = true", "gzip", "", "text.example"},
+		{"brotli = true", "gzip, br", "", "data.example"},
+		{"gzip = true\nbrotli = true", "gzip, deflate, br", "br", "text.example"},
+		{"gzip = true\nbrotli = true", "gzip, deflate", "gzip", "text.example"},
+		{"gzip = true\nbrotli = true", "br;q=0, gzip", "gzip", "text.example"},
+		{"", "gzip, br", "", "app.example"},
+	} {
+		b.next(fmt.Sprintf("c%d", n), "routers = [\"127.0.0.1\"]\n"+tc.properties+"\n")
+		var res *http.Response
+		var got string
+		// Old workers may take a connection until they have heard of the new ones.
+		b.eventually(fmt.Sprintf("%s for %q of %s with %q", tc.want, tc.accept, tc.host, tc.properties), func() bool {
+			res, got = b.ask("127.0.0.1", "GET", tc.host, "/", "Accept-Encoding: "+tc.accept)
+			return res.Header.Get("Content-Encoding") == tc.want
+		})
+		if tc.want == "" {
+			if !strings.HasPrefix(got, text) {
+				t.Errorf("%+v: %d bytes, %v", tc, len(got), res.Header)
+			}
+			continue
+		}
+		if len(got) > len(text)/10 || res.Header.Get("Vary") != "Accept-Encoding" {
+			t.Errorf("%+v: %d bytes, %v", tc, len(got), res.Header)
+		}
+		if tc.want == "br" {
+			cmd := exec.Command("/usr/bin/node", "-e", `process.stdout.write(require("zlib").brotliDecompressSync(require("fs").readFileSync(0)))`)
+			cmd.Stdin = strings.NewReader(got)
+			if all, err := cmd.Output(); err != nil || !strings.HasPrefix(string(all), text) {
+				t.Errorf("%+v: %d bytes, %v", tc, len(all), err)
+			}
+		}
+		if tc.want == "gzip" {
+			unpacked, err := gzip.NewReader(strings.NewReader(got))
+			must(t, err)
+			all, err := io.ReadAll(unpacked)
+			must(t, err)
+			if !strings.HasPrefix(string(all), text) {
+				t.Errorf("%+v: %d bytes", tc, len(all))
+			}
+		}
 	}
-	unpacked, err := gzip.NewReader(strings.NewReader(got))
-	must(t, err)
-	text, err := io.ReadAll(unpacked)
-	must(t, err)
-	if string(text) != body {
-		t.Errorf("%d bytes", len(text))
+
+	folder := filepath.Join(b.dir, "generations", "without")
+	b.render(folder, "routers = [\"127.0.0.1\"]\nbrotli = true\nmodules = \"/nowhere\"\n")
+	out, err := b.cmd(b.job.Spec.Hooks[0].Command, "DEPLOY_STAGED="+folder).CombinedOutput()
+	if want := "cannot compress by brotli: /nowhere/ngx_http_brotli_filter_module.so does not exist on this machine; apt-get install"; err == nil || !strings.HasPrefix(string(out), want) {
+		t.Errorf("%v: %s, want %s", err, out, want)
 	}
-	if res, got := b.ask("127.0.0.1", "GET", "text.example", "/"); res.Header.Get("Content-Encoding") != "" || got != body {
-		t.Errorf("%v", res.Header)
-	}
-	b.next("2", "routers = [\"127.0.0.1\"]\n")
-	b.eventually("without gzip", func() bool {
-		res, _ := b.ask("127.0.0.1", "GET", "text.example", "/", "Accept-Encoding: gzip")
-		return res.Header.Get("Content-Encoding") == ""
-	})
 }
 
 // TestDomainTLS: a domain's certificate comes from the facts, opens the port for

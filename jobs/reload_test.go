@@ -31,7 +31,7 @@ var reloadable = map[string][]string{
 	"nginx": {
 		"domains", "routers", "router_port", "max_body_mb", "answer_timeout_s", "client_requests", "host_requests", "workers", "access_log",
 		"public_tls_port", "front_key", "trusted_fronts", "certificate", "key", "https_only", "hsts_s", "sites",
-		"addresses", "tls_port", "balancing", "keepalive", "gzip", "maintenance", "extra",
+		"addresses", "tls_port", "balancing", "keepalive", "gzip", "brotli", "modules", "maintenance", "extra",
 	},
 	"postgres":      {"database", "user", "password", "allow_from", "require_tls", "settings", "backups"},
 	"redis_gateway": {"log_level"},

@@ -61,11 +61,19 @@ func (p Preflight) test(ctx context.Context) error {
 		text = err.Error()
 	}
 	lines, readErr := os.ReadFile(config)
+	if m := moduleLine.FindStringSubmatch(string(lines)); m != nil {
+		if _, err := os.Stat(m[1]); errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("cannot compress by brotli: %s does not exist on this machine; apt-get install libnginx-mod-http-brotli-filter, set property modules to the folder that has it, or set brotli = false", m[1])
+		}
+	}
 	if whose := extraAt(string(lines), faultyLine(text)); readErr == nil && whose != "" {
 		return fmt.Errorf("nginx does not take %s:\n%s", whose, text)
 	}
 	return errors.New(text)
 }
+
+// moduleLine is the line of nginx.conf that loads brotli's module.
+var moduleLine = regexp.MustCompile(`(?m)^load_module "([^"]+)";$`)
 
 var faultPlace = regexp.MustCompile(`nginx\.conf:(\d+)`)
 

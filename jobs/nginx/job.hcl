@@ -189,6 +189,23 @@ property "gzip" {
   description = "Compress text for clients that accept it. Do not compress pages that contain both a secret and a client's input (BREACH)"
 }
 
+property "brotli" {
+  type        = bool
+  default     = false
+  description = "Compress text by brotli for clients that accept it, rather than by gzip. nginx needs its module for it, Debian's libnginx-mod-http-brotli-filter, on the VM; if it is not there, nothing is changed"
+}
+
+property "modules" {
+  type        = string
+  default     = "/usr/lib/nginx/modules"
+  description = "Folder of nginx's modules on the VM, for brotli"
+
+  validation {
+    condition     = can(regex("^/[A-Za-z0-9._/-]+$", property.modules))
+    error_message = "An absolute path."
+  }
+}
+
 property "maintenance" {
   type        = string
   default     = ""
