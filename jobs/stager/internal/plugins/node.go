@@ -1,6 +1,7 @@
 package plugins
 
 import (
+	_ "embed"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,7 +31,10 @@ func node(s *staging) (start, error) {
 	if err := readJSON(filepath.Join(app, "package.json"), &about); err != nil {
 		return start{}, err
 	}
-	how := start{}
+	how := start{env: map[string]string{}}
+	if err := s.waitForOutput(how.env); err != nil {
+		return start{}, err
+	}
 	command := strings.TrimSpace(about.Scripts["start"])
 	script, isNode := strings.CutPrefix(command, "node ")
 	first, _, _ := strings.Cut(command, " ")
@@ -47,7 +51,7 @@ func node(s *staging) (start, error) {
 	}
 	before := strings.TrimSpace(about.Scripts["prestart"])
 	if how.command != "" || before != "" {
-		how.env = map[string]string{"PATH": "$PWD/resources:$PWD/app/node_modules/.bin:$PATH"}
+		how.env["PATH"] = "$PWD/resources:$PWD/app/node_modules/.bin:$PATH"
 		how.preamble = linkRuntime("node")
 	}
 	if before != "" { // as npm start does
@@ -57,6 +61,20 @@ func node(s *staging) (start, error) {
 		how.command = localRuntime + " $NODE_ARGS " + strings.TrimSpace(script) + ` "$@"`
 	}
 	return how, s.npm(app, about)
+}
+
+//go:embed node_output.cjs
+var nodeOutput []byte
+
+// waitForOutput has Node.js wait until what an app prints is read, by a file that comes
+// with the droplet and the environment that it adds to.
+func (s *staging) waitForOutput(env map[string]string) error {
+	resources := filepath.Join(s.DestDir, "resources")
+	if err := os.MkdirAll(resources, 0o755); err != nil {
+		return err
+	}
+	env["NODE_OPTIONS"] = `--require=\"$PWD/resources/output.cjs\"${NODE_OPTIONS:+ $NODE_OPTIONS}`
+	return os.WriteFile(filepath.Join(resources, "output.cjs"), nodeOutput, 0o644)
 }
 
 // plainScript finds a script, with arguments or without, to which the port can be

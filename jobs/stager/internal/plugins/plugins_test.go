@@ -2,11 +2,17 @@ package plugins
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -120,5 +126,49 @@ func TestStaticfileRoot(t *testing.T) {
 	s.SourceDir, s.DestDir = filepath.Join(s.DestDir, "app"), t.TempDir()
 	if _, err := static(s); err != nil || !strings.Contains(log.String(), "Staticfile: ssi: not known here") {
 		t.Errorf("with it: %v, %q", err, log.String())
+	}
+}
+
+// TestNodeWaitsForItsOutput: an app of Node.js that prints more than a pipe takes waits
+// until it is read, and keeps nothing of it in memory; NODE_OPTIONS of its own count.
+func TestNodeWaitsForItsOutput(t *testing.T) {
+	dest := filepath.Join(t.TempDir(), "a folder")
+	s := &staging{Config: Config{DestDir: dest}}
+	env := map[string]string{}
+	if err := s.waitForOutput(env); err != nil {
+		t.Fatal(err)
+	}
+	const app = `for (let i = 0; i < 1000; i++) console.log('x'.repeat(1000)); console.error(process.stdout.writableLength, process.title)`
+	cmd := exec.CommandContext(t.Context(), "/bin/bash", "-c", `export NODE_OPTIONS="`+env["NODE_OPTIONS"]+`"; exec node -e "$0"`, app)
+	cmd.Dir, cmd.Env = dest, append(os.Environ(), "NODE_OPTIONS=--title=mine")
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer read.Close()
+	cmd.Stdout = write
+	err = cmd.Start()
+	write.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Nothing is read before the pipe is full.
+	for end := time.Now().Add(2 * time.Minute); ; runtime.Gosched() {
+		waiting, err := unix.IoctlGetInt(int(read.Fd()), unix.TIOCINQ)
+		if err != nil || time.Now().After(end) {
+			t.Fatalf("%d bytes are in the pipe, %v; %s", waiting, err, said.String())
+		}
+		if waiting > 60_000 {
+			break
+		}
+	}
+	got, err := io.Copy(io.Discard, read)
+	if err := errors.Join(err, cmd.Wait()); err != nil || got != 1_001_000 {
+		t.Errorf("%d bytes, %v", got, err)
+	}
+	if said.String() != "0 mine\n" {
+		t.Errorf("it says %q: so many bytes were in memory, want none", said.String())
 	}
 }

@@ -41,7 +41,9 @@ func standalone(s *staging) (start, error) {
 		if err = readJSON(filepath.Join(app, "package.json"), &about); err == nil {
 			how.env = map[string]string{"PATH": "$PWD/resources:$PWD/app/node_modules/.bin:$PATH"}
 			how.preamble = linkRuntime("node")
-			err = s.npm(app, about)
+			if err = s.waitForOutput(how.env); err == nil {
+				err = s.npm(app, about)
+			}
 		}
 	case strings.HasPrefix(runtime, "java"):
 		how.env = map[string]string{"JAVA_OPTS": heap(s.Environment) + " -Djava.io.tmpdir=$PWD/tmp $JAVA_OPTS"}
