@@ -9,13 +9,13 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// TestPortOfURL: vmc of 2012 adds the target's port to the URLs that it offers.
+// TestPortOfURL (S2-b): vmc of 2012 adds the target's port to the URLs that it offers.
 func TestPortOfURL(t *testing.T) {
 	t.Parallel()
 	c := newWorld(t).start("")
 	u := c.register("dev@example.com")
 	u.create("hello")
-	u.put("hello", map[string]any{"uris": []string{"http://Node.cf.localhost:18073/", "hello.cf.localhost"}}).want(200)
+	u.put("hello", map[string]any{"uris": []string{"http://Node.cf.localhost:18073/", "hello.cf.localhost."}}).want(200)
 	if got := u.stored("hello").URIs; strings.Join(got, " ") != "node.cf.localhost hello.cf.localhost" {
 		t.Errorf("the URLs are %q", got)
 	}
@@ -26,7 +26,7 @@ func TestPortOfURL(t *testing.T) {
 	}
 }
 
-// TestCrashedByIndex: the files of an index are those of its running instance, else
+// TestCrashedByIndex (S2-c): the files of an index are those of its running instance, else
 // of the one that has crashed.
 func TestCrashedByIndex(t *testing.T) {
 	t.Parallel()
@@ -52,7 +52,7 @@ func TestCrashedByIndex(t *testing.T) {
 	u.call("GET", "/apps/hello/instances/1/files/logs/stderr.log", nil).fails(400, 304)
 }
 
-// TestRuntimesOf2012: a manifest of 2012 names its runtimes as they were called; who
+// TestRuntimesOf2012 (S3-4): a manifest of 2012 names its runtimes as they were called; who
 // names none that there is, is told which there are.
 func TestRuntimesOf2012(t *testing.T) {
 	t.Parallel()

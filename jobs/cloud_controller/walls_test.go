@@ -224,7 +224,7 @@ default_account_capacity: {memory: 4096, app_uris: 50, services: 1, apps: 50, in
 		{"x.cart.shop.example", 400, 701},
 		{"localhost", 400, 701},
 		// Not names.
-		{"victim.cf.localhost.", 400, 700},
+		{"victim.cf.localhost.", 400, 701},
 		{"víctim.cf.localhost", 400, 700},
 		{"victim\u3002cf.localhost", 400, 700},
 		{"victim\u200d.cf.localhost", 400, 700},
@@ -430,6 +430,9 @@ func TestEnvironmentNames(t *testing.T) {
 	}
 	u.put("hello", map[string]any{"env": []string{" =x"}}).fails(400, 300)
 	u.put("hello", map[string]any{"env": []string{"DEPLOYMENT=x", "A = b"}}).want(200)
+	// What Linux gives no program is refused when it is set, not when the app starts.
+	u.put("hello", map[string]any{"env": []string{"A=" + strings.Repeat("x", 128<<10-2)}}).fails(400, 300)
+	u.put("hello", map[string]any{"env": []string{"A=" + strings.Repeat("x", 128<<10-3)}}).want(200)
 }
 
 // TestPasswords: who may set whose, and how long they are.

@@ -49,6 +49,10 @@ func environment(i core.Instance, ip, home string, expand bool) ([]string, error
 	}
 	env.set("PATH", runtimes.Path)
 	env.set("HOME", home)
+	// Without them Ruby and Java take text for ASCII, and clients of databases ask who
+	// the user is; the user's own values count.
+	env.set("LANG", "C.UTF-8")
+	env.set("USER", "vcap")
 	env.set("VCAP_APPLICATION", about)
 	env.set("VCAP_SERVICES", services)
 	env.set("VCAP_APP_HOST", ip)

@@ -38,6 +38,19 @@ func TestValuesPass(t *testing.T) {
 	})
 }
 
+// TestLanguage: an app reads and writes UTF-8 unless its owner says otherwise.
+func TestLanguage(t *testing.T) {
+	if got, _ := value(t, 0, false, "LANG"); got != "C.UTF-8" {
+		t.Errorf("LANG is %q", got)
+	}
+	if got, _ := value(t, 0, false, "LANG", "LANG=de_DE.UTF-8"); got != "de_DE.UTF-8" {
+		t.Errorf("the user's LANG is %q", got)
+	}
+	if got, _ := value(t, 0, false, "USER"); got != "vcap" {
+		t.Errorf("USER is %q", got)
+	}
+}
+
 // TestExpandVariables: with the property, values are read as in 2012.
 func TestExpandVariables(t *testing.T) {
 	for _, tc := range []struct{ value, want string }{

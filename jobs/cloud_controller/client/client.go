@@ -72,6 +72,7 @@ const (
 	CodeForbidden   = 200
 	CodeAppNotFound = 301
 	CodeAppStopped  = 305
+	CodeNoFile      = 306
 	CodeStaging     = 310
 	CodeServiceGone = 500
 )

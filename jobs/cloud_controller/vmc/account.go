@@ -35,6 +35,10 @@ func targetCommand(v *vmc) *cobra.Command {
 			}
 			defer c.Close()
 			info, err := c.Info(cmd.Context())
+			var answer *client.Error
+			if errors.As(err, &answer) {
+				return fmt.Errorf("%s is no cloud controller: %w; the name of its API begins with api. as a rule", c.Target(), err)
+			}
 			if err != nil {
 				return err
 			}

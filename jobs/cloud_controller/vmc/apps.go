@@ -9,8 +9,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/net/idna"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
@@ -183,7 +185,7 @@ var countText = regexp.MustCompile(`^([+-]?)([0-9]{1,5})$`)
 func newCount(now int, text string) (int, error) {
 	parts := countText.FindStringSubmatch(text)
 	if parts == nil {
-		return 0, fmt.Errorf("%q is not a number of instances; use one such as 3, +1 or -1", text)
+		return 0, usageError{fmt.Errorf("%q is not a number of instances; use one such as 3, +1 or -1", text)}
 	}
 	n, err := strconv.Atoi(parts[2])
 	if err != nil {
@@ -278,7 +280,7 @@ func (v *vmc) changeAndRestart(ctx context.Context, c *client.Client, name, caus
 		return err
 	}
 	if !started {
-		return only(v, map[string]any{"app": name, "instances": 0})
+		return did(v, map[string]any{"app": name, "instances": 0}, "Changed %s, which is stopped: it will be so when it is started.", name)
 	}
 	v.say("Restarting %s.", name)
 	return v.renew(ctx, c, name, cause, h)
@@ -319,7 +321,7 @@ func envCommand(v *vmc) *cobra.Command {
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		for _, one := range args[1:] {
 			if name, _, ok := strings.Cut(one, "="); !ok || name == "" {
-				return fmt.Errorf("%q is not a variable; use NAME=VALUE", one)
+				return usageError{fmt.Errorf("%q is not a variable; use NAME=VALUE", one)}
 			}
 		}
 		return v.changeAndRestart(ctx, c, args[0], "env", h, func(app *client.App) error {
@@ -375,7 +377,22 @@ func hostOf(text string) (string, error) {
 	if host == "" || path != "" || strings.ContainsAny(host, " ?#") {
 		return "", fmt.Errorf("%q is not the URL of an app; use a host name, such as hello.cf.localhost", text)
 	}
-	return host, nil
+	// A final dot says that the name is whole, which names of apps are anyway; letters
+	// of other alphabets travel as browsers send them.
+	host = strings.TrimSuffix(host, ".")
+	if plain(host) {
+		return host, nil
+	}
+	ascii, err := idna.Lookup.ToASCII(host)
+	if err != nil {
+		return "", fmt.Errorf("%q is not the URL of an app: %w", text, err)
+	}
+	return ascii, nil
+}
+
+// plain reports whether a text is ASCII.
+func plain(text string) bool {
+	return !strings.ContainsFunc(text, func(r rune) bool { return r > unicode.MaxASCII })
 }
 
 func mapCommand(v *vmc) *cobra.Command {
@@ -451,7 +468,7 @@ var sizeText = regexp.MustCompile(`^(?i)([0-9]{1,7})\s*(M|MB|G|GB)?$`)
 func parseMegabytes(text string) (int, error) {
 	parts := sizeText.FindStringSubmatch(strings.TrimSpace(text))
 	if parts == nil {
-		return 0, fmt.Errorf("%q is not a size; use one such as 64M or 1G", text)
+		return 0, usageError{fmt.Errorf("%q is not a size; use one such as 64M or 1G", text)}
 	}
 	n, err := strconv.Atoi(parts[1])
 	if err != nil {

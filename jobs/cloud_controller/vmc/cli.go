@@ -49,7 +49,11 @@ func Run(ctx context.Context, version string, args []string, in io.Reader, out, 
 	}
 	status := statusOf(ctx, err)
 	if status == exitInterrupted {
-		err = errors.New("interrupted")
+		if goesOn := (continues{}); errors.As(err, &goesOn) {
+			err = goesOn
+		} else {
+			err = errors.New("interrupted")
+		}
 	}
 	fmt.Fprintln(errOut, "Error:", v.explain(err))
 	if v.json {
@@ -107,6 +111,13 @@ func statusOf(ctx context.Context, err error) int {
 	return exitFailed
 }
 
+// continues is an interruption of vmc that does not interrupt what it had begun.
+type continues struct{ what string }
+
+func (e continues) Error() string { return "interrupted; " + e.what }
+
+func (e continues) Unwrap() error { return context.Canceled }
+
 // errNotLoggedIn says that nobody is logged in where somebody must be.
 var errNotLoggedIn = errors.New("you are not logged in: vmc login EMAIL, or vmc register EMAIL to make an account")
 
@@ -125,7 +136,7 @@ func usageErrors(c *cobra.Command) {
 	if check := c.Args; check != nil {
 		c.Args = func(c *cobra.Command, args []string) error {
 			if err := check(c, args); err != nil {
-				return wrong(c, err)
+				return wrong(c, fmt.Errorf("%w; usage: %s", err, c.UseLine()))
 			}
 			return nil
 		}

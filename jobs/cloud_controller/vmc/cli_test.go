@@ -50,7 +50,7 @@ func TestExitStatus(t *testing.T) {
 	}{
 		"nosuch":                     {exitUsage, `unknown command "nosuch"`},
 		"apps --nosuch":              {exitUsage, "unknown flag: --nosuch; see vmc apps -h"},
-		"scale hello":                {exitUsage, "accepts 2 arg(s), received 1; see vmc scale -h"},
+		"scale hello":                {exitUsage, "accepts 2 arg(s), received 1; usage: vmc scale APP"},
 		"push hello --instances two": {exitUsage, "invalid argument"},
 		"env set hello":              {exitUsage, "see vmc env set -h"},
 		"apps":                       {exitUnreachable, "connection refused"},

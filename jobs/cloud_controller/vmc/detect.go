@@ -121,6 +121,12 @@ func declares(files fs.FS) (kind, error) {
 	return kind{"standalone", "java", "java $JAVA_OPTS -jar " + shellWord(jars[0]), true}, nil
 }
 
+// isEmpty reports whether a folder has nothing in it.
+func isEmpty(folder string) bool {
+	entries, err := os.ReadDir(folder)
+	return err == nil && len(entries) == 0
+}
+
 func isThere(files fs.FS, name string) bool {
 	_, err := fs.Stat(files, name)
 	return err == nil

@@ -1,6 +1,7 @@
 package vmc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -133,7 +134,16 @@ func crashlogsCommand(v *vmc) *cobra.Command {
 func (v *vmc) printLogs(ctx context.Context, c *client.Client, app, instance string, files []string) error {
 	var failed error
 	read := 0
+	texts := []fileText{}
 	for _, file := range files {
+		if v.json {
+			data, err := readFile(ctx, c, app, instance, file)
+			if err == nil {
+				texts = append(texts, newFileText(app, instance, file, data))
+			}
+			failed = cmp.Or(failed, err)
+			continue
+		}
 		text, err := c.File(ctx, app, instance, file, 0)
 		if err != nil {
 			if failed == nil || !strings.Contains(failed.Error(), err.Error()) { // what is so of all is said once
@@ -147,6 +157,9 @@ func (v *vmc) printLogs(ctx context.Context, c *client.Client, app, instance str
 		if err = errors.Join(err, text.Close()); err != nil {
 			return err
 		}
+	}
+	if len(texts) > 0 {
+		return v.printJSON(texts)
 	}
 	if read == 0 {
 		return failed
@@ -227,13 +240,20 @@ func filesCommand(v *vmc) *cobra.Command {
 		if len(args) == 2 {
 			path = args[1]
 		}
+		if v.json {
+			data, err := readFile(ctx, c, args[0], instance, path)
+			if err != nil {
+				return fileError(err, args[0], instance, path)
+			}
+			return v.printJSON(newFileText(args[0], instance, path, data))
+		}
 		text, err := c.File(ctx, args[0], instance, path, 0)
 		if err != nil {
-			return err
+			return fileError(err, args[0], instance, path)
 		}
 		_, err = io.Copy(v.out, text)
 		return errors.Join(err, text.Close())
 	})
-	c.Flags().StringVar(&instance, "instance", "0", "`index` of the instance, or the id of a crashed one")
+	c.Flags().StringVar(&instance, "instance", "0", "`index` of the instance, or the id of one that crashed or was stopped")
 	return c
 }

@@ -121,7 +121,10 @@ func openCommand(v *vmc) *cobra.Command {
 		if _, err := exec.LookPath(program[0]); err != nil {
 			return fmt.Errorf("this machine has no %s, which opens a browser", program[0])
 		}
-		return exec.CommandContext(ctx, program[0], append(program[1:], url)...).Run()
+		if err := exec.CommandContext(ctx, program[0], append(program[1:], url)...).Run(); err != nil {
+			return fmt.Errorf("cannot open a browser: %s: %w; open the URL above yourself", program[0], err)
+		}
+		return nil
 	})
 }
 

@@ -280,6 +280,28 @@ func TestCommands(t *testing.T) {
 	if out := p.ok("logs", "hello"); !strings.Contains(out, "==> logs/stdout.log <==\nstarted Good day\n") {
 		t.Errorf("logs: %s", out)
 	}
+	for _, tc := range []struct{ args, want string }{
+		{"files hello app/server.js --json", `"path": "app/server.js",`},
+		{"files hello app/ --json", `"text": "large.txt `},
+		{"logs hello --staging --json", `"path": "logs/staging.log",`},
+	} {
+		status, out, _ := p.vmc(strings.Fields(tc.args)...)
+		if !json.Valid([]byte(out)) || status != 0 || !strings.Contains(out, tc.want) {
+			t.Errorf("vmc %s: status %d, %s", tc.args, status, out)
+		}
+	}
+	// What is wrong, of what, and what to do next.
+	p.fails(`cannot read "app/none" of instance 0 of hello: `, "files", "hello", "app/none")
+	p.fails("vmc files hello lists what there is", "files", "hello", "app/none", "--json")
+	p.fails(`service "none": Service not found`, "bind-service", "none", "hello")
+	p.fails("vmc services lists yours", "snapshots", "none")
+	p.fails("vmc apps lists yours", "stats", "none")
+	p.ends(exitLogin, "only administrators", "users")
+	for _, args := range [][]string{{"env", "set", "hello", "NAME"}, {"mem", "hello", "much"}, {"scale", "hello", "x"}, {"rollback", "hello", "x"}} {
+		p.ends(exitUsage, "is not a", args...)
+	}
+	p.ends(exitUsage, "usage: vmc rename APP NAME", "rename", "hello")
+	p.ends(exitFailed, "is no cloud controller", "target", strings.TrimPrefix(p.target, "api."))
 	if out := p.ok("logs", "hello", "--staging"); !strings.Contains(out, "Staging with framework node") {
 		t.Errorf("logs of the staging: %s", out)
 	}
@@ -345,6 +367,9 @@ func TestCommands(t *testing.T) {
 		status, _, said := p.vmc("files", "hello", "app/server.js")
 		return status == exitFailed && strings.Contains(said, "app/server.js")
 	})
+	if out := p.ok("env", "set", "hello", "GREETING=Later"); !strings.Contains(out, "hello, which is stopped") {
+		t.Errorf("env of a stopped app: %s", out)
+	}
 	p.ok("start", "hello")
 	p.ok("restart", "hello")
 
@@ -389,6 +414,13 @@ func TestFailedPushes(t *testing.T) {
 	})
 	eventually(t, "a crash's log", func() bool {
 		status, out, _ := p.vmc("crashlogs", "crasher")
+		if status == 0 {
+			_, document, _ := p.vmc("crashlogs", "crasher", "--json")
+			var files []fileText
+			if err := json.Unmarshal([]byte(document), &files); err != nil || len(files) == 0 {
+				t.Errorf("crashlogs as JSON: %s", document)
+			}
+		}
 		return status == 0 && strings.Contains(out, "no such luck")
 	})
 	// Who stops it to see why can.

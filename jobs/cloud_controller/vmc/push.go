@@ -195,7 +195,10 @@ func (v *vmc) create(ctx context.Context, c *client.Client, info client.Info, ap
 			if hint != "" {
 				hint = "; " + hint
 			}
-			return fmt.Errorf("cannot detect the framework of %s: it has none of %s%s; use --framework (vmc frameworks lists them), or --command for any other program", app.Path, lookedFor(info.Frameworks), hint)
+			if isFolder(app.Path) && isEmpty(app.Path) {
+				return fmt.Errorf("cannot push %s: the folder %s is empty; push the one that has the app's files, --path FOLDER", app.Name, app.Path)
+			}
+			return fmt.Errorf("cannot detect the framework of %s: nothing in it says how it runs, of %s%s; use --framework (vmc frameworks lists them), or --command for any other program", app.Path, lookedFor(info.Frameworks), hint)
 		}
 		v.say("Detected the framework of %s by its files: %s.", app.Name, is.framework)
 	}

@@ -125,7 +125,7 @@ func deleteServiceCommand(v *vmc) *cobra.Command {
 		}
 		for _, name := range args {
 			if err := c.DeleteService(ctx, name); err != nil {
-				return err
+				return serviceError(err, name)
 			}
 			if !v.json {
 				v.say("Deleted %s.", name)
@@ -138,12 +138,13 @@ func deleteServiceCommand(v *vmc) *cobra.Command {
 }
 
 func (v *vmc) bind(ctx context.Context, c *client.Client, service, app string, h how) error {
-	return v.changeAndRestart(ctx, c, app, "bind-service", h, func(a *client.App) error {
+	err := v.changeAndRestart(ctx, c, app, "bind-service", h, func(a *client.App) error {
 		if !slices.Contains(a.Services, service) {
 			a.Services = append(a.Services, service)
 		}
 		return nil
 	})
+	return serviceError(err, service)
 }
 
 func bindServiceCommand(v *vmc) *cobra.Command {

@@ -19,7 +19,7 @@ func snapshotsCommand(v *vmc) *cobra.Command {
 		Short:   "List the snapshots of a service",
 		Example: "  vmc snapshots db\n  vmc snapshots db --json",
 		Args:    cobra.ExactArgs(1),
-	}, show(v, ofApp(func(c *client.Client, ctx context.Context, service string) ([]client.Snapshot, error) {
+	}, ofService(show(v, ofApp(func(c *client.Client, ctx context.Context, service string) ([]client.Snapshot, error) {
 		return client.DataOf(c, service).Snapshots(ctx)
 	}), func(_ *client.Client, args []string, list []client.Snapshot) error {
 		if len(list) == 0 {
@@ -31,7 +31,7 @@ func snapshotsCommand(v *vmc) *cobra.Command {
 			t.row(s.ID, s.Name, clock(s.Date.Unix()), size(s.Size), s.By)
 		}
 		return t.print(v.out)
-	}))
+	})))
 }
 
 func snapshotCommand(v *vmc) *cobra.Command {
@@ -42,7 +42,7 @@ func snapshotCommand(v *vmc) *cobra.Command {
 the snapshot is kept, and prints its id; if you interrupt it, the cloud goes on.`,
 		Example: "  vmc snapshot db\n  vmc snapshot db \"before the update\"",
 		Args:    cobra.RangeArgs(1, 2),
-	}, func(ctx context.Context, c *client.Client, args []string) error {
+	}, ofService(func(ctx context.Context, c *client.Client, args []string) error {
 		name := ""
 		if len(args) == 2 {
 			name = args[1]
@@ -59,7 +59,7 @@ the snapshot is kept, and prints its id; if you interrupt it, the cloud goes on.
 		}
 		_, err = fmt.Fprintln(v.out, j.SnapshotID)
 		return err
-	})
+	}))
 }
 
 func rollbackSnapshotCommand(v *vmc) *cobra.Command {
@@ -72,7 +72,7 @@ are kept out while that lasts, and their connections are ended; users and passwo
 What was written since the snapshot is lost: make another one first if you may need it.`,
 		Example: "  vmc snapshots db\n  vmc snapshot db && vmc rollback-snapshot db 3-1f09ab7c",
 		Args:    cobra.ExactArgs(2),
-	}, func(ctx context.Context, c *client.Client, args []string) error {
+	}, ofService(func(ctx context.Context, c *client.Client, args []string) error {
 		if err := v.confirm(force, "Replace all that is in %s by the snapshot %s?", args[0], args[1]); err != nil {
 			return err
 		}
@@ -81,7 +81,7 @@ What was written since the snapshot is lost: make another one first if you may n
 			return err
 		}
 		return tellJob(ctx, v, client.DataOf(c, args[0]), j, fmt.Sprintf("Rolling %s back to %s", args[0], args[1]))
-	})
+	}))
 	c.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
 	return c
 }
@@ -93,7 +93,7 @@ func deleteSnapshotCommand(v *vmc) *cobra.Command {
 		Short:   "Delete a snapshot of a service",
 		Example: "  vmc delete-snapshot db 3-1f09ab7c",
 		Args:    cobra.ExactArgs(2),
-	}, func(ctx context.Context, c *client.Client, args []string) error {
+	}, ofService(func(ctx context.Context, c *client.Client, args []string) error {
 		if err := v.confirm(force, "Delete the snapshot %s of %s?", args[1], args[0]); err != nil {
 			return err
 		}
@@ -102,7 +102,7 @@ func deleteSnapshotCommand(v *vmc) *cobra.Command {
 			return err
 		}
 		return tellJob(ctx, v, client.DataOf(c, args[0]), j, fmt.Sprintf("Deleting the snapshot %s of %s", args[1], args[0]))
-	})
+	}))
 	c.Flags().BoolVarP(&force, "force", "f", false, "do not ask")
 	return c
 }

@@ -38,7 +38,7 @@ What is connected may do what the owner may. A connection that is idle for long 
 unless the cloud says otherwise) is ended.`,
 		Example: "  vmc tunnel db psql\n  vmc tunnel db --port 15432\n  vmc tunnel cache redis-cli -- INFO memory\n  vmc tunnel db pg_dump > db.sql",
 		Args:    cobra.MinimumNArgs(1),
-	}, func(ctx context.Context, c *client.Client, args []string) error {
+	}, ofService(func(ctx context.Context, c *client.Client, args []string) error {
 		if port < 0 || port > 65535 {
 			return fmt.Errorf("%d is no port", port)
 		}
@@ -59,7 +59,7 @@ unless the cloud says otherwise) is ended.`,
 			}
 		}
 		return t.serve(ctx, port, args[1:])
-	})
+	}))
 	c.Flags().IntVar(&port, "port", 0, "the local port; by default one that is free")
 	return c
 }

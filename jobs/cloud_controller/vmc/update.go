@@ -66,6 +66,9 @@ func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, up
 	for last := time.Now(); ; {
 		next, err := c.UpdateOf(ctx, name, update.ID)
 		if err != nil {
+			if ctx.Err() != nil {
+				err = continues{fmt.Sprintf("the update of %s continues without vmc, see vmc app %s", name, name)}
+			}
 			done(err)
 			return err
 		}
@@ -83,7 +86,7 @@ func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, up
 		}
 		select {
 		case <-ctx.Done():
-			err := fmt.Errorf("%w; the update of %s continues without vmc", context.Cause(ctx), name)
+			err := continues{fmt.Sprintf("the update of %s continues without vmc, see vmc app %s", name, name)}
 			done(err)
 			return err
 		case <-time.After(pollEvery):
@@ -185,7 +188,7 @@ instance stops only when the new one is healthy.`,
 		if len(args) == 2 {
 			var err error
 			if h.release, err = strconv.Atoi(args[1]); err != nil || h.release < 1 {
-				return fmt.Errorf("%q is not a release; use a number that vmc releases %s shows", args[1], args[0])
+				return usageError{fmt.Errorf("%q is not a release; use a number that vmc releases %s shows", args[1], args[0])}
 			}
 		} else {
 			list, err := c.Releases(ctx, args[0])

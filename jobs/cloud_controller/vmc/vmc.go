@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -139,8 +140,17 @@ func (v *vmc) completeApps(cmd *cobra.Command, args []string, _ string) ([]strin
 // explain adds what to do next, where that is known.
 func (v *vmc) explain(err error) string {
 	text := err.Error()
-	if client.Is(err, client.CodeForbidden) && !strings.Contains(text, "too many attempts") {
-		text += "\nYou are not logged in, or your login has expired: use vmc login. vmc register creates an account."
+	// Who may not do this for a reason is told that.
+	var answer *client.Error
+	if client.Is(err, client.CodeForbidden) && errors.As(err, &answer) && answer.Description == "Operation not permitted" {
+		text += "\nYou are not logged in, or your login has expired, or only administrators may do this: use vmc login. vmc register creates an account."
+	}
+	if client.Is(err, client.CodeAppNotFound) {
+		text += "\nvmc apps lists yours."
+	}
+	var unreachable *net.OpError
+	if errors.As(err, &unreachable) && unreachable.Op == "dial" {
+		text += "\nIs it the right one? vmc target shows where vmc looks for the cloud, vmc target HOST changes it."
 	}
 	return text
 }

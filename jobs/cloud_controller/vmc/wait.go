@@ -75,6 +75,10 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 	done := v.progress("Starting " + name)
 	var states string
 	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = continues{fmt.Sprintf("%s goes on starting without vmc, see vmc app %s", name, name)}
+			return
+		}
 		if err != nil && states != "" {
 			err = fmt.Errorf("%w (instances: %s)", err, states)
 		}
@@ -215,8 +219,11 @@ func (v *vmc) showMissing(ctx context.Context, c *client.Client, app string) {
 	}
 }
 
-// tailBytes is how much of a log is shown after a failure.
-const tailBytes = 4 << 10
+// tailBytes is how much of a log is shown after a failure, tailLine how much of a line.
+const (
+	tailBytes = 4 << 10
+	tailLine  = 500
+)
 
 // showTail shows the end of a file that may tell why something failed; that there
 // is none is no news.
@@ -232,7 +239,11 @@ func (v *vmc) showTail(ctx context.Context, c *client.Client, app, instance, fil
 	}
 	v.say("--- %s", file)
 	for line := range strings.Lines(string(data)) {
-		v.say("    %s", strings.TrimRight(line, "\r\n"))
+		line = strings.TrimRight(line, "\r\n")
+		if len(line) > tailLine {
+			line = line[:tailLine] + " ..."
+		}
+		v.say("    %s", strings.ToValidUTF8(line, "\ufffd"))
 	}
 }
 
@@ -295,7 +306,10 @@ func (v *vmc) progress(what string) func(error) {
 		close(stop)
 		<-stopped
 		result := "done"
-		if err != nil {
+		switch {
+		case errors.Is(err, context.Canceled):
+			result = "interrupted"
+		case err != nil:
 			result = "failed"
 		}
 		took := fmt.Sprintf("%.1fs", time.Since(begin).Seconds())

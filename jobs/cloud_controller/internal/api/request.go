@@ -25,9 +25,11 @@ const (
 
 // Bounds that no account's capacity sets.
 const (
-	maxMemory  = 1 << 20   // MB, of one instance
-	maxEnv     = 256 << 10 // bytes: it travels in messages
-	maxCommand = 16 << 10
+	maxMemory = 1 << 20   // MB, of one instance
+	maxEnv    = 256 << 10 // bytes: it travels in messages
+	// Linux starts no program with a longer one, its final NUL counted.
+	maxEnvEntry = 128<<10 - 1 // bytes
+	maxCommand  = 16 << 10
 )
 
 var appName = regexp.MustCompile(`^[\w-]{1,255}$`)
@@ -218,6 +220,9 @@ func checkEnvironment(list []string) error {
 				return model.Because(model.ErrForbidden, "names of variables that begin with %s are reserved", prefix)
 			}
 		}
+		if len(entry) > maxEnvEntry {
+			return model.Because(model.ErrInvalidApp, "the variable %.100s has %d bytes with its name; a program gets %d at most, so put this into a file", name, len(entry), maxEnvEntry)
+		}
 		size += len(entry)
 	}
 	if size > maxEnv {
@@ -242,8 +247,9 @@ func (s *Server) checkURIs(wanted, present []string, a model.Account) ([]string,
 		if name, port, ok := strings.Cut(host, ":"); ok && portText.MatchString(port) {
 			host = name
 		}
+		host = strings.TrimSuffix(host, ".") // the whole name, which they all are
 		if !config.ValidHost(host) {
-			return nil, model.Because(model.ErrInvalidURI, "%q; letters, digits, - and _ in each part, other alphabets as xn--", uri)
+			return nil, model.Because(model.ErrInvalidURI, "%q; letters, digits, - and _ in each part, at most 63 of them in each, other alphabets as xn--", uri)
 		}
 		if slices.Contains(uris, host) {
 			continue

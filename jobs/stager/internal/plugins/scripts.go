@@ -57,7 +57,7 @@ cd %s
 %s >> "$DROPLET_BASE_DIR/logs/stdout.log" 2>> "$DROPLET_BASE_DIR/logs/stderr.log" &
 STARTED=$!
 echo "$STARTED" >> "$DROPLET_BASE_DIR/run.pid"
-trap 'kill -TERM "$STARTED"' TERM
+trap 'kill -TERM "$STARTED" 2> /dev/null' TERM
 wait "$STARTED"
 while kill -0 "$STARTED" 2> /dev/null; do
   wait "$STARTED"

@@ -54,6 +54,14 @@ var keys = map[string]func(*App, *node) error{
 
 func nothing(*App, *node) error { return nil }
 
+// unknown says which key means nothing here, and of one of other clouds what to do.
+func unknown(f field) error {
+	if f.name == "inherit" {
+		return fmt.Errorf("[%s] inherit is not read by this cloud: put what apps share beside applications, or into an anchor (<<: *name)", f.at)
+	}
+	return fmt.Errorf("[%s] unknown field %q", f.at, f.name)
+}
+
 // unused marks the keys that are read and have no effect.
 func unused(*App, *node) error { return errUnused }
 
@@ -68,7 +76,7 @@ func (d *decoder) app(n *node) (App, error) {
 	for _, f := range n.fields {
 		read, ok := keys[f.name]
 		if !ok {
-			return a, fmt.Errorf("[%s] unknown field %q", f.at, f.name)
+			return a, unknown(f)
 		}
 		switch err := read(&a, f.value); {
 		case errors.Is(err, errUnused):

@@ -121,7 +121,7 @@ func (d *decoder) split(root *node) (shared *node, apps []field, err error) {
 		if root.get("name") == nil {
 			for _, f := range root.fields {
 				if _, known := keys[f.name]; !known && !f.value.anchored {
-					return nil, nil, fmt.Errorf("[%s] unknown field %q", f.at, f.name)
+					return nil, nil, unknown(f)
 				}
 			}
 			return nil, nil, errNone
@@ -137,7 +137,7 @@ func (d *decoder) split(root *node) (shared *node, apps []field, err error) {
 			shared.fields = append(shared.fields, f)
 		case f.value.anchored: // it is there for others to refer to
 		default:
-			return nil, nil, fmt.Errorf("[%s] unknown field %q", f.at, f.name)
+			return nil, nil, unknown(f)
 		}
 	}
 	switch applications.kind {
