@@ -13,6 +13,7 @@ packages_of() {
 	gcc) echo gcc libc6-dev ;; # the race detector needs cgo
 	sshd) echo openssh-server ;;
 	ip) echo iproute2 ;;
+	nft) echo nftables ;;
 	pg_ctlcluster) echo postgresql ;;
 	redis-server) echo redis-server ;;
 	mariadbd) echo mariadb-server ;;

@@ -68,6 +68,7 @@ type Agent struct {
 	http       *http.Server
 	beat       chan struct{} // asks for a heartbeat now
 	routing    routing
+	firewall   *firewallKeeper
 
 	mu       sync.Mutex
 	identity identity
@@ -142,17 +143,23 @@ func (a *Agent) open(ctx context.Context) error {
 	if a.ops, err = loadOperations(filepath.Join(c.Dir, "ops"), c.Log); err != nil {
 		return err
 	}
+	a.firewall = newFirewallKeeper(c.Dir, c.Log, func() []string {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return peersOf(a.identity.Names)
+	})
 	a.supervisor, err = supervise.Open(ctx, supervise.Config{Dir: c.Dir, Shim: c.Shim, Env: c.Env, Log: c.Log, Changed: a.changedHealth, Damaged: note})
 	if err != nil {
 		return fmt.Errorf("cannot adopt the running processes: %w", err)
 	}
 	a.installer, err = install.Open(install.Config{
-		Dir: c.Dir, Supervisor: a.supervisor, Withdraw: a.withdraw, Rejoin: a.rejoin, Fetch: a.fetch, Env: c.Env, ManagePackages: c.ManagePackages, Log: c.Log, Damaged: note,
+		Dir: c.Dir, Supervisor: a.supervisor, Withdraw: a.withdraw, Rejoin: a.rejoin, Fetch: a.fetch, Guard: a.firewall.guard, Env: c.Env, ManagePackages: c.ManagePackages, Log: c.Log, Damaged: note,
 	})
 	if err != nil {
 		return err
 	}
 	a.identity.damaged = set
+	a.firewall.resume(ctx, a.installer)
 	if err := a.installer.Resume(ctx); err != nil {
 		// The API must answer all the same, or nobody could repair it.
 		c.Log.Error("cannot restore the processes that should run", "err", err)
@@ -180,6 +187,7 @@ func (a *Agent) open(ctx context.Context) error {
 	a.resumeBus()
 	a.work.Go(a.heartbeats)
 	a.work.Go(a.keepRoutes)
+	a.work.Go(func() { a.firewall.keep(a.ctx) })
 	a.rerouteSoon()
 	c.Log.Info("agent is up", "dir", c.Dir, "version", c.Version, "instance", instance)
 	return nil

@@ -58,6 +58,10 @@ func (a *Agent) configure(ctx context.Context, s api.Submission, r report) error
 			return err
 		}
 	}
+	// Those whose addresses it learned may come before it goes to them.
+	if err := a.firewall.again(ctx); err != nil {
+		return err
+	}
 	same := current != nil && c.Bus != nil && before.Bus != nil && before.Bus.Digest == c.Bus.Digest &&
 		before.Address == now.Address
 	if same || current == nil && c.Bus == nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/clusterworks/deploy/agent/host/parent"
 	"github.com/clusterworks/deploy/agent/host/proc"
+	"github.com/clusterworks/deploy/agent/internal/firewall"
 	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
@@ -60,6 +61,9 @@ func Uninstall(ctx context.Context, dir, deploymentID string, environ []string) 
 	}
 	defer lock.Close()
 	if err := endProcesses(ctx, dir); err != nil {
+		return fmt.Errorf("cannot uninstall the agent: %w", err)
+	}
+	if err := (firewall.Table{Dir: dir}).Remove(ctx); err != nil {
 		return fmt.Errorf("cannot uninstall the agent: %w", err)
 	}
 	return removeFolder(dir)

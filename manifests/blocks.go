@@ -39,7 +39,7 @@ func (l *loader) decodeDeployment() {
 	l.Constants["local"] = syntax.Refused("The deployment block can use variables only: locals may refer to it.")
 	if b := l.only("deployment", `deployment "cf" { domain = "cf.localhost" }`); b != nil {
 		l.CheckName(b)
-		content := l.Content(b.Body, "domain public_addresses tags", "metrics", "logging")
+		content := l.Content(b.Body, "domain public_addresses tags", "metrics", "logging", "firewall")
 		name := b.Labels[0]
 		l.m.Deployment = Deployment{
 			Name:   name,
@@ -63,6 +63,16 @@ func (l *loader) decodeDeployment() {
 			if attr := attrs["syslog"]; attr != nil && l.m.Deployment.Syslog != "" && !syslogPattern.MatchString(l.m.Deployment.Syslog) {
 				l.Report(syntax.Problem("Invalid syslog server",
 					fmt.Sprintf("%q is not an address such as \"udp://10.0.0.5:514\" or \"tcp://logs.example.com:601\".", l.m.Deployment.Syslog), attr.Expr.Range(), attr.Range))
+			}
+		}
+		if firewall := l.Single(content.Blocks.OfType("firewall")); firewall != nil {
+			attrs := l.Content(firewall.Body, "allow").Attributes
+			l.m.Deployment.Firewall = &Firewall{Allow: l.Texts(attrs, "allow")}
+			for _, text := range l.m.Deployment.Firewall.Allow {
+				_, address := netip.ParseAddr(text)
+				if prefix, err := netip.ParsePrefix(text); address != nil && (err != nil || prefix != prefix.Masked()) {
+					l.Report(syntax.Problem("Invalid range", fmt.Sprintf("%q in \"allow\" is neither an IP address nor a range of them such as \"10.0.0.0/8\".", text), attrs["allow"].Expr.Range(), attrs["allow"].Range))
+				}
 			}
 		}
 		if attr := content.Attributes["domain"]; attr != nil && !domainPattern.MatchString(l.m.Deployment.Domain) {

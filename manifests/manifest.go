@@ -70,6 +70,8 @@ type Deployment struct {
 	// Syslog is a server that processes' logs are also sent to, "udp://host:port" or
 	// "tcp://host:port"; "": none.
 	Syslog string
+	// Firewall bounds what reaches the VMs; nil: nothing is bounded.
+	Firewall *Firewall
 	// PublicAddresses are those by which clients reach the load balancers, which DNS
 	// must have; nil: the load balancers' own.
 	PublicAddresses []string
@@ -232,6 +234,12 @@ func DefaultUpdate() Update {
 	}
 }
 
+// Firewall is what may reach the VMs of a deployment beside its other VMs, SSH and
+// public ports.
+type Firewall struct {
+	Allow []string // addresses, or ranges of them, that reach every port
+}
+
 // Group is a number of like instances.
 type Group struct {
 	Name           string
@@ -332,6 +340,10 @@ type Instance struct {
 	AgentDir string
 	// ImageDir is the folder with the files of the VM's image; "": "/".
 	ImageDir string
+	// System: the VM is this instance's alone, so that it may have a firewall.
+	System bool
+	// SSHPort is the port at which deploy logs in.
+	SSHPort int
 }
 
 // CertificateKey names a certificate block of a job on an instance.

@@ -17,6 +17,25 @@ type Spec struct {
 	Packages []Package `json:"packages,omitempty"`
 	// SystemPackages come from the VM's own package manager.
 	SystemPackages []SystemPackage `json:"system_packages,omitempty"`
+	// Firewall bounds what reaches the VM; nil: nothing is bounded.
+	Firewall *Firewall `json:"firewall,omitempty"`
+}
+
+// Firewall says what may reach an instance's VM beside the deployment's other VMs, whose
+// addresses are those of Configure.Names.
+type Firewall struct {
+	// SSH are the ports at which deploy logs in.
+	SSH []int `json:"ssh"`
+	// Allow are the addresses, or ranges of them, that reach every port.
+	Allow []string `json:"allow,omitempty"`
+	// Public are the ports that everybody reaches.
+	Public []PublicPort `json:"public,omitempty"`
+}
+
+// PublicPort is a port that clients outside of the deployment reach.
+type PublicPort struct {
+	Network string `json:"network"` // "tcp" or "udp"
+	Number  int    `json:"number"`
 }
 
 // Package is content-addressed: its bytes unpack to store/<Digest>/ below the

@@ -128,7 +128,9 @@ resource "libvirt_cloudinit_disk" "seed" {
 
   name      = "${replace(replace(each.key, "/", "-"), "+", "b")}.iso"
   pool      = libvirt_pool.pool["all"].name
-  meta_data = jsonencode({ "instance-id" = local.names[each.key], "local-hostname" = "${each.value.group}-${each.value.index}" })
+  # All settings are on this disk: "local" has cloud-init do all of them in one stage,
+  # before the network.
+  meta_data = jsonencode({ "instance-id" = local.names[each.key], "local-hostname" = "${each.value.group}-${each.value.index}", dsmode = "local" })
   network_config = jsonencode({
     version = 2
     ethernets = { eth0 = {

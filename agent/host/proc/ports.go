@@ -99,6 +99,18 @@ func Holder(network, address string) (procfs.Proc, bool) {
 	return procfs.Proc{}, false
 }
 
+// Listens reports whether anybody listens for TCP connections to a port of this machine,
+// at any address.
+func Listens(port int) bool {
+	lines, err := sockets("tcp")
+	for _, l := range lines {
+		if l.LocalPort == uint64(port) && l.St == listening {
+			return err == nil
+		}
+	}
+	return false
+}
+
 // Connections counts the established TCP connections of this machine's own port.
 func Connections(port int) (int, error) {
 	lines, err := sockets("tcp")

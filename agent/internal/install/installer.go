@@ -60,6 +60,9 @@ type Config struct {
 	Withdraw func(ctx context.Context, processes [][2]string) bool
 	Rejoin   func(job, name string)
 	Fetch    Fetch
+	// Guard makes the VM's firewall that of the generation that becomes active; nil: it
+	// has none. It may itself be nil.
+	Guard func(ctx context.Context, f *api.Firewall) error
 	// Env is the environment of hooks, before their own variables.
 	Env []string
 	// ManagePackages lets the installer call the VM's package manager.

@@ -36,7 +36,7 @@ func (i *Installer) remove(ctx context.Context, report Report) error {
 	t := i.plan(api.Spec{}, api.NextUpdate, false, report)
 	t.back = true
 	return runSteps(ctx, report, slices.Concat([]step{{"begin", t.begin}}, t.stopping(),
-		[]step{{"activate", t.activate}, {"end", t.end}}))
+		[]step{{"activate", t.activate}, {"firewall", t.guard}, {"end", t.end}}))
 }
 
 // drain lets all processes that will stop end their work, side by side. One

@@ -118,6 +118,7 @@ func (t *transition) run(ctx context.Context, minHealthy, deadline time.Duration
 		t.stopping(),
 		[]step{
 			{"activate", t.activate},
+			{"firewall", t.guard},
 			{"mbus", t.rewriteURIs},
 			{"pre_start", t.preStart},
 			{"start", t.startProcesses},
@@ -296,6 +297,14 @@ func (t *transition) activate(context.Context) error {
 	t.lose("")
 	t.report.Event("activate", "generation "+t.to.Generation)
 	return nil
+}
+
+// guard makes the VM's firewall the target's, before anything of it starts.
+func (t *transition) guard(ctx context.Context) error {
+	if t.Guard == nil {
+		return nil
+	}
+	return t.Guard(ctx, t.to.Firewall)
 }
 
 // preStart runs the hooks of jobs that start, and of those without a process,

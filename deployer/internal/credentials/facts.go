@@ -78,6 +78,7 @@ func (c *Credentials) collect(f *manifests.Facts, places Places) {
 func instance(group string, slot state.Slot, vm state.VM) manifests.Instance {
 	return manifests.Instance{
 		Group: group, Index: slot.Index, AZ: slot.AZ, Address: vm.Address, AgentDir: vm.AgentDir, ImageDir: vm.ImageDir,
+		System: vm.System, SSHPort: vm.SSHPort,
 	}
 }
 

@@ -102,9 +102,14 @@ func (f *Fleet) ConnectAgents(ctx context.Context) error {
 			return err
 		}
 		f.s.Event(session.Event{Phase: session.PhaseBus, Message: fmt.Sprintf("%d agents to %s", len(ids), strings.Join(urls, ", "))})
-		err := f.s.Each(ctx, len(ids), func(ctx context.Context, i int) error { return f.configure(ctx, ids[i], due[ids[i]]) })
-		if err != nil {
-			return err
+		// Those on the bus come first: a server with a firewall lets nobody in whose
+		// address it was not told.
+		there, coming := divide(f, ids, due)
+		for _, part := range [][]string{there, coming} {
+			err := f.s.Each(ctx, len(part), func(ctx context.Context, i int) error { return f.configure(ctx, part[i], due[part[i]]) })
+			if err != nil {
+				return err
+			}
 		}
 	}
 	if !slices.Equal(f.s.State.Bus, urls) {
@@ -112,6 +117,19 @@ func (f *Fleet) ConnectAgents(ctx context.Context) error {
 		f.forgetBus()
 	}
 	return nil
+}
+
+// divide divides instances into those whose agents are on the bus that is due, and
+// those that come to it.
+func divide(f *Fleet, ids []string, due map[string]*api.Bus) (there, coming []string) {
+	for _, id := range ids {
+		if inv := f.Inventory(id); f.s.Manifest.Deployment.Firewall != nil && inv != nil && inv.Bus.Digest == due[id].Digest {
+			there = append(there, id)
+		} else {
+			coming = append(coming, id)
+		}
+	}
+	return there, coming
 }
 
 // tellNames tells agents that have no bus the names of instances.

@@ -71,6 +71,9 @@ func causes(w Wanted, e Existing, changed []FileChange) []string {
 	if e.Active.AZ != w.Spec.AZ {
 		add("zone")
 	}
+	if !reflect.DeepEqual(e.Active.Firewall, w.Spec.Firewall) {
+		add("firewall")
+	}
 	if len(out) == 0 {
 		add("settings of the agent")
 	}

@@ -159,6 +159,7 @@ func (r *Renderer) instance(g *manifests.Group, in manifests.Instance) (out *Ins
 		out.add(rendered)
 		out.Levels = append(out.Levels, manifests.LevelsOf(job.Spec, ctx)...)
 	}
+	out.bound(r.manifest.Deployment.Firewall, g, in)
 	slices.SortFunc(out.Spec.Packages, func(a, b api.Package) int { return cmp.Compare(a.Name, b.Name) })
 	slices.SortFunc(out.Spec.SystemPackages, func(a, b api.SystemPackage) int { return cmp.Compare(a.Name, b.Name) })
 	if out.Known {

@@ -6,6 +6,9 @@ deployment "d" {
   logging {
     syslog = "logs" # error: Invalid syslog server
   }
+  firewall {
+    allow = ["10.0.0.1/8"] # error: Invalid range
+  }
 }
 infrastructure "local" {
   password = secret.db.value # error: Reference not allowed here
