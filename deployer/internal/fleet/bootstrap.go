@@ -46,7 +46,7 @@ func (f *Fleet) bootstrapOne(ctx context.Context, id string, agent packages.Blob
 	vm := f.s.VM(state.Own(id))
 	conn, err := f.Connect(ctx, state.Own(id))
 	if err != nil {
-		return fmt.Errorf("cannot reach the VM of %s: %w%s", id, err, lastOfConsole(vm.Console))
+		return fmt.Errorf("cannot reach the VM of %s: %w; %s%s", id, err, unreached(f.s, id), lastOfConsole(vm.Console))
 	}
 	if vm.HostKey == "" {
 		if err := pin(f.s, id, conn.HostKey()); err != nil {
@@ -75,6 +75,22 @@ func (f *Fleet) bootstrapOne(ctx context.Context, id string, agent packages.Blob
 	}
 	f.setInventory(id, &inv)
 	return nil
+}
+
+// unreached says what to do about a VM that has not let us in.
+func unreached(s *session.Session, id string) string {
+	image := "its image"
+	name, index, err := api.SplitInstance(id)
+	if g := s.Manifest.Group(name); err == nil && g != nil {
+		switch vm := g.VMFor(index); {
+		case vm == nil:
+		case vm.Stemcell != nil:
+			image = fmt.Sprintf("stemcell of vm %q", vm.Name)
+		case vm.Image != "":
+			image = fmt.Sprintf("image of vm %q", vm.Name)
+		}
+	}
+	return fmt.Sprintf("if it is only slow, apply again, or set boot_seconds of the infrastructure block where the template has it; if its boot has failed, correct %s and type: deploy recreate %s", image, id)
 }
 
 // pin keeps the first host key that is seen of a VM whose infrastructure cannot
