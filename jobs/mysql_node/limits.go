@@ -163,17 +163,16 @@ func (s *service) checkSize(ctx context.Context, i node.Instance) error {
 	ctx, stop := context.WithTimeout(ctx, time.Minute)
 	defer stop()
 	found := limits.Size{Limit: int64(s.settings.MySQL.MaxDatabaseMB) << 20}
-	var bytes sql.NullInt64
-	// Names of tablespaces are those of files: "database/table".
-	if err := s.db.QueryRowContext(ctx, "SELECT sum(file_size) FROM information_schema.innodb_sys_tablespaces WHERE substring_index(name, '/', 1) = ?", i.Name).Scan(&bytes); err != nil {
-		return fmt.Errorf("the server does not answer: %w", err)
+	bytes, err := s.fileSize(ctx, i.Name)
+	if err != nil {
+		return err
 	}
 	var users, writing int
-	err := s.db.QueryRowContext(ctx, "SELECT count(*), count(CASE Insert_priv WHEN 'Y' THEN 1 END) FROM mysql.db WHERE Db = ?", escaped(i.Name)).Scan(&users, &writing)
+	err = s.db.QueryRowContext(ctx, "SELECT count(*), count(CASE Insert_priv WHEN 'Y' THEN 1 END) FROM mysql.db WHERE Db = ?", escaped(i.Name)).Scan(&users, &writing)
 	if err != nil {
 		return fmt.Errorf("the server does not answer: %w", err)
 	}
-	found.Bytes, found.Some, found.All = bytes.Int64, writing > 0, writing == users
+	found.Bytes, found.Some, found.All = bytes, writing > 0, writing == users
 	what := found.Change()
 	if what == limits.Keep {
 		return nil
@@ -186,6 +185,16 @@ func (s *service) checkSize(ctx context.Context, i node.Instance) error {
 		return s.setWrites(ctx, i, true)
 	}
 	return s.reclaim(ctx, i)
+}
+
+// fileSize returns the bytes of a database's files.
+func (s *service) fileSize(ctx context.Context, database string) (int64, error) {
+	var bytes sql.NullInt64
+	// Names of tablespaces are those of files: "database/table".
+	if err := s.db.QueryRowContext(ctx, "SELECT sum(file_size) FROM information_schema.innodb_sys_tablespaces WHERE substring_index(name, '/', 1) = ?", database).Scan(&bytes); err != nil {
+		return 0, fmt.Errorf("the server does not answer: %w", err)
+	}
+	return bytes.Int64, nil
 }
 
 // reclaim gives the file system what users of an instance have deleted: a table's file

@@ -63,7 +63,12 @@ func (s *service) read(ctx context.Context, i node.Instance, database string, fr
 // Load puts a snapshot into a database beside the instance's first: only what could be
 // loaded there replaces what is in the instance. A server of this kind cannot let one
 // database take another's place.
-func (s *service) Load(ctx context.Context, i node.Instance, from io.ReadSeeker) (err error) {
+func (s *service) Load(ctx context.Context, i node.Instance, from io.ReadSeeker) error {
+	return s.replace(ctx, i, from, s.read)
+}
+
+// replace is Load with the function that puts the file into an empty database.
+func (s *service) replace(ctx context.Context, i node.Instance, from io.ReadSeeker, read func(context.Context, node.Instance, string, io.Reader) error) (err error) {
 	beside := i.Name + loadingEnding
 	defer func() {
 		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
@@ -73,7 +78,7 @@ func (s *service) Load(ctx context.Context, i node.Instance, from io.ReadSeeker)
 	if err := errors.Join(s.dropBeside(ctx, i), s.do(ctx, "CREATE DATABASE "+name(beside)+" CHARACTER SET utf8mb4")); err != nil {
 		return err
 	}
-	if err := s.read(ctx, i, beside, from); err != nil {
+	if err := read(ctx, i, beside, from); err != nil {
 		return err
 	}
 	if _, err := from.Seek(0, io.SeekStart); err != nil {
@@ -89,7 +94,7 @@ func (s *service) Load(ctx context.Context, i node.Instance, from io.ReadSeeker)
 				return err
 			}
 		}
-		if err := s.read(ctx, i, i.Name, from); err != nil {
+		if err := read(ctx, i, i.Name, from); err != nil {
 			return err
 		}
 		return errors.Join(s.adopt(ctx, i), s.setWrites(ctx, i, true))

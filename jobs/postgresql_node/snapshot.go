@@ -53,38 +53,59 @@ func (s *service) Dump(ctx context.Context, i node.Instance, to io.Writer) error
 // read puts what Dump wrote into an empty database, as the owner: what is in it is the
 // user's, and could do as the administrator whatever it likes.
 func (s *service) read(ctx context.Context, i node.Instance, database string, from io.Reader) error {
-	begin := make([]byte, len(withPublic))
-	if _, err := io.ReadFull(from, begin); err != nil {
-		return fmt.Errorf("cannot read a dump: %w", err)
-	}
-	switch string(begin) {
-	case withPublic:
-	case withoutPublic:
-		err := s.within(ctx, database, func(conn *pgx.Conn) error {
-			_, err := conn.Exec(ctx, "DROP SCHEMA public")
-			return withoutStatement(err)
-		})
-		if err != nil {
-			return err
-		}
-	default:
-		return errors.New("it is no dump of this service")
+	if err := s.readBeginning(ctx, database, from); err != nil {
+		return err
 	}
 	return s.client(ctx, i.User, i.Password, func(cmd *exec.Cmd) {
 		cmd.Stdin = from
-		cmd.Env = append(cmd.Env, "PGOPTIONS=-c statement_timeout=0 -c idle_in_transaction_session_timeout=0")
-	}, "pg_restore", "--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges", "--dbname="+database)
+		cmd.Env = append(cmd.Env, noTimeLimits)
+	}, "pg_restore", restoring(database)...)
+}
+
+// noTimeLimits lets statements of a restore last as long as its job may.
+const noTimeLimits = "PGOPTIONS=-c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
+
+func restoring(database string) []string {
+	return []string{"--exit-on-error", "--single-transaction", "--no-owner", "--no-privileges", "--dbname=" + database}
+}
+
+var errNoDump = errors.New("it is no dump of this service")
+
+// readBeginning reads what a dump says before its archive.
+func (s *service) readBeginning(ctx context.Context, database string, from io.Reader) error {
+	begin := make([]byte, len(withPublic))
+	if _, err := io.ReadFull(from, begin); err != nil {
+		return errors.Join(errNoDump, err)
+	}
+	switch string(begin) {
+	case withPublic:
+		return nil
+	case withoutPublic:
+		return s.within(ctx, database, func(conn *pgx.Conn) error {
+			_, err := conn.Exec(ctx, "DROP SCHEMA public")
+			return withoutStatement(err)
+		})
+	}
+	return errNoDump
 }
 
 // Load puts a snapshot into a database beside the instance's and lets that take its place
 // when all is in it: until then nothing of the instance is touched.
 func (s *service) Load(ctx context.Context, i node.Instance, from io.ReadSeeker) error {
+	return s.replace(ctx, i, from, s.read)
+}
+
+// reading puts a dump into an empty database of an instance.
+type reading func(ctx context.Context, i node.Instance, database string, from io.Reader) error
+
+// replace is Load with the function that reads the file.
+func (s *service) replace(ctx context.Context, i node.Instance, from io.Reader, read reading) error {
 	if err := s.administer(ctx, dropBeside(i)...); err != nil { // of a node that died
 		return err
 	}
 	loading := i
 	loading.Name += loadingEnding
-	err := s.fill(ctx, i, loading.Name, from)
+	err := s.fill(ctx, i, loading.Name, from, read)
 	// No session may be in either of them when they change places.
 	for _, closing := range []node.Instance{i, loading} {
 		if err == nil {
@@ -100,11 +121,11 @@ func (s *service) Load(ctx context.Context, i node.Instance, from io.ReadSeeker)
 }
 
 // fill makes a database of an instance and puts a snapshot into it.
-func (s *service) fill(ctx context.Context, i node.Instance, database string, from io.Reader) error {
+func (s *service) fill(ctx context.Context, i node.Instance, database string, from io.Reader, read reading) error {
 	if err := s.makeDatabaseAs(ctx, i, database); err != nil {
 		return err
 	}
-	if err := s.read(ctx, i, database, from); err != nil {
+	if err := read(ctx, i, database, from); err != nil {
 		return err
 	}
 	for _, b := range i.Users() {

@@ -189,10 +189,22 @@ func (s *service) serve(ctx context.Context, i node.Instance, users []node.Bindi
 	if err := s.write(i, "users.acl", aclFile(i, users)); err != nil {
 		return err
 	}
-	if err := s.servers.Start(s.work, i.Name, folder, servers.Command{Program: s.settings.Redis.Program, Args: []string{"-"}, Stdin: "redis.conf"}); err != nil {
+	if err := s.servers.Start(s.work, i.Name, folder, s.command()); err != nil {
 		return err
 	}
-	admin := s.admin(i)
+	return waitForServer(ctx, s.admin(i))
+}
+
+// command runs a server in a folder that has its configuration. A script may go beyond
+// maxmemory, which is looked at when it begins: so that it does not take the other
+// servers' memory as well, the kernel bounds the process.
+func (s *service) command() servers.Command {
+	most := int64(8*s.settings.Redis.MaxMemoryMB+1024) << 20
+	return servers.Command{Program: "prlimit", Args: []string{fmt.Sprint("--as=", most), s.settings.Redis.Program, "-"}, Stdin: "redis.conf"}
+}
+
+// waitForServer waits until a server answers its administrator.
+func waitForServer(ctx context.Context, admin *redis.Client) error {
 	for {
 		err := admin.Ping(ctx).Err()
 		if err == nil {

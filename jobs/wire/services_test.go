@@ -99,6 +99,40 @@ func FuzzServices(f *testing.F) {
 	})
 }
 
+// FuzzSerialized: what is read of files can be named in paths, is bounded, and a head that
+// is read is one that can be written and read again.
+func FuzzSerialized(f *testing.F) {
+	head := `{"service":"redis","version":"7.0","size":3,"sha256":"` + strings.Repeat("ab", 32) + `"}`
+	f.Add([]byte(head + "\n"))
+	f.Add([]byte(`{"instance_id":"d1","upload_id":"u1","offset":7,"data":"AAEC","head":` + head + `}`))
+	f.Add([]byte(`{"success":true,"data":"AAEC","head":` + head + `}`))
+	f.Add([]byte(`{"success":false}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if h, err := ParseSerializedHead(data); err == nil {
+			line, err := h.Line()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if again, err := ParseSerializedHead(line); err != nil || again != h {
+				t.Errorf("%+v is read as %+v, %v", h, again, err)
+			}
+		}
+		if r, err := ParseSerializedRequest(data); err == nil {
+			for _, id := range []string{r.InstanceID, r.SnapshotID, r.UploadID} {
+				if strings.ContainsAny(id, "/.\x00") || strings.HasPrefix(id, "-") {
+					t.Errorf("%q is taken for an id", id)
+				}
+			}
+			if r.Offset < 0 || len(r.Data) > MaxSerializedPiece {
+				t.Errorf("%+v", r)
+			}
+		}
+		if a, err := ParseSerializedAnswer(data); err == nil && !a.Success && a.Error == nil {
+			t.Errorf("%+v", a)
+		}
+	})
+}
+
 // FuzzSnapshotMessages: what is read of snapshots can be named in paths and subjects.
 func FuzzSnapshotMessages(f *testing.F) {
 	f.Add([]byte(`{"instance_id":"d1","snapshot_id":"1-ab","job_id":"j1","name":"before the update"}`))

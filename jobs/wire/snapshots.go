@@ -51,7 +51,7 @@ const (
 // ServiceJob is what users see of a job.
 type ServiceJob struct {
 	ID          string          `json:"job_id"`
-	Kind        string          `json:"description"` // "snapshot", "rollback" or "delete"
+	Kind        string          `json:"description"` // "snapshot", "rollback", "delete", "export" or "import"
 	Status      string          `json:"status"`
 	SnapshotID  string          `json:"snapshot_id,omitempty"`
 	StartTime   time.Time       `json:"start_time"`

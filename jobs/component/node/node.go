@@ -124,6 +124,12 @@ func (n *Node) run(ctx context.Context) error {
 		wire.ServiceRollbackSnapshot: operation(n, wire.ParseSnapshotRequest, rollBack(n.keeper)),
 		wire.ServiceDeleteSnapshot:   operation(n, wire.ParseSnapshotRequest, deleteSnapshot(n.keeper)),
 		wire.ServiceJobDetails:       operation(n, wire.ParseSnapshotRequest, jobDetails(n.keeper)),
+
+		wire.ServiceSerialize:   operation(n, wire.ParseSerializedRequest, serialize(n.keeper)),
+		wire.ServiceReadPiece:   quietly(n, wire.ParseSerializedRequest, readPiece(n.keeper)),
+		wire.ServiceBeginUpload: operation(n, wire.ParseSerializedRequest, beginUpload(n.keeper)),
+		wire.ServiceWritePiece:  quietly(n, wire.ParseSerializedRequest, writePiece(n.keeper)),
+		wire.ServiceImportFile:  operation(n, wire.ParseSerializedRequest, importUpload(n.keeper)),
 	} {
 		if err := n.subscribe(wire.ServiceNodeSubject(n.prefix, operation, cfg.NodeID), handle); err != nil {
 			return err

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -18,15 +19,21 @@ import (
 // operation answers the messages of one subject. Each runs by itself and within
 // op_time_limit.
 func operation[T any](n *Node, parse func([]byte) (T, error), work func(context.Context, T) (any, error)) nats.MsgHandler {
-	return within(n, func() time.Duration { return n.current().OpTimeLimit.Duration() }, parse, work)
+	return within(n, slog.LevelInfo, func() time.Duration { return n.current().OpTimeLimit.Duration() }, parse, work)
+}
+
+// quietly is operation for pieces of files, of which there are many.
+func quietly[T any](n *Node, parse func([]byte) (T, error), work func(context.Context, T) (any, error)) nats.MsgHandler {
+	return within(n, slog.LevelDebug, func() time.Duration { return n.current().OpTimeLimit.Duration() }, parse, work)
 }
 
 // move is operation for the steps of a move, which have their own limit.
 func move(n *Node, work func(context.Context, wire.Migration) (any, error)) nats.MsgHandler {
-	return within(n, func() time.Duration { return wire.ServiceMoveLimit }, wire.ParseMigration, work)
+	return within(n, slog.LevelInfo, func() time.Duration { return wire.ServiceMoveLimit }, wire.ParseMigration, work)
 }
 
-func within[T any](n *Node, allowed func() time.Duration, parse func([]byte) (T, error), work func(context.Context, T) (any, error)) nats.MsgHandler {
+// within answers the messages of one subject; success is logged at a level.
+func within[T any](n *Node, success slog.Level, allowed func() time.Duration, parse func([]byte) (T, error), work func(context.Context, T) (any, error)) nats.MsgHandler {
 	return func(m *nats.Msg) {
 		began := time.Now()
 		n.mu.Lock()
@@ -53,7 +60,7 @@ func within[T any](n *Node, allowed func() time.Duration, parse func([]byte) (T,
 			case err != nil:
 				log.Error("an operation failed", "error", err, "took", time.Since(began))
 			default:
-				log.Info("operation done", "took", time.Since(began))
+				log.Log(ctx, success, "operation done", "took", time.Since(began))
 			}
 			n.count(err)
 			if err != nil {

@@ -73,9 +73,19 @@ type Snapshotter interface {
 	Load(ctx context.Context, i Instance, from io.ReadSeeker) error
 }
 
+// Porter is a Snapshotter whose instances can be made into files, and filled from them.
+type Porter interface {
+	// Serialize writes what Dump wrote as a file for Deserialize.
+	Serialize(ctx context.Context, i Instance, from io.Reader, to io.Writer) error
+	// Deserialize is Load for a file that anybody may have written, who may mean harm: it
+	// does with it what the instance's own users may do, and never more. What the file
+	// may not do is a failure that says so. ctx ends if the disk is full.
+	Deserialize(ctx context.Context, i Instance, from io.ReadSeeker) error
+}
+
 // ErrHalfLoaded says that what was in an instance is gone, and what was to replace it is
-// not there. Its users are kept out until a rollback succeeds.
-var ErrHalfLoaded = wire.Failure(wire.ServiceInternal, "the rollback failed half-way, and the service lets nobody in: roll back again")
+// not there. Its users are kept out until a rollback or an import succeeds.
+var ErrHalfLoaded = wire.Failure(wire.ServiceInternal, "it failed half-way, and the service lets nobody in: roll back to a snapshot, or import again")
 
 // Restorer is a Service that can go back to a backup.
 type Restorer interface {

@@ -21,6 +21,7 @@ type archive struct {
 	base    string // the folder of the instances' data
 	ledger  *ledger
 	service Snapshotter
+	porter  Porter       // nil: the service has no exports
 	state   func() error // of the service, as Service.Ready
 }
 
@@ -38,10 +39,13 @@ func openKeeper(cfg Config, name string, l *ledger, log *slog.Logger) (k *lifecy
 	}
 	a := &archive{base: cfg.BaseDir, ledger: l}
 	k, err = lifecycle.Open(c, name, filepath.Join(cfg.BaseDir, "jobs"), lifecycle.Instances{
-		Ready: a.ready, Names: a.names, Key: a.key, Size: a.size, Dump: a.dump, Rollback: a.rollback,
+		Ready: a.ready, Names: a.names, Key: a.key, Size: a.size, Dump: a.dump, Rollback: a.rollback, Serialize: a.serialize, Import: a.importFile,
 	}, log)
 	return k, func(s Service) {
 		a.state = s.Ready
+		if a.porter, _ = s.(Porter); a.porter == nil {
+			k.NoExports()
+		}
 		var is bool
 		if a.service, is = s.(Snapshotter); !is {
 			k.TurnOff("snapshots of " + name + " are not possible")
@@ -102,8 +106,17 @@ func (a *archive) dump(ctx context.Context, name string, to io.Writer) error {
 	return a.service.Dump(ctx, i, to)
 }
 
-// rollback holds the instance, so that nothing else is done with it.
+// rollback goes back to a snapshot.
 func (a *archive) rollback(ctx context.Context, name string, source int64, from io.ReadSeeker, loaded func() error) error {
+	if from == nil {
+		return a.replace(ctx, name, nil, nil)
+	}
+	return a.replace(ctx, name, func(ctx context.Context, i Instance) error { return a.load(ctx, i, source, from, a.service.Load) }, loaded)
+}
+
+// replace lets load replace what is in an instance, and its users in again. It holds the
+// instance, so that nothing else is done with it. Without load only the latter is to do.
+func (a *archive) replace(ctx context.Context, name string, load func(context.Context, Instance) error, loaded func() error) error {
 	release, ok := a.ledger.hold(ctx.Done(), name)
 	if !ok {
 		return context.Cause(ctx)
@@ -113,8 +126,8 @@ func (a *archive) rollback(ctx context.Context, name string, source int64, from 
 	if err != nil {
 		return err
 	}
-	if from != nil {
-		err = a.load(ctx, i, source, from)
+	if load != nil {
+		err = load(ctx, i)
 		if err == nil {
 			err = loaded()
 		}
@@ -130,20 +143,30 @@ func (a *archive) rollback(ctx context.Context, name string, source int64, from 
 	return err
 }
 
-func (a *archive) load(ctx context.Context, i Instance, source int64, from io.ReadSeeker) error {
-	var disk unix.Statfs_t
-	if err := unix.Statfs(a.base, &disk); err != nil {
-		return fmt.Errorf("cannot find out how much of the disk is free: %w", err)
+func (a *archive) load(ctx context.Context, i Instance, source int64, from io.ReadSeeker, load func(context.Context, Instance, io.ReadSeeker) error) error {
+	room, err := a.room()
+	if err != nil {
+		return err
 	}
 	// What is there stays until what replaces it is whole.
-	if room := int64(disk.Bavail) * disk.Bsize; room < source+source/4 {
-		return errors.Join(wire.Failure(wire.ServiceUnavailable, "the node's disk has no room for what is in the snapshot; ask its operator"),
-			fmt.Errorf("%d bytes are free, and %d are wanted", room, source+source/4))
+	if room < source+source/4 {
+		return errors.Join(errNoRoom, fmt.Errorf("%d bytes are free, and %d are wanted", room, source+source/4))
 	}
 	if err := a.service.Disable(ctx, i); err != nil {
 		return err
 	}
-	return a.service.Load(ctx, i, from)
+	return load(ctx, i, from)
+}
+
+var errNoRoom = wire.Failure(wire.ServiceUnavailable, "the node's disk has no room for what is in it; ask its operator")
+
+// room returns how many bytes of the disk are free.
+func (a *archive) room() (int64, error) {
+	var disk unix.Statfs_t
+	if err := unix.Statfs(a.base, &disk); err != nil {
+		return 0, fmt.Errorf("cannot find out how much of the disk is free: %w", err)
+	}
+	return int64(disk.Bavail) * disk.Bsize, nil
 }
 
 // snapshotWork is an operation that a keeper answers.

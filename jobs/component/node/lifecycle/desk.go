@@ -63,7 +63,7 @@ func parseJob(data []byte) (Job, error) {
 	switch {
 	case !wire.ValidServiceInstance(j.ID) || !wire.ValidServiceInstance(j.Instance) || !wire.ValidServiceInstance(j.Snapshot):
 		return Job{}, errors.New("one of its names cannot be one")
-	case !slices.Contains([]string{Create, Rollback, Delete}, j.Kind):
+	case !slices.Contains(kinds, j.Kind):
 		return Job{}, fmt.Errorf("its kind %q is unknown", j.Kind)
 	case !slices.Contains([]string{wire.JobQueued, wire.JobWorking, wire.JobCompleted, wire.JobFailed}, j.Status):
 		return Job{}, fmt.Errorf("its status %q is unknown", j.Status)

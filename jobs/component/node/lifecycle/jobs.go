@@ -13,7 +13,12 @@ const (
 	Create   = "snapshot"
 	Rollback = "rollback"
 	Delete   = "delete"
+	Export   = "export"
+	Import   = "import"
 )
+
+// kinds are all of them.
+var kinds = []string{Create, Rollback, Delete, Export, Import}
 
 // maxAttempts is how often a job is begun: each time but the first after the node has
 // died while it was at work.
@@ -28,12 +33,12 @@ type Job struct {
 	Number   int64                `json:"number"` // jobs begin in this order
 	Instance string               `json:"instance"`
 	Kind     string               `json:"kind"`
-	Snapshot string               `json:"snapshot"` // its id
+	Snapshot string               `json:"snapshot"` // its id, or that of an upload
 	Name     string               `json:"name"`     // of a snapshot that is made
 	By       string               `json:"by"`
 	Status   string               `json:"status"`
 	Attempts int                  `json:"attempts"`
-	Loaded   bool                 `json:"loaded,omitempty"` // of a rollback: all is in the instance, whose users are still kept out
+	Loaded   bool                 `json:"loaded,omitempty"` // of a rollback or an import: all is in the instance, whose users are still kept out
 	Asked    time.Time            `json:"asked"`
 	Ended    time.Time            `json:"ended,omitzero"`
 	Failure  *wire.ServiceMessage `json:"failure,omitempty"`

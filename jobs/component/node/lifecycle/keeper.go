@@ -57,6 +57,10 @@ type Instances struct {
 	// lets them in again after loaded. from can be read again from its beginning, and is
 	// nil if all is loaded already. source is how many bytes the instance had.
 	Rollback func(ctx context.Context, instance string, source int64, from io.ReadSeeker, loaded func() error) error
+	// Serialize writes what Dump wrote as a file that Import reads; nil: there are no exports.
+	Serialize func(ctx context.Context, instance string, from io.Reader, to io.Writer) error
+	// Import is Rollback to a file that anybody may have written.
+	Import func(ctx context.Context, instance string, source int64, from io.ReadSeeker, loaded func() error) error
 }
 
 // Keeper makes, keeps and removes the snapshots of a node's instances.
@@ -68,6 +72,7 @@ type Keeper struct {
 	log     *slog.Logger
 	vault   vault
 	desk    desk
+	uploads uploads
 	wake    chan struct{} // there may be a job to begin
 
 	mu    sync.Mutex // guards the rest
@@ -93,7 +98,7 @@ var (
 // Open reads what there is. records is a folder of the node's own.
 func Open(c Config, service, records string, of Instances, log *slog.Logger) (*Keeper, error) {
 	k := &Keeper{
-		config: c, service: service, of: of, log: log, vault: vault{c.Folder}, desk: desk{records}, wake: make(chan struct{}, 1),
+		config: c, service: service, of: of, log: log, vault: vault{folder: c.Folder}, desk: desk{records}, uploads: uploads{open: map[string]*upload{}}, wake: make(chan struct{}, 1),
 		queue: newQueue(nil), work: map[string]*work{}, past: map[string]history{},
 	}
 	if c.Folder == "" {
@@ -117,7 +122,7 @@ func Open(c Config, service, records string, of Instances, log *slog.Logger) (*K
 			return nil, err
 		}
 	}
-	return k, nil
+	return k, k.forgetUploads()
 }
 
 // TurnOff says why the service has no snapshots, before Run.
@@ -131,6 +136,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	}
 	var jobs sync.WaitGroup
 	defer jobs.Wait()
+	defer k.uploads.dropAll()
 	var looked time.Time
 	for {
 		wait := readyInterval
@@ -138,6 +144,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 			if now := time.Now(); now.Sub(looked) >= scheduleInterval || now.Before(looked) {
 				looked = now
 				k.forgetOld()
+				k.forgetFiles(now)
 				k.schedule(now)
 			}
 			k.begin(ctx, &jobs)
@@ -219,6 +226,10 @@ func (k *Keeper) do(node, working context.Context, j Job, w *work) {
 	if ended, ok := k.queue.end(j.ID, time.Now(), made, failure); ok {
 		if err := k.desk.write(ended); err != nil {
 			log.Error("cannot record how a job has ended; it is done again at the node's next start", "error", err)
+		} else if j.Kind == Import {
+			if err := k.uploaded().forget(j.Instance); err != nil {
+				log.Error("cannot remove a file that was imported; it is removed before the next one", "error", err)
+			}
 		}
 	}
 }
@@ -252,7 +263,11 @@ func (k *Keeper) perform(ctx context.Context, j Job, w *work) (*wire.Snapshot, e
 	case Rollback:
 		return nil, k.rollback(ctx, j, key, w)
 	case Delete:
-		return nil, k.vault.remove(j.Instance, j.Snapshot)
+		return nil, errors.Join(k.exports().remove(j.Instance, j.Snapshot), k.vault.remove(j.Instance, j.Snapshot))
+	case Export:
+		return nil, k.export(ctx, j, key, w)
+	case Import:
+		return nil, k.importFile(ctx, j, key, w)
 	}
 	return nil, fmt.Errorf("nobody knows jobs of the kind %q", j.Kind)
 }
@@ -302,14 +317,18 @@ func lastNumber(list []label) int64 {
 	return list[len(list)-1].Number
 }
 
-func (k *Keeper) rollback(ctx context.Context, j Job, key []byte, w *work) error {
-	loaded := func() error {
+// loaded returns what records that all of a job is in its instance.
+func (k *Keeper) loaded(j Job) func() error {
+	return func() error {
 		k.mu.Lock()
 		j.Loaded = true
 		k.queue.jobs[j.ID] = j
 		k.mu.Unlock()
 		return k.desk.write(j)
 	}
+}
+
+func (k *Keeper) rollback(ctx context.Context, j Job, key []byte, w *work) error {
 	if j.Loaded {
 		return k.of.Rollback(ctx, j.Instance, 0, nil, func() error { return nil })
 	}
@@ -323,7 +342,7 @@ func (k *Keeper) rollback(ctx context.Context, j Job, key []byte, w *work) error
 		return err
 	}
 	defer in.Close()
-	return k.of.Rollback(ctx, j.Instance, l.Source, newReader(ctx, in, l, w.moved), loaded)
+	return k.of.Rollback(ctx, j.Instance, l.Source, newReader(ctx, in, l, w.moved), k.loaded(j))
 }
 
 // asTampered tells users of a label that was changed what they are told of a file.
@@ -527,13 +546,13 @@ func (k *Keeper) Job(instance, id string) (wire.ServiceJob, error) {
 	return k.view(j), nil
 }
 
-// RollingBack reports whether an instance has a rollback that has not ended: its users
-// are kept out then, and nothing else may be done with it.
+// RollingBack reports whether an instance has a rollback or an import that has not ended:
+// its users are kept out then, and nothing else may be done with it.
 func (k *Keeper) RollingBack(instance string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	j, is := k.queue.active(instance)
-	return is && j.Kind == Rollback
+	return is && (j.Kind == Rollback || j.Kind == Import)
 }
 
 // Forget ends an instance's job and removes its jobs and snapshots: it is being deleted.
@@ -560,6 +579,7 @@ func (k *Keeper) Forget(ctx context.Context, instance string) error {
 	}
 	delete(k.past, instance)
 	k.mu.Unlock()
+	k.uploads.drop(instance)
 	return k.vault.forget(instance)
 }
 

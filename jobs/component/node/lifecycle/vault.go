@@ -77,11 +77,12 @@ var (
 	errTooLarge   = errors.New("it is larger than a snapshot may be")
 )
 
-// vault is the folder of the snapshots, which only the node may read.
-type vault struct{ folder string }
+// vault is the folder of the snapshots, which only the node may read. Each instance has a
+// folder there; below is the one in it that has other files, "" for snapshots.
+type vault struct{ folder, below string }
 
 func (v vault) at(instance string, name ...string) string {
-	return filepath.Join(append([]string{v.folder, instance}, name...)...)
+	return filepath.Join(append([]string{v.folder, instance, v.below}, name...)...)
 }
 
 // list returns an instance's snapshots in the order in which they were made. Labels that
@@ -157,6 +158,14 @@ func (v vault) write(ctx context.Context, l label, key []byte, limit int64, move
 		return label{}, fmt.Errorf("cannot keep a snapshot's file: %w", err)
 	}
 	l.Size, l.SHA256 = c.size, hex.EncodeToString(c.hash.Sum(nil))
+	if err := v.seal(&l, key); err != nil {
+		return label{}, errors.Join(err, v.remove(l.Instance, l.ID))
+	}
+	return l, nil
+}
+
+// seal writes the label of a file that is there.
+func (v vault) seal(l *label, key []byte) error {
 	l.Seal = l.sum(key)
 	data, err := json.MarshalIndent(l, "", "  ")
 	if err == nil {
@@ -166,9 +175,17 @@ func (v vault) write(ctx context.Context, l label, key []byte, limit int64, move
 		err = errors.Join(syncFolder(v.at(l.Instance)), syncFolder(v.folder))
 	}
 	if err != nil {
-		return label{}, errors.Join(fmt.Errorf("cannot keep a snapshot's label: %w", err), v.remove(l.Instance, l.ID))
+		return fmt.Errorf("cannot keep a snapshot's label: %w", err)
 	}
-	return l, nil
+	return nil
+}
+
+// keep takes in a file whose name ended otherwise while it was written.
+func (v vault) keep(l label, key []byte, ending string) error {
+	if err := os.Rename(v.at(l.Instance, l.ID+ending), v.at(l.Instance, l.ID+dataEnding)); err != nil {
+		return fmt.Errorf("cannot keep a file: %w", err)
+	}
+	return v.seal(&l, key)
 }
 
 // open returns a snapshot's file once all of it has the checksum of its label, at its
