@@ -231,7 +231,6 @@ func TestServiceAPI(t *testing.T) {
 	friend.call("DELETE", "/services/v1/bindings/"+bound.Token, nil).fails(404, 501)
 	u.call("DELETE", "/services/v1/bindings/"+bound.Token, nil).want(200)
 	u.call("DELETE", "/services/v1/bindings/"+bound.Token, nil).fails(404, 501)
-	u.call("GET", "/services/v1/configurations/db/serialized/url/snapshots/1", nil).fails(501, 505)
 	if got := gateway.gatewayCall("tok", "GET", "/proxied_services/v1/offerings", "").want(200).Body; len(got) < 30 {
 		t.Errorf("proxied: %s", got)
 	}

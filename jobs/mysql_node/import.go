@@ -30,32 +30,41 @@ func (s *service) Serialize(_ context.Context, _ node.Instance, from io.Reader, 
 // Deserialize runs a file of SQL as the instance's owner, who has no rights but those that
 // apps have. It goes where Load goes: first into a database beside the instance's.
 func (s *service) Deserialize(ctx context.Context, i node.Instance, from io.ReadSeeker) error {
-	return s.replace(ctx, i, from, s.run)
+	return beside{s, i}.replace(ctx, from, func(ctx context.Context, i node.Instance, database string, from io.Reader) error {
+		return importer{s, i, database}.run(ctx, from)
+	})
+}
+
+// importer does what is in a file in a database of an instance, which has nothing.
+type importer struct {
+	*service
+	i        node.Instance
+	database string
 }
 
 // run does what is in a file, one statement after the other.
-func (s *service) run(ctx context.Context, i node.Instance, database string, from io.Reader) (err error) {
-	owner := account(i.User)
+func (s importer) run(ctx context.Context, from io.Reader) (err error) {
+	owner := account(s.i.User)
 	// A file may have changed the owner's password.
-	password := "ALTER USER " + owner + " IDENTIFIED BY " + text(i.Password)
+	password := "ALTER USER " + owner + " IDENTIFIED BY " + text(s.i.Password)
 	defer func() {
 		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer stop()
-		err = errors.Join(err, s.do(ctx, password+" ACCOUNT LOCK"), s.endSessions(ctx, i.User))
+		err = errors.Join(err, s.do(ctx, password+" ACCOUNT LOCK"), s.endSessions(ctx, s.i.User))
 	}()
-	for _, statement := range []string{"GRANT " + always + ", " + within + " ON " + pattern(database) + ".* TO " + owner, password + " ACCOUNT UNLOCK"} {
+	for _, statement := range []string{"GRANT " + always + ", " + within + " ON " + pattern(s.database) + ".* TO " + owner, password + " ACCOUNT UNLOCK"} {
 		if err := s.do(ctx, statement); err != nil {
 			return err
 		}
 	}
-	db, err := s.asOwner(i, database)
+	db, err := s.connect()
 	if err != nil {
 		return err
 	}
 	defer db.Close()
 	ctx, stop := context.WithCancelCause(ctx)
 	measured := make(chan struct{})
-	go func() { defer close(measured); s.measure(ctx, database, stop) }()
+	go func() { defer close(measured); s.measure(ctx, stop) }()
 	defer func() { stop(nil); <-measured }()
 	conn, err := db.Conn(ctx)
 	if err != nil {
@@ -69,10 +78,10 @@ func (s *service) run(ctx context.Context, i node.Instance, database string, fro
 	return err
 }
 
-// asOwner connects to a database as an instance's owner. The driver reads no files.
-func (s *service) asOwner(i node.Instance, database string) (*sql.DB, error) {
+// connect connects to the database as the owner. The driver reads no files.
+func (s importer) connect() (*sql.DB, error) {
 	c := mysql.NewConfig()
-	c.User, c.Passwd, c.DBName, c.Net, c.Addr = i.User, i.Password, database, "unix", "server"
+	c.User, c.Passwd, c.DBName, c.Net, c.Addr = s.i.User, s.i.Password, s.database, "unix", "server"
 	c.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) { return sockets.Dial(ctx, s.server.socket()) }
 	c.Timeout, c.AllowNativePasswords, c.Logger = 5*time.Second, true, quiet{}
 	c.Params = map[string]string{"max_statement_time": "0", "idle_transaction_timeout": "0"}
@@ -84,12 +93,12 @@ func (s *service) asOwner(i node.Instance, database string) (*sql.DB, error) {
 }
 
 // measure ends an import whose database becomes larger than the plan allows.
-func (s *service) measure(ctx context.Context, database string, stop context.CancelCauseFunc) {
+func (s importer) measure(ctx context.Context, stop context.CancelCauseFunc) {
 	most := limits.Size{Limit: int64(s.settings.MySQL.MaxDatabaseMB) << 20}
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		bytes, err := s.fileSize(ctx, database)
+		bytes, err := s.fileSize(ctx, s.database)
 		if err == nil && bytes > most.Limit {
 			stop(wire.Failure(wire.ServiceUnavailable, "what is in the file is larger than the %d MB that the plan allows", s.settings.MySQL.MaxDatabaseMB))
 			return

@@ -64,28 +64,36 @@ func (s *service) read(ctx context.Context, i node.Instance, database string, fr
 // loaded there replaces what is in the instance. A server of this kind cannot let one
 // database take another's place.
 func (s *service) Load(ctx context.Context, i node.Instance, from io.ReadSeeker) error {
-	return s.replace(ctx, i, from, s.read)
+	return beside{s, i}.replace(ctx, from, s.read)
 }
 
+// beside is the database beside an instance's.
+type beside struct {
+	*service
+	i node.Instance
+}
+
+func (s beside) name() string { return s.i.Name + loadingEnding }
+
 // replace is Load with the function that puts the file into an empty database.
-func (s *service) replace(ctx context.Context, i node.Instance, from io.ReadSeeker, read func(context.Context, node.Instance, string, io.Reader) error) (err error) {
-	beside := i.Name + loadingEnding
+func (s beside) replace(ctx context.Context, from io.ReadSeeker, read func(context.Context, node.Instance, string, io.Reader) error) (err error) {
+	i := s.i
 	defer func() {
 		ctx, stop := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer stop()
-		err = errors.Join(err, s.dropBeside(ctx, i))
+		err = errors.Join(err, s.drop(ctx))
 	}()
-	if err := errors.Join(s.dropBeside(ctx, i), s.do(ctx, "CREATE DATABASE "+name(beside)+" CHARACTER SET utf8mb4")); err != nil {
+	if err := errors.Join(s.drop(ctx), s.do(ctx, "CREATE DATABASE "+name(s.name())+" CHARACTER SET utf8mb4")); err != nil {
 		return err
 	}
-	if err := read(ctx, i, beside, from); err != nil {
+	if err := read(ctx, i, s.name(), from); err != nil {
 		return err
 	}
 	if _, err := from.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("cannot read the dump again: %w", err)
 	}
 	// The disk needs no room for a third copy.
-	if err := s.dropBeside(ctx, i); err != nil {
+	if err := s.drop(ctx); err != nil {
 		return err
 	}
 	err = func() error {
@@ -105,18 +113,17 @@ func (s *service) replace(ctx context.Context, i node.Instance, from io.ReadSeek
 	return nil
 }
 
-// dropBeside removes what Load makes beside an instance's database.
-func (s *service) dropBeside(ctx context.Context, i node.Instance) error {
-	beside := i.Name + loadingEnding
-	if err := s.do(ctx, "DROP DATABASE IF EXISTS "+name(beside)); err != nil {
+// drop removes it, if it is there.
+func (s beside) drop(ctx context.Context) error {
+	if err := s.do(ctx, "DROP DATABASE IF EXISTS "+name(s.name())); err != nil {
 		return err
 	}
 	var granted int
-	if err := s.db.QueryRowContext(ctx, "SELECT count(*) FROM mysql.db WHERE Db = ? AND User = ?", escaped(beside), i.User).Scan(&granted); err != nil {
+	if err := s.db.QueryRowContext(ctx, "SELECT count(*) FROM mysql.db WHERE Db = ? AND User = ?", escaped(s.name()), s.i.User).Scan(&granted); err != nil {
 		return fmt.Errorf("the server does not answer: %w", err)
 	}
 	if granted == 0 {
 		return nil
 	}
-	return s.do(ctx, "REVOKE ALL ON "+pattern(beside)+".* FROM "+account(i.User))
+	return s.do(ctx, "REVOKE ALL ON "+pattern(s.name())+".* FROM "+account(s.i.User))
 }

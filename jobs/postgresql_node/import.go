@@ -40,15 +40,25 @@ func (s *service) Serialize(_ context.Context, _ node.Instance, from io.Reader, 
 // is no superuser, so there are no programs and no files for COPY. It goes where Load goes:
 // into a database beside the instance's.
 func (s *service) Deserialize(ctx context.Context, i node.Instance, from io.ReadSeeker) error {
-	return s.replace(ctx, i, from, s.readForeign)
+	return s.replace(ctx, i, from, func(ctx context.Context, i node.Instance, database string, from io.Reader) error {
+		return importer{s, i, database}.read(ctx, from)
+	})
 }
 
-// readForeign puts an archive that anybody may have written into an empty database.
-func (s *service) readForeign(ctx context.Context, i node.Instance, database string, from io.Reader) (err error) {
+// importer puts an archive that anybody may have written into a database of an instance,
+// which is empty.
+type importer struct {
+	*service
+	i        node.Instance
+	database string
+}
+
+func (s importer) read(ctx context.Context, from io.Reader) (err error) {
+	i := s.i
 	buffered := bufio.NewReader(from)
 	begin, _ := buffered.Peek(len(archiveMagic)) // fewer at the end of the file
 	if string(begin) != archiveMagic {           // as pg_dump itself writes it
-		if err := s.readBeginning(ctx, database, buffered); err != nil {
+		if err := readBeginning(ctx, s.service, s.database, buffered); err != nil {
 			if errors.Is(err, errNoDump) {
 				return errors.Join(wire.Failure(wire.ServiceMalformed, "it is no archive of pg_dump --format=custom"), err)
 			}
@@ -61,7 +71,7 @@ func (s *service) readForeign(ctx context.Context, i node.Instance, database str
 	}
 	ctx, stop := context.WithCancelCause(ctx)
 	measured := make(chan struct{})
-	go func() { defer close(measured); s.measure(ctx, database, stop) }()
+	go func() { defer close(measured); s.measure(ctx, stop) }()
 	defer func() { stop(nil); <-measured }()
 	// A file may have changed the owner's password.
 	defer func() {
@@ -72,7 +82,7 @@ func (s *service) readForeign(ctx context.Context, i node.Instance, database str
 	args := append([]string{
 		"--as=" + strconv.Itoa(readerMemory), "--core=0", "--fsize=0", filepath.Join(s.cluster.programs, "pg_restore"),
 		"--host=" + s.host.Address, "--port=" + strconv.Itoa(s.settings.PostgreSQL.Port), "--username=" + i.User, "--no-password",
-	}, restoring(database)...)
+	}, restoring(s.database)...)
 	cmd := reader.Command(ctx, "/", "prlimit", args...)
 	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=/nonexistent", "LC_ALL=C", "PGPASSFILE=/dev/null", "PGPASSWORD=" + i.Password, "PGSSLMODE=disable", noTimeLimits}
 	cmd.Stdin = buffered
@@ -92,18 +102,18 @@ func (s *service) readForeign(ctx context.Context, i node.Instance, database str
 }
 
 // measure ends an import whose database becomes larger than the plan allows.
-func (s *service) measure(ctx context.Context, database string, stop context.CancelCauseFunc) {
+func (s importer) measure(ctx context.Context, stop context.CancelCauseFunc) {
 	tick := time.NewTicker(measureEvery)
 	defer tick.Stop()
 	for {
 		var bytes int64
-		err := s.pool.QueryRow(ctx, "SELECT pg_database_size(oid) FROM pg_database WHERE datname = $1", database).Scan(&bytes)
+		err := s.pool.QueryRow(ctx, "SELECT pg_database_size(oid) FROM pg_database WHERE datname = $1", s.database).Scan(&bytes)
 		if err == nil && bytes > int64(s.settings.PostgreSQL.MaxDatabaseMB)<<20 {
 			stop(wire.Failure(wire.ServiceUnavailable, "what is in the file is larger than the %d MB that the plan allows", s.settings.PostgreSQL.MaxDatabaseMB))
 			return
 		}
 		if err != nil && !errors.Is(err, pgx.ErrNoRows) && ctx.Err() == nil {
-			s.host.Log.Warn("cannot find out how large an import is; trying again", "database", database, "error", err)
+			s.host.Log.Warn("cannot find out how large an import is; trying again", "database", s.database, "error", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -53,7 +53,7 @@ func (s *service) Dump(ctx context.Context, i node.Instance, to io.Writer) error
 // read puts what Dump wrote into an empty database, as the owner: what is in it is the
 // user's, and could do as the administrator whatever it likes.
 func (s *service) read(ctx context.Context, i node.Instance, database string, from io.Reader) error {
-	if err := s.readBeginning(ctx, database, from); err != nil {
+	if err := readBeginning(ctx, s, database, from); err != nil {
 		return err
 	}
 	return s.client(ctx, i.User, i.Password, func(cmd *exec.Cmd) {
@@ -72,7 +72,7 @@ func restoring(database string) []string {
 var errNoDump = errors.New("it is no dump of this service")
 
 // readBeginning reads what a dump says before its archive.
-func (s *service) readBeginning(ctx context.Context, database string, from io.Reader) error {
+func readBeginning(ctx context.Context, s *service, database string, from io.Reader) error {
 	begin := make([]byte, len(withPublic))
 	if _, err := io.ReadFull(from, begin); err != nil {
 		return errors.Join(errNoDump, err)

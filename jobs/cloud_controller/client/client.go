@@ -107,6 +107,7 @@ func New(target, token string) (*Client, error) {
 		DialContext:           (&Dialer{net.Dialer{Timeout: 10 * time.Second}}).DialContext,
 		ResponseHeaderTimeout: headerTimeout,
 		IdleConnTimeout:       time.Second,
+		ExpectContinueTimeout: 2 * time.Second,
 	}
 	return &Client{
 		target: u,

@@ -18,7 +18,7 @@ type Snapshot struct {
 // ServiceJob is work of a service's node that takes long.
 type ServiceJob struct {
 	ID         string    `json:"job_id"`
-	Kind       string    `json:"description"` // "snapshot", "rollback" or "delete"
+	Kind       string    `json:"description"` // "snapshot", "rollback", "delete", "export" or "import"
 	Status     string    `json:"status"`      // "queued", "working", "completed" or "failed"
 	SnapshotID string    `json:"snapshot_id"`
 	Done       int64     `json:"done"`  // bytes so far

@@ -197,7 +197,7 @@ func rootCommand(v *vmc) *cobra.Command {
 		deleteCommand(v), releasesCommand(v), rollbackCommand(v), promoteCommand(v), scaleCommand(v), memCommand(v), envCommand(v), healthCommand(v), renameCommand(v), mapCommand(v), domainsCommand(v), unmapCommand(v))
 	add("look", appCommand(v), eventsCommand(v), instancesCommand(v), statsCommand(v), logsCommand(v), filesCommand(v), crashesCommand(v), crashlogsCommand(v), sshCommand(v), runCommand(v))
 	add("service", servicesCommand(v), createServiceCommand(v), deleteServiceCommand(v), bindServiceCommand(v), unbindServiceCommand(v),
-		snapshotsCommand(v), snapshotCommand(v), rollbackSnapshotCommand(v), deleteSnapshotCommand(v), tunnelCommand(v))
+		snapshotsCommand(v), snapshotCommand(v), rollbackSnapshotCommand(v), deleteSnapshotCommand(v), exportServiceCommand(v), importServiceCommand(v), tunnelCommand(v))
 	root.AddCommand(versionCommand(v))
 	return root
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -144,6 +145,30 @@ func (d drawer) Load(_ context.Context, i node.Instance, from io.ReadSeeker) err
 	err = os.WriteFile(d.at(i.Name, "data"), data, 0o600)
 	d.pause("load, after")
 	return err
+}
+
+// Serialize writes what Dump wrote after a word.
+func (d drawer) Serialize(_ context.Context, _ node.Instance, from io.Reader, to io.Writer) error {
+	d.pause("serialize, before")
+	data, err := io.ReadAll(from)
+	if err == nil {
+		_, err = to.Write(append([]byte("file:"), data...))
+	}
+	d.pause("serialize, after")
+	return err
+}
+
+// Deserialize takes nothing but what begins with that word.
+func (d drawer) Deserialize(ctx context.Context, i node.Instance, from io.ReadSeeker) error {
+	word := make([]byte, 5)
+	if _, err := io.ReadFull(from, word); err != nil || string(word) != "file:" {
+		return wire.Failure(wire.ServiceMalformed, "it is no file of a drawer")
+	}
+	data, err := io.ReadAll(from)
+	if err != nil {
+		return err
+	}
+	return d.Load(ctx, i, bytes.NewReader(data))
 }
 
 // holds returns what is in the drawer: instances, and "instance/user" with the password.

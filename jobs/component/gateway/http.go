@@ -32,7 +32,6 @@ func (g api) handler() http.Handler {
 		"PUT /gateway/v1/configurations/{instance}/snapshots/{snapshot}":    g.jobOf(wire.ServiceRollbackSnapshot),
 		"DELETE /gateway/v1/configurations/{instance}/snapshots/{snapshot}": g.jobOf(wire.ServiceDeleteSnapshot),
 		"GET /gateway/v1/configurations/{instance}/jobs/{job}":              g.jobOf(wire.ServiceJobDetails),
-		"/gateway/v1/configurations/{instance}/serialized/{rest...}":        lacks,
 		"POST /service/internal/v1/restore":                                 g.servedRestore,
 		"POST /service/internal/v1/recover":                                 g.servedRecover,
 		"POST /service/internal/v1/check_orphan":                            g.servedCheck,
@@ -46,6 +45,9 @@ func (g api) handler() http.Handler {
 	} {
 		mux.Handle(pattern, g.endpoint(h))
 	}
+	mux.Handle("POST /gateway/v1/configurations/{instance}/serialized/url/snapshots/{snapshot}", g.endpoint(g.servedSerialize))
+	mux.Handle("GET /gateway/v1/configurations/{instance}/serialized/snapshots/{snapshot}/data", g.stream(g.servedFile))
+	mux.Handle("PUT /gateway/v1/configurations/{instance}/serialized/data", g.stream(g.servedImport))
 	mux.Handle("/", g.endpoint(func(*call) (any, error) { return nil, errNotFound("page") }))
 	return mux
 }
@@ -72,38 +74,57 @@ func (c *call) read(into any) error {
 func (g api) endpoint(h func(*call) (any, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer, err := g.serve(w, r, h)
-		status := http.StatusOK
-		var failure *wire.ServiceFailure
-		switch {
-		case errors.As(err, &failure):
-			status, answer = failure.Status, failure.Msg
-			if status < 400 || status > 599 {
-				status = http.StatusInternalServerError
-			}
-			g.base.Log().Warn("refused or failed", "method", r.Method, "path", r.URL.Path, "error", err)
-		case err != nil:
-			failure = wire.Failure(wire.ServiceInternal, "Internal Error")
-			status, answer = failure.Status, failure.Msg
-			g.base.Log().Error("failed", "method", r.Method, "path", r.URL.Path, "error", err)
-		}
-		g.mu.Lock()
-		g.answers[status/100]++
-		g.mu.Unlock()
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(status)
-		_ = json.NewEncoder(w).Encode(answer) // a client that has gone hears nothing
+		g.answer(w, r, answer, err)
 	})
 }
 
+// answer answers a request with a document, or with an error of the protocol.
+func (g api) answer(w http.ResponseWriter, r *http.Request, answer any, err error) {
+	status := http.StatusOK
+	var failure *wire.ServiceFailure
+	switch {
+	case errors.As(err, &failure):
+		status, answer = failure.Status, failure.Msg
+		if status < 400 || status > 599 {
+			status = http.StatusInternalServerError
+		}
+		g.base.Log().Warn("refused or failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	case err != nil:
+		failure = wire.Failure(wire.ServiceInternal, "Internal Error")
+		status, answer = failure.Status, failure.Msg
+		g.base.Log().Error("failed", "method", r.Method, "path", r.URL.Path, "error", err)
+	}
+	g.count(status)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(answer) // a client that has gone hears nothing
+}
+
+// count counts an answer for varz.
+func (g api) count(status int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.answers[status/100]++
+}
+
+// mayAsk refuses who does not have the token, and everybody while the gateway is not ready.
+func (g api) mayAsk(r *http.Request) error {
+	switch {
+	case subtle.ConstantTimeCompare([]byte(r.Header.Get("X-VCAP-Service-Token")), []byte(g.config.Token)) != 1:
+		return wire.Failure(wire.ServiceUnauthorized, "Not authorized")
+	case g.ready() != nil:
+		return wire.Failure(wire.ServiceUnavailable, "Service unavailable")
+	}
+	return nil
+}
+
 func (g api) serve(w http.ResponseWriter, r *http.Request, h func(*call) (any, error)) (any, error) {
-	if subtle.ConstantTimeCompare([]byte(r.Header.Get("X-VCAP-Service-Token")), []byte(g.config.Token)) != 1 {
-		return nil, wire.Failure(wire.ServiceUnauthorized, "Not authorized")
+	err := g.mayAsk(r)
+	if err == nil && r.Header.Get("Content-Type") != "application/json" {
+		err = wire.Failure(wire.ServiceContentType, "Invalid Content-Type")
 	}
-	if r.Header.Get("Content-Type") != "application/json" {
-		return nil, wire.Failure(wire.ServiceContentType, "Invalid Content-Type")
-	}
-	if g.ready() != nil {
-		return nil, wire.Failure(wire.ServiceUnavailable, "Service unavailable")
+	if err != nil {
+		return nil, err
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
@@ -187,11 +208,6 @@ func (g api) servedBind(c *call) (any, error) {
 
 func (g api) servedUnbind(c *call) (any, error) {
 	return struct{}{}, g.unbind(c.ctx, c.PathValue("instance"), c.PathValue("binding"))
-}
-
-// lacks answers what this gateway does not do.
-func lacks(*call) (any, error) {
-	return nil, wire.Failure(wire.ServiceExtension, "this service has no export")
 }
 
 func (g api) servedRestore(c *call) (any, error) {

@@ -60,7 +60,4 @@ func (api *API) snapshotRoutes(userJSON func(string, func(http.ResponseWriter, *
 	userJSON("PUT /services/v1/configurations/{alias}/snapshots/{snapshot}", one)
 	userJSON("DELETE /services/v1/configurations/{alias}/snapshots/{snapshot}", one)
 	userJSON("GET /services/v1/configurations/{alias}/jobs/{job}", job)
-	for _, suffix := range []string{"", "/{rest...}"} {
-		userJSON("/services/v1/configurations/{alias}/serialized"+suffix, func(http.ResponseWriter, *http.Request, model.Account) error { return model.ErrExtension })
-	}
 }

@@ -111,13 +111,18 @@ func (g gateway) relay(ctx context.Context, method, path string, body any) (json
 	if status == http.StatusOK && json.Valid(text) {
 		return text, nil
 	}
+	return nil, g.refusal(method, path, status, text)
+}
+
+// refusal is an error of the API that has the gateway's words.
+func (g gateway) refusal(method, path string, status int, text []byte) error {
 	var refusal struct {
 		Code        int    `json:"code"`
 		Description string `json:"description"`
 	}
 	if json.Unmarshal(text, &refusal) != nil || refusal.Code == 0 || refusal.Description == "" {
 		g.s.Log.Warn("a service gateway answered in a way of its own", "method", method, "url", g.url+path, "status", status)
-		return nil, model.ErrGateway
+		return model.ErrGateway
 	}
 	as := model.ErrGateway
 	switch status {
@@ -128,7 +133,33 @@ func (g gateway) relay(ctx context.Context, method, path string, body any) (json
 	case http.StatusNotImplemented:
 		as = model.ErrExtension
 	}
-	return nil, model.Because(as, "%.500s", refusal.Description)
+	return model.Because(as, "%.500s", refusal.Description)
+}
+
+// open asks for a file, or sends one of length bytes (-1: not known). The caller closes
+// the answer, which is a success; ctx bounds all of it.
+func (g gateway) open(ctx context.Context, method, path string, body io.Reader, length int64) (*http.Response, error) {
+	request, err := http.NewRequestWithContext(ctx, method, g.url+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("cannot make the request: %w", err)
+	}
+	request.ContentLength = length
+	request.Header.Set("Content-Type", "application/octet-stream")
+	request.Header.Set("X-VCAP-Service-Token", g.token)
+	answer, err := g.s.Client.Do(request)
+	if err != nil {
+		g.s.Log.Warn("a service gateway does not answer", "method", method, "url", g.url+path, "error", err)
+		return nil, model.ErrGateway
+	}
+	if answer.StatusCode == http.StatusOK {
+		return answer, nil
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(answer.Body, maxGatewayAnswer))
+	if err != nil {
+		return nil, model.ErrGateway
+	}
+	return nil, g.refusal(method, path, answer.StatusCode, text)
 }
 
 // made asks for something new, which must come with an id.

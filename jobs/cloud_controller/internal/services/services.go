@@ -33,7 +33,8 @@ type Deps struct {
 // Services makes instances of services and binds apps to them.
 type Services struct {
 	Deps
-	tunnels rest.Counter // by instance
+	tunnels   rest.Counter // by instance
+	transfers rest.Counter // by instance
 }
 
 // New returns the services.
