@@ -46,7 +46,7 @@ func endpoints(t *testing.T) []endpoint {
 	for _, one := range []string{"/services/v1/offerings/{label}", "/services/v1/offerings/{label}/{provider}"} {
 		found = append(found, endpoint{"GET", one}, endpoint{"DELETE", one}, endpoint{"GET", one + "/handles"}, endpoint{"POST", one + "/handles/{id}"})
 	}
-	for _, one := range []endpoint{{"POST", "/url/snapshots/{id}"}, {"GET", "/url/snapshots/{id}"}, {"POST", "/uploads"}, {"PUT", "/url"}, {"PUT", "/data"}} {
+	for _, one := range []endpoint{{"GET", "/url/snapshots/{id}"}, {"POST", "/uploads"}, {"PUT", "/url"}, {"PUT", "/data"}} {
 		found = append(found, endpoint{one.method, "/services/v1/configurations/{alias}/serialized" + one.path})
 	}
 	return found

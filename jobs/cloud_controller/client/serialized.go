@@ -3,11 +3,34 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 )
+
+// ExportHead is the first line of a file of CreateExport: what the rest of it is.
+type ExportHead struct {
+	Service string `json:"service"`
+	Version string `json:"version"` // of the server
+	Size    int64  `json:"size"`    // bytes after the line
+	SHA256  string `json:"sha256"`  // of them
+}
+
+// Line returns the head as the first line of a file.
+func (h ExportHead) Line() ([]byte, error) {
+	line, err := json.Marshal(h)
+	return append(line, '\n'), err
+}
+
+// ParseExportHead reads the first line of a file.
+func ParseExportHead(line []byte) (h ExportHead, err error) {
+	if err := json.Unmarshal(line, &h); err != nil || h.Service == "" || h.Size < 0 || len(h.SHA256) != 64 {
+		return h, errors.New("it is no file of vmc export-service: its first line does not say what it is")
+	}
+	return h, nil
+}
 
 // CreateExport begins to make a snapshot into a file.
 func (i ServiceData) CreateExport(ctx context.Context, snapshot string) (j ServiceJob, err error) {

@@ -16,7 +16,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
-	"github.com/clusterworks/deploy/jobs/wire"
 )
 
 func exportServiceCommand(v *vmc) *cobra.Command {
@@ -82,7 +81,7 @@ func dropSnapshot(ctx context.Context, v *vmc, service client.ServiceData, id st
 }
 
 // download writes an export to a file, which is there only when all of it is right.
-func download(ctx context.Context, service client.ServiceData, id, path string) (head wire.SerializedHead, err error) {
+func download(ctx context.Context, service client.ServiceData, id, path string) (head client.ExportHead, err error) {
 	from, err := service.ExportURL(ctx, id)
 	if err != nil {
 		return head, err
@@ -111,13 +110,13 @@ func download(ctx context.Context, service client.ServiceData, id, path string) 
 }
 
 // checkedCopy copies an export and fails unless it is what its first line says.
-func checkedCopy(to io.Writer, from io.Reader) (wire.SerializedHead, error) {
+func checkedCopy(to io.Writer, from io.Reader) (client.ExportHead, error) {
 	in := bufio.NewReaderSize(from, 64<<10)
 	line, err := in.ReadSlice('\n')
 	if err != nil {
-		return wire.SerializedHead{}, fmt.Errorf("cannot read the first line of the export: %w", err)
+		return client.ExportHead{}, fmt.Errorf("cannot read the first line of the export: %w", err)
 	}
-	head, err := wire.ParseSerializedHead(line)
+	head, err := client.ParseExportHead(line)
 	if err != nil {
 		return head, err
 	}
@@ -172,6 +171,9 @@ passwords stay. What the service's own users may not do is refused, and nothing 
 	return c
 }
 
+// firstLine bounds the first line of a file, in bytes.
+const firstLine = 1024
+
 // importBody returns a file as it is sent: with a first line that says what it is, which a
 // dump of the service's own tool gets here. A file of export-service is checked first.
 func importBody(ctx context.Context, c *client.Client, service string, in *os.File) (body func() (io.Reader, int64), length int64, err error) {
@@ -180,7 +182,7 @@ func importBody(ctx context.Context, c *client.Client, service string, in *os.Fi
 		return nil, 0, err
 	}
 	length = info.Size()
-	begin := make([]byte, wire.MaxSerializedHead)
+	begin := make([]byte, firstLine)
 	n, err := in.ReadAt(begin, 0)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, 0, err
@@ -200,7 +202,7 @@ func importBody(ctx context.Context, c *client.Client, service string, in *os.Fi
 	if _, err := io.Copy(sum, whole()); err != nil {
 		return nil, 0, err
 	}
-	line, err := wire.SerializedHead{Service: vendor, Size: info.Size(), SHA256: hex.EncodeToString(sum.Sum(nil))}.Line()
+	line, err := client.ExportHead{Service: vendor, Size: info.Size(), SHA256: hex.EncodeToString(sum.Sum(nil))}.Line()
 	if err != nil {
 		return nil, 0, err
 	}

@@ -82,7 +82,7 @@ func (api *API) Routes(handle func(string, rest.Handler), user func(string, func
 	handle("GET /services/v1/binding_tokens/{token}", jsonOnly(api.getBindingToken))
 	userJSON("DELETE /services/v1/binding_tokens/{token}", api.deleteBindingToken)
 	api.snapshotRoutes(userJSON)
-	api.serializedRoutes(handle, user, userJSON)
+	files{api.Services, api.owned}.routes(handle, user, userJSON)
 	user("GET /services/v1/configurations/{alias}/tunnel", api.tunnel)
 }
 

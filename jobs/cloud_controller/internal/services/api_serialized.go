@@ -28,14 +28,16 @@ const (
 	transferBuffer = 64 << 10
 )
 
-// serializedRoutes adds what an instance's owner may do with files, and the two URLs that
-// open one for who has them.
-func (api *API) serializedRoutes(handle func(string, rest.Handler), user, userJSON func(string, func(http.ResponseWriter, *http.Request, model.Account) error)) {
+// files is the part of the API that passes files on.
+type files struct {
+	*Services
+	owned func(*http.Request, model.Account) (store.ServiceInstance, error)
+}
+
+// routes adds what an instance's owner may do with files, and the two URLs that open one
+// for who has them.
+func (api files) routes(handle func(string, rest.Handler), user, userJSON func(string, func(http.ResponseWriter, *http.Request, model.Account) error)) {
 	of := "/services/v1/configurations/{alias}/serialized"
-	made := api.relayed(func(r *http.Request) []string {
-		return []string{"serialized", "url", "snapshots", r.PathValue("snapshot")}
-	})
-	userJSON("POST "+of+"/url/snapshots/{snapshot}", made)
 	userJSON("GET "+of+"/url/snapshots/{snapshot}", api.exportURL)
 	userJSON("POST "+of+"/uploads", api.uploadURL)
 	userJSON("PUT "+of+"/url", func(http.ResponseWriter, *http.Request, model.Account) error {
@@ -48,7 +50,7 @@ func (api *API) serializedRoutes(handle func(string, rest.Handler), user, userJS
 
 // signedURL answers with a URL, as the user reaches this controller, that opens a path
 // about an instance for a while.
-func (api *API) signedURL(w http.ResponseWriter, r *http.Request, a model.Account, i store.ServiceInstance, kind string, more ...string) error {
+func (api files) signedURL(w http.ResponseWriter, r *http.Request, a model.Account, i store.ServiceInstance, kind string, more ...string) error {
 	path := "/services/v1/" + kind + "/" + strconv.FormatInt(a.ID, 10) + "/" + url.PathEscape(i.Alias) + "/" + url.PathEscape(i.GatewayID)
 	for _, element := range more {
 		path += "/" + url.PathEscape(element)
@@ -58,7 +60,7 @@ func (api *API) signedURL(w http.ResponseWriter, r *http.Request, a model.Accoun
 }
 
 // exportURL gives the owner the URL of an export that is there.
-func (api *API) exportURL(w http.ResponseWriter, r *http.Request, a model.Account) error {
+func (api files) exportURL(w http.ResponseWriter, r *http.Request, a model.Account) error {
 	i, err := api.owned(r, a)
 	if err != nil {
 		return err
@@ -71,7 +73,7 @@ func (api *API) exportURL(w http.ResponseWriter, r *http.Request, a model.Accoun
 }
 
 // uploadURL gives the owner a URL to which a file can be sent.
-func (api *API) uploadURL(w http.ResponseWriter, r *http.Request, a model.Account) error {
+func (api files) uploadURL(w http.ResponseWriter, r *http.Request, a model.Account) error {
 	i, err := api.owned(r, a)
 	if err != nil {
 		return err
@@ -81,7 +83,7 @@ func (api *API) uploadURL(w http.ResponseWriter, r *http.Request, a model.Accoun
 
 // signed finds the instance of a signed URL: the one that it was signed for, of the same
 // owner.
-func (api *API) signed(h func(http.ResponseWriter, *http.Request, store.ServiceInstance) error) rest.Handler {
+func (api files) signed(h func(http.ResponseWriter, *http.Request, store.ServiceInstance) error) rest.Handler {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		owner, err := strconv.ParseInt(r.PathValue("owner"), 10, 64)
 		if err != nil {
@@ -98,7 +100,7 @@ func (api *API) signed(h func(http.ResponseWriter, *http.Request, store.ServiceI
 	}
 }
 
-func (api *API) importData(w http.ResponseWriter, r *http.Request, a model.Account) error {
+func (api files) importData(w http.ResponseWriter, r *http.Request, a model.Account) error {
 	i, err := api.owned(r, a)
 	if err != nil {
 		return err
@@ -107,7 +109,7 @@ func (api *API) importData(w http.ResponseWriter, r *http.Request, a model.Accou
 }
 
 // sendExport sends a file on from the gateway.
-func (api *API) sendExport(w http.ResponseWriter, r *http.Request, i store.ServiceInstance) error {
+func (api files) sendExport(w http.ResponseWriter, r *http.Request, i store.ServiceInstance) error {
 	path := gatewayPath + "/" + url.PathEscape(i.GatewayID) + "/serialized/snapshots/" + url.PathEscape(r.PathValue("snapshot")) + "/data"
 	return api.transfer(r, i, func(ctx context.Context, moves func(), g gateway) error {
 		answer, err := g.open(ctx, http.MethodGet, path, nil, 0)
@@ -128,7 +130,7 @@ func (api *API) sendExport(w http.ResponseWriter, r *http.Request, i store.Servi
 }
 
 // takeImport sends a file on to the gateway, and answers with the job.
-func (api *API) takeImport(w http.ResponseWriter, r *http.Request, i store.ServiceInstance) error {
+func (api files) takeImport(w http.ResponseWriter, r *http.Request, i store.ServiceInstance) error {
 	path := gatewayPath + "/" + url.PathEscape(i.GatewayID) + "/serialized/data"
 	return api.transfer(r, i, func(ctx context.Context, moves func(), g gateway) error {
 		answer, err := g.open(ctx, http.MethodPut, path, moving{r.Body, moves}, r.ContentLength)
@@ -147,7 +149,7 @@ func (api *API) takeImport(w http.ResponseWriter, r *http.Request, i store.Servi
 }
 
 // transfer does one of the few transfers of an instance, and ends it if nothing moves.
-func (api *API) transfer(r *http.Request, i store.ServiceInstance, do func(ctx context.Context, moves func(), g gateway) error) error {
+func (api files) transfer(r *http.Request, i store.ServiceInstance, do func(ctx context.Context, moves func(), g gateway) error) error {
 	g, err := api.gateway(i.Offering)
 	if err != nil {
 		return err

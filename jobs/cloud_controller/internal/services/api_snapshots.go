@@ -60,4 +60,7 @@ func (api *API) snapshotRoutes(userJSON func(string, func(http.ResponseWriter, *
 	userJSON("PUT /services/v1/configurations/{alias}/snapshots/{snapshot}", one)
 	userJSON("DELETE /services/v1/configurations/{alias}/snapshots/{snapshot}", one)
 	userJSON("GET /services/v1/configurations/{alias}/jobs/{job}", job)
+	userJSON("POST /services/v1/configurations/{alias}/serialized/url/snapshots/{snapshot}", api.relayed(func(r *http.Request) []string {
+		return []string{"serialized", "url", "snapshots", r.PathValue("snapshot")}
+	}))
 }
