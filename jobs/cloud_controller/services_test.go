@@ -151,7 +151,7 @@ func TestServices(t *testing.T) {
 	u.create("hello")
 	u.upload("hello", zipOf(t, map[string]string{"app.js": "x"}), "[]").want(200)
 	u.put("hello", map[string]any{"services": []string{"db"}, "state": "STARTED"}).want(200)
-	wantCalls(t, g.called(), `POST /gateway/v1/configurations/d1/handles {"binding_options":{},"email":"dev@example.com","label":"mysql-5.1","service_id":"d1"}`)
+	wantCalls(t, g.called(), `POST /gateway/v1/configurations/d1/handles {"app":"hello","binding_options":{},"email":"dev@example.com","label":"mysql-5.1","service_id":"d1"}`)
 	start := received(t, d.starts)
 	if len(start.Services) != 1 || start.Services[0].Label != "mysql-5.1" || string(start.Services[0].Credentials) != `{"password":"bound"}` || start.Services[0].Name != "db" {
 		t.Errorf("the instance is told of %+v", start.Services)

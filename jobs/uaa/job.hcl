@@ -171,6 +171,12 @@ process "uaa" {
   }
 }
 
+# With SQLite the accounts are on this VM alone.
+hook "census" {
+  command = ["${package.uaa.path}/uaa", "census", "-c", "${path.config}/uaa.yml"]
+  timeout = "15s"
+}
+
 listen "http" {
   port = property.port
 }

@@ -188,7 +188,13 @@ type BindRequest struct {
 	Name        string          `json:"name"`
 	Options     json.RawMessage `json:"bind_opts"`
 	Credentials Credentials     `json:"credentials,omitempty"`
+	// App is the name of the app that is bound, for the people who run the node. The
+	// original does not have it.
+	App string `json:"app,omitempty"`
 }
+
+// BoundApp is where a binding's configuration has the name of its app.
+const BoundApp = "app"
 
 // UnbindRequest asks for a user's end.
 type UnbindRequest struct {

@@ -184,6 +184,7 @@ type bindBody struct {
 	ServiceID string          `json:"service_id"`
 	Label     string          `json:"label"`
 	Email     string          `json:"email"`
+	App       string          `json:"app"` // its name; the original does not say it
 	Options   json.RawMessage `json:"binding_options"`
 }
 
@@ -199,7 +200,7 @@ func (g api) servedBind(c *call) (any, error) {
 	if len(body.Options) == 0 {
 		body.Options = json.RawMessage(`{}`)
 	}
-	h, err := g.bind(c.ctx, name, body.Options, c.left)
+	h, err := g.bind(c.ctx, name, body.App, body.Options, c.left)
 	if err == nil {
 		g.base.Log().Info("bound", "instance", name, "binding", h.ServiceID, "owner", body.Email)
 	}

@@ -90,8 +90,8 @@ func (g *Gateway) unprovision(ctx context.Context, name string) error {
 	return nil
 }
 
-// bind makes a user of an instance.
-func (g *Gateway) bind(ctx context.Context, name string, options json.RawMessage, left func() bool) (wire.ServiceHandle, error) {
+// bind makes a user of an instance, for an app of that name.
+func (g *Gateway) bind(ctx context.Context, name, app string, options json.RawMessage, left func() bool) (wire.ServiceHandle, error) {
 	instance, known, err := g.find(ctx, func(h handles) (wire.ServiceHandle, bool) { return h.instance(name) })
 	if err != nil {
 		return wire.ServiceHandle{}, err
@@ -100,11 +100,14 @@ func (g *Gateway) bind(ctx context.Context, name string, options json.RawMessage
 		return wire.ServiceHandle{}, errNotFound("instance")
 	}
 	node := instance.Credentials.NodeID()
-	answer, err := g.ask(ctx, node, wire.ServiceBind, wire.BindRequest{Name: name, Options: options})
+	answer, err := g.ask(ctx, node, wire.ServiceBind, wire.BindRequest{Name: name, Options: options, App: app})
 	if err != nil {
 		return wire.ServiceHandle{}, err
 	}
 	configuration := map[string]any{"data": map[string]any{"binding_options": options}}
+	if app != "" {
+		configuration[wire.BoundApp] = app
+	}
 	for _, key := range []string{"plan", "version"} {
 		if value, there := instance.Configuration[key]; there {
 			configuration[key] = value

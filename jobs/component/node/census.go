@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/clusterworks/deploy/jobs/component"
@@ -14,6 +15,9 @@ import (
 // censusCommand is the first argument by which a node's program says what lives on the
 // node, instead of being it.
 const censusCommand = "census"
+
+// mostApps is how many apps of an instance a census names.
+const mostApps = 20
 
 // Census returns the instances of the node with this configuration file, by its
 // records: it need not run.
@@ -47,6 +51,11 @@ func Census(file, service string) ([]wire.Thing, error) {
 			continue
 		default:
 			thing.Owner = i.Owner
+			for _, b := range i.Users() {
+				if b.App != "" && len(thing.Apps) < mostApps && !slices.Contains(thing.Apps, b.App) {
+					thing.Apps = append(thing.Apps, b.App)
+				}
+			}
 			if i.Called != "" {
 				thing.Name = i.Called + " " + thing.Name
 			}

@@ -16,6 +16,9 @@ func TestCensus(t *testing.T) {
 	f := newFixture(t, "")
 	mine := f.ok(wire.ServiceProvision, `{"plan":"free","version":"1.0","owner":"ann@example.com","called":"orders"}`).Name()
 	other := f.ok(wire.ServiceProvision, `{"plan":"free","version":"1.0","called":"`+strings.Repeat("x", 5000)+`"}`).Name()
+	for _, app := range []string{"shop", "shop", ""} { // of somebody who does not say it
+		f.ok(wire.ServiceBind, `{"name":"`+mine+`","bind_opts":{},"app":"`+app+`"}`)
+	}
 	f.stop()
 	records := filepath.Join(f.base, recordsFolder)
 	for name, text := range map[string]string{"bad.json": "{", "worse.json.1.damaged": "", ".tmp123": ""} {
@@ -32,7 +35,7 @@ func TestCensus(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		`{"kind":"shelf instance","name":"orders ` + mine + `","owner":"ann@example.com"}`,
+		`{"kind":"shelf instance","name":"orders ` + mine + `","owner":"ann@example.com","apps":["shop"]}`,
 		`x ` + other + `"}`, `"name":"bad, whose record cannot be read"`, `"name":"worse.json.1.damaged, whose record cannot be read"`, "\n{\"total\":4}\n",
 	} {
 		if !strings.Contains(out.String(), want) {

@@ -215,7 +215,7 @@ func (n mover) importInstance(ctx context.Context, m wire.Migration, s step) (an
 	wanted := instanceFor(wire.ProvisionRequest{Plan: cfg.Plan, Version: version, Credentials: c}, cfg.DefaultVersion)
 	wanted.Disabled, wanted.Move = true, s.move.Number
 	for _, b := range m.Bindings {
-		wanted.Bindings = append(wanted.Bindings, Binding{b.Credentials.User(), b.Credentials.Text("password"), Whole})
+		wanted.Bindings = append(wanted.Bindings, bindingOf(b))
 	}
 	i, err := n.ledger.add(wanted, cfg.Capacity, cfg.Ports)
 	if err != nil {
@@ -283,6 +283,12 @@ func (n mover) update(ctx context.Context, m wire.Migration, s step) (any, error
 	return handles, nil
 }
 
+// bindingOf returns the record of a binding that another node has made.
+func bindingOf(h wire.ServiceHandle) Binding {
+	app, _ := h.Configuration[wire.BoundApp].(string)
+	return Binding{h.Credentials.User(), h.Credentials.Text("password"), Whole, said(app)}
+}
+
 // agree makes the users of a disabled instance those of the handles.
 func (n mover) agree(ctx context.Context, i Instance, bindings []wire.ServiceHandle) (Instance, error) {
 	wanted := map[string]bool{}
@@ -290,7 +296,7 @@ func (n mover) agree(ctx context.Context, i Instance, bindings []wire.ServiceHan
 		wanted[b.Credentials.User()] = true
 		if i.binding(b.Credentials.User()) < 0 {
 			i = i.clone()
-			i.Bindings = append(i.Bindings, Binding{b.Credentials.User(), b.Credentials.Text("password"), Whole})
+			i.Bindings = append(i.Bindings, bindingOf(b))
 			if err := n.ledger.put(i); err != nil {
 				return i, err
 			}

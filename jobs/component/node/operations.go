@@ -246,7 +246,7 @@ func (n *Node) bind(ctx context.Context, r wire.BindRequest) (any, error) {
 	if i.Disabled {
 		return nil, errMoving
 	}
-	b := Binding{User: "u" + randomHex(12), Password: "p" + randomHex(16), State: Making}
+	b := Binding{User: "u" + randomHex(12), Password: "p" + randomHex(16), State: Making, App: said(r.App)}
 	if user := r.Credentials.User(); user != "" {
 		b.User, b.Password = user, r.Credentials.Text("password")
 	}

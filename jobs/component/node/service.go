@@ -149,6 +149,7 @@ type Binding struct {
 	User     string `json:"user"`
 	Password string `json:"password"`
 	State    State  `json:"state"`
+	App      string `json:"app,omitempty"` // the name of its app when it was bound; "" if nobody has said
 }
 
 // clone returns a copy that shares nothing.

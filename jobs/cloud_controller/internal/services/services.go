@@ -145,7 +145,11 @@ func (s *Services) bind(ctx context.Context, a model.Account, app store.App, i s
 		options = json.RawMessage(`{}`)
 	}
 	path := gatewayPath + "/" + url.PathEscape(i.GatewayID) + "/handles"
-	h, err := g.made(ctx, path, map[string]any{"service_id": i.GatewayID, "label": i.Offering.Label, "email": a.Email, "binding_options": options})
+	request := map[string]any{"service_id": i.GatewayID, "label": i.Offering.Label, "email": a.Email, "binding_options": options}
+	if app.Name != "" { // ours only: it is for the people who run the node
+		request["app"] = app.Name
+	}
+	h, err := g.made(ctx, path, request)
 	if err != nil {
 		return store.Binding{}, err
 	}

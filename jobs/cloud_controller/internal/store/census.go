@@ -2,10 +2,9 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
-	"net/url"
-	"os"
+
+	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
 
 // Kept is something of a user in the database.
@@ -18,13 +17,9 @@ type Kept struct {
 // Census returns what users have in the SQLite database at path, which it only reads:
 // the controller may be using it, or not run.
 func Census(ctx context.Context, path string) ([]Kept, error) {
-	if _, err := os.Stat(path); err != nil {
-		return nil, fmt.Errorf("cannot tell what lives here: %w", err)
-	}
-	options := url.Values{"_pragma": {"query_only(1)", "busy_timeout(5000)"}}
-	db, err := sql.Open("sqlite", "file:"+(&url.URL{Path: path}).EscapedPath()+"?"+options.Encode())
+	db, err := sqldb.Look(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open the database: %w", err)
+		return nil, err
 	}
 	defer db.Close()
 	rows, err := db.QueryContext(ctx, `
