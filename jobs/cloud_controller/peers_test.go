@@ -86,6 +86,14 @@ func TestPair(t *testing.T) {
 	}
 	// A resource that only the first has is fetched; so is a droplet that is lost.
 	resource := fmt.Sprintf(`[{"size":100000,"sha1":"%s","fn":"app.js"}]`, sum([]byte(known)))
+	// S3-1: it need not be uploaded to the second either, and is this user's only.
+	if got := elsewhere.call("POST", "/resources", resource).want(200).Body; strings.TrimSpace(got) != resource {
+		t.Errorf("the second controller knows %s, want %s", got, resource)
+	}
+	stranger := &client{c: second, token: first.register("stranger@example.com").token}
+	if got := stranger.call("POST", "/resources", resource).want(200).Body; strings.TrimSpace(got) != "[]" {
+		t.Errorf("another user is told of %s", got)
+	}
 	elsewhere.create("other")
 	odd := strings.Replace(resource, `","fn"`, `/100000?","fn"`, 1) // a path of the peer's
 	elsewhere.upload("other", nil, odd).fails(400, 401)

@@ -325,6 +325,12 @@ func TestInternalPort(t *testing.T) {
 			t.Errorf("%s at the public port: %s", tc.path, a.Body)
 		}
 	}
+	// Which files an account has is told to controllers only.
+	for _, who := range []*client{u, {c: c, token: u.token, outside: true}} {
+		if a := who.call("POST", "/internal/resources/1", "[]"); a.Status != 401 && a.Status != 404 {
+			t.Errorf("files of an account are told: %d %s", a.Status, a.Body)
+		}
+	}
 	for _, path := range []string{"/info", "/apps", "/users"} {
 		request, err := http.NewRequest("GET", "http://"+c.address()+path, nil)
 		must(t, err)

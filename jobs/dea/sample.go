@@ -3,6 +3,7 @@ package dea
 import (
 	"context"
 	"fmt"
+	"math"
 	"syscall"
 	"time"
 
@@ -69,11 +70,17 @@ func (d *DEA) monitor(ctx context.Context) error {
 	}
 }
 
+// percent returns the share of one core that was used in a time, in percent with one
+// decimal, as the original's clients print it.
+func percent(used, of time.Duration) float64 {
+	return max(0, math.Round(1000*float64(used)/float64(of))/10)
+}
+
 // look takes one sample of one instance.
 func (d *DEA) look(a *attendant, s *sample, used warden.Usage, now time.Time) {
 	cpu := 0.0
 	if !s.at.IsZero() && now.After(s.at) {
-		cpu = max(0, 100*float64(used.CPU-s.cpu)/float64(now.Sub(s.at)))
+		cpu = percent(used.CPU-s.cpu, now.Sub(s.at))
 	}
 	s.at, s.cpu = now, used.CPU
 	if d.machine.Cgroups != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/blob"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/peers"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
@@ -43,7 +44,7 @@ type resource struct {
 }
 
 // matchResources answers which files need not be uploaded, since this user has
-// uploaded them before. They are given back as they came: vmc deletes its copies by
+// uploaded them before, to this controller or another one. They are given back as they came: vmc deletes its copies by
 // their names.
 func (s *Server) matchResources(w http.ResponseWriter, r *http.Request, a model.Account) error {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, config.MaxResources))
@@ -57,14 +58,17 @@ func (s *Server) matchResources(w http.ResponseWriter, r *http.Request, a model.
 	if err := json.Unmarshal(data, &list); err != nil {
 		return model.Because(model.ErrBadRequest, "the body is not the JSON that is wanted: %v", err)
 	}
-	known, pool := []json.RawMessage{}, s.Blobs.Pool(a.ID)
-	for _, raw := range list {
+	wanted := make([]peers.Content, len(list))
+	for i, raw := range list {
 		var one resource
 		if err := json.Unmarshal(raw, &one); err != nil {
 			return model.Because(model.ErrBadRequest, "a resource is not as it should be: %v", err)
 		}
-		if f, err := pool.Open(one.SHA1, int64(one.Size)); err == nil {
-			f.Close()
+		wanted[i] = peers.Content{SHA1: one.SHA1, Size: int64(one.Size)}
+	}
+	known, have := []json.RawMessage{}, s.Peers.Known(r.Context(), a.ID, wanted)
+	for i, raw := range list {
+		if have[wanted[i]] {
 			known = append(known, raw)
 		}
 	}

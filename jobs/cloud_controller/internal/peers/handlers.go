@@ -38,6 +38,7 @@ func (p *Peers) Routes(handle func(string, rest.Handler)) {
 		w.WriteHeader(http.StatusNoContent)
 		return nil
 	})
+	peer("POST /internal/resources/{owner}", p.answerKnown)
 	peer("GET /internal/resources/{owner}/{sha1}/{size}", func(w http.ResponseWriter, r *http.Request) error {
 		owner, err1 := strconv.ParseInt(r.PathValue("owner"), 10, 64)
 		size, err2 := strconv.ParseInt(r.PathValue("size"), 10, 64)

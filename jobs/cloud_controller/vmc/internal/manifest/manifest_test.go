@@ -152,6 +152,14 @@ func TestNotices(t *testing.T) {
 	}
 }
 
+// TestInherit: a key of other clouds' manifests is answered with what does the same here.
+func TestInherit(t *testing.T) {
+	_, err := Parse([]byte("inherit: base.yml\napplications: [{name: a}]\n"))
+	if err == nil || !strings.Contains(err.Error(), "[1:1] inherit is not read by this cloud: put what apps share") {
+		t.Errorf("a manifest of later versions: %v", err)
+	}
+}
+
 // TestAliasesAreBounded: a few lines of aliases cannot take the memory of gigabytes.
 func TestAliasesAreBounded(t *testing.T) {
 	var b strings.Builder
