@@ -67,11 +67,11 @@ sites = [{ name = "inner.example", deny = ["192.0.2.9"] }, { name = "secure.exam
 	// Some fronts say "wss", or each of several says what it has seen; who is taken for
 	// one of HTTP is redirected for ever.
 	for claim, want := range map[string]string{"https": "https", "HTTPS": "https", "https, http": "https", "https,http": "https", "wss": "https", "http, https": "http", "WS": "http", "httpsx": "http", "": "http"} {
-		status, header, body := p.from("127.0.0.50", "GET /x HTTP/1.1\r\nHost: a.cf.localhost\r\nX-Forwarded-Proto: "+claim+"\r\n\r\n")
+		status, _, body := p.from("127.0.0.50", "GET /x HTTP/1.1\r\nHost: a.cf.localhost\r\nX-Forwarded-Proto: "+claim+"\r\n\r\n")
 		if line := "\r\nX-Forwarded-Proto: " + want + "\r\n"; !strings.Contains(body, line) {
 			t.Errorf("for %q, %d: the app got\n%s without %q", claim, status, body, line)
 		}
-		status, header, _ = p.from("127.0.0.50", "GET /x HTTP/1.1\r\nHost: secure.example\r\nX-Forwarded-Proto: "+claim+"\r\n\r\n")
+		status, header, _ := p.from("127.0.0.50", "GET /x HTTP/1.1\r\nHost: secure.example\r\nX-Forwarded-Proto: "+claim+"\r\n\r\n")
 		if redirected := header.Get("Location") == "https://secure.example/x"; redirected != (want == "http") {
 			t.Errorf("for %q, an https_only domain answers %d, %v", claim, status, header)
 		}
