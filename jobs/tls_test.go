@@ -2,9 +2,12 @@ package jobs_test
 
 import (
 	"bufio"
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -19,6 +22,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // webCA signs certificates for a platform's domains.
@@ -231,5 +236,68 @@ sites = [
 		if out, err := p.cmd(p.job.Spec.Hooks[0].Command, "DEPLOY_STAGED="+broken).CombinedOutput(); err == nil || !strings.Contains(string(out), tc.says) {
 			t.Errorf("%s: %v %s", name, err, out)
 		}
+	}
+}
+
+// TestKeys: nginx serves what the check before a change lets pass, whatever form
+// certificates and keys come in; and what the check refuses is told with its reason.
+func TestKeys(t *testing.T) {
+	ca := newWebCA(t)
+	block := func(kind string, der []byte, err error) string {
+		must(t, err)
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}))
+	}
+	pkcs8 := func(key any) string {
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		return block("PRIVATE KEY", der, err)
+	}
+	ec, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	must(t, err)
+	sec1, err := x509.MarshalECPrivateKey(ec)
+	oldEC := "-----BEGIN EC PARAMETERS-----\nBgUrgQQAIg==\n-----END EC PARAMETERS-----\n" + block("EC PRIVATE KEY", sec1, err)
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	must(t, err)
+	_, edKey, err := ed25519.GenerateKey(rand.Reader)
+	must(t, err)
+	windows := strings.NewReplacer("\n", "\r\n").Replace
+	var sites []string
+	shown := map[string]*x509.Certificate{}
+	for n, tc := range []struct {
+		key  crypto.Signer
+		text string // the key's
+		edit func(string) string
+	}{
+		{rsaKey, block("RSA PRIVATE KEY", x509.MarshalPKCS1PrivateKey(rsaKey), nil), nil},
+		{rsaKey, pkcs8(rsaKey), windows},
+		{ec, oldEC, nil},
+		{ec, pkcs8(ec), func(s string) string { return "Bag Attributes\n    friendlyName: shop\n" + s }},
+		{edKey, pkcs8(edKey), strings.TrimSpace},
+	} {
+		name := fmt.Sprintf("k%d.example", n)
+		der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(int64(n + 2)), DNSNames: []string{name},
+			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}, ca.cert, tc.key.Public(), ca.key)
+		certificate := block("CERTIFICATE", der, err)
+		shown[name], err = x509.ParseCertificate(der)
+		must(t, err)
+		if tc.edit != nil {
+			certificate, tc.text = tc.edit(certificate), tc.edit(tc.text)
+		}
+		sites = append(sites, fmt.Sprintf("{ name = %q, certificate = %q, key = %q, redirect = \"https://shop.example\" }", name, certificate, tc.text))
+	}
+	b := newDomains(t, "", "routers = [\"127.0.0.1\"]\nsites = ["+strings.Join(sites, ", ")+"]\n", manifests.Facts{})
+	for name, want := range shown {
+		d := tls.Dialer{NetDialer: &net.Dialer{Timeout: deadline}, Config: &tls.Config{ServerName: name, InsecureSkipVerify: true}}
+		conn, err := d.DialContext(t.Context(), "tcp", b.address+":8443")
+		must(t, err)
+		if got := conn.(*tls.Conn).ConnectionState().PeerCertificates; len(got) != 1 || !got[0].Equal(want) {
+			t.Errorf("%s shows %d certificates, not the one that it was given", name, len(got))
+		}
+		conn.Close()
+	}
+	folder := filepath.Join(b.dir, "generations", "encrypted")
+	b.render(folder, "routers = [\"127.0.0.1\"]\nsites = ["+strings.ReplaceAll(sites[1], "PRIVATE KEY", "ENCRYPTED PRIVATE KEY")+"]\n")
+	out, err := b.cmd(b.job.Spec.Hooks[0].Command, "DEPLOY_STAGED="+folder).CombinedOutput()
+	if want := "cannot serve k1.example over TLS: the private key is encrypted"; err == nil || !strings.HasPrefix(string(out), want) {
+		t.Errorf("%v: %s, want %s", err, out, want)
 	}
 }

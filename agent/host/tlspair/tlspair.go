@@ -6,9 +6,13 @@ package tlspair
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -22,6 +26,9 @@ type Pair struct {
 // Chain returns the certificates: the pair's own, then those that lead to a root. It
 // is an error if there is none, or if the key is another's.
 func (p Pair) Chain() ([]*x509.Certificate, error) {
+	if encrypted(p.Key) {
+		return nil, errors.New("the private key is encrypted, and nobody is there to type its passphrase; decrypt it with `openssl pkey -in KEY -out DECRYPTED`")
+	}
 	pair, err := tls.X509KeyPair([]byte(p.Certificate), []byte(p.Key))
 	if err != nil {
 		return nil, fmt.Errorf("%w; give its certificate and the key that belongs to it, as PEM", err)
@@ -37,6 +44,23 @@ func (p Pair) Chain() ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
+// encrypted reports whether a key in PEM needs a passphrase.
+func encrypted(key string) bool {
+	for rest := []byte(key); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return false
+		}
+		if block.Type == "ENCRYPTED PRIVATE KEY" || strings.Contains(block.Headers["Proc-Type"], "ENCRYPTED") {
+			return true
+		}
+	}
+}
+
+// leastRSA is the shortest key, in bits, that OpenSSL serves with as Debian sets it,
+// and that browsers take.
+const leastRSA = 2048
+
 // Problems returns all that is wrong with the pair for serving names, host names
 // or "*." and a domain each, at that time. Unless roots is nil, the chain must
 // also lead to one of them.
@@ -47,6 +71,10 @@ func (p Pair) Problems(names []string, roots *x509.CertPool, now time.Time) []er
 	}
 	var problems []error
 	problem := func(format string, a ...any) { problems = append(problems, fmt.Errorf(format, a...)) }
+	if len(chain[0].DNSNames)+len(chain[0].IPAddresses) == 0 {
+		problem("the certificate has no subject alternative names, only the common name %q, which clients do not look at; have it issued with them", chain[0].Subject.CommonName)
+		names = nil
+	}
 	for _, name := range names {
 		if !Covers(chain[0], name) {
 			problem("the certificate is for %s, not for %s; give one that has this name", strings.Join(chain[0].DNSNames, ", "), name)
@@ -59,6 +87,12 @@ func (p Pair) Problems(names []string, roots *x509.CertPool, now time.Time) []er
 		if now.Before(link.NotBefore) {
 			problem("the certificate of %q begins at %s; is the clock of this machine right?", link.Subject.CommonName, link.NotBefore.Format(time.RFC3339))
 		}
+		if key, ok := link.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() < leastRSA {
+			problem("the certificate of %q has a key of RSA with %d bits, which clients refuse; make one of at least %d", link.Subject.CommonName, key.N.BitLen(), leastRSA)
+		}
+		if slices.Contains(brokenHashes, link.SignatureAlgorithm) && !bytes.Equal(link.RawIssuer, link.RawSubject) {
+			problem("the certificate of %q is signed by %s, which clients refuse; have it issued again", link.Subject.CommonName, link.SignatureAlgorithm)
+		}
 		if i > 0 {
 			if err := chain[i-1].CheckSignatureFrom(link); err != nil {
 				problem("the certificate of %q is not signed by the one that follows it, of %q: %w; put them in order, without others", chain[i-1].Subject.CommonName, link.Subject.CommonName, err)
@@ -70,6 +104,10 @@ func (p Pair) Problems(names []string, roots *x509.CertPool, now time.Time) []er
 	}
 	return problems
 }
+
+// brokenHashes are the signatures that clients no longer take; those of roots are not
+// looked at.
+var brokenHashes = []x509.SignatureAlgorithm{x509.MD5WithRSA, x509.SHA1WithRSA, x509.ECDSAWithSHA1}
 
 // rooted reports whether the last certificate of a chain is a root, or signed by
 // one. Whether it is in time is asked elsewhere.
