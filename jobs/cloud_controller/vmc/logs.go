@@ -353,7 +353,7 @@ func (v *vmc) printLines(lines []logLine, flags logFlags) error {
 		if !l.At.IsZero() {
 			at = l.At.Local().Format("2006-01-02T15:04:05.000Z07:00")
 		}
-		if _, err := fmt.Fprintf(out, "%s [%s/%s] %s\n", at, l.Instance, l.Stream, l.Text); err != nil {
+		if _, err := fmt.Fprintf(out, "%s [%s/%s] %s\n", at, l.Instance, l.Stream, shown(v.out, l.Text)); err != nil {
 			return err
 		}
 	}

@@ -231,7 +231,7 @@ func (v *vmc) printPage(p page) error {
 	if p.LastCrash != "" {
 		fmt.Fprintf(v.out, "\nThe last crash (vmc crashlogs %s has more):\n", p.Name)
 		for text := range strings.Lines(p.LastCrash) {
-			fmt.Fprintf(v.out, "    %s\n", strings.TrimRight(text, "\n"))
+			fmt.Fprintf(v.out, "    %s\n", shown(v.out, strings.TrimRight(text, "\n")))
 		}
 	}
 	return nil

@@ -214,7 +214,7 @@ func (v *vmc) showMissing(ctx context.Context, c *client.Client, app string) {
 	}
 	for line := range strings.Lines(string(data)) {
 		if said, ok := strings.CutPrefix(strings.TrimSpace(line), missingMark); ok {
-			v.say("--- missing, according to its staging: %s", said)
+			v.say("--- missing, according to its staging: %s", shown(v.err, said))
 		}
 	}
 }
@@ -243,7 +243,7 @@ func (v *vmc) showTail(ctx context.Context, c *client.Client, app, instance, fil
 		if len(line) > tailLine {
 			line = line[:tailLine] + " ..."
 		}
-		v.say("    %s", strings.ToValidUTF8(line, "\ufffd"))
+		v.say("    %s", shown(v.err, strings.ToValidUTF8(line, "\ufffd")))
 	}
 }
 
