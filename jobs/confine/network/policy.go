@@ -75,7 +75,7 @@ func (d Destination) has(to netip.AddrPort) bool {
 // closed are networks that no program reaches unless the policy allows it: the machine
 // itself, its neighbours and its cloud's metadata, and all private networks.
 var closed = parsePrefixes(
-	"0.0.0.0/8", "127.0.0.0/8", "::/127", // the machine itself
+	"0.0.0.0/8", "127.0.0.0/8", "::/96", // the machine itself, in the old form of IPv4 in IPv6, too
 	"169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "168.63.129.16/32", "192.0.0.0/24", // neighbours, metadata
 	"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "198.18.0.0/15", "fc00::/7", "fec0::/10", // private
 	"224.0.0.0/4", "240.0.0.0/4", "ff00::/8", // to many, and to nobody
