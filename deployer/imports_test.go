@@ -98,7 +98,7 @@ var importRules = []importRule{
 	{packages: `jobs/cloud_controller/internal/rest`, may: `jobs/cloud_controller/internal/(auth|config|model)|jobs/component/sqldb`},
 	{packages: `jobs/cloud_controller/internal/uaa`, may: `jobs/cloud_controller/internal/config|jobs/wire`},
 	{packages: `jobs/cloud_controller/internal/accounts`, may: `jobs/cloud_controller/internal/(auth|config|model|rest|store|uaa)|jobs/component/passwords|jobs/wire`},
-	{packages: `jobs/cloud_controller/internal/services`, may: `jobs/cloud_controller/internal/(config|model|rest|store)|jobs/wire`},
+	{packages: `jobs/cloud_controller/internal/services`, may: `jobs/cloud_controller/internal/(config|model|rest|store)|jobs/(wire|confine/network)`},
 	{packages: `jobs/cloud_controller/internal/peers`, may: `jobs/cloud_controller/internal/(archive|blob|config|model|rest|store)`},
 	{packages: `jobs/cloud_controller/internal/staging`, may: `jobs/cloud_controller/internal/(blob|config|model|peers|rest|services|store)|jobs/wire`},
 	{packages: `jobs/cloud_controller/internal/placement`, may: `jobs/cloud_controller/internal/(blob|config|model|rest|rolling|services|store)|jobs/wire|jobs/confine`},

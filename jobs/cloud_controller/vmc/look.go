@@ -153,7 +153,7 @@ func (v *vmc) printLogs(ctx context.Context, c *client.Client, app, instance str
 		}
 		read++
 		head := &heading{w: v.out, title: fmt.Sprintf("==> %s <==\n", file)}
-		_, err = v.copyShown(head, text)
+		_, err = copyShown(v.out, head, text)
 		if err = errors.Join(err, text.Close()); err != nil {
 			return err
 		}
@@ -224,7 +224,7 @@ func (v *vmc) more(ctx context.Context, c *client.Client, app, instance, file st
 			return 0, err
 		}
 	}
-	n, err := v.copyShown(v.out, text)
+	n, err := copyShown(v.out, v.out, text)
 	return at + n, err
 }
 
@@ -251,7 +251,7 @@ func filesCommand(v *vmc) *cobra.Command {
 		if err != nil {
 			return fileError(err, args[0], instance, path)
 		}
-		_, err = v.copyShown(v.out, text)
+		_, err = copyShown(v.out, v.out, text)
 		return errors.Join(err, text.Close())
 	})
 	c.Flags().StringVar(&instance, "instance", "0", "`index` of the instance, or the id of one that crashed or was stopped")

@@ -82,9 +82,9 @@ func (s *screen) flush() error {
 	return err
 }
 
-// copyShown copies what an app has written to w, which leads to v's output.
-func (v *vmc) copyShown(w io.Writer, r io.Reader) (int64, error) {
-	if _, is := terminal(v.out); !is {
+// copyShown copies what an app has written to w, which leads to out.
+func copyShown(out, w io.Writer, r io.Reader) (int64, error) {
+	if _, is := terminal(out); !is {
 		return io.Copy(w, r)
 	}
 	s := &screen{w: w}

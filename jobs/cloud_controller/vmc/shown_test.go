@@ -71,7 +71,7 @@ func TestTerminalsGetNoControls(t *testing.T) {
 	must(t, err)
 	defer outside.Close()
 	defer inside.Close()
-	if _, err := (&vmc{out: inside}).copyShown(inside, strings.NewReader(evil+"\n")); err != nil {
+	if _, err := copyShown(inside, inside, strings.NewReader(evil+"\n")); err != nil {
 		t.Fatal(err)
 	}
 	got := make([]byte, 100)
@@ -80,7 +80,7 @@ func TestTerminalsGetNoControls(t *testing.T) {
 		t.Errorf("a terminal gets %q, %v", got[:n], err)
 	}
 	var file bytes.Buffer
-	if _, err := (&vmc{out: &file}).copyShown(&file, strings.NewReader(evil)); err != nil || file.String() != evil || shown(&file, evil) != evil {
+	if _, err := copyShown(&file, &file, strings.NewReader(evil)); err != nil || file.String() != evil || shown(&file, evil) != evil {
 		t.Errorf("a file gets %q, %v", file.String(), err)
 	}
 }

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/coder/websocket"
@@ -18,6 +20,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
+	"github.com/clusterworks/deploy/jobs/confine/network"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -48,6 +51,19 @@ func tunnelTarget(credentials json.RawMessage) (string, error) {
 		return "", errors.New("its credentials name no host and port")
 	}
 	return net.JoinHostPort(host, strconv.Itoa(port)), nil
+}
+
+// noNeighbour refuses what no service is at, whatever a broker says, or the name that it
+// gives resolves to: the controller's machine's own neighbours and its cloud's metadata.
+func noNeighbour(_, address string, _ syscall.RawConn) error {
+	to, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return err
+	}
+	if network.Closest(to.Addr()) {
+		return fmt.Errorf("%s is a neighbour of the controller's machine, and no service", to.Addr())
+	}
+	return nil
 }
 
 // owned finds an instance of the user, by the alias in the path.
@@ -84,7 +100,7 @@ func (api *API) tunnel(w http.ResponseWriter, r *http.Request, a model.Account) 
 	defer api.tunnels.Leave(i.ID)
 	ctx, cancel := api.Frame.Detached(r) // r's ends with the handler's hold of the connection
 	defer cancel()
-	inner, err := (&net.Dialer{Timeout: tunnelDial}).DialContext(ctx, "tcp", target)
+	inner, err := (&net.Dialer{Timeout: tunnelDial, Control: noNeighbour}).DialContext(ctx, "tcp", target)
 	if err != nil {
 		api.Log.Warn("cannot reach a service for a tunnel", "alias", i.Alias, "service", i.Offering.Label, "error", err)
 		return model.Because(model.ErrGateway, "%s does not answer at its address", i.Alias)

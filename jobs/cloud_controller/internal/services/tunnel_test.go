@@ -29,6 +29,20 @@ func TestTunnelTarget(t *testing.T) {
 	}
 }
 
+// TestNoTunnelToNeighbours: no broker leads users to the metadata of the controllers'
+// cloud, not even by another form of the address.
+func TestNoTunnelToNeighbours(t *testing.T) {
+	t.Parallel()
+	for host, want := range map[string]bool{
+		"169.254.169.254": false, "::ffff:169.254.169.254": false, "fe80::1%lo": false, "fd00:ec2::254": false, "168.63.129.16": false, "0.0.0.0": false,
+		"10.0.0.5": true, "127.40.0.9": true, "2001:db8::5": true,
+	} {
+		if err := noNeighbour("tcp", net.JoinHostPort(host, "80"), nil); (err == nil) != want {
+			t.Errorf("%s: %v", host, err)
+		}
+	}
+}
+
 // FuzzTunnelTarget: whatever a gateway gives, what is dialled is one host and one port.
 func FuzzTunnelTarget(f *testing.F) {
 	f.Add([]byte(`{"host":"10.0.0.5","port":6379}`))
