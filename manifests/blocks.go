@@ -285,12 +285,15 @@ func stemcellOf(l *loader, attrs hcl.Attributes) *Stemcell {
 	return l.stemcells[name]
 }
 
+// userDataPattern matches what cloud-init takes for settings or for a script.
+var userDataPattern = regexp.MustCompile(`^(#cloud-config\r?\n|#!\s*/)`)
+
 func (l *loader) decodeVMs() {
 	l.vms = map[string]*VM{}
 	values := map[string]cty.Value{}
 	l.Each(l.blocks["vm"], func(b *hcl.Block, name string) {
 		l.CheckIdentifier(b)
-		attrs := l.Content(b.Body, "cpus memory_mb disk_gb image stemcell options").Attributes
+		attrs := l.Content(b.Body, "cpus memory_mb disk_gb image stemcell options user_data").Attributes
 		vm := defaultVM()
 		vm.Name, vm.Range = name, b.DefRange
 		vm.CPUs = l.Whole(attrs, "cpus", vm.CPUs, 1, 4096)
@@ -299,6 +302,11 @@ func (l *loader) decodeVMs() {
 		vm.Image = l.Text(attrs, "image", "")
 		vm.Stemcell = stemcellOf(l, attrs)
 		vm.Options = l.TextMap(attrs, "options")
+		vm.UserData = l.Text(attrs, "user_data", "")
+		if attr := attrs["user_data"]; attr != nil && vm.UserData != "" && !userDataPattern.MatchString(vm.UserData) {
+			l.Report(syntax.Problem("Invalid user data",
+				"\"user_data\" must begin with a line \"#cloud-config\", or \"#!\" and an interpreter: else cloud-init does not know what it is, and does nothing.", attr.Expr.Range(), attr.Range))
+		}
 		l.vms[name] = vm
 		values[name] = vm.value()
 	})

@@ -152,6 +152,7 @@ type VM struct {
 	Image    string            // "": the template's default
 	Stemcell *Stemcell         // what it boots, instead of Image; nil: none
 	Options  map[string]string // passed to the template
+	UserData string            // for the VM's first boot; "": nothing
 	Range    hcl.Range
 }
 

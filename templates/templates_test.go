@@ -19,6 +19,7 @@ type module struct {
 	outputs   map[string]*hclsyntax.Body
 	resources []string // "type.name"
 	keyed     map[string]string
+	refers    map[string]bool // what expressions of locals refer to: "instance.user_data"
 }
 
 func readModule(t *testing.T, dir string) module {
@@ -27,7 +28,7 @@ func readModule(t *testing.T, dir string) module {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("%s holds no module: %v", dir, err)
 	}
-	m := module{variables: map[string]string{}, outputs: map[string]*hclsyntax.Body{}, keyed: map[string]string{}}
+	m := module{variables: map[string]string{}, outputs: map[string]*hclsyntax.Body{}, keyed: map[string]string{}, refers: map[string]bool{}}
 	parser := hclparse.NewParser()
 	for _, path := range files {
 		file, diags := parser.ParseHCLFile(path)
@@ -37,6 +38,15 @@ func readModule(t *testing.T, dir string) module {
 		text := func(r hcl.Range) string { return strings.Join(strings.Fields(string(r.SliceBytes(file.Bytes))), "") }
 		for _, block := range file.Body.(*hclsyntax.Body).Blocks {
 			switch block.Type {
+			case "locals":
+				for _, attr := range block.Body.Attributes {
+					_ = hclsyntax.VisitAll(attr.Expr, func(node hclsyntax.Node) hcl.Diagnostics {
+						if e, ok := node.(*hclsyntax.ScopeTraversalExpr); ok {
+							m.refers[text(e.Range())] = true
+						}
+						return nil
+					})
+				}
 			case "variable":
 				m.variables[block.Labels[0]] = text(block.Body.Attributes["type"].Expr.Range())
 			case "output":
@@ -152,6 +162,11 @@ func TestTemplatesKeepTheContract(t *testing.T) {
 				if got, has := m.keyed[kind]; has && got != each && name != "local" {
 					t.Errorf("the resources %s are made for each of %s, not of %s", kind, got, each)
 				}
+			}
+			// VMs that are made get the manifest's user data; machines that are there have
+			// no first boot.
+			if got, want := m.refers["instance.user_data"], name != "local" && name != "hosts"; got != want {
+				t.Errorf("that it uses user_data is %v, want %v", got, want)
 			}
 			if !strings.Contains(string(readme), "| `"+name+"` |") {
 				t.Errorf("README.md has no line for the template %s", name)

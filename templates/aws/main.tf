@@ -28,6 +28,21 @@ locals {
   }]...)
   public_groups = toset([for p in values(local.public) : p.group])
   elastic       = { for key, instance in var.instances : key => instance if try(var.settings.public_ssh, false) || contains(local.public_groups, instance.group) }
+
+  # What the first boot does, and what the manifest adds to it: on a conflict ours holds,
+  # lists become one.
+  own_data = { for key, instance in var.instances : key => join("\n", ["#cloud-config", jsonencode({
+    hostname            = substr("${instance.group}-${instance.index}", 0, 63) # the agent sets its own
+    fqdn                = "${instance.group}-${instance.index}.${var.deployment.name}.internal"
+    ssh_authorized_keys = [var.ssh_public_key]
+    write_files = contains(keys(local.disks), key) ? [
+      { path = "/etc/deploy/disk", content = "DEVICE=/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_${replace(aws_ebs_volume.disk[local.disks[key]].id, "-", "")}\nFOLDER=${local.folder}\n" }
+    ] : []
+  })]) }
+  user_data = { for key, instance in var.instances : key => instance.user_data == "" ? local.own_data[key] : join("\n", ["#cloud-config-archive", jsonencode([
+    { content = local.own_data[key] },
+    { content = instance.user_data, "X-Merge-Type" = "dict(no_replace,recurse_array)+list(append)+str()" },
+  ])]) }
 }
 
 # The subnets are there; what they are in follows from them.
@@ -139,14 +154,7 @@ resource "aws_instance" "vm" {
   instance_type               = try(each.value.options.instance_type, var.settings.instance_type, "t3.small")
   user_data_replace_on_change = false
   tags                        = merge(each.value.tags, local.tags, { Name = local.names[each.key], instance = trimsuffix(each.key, "+") })
-  user_data = join("\n", ["#cloud-config", jsonencode({
-    hostname            = "${each.value.group}-${each.value.index}"
-    fqdn                = "${each.value.group}-${each.value.index}.${var.deployment.name}.internal"
-    ssh_authorized_keys = [var.ssh_public_key]
-    write_files = contains(keys(local.disks), each.key) ? [
-      { path = "/etc/deploy/disk", content = "DEVICE=/dev/disk/by-id/nvme-Amazon_Elastic_Block_Store_${replace(aws_ebs_volume.disk[local.disks[each.key]].id, "-", "")}\nFOLDER=${local.folder}\n" }
-    ] : []
-  })])
+  user_data                   = local.user_data[each.key]
 
   network_interface {
     device_index         = 0

@@ -27,6 +27,21 @@ locals {
   public = { for group in toset([for instance in values(var.instances) : instance.group]) : group => distinct(flatten([
     for instance in values(var.instances) : [for p in instance.ports : { protocol = p.protocol, port = p.port } if p.public] if instance.group == group
   ])) }
+
+  # What the first boot does, and what the manifest adds to it: on a conflict ours holds,
+  # lists become one.
+  own_data = { for key, instance in var.instances : key => join("\n", ["#cloud-config", jsonencode({
+    hostname            = substr("${instance.group}-${instance.index}", 0, 63) # the agent sets its own
+    fqdn                = "${instance.group}-${instance.index}.${var.deployment.name}.internal"
+    ssh_authorized_keys = [var.ssh_public_key]
+    write_files = contains(keys(local.disks), key) ? [
+      { path = "/etc/deploy/disk", content = "DEVICE=/dev/disk/by-id/google-deploy\nFOLDER=${local.folder}\n" }
+    ] : []
+  })]) }
+  user_data = { for key, instance in var.instances : key => instance.user_data == "" ? local.own_data[key] : join("\n", ["#cloud-config-archive", jsonencode([
+    { content = local.own_data[key] },
+    { content = instance.user_data, "X-Merge-Type" = "dict(no_replace,recurse_array)+list(append)+str()" },
+  ])]) }
 }
 
 # Among themselves VMs reach everything; apps have ports of their own.
@@ -140,14 +155,7 @@ resource "google_compute_instance" "vm" {
 
   metadata = merge(each.value.tags, {
     deployment = var.deployment.name, deployment_id = var.deployment.id, instance = trimsuffix(each.key, "+")
-    user-data = join("\n", ["#cloud-config", jsonencode({
-      hostname            = "${each.value.group}-${each.value.index}"
-      fqdn                = "${each.value.group}-${each.value.index}.${var.deployment.name}.internal"
-      ssh_authorized_keys = [var.ssh_public_key]
-      write_files = contains(keys(local.disks), each.key) ? [
-        { path = "/etc/deploy/disk", content = "DEVICE=/dev/disk/by-id/google-deploy\nFOLDER=${local.folder}\n" }
-      ] : []
-    })])
+    user-data  = local.user_data[each.key]
   })
 
   lifecycle {

@@ -18,6 +18,7 @@ variable "instances" {
     static_address = string
     tags           = map(string)
     ports          = list(object({ port = number, protocol = string, public = bool }))
+    user_data      = string
   }))
 }
 

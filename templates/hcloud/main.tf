@@ -28,6 +28,21 @@ locals {
   public = { for group in toset([for instance in values(var.instances) : instance.group]) : group => distinct(flatten([
     for instance in values(var.instances) : [for p in instance.ports : "${p.protocol} ${p.port}" if p.public] if instance.group == group
   ])) }
+
+  # What the first boot does, and what the manifest adds to it: on a conflict ours holds,
+  # lists become one.
+  own_data = { for key, instance in var.instances : key => join("\n", ["#cloud-config", jsonencode({
+    hostname            = substr("${instance.group}-${instance.index}", 0, 63) # the agent sets its own
+    fqdn                = "${instance.group}-${instance.index}.${var.deployment.name}.internal"
+    ssh_authorized_keys = [var.ssh_public_key]
+    write_files = contains(keys(local.disks), key) ? [
+      { path = "/etc/deploy/disk", content = "DEVICE=/dev/disk/by-id/scsi-0HC_Volume_${hcloud_volume.disk[local.disks[key]].id}\nFOLDER=${local.folder}\n" }
+    ] : []
+  })]) }
+  user_data = { for key, instance in var.instances : key => instance.user_data == "" ? local.own_data[key] : join("\n", ["#cloud-config-archive", jsonencode([
+    { content = local.own_data[key] },
+    { content = instance.user_data, "X-Merge-Type" = "dict(no_replace,recurse_array)+list(append)+str()" },
+  ])]) }
 }
 
 # Uploaded so that the cloud mails no password; user data lets deploy's key in too.
@@ -114,14 +129,7 @@ resource "hcloud_server" "vm" {
   ssh_keys     = [hcloud_ssh_key.key["all"].id]
   firewall_ids = concat([hcloud_firewall.ssh["all"].id], [for group, firewall in hcloud_firewall.public : firewall.id if group == each.value.group])
   labels       = { deployment_id = substr(sha256(var.deployment.id), 0, 32), instance = "${each.value.group}-${each.value.index}" }
-  user_data = join("\n", ["#cloud-config", jsonencode({
-    hostname            = "${each.value.group}-${each.value.index}"
-    fqdn                = "${each.value.group}-${each.value.index}.${var.deployment.name}.internal"
-    ssh_authorized_keys = [var.ssh_public_key]
-    write_files = contains(keys(local.disks), each.key) ? [
-      { path = "/etc/deploy/disk", content = "DEVICE=/dev/disk/by-id/scsi-0HC_Volume_${hcloud_volume.disk[local.disks[each.key]].id}\nFOLDER=${local.folder}\n" }
-    ] : []
-  })])
+  user_data    = local.user_data[each.key]
 
   network {
     network_id = hcloud_network.network["all"].id

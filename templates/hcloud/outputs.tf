@@ -15,7 +15,7 @@ output "instances" {
       disk         = contains(keys(local.disks), key) ? "${local.folder}/data" : ""
       running      = vm.status == "running"
       beside       = !contains(keys(local.disks), key) # two VMs cannot have one disk
-      system       = true # names of hosts are the agent's to set
+      system       = true                              # names of hosts are the agent's to set
       boot_seconds = try(var.settings.boot_seconds, 300)
     }
   }

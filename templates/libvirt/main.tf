@@ -41,6 +41,21 @@ locals {
 
   disks  = { for key in keys(var.instances) : key => trimsuffix(key, "+") if try(var.disks[trimsuffix(key, "+")].attached, false) }
   folder = "/var/lib/deploy-disk"
+
+  # What the first boot does, and what the manifest adds to it: on a conflict ours holds,
+  # lists become one.
+  own_data = { for key, instance in var.instances : key => join("\n", ["#cloud-config", jsonencode({
+    hostname            = substr("${instance.group}-${instance.index}", 0, 63) # the agent sets its own
+    fqdn                = "${instance.group}-${instance.index}.${var.deployment.name}.internal"
+    ssh_authorized_keys = [var.ssh_public_key]
+    write_files = contains(keys(local.disks), key) ? [
+      { path = "/etc/deploy/disk", content = "DEVICE=/dev/vdb\nFOLDER=${local.folder}\n" }
+    ] : []
+  })]) }
+  user_data = { for key, instance in var.instances : key => instance.user_data == "" ? local.own_data[key] : join("\n", ["#cloud-config-archive", jsonencode([
+    { content = local.own_data[key] },
+    { content = instance.user_data, "X-Merge-Type" = "dict(no_replace,recurse_array)+list(append)+str()" },
+  ])]) }
 }
 
 data "localvm_accelerator" "here" {
@@ -126,11 +141,11 @@ resource "terraform_data" "made_of" {
 resource "libvirt_cloudinit_disk" "seed" {
   for_each = var.instances
 
-  name      = "${replace(replace(each.key, "/", "-"), "+", "b")}.iso"
-  pool      = libvirt_pool.pool["all"].name
+  name = "${replace(replace(each.key, "/", "-"), "+", "b")}.iso"
+  pool = libvirt_pool.pool["all"].name
   # All settings are on this disk: "local" has cloud-init do all of them in one stage,
   # before the network.
-  meta_data = jsonencode({ "instance-id" = local.names[each.key], "local-hostname" = "${each.value.group}-${each.value.index}", dsmode = "local" })
+  meta_data = jsonencode({ "instance-id" = local.names[each.key], "local-hostname" = substr("${each.value.group}-${each.value.index}", 0, 63), dsmode = "local" })
   network_config = jsonencode({
     version = 2
     ethernets = { eth0 = {
@@ -138,14 +153,7 @@ resource "libvirt_cloudinit_disk" "seed" {
       routes    = [{ to = "0.0.0.0/0", via = local.gateway }]
     } }
   })
-  user_data = join("\n", ["#cloud-config", jsonencode({
-    hostname            = "${each.value.group}-${each.value.index}"
-    fqdn                = "${each.value.group}-${each.value.index}.${var.deployment.name}.internal"
-    ssh_authorized_keys = [var.ssh_public_key]
-    write_files = contains(keys(local.disks), each.key) ? [
-      { path = "/etc/deploy/disk", content = "DEVICE=/dev/vdb\nFOLDER=${local.folder}\n" }
-    ] : []
-  })])
+  user_data = local.user_data[each.key]
 
   lifecycle {
     ignore_changes       = [user_data, meta_data, network_config]

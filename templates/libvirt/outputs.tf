@@ -15,7 +15,7 @@ output "instances" {
       disk         = contains(keys(local.disks), key) ? "${local.folder}/data" : ""
       running      = vm.running
       beside       = !contains(keys(local.disks), key) # two VMs cannot have one disk
-      system       = true # names of hosts are the agent's to set
+      system       = true                              # names of hosts are the agent's to set
       boot_seconds = local.boot_seconds
       console      = "${local.console}/${local.names[key]}-console.log"
     }

@@ -31,6 +31,21 @@ locals {
   }]...)
   public_groups = toset([for p in values(local.public) : p.group])
   floating      = { for key, instance in var.instances : key => instance if local.external != "" && (try(var.settings.public_ssh, false) || contains(local.public_groups, instance.group)) }
+
+  # What the first boot does, and what the manifest adds to it: on a conflict ours holds,
+  # lists become one.
+  own_data = { for key, instance in var.instances : key => join("\n", ["#cloud-config", jsonencode({
+    hostname            = substr("${instance.group}-${instance.index}", 0, 63) # the agent sets its own
+    fqdn                = "${instance.group}-${instance.index}.${var.deployment.name}.internal"
+    ssh_authorized_keys = [var.ssh_public_key]
+    write_files = contains(keys(local.disks), key) ? [
+      { path = "/etc/deploy/disk", content = "DEVICE=/dev/disk/by-id/virtio-${substr(openstack_blockstorage_volume_v3.disk[local.disks[key]].id, 0, 20)}\nFOLDER=${local.folder}\n" }
+    ] : []
+  })]) }
+  user_data = { for key, instance in var.instances : key => instance.user_data == "" ? local.own_data[key] : join("\n", ["#cloud-config-archive", jsonencode([
+    { content = local.own_data[key] },
+    { content = instance.user_data, "X-Merge-Type" = "dict(no_replace,recurse_array)+list(append)+str()" },
+  ])]) }
 }
 
 resource "openstack_images_image_v2" "image" {
@@ -186,14 +201,7 @@ resource "openstack_compute_instance_v2" "vm" {
   availability_zone = each.value.az == "" ? null : each.value.az
   config_drive      = true
   metadata          = merge(each.value.tags, { deployment = var.deployment.name, deployment_id = var.deployment.id, instance = trimsuffix(each.key, "+") })
-  user_data = join("\n", ["#cloud-config", jsonencode({
-    hostname            = "${each.value.group}-${each.value.index}"
-    fqdn                = "${each.value.group}-${each.value.index}.${var.deployment.name}.internal"
-    ssh_authorized_keys = [var.ssh_public_key]
-    write_files = contains(keys(local.disks), each.key) ? [
-      { path = "/etc/deploy/disk", content = "DEVICE=/dev/disk/by-id/virtio-${substr(openstack_blockstorage_volume_v3.disk[local.disks[each.key]].id, 0, 20)}\nFOLDER=${local.folder}\n" }
-    ] : []
-  })])
+  user_data         = local.user_data[each.key]
 
   network {
     port = openstack_networking_port_v2.address[each.key].id

@@ -38,6 +38,21 @@ locals {
 
   disks  = { for key in keys(var.instances) : key => trimsuffix(key, "+") if try(var.disks[trimsuffix(key, "+")].attached, false) }
   folder = "/var/lib/deploy-disk"
+
+  # What the first boot does, and what the manifest adds to it: on a conflict ours holds,
+  # lists become one.
+  own_data = { for key, instance in var.instances : key => join("\n", ["#cloud-config", jsonencode({
+    hostname            = substr("${instance.group}-${instance.index}", 0, 63) # the agent sets its own
+    fqdn                = "${instance.group}-${instance.index}.${var.deployment.name}.internal"
+    ssh_authorized_keys = [var.ssh_public_key]
+    write_files = contains(keys(local.disks), key) ? [
+      { path = "/etc/deploy/disk", content = "DEVICE=/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_drive-scsi1\nFOLDER=${local.folder}\n" }
+    ] : []
+  })]) }
+  user_data = { for key, instance in var.instances : key => instance.user_data == "" ? local.own_data[key] : join("\n", ["#cloud-config-archive", jsonencode([
+    { content = local.own_data[key] },
+    { content = instance.user_data, "X-Merge-Type" = "dict(no_replace,recurse_array)+list(append)+str()" },
+  ])]) }
 }
 
 resource "proxmox_virtual_environment_file" "image" {
@@ -104,14 +119,7 @@ resource "proxmox_virtual_environment_file" "user_data" {
   content_type = "snippets"
   source_raw {
     file_name = "${local.names[each.key]}.yaml"
-    data = join("\n", ["#cloud-config", jsonencode({
-      hostname            = "${each.value.group}-${each.value.index}"
-      fqdn                = "${each.value.group}-${each.value.index}.${var.deployment.name}.internal"
-      ssh_authorized_keys = [var.ssh_public_key]
-      write_files = contains(keys(local.disks), each.key) ? [
-        { path = "/etc/deploy/disk", content = "DEVICE=/dev/disk/by-id/scsi-0QEMU_QEMU_HARDDISK_drive-scsi1\nFOLDER=${local.folder}\n" }
-      ] : []
-    })])
+    data      = local.user_data[each.key]
   }
 
   lifecycle {

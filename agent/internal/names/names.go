@@ -5,6 +5,8 @@ package names
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -29,8 +31,21 @@ const (
 // label matches what a host may be called. Groups may have an underscore.
 var label = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]*$`)
 
-// Host returns the host name of an instance: router-0 for router/0.
-func Host(instance string) string { return strings.ReplaceAll(instance, "/", "-") }
+// mostHost is the longest host name that the kernel takes, in bytes; a label of a name
+// in DNS has at most 63.
+const mostHost = 63
+
+// Host returns the host name of an instance: router-0 for router/0. Of a group whose name
+// is too long it is the beginning, a digest of the whole, and the index.
+func Host(instance string) string {
+	host := strings.ReplaceAll(instance, "/", "-")
+	if len(host) <= mostHost {
+		return host
+	}
+	sum := sha256.Sum256([]byte(instance))
+	tail := "-" + hex.EncodeToString(sum[:4]) + host[strings.LastIndexByte(host, '-'):]
+	return strings.TrimRight(host[:max(1, mostHost-len(tail))], "-_") + tail
+}
 
 // Block returns the lines for /etc/hosts, with the lines around them; nil without
 // names. Each instance has the name of its host, with and without the deployment's

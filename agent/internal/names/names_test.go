@@ -41,6 +41,26 @@ func TestBlockNamesEachInstance(t *testing.T) {
 	}
 }
 
+// TestHostsOfLongNames: a host name fits into the kernel's and into DNS whatever the group
+// is called, and two instances never share one.
+func TestHostsOfLongNames(t *testing.T) {
+	long := strings.Repeat("a", 70)
+	all := map[string]string{}
+	for _, instance := range []string{"router/0", strings.Repeat("b", 61) + "/0", strings.Repeat("b", 62) + "/0", strings.Repeat("b", 62) + "/1", long + "/0", long + "/1", long + "/1000000", long + "b/0", strings.Repeat("c-", 40) + "/0"} {
+		host := Host(instance)
+		if len(host) > 63 || !label.MatchString(host) || strings.HasSuffix(host, "-") {
+			t.Errorf("the host of %s is called %q (%d bytes)", instance, host, len(host))
+		}
+		if other, taken := all[host]; taken {
+			t.Errorf("%s and %s have one host name: %s", instance, other, host)
+		}
+		all[host] = instance
+	}
+	if got := Host(strings.Repeat("b", 61) + "/0"); got != strings.Repeat("b", 61)+"-0" {
+		t.Errorf("a name that fits is changed: %s", got)
+	}
+}
+
 func TestReplaceTouchesTheBlockOnly(t *testing.T) {
 	const theirs = "127.0.0.1 localhost\n127.0.1.1 vm\n"
 	for _, test := range []struct{ name, file, block, want string }{

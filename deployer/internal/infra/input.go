@@ -221,7 +221,7 @@ func instanceInput(g *manifests.Group, slot state.Slot, tags map[string]string) 
 	vm := g.VMFor(slot.Index)
 	in := terraform.InstanceInput{
 		Group: g.Name, Index: slot.Index, AZ: slot.AZ,
-		CPUs: vm.CPUs, MemoryMB: vm.MemoryMB, DiskGB: vm.DiskGB, Image: vm.Image, Options: vm.Options,
+		CPUs: vm.CPUs, MemoryMB: vm.MemoryMB, DiskGB: vm.DiskGB, Image: vm.Image, Options: vm.Options, UserData: vm.UserData,
 	}
 	for _, p := range g.Ports {
 		in.Ports = append(in.Ports, terraform.Port{Port: p.Number, Protocol: p.Network, Public: p.Public})

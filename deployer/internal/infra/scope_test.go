@@ -66,7 +66,7 @@ func TestScopeCheck(t *testing.T) {
 
 func TestMadeOfChanges(t *testing.T) {
 	was := madeOf{VM: terraform.InstanceInput{MemoryMB: 512, AZ: "z1"}, Disk: &terraform.DiskInput{SizeGB: 5}}
-	same := madeOf{VM: terraform.InstanceInput{MemoryMB: 512, AZ: "z1", Options: map[string]string{}}, Disk: &terraform.DiskInput{SizeGB: 5}}
+	same := madeOf{VM: terraform.InstanceInput{MemoryMB: 512, AZ: "z1", Options: map[string]string{}, UserData: "#!/bin/sh"}, Disk: &terraform.DiskInput{SizeGB: 5}}
 	if got := was.changes(same); got != nil {
 		t.Errorf("the same differs: %q", got)
 	}

@@ -47,6 +47,8 @@ type InstanceInput struct {
 	StaticAddress string            `json:"static_address"`
 	Tags          map[string]string `json:"tags"`
 	Ports         []Port            `json:"ports"`
+	// UserData is what the VM's first boot does beside what the template says.
+	UserData string `json:"user_data"`
 }
 
 // Port is a port that jobs of an instance listen on.

@@ -52,3 +52,7 @@ vm "unknown" {
 locals {
   image = stemcell.good # error: Reference not allowed here
 }
+
+vm "without_a_kind" {
+  user_data = "runcmd: [reboot]" # error: Invalid user data
+}

@@ -23,6 +23,14 @@ stemcell "before" {
 vm "small" {
   memory_mb = 256
   stemcell  = var.old ? stemcell.before : stemcell.debian
+  user_data = <<-END
+    #cloud-config
+    runcmd: [[touch, /var/lib/was-here]]
+  END
+}
+
+vm "script" {
+  user_data = "#!/bin/sh\ntouch /var/lib/was-here\n"
 }
 
 group "web" {
