@@ -1,6 +1,9 @@
 package vminit
 
 import (
+	"net"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -45,6 +48,36 @@ func FuzzSessionRequests(f *testing.F) {
 			case ok && kind == "env" && !strings.Contains(s.env[len(s.env)-1], "="):
 				t.Fatalf("environment %q", s.env)
 			}
+		}
+	})
+}
+
+// FuzzTargets: whatever a client writes into a request for a channel, it leads to one
+// host and port, or to one socket.
+func FuzzTargets(f *testing.F) {
+	f.Add(ssh.Marshal(struct {
+		Host       string
+		Port       uint32
+		OriginHost string
+		OriginPort uint32
+	}{"127.0.0.1", 80, "", 0}))
+	f.Add(ssh.Marshal(struct {
+		Path      string
+		Reserved  string
+		Reserved2 uint32
+	}{"agent/run/agent.sock", "", 0}))
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, extra []byte) {
+		if target, err := tcpTarget(extra); err == nil {
+			host, port, err := net.SplitHostPort(target)
+			n, err2 := strconv.ParseUint(port, 10, 16)
+			// A host with brackets or a zone is refused by the dialler.
+			if err == nil && (host == "" || err2 != nil || n == 0) {
+				t.Errorf("%q leads to %q", extra, target)
+			}
+		}
+		if path, err := socketTarget("/vm", extra); err == nil && !filepath.IsAbs(path) {
+			t.Errorf("%q leads to %q", extra, path)
 		}
 	})
 }

@@ -112,8 +112,17 @@ func (s *sshServer) forward(channel ssh.NewChannel, dial func(context.Context, [
 	owned.Wait()
 }
 
-// dialTCP reads RFC 4254, 7.2.
 func dialTCP(ctx context.Context, extra []byte) (net.Conn, error) {
+	target, err := tcpTarget(extra)
+	if err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", target)
+}
+
+// tcpTarget reads RFC 4254, 7.2.
+func tcpTarget(extra []byte) (string, error) {
 	var want struct {
 		Host       string
 		Port       uint32
@@ -121,25 +130,37 @@ func dialTCP(ctx context.Context, extra []byte) (net.Conn, error) {
 		OriginPort uint32
 	}
 	if err := ssh.Unmarshal(extra, &want); err != nil {
-		return nil, err
+		return "", err
 	}
-	var d net.Dialer
-	return d.DialContext(ctx, "tcp", net.JoinHostPort(want.Host, strconv.FormatUint(uint64(want.Port), 10)))
+	if want.Host == "" || want.Port == 0 || want.Port > 65535 {
+		return "", fmt.Errorf("%q is no host, or %d no port", want.Host, want.Port)
+	}
+	return net.JoinHostPort(want.Host, strconv.FormatUint(uint64(want.Port), 10)), nil
 }
 
-// dialSocket reads OpenSSH's PROTOCOL, 2.4.
 func (s *sshServer) dialSocket(ctx context.Context, extra []byte) (net.Conn, error) {
+	path, err := socketTarget(s.init.Dir, extra)
+	if err != nil {
+		return nil, err
+	}
+	return sockets.Dial(ctx, path)
+}
+
+// socketTarget reads OpenSSH's PROTOCOL, 2.4. A path that is not absolute begins in dir.
+func socketTarget(dir string, extra []byte) (string, error) {
 	var want struct {
 		Path      string
 		Reserved  string
 		Reserved2 uint32
 	}
 	if err := ssh.Unmarshal(extra, &want); err != nil {
-		return nil, err
+		return "", err
 	}
-	path := want.Path
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(s.init.Dir, path)
+	if want.Path == "" {
+		return "", errors.New("the path of the socket is missing")
 	}
-	return sockets.Dial(ctx, path)
+	if !filepath.IsAbs(want.Path) {
+		return filepath.Join(dir, want.Path), nil
+	}
+	return want.Path, nil
 }
