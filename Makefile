@@ -164,12 +164,12 @@ check-format:
 	if [ -n "$$unformatted" ]; then echo "not formatted (make fmt does it):"; echo "$$unformatted"; exit 1; fi
 
 bench: build ## how long applies take; the router beside nginx, haproxy and httputil.ReverseProxy; services beside their servers
-	@.ci/setup.sh nginx haproxy redis-server memcached rabbitmq-server
+	@.ci/setup.sh nginx haproxy redis-server memcached rabbitmq-server pg_ctlcluster mariadbd
 	go test -run '^$$' -bench . -benchtime 5x ./deployer # plans (10,000 in a process of their own), applies and rollouts of simulated agents
 	go test -run '^$$' -bench Linear -benchtime 3x ./deployer/internal/simulate # 10,000 beside 2,000 instances
 	go test -tags e2e -run '^$$' -bench . -benchtime 5x -timeout 15m ./examples/...
 	go test -run '^$$' -bench 'Peers|Routes' -benchtime 1x ./jobs/router
-	go test -run '^$$' -bench Provision -benchtime 1x -p 1 ./jobs/redis_node ./jobs/memcached_node ./jobs/rabbitmq_node # 20 at once
+	go test -run '^$$' -bench Provision -benchtime 1x -p 1 ./jobs/redis_node ./jobs/memcached_node ./jobs/rabbitmq_node ./jobs/postgresql_node ./jobs/mysql_node # 20 at once
 
 soak: build ## 30 kills, hung bus and database, full disk, two power cuts (root); 200,000 requests during rolling updates and reloads, 100,000 during those of DEAs, 50,000 during those of an app: none may fail; 200 placements
 	go test -tags "e2e soak" -v -run TestWorstHours -timeout 60m ./examples/

@@ -256,7 +256,8 @@ group "service_gateway" {
   }
 }
 
-# Apps connect to these. What they keep is on the disk, and outlives the VM.
+# Apps connect to these. What they keep is on the disk, and outlives the VM. So are the
+# snapshots that users make of it (snapshots_dir); elsewhere, give those a disk of their own.
 group "service_node" {
   instances = 2
   vm        = vm.large
@@ -277,7 +278,8 @@ group "service_node" {
 
   job "redis_node" {
     properties {
-      capacity = 20
+      capacity      = 20
+      snapshots_dir = "snapshots"
     }
   }
 
@@ -289,13 +291,15 @@ group "service_node" {
 
   job "postgresql_node" {
     properties {
-      capacity = 20
+      capacity      = 20
+      snapshots_dir = "snapshots"
     }
   }
 
   job "mysql_node" {
     properties {
-      capacity = 20
+      capacity      = 20
+      snapshots_dir = "snapshots"
     }
   }
 }

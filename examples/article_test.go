@@ -111,6 +111,25 @@ func TestArticle(t *testing.T) {
 			t.Fatalf("%s: %q, %v", service, got, err)
 		}
 	}
+	// What is in a service goes to a file, and comes back from it.
+	files := t.TempDir()
+	kept := []string{"guests", "postgresql", "mysql"}
+	for _, service := range kept {
+		p.mustVmc("export-service", service, files+"/"+service)
+	}
+	if _, err := guestbook("POST", "Bob was here"); err != nil {
+		t.Error(err)
+	}
+	for _, service := range []string{"postgresql", "mysql"} {
+		if _, err := ask("ledger/"+service, "POST", "two"); err != nil {
+			t.Errorf("%s: %v", service, err)
+		}
+	}
+	for _, service := range kept {
+		p.mustVmc("import-service", service, files+"/"+service, "--force")
+	}
+	reads("Ada was here\n")
+	ledgersRead("one\n")
 	// Whose instances the nodes have is known, and nobody takes them away unasked.
 	out, code := p.run("status", "--census")
 	mustTell(t, out, code, 0, "_node holds 1 ", " instance: ", "(of ", "postgres holds 1 database: cloud_controller (", "nats holds nothing of anybody")
