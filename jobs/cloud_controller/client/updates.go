@@ -70,6 +70,8 @@ type Release struct {
 	Present bool   `json:"present"` // runs, or would if the app were started
 	// Updating says that an update is under way from it.
 	Updating bool `json:"updating,omitempty"`
+	// Replacing says that this update brings in another release.
+	Replacing bool `json:"replacing,omitempty"`
 }
 
 // Releases lists them, the newest first.

@@ -203,6 +203,14 @@ func newCount(now int, text string) (int, error) {
 	return n, nil
 }
 
+// instances writes a number of instances.
+func instances(n int) string {
+	if n == 1 {
+		return "1 instance"
+	}
+	return fmt.Sprintf("%d instances", n)
+}
+
 // scale changes how many instances an app has and waits for new ones.
 func (v *vmc) scale(ctx context.Context, c *client.Client, name, count string, timeout time.Duration) error {
 	var before, after int
@@ -216,7 +224,7 @@ func (v *vmc) scale(ctx context.Context, c *client.Client, name, count string, t
 	if err != nil {
 		return err
 	}
-	v.say("%s has %d instances, %d before.", name, after, before)
+	v.say("%s has %s, %d before.", name, instances(after), before)
 	if started && after > before {
 		return v.waitRunning(ctx, c, name, timeout)
 	}

@@ -56,7 +56,8 @@ func (v *vmc) renew(ctx context.Context, c *client.Client, name, cause string, h
 
 // awaitUpdate waits until an update is over, or waits to be promoted. The time-out is for
 // each of its steps. With h.watch it waits until the new version is watched no more.
-func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, update client.Update, h how) error {
+func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, update client.Update, h how) (err error) {
+	defer func() { err = sinceGone(err, name) }()
 	app, err := c.App(ctx, name)
 	if err != nil {
 		return err
@@ -165,7 +166,10 @@ func releasesCommand(v *vmc) *cobra.Command {
 		t := newTable("RELEASE", "CREATED", "CAUSE", "VERSION", "")
 		for _, r := range list {
 			present := ""
-			if r.Present {
+			switch {
+			case r.Replacing:
+				present = "present, being replaced"
+			case r.Present:
 				present = "present"
 			}
 			t.row(strconv.Itoa(r.Release), clock(r.Created), r.Cause, r.Version, present)
@@ -180,7 +184,8 @@ func rollbackCommand(v *vmc) *cobra.Command {
 		Use:   "rollback APP [RELEASE]",
 		Short: "Return a running app to an earlier release: files and settings",
 		Long: `rollback returns an app to the release before the present one, or to the release
-whose number vmc releases shows. It updates the app like push does: each old
+whose number vmc releases shows. While an update replaces the present one, it
+returns to that. It updates the app like push does: each old
 instance stops only when the new one is healthy.`,
 		Example: "  vmc rollback hello\n  vmc rollback hello 3",
 		Args:    cobra.RangeArgs(1, 2),
@@ -206,11 +211,15 @@ instance stops only when the new one is healthy.`,
 	return c
 }
 
-// before returns the number of the release before the present one.
+// before returns the number of the release before the present one, or before the one
+// that is replacing it.
 func before(list []client.Release) (int, error) {
 	for i, r := range list {
 		if !r.Present {
 			continue
+		}
+		if r.Replacing {
+			return r.Release, nil
 		}
 		if i+1 < len(list) {
 			return list[i+1].Release, nil

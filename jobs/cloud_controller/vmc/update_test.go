@@ -147,6 +147,13 @@ func TestUpdates(t *testing.T) {
 	if out := p.ok(append(good("three"), "--canary", "1")...); !strings.Contains(out, "1 of 2 instances of rolls are new") {
 		t.Errorf("push --canary: %s", out)
 	}
+	if out := p.ok("releases", "rolls"); !strings.Contains(out, "present, being replaced") {
+		t.Errorf("releases while a canary waits:\n%s", out)
+	}
+	// The way back is to what the canary was to replace, not to what was before that.
+	p.ok("rollback", "rolls")
+	serves("two hi")
+	p.ok(append(good("three"), "--canary", "1")...)
 	p.ok("promote", "rolls")
 	serves("three hi")
 
@@ -164,6 +171,22 @@ func TestUpdates(t *testing.T) {
 	if errOut := <-told; !strings.Contains(errOut, "a later update has taken its place") {
 		t.Errorf("the earlier one is told: %s", errOut)
 	}
+	serves("three there")
+
+	// Who waits for the update of an app is told that it has another name.
+	go func() {
+		_, _, errOut := p.vmc("restart", "rolls")
+		told <- errOut
+	}()
+	eventually(t, "the update is under way", func() bool {
+		_, out, _ := p.vmc("releases", "rolls", "--json")
+		return strings.Contains(out, `"updating": true`)
+	})
+	p.ok("rename", "rolls", "rolled")
+	if errOut := <-told; !strings.Contains(errOut, "rolls was deleted or renamed meanwhile") {
+		t.Errorf("after the app was renamed: %s", errOut)
+	}
+	p.ok("rename", "rolled", "rolls")
 	serves("three there")
 	l.none(t)
 

@@ -82,6 +82,7 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 		if err != nil && states != "" {
 			err = fmt.Errorf("%w (instances: %s)", err, states)
 		}
+		err = sinceGone(err, name)
 	}()
 	begin, hints := time.Now(), v.newHints()
 	var running time.Time // since when all do
@@ -148,6 +149,14 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 		case <-time.After(pollEvery):
 		}
 	}
+}
+
+// sinceGone explains the error of an app that was there when the command began.
+func sinceGone(err error, name string) error {
+	if client.Is(err, client.CodeAppNotFound) {
+		return fmt.Errorf("%s was deleted or renamed meanwhile: %w", name, err)
+	}
+	return err
 }
 
 // crashOf returns the first instance of a version that has crashed and was not seen

@@ -288,6 +288,8 @@ func (s updateServer) getReleases(w http.ResponseWriter, r *http.Request, _ mode
 		Present bool   `json:"present"` // runs, or would if the app were started
 		// Updating says that an update is under way from it.
 		Updating bool `json:"updating,omitempty"`
+		// Replacing says that this update brings in what is no release yet, or another one.
+		Replacing bool `json:"replacing,omitempty"`
 	}
 	list, err := s.Store.Releases(r.Context(), app.ID)
 	if err != nil {
@@ -298,6 +300,12 @@ func (s updateServer) getReleases(w http.ResponseWriter, r *http.Request, _ mode
 		return err
 	}
 	updating := err == nil
+	next := 0 // the number of the release that is being brought in
+	for _, one := range list {
+		if updating && one.RunCount == under.RunCount {
+			next = one.Number
+		}
+	}
 	docs := []document{}
 	for _, one := range list {
 		if updating && one.RunCount == under.RunCount {
@@ -306,9 +314,13 @@ func (s updateServer) getReleases(w http.ResponseWriter, r *http.Request, _ mode
 		present := one.RunCount == app.RunCount
 		if i := slices.IndexFunc(docs, func(d document) bool { return d.Release == one.Number }); i >= 0 {
 			docs[i].Present, docs[i].Updating = docs[i].Present || present, docs[i].Updating || present && updating
+			docs[i].Replacing = docs[i].Updating && next != one.Number
 			continue
 		}
-		docs = append(docs, document{Release: one.Number, Version: model.Version(one.Of(app)), Cause: one.Cause, Created: one.CreatedAt, Present: present, Updating: present && updating})
+		docs = append(docs, document{
+			Release: one.Number, Version: model.Version(one.Of(app)), Cause: one.Cause, Created: one.CreatedAt, Present: present,
+			Updating: present && updating, Replacing: present && updating && next != one.Number,
+		})
 	}
 	rest.WriteJSON(w, http.StatusOK, docs)
 	return nil
