@@ -16,6 +16,7 @@ import (
 
 	"github.com/summerwind/h2spec"
 	"github.com/summerwind/h2spec/config"
+	"golang.org/x/net/http2"
 )
 
 // throughTLS serves on a port of 127.0.0.1 what is sent to it in clear to an address
@@ -98,6 +99,20 @@ func TestHTTP2(t *testing.T) {
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.cert)
 	port := throughTLS(t, p.address+":8443", &tls.Config{RootCAs: roots, ServerName: "h2.cf.localhost", NextProtos: []string{"h2"}})
+	// The first frame has the settings.
+	conn, err := (&tls.Dialer{Config: &tls.Config{RootCAs: roots, ServerName: "h2.cf.localhost", NextProtos: []string{"h2"}}}).DialContext(t.Context(), "tcp", p.address+":8443")
+	must(t, err)
+	defer conn.Close()
+	must(t, conn.SetDeadline(time.Now().Add(deadline)))
+	_, err = io.WriteString(conn, http2.ClientPreface)
+	must(t, err)
+	frame, err := http2.NewFramer(conn, conn).ReadFrame()
+	must(t, err)
+	if settings, ok := frame.(*http2.SettingsFrame); !ok {
+		t.Errorf("the first frame is %v", frame)
+	} else if streams, ok := settings.Value(http2.SettingMaxConcurrentStreams); !ok || streams != 128 {
+		t.Errorf("%d streams at once, %v", streams, ok)
+	}
 	// Most tests that fail wait for the whole time. What is unexpected is asked for
 	// again, with more of it: this machine may be busy.
 	passed, failed := specified(t, port, 500*time.Millisecond, nil)

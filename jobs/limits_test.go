@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -75,6 +76,35 @@ func TestTimeoutsGrow(t *testing.T) {
 	}
 }
 
+// namesItsLimits checks that LIMITS.md names each limit that the rendered configuration
+// sets, and no directive that it does not.
+func namesItsLimits(t *testing.T, page, folder string) {
+	t.Helper()
+	set, named := map[string]bool{}, map[string]bool{}
+	for _, file := range []string{"nginx.conf", "proxy.conf"} {
+		text, err := os.ReadFile(filepath.Join(folder, file))
+		must(t, err)
+		for _, m := range regexp.MustCompile(`(?m)^ *([a-z0-9_]+) `).FindAllStringSubmatch(string(text), -1) {
+			set[m[1]] = true
+		}
+	}
+	for _, m := range regexp.MustCompile("`([a-z0-9]+_[a-z0-9_]+)").FindAllStringSubmatch(page, -1) {
+		named[m[1]] = true
+	}
+	for directive := range set {
+		if limit := regexp.MustCompile(`_(timeout|time|size|buffers|requests|streams|close)$`); limit.MatchString(directive) && !named[directive] {
+			t.Errorf("LIMITS.md does not name %s, which the configuration sets", directive)
+		}
+	}
+	// Properties of the jobs, settings of a router, and a server's argument.
+	ours := regexp.MustCompile(`^(answer_timeout_s|body_timeout|(client|host|instance)_(requests|uploads)|max_(body_mb|routes|fails)|tls_port|trusted_fronts)$`)
+	for directive := range named {
+		if !ours.MatchString(directive) && !set[directive] {
+			t.Errorf("LIMITS.md names %s, which the configuration does not set", directive)
+		}
+	}
+}
+
 // TestLimits meets each row of LIMITS.md, through nginx and at a router, which
 // must agree, or differ as the row says.
 func TestLimits(t *testing.T) {
@@ -86,6 +116,7 @@ func TestLimits(t *testing.T) {
 	}
 	p := newPlatform(t, "answer_timeout: 1500ms\nbody_timeout: 500ms\nmax_body_mb: 1\n", "max_body_mb = 1\nanswer_timeout_s = 4",
 		"client_body_timeout 30s", "client_body_timeout 400ms", "client_header_timeout 30s", "client_header_timeout 400ms")
+	namesItsLimits(t, string(page), filepath.Join(p.dir, "generations", "1"))
 	p.app("a.cf.localhost", saysHeaders)
 	apps := 0
 	app := func(answer string) (request string) {
