@@ -452,6 +452,14 @@ func TestMovedService(t *testing.T) {
 		t.Errorf("events: %s", got)
 	}
 
+	// Of two gateways that change an instance's handle one wins.
+	replace := func(was, now string) answer {
+		return gateway.gatewayCall("tok", "POST", "/services/v1/offerings/mysql-5.1/handles/d1", `{"service_id":"d1","configuration":`+now+`,"credentials":{"password":"p"},"was":`+was+`}`)
+	}
+	replace(`{ "plan" : "free"}`, `{"plan":"free","move":{"number":1}}`).want(200)
+	replace(`{"plan":"free"}`, `{"plan":"free","move":{"number":2}}`).want(409)
+	replace(`{"move":{"number":1},"plan":"free"}`, `{"plan":"free"}`).want(200)
+
 	u.call("PUT", "/apps/hello/update", map[string]any{"cause": "try", "canary": 1}).want(200)
 	received(t, d.starts)
 	give("again")

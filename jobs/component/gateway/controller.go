@@ -24,6 +24,9 @@ const (
 // errUnknownHandle says that the controller has no such handle.
 var errUnknownHandle = errors.New("the controller does not know it")
 
+// errStaleHandle says that another gateway has changed a handle meanwhile.
+var errStaleHandle = errors.New("another gateway of this service has changed it meanwhile")
+
 // controller speaks to whichever cloud controller answers.
 type controller struct {
 	uri     string
@@ -71,6 +74,8 @@ func (c *controller) call(ctx context.Context, method, path string, body []byte)
 			problems = append(problems, err)
 		case status == http.StatusNotFound:
 			return nil, errUnknownHandle
+		case status == http.StatusConflict:
+			return nil, errStaleHandle
 		case status == http.StatusForbidden:
 			return nil, errors.New("the cloud controller refuses the token; its builtin_services and the gateway's token must be the same")
 		case status != http.StatusOK:
@@ -134,13 +139,19 @@ func parseHandles(data []byte) (handles, error) {
 	return handlesOf(*answer.Handles), nil
 }
 
-// update tells the controller what has become of a handle. With restart, the app of the
-// binding is restarted.
-func (c *controller) update(ctx context.Context, h wire.ServiceHandle, restart bool) error {
-	doc, err := json.Marshal(struct {
-		wire.ServiceHandle
-		Restart bool `json:"restart,omitempty"`
-	}{h, restart})
+// change is what the controller is told of a handle.
+type change struct {
+	wire.ServiceHandle
+	// Restart has the app of the binding restarted.
+	Restart bool `json:"restart,omitempty"`
+	// Was, if it is not nil, is the configuration that is replaced: if the controller has
+	// another one by now, the change is an errStaleHandle.
+	Was map[string]any `json:"was,omitempty"`
+}
+
+// update tells the controller what has become of a handle.
+func (c *controller) update(ctx context.Context, h change) error {
+	doc, err := json.Marshal(h)
 	if err != nil {
 		return fmt.Errorf("cannot write the handle: %w", err)
 	}

@@ -58,13 +58,14 @@ func newClerk(t *testing.T) *clerk {
 			}
 			_ = json.NewEncoder(w).Encode(map[string]any{"handles": list})
 		default:
-			var h struct {
-				wire.ServiceHandle
-				Restart bool
-			}
+			var h change
 			_ = json.NewDecoder(r.Body).Decode(&h)
 			if _, known := c.handles[path.Base(r.URL.Path)]; !known {
 				w.WriteHeader(http.StatusNotFound)
+				return
+			}
+			if h.Was != nil && !sameJSON(t, h.Was, c.handles[h.ServiceID].Configuration) {
+				w.WriteHeader(http.StatusConflict)
 				return
 			}
 			c.handles[h.ServiceID] = h.ServiceHandle
@@ -76,6 +77,16 @@ func newClerk(t *testing.T) *clerk {
 	}))
 	t.Cleanup(c.Close)
 	return c
+}
+
+// sameJSON reports whether two values are the same as JSON.
+func sameJSON(t *testing.T, one, other any) bool {
+	a, err := json.Marshal(one)
+	b, wrong := json.Marshal(other)
+	if err != nil || wrong != nil {
+		t.Error(err, wrong)
+	}
+	return bytes.Equal(a, b)
 }
 
 func (c *clerk) set(away bool) {

@@ -156,7 +156,7 @@ func (g *Gateway) begin(ctx context.Context, name, to string) (wire.ServiceMove,
 		return last, failure
 	}
 	move := wire.ServiceMove{Number: last.Number + 1, From: from, To: to, Phase: wire.MoveCopying}
-	if err := g.update(ctx, h.WithMove(move)); err != nil {
+	if err := g.tell(ctx, change{ServiceHandle: h.WithMove(move), Was: h.Configuration}); err != nil {
 		return last, fmt.Errorf("the move of %s is not begun: %w", name, err)
 	}
 	g.mu.Lock()
@@ -252,7 +252,7 @@ func (g *Gateway) advance(ctx context.Context, name string) error {
 			g.base.Log().Warn("a move goes back", "instance", name, "from", move.From, "to", move.To, "error", err)
 			next = h.WithMove(failed)
 		}
-		if err := g.update(ctx, next); err != nil {
+		if err := g.tell(ctx, change{ServiceHandle: next, Was: h.Configuration}); err != nil {
 			return err
 		}
 		if now, _ := next.Move(); now.Over() {
@@ -303,7 +303,7 @@ func (g *Gateway) give(ctx context.Context, bindings []wire.ServiceHandle, move 
 		if fmt.Sprint(b.Configuration[movedKey]) == fmt.Sprint(move) {
 			continue
 		}
-		err := g.controller.update(ctx, b, true)
+		err := g.controller.update(ctx, change{ServiceHandle: b, Restart: true})
 		if err == nil {
 			b.Configuration = maps.Clone(b.Configuration)
 			if b.Configuration == nil {

@@ -59,7 +59,13 @@ func (g *Gateway) refresh(ctx context.Context) (handles, error) {
 
 // update gives the controller a handle and keeps it.
 func (g *Gateway) update(ctx context.Context, h wire.ServiceHandle) error {
-	if err := g.controller.update(ctx, h, false); err != nil {
+	return g.tell(ctx, change{ServiceHandle: h})
+}
+
+// tell tells the controller of a handle and keeps that.
+func (g *Gateway) tell(ctx context.Context, c change) error {
+	h := c.ServiceHandle
+	if err := g.controller.update(ctx, c); err != nil {
 		return err
 	}
 	g.mu.Lock()

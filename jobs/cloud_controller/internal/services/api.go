@@ -185,16 +185,27 @@ func (api *API) listHandles(w http.ResponseWriter, r *http.Request, o store.Offe
 
 // putHandle keeps what a gateway says of an instance or a binding. With restart, which
 // the original does not have, the app of a binding is restarted: it may be asked for
-// again by a gateway that has heard no answer.
+// again by a gateway that has heard no answer. With was, the configuration of an instance
+// is replaced only if it is that one: of two gateways one wins.
 func (api *API) putHandle(w http.ResponseWriter, r *http.Request, o store.Offering) error {
 	var h struct {
 		handle
-		Restart bool `json:"restart"`
+		Restart bool            `json:"restart"`
+		Was     json.RawMessage `json:"was"`
 	}
 	if err := rest.ReadJSON(w, r, &h); err != nil {
 		return serviceProblem(w, "%v", err)
 	}
-	err := api.Store.UpdateHandle(r.Context(), o.ID, r.PathValue("handle"), h.Configuration, h.Credentials)
+	var err error
+	if len(h.Was) > 0 {
+		err = api.Store.ReplaceHandle(r.Context(), o.ID, r.PathValue("handle"), h.Was, h.Configuration, h.Credentials)
+	} else {
+		err = api.Store.UpdateHandle(r.Context(), o.ID, r.PathValue("handle"), h.Configuration, h.Credentials)
+	}
+	if errors.Is(err, store.ErrStale) {
+		rest.WriteJSON(w, http.StatusConflict, map[string]string{"errors": "the handle was changed meanwhile"})
+		return nil
+	}
 	if errors.Is(err, store.ErrNotFound) {
 		return model.ErrBindingNotFound
 	}

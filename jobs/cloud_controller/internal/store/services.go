@@ -4,7 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"reflect"
 
 	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
@@ -88,6 +90,8 @@ const (
 	markRestage        = `UPDATE apps SET package_state = $2, updated_at = $3, lock_version = lock_version + 1 WHERE id = $1`
 
 	updateInstanceHandle = `UPDATE service_instances SET configuration = $3, credentials = $4, updated_at = $5 WHERE service_id = $1 AND gateway_id = $2`
+	selectInstanceNow    = `SELECT configuration FROM service_instances WHERE service_id = $1 AND gateway_id = $2`
+	replaceInstance      = `UPDATE service_instances SET configuration = $3, credentials = $4, updated_at = $5 WHERE service_id = $1 AND gateway_id = $2 AND configuration = $6`
 	updateBindingHandle  = `UPDATE service_bindings SET configuration = $3, credentials = $4, updated_at = $5
 		WHERE gateway_id = $2 AND instance_id IN (SELECT id FROM service_instances WHERE service_id = $1)`
 
@@ -354,6 +358,28 @@ func (s *ServiceStore) UpdateHandle(ctx context.Context, offeringID int64, gatew
 		}
 	}
 	return fmt.Errorf("cannot keep the handle: %w", ErrNotFound)
+}
+
+// ReplaceHandle notes what a gateway says of an instance of its offering if the
+// configuration on record still says the same as was, as JSON. ErrStale if not,
+// ErrNotFound if there is no such instance.
+func (s *ServiceStore) ReplaceHandle(ctx context.Context, offeringID int64, gatewayID string, was, configuration, credentials json.RawMessage) error {
+	var now json.RawMessage
+	if err := notFound(s.db.QueryRowContext(ctx, selectInstanceNow, offeringID, gatewayID).Scan(text{&now})); err != nil {
+		return fmt.Errorf("cannot keep the handle: %w", err)
+	}
+	var before, present any
+	if err := errors.Join(json.Unmarshal(was, &before), json.Unmarshal(now, &present)); err != nil {
+		return fmt.Errorf("cannot read a handle's configuration: %w", err)
+	}
+	if !reflect.DeepEqual(before, present) {
+		return fmt.Errorf("cannot keep the handle: %w", ErrStale)
+	}
+	result, err := s.db.ExecContext(ctx, replaceInstance, offeringID, gatewayID, written(configuration), written(credentials), s.now().Unix(), string(now))
+	if err := sqldb.Changed(result, err, ErrStale); err != nil {
+		return fmt.Errorf("cannot keep the handle: %w", err)
+	}
+	return nil
 }
 
 // CreateBindingToken adds a token.
