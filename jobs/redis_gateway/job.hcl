@@ -118,6 +118,12 @@ hook "errand" {
 }
 
 hook "errand" {
+  name    = "migrate"
+  command = ["${package.service_gateway.path}/service_gateway", "migrate", "-c", "${path.config}/gateway.yml"]
+  timeout = "1h"
+}
+
+hook "errand" {
   name    = "purge-orphans"
   command = ["${package.service_gateway.path}/service_gateway", "purge-orphans", "-c", "${path.config}/gateway.yml"]
 }

@@ -74,7 +74,7 @@ func (g *Gateway) run(ctx context.Context) error {
 		wire.ServiceNodeHandles:      g.reported,
 		wire.ServiceHandles:          g.askedForHandles,
 		wire.ServiceUpdateHandle:     g.toldHandle,
-		wire.ServiceLeaveNode + ".*": g.leaving,
+		wire.ServiceLeaveNode + ".*": mover{g}.leaving,
 	} {
 		if _, err := g.base.Bus().Subscribe(wire.ServiceSubject(g.prefix, subject), handle); err != nil {
 			g.server.Close()
@@ -82,7 +82,7 @@ func (g *Gateway) run(ctx context.Context) error {
 		}
 	}
 	g.base.OnConnect(func() { g.publish(wire.ServiceSubject(g.prefix, wire.ServiceDiscover), wire.ServiceDiscovery{}) })
-	return g.base.Run(ctx, g.server.Serve, g.keepOffering, g.fetchHandles, g.keepPruning, g.keepChecking, g.keepMoving)
+	return g.base.Run(ctx, g.server.Serve, g.keepOffering, g.fetchHandles, g.keepPruning, g.keepChecking, mover{g}.keepMoving)
 }
 
 // drain takes the offering back and finishes what is in progress.

@@ -15,6 +15,9 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
+// mover is the part of a gateway that moves instances.
+type mover struct{ *Gateway }
+
 // retryMove is the time until a move is tried again that cannot be ended now.
 const retryMove = 2 * time.Second
 
@@ -25,7 +28,7 @@ var migrationActions = map[string]string{
 
 // step asks a node for one step of an instance's move, as an operator can: the node
 // refuses what is none of the move in progress.
-func (g *Gateway) step(ctx context.Context, node, name, action string) error {
+func (g mover) step(ctx context.Context, node, name, action string) error {
 	operation, known := migrationActions[action]
 	if !known {
 		return wire.Failure(wire.ServiceMalformed, "there is no action %q: disable, import, update, enable and cleanupnfs are the steps", action)
@@ -43,7 +46,7 @@ func (g *Gateway) step(ctx context.Context, node, name, action string) error {
 }
 
 // take has a node take a step. The handles are those of update_instance.
-func (g *Gateway) take(ctx context.Context, s moves.Step, h wire.ServiceHandle, bindings []wire.ServiceHandle) ([]wire.ServiceHandle, error) {
+func (g mover) take(ctx context.Context, s moves.Step, h wire.ServiceHandle, bindings []wire.ServiceHandle) ([]wire.ServiceHandle, error) {
 	doc, err := json.Marshal(wire.Migration{Instance: h, Bindings: bindings})
 	if err != nil {
 		return nil, fmt.Errorf("cannot write the request: %w", err)
@@ -59,11 +62,11 @@ func (g *Gateway) take(ctx context.Context, s moves.Step, h wire.ServiceHandle, 
 		return nil, fmt.Errorf("cannot hear node %s: %w", s.Node, err)
 	}
 	defer func() { _ = answers.Unsubscribe() }() // fails with the connection only
-	for {
+	for wait := askStep; ; wait = min(2*wait, askStepMost) {
 		if err := g.base.Bus().PublishRequest(wire.ServiceNodeSubject(g.prefix, s.Operation, s.Node), inbox, doc); err != nil {
 			return nil, fmt.Errorf("cannot ask node %s: %w", s.Node, err)
 		}
-		updated, err := awaitStep(ctx, answers, s, h)
+		updated, err := awaitStep(ctx, wait, answers, s, h)
 		if !errors.Is(err, errAskAgain) {
 			return updated, err
 		}
@@ -74,12 +77,16 @@ func (g *Gateway) take(ctx context.Context, s moves.Step, h wire.ServiceHandle, 
 // a step may be asked for again, and a node that is at it says so.
 var errAskAgain = errors.New("the node has not answered yet")
 
-// askStep is the time after which a node is asked for a step again.
-const askStep = time.Second
+// askStep is the time after which a node is asked for a step again, for the first time;
+// it doubles up to askStepMost.
+const (
+	askStep     = time.Second
+	askStepMost = 16 * time.Second
+)
 
-// awaitStep waits for a node's answer to a step, askStep at most.
-func awaitStep(ctx context.Context, answers *nats.Subscription, s moves.Step, h wire.ServiceHandle) ([]wire.ServiceHandle, error) {
-	short, cancel := context.WithTimeout(ctx, askStep)
+// awaitStep waits for a node's answer to a step, for that time at most.
+func awaitStep(ctx context.Context, wait time.Duration, answers *nats.Subscription, s moves.Step, h wire.ServiceHandle) ([]wire.ServiceHandle, error) {
+	short, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	for {
 		m, err := answers.NextMsgWithContext(short)
@@ -123,7 +130,7 @@ func stepAnswer(data []byte, s moves.Step, h wire.ServiceHandle) ([]wire.Service
 
 // begin begins a move of an instance, or joins the one that is in progress to the same
 // node. keepMoving takes its steps.
-func (g *Gateway) begin(ctx context.Context, name, to string) (wire.ServiceMove, error) {
+func (g mover) begin(ctx context.Context, name, to string) (wire.ServiceMove, error) {
 	g.beginning.Lock()
 	defer g.beginning.Unlock()
 	all, err := g.refresh(ctx)
@@ -173,7 +180,7 @@ func planOf(h wire.ServiceHandle) (plan, version string) {
 	return plan, version
 }
 
-func (g *Gateway) wakeMover() {
+func (g mover) wakeMover() {
 	select {
 	case g.moving <- struct{}{}:
 	default:
@@ -182,7 +189,7 @@ func (g *Gateway) wakeMover() {
 
 // keepMoving ends the moves that are in progress, one after the other: also those that a
 // former life of the gateway began.
-func (g *Gateway) keepMoving(ctx context.Context) error {
+func (g mover) keepMoving(ctx context.Context) error {
 	for {
 		var again <-chan time.Time
 		if g.ready() != nil {
@@ -201,7 +208,7 @@ func (g *Gateway) keepMoving(ctx context.Context) error {
 
 // moveAll takes the steps of all moves that are in progress, and reports whether one is
 // left to be tried again.
-func (g *Gateway) moveAll(ctx context.Context) (left bool) {
+func (g mover) moveAll(ctx context.Context) (left bool) {
 	all, err := g.refresh(ctx)
 	if err != nil {
 		g.base.Log().Warn("cannot look for moves in progress; trying again", "error", err)
@@ -229,7 +236,7 @@ func (g *Gateway) moveAll(ctx context.Context) (left bool) {
 }
 
 // advance takes the steps of an instance's move, phase by phase, until it is over.
-func (g *Gateway) advance(ctx context.Context, name string) error {
+func (g mover) advance(ctx context.Context, name string) error {
 	for {
 		all, err := g.refresh(ctx)
 		if err != nil {
@@ -263,7 +270,7 @@ func (g *Gateway) advance(ctx context.Context, name string) error {
 
 // phase takes the steps of the present phase and returns the instance's handle for the
 // next one.
-func (g *Gateway) phase(ctx context.Context, h wire.ServiceHandle, bindings []wire.ServiceHandle, move wire.ServiceMove) (wire.ServiceHandle, error) {
+func (g mover) phase(ctx context.Context, h wire.ServiceHandle, bindings []wire.ServiceHandle, move wire.ServiceMove) (wire.ServiceHandle, error) {
 	steps, next := moves.Steps(move)
 	var updated []wire.ServiceHandle
 	for _, s := range steps {
@@ -298,7 +305,7 @@ const movedKey = "moved"
 
 // give tells the controller the handles of bindings whose instance has moved, and has
 // their apps restarted: each once for a move, unless the gateway dies between the two.
-func (g *Gateway) give(ctx context.Context, bindings []wire.ServiceHandle, move int) error {
+func (g mover) give(ctx context.Context, bindings []wire.ServiceHandle, move int) error {
 	for _, b := range bindings {
 		if fmt.Sprint(b.Configuration[movedKey]) == fmt.Sprint(move) {
 			continue
@@ -321,7 +328,7 @@ func (g *Gateway) give(ctx context.Context, bindings []wire.ServiceHandle, move 
 
 // leaving answers a node that shall be removed: it begins the move of the node's next
 // instance if none is in progress.
-func (g *Gateway) leaving(m *nats.Msg) {
+func (g mover) leaving(m *nats.Msg) {
 	request, err := wire.ParseServiceLeave(m.Data)
 	node := m.Subject[len(wire.ServiceNodeSubject(g.prefix, wire.ServiceLeaveNode, "")):]
 	if err != nil || !wire.ValidServiceNode(node) {
@@ -341,7 +348,7 @@ func (g *Gateway) leaving(m *nats.Msg) {
 	g.publish(m.Reply, answer)
 }
 
-func (g *Gateway) leave(ctx context.Context, node string, request wire.ServiceLeave) (wire.ServiceLeaving, error) {
+func (g mover) leave(ctx context.Context, node string, request wire.ServiceLeave) (wire.ServiceLeaving, error) {
 	g.mu.Lock()
 	delete(g.pool.nodes, node) // no new instance comes there
 	g.mu.Unlock()

@@ -102,9 +102,9 @@ func (l leaver) run(ctx context.Context) error {
 		case err != nil && time.Since(heard) < leaveSilent && ctx.Err() == nil:
 			// A gateway that begins again goes on with the move that is in progress.
 		case err != nil:
-			return fmt.Errorf("cannot move the instances of %s away: %w", l.node, err)
+			return fmt.Errorf("cannot move the instances of %s away: %w; deploy again when the gateway runs, or stop the node first with deploy stop --skip-drain, and what is on it goes with its disk", l.node, err)
 		case answer.Refused != "":
-			return fmt.Errorf("%d instances are still on %s: %s. Make room on another node and deploy again; or set migration_nfs = \"\" and deploy again, and they are gone with the node's disk", answer.Left, l.node, answer.Refused)
+			return fmt.Errorf("%d instances are still on %s: %s; make room on another node and deploy again, or stop this one first with deploy stop --skip-drain, and what is on it goes with its disk", answer.Left, l.node, answer.Refused)
 		case answer.Left == 0:
 			fmt.Fprintf(l.out, "nothing is left on %s\n", l.node)
 			return nil
