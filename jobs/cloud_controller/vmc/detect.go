@@ -139,7 +139,7 @@ var process = regexp.MustCompile(`(?m)^([A-Za-z0-9_-]+):[ \t]*(\S.*?)\s*$`)
 // server of Python's apps is what the framework brings, and so is npm start.
 func procfile(text string, files fs.FS) kind {
 	lines := process.FindAllStringSubmatch(text, -1)
-	i := slices.IndexFunc(lines, func(line []string) bool { return line[1] == "web" })
+	i := slices.IndexFunc(lines, func(line []string) bool { return strings.EqualFold(line[1], "web") })
 	web := i >= 0
 	if !web {
 		if len(lines) != 1 {

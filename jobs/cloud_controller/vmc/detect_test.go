@@ -47,6 +47,7 @@ func TestDeclared(t *testing.T) {
 		"a start script":        {fstest.MapFS{"package.json": text(`{"scripts": {"start": "node x"}}`)}, kind{framework: "node", web: true}},
 		"a site":                {fstest.MapFS{"Staticfile": text("root: dist\n"), "package.json": text(`{"scripts": {"start": "webpack -w"}}`)}, kind{framework: "static", web: true}},
 		"written on Windows":    {fstest.MapFS{"Procfile": text("\ufeffweb: node server.js\r\nworker: x\r\n")}, kind{"standalone", "node", "node server.js", true}},
+		"in capitals":           {fstest.MapFS{"Procfile": text("Web: node server.js\n")}, kind{"standalone", "node", "node server.js", true}},
 		"nothing":               {fstest.MapFS{"x.py": text("")}, kind{}},
 	} {
 		if got, err := declares(tc.files); err != nil || got != tc.want {

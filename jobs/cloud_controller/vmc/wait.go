@@ -207,7 +207,7 @@ func (v *vmc) showCrash(ctx context.Context, c *client.Client, app, instance str
 	v.showMissing(ctx, c, app)
 }
 
-// missingMark begins the lines of a staging log that say what an app lists and lacks.
+// missingMark begins the lines of a staging log that say what an app needs and lacks.
 const missingMark = "missing: "
 
 // showMissing shows what the staging of an app that crashes found to be missing.
@@ -223,7 +223,7 @@ func (v *vmc) showMissing(ctx context.Context, c *client.Client, app string) {
 	}
 	for line := range strings.Lines(string(data)) {
 		if said, ok := strings.CutPrefix(strings.TrimSpace(line), missingMark); ok {
-			v.say("--- missing, according to its staging: %s", shown(v.err, said))
+			v.say("--- its staging found: %s", shown(v.err, said))
 		}
 	}
 }

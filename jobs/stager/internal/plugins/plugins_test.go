@@ -172,3 +172,14 @@ func TestNodeWaitsForItsOutput(t *testing.T) {
 		t.Errorf("it says %q: so many bytes were in memory, want none", said.String())
 	}
 }
+
+// TestLineEnds: a script that was written on Windows does not start, and the shell's own
+// words do not say why.
+func TestLineEnds(t *testing.T) {
+	var log bytes.Buffer
+	s := &staging{log: &log}
+	app := write(t, map[string]string{"start.sh": "#!/bin/sh\r\nexec x\r\n", "good.sh": "#!/bin/sh\nexec x\r\n", "notes.txt": "a\r\nb\r\n", "lib/inner.sh": "#!/bin/sh\r\n", "empty": ""})
+	if err := s.lineEnds(app); err != nil || strings.Count(log.String(), "\n") != 1 || !strings.HasPrefix(log.String(), "missing: start.sh has Windows' line ends") {
+		t.Errorf("%v, %q", err, log.String())
+	}
+}

@@ -1,6 +1,7 @@
 package plugins
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -24,6 +25,9 @@ func standalone(s *staging) (start, error) {
 		return start{}, errors.New("a standalone app needs a command to start it")
 	}
 	if err := makeExecutable(app); err != nil {
+		return start{}, err
+	}
+	if err := s.lineEnds(app); err != nil {
 		return start{}, err
 	}
 	how := start{command: commandLine(command)}
@@ -53,6 +57,29 @@ func standalone(s *staging) (start, error) {
 	return how, err
 }
 
+// lineEnds says which scripts of the root Linux cannot start for their line ends.
+func (s *staging) lineEnds(app string) error {
+	entries, err := os.ReadDir(app)
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		if !entry.Type().IsRegular() {
+			continue
+		}
+		f, err := os.Open(filepath.Join(app, entry.Name()))
+		if err != nil {
+			return err
+		}
+		first, err := bufio.NewReader(io.LimitReader(f, 256)).ReadString('\n')
+		f.Close()
+		if err == nil && strings.HasPrefix(first, "#!") && strings.HasSuffix(first, "\r\n") {
+			s.missing("%s has Windows' line ends, so no program of the name in its first line is found: save it with those of Unix (git config core.autocrlf input)", entry.Name())
+		}
+	}
+	return nil
+}
+
 // linkRuntime returns a line for the start that gives the DEA's executable of the
 // runtime a name in resources, for commands that call it.
 func linkRuntime(name string) string {
@@ -70,7 +97,7 @@ func binary(s *staging) (start, error) {
 		if err := makeExecutable(app); err != nil {
 			return start{}, err
 		}
-		return start{command: commandLine(command)}, nil
+		return start{command: commandLine(command)}, s.lineEnds(app)
 	}
 	entries, err := os.ReadDir(app)
 	if err != nil {

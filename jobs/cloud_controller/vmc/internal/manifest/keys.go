@@ -24,6 +24,7 @@ var keys = map[string]func(*App, *node) error{
 	"health-check-http-endpoint": text(func(a *App) *string { return &a.Health.Endpoint }),
 	"health-check-file":          text(func(a *App) *string { return &a.Health.Endpoint }),
 	"health-check-type":          healthType,
+	"health":                     health,
 	"framework":                  framework,
 	"instances":                  instances,
 	"timeout":                    timeout,
@@ -208,6 +209,42 @@ func healthType(a *App, n *node) error {
 		return fmt.Errorf("want port, http, process or file, have %q", s)
 	}
 	a.Health.Type = s
+	return nil
+}
+
+// health reads how an instance's health is found out in one key: a type, the path of a
+// page, or a map of type, endpoint or file, and timeout.
+func health(a *App, n *node) error {
+	if n.kind == scalar {
+		s, err := one(n)
+		if err == nil && strings.HasPrefix(s, "/") {
+			a.Health.Type, a.Health.Endpoint = "http", s
+			return nil
+		}
+		return errors.Join(err, healthType(a, n))
+	}
+	if n.kind != mapping {
+		return fmt.Errorf("want port, http, process or file, or a map of type, endpoint and timeout")
+	}
+	for _, f := range n.fields {
+		var err error
+		switch f.name {
+		case "type":
+			err = healthType(a, f.value)
+		case "endpoint", "path", "file":
+			a.Health.Endpoint, err = one(f.value)
+		case "timeout":
+			err = timeout(a, f.value)
+		default:
+			err = unknown(f)
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
+		}
+	}
+	if a.Health.Type == "" && n.get("file") != nil {
+		a.Health.Type = "file"
+	}
 	return nil
 }
 
