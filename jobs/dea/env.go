@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -53,6 +54,8 @@ func environment(i core.Instance, ip, home string, expand bool) ([]string, error
 	// the user is; the user's own values count.
 	env.set("LANG", "C.UTF-8")
 	env.set("USER", "vcap")
+	// Start scripts set it, too; sessions have none.
+	env.set("TMPDIR", filepath.Join(home, "tmp"))
 	env.set("VCAP_APPLICATION", about)
 	env.set("VCAP_SERVICES", services)
 	env.set("VCAP_APP_HOST", ip)

@@ -75,6 +75,19 @@ func TestSessions(t *testing.T) {
 	if status != 42 || out != "of the app\na password\n" || errOut != "Hi there\n" {
 		t.Errorf("run: status %d, %q, %q", status, out, errOut)
 	}
+	// What is piped through comes back byte for byte.
+	every := make([]byte, 1<<20)
+	for i := range every {
+		every[i] = byte(i * 7)
+	}
+	var through, complaints bytes.Buffer
+	if status := Run(t.Context(), "1", []string{"run", "hello", "--", "cat"}, bytes.NewReader(every), &through, &complaints); status != 0 || !bytes.Equal(through.Bytes(), every) {
+		t.Errorf("of %d bytes %d came back, status %d\n%s", len(every), through.Len(), status, complaints.String())
+	}
+	// It has a locale, and places of its own to write to.
+	if status, out, errOut := run(`echo "$LANG $USER"; echo x > "$TMPDIR/a" && echo y > /tmp/b && echo z > ~/c && cat "$TMPDIR/a" /tmp/b ~/c`); status != 0 || out != "C.UTF-8 vcap\nx\ny\nz\n" {
+		t.Errorf("where an app writes: status %d, %q %s", status, out, errOut)
+	}
 	if status, _, errOut := run("kill -9 $$"); status != 128+9 {
 		t.Errorf("a command that is killed: status %d %s", status, errOut)
 	}
