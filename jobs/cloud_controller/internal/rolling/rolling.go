@@ -335,7 +335,7 @@ func (m *Machine) missed(now time.Time, index int) {
 			limit = m.settings.Silent
 		}
 		if now.Sub(latest(t.began, t.seen)) > limit {
-			m.again(now, index, "no DEA says that it starts instance %d")
+			m.again(now, index, fmt.Sprintf("no DEA says that it starts instance %d", index))
 		}
 	}
 }
@@ -347,7 +347,8 @@ func latest(a, b time.Time) time.Time {
 	return b
 }
 
-// again starts an index once more, unless that was tried often enough.
+// again starts an index once more, or for this reason goes back, if that was tried
+// often enough.
 func (m *Machine) again(now time.Time, index int, why string) {
 	if !m.track[index].resumed { // else it was perhaps never asked for
 		m.Indices[index].Failures++
@@ -359,7 +360,7 @@ func (m *Machine) again(now time.Time, index int, why string) {
 	case m.Back:
 		m.giveUp(now, index)
 	default:
-		m.goBack(fmt.Sprintf(why, index), "")
+		m.goBack(why, "")
 	}
 }
 
@@ -396,7 +397,11 @@ func (m *Machine) exited(now time.Time, e Exited) {
 		*t = track{}
 		m.enter(now, e.Index, Waiting)
 	case step == Starting || step == Settling:
-		m.again(now, e.Index, "the DEAs cannot start instance %d")
+		why := fmt.Sprintf("the DEAs cannot start instance %d", e.Index)
+		if e.Why != "" {
+			why += ": " + e.Why
+		}
+		m.again(now, e.Index, why)
 	}
 }
 

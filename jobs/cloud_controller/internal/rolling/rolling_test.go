@@ -344,6 +344,24 @@ func TestADEAThatCannotStartIsTriedAgain(t *testing.T) {
 	}
 }
 
+func TestADEAThatCannotStartSaysWhy(t *testing.T) {
+	w := newWorld(1, testSettings(1))
+	for range 400 {
+		w.step(w.look(always))
+		for _, i := range w.instances[1:] {
+			if !i.gone {
+				i.gone = true
+				w.step(Exited{ID: i.ID, Version: "new", Why: "100% of the disk is used"})
+			}
+		}
+		w.pass(250 * time.Millisecond)
+	}
+	w.want(t, Undone, "old/0")
+	if got := w.machine.Reason; got != "the DEAs cannot start instance 0: 100% of the disk is used" {
+		t.Errorf("the reason is %q", got)
+	}
+}
+
 func TestNobodyTakesAStart(t *testing.T) {
 	w := newWorld(1, testSettings(1))
 	for range 400 {
