@@ -117,30 +117,50 @@ func (w *world) step(e Event) {
 		}
 	}
 	for _, action := range actions {
-		switch a := action.(type) {
-		case Start:
-			var without []int
-			for _, index := range a.Indices {
-				if w.room == 0 {
-					without = append(without, index)
-					continue
-				}
-				w.room--
-				w.start(a.Version, index, a.Watched)
+		w.act(action)
+	}
+}
+
+// act does what the machine says.
+func (w *world) act(action Action) {
+	switch a := action.(type) {
+	case Start:
+		var without []int
+		for _, index := range a.Indices {
+			if w.room == 0 {
+				without = append(without, index)
+				continue
 			}
-			if len(without) > 0 {
-				w.step(NoRoom{Indices: without, Why: "there is no room"})
-			}
-		case Stop:
-			w.stopped = append(w.stopped, a)
-			for _, i := range w.instances {
-				if (i.Index == a.Index || a.Index == Everywhere) && slices.Contains(a.Versions, i.Version) && !i.gone && !i.Crashed {
-					i.gone = true
-					w.room++
-				}
+			w.room--
+			w.start(a.Version, index, a.Watched)
+		}
+		if len(without) > 0 {
+			w.step(NoRoom{Indices: without, Why: "there is no room"})
+		}
+	case Stop:
+		w.stopped = append(w.stopped, a)
+		for _, i := range w.instances {
+			if (i.Index == a.Index || a.Index == Everywhere) && slices.Contains(a.Versions, i.Version) && !i.gone && !i.Crashed {
+				i.gone = true
+				w.room++
 			}
 		}
 	}
+}
+
+// stepAndDie is step for a controller that is killed in it: before it has saved
+// anything (0), when it has saved (1), or when it has done so many actions less one.
+// It reports whether there was so much to do.
+func (w *world) stepAndDie(e Event, after int) bool {
+	actions := w.machine.Step(w.now, e)
+	if after > 0 && w.machine.Changed() && w.machine.Outcome == Running {
+		w.save()
+	}
+	for n := range min(after-1, len(actions)) {
+		w.act(actions[n])
+	}
+	w.restart()
+	return after <= len(actions)+1
 }
 
 func always() bool { return true }
@@ -260,6 +280,51 @@ func TestNoRoomIsSaidBeforeAnythingStops(t *testing.T) {
 	w.room = 1
 	w.finish(t)
 	w.want(t, Done, "new/0 new/1 new/2")
+}
+
+// TestAControllerDiesAtEveryStep: killed at whichever event of an update, and however
+// far it has come with what follows, another one ends the update, and nothing that is
+// served stops being so.
+func TestAControllerDiesAtEveryStep(t *testing.T) {
+	for _, inFlight := range []int{1, 3} {
+		for _, how := range []string{"", "at start", "never listens", "soon"} {
+			deaths := 0
+			for event, over := 0, false; !over; event++ {
+				for after, more := 0, true; more; after++ {
+					w := newWorld(3, testSettings(inFlight))
+					w.bad["new"] = how
+					n := 0
+					take := func(e Event) {
+						if n++; n-1 == event {
+							more = w.stepAndDie(e, after)
+							deaths++
+						} else {
+							w.step(e)
+						}
+					}
+					for n <= event && w.machine.Outcome == Running {
+						for _, e := range w.pass(250 * time.Millisecond) {
+							take(e)
+						}
+						take(w.look(always))
+					}
+					if over = n <= event; over {
+						break // it was over before this event
+					}
+					w.finish(t)
+					if how == "" {
+						w.want(t, Done, "new/0 new/1 new/2")
+					} else {
+						w.want(t, Undone, "old/0 old/1 old/2")
+					}
+					if t.Failed() {
+						t.Fatalf("killed at event %d after %d, %d in flight, a version that fails: %q", event, after, inFlight, how)
+					}
+				}
+			}
+			t.Logf("%d at once, a version that fails: %q: %d deaths", inFlight, how, deaths)
+		}
+	}
 }
 
 func TestScalingDuringAnUpdate(t *testing.T) {
