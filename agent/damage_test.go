@@ -101,9 +101,12 @@ func TestEachOfTheAgentsFilesDamaged(t *testing.T) {
 			if aside, err := os.Stat(path + ".damaged"); err == nil && !strings.Contains(told, name) {
 				t.Errorf("%s %s: %s was set aside in silence: %q", name, what, aside.Name(), told)
 			}
-			mustTell := slices.Contains([]string{"agent.json", "key.pem", "generations.json", "processes/web/sleeper.json"}, name) && damage != nil
+			mustTell := slices.Contains([]string{"agent.json", "key.pem", "generations.json", "processes/web/sleeper.json"}, name) && damage != nil || name == "generations.json"
 			if mustTell && !strings.Contains(told, name) {
 				t.Errorf("%s %s: nothing is told of it: %q", name, what, told)
+			}
+			if name == "generations.json" && inventory.State != api.InstanceFailing {
+				t.Errorf("%s %s: it is not known what is installed, and the instance is %s", name, what, inventory.State)
 			}
 			repair()
 			inventory, err = f.agent.Inventory(f.context())

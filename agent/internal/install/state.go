@@ -57,19 +57,34 @@ func (s state) backTo() string {
 }
 
 func (i *Installer) load() error {
-	data, err := os.ReadFile(i.path("generations.json"))
+	// Without the record it is not known which generation is active. What runs goes
+	// on; the next update finds what is as it wants it.
+	forgot := func(why string) {
+		i.lost = "it is not known what is installed, since " + why
+		if i.Damaged != nil {
+			i.Damaged(why)
+		}
+	}
+	path := i.path("generations.json")
+	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
+		entries, err := os.ReadDir(i.path("generations"))
+		if err != nil {
+			return fmt.Errorf("cannot look for generations: %w", err)
+		}
+		if len(entries) > 0 { // else there was none yet
+			forgot(path + " was missing")
+		}
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("cannot read which generation is active: %w", err)
 	}
 	if err := json.Unmarshal(data, &i.state); err != nil {
-		// What runs goes on; the next update finds what is as it wants it.
 		i.state = state{}
-		text, err := damaged.SetAside(i.path("generations.json"), err)
-		if err == nil && i.Damaged != nil {
-			i.Damaged(text)
+		text, err := damaged.SetAside(path, err)
+		if err == nil {
+			forgot(text)
 		}
 		return err
 	}

@@ -17,7 +17,7 @@ func resource(c terraform.Change, vm state.VMID, wanted map[state.VMID]terraform
 		return "disk of " + c.Key
 	}
 	if _, ours := wanted[vm]; !ours && c.Action != terraform.Delete || c.Key == "" || !strings.Contains(c.Key, "/") || strings.Contains(c.Key, ":") {
-		return strings.TrimPrefix(c.Address, "module.vms.")
+		return terraform.Called(c.Address)
 	}
 	more := slices.ContainsFunc(all, func(x terraform.Change) bool {
 		return x.Key == c.Key && x.Address != c.Address && x.Name != terraform.DiskResource

@@ -110,3 +110,29 @@ func TestALostDiskIsNotMadeAnewInSilence(t *testing.T) {
 		t.Errorf("got %+v", changes)
 	}
 }
+
+// TestResourcesAreCalledAsPeopleDo: no view has an engine's address of what an
+// instance has.
+func TestResourcesAreCalledAsPeopleDo(t *testing.T) {
+	wanted := map[state.VMID]terraform.InstanceInput{state.Own("db/0"): {}}
+	for _, test := range []struct{ kind, name, key, want string }{
+		{"localvm_machine", "vm", "db/0", "VM db/0"},
+		{"localvm_disk", "disk", "db/0", "disk of db/0"},
+		{"libvirt_volume", "disk", "db/0", "disk of db/0"},
+		{"localvm_publish", "address", "127.0.0.1:8080", "published address 127.0.0.1:8080"},
+		{"libvirt_network", "network", "", "libvirt_network.network"},
+	} {
+		address := "module.vms." + test.kind + "." + test.name
+		if test.key != "" {
+			address += `["` + test.key + `"]`
+		}
+		c := terraform.Change{Type: test.kind, Name: test.name, Key: test.key, Address: address, Action: terraform.Create}
+		if got := resource(c, state.Own(test.key), wanted, nil); got != test.want {
+			t.Errorf("in a plan, %s is called %q, not %q", address, got, test.want)
+		}
+		failed := &terraform.Error{Doing: "make the VMs", Diagnostics: []terraform.Diagnostic{{Address: address, Summary: "no"}}}
+		if text := failed.Error(); strings.Contains(text, "module.vms") || !strings.Contains(text, "\n  "+test.want) {
+			t.Errorf("in an error, %s is called otherwise: %s", address, text)
+		}
+	}
+}

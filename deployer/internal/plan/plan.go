@@ -380,6 +380,9 @@ func instance(w Wanted, e Existing) InstanceChange {
 	}
 	if inv.Active == "" {
 		c.Action, c.Causes = Create, []string{"nothing is installed"}
+		if inv.State == api.InstanceFailing && len(inv.Reasons) > 0 {
+			c.Causes = slices.Clone(inv.Reasons) // as far as it knows
+		}
 		c.Files, c.Processes = files(w, e), starts(w.Spec, "first start")
 		return c
 	}

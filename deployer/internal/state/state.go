@@ -15,6 +15,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -492,7 +493,11 @@ func writeChanged(path string, data []byte) (wrote bool, err error) {
 		return false, nil
 	}
 	if err := renameio.WriteFile(path, data, 0o600, renameio.WithTempDir(filepath.Dir(path))); err != nil {
-		return false, fmt.Errorf("cannot write the state: %w", err)
+		err = fmt.Errorf("cannot write the state: %w", err)
+		if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+			err = fmt.Errorf("%w; free some space below %s, then run this again: it continues from what is there", err, filepath.Dir(path))
+		}
+		return false, err
 	}
 	return true, syncFolder(filepath.Dir(path))
 }

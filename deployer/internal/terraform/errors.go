@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -38,7 +39,7 @@ func (e *Error) Error() string {
 	for _, d := range e.Diagnostics {
 		b.WriteString("\n  ")
 		if d.Address != "" {
-			b.WriteString(d.Address + ": ")
+			b.WriteString(Called(d.Address) + ": ")
 		}
 		b.WriteString(d.Summary)
 		if d.Detail != "" {
@@ -55,6 +56,27 @@ func (e *Error) Error() string {
 }
 
 func (e *Error) Unwrap() error { return e.Cause }
+
+// address is an engine's address of a resource that a template makes for a key.
+var address = regexp.MustCompile(`^module\.vms\.([a-z0-9_]+)\.([A-Za-z0-9_-]+)\["([^"]+)"\]$`)
+
+// Called returns what people call a resource of an engine: the VM or the disk of an
+// instance, an address that is published. What belongs to neither keeps its own name.
+func Called(name string) string {
+	m := address.FindStringSubmatch(name)
+	if m == nil {
+		return strings.TrimPrefix(name, "module.vms.")
+	}
+	switch {
+	case m[1] == "localvm_publish":
+		return "published address " + m[3]
+	case !strings.Contains(m[3], "/"):
+		return strings.TrimPrefix(name, "module.vms.")
+	case m[2] == DiskResource:
+		return "disk of " + m[3]
+	}
+	return fmt.Sprintf("VM %s (%s.%s)", m[3], m[1], m[2])
+}
 
 // failed makes the error of an engine run; log is nil for commands without
 // JSON events.

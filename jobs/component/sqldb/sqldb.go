@@ -59,9 +59,20 @@ func Open(ctx context.Context, uri func() (string, error), dialer Dialer, schema
 	}
 	if err := s.migrate(ctx, schema); err != nil {
 		s.Close()
-		return nil, err
+		return nil, damagedFile(uri, err)
 	}
 	return s, nil
+}
+
+// damagedFile says of an error about a damaged file of SQLite which it is, and what
+// to do; other errors stay as they are.
+func damagedFile(uri func() (string, error), err error) error {
+	var lite *sqlite.Error
+	if !errors.As(err, &lite) || lite.Code()&0xff != sqlite3.SQLITE_NOTADB && lite.Code()&0xff != sqlite3.SQLITE_CORRUPT {
+		return err
+	}
+	file, _ := uri() // it has just been opened
+	return fmt.Errorf("the database %s is damaged: %w; stop the instance (deploy stop), put a copy of the file back, or move it away to begin with an empty one, and start the instance", strings.TrimPrefix(file, "sqlite://"), err)
 }
 
 func connect(where func() (string, error), dialer Dialer) (*DB, error) {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -594,6 +595,38 @@ func TestBadURIs(t *testing.T) {
 			t.Errorf("%q is opened", uri)
 		} else if strings.Contains(err.Error(), "secretword") {
 			t.Errorf("the password is in %q", err)
+		}
+	}
+}
+
+// A damaged file is named, with what to do, and stays as it is.
+func TestDamagedFile(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "cc.db")
+	s := open(t, "sqlite://"+file)
+	s.Close()
+	whole, err := os.ReadFile(file)
+	must(t, err)
+	for name, data := range map[string][]byte{
+		"foreign":          bytes.Repeat([]byte("not a database. "), 4096),
+		"with a bad page":  slices.Concat(whole[:100], bytes.Repeat([]byte{0xff}, 4000), whole[4100:]),
+		"with a bad start": slices.Concat(bytes.Repeat([]byte{0x5a}, 100), whole[100:]),
+	} {
+		for _, suffix := range []string{"-wal", "-shm"} {
+			_ = os.Remove(file + suffix)
+		}
+		must(t, os.WriteFile(file, data, 0o600))
+		opened, err := Open(t.Context(), fixed("sqlite://"+file), nil)
+		if err == nil {
+			opened.Close()
+			t.Errorf("%s: it is opened", name)
+			continue
+		}
+		if text := err.Error(); !strings.Contains(text, "the database "+file+" is damaged") || !strings.Contains(text, "put a copy of the file back") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if now, err := os.ReadFile(file); err != nil || !bytes.Equal(now, data) {
+			t.Errorf("%s: the file was changed (%v)", name, err)
 		}
 	}
 }
