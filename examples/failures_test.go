@@ -326,7 +326,7 @@ variable "listen" { default = "" }
 release "test" { path = %q }
 update {
   min_healthy_time = "300ms"
-  watch_time       = "0s-10s"
+  watch_time       = "0s-30s"
 }
 group "lb" {
   job "nginx" {

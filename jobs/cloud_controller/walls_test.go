@@ -401,22 +401,24 @@ func TestQuotas(t *testing.T) {
 func TestStartsPerMinute(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	c := w.start("default_account_capacity: {memory: 2048, app_uris: 2, services: 1, apps: 9, instances: 9, starts_per_minute: 4}\n")
+	c := w.start("default_account_capacity: {memory: 2048, app_uris: 2, services: 1, apps: 9, instances: 9, starts_per_minute: 1}\n")
 	d := w.dea("d")
 	w.anyStager()
 	u := c.register("dev@example.com")
-	u.running(d, "hello", 2)
-	u.put("hello", map[string]any{"instances": 3}).want(200)
-	u.put("hello", map[string]any{"instances": 1}).want(200) // to end some is free
-	u.put("hello", map[string]any{"env": []string{"A=b"}}).want(200)
-	u.put("hello", map[string]any{"instances": 3}).fails(429, 605)
-	u.call("PUT", "/apps/hello/update", `{"now": true}`).want(200)
-	late := u.call("PUT", "/apps/hello/update", "")
+	u.running(d, "hello", 5) // who has started nothing may; it counts for five minutes
+	late := u.put("hello", map[string]any{"instances": 6})
 	late.fails(429, 605)
-	if seconds, err := strconv.Atoi(late.Header.Get("Retry-After")); err != nil || seconds < 1 || seconds > 60 {
+	if seconds, err := strconv.Atoi(late.Header.Get("Retry-After")); err != nil || seconds < 1 || seconds > 300 {
 		t.Errorf("Retry-After %q", late.Header.Get("Retry-After"))
 	}
-	if got := u.stored("hello"); got.Instances != 1 || got.State != "STARTED" {
+	u.put("hello", map[string]any{"instances": 1}).want(200) // to end some is free
+	u.put("hello", map[string]any{"env": []string{"A=b"}}).want(200)
+	u.put("hello", map[string]any{"instances": 2}).fails(429, 605)
+	u.call("PUT", "/apps/hello/update", "").fails(429, 605)
+	u.call("PUT", "/apps/hello/update", `{"now": true}`).fails(429, 605)
+	u.put("hello", map[string]any{"state": "STOPPED"}).want(200)
+	u.put("hello", map[string]any{"state": "STARTED"}).fails(429, 605)
+	if got := u.stored("hello"); got.Instances != 1 || got.State != "STOPPED" {
 		t.Errorf("the app is %+v", got)
 	}
 	other := c.register("other@example.com")

@@ -196,7 +196,7 @@ func TestLyingHost(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	flood := func(w io.Writer) {
 		junk := make([]byte, 32<<10)
-		for written := 0; written < 256<<20; written += len(junk) {
+		for written := 0; written < 16<<20; written += len(junk) {
 			if _, err := w.Write(junk); err != nil {
 				return
 			}
