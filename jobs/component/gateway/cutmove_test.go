@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -231,4 +232,24 @@ func (w *world) on(node string) (list []wire.ServiceHandle) {
 		}
 	}
 	return list
+}
+
+// TestNoOrphanWhileMoving: as long as an instance moves it is an orphan on neither node,
+// and after that on the one that it has left.
+func TestNoOrphanWhileMoving(t *testing.T) {
+	t.Parallel()
+	for phase, want := range map[wire.MovePhase][]string{
+		wire.MoveCopying: nil, wire.MoveSwitched: nil, wire.MoveBack: nil, wire.MoveDone: {"a"}, wire.MoveUndone: {"b"},
+	} {
+		owner := map[bool]string{false: "a", true: "b"}[phase == wire.MoveSwitched || phase == wire.MoveDone]
+		h := wire.ServiceHandle{ServiceID: "d1", Credentials: wire.Credentials{"name": "d1", "node_id": owner}}
+		found := newOrphans()
+		for _, on := range []string{"a", "b"} {
+			found.add(wire.ServiceReport{Instances: []string{"d1"}, NodeID: on})
+		}
+		lists := found.unknown(handlesOf([]wire.ServiceHandle{h.WithMove(wire.ServiceMove{Number: 1, From: "a", To: "b", Phase: phase})})).lists()
+		if got := lists.nodes(); !slices.Equal(got, want) {
+			t.Errorf("%s: it is an orphan on %v, want %v", phase, got, want)
+		}
+	}
 }

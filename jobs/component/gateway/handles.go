@@ -52,9 +52,17 @@ func (h handles) on(node string) []wire.ServiceHandle {
 	return list
 }
 
+// knowsInstance reports whether an instance may be on a node. While it moves it may be on
+// both: what is purged there could be the only copy by the time that the node hears it.
 func (h handles) knowsInstance(node, name string) bool {
 	one, there := h.instance(name)
-	return there && (one.Credentials.NodeID() == "" || one.Credentials.NodeID() == node)
+	if !there {
+		return false
+	}
+	if m, err := one.Move(); err != nil || !m.Over() && (m.From == node || m.To == node) {
+		return true
+	}
+	return one.Credentials.NodeID() == "" || one.Credentials.NodeID() == node
 }
 
 func (h handles) knowsBinding(node string, c wire.Credentials) bool {
