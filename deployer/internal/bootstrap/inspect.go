@@ -17,9 +17,11 @@ const minFree = 64 << 20
 
 // inspection is a POSIX script, one round trip for all questions. $1 is the
 // agent's folder, $2 the agent program. Its answers begin with "deploy:", since a
-// login shell may write lines of its own.
+// login shell may write lines of its own. Whatever the user's umask, others cannot
+// put a program in place of the agent's.
 const inspection = `
 echo "deploy:uname $(uname -sm)"
+umask go-w
 mkdir -p "$1/bin" "$1/incoming" && [ -w "$1/bin" ] && [ -w "$1/incoming" ] || exit 3
 echo "deploy:disk $(df -Pk "$1" | tail -n 1)"
 if [ -x "$2" ]; then echo "deploy:sha256 $(sha256sum <"$2")"; fi
