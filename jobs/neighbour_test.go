@@ -459,7 +459,11 @@ func (p *platform) look(t *testing.T, m misbehaviour, host string) {
 	for try := 1; ; try++ {
 		alone, failures := p.neighbours("neighbour.cf.localhost", 10)
 		if len(failures) > 0 {
-			t.Fatalf("before: %v", errors.Join(failures...))
+			// The other platform's look may take all of a small machine for seconds.
+			if try == 5 {
+				t.Fatalf("before: %v", errors.Join(failures...))
+			}
+			continue
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		var attack sync.WaitGroup
