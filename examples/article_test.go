@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -20,6 +21,7 @@ func TestArticle(t *testing.T) {
 	t.Parallel()
 	p := startPlatform(t, "article.hcl", "article.localhost")
 	p.edit(`domain = "cf.localhost"`, `domain = "article.localhost"`)
+	p.edit("  job \"redis_node\" {\n    properties {\n", fmt.Sprintf("  job \"redis_node\" {\n    properties {\n      migration_nfs = %q\n", t.TempDir()))
 	p.mustApply()
 	p.register()
 	// What follows is done with a token of the user component.
@@ -170,6 +172,22 @@ func TestArticle(t *testing.T) {
 	})
 	p.mustVmc("bind-service", "guests", "guestbook")
 	reads("Ada was here\nand Grace\n")
+	// An instance moves with what is in it: by an errand, and before its node is removed.
+	out, code = p.run("status", "--census")
+	guests := regexp.MustCompile(`guests (d[0-9a-f]{32})`).FindStringSubmatch(out)
+	if code != 0 || guests == nil || !strings.Contains(out, "guestbook") {
+		t.Fatalf("the census does not name the guestbook's instance:\n%s", out)
+	}
+	out, code = p.run("run", "redis_gateway/migrate", "--", guests[1], "redis_node_free_1")
+	mustTell(t, out, code, 0, "copying", "done", "being restarted")
+	reads("Ada was here\nand Grace\n")
+	p.edit("instances = 2\n  vm        = vm.large\n  disk      = disk.data", "instances = 1\n  vm        = vm.large\n  disk      = disk.data")
+	out, code = p.run("apply", "--auto-approve", "--accept-data-loss")
+	mustTell(t, out, code, 0)
+	reads("Ada was here\nand Grace\n")
+	if got, err := guestbook("POST", "and Alan"); err != nil || got != "Ada was here\nand Grace\nand Alan\n" {
+		t.Errorf("%q, %v", got, err)
+	}
 	p.mustVmc("delete", "--force", "guestbook", "visits", "ledger")
 	p.mustVmc(append([]string{"delete-service", "--force", "guests", "others", "visits", "old"}, ledgers...)...)
 	if out := p.mustVmc("services"); !strings.Contains(out, "You have no services") {
