@@ -3,5 +3,7 @@
 //
 // jobs.go decides which job works and how it ends, schedule.go when one is due: both are
 // pure. vault.go has the files, desk.go the records of jobs; keeper.go, where to begin
-// reading, does the work. node, its neighbour, knows the instances.
+// reading, does the work. serialized.go makes snapshots into files for their owner and takes
+// files to import, which come piece by piece (upload.go). node, its neighbour, knows the
+// instances.
 package lifecycle
