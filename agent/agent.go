@@ -88,7 +88,7 @@ type outward struct {
 // errClosing is the cause of what Close ends.
 var errClosing = errors.New("the agent is ending")
 
-// lockPoll is how often a standby looks whether the agent's folder is free.
+// lockPoll is the interval at which a standby looks whether the agent's folder is free.
 const lockPoll = 50 * time.Millisecond
 
 // Open waits until no other agent holds the folder, takes up what it finds

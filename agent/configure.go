@@ -13,7 +13,7 @@ import (
 	"github.com/clusterworks/deploy/agent/internal/server"
 )
 
-// busTrial is how long a new bus may take to answer before it is refused.
+// busTrial is the time that a new bus may take to answer before it is refused.
 const busTrial = 10 * time.Second
 
 // configure gives the agent its identity and its bus. A new bus takes the

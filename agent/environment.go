@@ -2,10 +2,10 @@ package agent
 
 import "slices"
 
-// systemPath is where Debian keeps programs, those of daemons included.
+// systemPath is the place where Debian keeps programs, those of daemons included.
 const systemPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// BaseEnv is what processes and hooks inherit of an agent's own environment:
+// BaseEnv returns what processes and hooks inherit of an agent's own environment:
 // nothing by chance. DEPLOY_VM must reach everything that runs on a VM whose
 // processes are found by it.
 func BaseEnv(environ []string) []string {

@@ -29,14 +29,14 @@ import (
 )
 
 const (
-	// bootPoll is how often Install asks whether the agent answers.
+	// bootPoll is the interval at which Install asks whether the agent answers.
 	bootPoll = 20 * time.Millisecond
 	// askLimit bounds the question to an agent for its inventory.
 	askLimit = 2 * time.Second
-	// rivalLimit is how long an agent of another program may go on once it was to
+	// rivalLimit is the time that an agent of another program may go on once it was to
 	// be replaced; then it is one that nobody watches over any more.
 	rivalLimit = 2 * time.Second
-	// hungLimit is how long an agent may accept connections and not answer; then it
+	// hungLimit is the time that an agent may accept connections and not answer; then it
 	// hangs. What it supervises does not end with it. So long may an agent that ran
 	// before the install also be without its socket, and one that fails be started
 	// again and again.
@@ -98,7 +98,7 @@ func Install(ctx context.Context, dir, executable string, environ []string, all 
 	return note, err
 }
 
-// machine is where the agent of dir is to start.
+// machine returns where the agent of dir is to start.
 func machine(dir string, environ []string) boot.Machine {
 	return boot.Here(dir, lookup(environ, "DEPLOY_SERVICES"), lookup(environ, "DEPLOY_INIT_PID"))
 }
@@ -151,7 +151,7 @@ func residents(dir string) (map[int]uint64, error) {
 	return found, nil
 }
 
-// failureFile is where an agent that could not start says why.
+// failureFile returns where an agent that could not start says why.
 func failureFile(dir string) string { return filepath.Join(dir, "agent.error") }
 
 // NoteFailure keeps why the agent of dir could not start, for who installs it:
@@ -160,7 +160,7 @@ func NoteFailure(dir string, failure error) error {
 	return renameio.WriteFile(failureFile(dir), []byte(failure.Error()+"\n"), 0o600)
 }
 
-// lastWords is what an agent said that could not start, "" if none did.
+// lastWords returns what an agent said before it failed to start, "" if none did.
 func lastWords(dir string) string {
 	data, err := os.ReadFile(failureFile(dir))
 	if err != nil {

@@ -108,7 +108,7 @@ func metricsOf(in api.Inventory, v api.Vitals) api.Metrics {
 	return m
 }
 
-// listenRetry is how long an address that cannot be listened on is left alone.
+// listenRetry is the time that an address that cannot be listened on is left alone.
 const listenRetry = time.Second
 
 // metricsServer serves /metrics to whoever asks at an address.
@@ -193,7 +193,7 @@ func (a *Agent) configureMetrics() error {
 	return nil
 }
 
-// metricsAddress is where metrics are served, "" for nowhere.
+// metricsAddress returns where metrics are served, "" for nowhere.
 func metricsAddress(id identity) string {
 	if id.MetricsPort == 0 || id.Address == "" {
 		return ""

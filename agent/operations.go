@@ -21,7 +21,7 @@ import (
 	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
-// keepOperations is how many operations are remembered.
+// keepOperations is the number of operations that are remembered.
 const keepOperations = 50
 
 // maxWait bounds one long poll.
@@ -293,14 +293,14 @@ func (o *operations) breakOff(running *api.Operation, epoch uint64) {
 	}
 }
 
-// current is how an operation stands.
+// current returns how an operation stands.
 func (o *operations) current(op *operation) api.Operation {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return op.Operation
 }
 
-// report is what a running operation tells and asks.
+// report describes what a running operation tells and asks.
 type report struct {
 	agent *Agent
 	op    *operation

@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// outputPiece is how much is put on one line of the file, bytes as said.
+	// outputPiece is the number of bytes, as said, that one line of the file holds at most.
 	outputPiece = 32 << 10
-	// outputReply is how much of the file one reply has at most. The bus carries
+	// outputReply is the part of the file, in bytes, that one reply has at most. The bus carries
 	// 1 MiB at a time.
 	outputReply = 384 << 10
 )
 
-// output is what the hooks of one operation say: a file of lines, each an
+// output describes what the hooks of one operation say: a file of lines, each an
 // api.Output. A position is an offset in it. It is not synced: a crash of the
 // agent alone loses none of it.
 type output struct {

@@ -29,7 +29,7 @@ func withErrands(hooks ...api.Hook) api.Job {
 	return job
 }
 
-// heard is what an operation says.
+// heard describes what an operation says.
 type heard struct{ stdout, stderr bytes.Buffer }
 
 func (h *heard) take(o api.Output) {

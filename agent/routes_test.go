@@ -68,7 +68,7 @@ func (f *fixture) hears(heard *hearing, subject, host string) told {
 	}
 }
 
-// hearing is what the routers have not looked at.
+// hearing describes what the routers have not looked at.
 type hearing struct {
 	messages chan told
 	last     map[string]string // host -> subject of its last message

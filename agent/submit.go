@@ -222,7 +222,7 @@ func (a *Agent) perform(ctx context.Context, s api.Submission, r report) error {
 	return badRequest("this agent does not know kind %q", s.Kind)
 }
 
-// asFailure is what the deployer hears of an error.
+// asFailure returns what the deployer hears of an error.
 func asFailure(err error) *api.Error {
 	if errors.Is(err, errClosing) {
 		return interrupted()

@@ -26,7 +26,7 @@ const (
 	// syslogDatagram keeps a message in one packet of any network that carries
 	// IPv6 (RFC 5426, 3.2).
 	syslogDatagram = 1180
-	// syslogLine is where a longer line is cut for a TCP receiver.
+	// syslogLine is the length at which a longer line is cut for a TCP receiver.
 	syslogLine = 16 << 10
 
 	syslogPoll    = 250 * time.Millisecond
@@ -39,7 +39,7 @@ const (
 	syslogChunk = 64 << 10
 )
 
-// cursor is how far a log was forwarded.
+// cursor describes how far a log was forwarded.
 type cursor struct {
 	File string `json:"file"`
 	Next int64  `json:"next"`

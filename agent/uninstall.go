@@ -17,7 +17,7 @@ import (
 	"github.com/clusterworks/deploy/agent/internal/shim"
 )
 
-// uninstallGrace is what a process has to end that says nothing of it.
+// uninstallGrace is the time that a process has to end unless its spec says otherwise.
 const uninstallGrace = 10 * time.Second
 
 // ErrForeign says that an agent is another deployment's.

@@ -41,7 +41,7 @@ type Config struct {
 	Packages  string   // folder of built packages
 	// Executable is the deploy program: local VMs run it as their init.
 	Executable string
-	// Parallel is how many VMs are worked on side by side; default 16.
+	// Parallel is the number of VMs that are worked on side by side; default 16.
 	Parallel int
 	// Report receives events, concurrently; default: nobody.
 	Report func(Event)
@@ -50,7 +50,7 @@ type Config struct {
 	Passphrase func(confirm bool) (string, error)
 	// Identity is a file of age identities that open an encrypted state; "" is none.
 	Identity string
-	// LockWait is how long to wait for another run on the same deployment.
+	// LockWait is the time to wait for another run on the same deployment.
 	// Takeover takes the lock from a run that still holds it.
 	LockWait time.Duration
 	Takeover bool

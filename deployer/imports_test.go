@@ -27,7 +27,7 @@ type importRule struct {
 	never    string // nor these of the standard library, tests apart
 }
 
-// outside is what a pure package must not import: files, processes, networks.
+// outside holds what a pure package must not import: files, processes, networks.
 const outside = `os|os/.*|path/filepath|net|net/http|syscall`
 
 // importRules is ARCHITECTURE.md's table. The first rule that matches a package
@@ -180,7 +180,7 @@ func climbs(module string, packages []goPackage, walk []string) []string {
 	return problems
 }
 
-// goPackage is what `go list -json` says of a package.
+// goPackage describes what `go list -json` says of a package.
 type goPackage struct {
 	ImportPath                         string
 	Imports, TestImports, XTestImports []string

@@ -16,7 +16,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
-// lies is how often an inventory is distorted: go test ./deployer -run Liar -lies 10000
+// lies is the number of times that an inventory is distorted: go test ./deployer -run Liar -lies 10000
 var lies = flag.Int("lies", distortions, "how often an agent's inventory is distorted")
 
 // An agent may say anything of itself: a plan is made all the same, nothing of the

@@ -23,7 +23,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/state"
 )
 
-// Reach is how an operator reaches a deployment's VMs and its bus by hand.
+// Reach describes how an operator reaches a deployment's VMs and its bus by hand.
 type Reach struct{ d *Deployer }
 
 // Reach returns the deployment's.

@@ -38,7 +38,7 @@ type Release struct {
 	Jobs     []string `json:"jobs"`
 	Programs []string `json:"programs"`
 	Size     int64    `json:"size"` // bytes
-	// PublicKey is whose signature lies beside the archive, "": nobody's.
+	// PublicKey is the key whose signature lies beside the archive; "": there is none.
 	PublicKey string `json:"public_key,omitempty"`
 }
 

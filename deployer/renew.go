@@ -30,7 +30,7 @@ type Renewal struct {
 	Result *Result `json:"result,omitempty"`
 }
 
-// DomainRenewal is what was done about one domain's certificate.
+// DomainRenewal describes what was done about one domain's certificate.
 type DomainRenewal struct {
 	Name string `json:"name"`
 	// Renewed: it has a new certificate. Else Next is when it will be tried for.

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// Streams are what a program that runs for the user is connected to.
+// Streams describe what a program that runs for the user is connected to.
 type Streams struct {
 	In       io.Reader
 	Out, Err io.Writer
 }
 
-// endingTime is how long a program on this machine may take to end when it is told to.
+// endingTime is the time that a program on this machine may take to end when it is told to.
 const endingTime = 5 * time.Second
 
 // runHere runs a program on this machine and returns its exit status as a shell

@@ -267,7 +267,7 @@ func planWithoutEngine(ctx context.Context, d *Deployer) (*plan.Plan, error) {
 	return comparison.plan, nil
 }
 
-// ScaleCluster is what another process needs to plan a cluster of the benchmarks.
+// ScaleCluster describes what another process needs to plan a cluster of the benchmarks.
 type ScaleCluster struct {
 	Manifest, StateDir, Programs string
 	Vars                         map[string]string

@@ -20,7 +20,7 @@ type Encryption = state.Encryption
 // Revision records what an apply made of the deployment.
 type Revision = state.Revision
 
-// StateFolder is what a deployer does to the folder that its state is in.
+// StateFolder describes what a deployer does to the folder that its state is in.
 type StateFolder struct{ d *Deployer }
 
 // StateFolder returns the deployment's.

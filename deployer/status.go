@@ -30,7 +30,7 @@ type Status struct {
 	Instances  []InstanceStatus `json:"instances"`
 	// Warnings name what will need attention: certificates that end.
 	Warnings []string `json:"warnings,omitempty"`
-	// Levels are what the manifest requires of its machines, met or not: as in a plan.
+	// Levels hold what the manifest requires of its machines, met or not: as in a plan.
 	Levels []plan.LevelReport `json:"levels,omitempty"`
 }
 
@@ -59,7 +59,7 @@ type InstanceStatus struct {
 	// Held: an operator has stopped it. Ignored: no run touches it.
 	Held    bool `json:"held,omitempty"`
 	Ignored bool `json:"ignored,omitempty"`
-	// Census is what lives there, as its jobs say, if it was asked for.
+	// Census holds what lives there, as its jobs say, if it was asked for.
 	Census []api.JobCensus `json:"census,omitempty"`
 	// Drift lists the files that were changed by hand, if it was asked for.
 	Drift []api.Drift `json:"drift,omitempty"`
@@ -77,7 +77,7 @@ type ProcessStatus struct {
 	CPUPercent float64   `json:"cpu_percent"`
 	LastExit   *api.Exit `json:"last_exit,omitempty"`
 	Reason     string    `json:"reason,omitempty"`
-	// Facts are what it has found out about its machine or itself: "isolation".
+	// Facts hold what it has found out about its machine or itself: "isolation".
 	Facts map[string]string `json:"facts,omitempty"`
 }
 
@@ -101,7 +101,7 @@ func (d *Deployer) Status(ctx context.Context) (*Status, error) {
 	return s, nil
 }
 
-// clockLimit is how far a VM's clock may be off until status says it.
+// clockLimit says how far a VM's clock may be off until status says it.
 const clockLimit = time.Minute
 
 // addClocks names instances whose VMs' clocks said what cannot be between begin and

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// ansibleHosts is how many machines both deploy to.
+// ansibleHosts is the number of machines that both deploy to.
 const ansibleHosts = 30
 
 // playbook does with Ansible what the manifest of TestBesideAnsible says: a

@@ -320,7 +320,7 @@ func (l *loan) end() {
 	}
 }
 
-// agentCredential is what an agent connects to the bus with.
+// agentCredential returns what an agent connects to the bus with.
 func (c *cluster) agentCredential(dir string) (string, []nats.Option) {
 	c.t.Helper()
 	var agent struct {
@@ -484,7 +484,7 @@ func TestCertificatesAreRenewed(t *testing.T) {
 	c.mustKeepEveryProcess("renewal", pids)
 }
 
-// addressOf is where an instance is.
+// addressOf returns where an instance is.
 func (c *cluster) addressOf(instance string) string {
 	c.t.Helper()
 	for _, in := range c.status().Instances {

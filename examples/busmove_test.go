@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// busLog is what the components have said of the bus since a moment.
+// busLog returns what the components have said of the bus since a moment.
 func (c *cluster) busLog(since time.Time) string {
 	c.t.Helper()
 	var said strings.Builder

@@ -179,7 +179,7 @@ func (d *damages) begin() {
 	d.init = status.PID
 }
 
-// worth is what must not change: all files but those that are derived, and the
+// worth returns what must not change: all files but those that are derived, and the
 // damaged one.
 func (d *damages) worth(but string, more *regexp.Regexp) map[string]string {
 	out := map[string]string{}

@@ -47,7 +47,7 @@ type load struct {
 }
 
 const (
-	// requestTimeout is how long an answer may take.
+	// requestTimeout is the time that an answer may take.
 	requestTimeout = 30 * time.Second
 	// underWay is the pause within a POST.
 	underWay = 50 * time.Millisecond

@@ -68,7 +68,7 @@ func digestOf(t *testing.T, packages, program string) string {
 	return index.Packages[program].Digest
 }
 
-// release is what `deploy release create --json` tells.
+// release describes what `deploy release create --json` tells.
 type release struct {
 	Archive, Version, SHA256 string
 	Jobs, Programs           []string

@@ -96,13 +96,13 @@ func TestSignalsAtRandomMoments(t *testing.T) {
 
 var signalNamed = map[string]syscall.Signal{"HUP": syscall.SIGHUP, "INT": syscall.SIGINT, "TERM": syscall.SIGTERM, "PIPE": syscall.SIGPIPE, "KILL": syscall.SIGKILL}
 
-// ending is how a command took its end.
+// ending describes how a command took its end.
 type ending struct {
 	ended bool          // before it was told to
 	code  int           // as a shell shows it
 	took  time.Duration // from the signal to its end
 	out   string
-	// moments are how many there were.
+	// moments is their number.
 	moments int
 }
 

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// vm is what the deployer remembers of a VM.
+// vm describes what the deployer remembers of a VM.
 type vm struct {
 	ID      string `json:"id"`
 	Address string `json:"address"`

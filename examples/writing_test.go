@@ -16,7 +16,7 @@ import (
 var (
 	// pageFile is a file that a page tells to write: its name, then its content.
 	pageFile = regexp.MustCompile("(?m)^`([^`]+)`:\n\n```[a-z]*\n((?s:.*?))^```$")
-	// pageConsole is what a page tells to type, and lines of the answers.
+	// pageConsole holds what a page tells to type, and lines of the answers.
 	pageConsole = regexp.MustCompile("(?m)^```console\n((?s:.*?))^```$")
 )
 

@@ -19,7 +19,7 @@ import (
 	"github.com/clusterworks/deploy/manifests"
 )
 
-// exchanged is what an address answers to raw bytes, after interim answers. A
+// exchanged returns what an address answers to raw bytes, after interim answers. A
 // drop after it, if there is one, is sent every 100 ms.
 func exchanged(t *testing.T, address, request, drop string) (status int, header http.Header, body string) {
 	t.Helper()

@@ -412,7 +412,7 @@ func (p *platform) neighbours(host string, n int) (took []time.Duration, failure
 	return took, failures
 }
 
-// besides is how many platforms look at misbehaviours side by side: a look mostly
+// besides is the number of platforms that look at misbehaviours side by side: a look mostly
 // waits.
 const besides = 2
 

@@ -18,7 +18,7 @@ import (
 	"github.com/clusterworks/deploy/manifests/internal/syntax"
 )
 
-// subjectPattern is what may stand in a bus block: a token is "*", "{uuid}" or a
+// subjectPattern holds what may stand in a bus block: a token is "*", "{uuid}" or a
 // name, the last one may be ">". The first is a name: nothing of the server's own.
 var subjectPattern = regexp.MustCompile(`^[A-Za-z0-9_][^\s.*>{}]*(\.([^\s.*>{}$]+|\*|\{uuid\}))*(\.>)?$`)
 

@@ -27,7 +27,7 @@ type Domain struct {
 	Access DomainAccess
 	// Users are the accounts that may map the name to their apps; empty: all.
 	Users []string
-	// Extra is what the block says to the load balancer's program in its own words.
+	// Extra holds what the block says to the load balancer's program in its own words.
 	Extra string
 	// Implied: no block is for it. It is that of the apps, below the deployment's own
 	// domain, and has the load balancers' own settings.
@@ -109,7 +109,7 @@ type DomainTLS struct {
 type ACME struct {
 	Directory string // URL; "": Let's Encrypt
 	Email     string // of the operator; "": none
-	// Root is what the CA's own server has its certificate from, PEM; "": a public one.
+	// Root holds what the CA's own server has its certificate from, PEM; "": a public one.
 	Root string
 	// Hook is the command that sets records for dns-01, which "*." needs; nil: none.
 	Hook  []string

@@ -38,7 +38,7 @@ func (e *Error) Write(b *bytes.Buffer, width uint, color bool) {
 	}
 }
 
-// linesAround is how many lines are shown before and after the place of a problem
+// linesAround is the number of lines that are shown before and after the place of a problem
 // in a template.
 const linesAround = 2
 

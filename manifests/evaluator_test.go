@@ -39,7 +39,7 @@ func look(t *testing.T, ctx *hcl.EvalContext, expr string) string {
 	return out + v.GoString()
 }
 
-// clusterFacts are what is known of valid/cluster.hcl when all is there.
+// clusterFacts returns what is known of valid/cluster.hcl when all is there.
 func clusterFacts(m *Manifest) Facts {
 	f := Facts{
 		DeploymentID: "id-1",

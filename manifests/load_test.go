@@ -73,7 +73,7 @@ func loadWith(text string, o Options) (*Manifest, hcl.Diagnostics) {
 	return Load(fstest.MapFS{"m.hcl": {Data: []byte(text)}}, "m.hcl", o)
 }
 
-// shown is what a user sees of diagnostics.
+// shown returns what a user sees of diagnostics.
 func shown(t testing.TB, files map[string]*hcl.File, diags hcl.Diagnostics) string {
 	t.Helper()
 	var out bytes.Buffer

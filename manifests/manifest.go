@@ -75,7 +75,7 @@ type Deployment struct {
 	// PublicAddresses are those by which clients reach the load balancers, which DNS
 	// must have; nil: the load balancers' own.
 	PublicAddresses []string
-	// Tags are what the infrastructure is to note of each VM, for people and their
+	// Tags hold what the infrastructure is to note of each VM, for people and their
 	// bills.
 	Tags  map[string]string
 	Range hcl.Range
@@ -235,7 +235,7 @@ func DefaultUpdate() Update {
 	}
 }
 
-// Firewall is what may reach the VMs of a deployment beside its other VMs, SSH and
+// Firewall describes what may reach the VMs of a deployment beside its other VMs, SSH and
 // public ports.
 type Firewall struct {
 	Allow []string // addresses, or ranges of them, that reach every port

@@ -23,7 +23,7 @@ type port struct {
 	number  int
 }
 
-// owner is who listens on a port.
+// owner describes who listens on a port.
 type owner struct {
 	name string
 	job  *GroupJob // nil: the agent

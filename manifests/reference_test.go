@@ -13,7 +13,7 @@ import (
 	"github.com/hashicorp/hcl/v2"
 )
 
-// schema is what may stand in a block.
+// schema describes what may stand in a block.
 type schema struct {
 	arguments, required, blocks []string // sorted
 	free                        bool     // any argument

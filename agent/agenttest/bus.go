@@ -190,7 +190,7 @@ func (b *Bus) Issue(identity string, public crypto.PublicKey) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-// Settings are what an agent with this public key (PKIX DER, as its inventory
+// Settings returns what an agent with this public key (PKIX DER, as its inventory
 // has it) is configured with.
 func (b *Bus) Settings(instance string, publicKey []byte) *api.Bus {
 	b.t.Helper()

@@ -2,7 +2,7 @@ package api
 
 import "time"
 
-// Inventory is what an agent has and runs, asked for each time and never
+// Inventory describes what an agent has and runs, asked for each time and never
 // assumed.
 type Inventory struct {
 	Agent AgentInfo `json:"agent"`
@@ -25,7 +25,7 @@ type Inventory struct {
 	Processes    []ProcessStatus `json:"processes,omitempty"`
 	// Running is the operation in progress, if any.
 	Running *Operation `json:"running,omitempty"`
-	// Drift is what was changed by hand since it was installed, as far as times,
+	// Drift holds what was changed by hand since it was installed, as far as times,
 	// sizes and inodes show it; at most MaxDrift. MethodDrift reads every byte.
 	Drift []Drift `json:"drift,omitempty"`
 	// MetricsPort is as configured, 0 for none.
@@ -57,7 +57,7 @@ type Installed struct {
 	Census []string `json:"census,omitempty"`
 }
 
-// MaxDrift is how many differences an inventory names.
+// MaxDrift is the number of differences that an inventory names.
 const MaxDrift = 100
 
 // DriftKind says how something differs from what was installed.
@@ -144,7 +144,7 @@ type BusStatus struct {
 	Digest string `json:"digest,omitempty"`
 }
 
-// GenerationState is how far a generation has come.
+// GenerationState describes how far a generation has come.
 type GenerationState string
 
 const (
@@ -211,7 +211,7 @@ type ProcessStatus struct {
 // MaxFacts is the largest number of facts that an agent reports of a process.
 const MaxFacts = 16
 
-// Exit is how a process ended.
+// Exit describes how a process ended.
 type Exit struct {
 	Status int       `json:"status"`           // exit status, -1 if ended by a signal or unknown
 	Signal string    `json:"signal,omitempty"` // "KILL"

@@ -43,12 +43,12 @@ func Methods() []Method {
 // ServiceName is the name under which agents appear as NATS micro services.
 const ServiceName = "agent"
 
-// Subject is where the agent of an instance ("router/0") listens for a method.
+// Subject returns where the agent of an instance ("router/0") listens for a method.
 func Subject(instance string, m Method) string {
 	return "agent." + SubjectToken(instance) + "." + string(m)
 }
 
-// HeartbeatSubject is where the agent of an instance publishes Heartbeat.
+// HeartbeatSubject returns where the agent of an instance publishes Heartbeat.
 func HeartbeatSubject(instance string) string { return "heartbeat." + SubjectToken(instance) }
 
 // HeartbeatWildcard matches the heartbeats of all instances.

@@ -109,10 +109,10 @@ type Configure struct {
 	Disk string `json:"disk,omitempty"`
 	// Bus is nil as long as there is none.
 	Bus *Bus `json:"bus,omitempty"`
-	// MetricsPort is where the agent serves GET /metrics over HTTP, on Address, to
+	// MetricsPort is the port on which the agent serves GET /metrics over HTTP, on Address, to
 	// whoever asks; 0 for nowhere.
 	MetricsPort int `json:"metrics_port,omitempty"`
-	// Syslog is where processes' logs are sent as well, "udp://host:port" or
+	// Syslog is the place where processes' logs are sent as well, "udp://host:port" or
 	// "tcp://host:port" (RFC 5424); "" for nowhere.
 	Syslog string `json:"syslog,omitempty"`
 	// Names lists the deployment's instances for the VM's /etc/hosts, the VM's own among
@@ -122,7 +122,7 @@ type Configure struct {
 	Renamed string `json:"renamed,omitempty"`
 }
 
-// Bus is how an agent reaches the deployment's NATS servers.
+// Bus describes how an agent reaches the deployment's NATS servers.
 type Bus struct {
 	URLs        []string `json:"urls"` // tls://address:port
 	CA          []byte   `json:"ca"`   // PEM
@@ -139,7 +139,7 @@ type Prepare struct {
 // Update activates a staged generation.
 type Update struct {
 	Generation string `json:"generation"`
-	// MinHealthyMS is how long the instance must be healthy without a break.
+	// MinHealthyMS is the time that the instance must be healthy without a break.
 	MinHealthyMS int64 `json:"min_healthy_ms"`
 	// DeadlineMS bounds the wait for health, from the start of the processes.
 	DeadlineMS int64 `json:"deadline_ms"`
@@ -216,7 +216,7 @@ type Errand struct {
 	TimeoutMS int64 `json:"timeout_ms,omitempty"`
 }
 
-// OperationState is how an operation stands.
+// OperationState describes how an operation stands.
 type OperationState string
 
 const (
@@ -254,7 +254,7 @@ type WaitRequest struct {
 type Progress struct {
 	Operation Operation        `json:"operation"`
 	Events    []OperationEvent `json:"events,omitempty"`
-	// Output is what was said, at most about 256 KiB at a time, and OutputNext
+	// Output holds what was said, at most about 256 KiB at a time, and OutputNext
 	// where the rest begins. The operation has ended and all was read when State
 	// says so and Output is empty.
 	Output     []Output `json:"output,omitempty"`
@@ -277,7 +277,7 @@ type Output struct {
 	Data   []byte `json:"data"`
 }
 
-// MaxOutput is how much of an operation's output is kept, bytes.
+// MaxOutput is the number of bytes of an operation's output that are kept.
 const MaxOutput = 8 << 20
 
 // CancelRequest asks for the end of an operation that has not ended. The reply
@@ -344,7 +344,7 @@ const (
 	CodeInternal        Code = "internal"
 )
 
-// Error is what could not be done, to what, why, and what to do next.
+// Error describes what could not be done, to what, why, and what to do next.
 type Error struct {
 	Code    Code   `json:"code"`
 	Message string `json:"message"`
@@ -354,7 +354,7 @@ type Error struct {
 	Process *ProcessFailure `json:"process,omitempty"`
 }
 
-// ProcessFailure is what an operator needs to see of a process that failed.
+// ProcessFailure describes what an operator needs to see of a process that failed.
 type ProcessFailure struct {
 	Job  string   `json:"job"`
 	Name string   `json:"name"` // of the process, or the hook's kind

@@ -13,7 +13,7 @@ type Spec struct {
 	AZ         string `json:"az,omitempty"`
 	Address    string `json:"address"`
 	Jobs       []Job  `json:"jobs"`
-	// Packages are what the jobs' commands need, each once.
+	// Packages hold what the jobs' commands need, each once.
 	Packages []Package `json:"packages,omitempty"`
 	// SystemPackages come from the VM's own package manager.
 	SystemPackages []SystemPackage `json:"system_packages,omitempty"`
@@ -69,7 +69,7 @@ type Job struct {
 	Hooks     []Hook    `json:"hooks,omitempty"`
 	Listens   []Listen  `json:"listens,omitempty"`
 	Mbus      *Mbus     `json:"mbus,omitempty"`
-	// Inputs are what the job was rendered from ("property.port",
+	// Inputs hold what the job was rendered from ("property.port",
 	// "link.bus.instances", "template.router.yml"), each with a keyed digest of its
 	// value, so that a later plan can tell which of them changed. The agent only
 	// keeps them; Generation does not cover them.
@@ -85,7 +85,7 @@ type Job struct {
 // are called as it or its job is; if there are none, by all. Where other URIs
 // stand than the active generation wants, it is restarted at the next update.
 type Mbus struct {
-	// Folder is where the image's files are, absolute.
+	// Folder is the place where the image's files are, absolute.
 	Folder string `json:"folder"`
 	// Files are patterns as of path.Match, relative to Folder or absolute. One
 	// that matches no file is an error.
@@ -178,7 +178,7 @@ type Limits struct {
 	Processes   uint64 `json:"processes,omitempty"`
 }
 
-// Restart is how a process that ended by itself is brought back: at once the
+// Restart describes how a process that ended by itself is brought back: at once the
 // first time, then doubling from Min to Max while it keeps ending within
 // StableMS.
 type Restart struct {
@@ -187,7 +187,7 @@ type Restart struct {
 	StableMS int64 `json:"stable_ms,omitempty"` // default 10,000
 }
 
-// CheckKind is how a health check asks.
+// CheckKind describes how a health check asks.
 type CheckKind string
 
 const (

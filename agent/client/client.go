@@ -24,7 +24,7 @@ const (
 	censusTimeout = 2*api.CensusLimit + requestTimeout
 	// pollGrace is added to the time that the agent was asked to wait.
 	pollGrace = 5 * time.Second
-	// pollTime is how long Do lets the agent wait at once.
+	// pollTime is the time that Do lets the agent wait at once.
 	pollTime = 10 * time.Second
 
 	minRetry = 50 * time.Millisecond

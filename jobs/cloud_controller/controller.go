@@ -55,7 +55,7 @@ type Controller struct {
 	gone     bool  // drained before it listened
 }
 
-// parts is what works with the database.
+// parts are the controller's parts that work with the database.
 type parts struct {
 	store    *store.Store
 	frame    *rest.Frame

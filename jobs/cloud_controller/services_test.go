@@ -20,7 +20,7 @@ type fakeGateway struct {
 	calls []string // method, path, body
 	fail  bool
 	old   bool // says data for configuration
-	// refusal is what it answers to all about an instance: a status and a body.
+	// refusal is the answer that it gives to all about an instance: a status and a body.
 	refusal *model.Error
 }
 

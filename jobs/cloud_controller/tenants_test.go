@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-// tenantCalls is how many calls TestTwoTenants makes, unless TENANT_CALLS says more.
+// tenantCalls is the number of calls that TestTwoTenants makes, unless TENANT_CALLS says more.
 const tenantCalls = 1500
 
 // endpoint is a method and a path with {names}.
@@ -52,7 +52,7 @@ func endpoints(t *testing.T) []endpoint {
 	return found
 }
 
-// identifiers are what one can name of a tenant, by kind.
+// identifiers describe what one can name of a tenant, by kind.
 type identifiers map[string][]string
 
 // TestTwoTenants walks every endpoint with another tenant's identifiers. What comes

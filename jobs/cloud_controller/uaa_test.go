@@ -113,7 +113,7 @@ func (u *userComponent) login(email, password string) (status int, token, idToke
 	return status, token, idToken
 }
 
-// ask is what a controller asks of the user component.
+// ask returns what a controller asks of the user component.
 func (u *userComponent) ask(method, path string) (int, string) {
 	u.w.t.Helper()
 	request, err := http.NewRequest(method, "http://"+u.internal+path, nil)

@@ -26,7 +26,7 @@ func (d *dea) versions() [][]string {
 	return list
 }
 
-// update is what a client reads of an update.
+// update describes what a client reads of an update.
 type shownUpdate struct {
 	ID       int
 	Status   string

@@ -142,7 +142,7 @@ type client struct {
 	outside bool   // asks the public port whatever the path is
 }
 
-// answer is what a request got.
+// answer describes what a request got.
 type answer struct {
 	t      testing.TB
 	what   string

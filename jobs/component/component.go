@@ -23,11 +23,11 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// QuickDrain is how long a component that is told to leave (SIGTERM, SIGINT)
+// QuickDrain is the time that a component that is told to leave (SIGTERM, SIGINT)
 // without having been drained takes for it at most.
 const QuickDrain = 4 * time.Second
 
-// Process is what the operating system and the agent tell a component.
+// Process describes what the operating system and the agent tell a component.
 type Process struct {
 	ConfigFile string
 	// Control is the path of the control socket; "": none.
@@ -36,11 +36,11 @@ type Process struct {
 	Address string
 	// Hangup delivers SIGHUP: the configuration is read again. May be nil.
 	Hangup <-chan os.Signal
-	// Output is where the log goes unless the configuration names a file.
+	// Output is the place where the log goes unless the configuration names a file.
 	Output io.Writer
 }
 
-// Options are what a component adds to the base. The functions may be nil; they
+// Options describe what a component adds to the base. The functions may be nil; they
 // are called from several goroutines.
 type Options struct {
 	Type    string // as announced: "Router"
@@ -53,7 +53,7 @@ type Options struct {
 	Varz func() map[string]any
 	// Ready says why the component cannot serve yet, or nil.
 	Ready func() error
-	// Facts are what agents report of the component by name, such as "isolation";
+	// Facts hold what agents report of the component by name, such as "isolation";
 	// README.md says what may be in them.
 	Facts func() map[string]string
 	// Drain withdraws the component and returns when nothing is served any more.
@@ -195,7 +195,7 @@ func (c *Component) Log() *slog.Logger { return c.log }
 // UUID identifies this run of the component.
 func (c *Component) UUID() string { return c.uuid }
 
-// Address is where others reach the component.
+// Address returns where others reach the component.
 func (c *Component) Address() string { return c.ip.String() }
 
 // Dialer makes connections that leave from Address.

@@ -296,7 +296,7 @@ nested: {password: hidden, pass: hidden, keys: hidden, shown: 1, deeper: {servic
 	}
 }
 
-// dialControl is how an agent reaches the control socket.
+// dialControl returns how an agent reaches the control socket.
 func dialControl(path string) *http.Client {
 	return &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return sockets.Dial(ctx, path)

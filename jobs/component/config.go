@@ -16,9 +16,9 @@ import (
 // Config are the keys that every component's file has. Components embed it with
 // `yaml:",inline"`.
 type Config struct {
-	// Mbus is where the message bus is: one URI, or a list for a cluster.
+	// Mbus is the place where the message bus is: one URI, or a list for a cluster.
 	Mbus Servers `yaml:"mbus"`
-	// NATSURI is what stagers' files call Mbus.
+	// NATSURI holds what stagers' files call Mbus.
 	NATSURI Servers `yaml:"nats_uri"`
 	// CA is the PEM file that the bus's certificate is verified with. If it is
 	// set, the connection is TLS, whatever the URI's scheme says; without it tls://
@@ -34,11 +34,11 @@ type Config struct {
 	Index *int `yaml:"index"`
 	// PID is the file that the process's id is written to; "": none.
 	PID string `yaml:"pid"`
-	// PIDFilename is what stagers' files call PID.
+	// PIDFilename holds what stagers' files call PID.
 	PIDFilename string  `yaml:"pid_filename"`
 	Logging     Logging `yaml:"logging"`
 	Status      Status  `yaml:"status"`
-	// Internal is how the components' own requests to each other are secured.
+	// Internal says how the components' own requests to each other are secured.
 	Internal InternalTLS `yaml:"internal_tls"`
 }
 
@@ -130,7 +130,7 @@ func (c Config) busUser() string {
 	return ""
 }
 
-// pidFile is where the process's id goes, "": nowhere.
+// pidFile returns where the process's id goes, "": nowhere.
 func (c Config) pidFile() string {
 	if c.PID == "" {
 		return c.PIDFilename

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// idleTimeout is how long a Server keeps a connection that nobody uses: longer
+// idleTimeout is the time that a Server keeps a connection that nobody uses: longer
 // than any client of ours, so that it is never the server that closes one which
 // a client is about to use.
 const idleTimeout = 90 * time.Second
@@ -23,7 +23,7 @@ const idleTimeout = 90 * time.Second
 // readHeaderTimeout bounds how long a client may take for a request's head.
 const readHeaderTimeout = 60 * time.Second
 
-// freshTimeout is how long a drain waits for the first request of a connection.
+// freshTimeout is the time that a drain waits for the first request of a connection.
 const freshTimeout = 5 * time.Second
 
 // Server is an HTTP server that can leave without losing a request.
@@ -31,7 +31,7 @@ const freshTimeout = 5 * time.Second
 // that reuses one at that moment sees it close without an answer, and must not
 // repeat a POST; and it drops requests that it reads after it was called.
 type Server struct {
-	// PeerKeepalive is how long clients keep an idle connection; DrainTimeout how
+	// PeerKeepalive is the time that clients keep an idle connection; DrainTimeout how
 	// long a drain waits for requests and upgraded connections in progress, after
 	// which they are cut. Both are set before Serve.
 	PeerKeepalive time.Duration
@@ -101,7 +101,7 @@ func Listen(addr string, h http.Handler, log *slog.Logger) (*Server, error) {
 	return s, nil
 }
 
-// Addr is where it listens.
+// Addr returns where it listens.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
 
 // Close frees the address of a Server whose Serve will not be called.
@@ -262,7 +262,7 @@ func (s *Server) track(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// handshake is how long the queue of a listener must stay empty until no client
+// handshake is the time that the queue of a listener must stay empty until no client
 // is taken to be in the middle of connecting any more: longer than a packet
 // takes to and fro. Whoever asks meanwhile waits a second until it asks again.
 const handshake = 10 * time.Millisecond

@@ -66,7 +66,7 @@ func (c *Component) varz() map[string]any {
 	return doc
 }
 
-// describe is what the component says of itself on the bus.
+// describe returns what the component says of itself on the bus.
 func (c *Component) describe(withUptime bool) wire.Component {
 	about := wire.Component{
 		Type:        c.options.Type,

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// InternalTLS is what components show each other over TLS: a certificate of the
+// InternalTLS describes what components show each other over TLS: a certificate of the
 // deployment's CA, which Config.CA holds. The files are read for each connection, so
 // that a renewed certificate, or a new CA, needs no reload. Without them components
 // speak HTTP.

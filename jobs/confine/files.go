@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// leastFile is what a file counts at least, bytes: an empty one takes an inode of
+// leastFile is the size that a file counts at least, bytes: an empty one takes an inode of
 // the disk, and our time and memory to find it.
 const leastFile = 4096
 

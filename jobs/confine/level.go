@@ -14,7 +14,7 @@ const (
 	LevelFull = "full"
 )
 
-// LevelSafe is what programs of users who do not trust each other need at least.
+// LevelSafe is the level that programs of users who do not trust each other need at least.
 const LevelSafe = LevelNamespaces
 
 // Levels returns all levels in their order.

@@ -11,10 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Home is where a process that has a file system of its own sees its folder.
+// Home is the place where a process that has a file system of its own sees its folder.
 const Home = "/home/vcap"
 
-// SystemPaths are what of the machine a confined process sees, read only, where it
+// SystemPaths returns what of the machine a confined process sees, read only, where it
 // is there: programs and libraries, and of /etc what these read. passwd and group
 // are not among it: with namespaces, a process has its own.
 func SystemPaths() []string {

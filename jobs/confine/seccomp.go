@@ -97,7 +97,7 @@ func (r rule) program(number uint32) []bpf.Instruction {
 	}, checks...)
 }
 
-// filter is what refuse loads: programs of another architecture, which have other
+// filter returns what refuse loads: programs of another architecture, which have other
 // numbers, are ended.
 func filter() ([]bpf.Instruction, error) {
 	const architectureOffset = 4

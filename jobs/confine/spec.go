@@ -2,7 +2,7 @@ package confine
 
 import "github.com/clusterworks/deploy/jobs/confine/network"
 
-// Spec is what a confined process is, and what it has of the machine.
+// Spec describes what a confined process is, and what it has of the machine.
 type Spec struct {
 	Command []string `json:"command"`
 	Env     []string `json:"env"` // all of it

@@ -26,7 +26,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// killWait is how long the end of what got KILL is awaited before it is done
+// killWait is the time that the end of what got KILL is awaited before it is done
 // again without the warden's help.
 const killWait = 3 * time.Second
 
@@ -46,7 +46,7 @@ type attendant struct {
 	handle *warden.Handle // nil: not launched
 }
 
-// order is how an instance is to end.
+// order describes how an instance is to end.
 type order int
 
 const (
@@ -454,7 +454,7 @@ const localRuntime = "%VCAP_LOCAL_RUNTIME%"
 // maxStartup is the size that no startup file has.
 const maxStartup = 1 << 20
 
-// ownOutput is how start scripts, the original's and ours, send what the app prints
+// ownOutput says how start scripts, the original's and ours, send what the app prints
 // into files that only grow. The warden takes it instead.
 var ownOutput = regexp.MustCompile(`[ \t]*>>?[ \t]*"?\$DROPLET_BASE_DIR/logs/stdout\.log"?[ \t]+2>>?[ \t]*"?\$DROPLET_BASE_DIR/logs/stderr\.log"?`)
 

@@ -36,7 +36,7 @@ type Config struct {
 	Sessions Sessions `yaml:"sessions"`
 	// FilerPort is the file server's, on the own address.
 	FilerPort int `yaml:"filer_port"`
-	// MaxMemory is what instances may use together, MB.
+	// MaxMemory is the memory that instances may use together, MB.
 	MaxMemory int `yaml:"max_memory"`
 	// MultiTenant false lets one instance run at a time; MaxClients bounds them.
 	MultiTenant bool `yaml:"multi_tenant"`
@@ -62,7 +62,7 @@ type Config struct {
 	// the original's shell read them; without it values pass as they are.
 	ExpandVariables bool `yaml:"expand_variables"`
 
-	// DiskThreshold is how full the disk may be, percent, before nothing new is
+	// DiskThreshold says how full the disk may be, percent, before nothing new is
 	// taken.
 	DiskThreshold float64 `yaml:"droplet_fs_percent_used_threshold"`
 }
@@ -72,7 +72,7 @@ type Droplets struct {
 	// ForceHTTPSharing fetches droplets over HTTP although the start document names
 	// a file on a shared folder.
 	ForceHTTPSharing bool `yaml:"force_http_sharing"`
-	// CacheMB is how much of droplets that were used is kept, MaxDropletMB how large
+	// CacheMB is the room for droplets that were used and are kept, MaxDropletMB how large
 	// one may be.
 	CacheMB      int64 `yaml:"staged_cache_mb"`
 	MaxDropletMB int64 `yaml:"max_droplet_mb"`
@@ -93,7 +93,7 @@ type Confinement struct {
 	// Ports are those that apps may be given, "first-last", outside of those that
 	// the kernel gives to outgoing connections.
 	Ports PortRange `yaml:"ports"`
-	// Processes is how many an instance may have, threads included.
+	// Processes is the number of processes that an instance may have, threads included.
 	Processes int `yaml:"processes"`
 	// Warden is the program that is the parent of an app; "": the one beside this
 	// program.
@@ -128,9 +128,9 @@ type Intervals struct {
 	Reap      component.Seconds `yaml:"crashes_reaper"` // what is left of crashed instances
 	Probe     component.Seconds `yaml:"probe"`          // of an app that starts
 
-	// CrashLifetime is how long what is left of a crashed instance is kept.
+	// CrashLifetime is the time that what is left of a crashed instance is kept.
 	CrashLifetime component.Seconds `yaml:"crash_lifetime"`
-	// PortTimeout is how long an app may take to listen, StateFileTimeout to write
+	// PortTimeout is the time that an app may take to listen, StateFileTimeout to write
 	// the state file that its droplet names.
 	PortTimeout      component.Seconds `yaml:"port_timeout"`
 	StateFileTimeout component.Seconds `yaml:"state_file_timeout"`
@@ -141,7 +141,7 @@ type Intervals struct {
 	// StopTimeout KILL.
 	ConnectionTimeout component.Seconds `yaml:"connection_timeout"`
 	StopTimeout       component.Seconds `yaml:"stop_timeout"`
-	// EvacuationDelay is how long a DEA that drains waits for its apps to run
+	// EvacuationDelay is the time that a DEA that drains waits for its apps to run
 	// elsewhere. SettleTime is what routers have to hear of a change.
 	EvacuationDelay component.Seconds `yaml:"evacuation_delay"`
 	SettleTime      component.Seconds `yaml:"settle_time"`
@@ -322,7 +322,7 @@ func (c Config) check() error {
 	return nil
 }
 
-// clients is how many instances may start or run.
+// clients returns the number of instances that may start or run.
 func (c Config) clients() int {
 	if !c.MultiTenant {
 		return 1

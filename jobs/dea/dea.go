@@ -22,13 +22,13 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// maxArrived is how many messages may wait to be looked at.
+// maxArrived is the number of messages that may wait to be looked at.
 const maxArrived = 64 << 10
 
-// maxKept is how many messages are kept for a bus that is away.
+// maxKept is the number of messages that are kept for a bus that is away.
 const maxKept = 10_000
 
-// othersBack is what others have to find a bus again that was away, before what
+// othersBack is the time that others have to find a bus again that was away, before what
 // was kept for them is sent.
 const othersBack = 2 * time.Second
 
@@ -61,7 +61,7 @@ type DEA struct {
 	kept     []core.Publish // for when the bus is back
 }
 
-// allotted are what instances have that no other has.
+// allotted describe what instances have that no other has.
 type allotted struct {
 	users *users
 	ports *ports

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// shown is what of an instance's folder is listed.
+// shown holds what of an instance's folder is listed.
 var shown = []string{"app", "logs", "tomcat"}
 
 // fileServer shows instances' files to whoever knows the credentials, which

@@ -30,7 +30,7 @@ const (
 	probeAnswer  = 5 * time.Second
 )
 
-// hintAfter is how long an app that starts may listen nowhere, or elsewhere, before
+// hintAfter is the time that an app that starts may listen nowhere, or elsewhere, before
 // its owner is told.
 const hintAfter = 2 * time.Second
 
@@ -261,7 +261,7 @@ func strayed(open []netip.AddrPort, own netip.Addr, port int) string {
 // maxState is the size that no droplet.yaml and no state file has.
 const maxState = 64 << 10
 
-// stateFileOf is what droplet.yaml names, "" if nothing.
+// stateFileOf returns what droplet.yaml names, "" if nothing.
 func stateFileOf(root *os.Root) (string, error) {
 	data, err := readSmall(root, "droplet.yaml")
 	if errors.Is(err, fs.ErrNotExist) {

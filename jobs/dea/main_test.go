@@ -258,7 +258,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// count is how many instances it has.
+// count returns the number of instances that it has.
 func (a *agent) count() int {
 	n, _ := ask(a.dea, func(m *core.Machine) int { return len(m.Instances()) })
 	return n

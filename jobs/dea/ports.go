@@ -18,7 +18,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// portLocks is where the DEAs of a machine lock ports. Apps cannot reach it: it is
+// portLocks returns where the DEAs of a machine lock ports. Apps cannot reach it: it is
 // not among what they see, nor what Landlock lets them open. Root's DEAs have a
 // folder that nobody else can enter; those of ordinary users share one.
 func portLocks() string {
@@ -41,7 +41,7 @@ type ports struct {
 	freed map[int]time.Time
 }
 
-// restFor is how long a port rests: until routers drop a route, and look.
+// restFor is the time that a port rests: until routers drop a route, and look.
 const restFor = wire.RouterStaleAfter + wire.RouterPruneInterval
 
 func newPorts(locks string, within PortRange) *ports {

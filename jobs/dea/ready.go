@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// stillHealthy is how often an app that must stay ready for a while is probed.
+// stillHealthy is the interval at which an app that must stay ready for a while is probed.
 const stillHealthy = time.Second
 
 // becomeReady waits until the app is ready, and for as long after as the start

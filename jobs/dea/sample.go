@@ -13,11 +13,11 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// diskShare is how much of the time may be spent on adding up the files of one
+// diskShare is the share of the time that may be spent on adding up the files of one
 // instance: those with many are looked at less often.
 const diskShare = 0.1
 
-// sample is what is known of an instance from the last look.
+// sample describes what is known of an instance from the last look.
 type sample struct {
 	at       time.Time
 	cpu      time.Duration
@@ -116,7 +116,7 @@ func (d *DEA) look(a *attendant, s *sample, used warden.Usage, now time.Time) {
 	}
 }
 
-// percentUsed is how full the file system of a folder is, as df shows it.
+// percentUsed returns how full the file system of a folder is, as df shows it.
 func percentUsed(dir string) (float64, error) {
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(dir, &s); err != nil {

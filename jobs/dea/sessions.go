@@ -28,7 +28,7 @@ import (
 
 // Sessions says what sessions of users, commands beside their apps, may do.
 type Sessions struct {
-	// Port is where cloud controllers ask for them, over TLS, on the own address.
+	// Port is the port on which cloud controllers ask for them, over TLS, on the own address.
 	Port int `yaml:"port"`
 	// Instance and App are how many an instance, and an app on this DEA, have at once;
 	// All those of all apps.
@@ -52,7 +52,7 @@ func (s Sessions) check() error {
 	return nil
 }
 
-// sessionPing is how often a session's other end is asked whether it is there.
+// sessionPing is the interval at which a session's other end is asked whether it is there.
 const sessionPing = 20 * time.Second
 
 // sessionServer runs commands beside apps, for cloud controllers: they show a

@@ -24,14 +24,14 @@ import (
 	"github.com/clusterworks/deploy/jobs/component"
 )
 
-// heartbeats is where agents say how their instances are: "heartbeat.router.0".
+// heartbeats is the subject on which agents say how their instances are: "heartbeat.router.0".
 const heartbeats = "heartbeat.*.*"
 
 // udpSize is the largest answer over UDP that we ask for and give: no packet of it is
 // cut into pieces on any usual path.
 const udpSize = 1232
 
-// idle is how long a TCP connection may say nothing.
+// idle is the time that a TCP connection may say nothing.
 const idle = 10 * time.Second
 
 // Server is a running name server.

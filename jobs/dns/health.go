@@ -14,7 +14,7 @@ const (
 	firstNews = 15 * time.Second
 )
 
-// health is what agents last said of their instances. While the bus is away nothing
+// health describes what agents last said of their instances. While the bus is away nothing
 // is news, so the last word holds.
 type health struct {
 	mu     sync.Mutex

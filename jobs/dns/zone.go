@@ -10,7 +10,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// zones is what the server answers from: pure, made anew by each reload.
+// zones describes what the server answers from: pure, made anew by each reload.
 type zones struct {
 	internal string   // "cf.internal."
 	domains  []string // the same, those below others first
@@ -65,7 +65,7 @@ func (z *zones) zoneOf(name string) string {
 	return ""
 }
 
-// state is what answers depend on beside the zones.
+// state describes what answers depend on beside the zones.
 type state struct {
 	healthy func(instance string) bool
 	texts   func(name string) []string // TXT records that were set

@@ -34,7 +34,7 @@ type Stop struct {
 	Instances []string  // sorted
 }
 
-// Verdict is what has to be done, sorted by app.
+// Verdict describes what has to be done, sorted by app.
 type Verdict struct {
 	Starts []Start
 	Stops  []Stop
@@ -138,7 +138,7 @@ func (s *State) Due(now time.Time) (starts []Start, next time.Time) {
 	return starts, next
 }
 
-// StillMissing is what is left of a start that has waited: indices that are
+// StillMissing returns what is left of a start that has waited: indices that are
 // wanted in this version and have no instance.
 func (s *State) StillMissing(start Start, now time.Time) Start {
 	a := s.apps[start.App]

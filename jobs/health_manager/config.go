@@ -18,12 +18,12 @@ type Config struct {
 	Partition string    `yaml:"cc_partition"`
 	BulkAPI   BulkAPI   `yaml:"bulk_api"`
 	Intervals Intervals `yaml:"intervals"`
-	// DequeueingRate is how many starts leave the queue a second, as the
+	// DequeueingRate is the number of starts that leave the queue a second, as the
 	// original's first version has it; nil: see Intervals, 0: nothing is queued.
 	DequeueingRate *int `yaml:"dequeueing_rate"`
 }
 
-// BulkAPI is where the wanted state is read.
+// BulkAPI describes where the wanted state is read.
 type BulkAPI struct {
 	// Host is the API's URL. Addresses, host:port each, are those of the cloud
 	// controllers; they are asked for Host directly, so that neither DNS nor a
@@ -54,7 +54,7 @@ type Intervals struct {
 	Presence            component.Seconds  `yaml:"presence"`            // between two words to other health managers; ours
 }
 
-// Settings are what the judgement depends on.
+// Settings describe what the judgement depends on.
 type Settings struct {
 	Partition          string
 	DesiredStateUpdate time.Duration

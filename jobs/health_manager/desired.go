@@ -20,7 +20,7 @@ import (
 // answerTimeout bounds each request to the bulk API.
 const answerTimeout = 10 * time.Second
 
-// idleTimeout is how long a connection to a cloud controller is kept for the
+// idleTimeout is the time that a connection to a cloud controller is kept for the
 // next request: shorter than a server keeps it.
 const idleTimeout = 30 * time.Second
 

@@ -44,7 +44,7 @@ func (e *Election) Connected(now time.Time) {
 // Disconnected says that the bus is away.
 func (e *Election) Disconnected() { e.since = time.Time{} }
 
-// Presence is what this one tells the others.
+// Presence returns what this one tells the others.
 func (e *Election) Presence() wire.HealthManagerPresence { return e.self }
 
 // Heard takes the word of a health manager. It says whether it is a new one,

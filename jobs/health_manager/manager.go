@@ -21,7 +21,7 @@ const (
 	readAgain          = time.Second     // after a reading of the bulk API that failed
 )
 
-// maxSingle is how many changed apps are read one by one; more: all are.
+// maxSingle is the number of changed apps that are read one by one; if there are more, all are read.
 const maxSingle = 50
 
 // Manager is a running health manager.

@@ -31,7 +31,7 @@ const deadline = 60 * time.Second
 
 var eventually = componenttest.Eventually
 
-// database is what the cloud controllers of a test have in common.
+// database describes what the cloud controllers of a test have in common.
 type database struct {
 	mu       sync.Mutex
 	apps     map[int64]wire.BulkApp

@@ -8,7 +8,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// Desired is what a user wants of an app.
+// Desired describes what a user wants of an app.
 type Desired struct {
 	Started   bool // else stopped
 	Staged    bool // its droplet is ready
@@ -51,7 +51,7 @@ type app struct {
 	unclear []wire.DropletExited
 }
 
-// instance is what a DEA says of one instance.
+// instance describes what a DEA says of one instance.
 type instance struct {
 	version string
 	index   int
@@ -80,7 +80,7 @@ type index struct {
 // maxUnclear bounds app.unclear.
 const maxUnclear = 64
 
-// startTime is what the start of one instance takes the original's cloud
+// startTime is the time that the start of one instance takes the original's cloud
 // controller, which starts one after the other: a DEA waits up to 250 ms before it
 // offers to run it. Whoever asks for many gives them the time.
 const startTime = 300 * time.Millisecond
@@ -258,7 +258,7 @@ func (s *State) givenUp(x *index) bool {
 	return s.flaps(x) && s.settings.GiveupCrashNumber >= 0 && x.crashes > s.settings.GiveupCrashNumber
 }
 
-// delay is how long the restart of an index is put off: from the second time on
+// delay returns the time that the restart of an index is put off: from the second time on
 // twice as long each time.
 func (s *State) delay(times int) time.Duration {
 	delay := s.settings.MinRestartDelay
@@ -300,7 +300,7 @@ func (s *State) Desire(id wire.ID, d *Desired, now time.Time) (starts []Start) {
 	return starts
 }
 
-// more is how many instances the cloud controller starts because of a change. An
+// more returns the number of instances that the cloud controller starts because of a change. An
 // app that is new to us was started just now only if we were told so.
 func (a *app) more(d *Desired, now time.Time) int {
 	switch {

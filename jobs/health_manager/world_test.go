@@ -12,7 +12,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// world is what a health manager sees the messages of: DEAs with instances, and
+// world describes what a health manager sees the messages of: DEAs with instances, and
 // a cloud controller that does what it is asked for. Its time goes in seconds.
 type world struct {
 	*rapid.T
@@ -123,7 +123,7 @@ func (w *world) run(id wire.ID, index int) {
 	up[w.number%len(up)].instances[fmt.Sprintf("instance-%d", w.number)] = &worldInstance{app: id, version: w.apps[id].Version, index: index, since: w.now}
 }
 
-// request is what a cloud controller does, with its own precautions.
+// request returns what a cloud controller does, with its own precautions.
 func (w *world) request(r wire.HealthManagerRequest) {
 	w.asked++
 	if !w.bus {

@@ -26,7 +26,7 @@ const (
 	maxField = 1024            // bytes of each field
 )
 
-// question is what a server asks.
+// question describes what a server asks.
 type question struct{ user, password, service, realm string }
 
 // readQuestion reads one.

@@ -11,7 +11,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// nameText is what names of databases and users may be: those that are the same in the
+// nameText matches the names that databases and users may have: those that are the same in the
 // names of files.
 var nameText = regexp.MustCompile(`^[A-Za-z0-9_]{1,64}$`)
 

@@ -12,7 +12,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/component/node"
 )
 
-// dumpFile is what an export has.
+// dumpFile is the name of the one file of an export.
 const dumpFile = "database.sql"
 
 // Disable keeps an instance's users out.

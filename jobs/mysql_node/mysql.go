@@ -81,7 +81,7 @@ func (s *Settings) defaults() error {
 	return nil
 }
 
-// held is how many connections of its own the node keeps, so that they are there when
+// held is the number of connections of its own that the node keeps, so that they are there when
 // users have taken all others.
 const held = 6
 

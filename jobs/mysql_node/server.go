@@ -127,7 +127,7 @@ func (s *server) command() servers.Command {
 	}
 }
 
-// maxConnections is how many connections the server admits. limits.go holds instances to
+// maxConnections returns the number of connections that the server admits. limits.go holds instances to
 // theirs, so that no user can take those of another.
 func maxConnections(capacity, each int) int { return min(capacity*each+2*each, 90_000) + 2*held }
 

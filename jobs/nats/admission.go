@@ -21,7 +21,7 @@ const (
 	accountComponents = "COMPONENTS"
 )
 
-// credentials are what a reload replaces, as a whole.
+// credentials describe what a reload replaces, as a whole.
 type credentials struct {
 	tls      *tls.Config
 	password []byte

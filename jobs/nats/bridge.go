@@ -16,7 +16,7 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 )
 
-// Bridge is how a lone server and the one that takes its place are one bus as
+// Bridge describes how a lone server and the one that takes its place are one bus as
 // long as both are there. It is no cluster: JetStream, which is a cache, stays
 // each server's own.
 type Bridge struct {
@@ -29,7 +29,7 @@ type Bridge struct {
 	JoinsFile string `yaml:"joins_file"`
 }
 
-// rejoinInterval is how soon a server that does not answer is tried again.
+// rejoinInterval says how soon a server that does not answer is tried again.
 const rejoinInterval = time.Second
 
 // ownSubjects do not cross the bridge: JetStream's API, and its stores'.

@@ -17,7 +17,7 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 )
 
-// Cluster is how a server that is not the only one finds the others.
+// Cluster describes how a server that is not the only one finds the others.
 type Cluster struct {
 	Port int `yaml:"port"` // for the other servers, on the same address
 	// PeerName is the DNS name that every server's certificate has, and no other

@@ -24,7 +24,7 @@ const (
 	packageStreamName = "OBJ_packages" // the stream of the object store "packages"
 )
 
-// identity is who a client certificate says it is: the deployer, or the agent
+// identity describes who a client certificate says it is: the deployer, or the agent
 // of an instance.
 type identity struct {
 	uri      string

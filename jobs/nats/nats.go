@@ -163,7 +163,7 @@ func (s *Server) Run(ctx context.Context) error {
 // Ready is closed once clients can connect.
 func (s *Server) Ready() <-chan struct{} { return s.ready }
 
-// Address is where clients connect, host:port; valid once Ready.
+// Address returns where clients connect, host:port; valid once Ready.
 func (s *Server) Address() string { return s.server.Addr().String() }
 
 // Reload reads password and certificates again; when one of them is not usable

@@ -83,7 +83,7 @@ func (a *authority) issue(t *testing.T, template *x509.Certificate) (certificate
 	return encode("CERTIFICATE", der), encode("PRIVATE KEY", keyDER)
 }
 
-// testPeerName is what a server's certificate is called.
+// testPeerName holds what a server's certificate is called.
 const testPeerName = "nats.cf.internal"
 
 func (a *authority) server(t *testing.T, address string) (certificate, key []byte) {

@@ -16,14 +16,14 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 )
 
-// User is what the instances of a job in a group may do: the bus block of its
+// User describes what the instances of a job in a group may do: the bus block of its
 // job.hcl.
 type User struct {
 	Group     string   `json:"group"`
 	Job       string   `json:"job"`
 	Publish   []string `json:"publish"`
 	Subscribe []string `json:"subscribe"`
-	// AnswerSeconds is how long after a question its answer may be sent.
+	// AnswerSeconds is the time that after a question its answer may be sent.
 	AnswerSeconds float64 `json:"answer_seconds"`
 	// Exact: it may do what Publish and Subscribe name and nothing that components may
 	// besides, such as announce themselves and answer.

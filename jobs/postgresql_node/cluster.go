@@ -227,5 +227,5 @@ func (c *cluster) configuration() string {
 	}, "\n")
 }
 
-// maxConnections is how many connections the server admits.
+// maxConnections returns the number of connections that the server admits.
 func maxConnections(capacity, each int) int { return min(capacity*each, 100_000) + reserved + held }

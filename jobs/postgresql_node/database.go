@@ -12,7 +12,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// longestName is what the server does not cut off a name, less the keeper's ending.
+// longestName holds what the server does not cut off a name, less the keeper's ending.
 const longestName = 63 - len(keeperEnding)
 
 const keeperEnding = "_keeper"

@@ -20,7 +20,7 @@ import (
 )
 
 const (
-	// archiveMagic is how an archive of pg_dump begins.
+	// archiveMagic is the beginning of every archive of pg_dump.
 	archiveMagic = "PGDMP"
 	// readerMemory bounds the program that reads somebody's archive, in bytes.
 	readerMemory = 2 << 30

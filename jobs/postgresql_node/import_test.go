@@ -21,7 +21,7 @@ func startPorter(t *testing.T, settings string) *nodetest.Fixture {
 	return nodetest.New(t, Definition, fmt.Sprintf("capacity: 5\nsnapshots: {folder: %s}\npostgresql: {port: %d, shared_buffers_mb: 16%s}\n", t.TempDir(), componenttest.FreePort(t), settings))
 }
 
-// archive is what pg_dump itself writes of an instance.
+// archive returns what pg_dump itself writes of an instance.
 func archive(t *testing.T, c wire.Credentials) []byte {
 	t.Helper()
 	programs, err := filepath.Glob("/usr/lib/postgresql/*/bin/pg_dump")

@@ -11,7 +11,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/component/node"
 )
 
-// dumpFile is what an export has.
+// dumpFile is the name of the one file of an export.
 const dumpFile = "database.dump"
 
 // Disable keeps an instance's users out.

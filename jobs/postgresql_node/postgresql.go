@@ -87,7 +87,7 @@ func (s *Settings) defaults() error {
 // the socket in the server's folder.
 const administrator = "postgres"
 
-// held is how many connections of its own the node keeps, so that they are there when
+// held is the number of connections of its own that the node keeps, so that they are there when
 // users have taken all others; reserved is how many the server keeps for it.
 const (
 	held     = 6
@@ -128,7 +128,7 @@ func open(h node.Host, settings Settings) (*service, error) {
 	return s, nil
 }
 
-// as is how to connect to a database through the server's socket. Nothing is taken from
+// as returns how to connect to a database through the server's socket. Nothing is taken from
 // the environment.
 func (s *service) as(role, password, database string) *pgx.ConnConfig {
 	c, err := pgx.ParseConfig("host=/nowhere port=1 user=nobody dbname=none sslmode=disable passfile=/dev/null servicefile=/dev/null")

@@ -19,7 +19,7 @@ import (
 // a space.
 const administrator = "node administrator"
 
-// hashing is how the server keeps passwords: a salt of four bytes, and SHA-256 of salt
+// hashing says how the server keeps passwords: a salt of four bytes, and SHA-256 of salt
 // and password.
 const hashing = "rabbit_password_hashing_sha256"
 

@@ -12,7 +12,7 @@ import (
 // instance's Secret.
 const administrator = "administrator"
 
-// may is what users may do: all with their data, nothing with the server. Of the
+// may lists what users may do: all with their data, nothing with the server. Of the
 // dangerous commands those come back that concern data only.
 var may = []string{
 	"~*", "&*", "+@all", "-@admin", "-@dangerous", "+keys", "+flushdb", "+flushall", "+sort", "+sort_ro", "+info", "+restore", "+swapdb",

@@ -34,20 +34,20 @@ type Config struct {
 
 	// MaxBodyMB bounds a request's body in MiB; 0: no bound.
 	MaxBodyMB int `yaml:"max_body_mb"`
-	// AnswerTimeout is how long an app may take for the head of its answer, and
+	// AnswerTimeout is the time that an app may take for the head of its answer, and
 	// pause while it takes the request or sends the answer. Less than those in
 	// front of the router wait, so that the router says who was late.
 	AnswerTimeout time.Duration `yaml:"answer_timeout"`
-	// BodyTimeout is how long a client may pause within its request's body.
+	// BodyTimeout is the time that a client may pause within its request's body.
 	BodyTimeout time.Duration `yaml:"body_timeout"`
 	// InstanceRequests bounds the requests, WebSockets included, that an instance
 	// has at once, InstanceUploads those whose body is still on its way.
 	InstanceRequests int `yaml:"instance_requests"`
 	InstanceUploads  int `yaml:"instance_uploads"`
-	// BackendKeepalive is how long an idle connection to a backend is kept: less
+	// BackendKeepalive is the time that an idle connection to a backend is kept: less
 	// than any backend keeps it.
 	BackendKeepalive time.Duration `yaml:"backend_keepalive"`
-	// PeerKeepalive is how long those in front of the router keep an idle
+	// PeerKeepalive is the time that those in front of the router keep an idle
 	// connection to it, and DrainTimeout how long a drain waits for requests in
 	// progress; see component.Server.
 	PeerKeepalive time.Duration `yaml:"peer_keepalive"`
@@ -63,7 +63,7 @@ type Fronts struct {
 	// TrustEveryone makes up for missing TrustedFronts and FrontKey: the word of
 	// everybody who reaches the port is believed.
 	TrustEveryone bool `yaml:"trust_everyone"`
-	// FrontKey is what those in front show in wire.HeaderFrontKey to be believed.
+	// FrontKey holds what those in front show in wire.HeaderFrontKey to be believed.
 	FrontKey string `yaml:"front_key"`
 
 	fronts []netip.Prefix // TrustedFronts, parsed

@@ -63,7 +63,7 @@ func (a *appHosts) has(hostHeader string) bool {
 	}
 }
 
-// retryAfter is what a client is told that asks for an app without an instance: one
+// retryAfter is the number of seconds that a client is told that asks for an app without an instance: one
 // that crashed is started again within seconds.
 const retryAfter = "5"
 

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// headroom is how much garbage may gather, in bytes, until it is collected. Go's
+// headroom is the amount of garbage, in bytes, that may gather until it is collected. Go's
 // default lets as much gather as is in use: with few routes that is so little that
 // a collection comes 30 times a second. With many routes a collection takes long, so
 // that at least leastPercent of them may gather.

@@ -8,7 +8,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// window is how far back the latency looks, in one-second steps.
+// window says how far back the latency looks, in one-second steps.
 const window = 60
 
 // metrics counts requests, in all and by tag, as varz shows them.

@@ -23,7 +23,7 @@ const (
 	monitorAgent  = "HTTP-Monitor/1.1"
 )
 
-// asideFor is how long a backend that refused a connection is avoided.
+// asideFor is the time that a backend that refused a connection is avoided.
 const asideFor = 5 * time.Second
 
 // exchange is one request on its way.

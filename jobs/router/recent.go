@@ -131,7 +131,7 @@ func (r *Router) tellRequests(m *nats.Msg) {
 	}
 }
 
-// routed is what is remembered of an exchange that has ended.
+// routed returns what is remembered of an exchange that has ended.
 func (x *exchange) routed(method, uri string, took time.Duration) wire.RoutedRequest {
 	return wire.RoutedRequest{
 		At: x.started, ID: x.id, Client: x.client, Method: method, Host: hostKey(x.host), URI: uri,

@@ -172,7 +172,7 @@ func fronts(name string) bool {
 	return strings.Contains(name, "_") && fromFronts(http.CanonicalHeaderKey(strings.ReplaceAll(name, "_", "-")))
 }
 
-// forwardedFields is how many headers forwarding appends at most.
+// forwardedFields is the number of headers that forwarding appends at most.
 const forwardedFields = 10
 
 // forwarding appends the headers that say for whom a request is made, and by which
@@ -248,7 +248,7 @@ func portOf(host, proto string) string {
 	return "80"
 }
 
-// client is who asks: the address that a trusted front saw, or the peer's own.
+// client returns who asks: the address that a trusted front saw, or the peer's own.
 func client(req *http.Request, trusted bool) string {
 	if trusted {
 		if address := req.Header.Get(realIP); address != "" {

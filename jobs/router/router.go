@@ -143,7 +143,7 @@ func (r *Router) Run(ctx context.Context) error {
 	)
 }
 
-// Address is where requests come in, "" as long as the router does not listen.
+// Address returns where requests come in, "" as long as the router does not listen.
 func (r *Router) Address() string {
 	r.serving.Lock()
 	defer r.serving.Unlock()

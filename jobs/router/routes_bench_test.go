@@ -16,7 +16,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// manyRoutes is what a large platform has.
+// manyRoutes is the number of routes of a large platform.
 const manyRoutes = 100_000
 
 // BenchmarkRoutes compares a router that has manyRoutes with one that has one, in

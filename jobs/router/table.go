@@ -28,7 +28,7 @@ type backend struct {
 	*tagSet
 	// Session is the sticky session's value: the instance's private id.
 	Session string
-	// FrontKey is what it wants to see of routers.
+	// FrontKey holds what it wants to see of routers.
 	FrontKey string
 
 	instance   *instance
@@ -46,7 +46,7 @@ func (b *backend) label() string {
 	return url.PathEscape(name) + "/" + url.PathEscape(b.Index)
 }
 
-// instance is what listens at an address, under whatever URIs. The counts are of
+// instance describes what listens at an address, under whatever URIs. The counts are of
 // what is on its way to it. Requests read and change all but hosts without a lock.
 type instance struct {
 	hosts []string     // that lead to it

@@ -35,7 +35,7 @@ type traffic struct {
 	recent      *recent // has a lock of its own
 }
 
-// demand is what one URL was asked for in a sweep.
+// demand describes what one URL was asked for in a sweep.
 type demand struct {
 	requests int
 	clients  map[string]int

@@ -17,7 +17,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// Path is where executables are looked for that are given by name: the system's
+// Path is the place where executables are looked for that are given by name: the system's
 // folders, not those of whoever started this process, since other users' apps
 // are to run them.
 const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -28,7 +28,7 @@ const Path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 const (
 	checkTimeout = 20 * time.Second
 	failedFor    = 10 * time.Second
-	// outputLimit is how much of what an executable prints is looked at.
+	// outputLimit is the number of bytes of an executable's output that are looked at.
 	outputLimit = 64 << 10
 )
 
@@ -46,7 +46,7 @@ type Finder struct {
 	known map[string]*check
 }
 
-// check is what is known of one description.
+// check describes what is known of one description.
 type check struct {
 	mu      sync.Mutex // held while it is checked: others wait for the answer
 	checked time.Time

@@ -118,7 +118,7 @@ func (w *world) offered() []map[string]any {
 	return append([]map[string]any{}, w.offers...)
 }
 
-// answer is what somebody hears: a handle, or an error.
+// answer describes what somebody hears: a handle, or an error.
 type answer struct {
 	wire.ServiceHandle
 	Code   int `json:"code"`

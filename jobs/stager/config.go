@@ -25,7 +25,7 @@ type Config struct {
 	Queues []string `yaml:"queues"`
 	// MaxStagingDuration bounds a staging, in seconds; fractions are allowed.
 	MaxStagingDuration float64 `yaml:"max_staging_duration"`
-	// MaxActiveTasks is how many apps are staged side by side; others wait.
+	// MaxActiveTasks is the number of apps that are staged side by side; others wait.
 	MaxActiveTasks int `yaml:"max_active_tasks"`
 	// Isolation is the level that plugins must have at least (jobs/confine); they get
 	// the best that the machine offers.
@@ -33,7 +33,7 @@ type Config struct {
 	// Warden is the program that is the parent of a plugin; "": the one beside this
 	// program.
 	Warden string `yaml:"warden"`
-	// MaxMemoryMB is what a staging may use of memory, Processes how many processes
+	// MaxMemoryMB holds what a staging may use of memory, Processes how many processes
 	// it may have, threads included.
 	MaxMemoryMB int64 `yaml:"max_memory_mb"`
 	Processes   int   `yaml:"processes"`
@@ -62,18 +62,18 @@ type Config struct {
 
 // Dirs are the stager's folders.
 type Dirs struct {
-	// Tmp is where apps are staged; "": the system's folder for temporary files.
+	// Tmp is the place where apps are staged; "": the system's folder for temporary files.
 	Tmp string `yaml:"tmp"`
 }
 
-// usualHosts are where npm, bundler, pip and Maven fetch from if nobody tells them
+// usualHosts are the hosts where npm, bundler, pip and Maven fetch from if nobody tells them
 // otherwise. job.hcl's default is the same.
 var usualHosts = []string{
 	"registry.npmjs.org", "rubygems.org", "*.rubygems.org", "pypi.org", "files.pythonhosted.org", "repo.maven.apache.org", "repo1.maven.org",
 	"github.com", "codeload.github.com",
 }
 
-// tomcats are where Debian has one, the newest first.
+// tomcats is the place where Debian has one, the newest first.
 var tomcats = []string{"/usr/share/tomcat11", "/usr/share/tomcat10", "/usr/share/tomcat9"}
 
 func defaults() Config {
@@ -152,7 +152,7 @@ func load(file string) (Config, map[string]any, error) {
 	return cfg, raw, nil
 }
 
-// network is what plugins may reach: nothing, unless they fetch dependencies.
+// network returns what plugins may reach: nothing, unless they fetch dependencies.
 func (c Config) network() *network.Policy {
 	p := &network.Policy{Address: "127.0.0.1", ByName: true}
 	if c.FetchDependencies {

@@ -32,11 +32,11 @@ const (
 	// root; the thousand from there on lies below the DEAs' users.
 	firstUser     = 21000
 	numberOfUsers = 1000
-	// measureEvery is how often it is looked at what a staging uses.
+	// measureEvery is the interval at which it is looked at what a staging uses.
 	measureEvery = 500 * time.Millisecond
 	// endTimeout bounds the end of a plugin that got KILL.
 	endTimeout = 10 * time.Second
-	// openFiles is how many a plugin's process may have; npm opens very many.
+	// openFiles is the number of open files that a plugin's process may have; npm opens very many.
 	openFiles = 4096
 )
 
@@ -50,7 +50,7 @@ const (
 	stagedDir     = "staged"
 )
 
-// platformFolder is where a plugin sees what the stager gives it.
+// platformFolder is the place where a plugin sees what the stager gives it.
 const platformFolder = "/platform"
 
 // give lets a plugin read a file or folder, and returns where it sees it.
@@ -66,7 +66,7 @@ func give(spec *warden.Spec, name, path string) string {
 	return seen
 }
 
-// confinement is how a task's plugin is confined.
+// confinement returns how a task's plugin is confined.
 func (t *task) confinement(work string, place int) (warden.Spec, error) {
 	s := t.stager
 	c := s.config

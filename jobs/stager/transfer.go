@@ -15,7 +15,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
-// headerTimeout is how long a controller may take to answer once it has all; it
+// headerTimeout is the time that a controller may take to answer once it has all; it
 // stores a droplet, and copies it to others, before it does.
 const headerTimeout = 60 * time.Second
 

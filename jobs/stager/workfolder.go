@@ -14,7 +14,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/confine/warden"
 )
 
-// workFolder is where a stager has its tasks' files. Its lock says that the
+// workFolder describes where a stager has its tasks' files. Its lock says that the
 // stager lives: what a killed one left is removed by the next.
 type workFolder struct {
 	path string

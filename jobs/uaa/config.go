@@ -21,7 +21,7 @@ import (
 // Config is the user component's file.
 type Config struct {
 	component.Config `yaml:",inline"`
-	// URL is where browsers and clients find the component, without a path: the issuer
+	// URL is the place where browsers and clients find the component, without a path: the issuer
 	// of all tokens. Its host is registered with the routers.
 	URL  string `yaml:"url"`
 	Port int    `yaml:"port"`
@@ -29,7 +29,7 @@ type Config struct {
 	// plain text if InternalPlaintext allows that.
 	InternalPort      int  `yaml:"internal_port"`
 	InternalPlaintext bool `yaml:"internal_plaintext"`
-	// ControllerSecret is what the cloud controllers prove themselves with.
+	// ControllerSecret holds what the cloud controllers prove themselves with.
 	ControllerSecret string `yaml:"controller_secret"`
 	// Secret encrypts the signing keys in the database, among others.
 	Secret        string         `yaml:"secret"`
@@ -51,7 +51,7 @@ type Config struct {
 
 // Client is a program that asks for tokens.
 type Client struct {
-	// Secret is what it proves itself with; "": it is public, such as a program on its
+	// Secret holds what it proves itself with; "": it is public, such as a program on its
 	// user's machine, and must use PKCE.
 	Secret       string   `yaml:"secret"`
 	RedirectURIs []string `yaml:"redirect_uris"`
@@ -59,7 +59,7 @@ type Client struct {
 	Scopes       []string `yaml:"scopes"`
 }
 
-// controllerScope is what the cloud controllers want of a token.
+// controllerScope holds what the cloud controllers want of a token.
 const controllerScope = "cloud_controller"
 
 // vmcClient is the client that is there always. Its redirect URI is of the user's own

@@ -26,7 +26,7 @@ var styleText []byte
 
 var loginPage = template.Must(template.New("login").Parse(loginText))
 
-// page is what the login page shows.
+// page describes what the login page shows.
 type page struct {
 	Client  string // who wants to know the user; "": no form
 	Email   string

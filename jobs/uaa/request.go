@@ -15,14 +15,14 @@ import (
 	"github.com/zitadel/oidc/v3/pkg/oidc"
 )
 
-// loginTime is how long a login page may stand open, and codeTime how long a client has
+// loginTime is the time that a login page may stand open, and codeTime how long a client has
 // to fetch its tokens.
 const (
 	loginTime = 10 * time.Minute
 	codeTime  = time.Minute
 )
 
-// request is what a client asks for with the authorization code flow. Until the user has
+// request describes what a client asks for with the authorization code flow. Until the user has
 // logged in, only the browser knows it, sealed: nobody can fill a table of ours. It
 // implements op.AuthRequest.
 type request struct {
@@ -75,7 +75,7 @@ func audience(client string, scopes []string) []string {
 	return []string{client}
 }
 
-// refreshRequest is what a client asks for with a refresh token. It implements
+// refreshRequest describes what a client asks for with a refresh token. It implements
 // op.RefreshTokenRequest.
 type refreshRequest struct {
 	client, subject, family string
@@ -97,7 +97,7 @@ func (r *refreshRequest) GetScopes() []string {
 	return r.scopes
 }
 
-// clientRequest is what a client asks for in its own name. It implements
+// clientRequest describes what a client asks for in its own name. It implements
 // op.TokenRequest.
 type clientRequest struct {
 	client string

@@ -19,7 +19,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/uaa/internal/store"
 )
 
-// storage is what the OpenID library asks of us. It implements op.Storage and
+// storage describes what the OpenID library asks of us. It implements op.Storage and
 // op.ClientCredentialsStorage, and decides what the library leaves open: which clients
 // there are, that public ones need PKCE, that a code and a refresh token are used once.
 type storage struct{ *parts }

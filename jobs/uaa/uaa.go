@@ -42,7 +42,7 @@ type UAA struct {
 	gone     bool  // drained before it listened
 }
 
-// parts is what answers requests, once the database is open.
+// parts describes what answers requests, once the database is open.
 type parts struct {
 	log      *slog.Logger
 	start    Config
@@ -141,7 +141,7 @@ func (u *UAA) until(ctx context.Context, do func() error) bool {
 	}
 }
 
-// keepEvery is how often keys are looked at: another instance may have made one.
+// keepEvery is the interval at which keys are looked at: another instance may have made one.
 const keepEvery = 20 * time.Second
 
 // keepInOrder changes keys when it is time, and removes what has expired.

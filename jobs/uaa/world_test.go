@@ -33,7 +33,7 @@ const (
 	pageSecret       = "secret of the web page"
 	robotSecret      = "secret of the robot"
 	verifier         = "a-verifier-that-is-as-long-as-they-have-to-be-0123456789"
-	// webURI is where the client page wants its answers.
+	// webURI is the place where the client page wants its answers.
 	webURI = "https://page.example/back"
 )
 
@@ -112,7 +112,7 @@ func (w *world) start() {
 	componenttest.Eventually(w, "the user component is ready", func() bool { return w.uaa.ready() == nil })
 }
 
-// answer is what a request got.
+// answer describes what a request got.
 type answer struct {
 	status int
 	header http.Header

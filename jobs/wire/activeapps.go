@@ -8,7 +8,7 @@ import (
 	"io"
 )
 
-// SubjectRouterActiveApps is where a router tells which apps were asked for
+// SubjectRouterActiveApps is the subject on which a router tells which apps were asked for
 // since it told last. The payload is no JSON: see EncodeActiveApps.
 const SubjectRouterActiveApps = "router.active_apps"
 

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// packedByRuby is what Zlib::Deflate.deflate([7, "8"].to_json) gives.
+// packedByRuby holds what Zlib::Deflate.deflate([7, "8"].to_json) gives.
 const packedByRuby = "789c8b36d751b2508a0500067b0198"
 
 func TestActiveApps(t *testing.T) {

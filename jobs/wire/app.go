@@ -23,7 +23,7 @@ type HealthCheck struct {
 	Timeout  int    `json:"timeout,omitempty"` // that a start may take, seconds
 }
 
-// RuntimeInfo is how the later dialect describes a language runtime; the older
+// RuntimeInfo describes how the later dialect describes a language runtime; the older
 // one sends its name only.
 type RuntimeInfo struct {
 	Name        string `json:"name"`

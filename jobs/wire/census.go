@@ -16,7 +16,7 @@ type Thing struct {
 	Apps  []string `json:"apps,omitempty"`
 }
 
-// maxThings is how many things a census names.
+// maxThings is the number of things that a census names.
 const maxThings = 200
 
 // WriteCensus says what lives on an instance as a census hook does: a line for each

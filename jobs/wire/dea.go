@@ -26,7 +26,7 @@ const (
 	SubjectDropletUpdated = "droplet.updated"  // DropletUpdated, published by the cloud controller
 )
 
-// SubjectDEAStartOf is where one DEA, by its uuid, takes DEAStart documents.
+// SubjectDEAStartOf returns where one DEA, by its uuid, takes DEAStart documents.
 func SubjectDEAStartOf(uuid string) string { return "dea." + uuid + ".start" }
 
 // The DEA's times, as in the original.
@@ -58,7 +58,7 @@ const (
 	ReasonFault      = "DEA_FAULT"      // the DEA could not start it, for no fault of the app's
 )
 
-// Limits are what an instance may use at most. 0 is the default of each, see
+// Limits describe what an instance may use at most. 0 is the default of each, see
 // WithDefaults.
 type Limits struct {
 	Mem  int `json:"mem"`  // MB
@@ -182,7 +182,7 @@ type Trial struct {
 	// Flapping says that the instance crashed again and again: what is left of it
 	// at the next crash is not kept.
 	Flapping bool `json:"flapping,omitempty"`
-	// MinHealthy is how long the instance must run and pass its check before it
+	// MinHealthy is the time that the instance must run and pass its check before it
 	// counts as running and is registered with the routers, seconds. Ours only: others
 	// count it as running when it passes first, and do not say so in DEAFound.
 	MinHealthy float64 `json:"min_healthy,omitempty"`
@@ -226,7 +226,7 @@ func (s DEAStart) Validate() error {
 	return nil
 }
 
-// DEAUpdate is what a DEA reads of a start document that comes as dea.update.
+// DEAUpdate describes what a DEA reads of a start document that comes as dea.update.
 type DEAUpdate struct {
 	Droplet ID       `json:"droplet"`
 	URIs    []string `json:"uris"` // replace the instance's
@@ -335,7 +335,7 @@ type DEAFound struct {
 	Stats       *InstanceStats `json:"stats,omitempty"` // if asked for, and running
 	// MinHealthy is the start document's, of a DEA that keeps to it.
 	MinHealthy float64 `json:"min_healthy,omitempty"`
-	// SessionURI is where cloud controllers ask for a session, with Credentials; "":
+	// SessionURI is the place where cloud controllers ask for a session, with Credentials; "":
 	// nowhere. Ours only.
 	SessionURI string `json:"session_uri,omitempty"`
 }
@@ -349,7 +349,7 @@ func ParseDEAFound(data []byte) (DEAFound, error) {
 	return f, err
 }
 
-// InstanceStats is what a running instance may use and uses; the answer to
+// InstanceStats describes what a running instance may use and uses; the answer to
 // SubjectDropletStatus as well.
 type InstanceStats struct {
 	Name      string   `json:"name"`
@@ -386,7 +386,7 @@ type DEAAdvertise struct {
 	// Isolation is the level at which it keeps apps apart (jobs/confine); "": it does
 	// not say.
 	Isolation string `json:"isolation,omitempty"`
-	// Zone is where the DEA is, "" for none; later versions of Cloud Foundry call it
+	// Zone is the place where the DEA is, "" for none; later versions of Cloud Foundry call it
 	// placement_properties.zone. An app's instances are spread over zones.
 	Zone string `json:"zone,omitempty"`
 }

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// SubjectRouterHosts is where cloud controllers tell the routers which host names
+// SubjectRouterHosts is the subject on which cloud controllers tell the routers which host names
 // apps have, so that an app without an instance is told from one that does not exist.
 // Ours only: other routers do not listen, and answer 404 for both.
 const SubjectRouterHosts = "router.hosts" // RouterHosts
@@ -15,7 +15,7 @@ const SubjectRouterHosts = "router.hosts" // RouterHosts
 const (
 	HostsInterval   = 30 * time.Second // between two times that all names are told
 	HostsStaleAfter = 10 * time.Minute // a name not told for longer is forgotten
-	// MaxHosts is how many names a message has at most; more take several.
+	// MaxHosts is the number of names that a message has at most; more take several.
 	MaxHosts = 2000
 )
 

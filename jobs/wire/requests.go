@@ -7,11 +7,11 @@ import (
 	"time"
 )
 
-// SubjectRouterRequests is where a cloud controller asks all routers for the last
+// SubjectRouterRequests is the subject on which a cloud controller asks all routers for the last
 // requests to an app, for the app's owner. Ours only: other routers do not answer.
 const SubjectRouterRequests = "router.requests" // RequestsAsked, answered with RoutedRequests
 
-// MaxRoutedRequests is how many requests of an app a router remembers at most, and
+// MaxRoutedRequests is the number of requests of an app that a router remembers at most, and
 // MaxRoutedText how many bytes of a text of one.
 const (
 	MaxRoutedRequests = 200

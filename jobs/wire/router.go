@@ -20,7 +20,7 @@ const (
 	RouterStartInterval = 30 * time.Second  // between two RouterStart
 	RouterPruneInterval = 30 * time.Second  // between two looks for stale routes
 	RouterStaleAfter    = 120 * time.Second // a route not registered again for longer is dropped
-	// RegisterInterval is how often a component registers again by itself when no
+	// RegisterInterval is the interval at which a component registers again by itself when no
 	// router told it otherwise: gorouter's, which unlike the original announces
 	// itself just once.
 	RegisterInterval = 20 * time.Second
@@ -56,7 +56,7 @@ type Registration struct {
 	// PrivateInstanceID is the sticky session's value, unique to the instance.
 	PrivateInstanceID    string `json:"private_instance_id,omitempty"`
 	PrivateInstanceIndex ID     `json:"private_instance_index,omitempty"`
-	// FrontKey is what routers shall show in HeaderFrontKey with each request to this
+	// FrontKey holds what routers shall show in HeaderFrontKey with each request to this
 	// address, so that it knows them; "": nothing. Apps never have one.
 	FrontKey string `json:"front_key,omitempty"`
 	// RouteServiceURL is gorouter's: all requests are to pass that service first.
@@ -95,13 +95,13 @@ func (r Registration) Validate() error {
 	return nil
 }
 
-// RouterStart is how a router asks everyone with a URL to register. The two
+// RouterStart describes how a router asks everyone with a URL to register. The two
 // last fields are gorouter's; the original sent the others only.
 type RouterStart struct {
 	ID      string   `json:"id"`
 	Version float64  `json:"version,omitempty"`
 	Hosts   []string `json:"hosts"`
-	// MinimumRegisterIntervalInSeconds is how often to register again, 0 if the
+	// MinimumRegisterIntervalInSeconds is the interval at which to register again, 0 if the
 	// router did not say.
 	MinimumRegisterIntervalInSeconds int `json:"minimumRegisterIntervalInSeconds,omitempty"`
 	PruneThresholdInSeconds          int `json:"pruneThresholdInSeconds,omitempty"`
@@ -117,7 +117,7 @@ func ParseRouterStart(data []byte) (RouterStart, error) {
 	return s, nil
 }
 
-// Interval is how often the router wants a registration again, RegisterInterval
+// Interval returns the interval at which the router wants a registration again, RegisterInterval
 // if it does not say. It is kept within a second and RouterStaleAfter/3, so that
 // no router's word can make routes go stale or flood the bus.
 func (s RouterStart) Interval() time.Duration {

@@ -6,7 +6,7 @@ import (
 	"maps"
 )
 
-// MovePhase is how far an instance's move is.
+// MovePhase describes how far an instance's move is.
 type MovePhase string
 
 // A move is copying until the instance's handle names the other node; from that moment
@@ -53,7 +53,7 @@ func (m ServiceMove) check() error {
 	return nil
 }
 
-// moveKey is where a handle's configuration has its move.
+// moveKey is the key under which a handle's configuration has its move.
 const moveKey = "move"
 
 // Move returns the instance's last move, the zero value if there was none.
@@ -95,7 +95,7 @@ func ParseServiceLeave(data []byte) (ServiceLeave, error) {
 	return parseService[ServiceLeave](data, "a node's wish to leave")
 }
 
-// ServiceLeaving is how far a node's leaving is.
+// ServiceLeaving describes how far a node's leaving is.
 type ServiceLeaving struct {
 	Left    int    `json:"left"`             // instances that are still on the node
 	Moving  string `json:"moving,omitempty"` // the one that moves now

@@ -90,7 +90,7 @@ func ValidServiceInstance(name string) bool {
 	return serviceInstance.MatchString(name) && !strings.HasPrefix(name, "-")
 }
 
-// Credentials are what an app needs to use a service. Each service adds fields of
+// Credentials describe what an app needs to use a service. Each service adds fields of
 // its own, so they are kept as they are.
 type Credentials map[string]any
 
@@ -193,7 +193,7 @@ type BindRequest struct {
 	App string `json:"app,omitempty"`
 }
 
-// BoundApp is where a binding's configuration has the name of its app.
+// BoundApp is the key under which a binding's configuration has the name of its app.
 const BoundApp = "app"
 
 // UnbindRequest asks for a user's end.
@@ -214,7 +214,7 @@ type ServiceAnswer struct {
 	Error       *ServiceFailure `json:"error,omitempty"`
 }
 
-// ServiceReport is what a node has, in one or several messages.
+// ServiceReport describes what a node has, in one or several messages.
 type ServiceReport struct {
 	Instances []string      `json:"instances_list"`
 	Bindings  []Credentials `json:"bindings_list"`
@@ -466,7 +466,7 @@ type ServiceMessage struct {
 	Error       ServiceDetail `json:"error"`
 }
 
-// ServiceDetail is where the original had a stack trace. It stays empty.
+// ServiceDetail describes where the original had a stack trace. It stays empty.
 type ServiceDetail struct {
 	Backtrace []string `json:"backtrace"`
 	Types     []string `json:"types"`

@@ -17,7 +17,7 @@ const (
 	SessionStdin  = 0
 	SessionStdout = 1
 	SessionStderr = 2
-	// SessionMessage is how long a binary message is at most, the first byte included.
+	// SessionMessage is the time that a binary message is at most, the first byte included.
 	SessionMessage = 32<<10 + 1
 	// SessionText bounds the texts.
 	SessionText = 48 << 10

@@ -48,7 +48,7 @@ const (
 	JobFailed    = "failed"
 )
 
-// ServiceJob is what users see of a job.
+// ServiceJob describes what users see of a job.
 type ServiceJob struct {
 	ID          string          `json:"job_id"`
 	Kind        string          `json:"description"` // "snapshot", "rollback", "delete", "export" or "import"

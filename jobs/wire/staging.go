@@ -14,7 +14,7 @@ import (
 // group of the same name, so that one stager gets each request.
 const SubjectStaging = "staging"
 
-// StagingTimeout is how long the original controller waits for the answer, and
+// StagingTimeout is the time that the original controller waits for the answer, and
 // how long its stager lets a plugin run.
 const StagingTimeout = 120 * time.Second
 
@@ -22,7 +22,7 @@ const StagingTimeout = 120 * time.Second
 type StagingRequest struct {
 	AppID      ID                `json:"app_id"`
 	Properties StagingProperties `json:"properties"`
-	// DownloadURI is where the files are (a zip, GET) and UploadURI where the
+	// DownloadURI is the place where the files are (a zip, GET) and UploadURI where the
 	// droplet goes (a multipart POST). Both may hold user and password, so they
 	// are not for logs.
 	DownloadURI string `json:"download_uri"`
@@ -55,7 +55,7 @@ type StagingResources struct {
 	FDs    int `json:"fds"`
 }
 
-// StagingMeta is what else the app's owner asked for.
+// StagingMeta describes what else the app's owner asked for.
 type StagingMeta struct {
 	Debug   *string `json:"debug"`   // nil, "run" or "suspend"
 	Console *bool   `json:"console"` // nil: not asked for

@@ -14,7 +14,7 @@ import (
 // appends to the agent, so that one file is all that a VM needs.
 const shimProgram = "shim"
 
-// shimCommand is how shims are started: by the small program that the executable
+// shimCommand returns how shims are started: by the small program that the executable
 // carries, unpacked once into the agent's folder. An executable that carries
 // none, as `go build` leaves it, is a shim itself when it is told so: larger, and
 // the same in all else.

@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 )
 
-// maxPath is what fits into a sockaddr_un on every system we know.
+// maxPath is the length of a path that fits into a sockaddr_un on every system we know.
 const maxPath = 100
 
 // through opens the folder of a socket and returns a short path of the socket,

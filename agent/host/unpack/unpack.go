@@ -43,7 +43,7 @@ const (
 	// maxDirectory is the number of bytes that a zip's table of contents is read
 	// from. It bounds the memory that the table takes.
 	maxDirectory = 16 << 20
-	// slack is what the headers of a tar may take beside twice Options.Bytes.
+	// slack is the number of bytes that the headers of a tar may take beside twice Options.Bytes.
 	slack = 64 << 20
 )
 

@@ -15,10 +15,10 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// poll is how often something awaited is looked for.
+// poll is the interval at which something awaited is looked for.
 const poll = 10 * time.Millisecond
 
-// Machine is what the choice depends on.
+// Machine describes what the choice depends on.
 type Machine struct {
 	Dir string // the agent's folder, absolute
 	UID int    // whose agent it is: only root's can be systemd's

@@ -21,7 +21,7 @@ import (
 const (
 	// restartAfter is the pause before an agent that ended is started again.
 	restartAfter = 200 * time.Millisecond
-	// endLimit is how long an agent may take to end before it is killed.
+	// endLimit is the time that an agent may take to end before it is killed.
 	endLimit = 10 * time.Second
 	// logLimit is the size at which the agent's own log is put aside.
 	logLimit = 4 << 20

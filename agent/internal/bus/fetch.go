@@ -40,7 +40,7 @@ type getRequest struct {
 	NextFor string `json:"next_by_subj,omitempty"`
 }
 
-// objectInfo is what we need of the object store's metadata.
+// objectInfo describes what we need of the object store's metadata.
 type objectInfo struct {
 	NUID    string `json:"nuid"`
 	Size    uint64 `json:"size"`

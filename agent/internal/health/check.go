@@ -105,7 +105,7 @@ type Command struct {
 	User *syscall.Credential // nil: our own
 }
 
-// killDelay is how long a command's output is awaited after it was killed.
+// killDelay is the time that a command's output is awaited after it was killed.
 const killDelay = time.Second
 
 // Run returns nil when the command has ended with status 0, else the status and

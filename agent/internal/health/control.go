@@ -15,7 +15,7 @@ import (
 	"github.com/clusterworks/deploy/agent/host/sockets"
 )
 
-// maxAnswer is how much of an answer's body, one line for people, is read.
+// maxAnswer is the number of bytes of an answer's body, one line for people, that are read.
 const maxAnswer = 300
 
 // Control is the path of the unix socket on which a process serves the control

@@ -155,7 +155,7 @@ func hookName(h api.Hook) string {
 	return string(h.Kind) + "-" + h.Name
 }
 
-// called is how people call a hook.
+// called returns how people call a hook.
 func called(h api.Hook) string {
 	if h.Kind == api.HookErrand {
 		return "errand " + h.Name
@@ -247,7 +247,7 @@ func (h hooks) sweep(ctx context.Context, report Report) error {
 	return shim.Sweep(ctx, HookProcess(h.dir, report.ID()), nil)
 }
 
-// exitOf is how a command ended, nil if it did not run.
+// exitOf returns how a command ended, nil if it did not run.
 func exitOf(err error) *api.Exit {
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) {
@@ -281,7 +281,7 @@ func (l *lastBytes) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// hookOutput is what a hook says, on one stream or two.
+// hookOutput describes what a hook says, on one stream or two.
 type hookOutput struct {
 	report Report
 

@@ -122,7 +122,7 @@ func (i *Installer) stage(spec api.Spec) error {
 	return i.records.install(temporary, kindGeneration, spec.Generation)
 }
 
-// fileOwner is who must be able to read a job's files: the user that its
+// fileOwner returns who must be able to read a job's files: the user that its
 // processes run as, the agent's own (-1) if they name none or several.
 func fileOwner(job api.Job) (uid, gid int, err error) {
 	name := ""

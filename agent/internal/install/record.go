@@ -19,7 +19,7 @@ import (
 // It is records/<kind>-<digest>.json on disk.
 type record struct {
 	entries []entry // sorted by path
-	// read is what was found in files whose stamp is not that of the entry, so
+	// read holds what was found in files whose stamp is not that of the entry, so
 	// that each is read once as long as nobody touches it.
 	read map[string]reading
 }
@@ -35,7 +35,7 @@ type entry struct {
 	Stamp  stamp       `json:"stamp"`
 }
 
-// stamp is what changes when a file is written to: as long as it stays, the
+// stamp describes what changes when a file is written to: as long as it stays, the
 // content does. Whoever wants to can set the other times, but not that of the
 // last change (ctime).
 type stamp struct {

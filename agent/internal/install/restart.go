@@ -19,7 +19,7 @@ func (i *Installer) Start(ctx context.Context, start api.Start, report Report) e
 	return t.run(ctx, milliseconds(start.MinHealthyMS), milliseconds(start.DeadlineMS))
 }
 
-// activeSpec is what an operator's wish is about.
+// activeSpec returns what an operator's wish is about.
 func (i *Installer) activeSpec(wish string) (api.Spec, error) {
 	if i.snapshot().Active == "" {
 		return api.Spec{}, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("cannot %s: nothing is installed here yet; apply first", wish)}

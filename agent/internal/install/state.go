@@ -15,14 +15,14 @@ import (
 	"github.com/clusterworks/deploy/agent/host/damaged"
 )
 
-// keepStaged is how many staged generations that were never active are kept.
+// keepStaged is the number of staged generations that are kept although they were never active.
 const keepStaged = 2
 
 // state is generations.json.
 type state struct {
 	// Active is the generation that the links in jobs/ lead to.
 	Active string `json:"active"`
-	// Previous is what a rollback returns to: while an update is pending, the
+	// Previous holds what a rollback returns to: while an update is pending, the
 	// generation that was active before it; afterwards the one before Active.
 	Previous string `json:"previous"`
 	// Staged have been checked and were not active since, oldest first.
@@ -32,7 +32,7 @@ type state struct {
 	// PreStarted are the jobs with a pre_start hook that is not compatible with a
 	// rollback and was begun since Previous was active.
 	PreStarted []string `json:"pre_started,omitempty"`
-	// Mended is what was changed by hand and made whole again, and may still be
+	// Mended holds what was changed by hand and made whole again, and may still be
 	// loaded as it was: their digests do not tell what these processes owe.
 	Mended []api.Drift `json:"mended,omitempty"`
 	// Stopped: processes stay stopped until the next update; if they are Held,
@@ -43,12 +43,12 @@ type state struct {
 
 type pending struct {
 	Target string `json:"target"` // "" for none: everything is removed
-	// From is what was active as it began, if that is what a rollback returns to:
+	// From holds what was active as it began, if that is what a rollback returns to:
 	// an update to what is active already has it, and Previous is older.
 	From *string `json:"from,omitempty"`
 }
 
-// backTo is what a rollback returns to, "" for nothing.
+// backTo returns what a rollback returns to, "" for nothing.
 func (s state) backTo() string {
 	if s.Pending != nil && s.Pending.From != nil {
 		return *s.Pending.From

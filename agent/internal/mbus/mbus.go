@@ -28,7 +28,7 @@ const maxSize = 4 << 20
 // symbols (":mbus").
 var keys = []string{"mbus", "service_mbus", "nats_uri"}
 
-// Settings are what the URIs shall say.
+// Settings describe what the URIs shall say.
 type Settings struct {
 	// Servers are the bus's, as host:port; without a port that of the URI stays.
 	Servers []string
@@ -36,7 +36,7 @@ type Settings struct {
 	User, Password string
 	// Scheme, such as "nats"; if it is empty, that of the URI stays.
 	Scheme string
-	// Choice is where the distribution begins: an URI that stands alone and names
+	// Choice is the place where the distribution begins: an URI that stands alone and names
 	// none of Servers yet gets number Choice of them, counted round. One that
 	// names one of them keeps it.
 	Choice int

@@ -17,7 +17,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files of testdata/rewritten")
 
-// three is what the bus of the tests is.
+// three holds what the bus of the tests is.
 var three = Settings{
 	Servers: []string{"127.0.1.1:4222", "127.0.1.2:4222", "127.0.1.3:14222"},
 	User:    "cf", Password: "p@ss:w/rd,1%", Choice: 1,

@@ -29,7 +29,7 @@ func apply(source []byte, edits []edit) []byte {
 	return out.Bytes()
 }
 
-// replace is what must be edited in a text whose URIs are at the given places.
+// replace returns what must be edited in a text whose URIs are at the given places.
 // Where there will be as many as before, what is between them stays.
 func (v *value) replace(text string, places []uri) []edit {
 	var out []edit

@@ -13,7 +13,7 @@ import (
 var (
 	schemeForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9+.-]*$`)
 	hostForm   = regexp.MustCompile(`^[A-Za-z0-9._-]+$`)
-	// begins is where an URI begins in a list of them.
+	// begins is the place where an URI begins in a list of them.
 	begins = regexp.MustCompile(`(?:^|[,\s])\s*([A-Za-z][A-Za-z0-9+.-]*://)`)
 )
 

@@ -46,7 +46,7 @@ func (s *Service) begin(work func()) bool {
 	return !s.closed
 }
 
-// Identity is what a service says of itself.
+// Identity describes what a service says of itself.
 type Identity struct {
 	DeploymentID string
 	Instance     string

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// semantic is what NATS micro takes for a version.
+// semantic holds what NATS micro takes for a version.
 var semantic = regexp.MustCompile(`^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?(\+[0-9A-Za-z.-]+)?$`)
 
 // headerText makes a message fit for a header: one line, not too long, not

@@ -16,7 +16,7 @@ import (
 	"github.com/clusterworks/deploy/agent/host/proc"
 )
 
-// lostGrace is how long a shim whose folder is gone has to end its process in
+// lostGrace is the time that a shim whose folder is gone has to end its process in
 // order.
 const lostGrace = 15 * time.Second
 

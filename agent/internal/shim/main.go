@@ -21,7 +21,7 @@ import (
 const (
 	// listenFD is the descriptor on which a shim inherits its socket.
 	listenFD = 3
-	// logDrain is how long the log is awaited after the end of all processes
+	// logDrain is the time that the log is awaited after the end of all processes
 	// that a stop reaches. Others may hold its pipe open for ever.
 	logDrain = 200 * time.Millisecond
 	// defaultGrace and defaultSignal serve a spec that says nothing.

@@ -25,14 +25,14 @@ const (
 // is inherited by all that the process starts.
 const ProcessVariable = "DEPLOY_PROCESS"
 
-// Spec is what a shim starts, pinned for the life of the process.
+// Spec describes what a shim starts, pinned for the life of the process.
 type Spec struct {
 	// ID is unique for this start and the process's DEPLOY_PROCESS.
 	ID      string   `json:"id"`
 	Command []string `json:"command"`
 	Env     []string `json:"env"` // all of it
 	Dir     string   `json:"dir"`
-	// User is whom the process runs as; nil is the shim's own user.
+	// User says whom the process runs as; nil is the shim's own user.
 	User     *User        `json:"user,omitempty"`
 	Limits   api.Limits   `json:"limits,omitzero"`
 	KillMode api.KillMode `json:"kill_mode"`

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// patience is how long a test waits for what must come; a busy machine is slow.
+// patience is the time that a test waits for what must come; a busy machine is slow.
 const patience = 60 * time.Second
 
 // shimEnv lets a shim that was built with the race detector end without the

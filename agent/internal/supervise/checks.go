@@ -12,7 +12,7 @@ import (
 const (
 	// firstProbes is the pause between probes until the first one passes.
 	firstProbes = 100 * time.Millisecond
-	// settled is how long a process without checks must have stayed up.
+	// settled is the time that a process without checks must have stayed up.
 	settled = 300 * time.Millisecond
 )
 
@@ -35,7 +35,7 @@ func checksOf(p api.Process) []api.Check {
 	return checks
 }
 
-// checklist is what the checks of one start have answered so far.
+// checklist describes what the checks of one start have answered so far.
 type checklist struct {
 	checks  []api.Check
 	passed  []bool // at least once

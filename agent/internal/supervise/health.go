@@ -10,7 +10,7 @@ import (
 	"github.com/clusterworks/deploy/agent/api"
 )
 
-// failureLines is how much of a log an error carries.
+// failureLines is the number of a log's last lines that an error carries.
 const failureLines = 30
 
 // judgement is the health rule's answer now. s.mu is held.

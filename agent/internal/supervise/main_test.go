@@ -76,7 +76,7 @@ func must(err error) {
 	}
 }
 
-// patience is how long a test waits for what must come; a busy machine is slow.
+// patience is the time that a test waits for what must come; a busy machine is slow.
 const patience = 60 * time.Second
 
 // bench is an agent's folder with supervisors over it.

@@ -22,7 +22,7 @@ const (
 	// lives; stopTimeout its answer to a stop, which it has at once.
 	shimTimeout = 10 * time.Second
 	stopTimeout = 4 * time.Second
-	// overdueAfter is how long after the grace period a stop may take before the shim
+	// overdueAfter is the time that after the grace period a stop may take before the shim
 	// is killed, and the process with it.
 	overdueAfter = 5 * time.Second
 	// sweepTimeout bounds the end of what a dead shim has left behind.
@@ -54,7 +54,7 @@ type process struct {
 	overdue *time.Timer // the stop takes too long
 }
 
-// record is how a process did so far.
+// record describes how a process did so far.
 type record struct {
 	history     history
 	policy      restarts
@@ -74,14 +74,14 @@ type run struct {
 	reloadError string        // of the last reload
 }
 
-// checking is how the checks of a start go.
+// checking describes how the checks of a start go.
 type checking struct {
 	checks    *checklist // nil when no checks run
 	endChecks context.CancelFunc
 	settled   *time.Timer // eventReady for a process without checks
 }
 
-// pending is what somebody waits for.
+// pending describes what somebody waits for.
 type pending struct {
 	stopped []chan<- error // whom to tell of the end
 	then    *startRequest  // what to start after the end
@@ -292,7 +292,7 @@ func (p *process) unwatch() {
 	p.checks, p.endChecks = nil, nil
 }
 
-// aim is whom checks ask and commands serve. A command has the process's
+// aim returns whom checks ask and commands serve. A command has the process's
 // environment, folder and user, but is not taken for a stray of it.
 func (p *process) aim() health.Target {
 	who, err := lookUser(p.wanted.Process.User)

@@ -17,13 +17,13 @@ func (k key) compare(o key) int {
 	return cmp.Or(cmp.Compare(k.job, o.job), cmp.Compare(k.name, o.name))
 }
 
-// expectation is what the active generation wants of a process.
+// expectation describes what the active generation wants of a process.
 type expectation struct {
 	key
 	digest, reloadDigest string
 }
 
-// fact is what the health rule looks at.
+// fact describes what the health rule looks at.
 type fact struct {
 	state                api.ProcessState
 	digest, reloadDigest string

@@ -45,7 +45,7 @@ func stopGrace(p api.Process) time.Duration {
 	return time.Duration(p.StopGrace) * time.Millisecond
 }
 
-// shimSpec is what the shim shall start, with the folders that it needs made
+// shimSpec returns what the shim shall start, with the folders that it needs made
 // and what an earlier start has left of its control socket removed.
 func shimSpec(n names, base []string, w wanted) (shim.Spec, error) {
 	p := w.Process
@@ -76,7 +76,7 @@ func shimSpec(n names, base []string, w wanted) (shim.Spec, error) {
 	return spec, nil
 }
 
-// environment is what a process and its commands get, but for the id of the
+// environment returns what a process and its commands get, but for the id of the
 // start, which comes last there: programs that write their title over their
 // environment begin at its front.
 func environment(n names, base []string, p api.Process, who *account) []string {

@@ -2,7 +2,7 @@ package supervise
 
 import "github.com/clusterworks/deploy/agent/api"
 
-// event is what happened to a process, or what was asked of it.
+// event describes what happened to a process, or what was asked of it.
 type event int
 
 const (
@@ -15,7 +15,7 @@ const (
 	eventLeft                 // it ended after it was drained: as asked for
 )
 
-// action is what a transition asks for.
+// action describes what a transition asks for.
 type action int
 
 const (

@@ -46,7 +46,7 @@ type Supervisor struct {
 	samples   map[key]*sample // cpu and memory
 }
 
-// view is what a process tells of itself. What is in it is not changed.
+// view describes what a process tells of itself. What is in it is not changed.
 type view struct {
 	status      api.ProcessStatus
 	id          string         // of the start that runs, "" if none

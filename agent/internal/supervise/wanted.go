@@ -15,7 +15,7 @@ import (
 	"github.com/clusterworks/deploy/agent/host/damaged"
 )
 
-// wanted is what the agent was last told of a process: the content of
+// wanted describes what the agent was last told of a process: the content of
 // processes/<job>/<process>.json, which survives a reboot. The pinned spec is
 // that of the last start; its ReloadDigest is what the process last loaded.
 type wanted struct {
@@ -26,7 +26,7 @@ type wanted struct {
 	Log logMark `json:"log,omitzero"`
 }
 
-// history is what has happened since the process was told to start:
+// history describes what has happened since the process was told to start:
 // history.json beside the shim's records.
 type history struct {
 	Restarts int       `json:"restarts"`

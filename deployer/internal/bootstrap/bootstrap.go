@@ -49,7 +49,7 @@ const (
 	StepAnswer  Step = "answer"  // it answers on its socket through SSH
 )
 
-// step is what a step does and how long it may take.
+// step describes what a step does and how long it may take.
 type step struct {
 	name  Step
 	limit time.Duration
@@ -103,7 +103,7 @@ func Agent(ctx context.Context, conn *ssh.Client, m Machine, agent packages.Blob
 // maxNote bounds what a machine may tell the operator, in characters.
 const maxNote = 1000
 
-// program is where the agent program lies on the VM.
+// program returns where the agent program lies on the VM.
 func (b *bootstrap) program() string {
 	return path.Join(b.machine.AgentDir, "bin", "agent-"+b.agent.Digest[:12])
 }

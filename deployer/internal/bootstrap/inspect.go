@@ -11,7 +11,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/ssh"
 )
 
-// minFree is how much room the agent's folder must have beside the agent
+// minFree is the room that the agent's folder must have beside the agent
 // program itself: what is less cannot hold the packages of any job.
 const minFree = 64 << 20
 
@@ -60,7 +60,7 @@ func (b *bootstrap) inspect(ctx context.Context) error {
 	return nil
 }
 
-// facts are what the inspection found; zero is unknown.
+// facts describe what the inspection found; zero is unknown.
 type facts struct {
 	uname     string
 	free      int64 // bytes

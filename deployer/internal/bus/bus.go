@@ -145,7 +145,7 @@ func (b *Bus) Close() {
 // Agent speaks to the agent of an instance.
 func (b *Bus) Agent(instance string) *client.Client { return client.NATS(b.nc, instance) }
 
-// Result is what an agent answered, or why there is no answer.
+// Result describes what an agent answered, or why there is no answer.
 type Result struct {
 	Inventory *api.Inventory // nil if Err is not
 	Err       error

@@ -74,7 +74,7 @@ func newServer(t *testing.T, maxStore int64) *testServer {
 	return s
 }
 
-// limit is what the server keeps from its next start on, bytes.
+// limit returns what the server keeps from its next start on, bytes.
 func (s *testServer) limit(t *testing.T, maxStore int64) {
 	t.Helper()
 	s.options.JetStreamMaxStore = maxStore

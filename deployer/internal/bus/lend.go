@@ -22,7 +22,7 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Account is whose messages a borrower of the bus sees.
+// Account describes whose messages a borrower of the bus sees.
 type Account string
 
 const (
@@ -31,7 +31,7 @@ const (
 	System     Account = "system" // the servers' own
 )
 
-// names are what bus servers call the accounts.
+// names hold what bus servers call the accounts.
 var names = map[Account]string{Agents: "AGENTS", Components: "COMPONENTS", System: "$SYS"}
 
 // maxLine bounds a line of the protocol's beginning, which holds server or client options.

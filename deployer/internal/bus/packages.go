@@ -31,9 +31,9 @@ const (
 	answerTimeout = 10 * time.Second
 	// parallelLookups bounds the questions under way at once.
 	parallelLookups = 16
-	// removalPoll is how often a store is tried again whose folder is in use.
+	// removalPoll is the interval at which a store is tried again whose folder is in use.
 	removalPoll = 50 * time.Millisecond
-	// errCodeStoreFailed is what nats-server answers when it cannot make a stream's
+	// errCodeStoreFailed holds what nats-server answers when it cannot make a stream's
 	// store (JSStreamCreateErrF of its errors.json).
 	errCodeStoreFailed = 10049
 )

@@ -21,7 +21,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/plan"
 )
 
-// app is what the commands share: the global flags, and where they read and
+// app describes what the commands share: the global flags, and where they read and
 // print.
 type app struct {
 	builtin    Builtin

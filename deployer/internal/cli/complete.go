@@ -10,7 +10,7 @@ import (
 	"github.com/clusterworks/deploy/deployer"
 )
 
-// completion is what cobra asks for.
+// completion describes what cobra asks for.
 type completion = func(cmd *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective)
 
 // completeFiles leaves it to the shell.

@@ -99,7 +99,7 @@ it. This command gives it to another manifest; run deploy plan before you apply.
 	}, &autoApprove)
 }
 
-// exportTarget is where an export goes: the file that is named, or standard output.
+// exportTarget returns where an export goes: the file that is named, or standard output.
 // One that others can read must be encrypted.
 func exportTarget(a *app, name string) (w io.Writer, encrypt bool, finish func(error) error, err error) {
 	if name != "" {

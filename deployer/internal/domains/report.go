@@ -60,7 +60,7 @@ type Answer struct {
 	Instance string `json:"instance"`
 	URL      string `json:"url"`
 	Status   int    `json:"status,omitempty"`
-	// Problem is what is wrong; "": the domain is served there.
+	// Problem holds what is wrong; "": the domain is served there.
 	Problem string `json:"problem,omitempty"`
 }
 

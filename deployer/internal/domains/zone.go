@@ -13,7 +13,7 @@ import (
 // enough to move a domain, long enough not to be asked all the time.
 const recordTTL = 300
 
-// Record is what a public DNS must have for a domain.
+// Record describes what a public DNS must have for a domain.
 type Record struct {
 	Zone    string   `json:"zone"` // "shop.example"
 	Name    string   `json:"name"` // within the zone; "": the zone itself

@@ -15,7 +15,7 @@ import (
 	"github.com/clusterworks/deploy/manifests"
 )
 
-// rollLimit is what the engine itself may take to roll 2,000 instances.
+// rollLimit is the time that the engine itself may take to roll 2,000 instances.
 const rollLimit = 30 * time.Second
 
 // instant answers every command at once.

@@ -71,7 +71,7 @@ const (
 // How long one machine may take. askLimit bounds one question to its agent over
 // SSH.
 const (
-	// busWait is how long all agents may be silent until those that have not answered
+	// busWait is the time that all agents may be silent until those that have not answered
 	// count as silent. Only one that is connected and hangs makes others wait for it;
 	// where the deployer itself is busy, less than this takes well agents for silent.
 	busWait    = 2 * time.Second

@@ -19,7 +19,7 @@ var keyed = regexp.MustCompile(`\.(\w+)\["([^"]+)"\]$`)
 // vmWord stands in an advice for the vm block of the instance.
 var vmWord = regexp.MustCompile(`\bVM\b`)
 
-// advice is what an infrastructure's complaint means for the manifest, the first that
+// advice holds what an infrastructure's complaint means for the manifest, the first that
 // fits.
 var advice = []struct {
 	said *regexp.Regexp

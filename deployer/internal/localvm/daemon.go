@@ -63,7 +63,7 @@ const (
 	readyFD  = 3
 )
 
-// startReply is what a daemon tells the process that started it.
+// startReply describes what a daemon tells the process that started it.
 type startReply struct {
 	Error        string `json:"error,omitempty"`
 	AddressInUse bool   `json:"address_in_use,omitempty"`
@@ -73,7 +73,7 @@ type startReply struct {
 // ErrAddressInUse is the cause when a daemon could not listen.
 var ErrAddressInUse = errors.New("the address is in use")
 
-// Status is what a running daemon writes about itself into its folder.
+// Status describes what a running daemon writes about itself into its folder.
 type Status struct {
 	ID        string `json:"id"` // its DEPLOY_VM
 	PID       int    `json:"pid"`

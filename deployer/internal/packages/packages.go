@@ -26,7 +26,7 @@ import (
 // EnvDir names the environment variable that says where the packages are.
 const EnvDir = "DEPLOY_PACKAGES"
 
-// DefaultDir is where the packages of this executable are: $DEPLOY_PACKAGES,
+// DefaultDir returns where the packages of this executable are: $DEPLOY_PACKAGES,
 // else the folder "packages" beside the executable.
 func DefaultDir() (string, error) {
 	if dir := os.Getenv(EnvDir); dir != "" {
@@ -48,7 +48,7 @@ type Index struct {
 	platforms []*Platform
 }
 
-// Platform is what was built for one operating system and architecture.
+// Platform describes what was built for one operating system and architecture.
 type Platform struct {
 	OS, Arch string
 

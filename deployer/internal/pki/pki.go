@@ -25,7 +25,7 @@ import (
 	"time"
 )
 
-// backdate is how far a VM's clock may be behind the deployer's, as far as the
+// backdate says how far a VM's clock may be behind the deployer's, as far as the
 // certificate lives so long.
 const backdate = time.Hour
 
@@ -194,7 +194,7 @@ func newClientTemplate(random io.Reader, identity string, now time.Time, life ti
 	return template, nil
 }
 
-// newTemplate is what all certificates have in common. life counts from now.
+// newTemplate returns what all certificates have in common. life counts from now.
 func newTemplate(random io.Reader, name string, now time.Time, life time.Duration) (*x509.Certificate, error) {
 	if life <= 0 {
 		return nil, fmt.Errorf("cannot issue certificate %q for %v", name, life)

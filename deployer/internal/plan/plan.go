@@ -69,7 +69,7 @@ type Existing struct {
 	Agent []string
 }
 
-// Action is what becomes of an instance or a VM.
+// Action describes what becomes of an instance or a VM.
 type Action string
 
 const (
@@ -95,7 +95,7 @@ const (
 // NewVM tells whether another VM takes the instance's place.
 func (a Action) NewVM() bool { return a == Recreate || a == Move }
 
-// ProcessAction is what becomes of a process.
+// ProcessAction describes what becomes of a process.
 type ProcessAction string
 
 const (
@@ -115,7 +115,7 @@ type Plan struct {
 	// Failing are the instances that should run and do not do what they should, in
 	// the order of rollout, whether anything is to be changed there or not.
 	Failing []Failing `json:"failing,omitempty"`
-	// Levels are what the jobs require of facts that their processes report, in the
+	// Levels hold what the jobs require of facts that their processes report, in the
 	// order of rollout, met or not.
 	Levels []LevelReport `json:"levels,omitempty"`
 }
@@ -135,7 +135,7 @@ func (p *Plan) Unhealed() []Failing {
 	})
 }
 
-// DiskChange is what becomes of a persistent disk: Keep, Adopt, Delete or Lost.
+// DiskChange describes what becomes of a persistent disk: Keep, Adopt, Delete or Lost.
 type DiskChange struct {
 	Instance string `json:"instance"`
 	Action   Action `json:"action"`
@@ -160,7 +160,7 @@ type VMChange struct {
 	Action   Action `json:"action"`
 }
 
-// InstanceChange is what becomes of one instance.
+// InstanceChange describes what becomes of one instance.
 type InstanceChange struct {
 	Instance string `json:"instance"`
 	Group    string `json:"group"`
@@ -170,7 +170,7 @@ type InstanceChange struct {
 	Causes    []string        `json:"causes,omitempty"`
 	Files     []FileChange    `json:"files,omitempty"`
 	Processes []ProcessChange `json:"processes,omitempty"`
-	// Drift is what was changed by hand there; an apply repairs it.
+	// Drift holds what was changed by hand there; an apply repairs it.
 	Drift []api.Drift `json:"drift,omitempty"`
 	From  string      `json:"from,omitempty"` // generation
 	To    string      `json:"to,omitempty"`   // "" if not known yet
@@ -180,7 +180,7 @@ type InstanceChange struct {
 	Owed   Action `json:"owed,omitempty"`
 	// Held: an operator has stopped it. It is changed, and not started.
 	Held bool `json:"held,omitempty"`
-	// Census is what lives there, if the change concerns it.
+	// Census holds what lives there, if the change concerns it.
 	Census *Census `json:"census,omitempty"`
 }
 
@@ -198,12 +198,12 @@ type FileChange struct {
 	Path     string       `json:"path"`
 	Diff     string       `json:"diff"`
 	OnChange api.OnChange `json:"on_change"`
-	// Inputs are what it is made of and what changed: "property.port",
+	// Inputs hold what it is made of and what changed: "property.port",
 	// "link.bus.instances", "template.router.yml".
 	Inputs []string `json:"inputs,omitempty"`
 }
 
-// ProcessChange is what becomes of one process, and why.
+// ProcessChange describes what becomes of one process, and why.
 type ProcessChange struct {
 	Job    string        `json:"job"`
 	Name   string        `json:"name"`

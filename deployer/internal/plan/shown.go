@@ -78,7 +78,7 @@ func pemBlock(lines []string) (int, string) {
 	return 0, ""
 }
 
-// mostShown is how many characters of a word of a command are shown.
+// mostShown is the number of characters that are shown of a word of a command.
 const mostShown = 60
 
 // commandChange says how the command of a process changes: the words that differ,

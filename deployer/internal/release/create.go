@@ -19,7 +19,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/packages"
 )
 
-// Source is what a release is made of.
+// Source describes what a release is made of.
 type Source struct {
 	Jobs    fs.FS    // a folder a job
 	Names   []string // of the jobs
@@ -82,7 +82,7 @@ func Create(w io.Writer, s Source) (string, error) {
 	return x.Version, nil
 }
 
-// jobFiles are what the deployer reads of jobs, by "<job>/<path>"; sources of
+// jobFiles returns what the deployer reads of jobs, by "<job>/<path>"; sources of
 // programs beside them are left out.
 func jobFiles(s Source) (map[string][]byte, error) {
 	files := map[string][]byte{}

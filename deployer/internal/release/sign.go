@@ -12,7 +12,7 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// SignatureSuffix is what a file's name has beside it for its signature, which
+// SignatureSuffix is the ending of the name of a file's signature, which
 // minisign(1) reads and writes as well.
 const SignatureSuffix = ".minisig"
 

@@ -76,7 +76,7 @@ type parsedTemplate struct {
 	diags  hcl.Diagnostics
 }
 
-// cache is what outlives facts.
+// cache describes what outlives facts.
 type cache struct {
 	mu         sync.Mutex
 	templates  map[templateKey]*parsedTemplate
@@ -91,7 +91,7 @@ type jobKey struct {
 	job   *manifests.Job
 }
 
-// renderedJob is what a job adds to its instance, and of what it was made. It is
+// renderedJob describes what a job adds to its instance, and of what it was made. It is
 // shared and never changed.
 type renderedJob struct {
 	inputs string // digest of all that went in

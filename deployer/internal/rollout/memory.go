@@ -5,18 +5,18 @@ import (
 	"strings"
 )
 
-// Memory is what must outlive a rollout: how far a digest got and which digests
+// Memory describes what must outlive a rollout: how far a digest got and which digests
 // failed. It goes into New of the next one.
 type Memory struct {
 	Groups []GroupMemory `json:"groups,omitempty"`
 }
 
-// GroupMemory is what is remembered of a group.
+// GroupMemory describes what is remembered of a group.
 type GroupMemory struct {
 	Name string `json:"name"`
 	// Served: the group has passed a rollout as a whole, it is no first deploy.
 	Served bool `json:"served,omitempty"`
-	// Digest is what the last rollout, as long as it has not ended well, was to
+	// Digest holds what the last rollout, as long as it has not ended well, was to
 	// make of the group. Canaries are the instances that passed as its canaries,
 	// Updated all that took it.
 	Digest   string   `json:"digest,omitempty"`
@@ -28,7 +28,7 @@ type GroupMemory struct {
 	Bad []Failure `json:"bad,omitempty"`
 }
 
-// badKept is how many bad digests are remembered of a group.
+// badKept is the number of bad digests that are remembered of a group.
 const badKept = 8
 
 // Group finds what is remembered of a group.
@@ -52,7 +52,7 @@ func (m Memory) Failed(group, digest string) *Failure {
 	return nil
 }
 
-// Memory is what the next rollout must know, at any moment of this one.
+// Memory returns what the next rollout must know, at any moment of this one.
 func (s State) Memory() Memory {
 	var m Memory
 	for _, g := range s.Remembered.Groups {

@@ -34,7 +34,7 @@ import (
 	"github.com/clusterworks/deploy/manifests"
 )
 
-// Plan is what a rollout shall do. It does not change once the rollout began.
+// Plan describes what a rollout shall do. It does not change once the rollout began.
 type Plan struct {
 	// ID is unique to this rollout and part of the id of every operation, so
 	// that a deployer that continues it follows the operations already begun.
@@ -47,7 +47,7 @@ type Plan struct {
 	Timeouts Timeouts `json:"timeouts"`
 }
 
-// Timeouts are how long the machine waits for an answer before it counts a
+// Timeouts says how long the machine waits for an answer before it counts a
 // command as failed. Zero stands for the default.
 type Timeouts struct {
 	// Prepare bounds fetching, staging and checking; default 10 min.
@@ -83,13 +83,13 @@ type Group struct {
 // Policy is a group's update policy, resolved for its size.
 type Policy struct {
 	Canaries int `json:"canaries"`
-	// MaxInFlight is how many instances may be away at a time, at least 1.
+	// MaxInFlight is the number of instances that may be away at a time, at least 1.
 	MaxInFlight int `json:"max_in_flight"`
-	// MinAvailable is how many must serve at any time, as far as the rollout has a
+	// MinAvailable is the number of instances that must serve at any time, as far as the rollout has a
 	// say: no instance that serves is touched when fewer would be left. Whatever
 	// does not serve counts as away: sick, held, on its way.
 	MinAvailable int `json:"min_available"`
-	// MinHealthy is how long an instance must be healthy without a break.
+	// MinHealthy is the time that an instance must be healthy without a break.
 	MinHealthy time.Duration `json:"min_healthy"`
 	// WatchMin and WatchMax bound the wait for health after a start: an instance
 	// does not pass sooner, and fails later.
@@ -118,7 +118,7 @@ func (p Policy) minHealthy() time.Duration { return max(p.MinHealthy, p.WatchMin
 // always be able to pass.
 func (p Policy) deadline() time.Duration { return max(p.WatchMax, p.WatchMin+p.MinHealthy) }
 
-// Action is what an instance needs.
+// Action describes what an instance needs.
 type Action string
 
 const (

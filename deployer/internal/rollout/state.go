@@ -45,7 +45,7 @@ const (
 	PhaseRevert     Phase = "revert"
 )
 
-// Outcome is how a rollout ended.
+// Outcome describes how a rollout ended.
 type Outcome string
 
 const (
@@ -57,7 +57,7 @@ const (
 	OutcomeSuperseded Outcome = "superseded"
 )
 
-// GroupProgress is how far a group has come.
+// GroupProgress describes how far a group has come.
 type GroupProgress struct {
 	Instances []InstanceProgress `json:"instances"`
 	// BlockedUntil is set while nothing may be begun because too few instances
@@ -67,7 +67,7 @@ type GroupProgress struct {
 	Failure *Failure `json:"failure,omitempty"`
 }
 
-// InstanceProgress is how far an instance has come.
+// InstanceProgress describes how far an instance has come.
 type InstanceProgress struct {
 	ID     string `json:"id"`
 	Status Status `json:"status"`
@@ -94,7 +94,7 @@ type InstanceProgress struct {
 	RollbackFailure *Failure `json:"rollback_failure,omitempty"`
 }
 
-// Status is what was last achieved on an instance.
+// Status describes what was last achieved on an instance.
 type Status string
 
 const (
@@ -118,7 +118,7 @@ type Running struct {
 	Deadline time.Time   `json:"deadline,omitzero"`
 }
 
-// Failure is what went wrong, with what.
+// Failure describes what went wrong, with what.
 type Failure struct {
 	Group      string      `json:"group"`
 	Digest     string      `json:"digest,omitempty"` // of the group
@@ -243,7 +243,7 @@ func (s State) Failures() []Failure {
 	return all
 }
 
-// place is where an instance stands in the plan.
+// place describes where an instance stands in the plan.
 type place struct {
 	removal      bool
 	group, index int

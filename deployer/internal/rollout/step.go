@@ -11,7 +11,7 @@ import (
 	"github.com/clusterworks/deploy/manifests"
 )
 
-// attempts is how often an operation is begun that its agent's own end interrupts.
+// attempts is the number of times that an operation is begun which its agent's own end interrupts.
 const attempts = 3
 
 // Step takes an event at a time to the next state and the commands to carry
@@ -400,7 +400,7 @@ func (m *machine) issue(kind CommandKind, opID string, attempt int, at place) {
 	m.commands = append(m.commands, c)
 }
 
-// timeout is how long the machine waits for the answer to a command.
+// timeout returns the time that the machine waits for the answer to a command.
 func (m *machine) timeout(kind CommandKind, at place) time.Duration {
 	t := m.Plan.Timeouts
 	switch kind {

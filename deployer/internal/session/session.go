@@ -31,7 +31,7 @@ type Options struct {
 	Log       *slog.Logger
 	Interrupt <-chan struct{} // closed when the user asks to stop
 	Parallel  int             // how many VMs are worked on side by side
-	// LockWait is how long to wait for another run on the same deployment.
+	// LockWait is the time to wait for another run on the same deployment.
 	// Takeover takes the lock from a run that still holds it.
 	LockWait time.Duration
 	Takeover bool

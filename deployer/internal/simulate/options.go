@@ -43,7 +43,7 @@ type Options struct {
 type Fault struct {
 	Instance string
 	Command  rollout.CommandKind
-	// Stage is how far an update gets: StageDrain, StagePreStart; else it fails
+	// Stage says how far an update gets: StageDrain, StagePreStart; else it fails
 	// when it waits for health.
 	Stage  Stage
 	Silent bool
@@ -103,7 +103,7 @@ type Health struct {
 	Healthy  bool
 }
 
-// Kill is where in a step the deployer is killed.
+// Kill describes where in a step the deployer is killed.
 type Kill int
 
 const (
@@ -114,12 +114,12 @@ const (
 	KillAfterSend       // all are
 )
 
-// Report is how a simulated rollout went.
+// Report describes how a simulated rollout went.
 type Report struct {
 	State    rollout.State
 	Duration time.Duration // virtual
 	Steps    int
-	// Operations is how many were really begun by agents and Terraform.
+	// Operations counts those that agents and Terraform have really begun.
 	Operations int
 	Groups     []GroupReport
 	Instances  []InstanceReport
@@ -128,7 +128,7 @@ type Report struct {
 	Broken []string
 }
 
-// GroupReport is what a group went through.
+// GroupReport describes what a group went through.
 type GroupReport struct {
 	Name            string
 	MaxInFlight     int // the most at a time
@@ -136,7 +136,7 @@ type GroupReport struct {
 	Touched         int // instances
 }
 
-// InstanceReport is how an instance ended.
+// InstanceReport describes how an instance ended.
 type InstanceReport struct {
 	ID         string
 	Generation string // active; empty: none
@@ -144,10 +144,10 @@ type InstanceReport struct {
 	Deleted    bool
 	// Unfinished: a change has begun and has not ended well.
 	Unfinished bool
-	// Before is what ran before that.
+	// Before holds what ran before that.
 	Before string
-	// Changes is how many operations touched its processes.
+	// Changes is the number of operations that touched its processes.
 	Changes int
-	// PostDeploys is how often its post_deploy hooks have passed.
+	// PostDeploys is the number of times that its post_deploy hooks have passed.
 	PostDeploys int
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/rollout"
 )
 
-// restart is how long a killed deployer is away.
+// restart is the time that a killed deployer is away.
 const restart = 5 * time.Second
 
 // Run simulates a plan's rollout to its end.
@@ -147,7 +147,7 @@ func (w *world) kill(saved rollout.State) *rollout.Machine {
 	return rollout.NewMachine(read)
 }
 
-// replan is what the next deployer begins with: its plan is made of what is
+// replan returns what the next deployer begins with: its plan is made of what is
 // there, as deployer's plan and rolloutPlan do. It is false if it can make none.
 func (w *world) replan() (rollout.State, bool) {
 	w.plans++

@@ -245,7 +245,7 @@ func updates(g rollout.Group) bool {
 	return !g.FirstDeploy && !slices.ContainsFunc(g.Instances, func(x rollout.Instance) bool { return x.Held || x.Action == rollout.ActionRestart })
 }
 
-// replan is what the planner would make of a cluster that is as wanted.
+// replan returns what the planner would make of a cluster that is as wanted.
 func replan(p rollout.Plan, r Report) rollout.Plan {
 	at := 0
 	next := rollout.Plan{ID: "again"}

@@ -24,7 +24,7 @@ const (
 	marks
 )
 
-// tally is how many instances each mark is true of.
+// tally counts the instances that each mark is true of.
 type tally [marks]int
 
 // tallies are of all groups, of all groups that lose instances, and of everything.

@@ -66,7 +66,7 @@ type installed struct {
 	replaced   bool   // it has another VM
 }
 
-// standing is what the rollout may do with an instance, and has done.
+// standing describes what the rollout may do with an instance, and has done.
 type standing struct {
 	held     bool
 	exempt   bool
@@ -76,7 +76,7 @@ type standing struct {
 	passed   bool // took its wanted generation and became healthy
 }
 
-// history is what an instance has been through.
+// history describes what an instance has been through.
 type history struct {
 	changes     int  // operations that touched its processes
 	preStarted  bool // its pre_start has run since the last change began
@@ -98,7 +98,7 @@ type operation struct {
 	follower int    // the deployer that waits for the answer
 }
 
-// mark is what an instance was before an operation was issued.
+// mark describes what an instance was before an operation was issued.
 type mark struct{ touched, passed bool }
 
 func newWorld(p rollout.Plan, remembered rollout.Memory, o Options) *world {
@@ -281,7 +281,7 @@ func (w *world) start(op *operation) {
 	w.push(w.latency(c), item{ends: op})
 }
 
-// begin is what an operation does at once.
+// begin returns what an operation does at once.
 func (w *world) begin(op *operation) {
 	w.begun++
 	op.begun = true
@@ -311,7 +311,7 @@ func (w *world) begin(op *operation) {
 	}
 }
 
-// end is what an operation comes to.
+// end returns what an operation comes to.
 func (w *world) end(op *operation) {
 	if op.ended {
 		return
@@ -411,7 +411,7 @@ func (w *world) finish(op *operation, x *instance) {
 	}
 }
 
-// fate is how an operation ends: by a fault, a bad generation, the end of the
+// fate returns how an operation ends: by a fault, a bad generation, the end of the
 // agent, or well.
 func (w *world) fate(op *operation) *api.Error {
 	failed := func(format string, args ...any) *api.Error {

@@ -19,7 +19,7 @@ const (
 	// maxAnswers is for one operation with files, however small: a folder of
 	// 10,000 files is listed in less.
 	maxAnswers = 4 << 20
-	// bytesAnswered is how many bytes of a file are written for each byte of answer.
+	// bytesAnswered is the number of bytes of a file that are written for each byte of answer.
 	// An answer has less than 128 bytes and is for 32 KiB.
 	bytesAnswered = 256
 	// maxAllowance is for all operations together, whatever earlier ones left unused.

@@ -30,7 +30,7 @@ const (
 	sftpAttrs   = 105
 )
 
-// answer is what a parrot says to one request.
+// answer describes what a parrot says to one request.
 type answer struct {
 	kind byte
 	id   uint32 // added to the request's own

@@ -110,7 +110,7 @@ func (c *heardConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// silence is how long the peer has not been heard.
+// silence returns the time that the peer has not been heard.
 func (c *heardConn) silence() time.Duration {
 	return time.Since(c.start) - time.Duration(c.heard.Load())
 }
@@ -164,7 +164,7 @@ func (c *Client) giveUp(why error) {
 	c.conn.Close()
 }
 
-// farewell is how long something that was cancelled may take to tidy up before
+// farewell is the time that something that was cancelled may take to tidy up before
 // it is left to itself.
 const farewell = time.Second
 

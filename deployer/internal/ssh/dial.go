@@ -21,7 +21,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// Target is whom to dial and as whom.
+// Target describes whom to dial and as whom.
 type Target struct {
 	Host string
 	Port int // 0: 22
@@ -48,14 +48,14 @@ func (t Target) address() string {
 	return net.JoinHostPort(t.Host, strconv.Itoa(port))
 }
 
-// Options are how to dial; the zero value has good defaults.
+// Options describe how to dial; the zero value has good defaults.
 type Options struct {
-	// Patience is how long a host may refuse or not answer, as one that boots
+	// Patience is the time that a host may refuse or not answer, as one that boots
 	// does; default 90 s.
 	Patience time.Duration
 	// Attempt bounds one attempt, from connect to logged in; default 20 s.
 	Attempt time.Duration
-	// KeepAlive is how often the peer is asked whether it is there; default 5 s.
+	// KeepAlive is the interval at which the peer is asked whether it is there; default 5 s.
 	// One that has not answered after three times that is given up.
 	KeepAlive time.Duration
 	// OnDial is called before each attempt.

@@ -37,7 +37,7 @@ func (e *ExitError) Error() string {
 	return s
 }
 
-// stderrTail is how much of a command's stderr an ExitError keeps.
+// stderrTail is the number of bytes that an ExitError keeps of the end of a command's stderr.
 const stderrTail = 4 << 10
 
 // Run runs a command with the user's shell and returns what it wrote to stdout.
@@ -72,7 +72,7 @@ type Terminal struct {
 	Resize <-chan Size // nil: it never changes
 }
 
-// Streams are what an interactive command is connected to.
+// Streams describe what an interactive command is connected to.
 type Streams struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer

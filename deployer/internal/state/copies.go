@@ -17,7 +17,7 @@ import (
 	"github.com/google/renameio/v2"
 )
 
-// KeptCopies is how many copies of its state a deployment keeps.
+// KeptCopies is the number of copies of its state that a deployment keeps.
 const KeptCopies = 5
 
 // Copy is a dated copy of the state: an export, as it was when a run had ended.

@@ -18,12 +18,12 @@ type Entry struct {
 	Epoch uint64    `json:"epoch"`
 	What  string    `json:"what"` // "apply", "restart router/0", ...
 	Who   string    `json:"who,omitempty"`
-	// Result is how it ended: "" with the beginning, "done", "interrupted", or
+	// Result says how it ended: "" with the beginning, "done", "interrupted", or
 	// "failed: ..." with the first line of why.
 	Result string `json:"result,omitempty"`
 	// Revision is the one that it made, 0 for none.
 	Revision int `json:"revision,omitempty"`
-	// Took is how long it ran.
+	// Took is the time that it ran.
 	Took time.Duration `json:"took_ns,omitempty"`
 }
 

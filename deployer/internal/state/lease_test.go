@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// roles are what the test binary does when a test runs it again: with the name
+// roles hold what the test binary does when a test runs it again: with the name
 // of one and a folder.
 var roles = map[string]func(Store) error{
 	// A run that writes as fast as it can, until it is refused.

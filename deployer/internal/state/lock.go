@@ -57,7 +57,7 @@ var ErrLocked = errors.New("another deploy works on this deployment")
 
 // LockOptions say what to do about a lock that is held.
 type LockOptions struct {
-	// Wait is how long to wait for it; 0: not at all.
+	// Wait is the time to wait for it; 0: not at all.
 	Wait time.Duration
 	// Takeover takes it from whoever holds it. From a holder that is suspended it
 	// is always taken.
@@ -66,7 +66,7 @@ type LockOptions struct {
 	Told func(h Holder, taken bool)
 }
 
-// lockPoll is how often a lock that is held is asked for.
+// lockPoll is the interval at which a lock that is held is asked for.
 const lockPoll = 100 * time.Millisecond
 
 // Lock takes the folder's lock. While another process holds it, it fails with

@@ -16,7 +16,7 @@ import (
 type Repaired struct {
 	File string `json:"file"` // below the folder
 	From string `json:"from"` // a copy's path, or what else it was made from
-	// Aside is where the damaged file is now, "" if there was none.
+	// Aside is the place where the damaged file is now, "" if there was none.
 	Aside string `json:"aside,omitempty"`
 }
 

@@ -55,7 +55,7 @@ type State struct {
 	// Ignored are the instances that nothing touches until the operator says so,
 	// sorted.
 	Ignored []string `json:"ignored,omitempty"`
-	// Memory is what the rollout must know of earlier ones: groups that have
+	// Memory holds what the rollout must know of earlier ones: groups that have
 	// served, canaries that passed, generations known bad (rollout.Memory).
 	Memory json.RawMessage `json:"memory,omitempty"`
 	// Revisions are the last KeptRevisions applies that changed something,
@@ -70,10 +70,10 @@ const DefaultsNow = 1
 // Earlier reports whether properties have their earlier defaults.
 func (s *State) Earlier() bool { return s.Defaults < DefaultsNow }
 
-// KeptRevisions is how many revisions, and their packages, are kept.
+// KeptRevisions is the number of revisions that are kept with their packages.
 const KeptRevisions = 10
 
-// Revision is what a successful apply made of the deployment.
+// Revision describes what a successful apply made of the deployment.
 type Revision struct {
 	Number int       `json:"number"` // from 1
 	At     time.Time `json:"at"`
@@ -118,7 +118,7 @@ type Orphan struct {
 	Index  int    `json:"index"`
 	AZ     string `json:"az,omitempty"`
 	SizeGB int    `json:"size_gb"`
-	// Folder is where it was last seen: folder or device.
+	// Folder is the folder or device where it was last seen.
 	Folder string `json:"folder,omitempty"`
 }
 
@@ -149,7 +149,7 @@ type VM struct {
 	// not the instance's id, see terraform.BesideKey.
 	Beside bool   `json:"beside,omitempty"`
 	Key    string `json:"key,omitempty"`
-	// Input is what the VM was made of, as last rolled.
+	// Input holds what the VM was made of, as last rolled.
 	Input json.RawMessage `json:"input,omitempty"`
 }
 
@@ -268,7 +268,7 @@ func (s *State) hasDisk(group string, index int) bool {
 
 // Secrets is secrets.json, readable by its owner only.
 type Secrets struct {
-	// Encryption is how the file is encrypted, nil if it is not.
+	// Encryption says how the file is encrypted, nil if it is not.
 	Encryption *Encryption `json:"encryption,omitempty"`
 	// DigestKey keys every digest that leaves the deployer, so that no short
 	// secret can be guessed from one.
@@ -353,10 +353,10 @@ func (s Store) secretsFile() string { return filepath.Join(s.Dir, "secrets.json"
 // Terraform is the engine's working folder.
 func (s Store) Terraform() string { return filepath.Join(s.Dir, "terraform") }
 
-// Packages is where the packages of kept revisions are.
+// Packages returns where the packages of kept revisions are.
 func (s Store) Packages() string { return filepath.Join(s.Dir, "packages") }
 
-// VMs is where the local template keeps its VMs.
+// VMs returns where the local template keeps its VMs.
 func (s Store) VMs() string { return filepath.Join(s.Dir, "vms") }
 
 // Stemcells is the folder of the images that VMs boot.

@@ -32,7 +32,7 @@ const silenceLimit = time.Minute
 // file follows, whatever folder that is in.
 const reference = "sha256:"
 
-// Store is where a deployment's stemcells are.
+// Store describes where a deployment's stemcells are.
 type Store struct {
 	Dir  string // a folder of the deployment's state
 	Base string // the manifest's folder, where paths begin

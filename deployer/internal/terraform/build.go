@@ -31,7 +31,7 @@ var (
 const (
 	openTofuModule  = "github.com/opentofu/opentofu"
 	openTofuVersion = "1.12.6" // as in opentofu/engine.mod
-	// buildReport is how often a build says that it goes on.
+	// buildReport is the interval at which a build says that it goes on.
 	buildReport = 20 * time.Second
 	buildLimit  = time.Hour
 )

@@ -12,7 +12,7 @@ import (
 	ctyjson "github.com/zclconf/go-cty/cty/json"
 )
 
-// Input is what a template gets: the variables of templates/CONTRACT.md.
+// Input describes what a template gets: the variables of templates/CONTRACT.md.
 type Input struct {
 	Deployment Deployment
 	// Instances are the VMs by key: the instance's id, "router/0", or another one
@@ -47,7 +47,7 @@ type InstanceInput struct {
 	StaticAddress string            `json:"static_address"`
 	Tags          map[string]string `json:"tags"`
 	Ports         []Port            `json:"ports"`
-	// UserData is what the VM's first boot does beside what the template says.
+	// UserData holds what the VM's first boot does beside what the template says.
 	UserData string `json:"user_data"`
 }
 
@@ -84,7 +84,7 @@ type Instance struct {
 	Arch              string `json:"arch"` // as in Go
 	Disk              string `json:"disk"` // device or folder; "": none
 	Running           bool   `json:"running"`
-	// ImageDir is where the files of the VM's image are; "": at "/".
+	// ImageDir is the place where the files of the VM's image are; "": at "/".
 	ImageDir string `json:"image_dir"`
 	// Keep: the machine outlives the instance, so the agent is removed from it.
 	Keep bool `json:"keep"`

@@ -11,7 +11,7 @@ import (
 	"slices"
 )
 
-// StateFile is where an engine keeps its state in its work folder.
+// StateFile is the name of an engine's state in its work folder.
 const StateFile = "terraform.tfstate"
 
 // StateID tells an engine's state from others of its kind: the lineage is that of

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Error is what the engine could not do.
+// Error describes what the engine could not do.
 type Error struct {
 	Doing       string // "make the VMs"
 	Engine      Engine

@@ -81,7 +81,7 @@ func readMirror(folder string) (mirrored, error) {
 	return m, nil
 }
 
-// providerLine is what engines print of a required provider; the host is that of
+// providerLine holds what engines print of a required provider; the host is that of
 // their own registry.
 var providerLine = regexp.MustCompile(`provider\[([^/\]]+)/mirror/mirror\]`)
 

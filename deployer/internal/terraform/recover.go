@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Recovered is what a work folder tells of the last run when nothing else is left.
+// Recovered describes what a work folder tells of the last run when nothing else is left.
 type Recovered struct {
 	Deployment Deployment
 	Inputs     map[string]InstanceInput // by key, as in Input

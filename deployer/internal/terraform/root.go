@@ -88,7 +88,7 @@ func (o *Options) writeRoot(in Input) (*root, error) {
 	}
 	data = append(data, '\n')
 	r.template = filesDigest(files)
-	// Moves are how to get there, and no part of what is wanted.
+	// Moves say how to get there, and no part of what is wanted.
 	r.digest = filesDigest(map[string][]byte{rootFile: data, templateDir: []byte(r.template)})
 	moved, err := movedBlocks(o.Dir, in)
 	if err != nil {

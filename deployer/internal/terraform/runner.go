@@ -21,7 +21,7 @@ import (
 const (
 	// lockTimeout outlasts the end of an engine whose deployer was killed.
 	lockTimeout = "30s"
-	// interruptWait is how long an interrupted engine has to end its operations
+	// interruptWait is the time that an interrupted engine has to end its operations
 	// and write its state.
 	interruptWait = 2 * time.Minute
 )
@@ -98,7 +98,7 @@ func (r *Runner) Write(in Input) (digest string, err error) {
 	return written.digest, nil
 }
 
-// Applied is what the last completed apply left.
+// Applied describes what the last completed apply left.
 type Applied struct {
 	Digest    string              `json:"digest"` // of the root module, see Write
 	Instances map[string]Instance `json:"instances"`
@@ -137,7 +137,7 @@ func (r *Runner) clearApplied() error {
 	return nil
 }
 
-// Action is what a plan does to a resource.
+// Action describes what a plan does to a resource.
 type Action string
 
 // The actions.
@@ -258,7 +258,7 @@ func (r *Runner) addresses(ctx context.Context, keys []string) ([]string, error)
 	return found, nil
 }
 
-// plannedInstances is what of the VMs is known before an apply.
+// plannedInstances returns what of the VMs is known before an apply.
 func plannedInstances(output *tfjson.Change) map[string]Instance {
 	instances := map[string]Instance{}
 	if output == nil {

@@ -24,7 +24,7 @@ import (
 	_ "github.com/jackc/pgx/v5/stdlib" // the driver "pgx"
 )
 
-// credentials are what the platform tells of a database.
+// credentials describe what the platform tells of a database.
 type credentials struct {
 	Name, Host, User, Password string
 	Port                       int
@@ -32,7 +32,7 @@ type credentials struct {
 
 func (c credentials) address() string { return c.Host + ":" + strconv.Itoa(c.Port) }
 
-// dialect is how a kind of database is spoken to.
+// dialect describes how a kind of database is spoken to.
 type dialect struct {
 	driver string
 	source func(credentials) string

@@ -65,7 +65,7 @@ type Resources struct {
 	FDs    int `json:"fds,omitempty"`
 }
 
-// Meta is what else is known of an app.
+// Meta describes what else is known of an app.
 type Meta struct {
 	Debug   *string `json:"debug"`
 	Console *bool   `json:"console"`
@@ -131,7 +131,7 @@ func (c *Client) CreateApp(ctx context.Context, app NewApp) error {
 	return c.call(ctx, true, http.MethodPost, body, nil, "apps")
 }
 
-// changeTries is how often a change is made again that met another one.
+// changeTries is the number of times that a change is made again which met another one.
 const changeTries = 5
 
 // ChangeApp changes an app's description. If someone else changes it at the same
@@ -278,7 +278,7 @@ func (c *Client) Instances(ctx context.Context, app string) ([]Instance, error) 
 	return answer.Instances, named(err, app)
 }
 
-// InstanceStats is what an instance uses.
+// InstanceStats describes what an instance uses.
 type InstanceStats struct {
 	Index int    `json:"index"`
 	State string `json:"state"`

@@ -20,7 +20,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
-// headerTimeout is how long an answer may take: starting an app waits for its
+// headerTimeout is the time that an answer may take: starting an app waits for its
 // staging.
 const headerTimeout = 10 * time.Minute
 
@@ -49,7 +49,7 @@ type Client struct {
 	Retrying func(err error)
 }
 
-// Error is what a controller answered.
+// Error describes what a controller answered.
 type Error struct {
 	Status      int // HTTP
 	Code        int `json:"code"` // the API's; 0 if the answer had none
@@ -137,13 +137,13 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 // Target is the controller's URL.
 func (c *Client) Target() string { return c.target.String() }
 
-// Domain is what names of apps end in: the target's host without its first label.
+// Domain returns what names of apps end in: the target's host without its first label.
 func (c *Client) Domain() string {
 	_, domain, _ := strings.Cut(c.target.Hostname(), ".")
 	return domain
 }
 
-// AppURL is where an app with this host name is reached: as the controller is.
+// AppURL returns where an app with this host name is reached: as the controller is.
 func (c *Client) AppURL(host string) string {
 	u := *c.target
 	u.Host = host
@@ -343,7 +343,7 @@ func (c *Client) get(ctx context.Context, into any, path ...string) error {
 	return c.call(ctx, false, http.MethodGet, nil, into, path...)
 }
 
-// Info is what a cloud says of itself and of who asks.
+// Info describes what a cloud says of itself and of who asks.
 type Info struct {
 	Name        string               `json:"name"`
 	Build       any                  `json:"build"`
@@ -359,7 +359,7 @@ type Info struct {
 	Usage   *Usage `json:"usage,omitempty"`
 }
 
-// Usage is what an account has or may have.
+// Usage describes what an account has or may have.
 type Usage struct {
 	Memory   int `json:"memory"` // MB
 	AppURIs  int `json:"app_uris,omitempty"`
@@ -374,7 +374,7 @@ type Framework struct {
 	Detection []map[string]any `json:"detection"`
 }
 
-// Runtime is what apps run with.
+// Runtime describes what apps run with.
 type Runtime struct {
 	Name        string `json:"name,omitempty"`
 	Version     string `json:"version"`

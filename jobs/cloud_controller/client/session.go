@@ -37,7 +37,7 @@ type SessionEnd struct {
 	Error  string `json:"error,omitempty"`
 }
 
-// SessionInput is how many bytes Input takes at most. What comes is bounded alike.
+// SessionInput is the number of bytes that Input takes at most. What comes is bounded alike.
 const SessionInput = 32 << 10
 
 const (

@@ -12,7 +12,7 @@ import (
 	"github.com/coder/websocket"
 )
 
-// tunnelPiece is what one message of a tunnel carries at most, in bytes.
+// tunnelPiece is the size of what one message of a tunnel carries at most, in bytes.
 const tunnelPiece = 32 << 10
 
 // Tunnel is one connection to a service, through the controller.

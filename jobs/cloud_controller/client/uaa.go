@@ -12,10 +12,10 @@ import (
 	"time"
 )
 
-// uaaClient is what vmc is to the user component: a public client.
+// uaaClient is the client that vmc is to the user component: a public client.
 const uaaClient = "vmc"
 
-// Grant is what the user component gives for a login. Access is a Token; it is valid
+// Grant describes what the user component gives for a login. Access is a Token; it is valid
 // until Expires, and Refresh gives the next Grant, once.
 type Grant struct {
 	Access  string

@@ -15,7 +15,7 @@ const (
 	Cancelled  = "cancelled"  // the app was stopped, or started anew
 )
 
-// Update is how an app gets from one version to the next.
+// Update describes how an app gets from one version to the next.
 type Update struct {
 	ID        int    `json:"id"` // 0: the controller stops all instances and starts them anew
 	Status    string `json:"status"`
@@ -33,14 +33,14 @@ type Update struct {
 	WatchS   int  `json:"watch_s"`
 }
 
-// Change is what an update is to bring.
+// Change describes what an update is to bring.
 type Change struct {
 	Cause   string `json:"cause"`
 	Now     *bool  `json:"now,omitempty"`     // stop all instances, then start; nil: as the controller likes
 	Release int    `json:"release,omitempty"` // to go back to; 0: the present files and settings
 	Canary  int    `json:"canary,omitempty"`  // instances to replace before it waits to be promoted
 	Promote bool   `json:"promote,omitempty"` // end that wait, and nothing else
-	// Package is what Upload has returned: if the app has other files by now, the
+	// Package holds what Upload has returned: if the app has other files by now, the
 	// update is refused. "": whatever it has.
 	Package string `json:"package,omitempty"`
 }

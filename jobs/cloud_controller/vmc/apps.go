@@ -67,7 +67,7 @@ func appsCommand(v *vmc) *cobra.Command {
 	}))
 }
 
-// timeoutFlag is how long to wait for instances to run; 0 is what patience says.
+// timeoutFlag returns the time to wait for instances to run; 0 is what patience says.
 func timeoutFlag(c *cobra.Command, timeout *time.Duration) {
 	c.Flags().DurationVar(timeout, "timeout", 0, "how long to wait until the instances run (default: 2m, or the start time-out plus 30s)")
 }

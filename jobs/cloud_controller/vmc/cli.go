@@ -121,7 +121,7 @@ func (e continues) Unwrap() error { return context.Canceled }
 // errNotLoggedIn says that nobody is logged in where somebody must be.
 var errNotLoggedIn = errors.New("you are not logged in: vmc login EMAIL, or vmc register EMAIL to make an account")
 
-// usageError is what is wrong with a command line.
+// usageError describes what is wrong with a command line.
 type usageError struct{ error }
 
 func (e usageError) Unwrap() error { return e.error }

@@ -22,7 +22,7 @@ import (
 // first; others come before these, by name, since someone has added them.
 var preference = []string{"grails", "lift", "spring", "java_web", "rails3", "rack", "sinatra", "django", "wsgi", "php", "static", "node"}
 
-// kind is how an app runs, as far as its files tell. Zero: they do not.
+// kind describes how an app runs, as far as its files tell. Zero: they do not.
 type kind struct {
 	framework string
 	runtime   string // "": the framework's default
@@ -339,7 +339,7 @@ func fitsFramework(files fs.FS, framework client.Framework) (bool, error) {
 	return fits, nil
 }
 
-// looked is how much of a file is searched.
+// looked is the number of bytes of a file that are searched.
 const looked = 1 << 20
 
 func anyMatches(files fs.FS, names []string, expression string) (bool, error) {

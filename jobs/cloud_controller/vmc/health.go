@@ -16,7 +16,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/vmc/internal/manifest"
 )
 
-// healthFlags are how an instance's health is found out, as a manifest says it.
+// healthFlags returns how an instance's health is found out, as a manifest says it.
 func healthFlags(c *cobra.Command, h *manifest.Health) {
 	c.Flags().StringVar(&h.Type, "health-check", "", "the `kind` of health check: port, http, process or file")
 	c.Flags().StringVar(&h.Endpoint, "health-endpoint", "", "the path that the http check requests, or the file that the file check waits for")
@@ -104,7 +104,7 @@ func healthCommand(v *vmc) *cobra.Command {
 	return c
 }
 
-// patience is how long an app's instances are waited for: as long as the user says,
+// patience returns the time that an app's instances are waited for: as long as the user says,
 // else two minutes, or half a minute more than the app may take.
 func patience(said time.Duration, app client.App) time.Duration {
 	if said > 0 {
@@ -126,7 +126,7 @@ type hints struct {
 	seen  map[string]bool // lines
 }
 
-// firstHint is how long an instance starts before its log is looked at.
+// firstHint is the time that an instance starts before its log is looked at.
 const firstHint = 3 * time.Second
 
 func (v *vmc) newHints() *hints {

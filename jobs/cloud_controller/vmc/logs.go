@@ -19,7 +19,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
-// logFlags are what of logs is shown.
+// logFlags describe what of logs is shown.
 type logFlags struct {
 	instance        string
 	follow, staging bool
@@ -273,7 +273,7 @@ func linesOf(ctx context.Context, c *client.Client, app, instance string) ([]log
 	return lines, nil
 }
 
-// maxLogFile is how much of a file of output is read.
+// maxLogFile is the number of bytes of a file of output that are read.
 const maxLogFile = 64 << 20
 
 func readFile(ctx context.Context, c *client.Client, app, instance, name string) ([]byte, error) {

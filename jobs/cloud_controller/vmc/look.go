@@ -183,7 +183,7 @@ func (h *heading) Write(p []byte) (int, error) {
 	return h.w.Write(p)
 }
 
-// followEvery is how often new lines are asked for.
+// followEvery is the interval at which new lines are asked for.
 const followEvery = time.Second
 
 // follow prints what is added to files until it is interrupted.

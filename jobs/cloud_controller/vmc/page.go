@@ -17,10 +17,10 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
-// shownEvents is how many events the page of an app has.
+// shownEvents is the number of events that the page of an app has.
 const shownEvents = 5
 
-// event is what happened to an app: something that was done, or a crash.
+// event describes what happened to an app: something that was done, or a crash.
 type event struct {
 	At    int64  `json:"at"` // Unix seconds
 	Actor string `json:"actor,omitempty"`

@@ -56,7 +56,7 @@ type platform struct {
 	common func(job string) string
 }
 
-// runnable is what all of them are.
+// runnable describes what all of them are.
 type runnable interface{ Run(context.Context) error }
 
 func (p *platform) run(name, config string, open func(component.Process) (runnable, error)) {

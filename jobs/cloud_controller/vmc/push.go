@@ -15,7 +15,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/vmc/internal/manifest"
 )
 
-// pushFlags are what the command line says instead of the manifest.
+// pushFlags describe what the command line says instead of the manifest.
 type pushFlags struct {
 	path, manifest     string
 	urls               []string

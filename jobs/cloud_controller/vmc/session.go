@@ -25,9 +25,9 @@ func (e exitStatus) Error() string { return fmt.Sprintf("the command ended with 
 const (
 	// sessionFailed is the status where there is none of the command's, as ssh's.
 	sessionFailed = 255
-	// windowEvery is how often it is looked whether the window has another size.
+	// windowEvery is the interval at which it is looked whether the window has another size.
 	windowEvery = 500 * time.Millisecond
-	// interruptWait is what a command has to end after a signal.
+	// interruptWait is the time that a command has to end after a signal.
 	interruptWait = 5 * time.Second
 	// maxCaptured bounds what --json shows of each stream.
 	maxCaptured = 4 << 20

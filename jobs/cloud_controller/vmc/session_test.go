@@ -41,7 +41,7 @@ func (p *platform) begin(in io.Reader, out, errOut io.Writer, args ...string) (s
 	return stop
 }
 
-// shared is what is written, while it is read.
+// shared describes what is written, while it is read.
 type shared struct {
 	mu   sync.Mutex
 	text bytes.Buffer

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 )
 
-// settings are what is remembered between commands. They hold tokens, so the file
+// settings describe what is remembered between commands. They hold tokens, so the file
 // is the user's alone.
 type settings struct {
 	Target string            `json:"target"` // URL

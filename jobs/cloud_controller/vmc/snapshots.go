@@ -10,7 +10,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
-// jobAside is how often a job that lasts is told of where nothing moves.
+// jobAside is the interval at which a job that lasts is told of where nothing moves.
 const jobAside = 10 * time.Second
 
 func snapshotsCommand(v *vmc) *cobra.Command {

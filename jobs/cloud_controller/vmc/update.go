@@ -12,7 +12,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
-// how is how a running app gets what is new.
+// how describes how a running app gets what is new.
 type how struct {
 	timeout time.Duration
 	now     bool

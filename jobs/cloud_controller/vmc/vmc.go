@@ -16,7 +16,7 @@ import (
 	"golang.org/x/term"
 )
 
-// vmc is what the commands share.
+// vmc describes what the commands share.
 type vmc struct {
 	version string // of this program
 

@@ -13,7 +13,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/client"
 )
 
-// pollEvery is how often instances are asked for while they start, and
+// pollEvery is the interval at which instances are asked for while they start, and
 // stagingAside how often a long staging is told of where nothing moves.
 const (
 	pollEvery    = 400 * time.Millisecond
@@ -197,7 +197,7 @@ func (v *vmc) started(c *client.Client, app client.App, instances int) error {
 	return nil
 }
 
-// crashLogs are what tells why an instance ended, the most telling first.
+// crashLogs are the files that tell why an instance ended, the most telling first.
 var crashLogs = []string{"logs/err.log", "logs/stderr.log", "logs/stdout.log"}
 
 func (v *vmc) showCrash(ctx context.Context, c *client.Client, app, instance string) {
@@ -228,7 +228,7 @@ func (v *vmc) showMissing(ctx context.Context, c *client.Client, app string) {
 	}
 }
 
-// tailBytes is how much of a log is shown after a failure, tailLine how much of a line.
+// tailBytes is the number of bytes of a log that are shown after a failure, tailLine that of a line.
 const (
 	tailBytes = 4 << 10
 	tailLine  = 500

@@ -19,11 +19,11 @@ type Config struct {
 
 	Host string `yaml:"host"` // "": the own address
 	Port int    `yaml:"port"`
-	// CloudControllerURI is where the controllers' API is; CloudControllers, if there
+	// CloudControllerURI is the place where the controllers' API is; CloudControllers, if there
 	// are any, are the host:port of each, which are connected to instead.
 	CloudControllerURI string   `yaml:"cloud_controller_uri"`
 	CloudControllers   []string `yaml:"cloud_controllers"`
-	// Token is what the gateway and the controller prove themselves with to each
+	// Token holds what the gateway and the controller prove themselves with to each
 	// other: builtin_services.<name>.token of the controller.
 	Token   string  `yaml:"token"`
 	Service Service `yaml:"service"`
@@ -38,7 +38,7 @@ type Config struct {
 	PlanManagement            PlanManagement    `yaml:"plan_management"`
 }
 
-// Service is what is offered.
+// Service describes what is offered.
 type Service struct {
 	Name              string            `yaml:"name"`
 	Version           string            `yaml:"version"`
@@ -58,12 +58,12 @@ type Service struct {
 	BindingOptions any            `yaml:"binding_options"`
 }
 
-// PlanManagement is what differs between plans.
+// PlanManagement describes what differs between plans.
 type PlanManagement struct {
 	Plans map[string]PlanPolicy `yaml:"plans"`
 }
 
-// PlanPolicy is how a plan's nodes are filled. The marks are for varz.
+// PlanPolicy describes how a plan's nodes are filled. The marks are for varz.
 type PlanPolicy struct {
 	AllowOverProvisioning bool `yaml:"allow_over_provisioning"`
 	LowWater              int  `yaml:"low_water"`
@@ -144,7 +144,7 @@ func (c Config) check() error {
 // label is the offering's name for the controller.
 func (s Service) label() string { return s.Name + "-" + s.Version }
 
-// offering is what the controller is told.
+// offering returns what the controller is told.
 func (c Config) offering(at string, active bool) ([]byte, error) {
 	s := c.Service
 	doc := map[string]any{

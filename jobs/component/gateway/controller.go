@@ -139,7 +139,7 @@ func parseHandles(data []byte) (handles, error) {
 	return handlesOf(*answer.Handles), nil
 }
 
-// change is what the controller is told of a handle.
+// change describes what the controller is told of a handle.
 type change struct {
 	wire.ServiceHandle
 	// Restart has the app of the binding restarted.

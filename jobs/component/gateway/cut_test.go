@@ -320,7 +320,7 @@ const (
 	wantedBinding  = `{"label":"nothing-1.0","email":"dev@example.com","binding_options":{}}`
 )
 
-// users is what the controller's users have: instances, and users with their passwords.
+// users returns what the controller's users have: instances, and users with their passwords.
 func (c *cuts) users() map[string]string {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -140,7 +140,7 @@ func (g api) serve(w http.ResponseWriter, r *http.Request, h func(*call) (any, e
 	return h(&call{r, body, ctx})
 }
 
-// provisionBody is what the controller asks for an instance with.
+// provisionBody describes what the controller asks for an instance with.
 type provisionBody struct {
 	Label   string `json:"label"`
 	Name    string `json:"name"`
@@ -179,7 +179,7 @@ func (g api) servedUnprovision(c *call) (any, error) {
 	return struct{}{}, g.unprovision(c.ctx, c.PathValue("instance"))
 }
 
-// bindBody is what the controller asks for a user of an instance with.
+// bindBody describes what the controller asks for a user of an instance with.
 type bindBody struct {
 	ServiceID string          `json:"service_id"`
 	Label     string          `json:"label"`
@@ -301,7 +301,7 @@ func (g api) servedInstances(c *call) (any, error) {
 	return names, nil
 }
 
-// moveBody is where an instance shall move.
+// moveBody describes where an instance shall move.
 type moveBody struct {
 	To string `json:"to"`
 }

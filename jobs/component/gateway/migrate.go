@@ -107,7 +107,7 @@ func awaitStep(ctx context.Context, wait time.Duration, answers *nats.Subscripti
 	}
 }
 
-// noResponders is what the bus answers itself when nobody hears a subject.
+// noResponders is the status with which the bus itself answers when nobody hears a subject.
 const noResponders = "503"
 
 func stepAnswer(data []byte, s moves.Step, h wire.ServiceHandle) ([]wire.ServiceHandle, error) {
@@ -299,7 +299,7 @@ func (g mover) phase(ctx context.Context, h wire.ServiceHandle, bindings []wire.
 	return h.WithMove(move), nil
 }
 
-// movedKey is where a binding's configuration has the number of the last move of its
+// movedKey is the key under which a binding's configuration has the number of the last move of its
 // instance that its app was restarted for.
 const movedKey = "moved"
 

@@ -17,7 +17,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// Commands are what an operator asks a gateway for, by errands of its job: each is
+// Commands hold what an operator asks a gateway for, by errands of its job: each is
 // the first argument of the gateway's program.
 var Commands = []string{"check-orphans", "purge-orphans", "migrate"}
 

@@ -111,7 +111,7 @@ func (o orphans) count() (instances, bindings int) {
 	return instances, bindings
 }
 
-// orphanLists is how orphans are written: lists of each node.
+// orphanLists describes how orphans are written: lists of each node.
 type orphanLists struct {
 	Instances map[string][]string           `json:"orphan_ins_list"`
 	Bindings  map[string][]wire.Credentials `json:"orphan_binding_list"`

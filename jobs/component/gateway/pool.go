@@ -9,7 +9,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// pool is what a gateway knows of its nodes. It has no clock and no lock.
+// pool describes what a gateway knows of its nodes. It has no clock and no lock.
 type pool struct {
 	service Service
 	over    map[string]bool // plans that are given out beyond their nodes' capacity

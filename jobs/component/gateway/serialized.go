@@ -20,7 +20,7 @@ import (
 const (
 	// pieceTime bounds how long a client may take for a piece.
 	pieceTime = time.Minute
-	// pieceAway is how long a node may be away, restarting for example, before a file that
+	// pieceAway is the time that a node may be away, restarting for example, before a file that
 	// is being read ends.
 	pieceAway = time.Minute
 	pieceWait = 500 * time.Millisecond
@@ -145,7 +145,7 @@ func (g api) servedImport(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// maxDrained is how much of a file that is refused is read, in bytes.
+// maxDrained is the number of bytes that are read of a file that is refused.
 const maxDrained = 4 << 30
 
 // patient reads a request's body for as long as something comes.

@@ -86,7 +86,7 @@ func (g *Gateway) publish(subject string, message any) {
 	}
 }
 
-// errNotFound is what is told of an instance or a binding that nobody knows.
+// errNotFound returns what is told of an instance or a binding that nobody knows.
 func errNotFound(what string) error {
 	return wire.Failure(wire.ServiceNotFound, "there is no such %s", what)
 }

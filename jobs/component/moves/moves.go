@@ -57,7 +57,7 @@ func Failed(m wire.ServiceMove, why string) wire.ServiceMove {
 	return m
 }
 
-// Record is what a node knows of an instance.
+// Record describes what a node knows of an instance.
 type Record struct {
 	There  bool
 	Whole  bool // neither half-made nor half-removed
@@ -65,7 +65,7 @@ type Record struct {
 	Last   int  // number of the last move in which it took part
 }
 
-// Admission is what a node does with a step.
+// Admission describes what a node does with a step.
 type Admission int
 
 // What a node may do.

@@ -16,7 +16,7 @@ import (
 // node, instead of being it.
 const censusCommand = "census"
 
-// mostApps is how many apps of an instance a census names.
+// mostApps is the number of apps of an instance that a census names.
 const mostApps = 20
 
 // Census returns the instances of the node with this configuration file, by its

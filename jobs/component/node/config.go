@@ -16,7 +16,7 @@ type Config struct {
 
 	// NodeID is the node's name on the bus: <service>_node_<plan>_<index>.
 	NodeID string `yaml:"node_id"`
-	// Plan is what its instances are, Capacity how many it takes.
+	// Plan holds what its instances are, Capacity how many it takes.
 	Plan     string `yaml:"plan"`
 	Capacity int    `yaml:"capacity"`
 	// BaseDir is the folder of the node's data.
@@ -36,18 +36,18 @@ type Config struct {
 	// MigrationNFS is a folder that all nodes of the service share, through which
 	// instances move; "": none move.
 	MigrationNFS string `yaml:"migration_nfs"`
-	// Snapshots is where snapshots of instances are kept, and how many.
+	// Snapshots is the place where snapshots of instances are kept, and how many.
 	Snapshots SnapshotConfig `yaml:"snapshots"`
 	// Ports are for the instances of a service that has a server for each.
 	Ports PortRange `yaml:"ports"`
 }
 
-// SnapshotConfig is what a node's file says of snapshots.
+// SnapshotConfig describes what a node's file says of snapshots.
 type SnapshotConfig struct {
 	// Folder has them, below it one folder for each node; "": there are no snapshots. It
 	// is an absolute path, best on a disk of its own.
 	Folder string `yaml:"folder"`
-	// Max is how many an instance's owner may have, 5 unless set; MaxMB bounds each, 1024
+	// Max is the number of snapshots that an instance's owner may have, 5 unless set; MaxMB bounds each, 1024
 	// unless set.
 	Max   int `yaml:"max"`
 	MaxMB int `yaml:"max_mb"`

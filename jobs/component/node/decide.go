@@ -13,7 +13,7 @@ import (
 // removed has its place, and so has what cannot be read.
 func available(capacity, held int) int { return max(0, capacity-held) }
 
-// verdict is what becomes of an operation that has ended.
+// verdict describes what becomes of an operation that has ended.
 type verdict struct {
 	keep    bool                 // what it made stays
 	failure *wire.ServiceFailure // what the gateway is told; nil: success
@@ -32,7 +32,7 @@ func judge(err error, took, limit time.Duration) verdict {
 	return verdict{keep: true}
 }
 
-// failureOf is what a gateway may know of an error.
+// failureOf returns what a gateway may know of an error.
 func failureOf(err error) *wire.ServiceFailure {
 	var failure *wire.ServiceFailure
 	if errors.As(err, &failure) {

@@ -51,7 +51,7 @@ func moverOf(s Service) Mover {
 // asSnapshot moves an instance as a snapshot.
 type asSnapshot struct{ Snapshotter }
 
-// snapshotFile is what an export has.
+// snapshotFile is the name of the one file of an export.
 const snapshotFile = "snapshot"
 
 func (s asSnapshot) Export(ctx context.Context, i Instance, folder string) error {

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// diskSpare is what an import leaves free on the disk, in bytes.
+	// diskSpare is the number of bytes that an import leaves free on the disk.
 	diskSpare = 64 << 20
 	// diskInterval is the time between two looks at it: a file may be small and what is in
 	// it large.

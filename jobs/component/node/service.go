@@ -92,11 +92,11 @@ type Restorer interface {
 	Restore(ctx context.Context, i Instance, backup string) error
 }
 
-// Host is what a node gives its service.
+// Host describes what a node gives its service.
 type Host struct {
 	Config Config
 	Log    *slog.Logger
-	// Address is where apps reach the node.
+	// Address is the place where apps reach the node.
 	Address string
 	// Instances returns those that are whole, by name.
 	Instances func() []Instance
@@ -112,7 +112,7 @@ type Definition struct {
 	Open func(ctx context.Context, h Host) (Service, error)
 }
 
-// State is how far an instance or a binding is.
+// State describes how far an instance or a binding is.
 type State string
 
 // What is Making when the node starts, or Removing at any time, is removed.
@@ -137,7 +137,7 @@ type Instance struct {
 	// says that the instance has moved to another node: what is here is a former copy.
 	Move int  `json:"move,omitempty"`
 	Away bool `json:"away,omitempty"`
-	// Owner is whose it is and Called how that user calls it; "" if nobody has said.
+	// Owner says whose it is and Called how that user calls it; "" if nobody has said.
 	Owner  string `json:"owner,omitempty"`
 	Called string `json:"called,omitempty"`
 

@@ -13,7 +13,7 @@ import (
 	"unicode/utf8"
 )
 
-// LoginBurst is how many logins may fail for one account from one address before
+// LoginBurst is the number of logins that may fail for one account from one address before
 // each further one has to wait for LoginInterval, and AddressBurst how many from
 // one address for all accounts.
 const (
@@ -25,7 +25,7 @@ const (
 // ConcurrentHashes bounds the memory that passwords take, see Hasher.
 const ConcurrentHashes = 4
 
-// Failures is where failed logins are kept, for all instances of a component. Kept
+// Failures describes where failed logins are kept, for all instances of a component. Kept
 // is one in a database.
 type Failures interface {
 	// FailedLogins returns when the logins that failed for a name no longer count;

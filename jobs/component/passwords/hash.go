@@ -13,7 +13,7 @@ import (
 	"golang.org/x/crypto/argon2"
 )
 
-// Cost is what a hash takes. Raising it concerns new hashes only, since each says
+// Cost describes what a hash takes. Raising it concerns new hashes only, since each says
 // its own.
 type Cost struct {
 	Passes uint32
@@ -45,7 +45,7 @@ type Hasher struct {
 	cost    Cost         // of new hashes
 }
 
-// queuePerSlot is how many may wait for each password that is hashed at a time.
+// queuePerSlot is the number of requests that may wait for each password that is hashed at a time.
 const queuePerSlot = 4
 
 // ErrBusy refuses to hash a password because too many wait already.

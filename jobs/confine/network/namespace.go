@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// relayPort is where the relay listens in the namespace. Programs cannot take it: it
+// relayPort is the port on which the relay listens in the namespace. Programs cannot take it: it
 // is below 1024, for which they have no capability.
 const relayPort = 1
 

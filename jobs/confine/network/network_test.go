@@ -59,7 +59,7 @@ func TestMain(m *testing.M) {
 	os.Exit(0)
 }
 
-// program is what is confined: it does what its arguments say and prints the outcome.
+// program returns what is confined: it does what its arguments say and prints the outcome.
 func program(args []string) {
 	for _, arg := range args {
 		verb, what, _ := strings.Cut(arg, "=")
@@ -252,7 +252,7 @@ func newWorld(t *testing.T) {
 	t.Cleanup(func() { _ = netlink.LinkDel(link) })
 }
 
-// zone is what the world's name servers know.
+// zone holds what the world's name servers know.
 var zone = map[string]string{"registry.example.": public, "mirror.registry.example.": private, "rebound.example.": metadata}
 
 func answerDNS(question []byte) []byte {

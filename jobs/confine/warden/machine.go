@@ -19,7 +19,7 @@ import (
 // surveyTimeout bounds the trial runs that find out what the machine offers.
 const surveyTimeout = 30 * time.Second
 
-// Machine is what a machine offers to keep users' programs apart.
+// Machine describes what a machine offers to keep users' programs apart.
 type Machine struct {
 	Namespaces bool
 	Network    bool             // each program can have a network of its own

@@ -138,10 +138,10 @@ func run(dir string) error {
 	return parent.Write(dir, exitFile, ended)
 }
 
-// defaultGrace is what an app has when the machine's init asks its warden to end.
+// defaultGrace is the time that an app has when the machine's init asks its warden to end.
 const defaultGrace = 5 * time.Second
 
-// maxLocks is how many locks a warden may hold: one for each of an app's ports.
+// maxLocks is the number of locks that a warden may hold: one for each of an app's ports.
 const maxLocks = 3
 
 // start forks the process that becomes the app, in a network of its own if it has one.

@@ -18,7 +18,7 @@ const (
 	rootFolder = "root"
 )
 
-// Spec is what a warden runs.
+// Spec describes what a warden runs.
 type Spec struct {
 	ID string `json:"id"` // the instance's
 	confine.Spec
@@ -38,7 +38,7 @@ type Started struct {
 	BootID string `json:"boot_id"`
 }
 
-// Ended is how an app ended.
+// Ended describes how an app ended.
 type Ended struct {
 	Status int       `json:"status"` // -1: by Signal, or it could not be started
 	Signal string    `json:"signal,omitempty"`

@@ -17,17 +17,17 @@ import (
 type Streams struct {
 	Stdout string `json:"stdout"`
 	Stderr string `json:"stderr"`
-	// MaxBytes is how large a file may be before it is set aside as FILE.1, and
+	// MaxBytes says how large a file may be before it is set aside as FILE.1, and
 	// FILE.1 as FILE.2, up to Kept.
 	MaxBytes int64 `json:"max_bytes"`
 	Kept     int   `json:"kept"`
 }
 
-// streamRate is how many bytes of a stream are taken in a second: printing costs the
+// streamRate is the number of bytes of a stream that are taken in a second: printing costs the
 // machine's time, not only the app's.
 const streamRate = 64 << 20
 
-// markEvery is how often the time of what is printed is noted.
+// markEvery is the interval at which the time of what is printed is noted.
 const markEvery = 100 * time.Millisecond
 
 // TimesOf names the file beside a stream's file that has the times of what is in it:

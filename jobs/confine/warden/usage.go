@@ -12,7 +12,7 @@ import (
 // userHz is the unit of the kernel's process times, fixed for user space.
 const userHz = 100
 
-// Usage is what an app uses.
+// Usage describes what an app uses.
 type Usage struct {
 	CPU       time.Duration // so far
 	Memory    int64         // bytes, what processes share counted once where we may look

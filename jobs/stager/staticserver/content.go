@@ -43,7 +43,7 @@ type tagged struct {
 	tag  string
 }
 
-// maxTags is how many files' tags are remembered.
+// maxTags is the number of files whose tags are remembered.
 const maxTags = 10_000
 
 // of returns the tag of a file, which is read unless that was done before.

@@ -95,7 +95,7 @@ type Property struct {
 	// OnChange is "restart" if a change restarts the job's processes; "": only what
 	// the property is used in says what a change asks for.
 	OnChange string
-	// From is what the property gets if the manifest says nothing of it: FromDomains,
+	// From holds what the property gets if the manifest says nothing of it: FromDomains,
 	// FromInstances, or "".
 	From string
 	// Levels are the values that the property may have, the weakest first: a fact of

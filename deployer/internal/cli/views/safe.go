@@ -13,7 +13,7 @@ import (
 // the screen; so could Unicode's marks of direction. They are shown as Go writes
 // them in a string: \x1b, \r, \u202e.
 
-// maxLine is how many characters of a line are shown.
+// maxLine is the number of characters of a line that are shown.
 const maxLine = 2000
 
 // safe returns text with all that is not shown as itself escaped. Newlines and

@@ -152,7 +152,7 @@ func changes(w io.Writer, p *plan.Plan, color bool) {
 	}
 }
 
-// owed is how many instances are left as they are although something is owed.
+// owed returns the number of instances that are left as they are although something is owed.
 func owed(p *plan.Plan) int {
 	n := 0
 	for _, c := range p.Instances {

@@ -87,7 +87,7 @@ func (h *host) machineDir(s seat) string {
 
 func (h *host) agentDir(s seat) string { return filepath.Join(h.machineDir(s), agentFolder) }
 
-// keptAddress is what a VM that replaces the one in its place takes over, "" if
+// keptAddress returns what a VM that replaces the one in its place takes over, "" if
 // there is none or its address is not within cidr any more.
 func (h *host) keptAddress(s seat, cidr string) string {
 	dir := h.machineDir(s)
@@ -334,7 +334,7 @@ func (h *host) deleteMachine(ctx context.Context, s seat, id string) error {
 	return nil
 }
 
-// userName is whom VMs let in: everything runs as the current user.
+// userName returns whom VMs let in: everything runs as the current user.
 func userName() (string, error) {
 	u, err := user.Current()
 	if err != nil {

@@ -36,7 +36,7 @@ type machineModel struct {
 	machineFound
 }
 
-// machineWanted is what the configuration asks for.
+// machineWanted describes what the configuration asks for.
 type machineWanted struct {
 	Group         types.String `tfsdk:"group"`
 	Index         types.Int64  `tfsdk:"index"`
@@ -55,7 +55,7 @@ type machineWanted struct {
 	Running       types.Bool   `tfsdk:"running"`
 }
 
-// machineFound is what the VM is found to be.
+// machineFound describes what the VM is found to be.
 type machineFound struct {
 	Level      types.String `tfsdk:"isolation_level"`
 	ImageDir   types.String `tfsdk:"image_dir"`
@@ -268,7 +268,7 @@ func (m *machine) ModifyPlan(ctx context.Context, q resource.ModifyPlanRequest, 
 	}
 }
 
-// config is what a plan asks for.
+// config returns the configuration that a plan asks for.
 func (p *machineModel) config(ctx context.Context, diagnostics *diag.Diagnostics) localvm.Machine {
 	c := localvm.Machine{
 		ID:            p.ID.ValueString(),

@@ -81,7 +81,7 @@ func (p *localProvider) DataSources(context.Context) []func() datasource.DataSou
 	return []func() datasource.DataSource{func() datasource.DataSource { return accelerator{} }}
 }
 
-// hostOf is what Configure of a resource gets; nil while only schemas are asked for.
+// hostOf returns what Configure of a resource gets; nil while only schemas are asked for.
 func hostOf(data any, diagnostics *diag.Diagnostics) *host {
 	if data == nil {
 		return nil

@@ -18,7 +18,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
-// outputQuiet is how long a session waits for more output after its process
+// outputQuiet is the time that a session waits for more output after its process
 // has ended: something else may hold the pipe open for ever.
 const outputQuiet = 250 * time.Millisecond
 

@@ -22,7 +22,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// User is whom a Host lets in.
+// User says whom a Host lets in.
 const User = "vm"
 
 // NewKey makes a private key, as PEM and as signer.

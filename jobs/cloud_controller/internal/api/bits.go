@@ -27,7 +27,7 @@ const (
 	discardTimeout = 2 * time.Minute
 )
 
-// MaxFiles is how many an app may have.
+// MaxFiles is the number of files that an app may have.
 const MaxFiles = 100_000
 
 // tooManyResources is true of a text that lists more than an app may have: told

@@ -11,7 +11,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// maxStartTime is how long a start may take at most, in seconds, and maxEndpoint how
+// maxStartTime is the time that a start may take at most, in seconds, and maxEndpoint how
 // long the path of a check may be, in bytes.
 const (
 	maxStartTime = 3600

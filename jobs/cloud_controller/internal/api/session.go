@@ -21,12 +21,12 @@ import (
 )
 
 const (
-	// maxAppSessions is how many sessions of an app pass through a controller at once.
+	// maxAppSessions is the number of sessions of an app that pass through a controller at once.
 	// DEAs have limits of their own.
 	maxAppSessions = 10
 	// sessionDial bounds the way to a DEA.
 	sessionDial = 15 * time.Second
-	// sessionPing is how often both ends of a session are asked whether they are there:
+	// sessionPing is the interval at which both ends of a session are asked whether they are there:
 	// more often than routers and load balancers wait.
 	sessionPing = 20 * time.Second
 )

@@ -31,7 +31,7 @@ func (s Signer) Sign(email, passwordHash string, until time.Time) string {
 	return base64.RawURLEncoding.EncodeToString(append(payload, s.mac(payload, passwordHash)...))
 }
 
-// Owner is who a token says it is for. It is not checked yet.
+// Owner returns who a token says it is for. It is not checked yet.
 func (s Signer) Owner(token string) (email string, err error) {
 	payload, _, err := split(token)
 	if err != nil {

@@ -21,7 +21,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/archive"
 )
 
-// Kind is what a blob is of an app.
+// Kind describes what a blob is of an app.
 type Kind string
 
 // The kinds, as their folders are called.
@@ -70,7 +70,7 @@ func Open(droplets, resources, temporary string) (*Store, error) {
 	return s, nil
 }
 
-// Path is where a blob lies, or would. It is told to DEAs, which may share the
+// Path returns where a blob lies, or would. It is told to DEAs, which may share the
 // folder.
 func (s *Store) Path(b Blob) string {
 	return filepath.Join(s.droplets, fmt.Sprintf("%s_%d", b.Kind, b.App), b.SHA1+b.Kind.extension())

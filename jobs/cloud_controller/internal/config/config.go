@@ -58,7 +58,7 @@ type Serving struct {
 	// domain.
 	ExternalURI  string `yaml:"external_uri"`
 	ExternalPort int    `yaml:"external_port"`
-	// InternalPort is where other components ask for packages, droplets, the bulk
+	// InternalPort is the port on which other components ask for packages, droplets, the bulk
 	// API and copies: nothing that users need, and not behind the routers.
 	InternalPort int `yaml:"internal_port"`
 	// InternalTLSPort is the same over TLS, for components with a certificate of the
@@ -79,7 +79,7 @@ type Serving struct {
 	DrainTimeout  time.Duration `yaml:"drain_timeout"`
 }
 
-// Info is what /info says.
+// Info describes what /info says.
 type Info struct {
 	Name        string `yaml:"name"`
 	Build       int    `yaml:"build"`
@@ -164,12 +164,12 @@ const (
 // Update says how apps get from one version to the next.
 type Update struct {
 	Strategy string `yaml:"strategy"` // of requests that do not say
-	// MaxInFlight is how many instances of an app change at once.
+	// MaxInFlight is the number of instances of an app that change at once.
 	MaxInFlight int `yaml:"max_in_flight"`
-	// MinHealthyTime is how long a new instance must run and pass its check before it
+	// MinHealthyTime is the time that a new instance must run and pass its check before it
 	// gets requests.
 	MinHealthyTime time.Duration `yaml:"min_healthy_time"`
-	// WatchTime is how long a version is watched after its update: one that crashes
+	// WatchTime is the time that a version is watched after its update: one that crashes
 	// then is taken back. 0: it is not.
 	WatchTime time.Duration `yaml:"watch_time"`
 	// RebalanceEvery is the time between two apps whose instances are spread over the
@@ -228,7 +228,7 @@ func (c *Config) ClaimedIn(host string) string {
 	return public
 }
 
-// Capacity is what an account may have.
+// Capacity describes what an account may have.
 type Capacity struct {
 	Memory   int `yaml:"memory" json:"memory"` // MB, of all instances of started apps
 	AppURIs  int `yaml:"app_uris" json:"app_uris"`
@@ -286,7 +286,7 @@ type BuiltinService struct {
 	Token string `yaml:"token"`
 }
 
-// Timeouts are how long answers on the bus are waited for.
+// Timeouts says how long answers on the bus are waited for.
 type Timeouts struct {
 	Discover time.Duration `yaml:"discover"` // the first DEA
 	Find     time.Duration `yaml:"find"`     // the instances of an app
@@ -296,7 +296,7 @@ type Timeouts struct {
 	// TunnelIdle is after how long a connection of a user to a service is ended on which
 	// nothing is sent.
 	TunnelIdle time.Duration `yaml:"tunnel_idle"`
-	// Standing is how often the account of an open session or tunnel is looked at: both
+	// Standing is the interval at which the account of an open session or tunnel is looked at: both
 	// end with the account, its password, the app or the service.
 	Standing time.Duration `yaml:"standing"`
 }
@@ -425,7 +425,7 @@ func (k Keys) Derive(purpose string) string {
 	return hex.EncodeToString(mac.Sum(nil))
 }
 
-// FrontKeyHeader is where routers show FrontKey.
+// FrontKeyHeader is the header in which routers show FrontKey.
 const FrontKeyHeader = wire.HeaderFrontKey
 
 // FrontKey returns what routers show with requests to the API, the same at all

@@ -23,7 +23,7 @@ import (
 var reserved = []string{"admin", "api", "login", "uaa", "www"}
 
 const (
-	// noteAgain is how often a name that is still registered is noted, and
+	// noteAgain is the interval at which a name that is still registered is noted, and
 	// keptFor how long it is remembered after it was last noted.
 	noteAgain = time.Hour
 	keptFor   = 30 * 24 * time.Hour

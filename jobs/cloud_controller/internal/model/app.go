@@ -11,7 +11,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// Account is who makes a request, and what the account may have.
+// Account describes who makes a request, and what the account may have.
 type Account struct {
 	store.User
 	Admin    bool

@@ -40,12 +40,12 @@ const (
 	DialTimeout = 2 * time.Second
 	// pushTimeout bounds a copy that somebody waits for: less than a stager waits.
 	pushTimeout = 45 * time.Second
-	// syncInterval is how often a controller looks for what it lacks, and for what
+	// syncInterval is the interval at which a controller looks for what it lacks, and for what
 	// nobody needs any more.
 	syncInterval = 30 * time.Second
-	// syncRetry is how often one looks that is not ready for what it lacks.
+	// syncRetry is the interval at which one looks that is not ready for what it lacks.
 	syncRetry = 3 * time.Second
-	// sweepAfter is how old a blob is that no app names before it is removed: an
+	// sweepAfter says how old a blob is that no app names before it is removed: an
 	// upload is named only after it was kept.
 	sweepAfter = time.Hour
 )

@@ -15,7 +15,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/rest"
 )
 
-// Content is what a file of a user's has in it, whatever its name.
+// Content describes what a file of a user's has in it, whatever its name.
 type Content struct {
 	SHA1 string `json:"sha1"`
 	Size int64  `json:"size"` // bytes

@@ -22,7 +22,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// requestWorkers is how many requests of the health manager are answered at once,
+// requestWorkers is the number of the health manager's requests that are answered at once,
 // and requestQueue how many may wait.
 const (
 	requestWorkers = 8
@@ -39,7 +39,7 @@ type Deps struct {
 	Catalog  model.Catalog
 	Services *services.Services
 	Address  func() string // host:port of this controller
-	// SecureAddress is where they reach it over TLS; "": nowhere.
+	// SecureAddress is the place where they reach it over TLS; "": nowhere.
 	SecureAddress func() string
 }
 
@@ -56,9 +56,9 @@ func New(d Deps) *Placer {
 }
 
 const (
-	// advertisedFor is how long a DEA's advertisement is believed.
+	// advertisedFor is the time that a DEA's advertisement is believed.
 	advertisedFor = 10 * time.Second
-	// window is how long the DEAs' answers are waited for before one is chosen, unless a
+	// window is the time that the DEAs' answers are waited for before one is chosen, unless a
 	// DEA that has not answered could run an instance that otherwise shares a DEA with
 	// another one of its app. A DEA puts off its offer by up to 250 ms, the more the
 	// more it runs.

@@ -133,7 +133,7 @@ func TestSpread(t *testing.T) {
 	}
 }
 
-// layout is where an app's instances are while DEAs have room for all of them.
+// layout describes where an app's instances are while DEAs have room for all of them.
 type layout struct {
 	pool  *pool
 	now   time.Time

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// metrics are what /varz says of requests.
+// metrics describe what /varz says of requests.
 type metrics struct {
 	mu       sync.Mutex
 	requests int64

@@ -109,7 +109,7 @@ func Basic(want func() config.Credentials, h Handler) Handler {
 	}
 }
 
-// urlLifetime is how long a signed URL opens what it is for: longer than a DEA or
+// urlLifetime is the time that a signed URL opens what it is for: longer than a DEA or
 // a stager waits before it fetches.
 const urlLifetime = 15 * time.Minute
 

@@ -26,7 +26,7 @@ const (
 	Replaced = "replaced" // the others were told to stop
 )
 
-// Update is what is saved of an update.
+// Update describes what is saved of an update.
 type Update struct {
 	Target   string `json:"target"`   // the version that is to run
 	Previous string `json:"previous"` // the version to go back to
@@ -49,7 +49,7 @@ type Update struct {
 	Crashed []string `json:"crashed,omitempty"`
 }
 
-// Index is how far one index has come.
+// Index describes how far one index has come.
 type Index struct {
 	Step     string `json:"step"`
 	Failures int    `json:"failures,omitempty"` // starts in vain
@@ -133,7 +133,7 @@ type Machine struct {
 	resumed  bool      // nothing was done yet: the last stops may be lost
 }
 
-// track is what is known of an index, and is learned anew after a restart.
+// track describes what is known of an index, and is learned anew after a restart.
 type track struct {
 	instance string    // of the target
 	began    time.Time // of the step; zero: not known
@@ -156,7 +156,7 @@ func (m *Machine) Changed() bool {
 	return m.changed
 }
 
-// Event is what happened.
+// Event describes what happened.
 type Event interface{ event() }
 
 // Instance is one that a look has found.
@@ -200,7 +200,7 @@ func (NoRoom) event()   {}
 func (Scaled) event()   {}
 func (Promoted) event() {}
 
-// Action is what is to be done.
+// Action describes what is to be done.
 type Action interface{ action() }
 
 type (

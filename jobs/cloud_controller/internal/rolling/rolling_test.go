@@ -13,7 +13,7 @@ import (
 
 var epoch = time.Unix(1343815200, 0)
 
-// world is what a machine acts on: DEAs that run instances, as slow and lossy as
+// world describes what a machine acts on: DEAs that run instances, as slow and lossy as
 // the real ones.
 type world struct {
 	now       time.Time

@@ -20,11 +20,11 @@ import (
 // that opens it for a while, or sends one, which takes the place of what is there.
 
 const (
-	// maxTransfers is how many files of an instance pass through a controller at once.
+	// maxTransfers is the number of files of an instance that pass through a controller at once.
 	maxTransfers = 2
 	// transferIdle ends a transfer in which nothing moves.
 	transferIdle = 2 * time.Minute
-	// transferBuffer is what a controller holds of a file, in bytes.
+	// transferBuffer is the number of bytes of a file that a controller holds.
 	transferBuffer = 64 << 10
 )
 
@@ -165,7 +165,7 @@ func (api files) transfer(r *http.Request, i store.ServiceInstance, do func(ctx 
 	return do(ctx, func() { idle.Reset(transferIdle) }, g)
 }
 
-// moving is what is read of a file; moves is told of each piece.
+// moving describes what is read of a file; moves is told of each piece.
 type moving struct {
 	io.Reader
 	moves func()

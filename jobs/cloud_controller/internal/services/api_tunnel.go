@@ -25,14 +25,14 @@ import (
 )
 
 const (
-	// maxTunnels is how many connections to an instance pass through a controller at once.
+	// maxTunnels is the number of connections to an instance that pass through a controller at once.
 	maxTunnels = 10
 	// tunnelDial bounds the way to an instance.
 	tunnelDial = 10 * time.Second
-	// tunnelPing is how often a client is asked whether it is there: more often than
+	// tunnelPing is the interval at which a client is asked whether it is there: more often than
 	// routers and load balancers wait.
 	tunnelPing = 20 * time.Second
-	// tunnelPiece is what one message carries at most, in bytes.
+	// tunnelPiece is the size of what one message carries at most, in bytes.
 	tunnelPiece = 32 << 10
 )
 

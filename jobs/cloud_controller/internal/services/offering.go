@@ -67,7 +67,7 @@ func (o offering) provider() string {
 	return o.Provider
 }
 
-// versions are what can be asked for.
+// versions returns what can be asked for.
 func (o offering) versions() []string {
 	if len(o.Versions) == 0 {
 		return []string{o.version()}

@@ -58,7 +58,7 @@ func (s *Staging) appOfPath(r *http.Request) (store.App, error) {
 	return app, model.AppError(err)
 }
 
-// takeDroplet is where a stager uploads, once for each request.
+// takeDroplet returns where a stager uploads, once for each request.
 func (s *Staging) takeDroplet(w http.ResponseWriter, r *http.Request) error {
 	app, err := strconv.ParseInt(r.PathValue("id"), 10, 64)
 	id := r.PathValue("upload")

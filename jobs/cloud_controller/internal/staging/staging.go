@@ -32,7 +32,7 @@ type Deps struct {
 	Peers    *peers.Peers
 	Frame    *rest.Frame
 	Address  func() string // host:port of this controller
-	// SecureAddress is where they reach it over TLS; "": nowhere.
+	// SecureAddress is the place where they reach it over TLS; "": nowhere.
 	SecureAddress func() string
 }
 
@@ -45,7 +45,7 @@ type Staging struct {
 // New returns a Staging without tasks.
 func New(d Deps) *Staging { return &Staging{Deps: d} }
 
-// noStagerPatience is how long a stager is waited for that is not there: the
+// noStagerPatience is the time that a stager is waited for that is not there: the
 // only one may be about to start again.
 const noStagerPatience = 10 * time.Second
 

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// tasks are what stagers work on.
+// tasks describe what stagers work on.
 type tasks struct {
 	mu  sync.Mutex
 	all map[string]*task // by upload id

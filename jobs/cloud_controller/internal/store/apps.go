@@ -448,7 +448,7 @@ func (s *AppStore) StagingLog(ctx context.Context, appID int64) (log string, err
 	return log, nil
 }
 
-// CountApps is how many apps there are.
+// CountApps returns the number of apps.
 func (s *AppStore) CountApps(ctx context.Context) (n int, err error) {
 	if err := s.db.QueryRowContext(ctx, countApps).Scan(&n); err != nil {
 		return 0, fmt.Errorf("cannot count the apps: %w", err)

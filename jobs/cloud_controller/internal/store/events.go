@@ -8,7 +8,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
 
-// keptEvents is how many events of an app are kept, and maxEventText how long the
+// keptEvents is the number of events of an app that are kept, and maxEventText how long the
 // text of one may be, in bytes.
 const (
 	keptEvents   = 200

@@ -10,7 +10,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
 
-// keptReleases is how many releases of an app are kept to go back to.
+// keptReleases is the number of releases of an app that are kept to go back to.
 const keptReleases = 5
 
 // Release is a version of an app: a droplet, and how its instances run.
@@ -63,7 +63,7 @@ func scanRelease(scan func(...any) error) (r Release, err error) {
 	return r, nil
 }
 
-// specText is what is compared, too: two releases that run alike have the same.
+// specText returns what is compared, too: two releases that run alike have the same.
 func specText(s Spec) (string, error) {
 	s.Instances, s.URIs = 0, nil
 	if len(s.Environment) == 0 {

@@ -20,7 +20,7 @@ type Offering struct {
 	Active   bool
 }
 
-// ServiceInstance is what a user has provisioned.
+// ServiceInstance describes what a user has provisioned.
 type ServiceInstance struct {
 	ID            int64
 	OwnerID       int64

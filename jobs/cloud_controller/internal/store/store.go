@@ -35,7 +35,7 @@ type Store struct {
 	EventStore
 }
 
-// database is what the stores share.
+// database describes what the stores share.
 type database struct {
 	db  *sqldb.DB
 	now func() time.Time

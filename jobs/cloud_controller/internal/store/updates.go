@@ -22,7 +22,7 @@ const (
 // keptUpdates is of how many updates of an app is told what became of them.
 const keptUpdates = 20
 
-// Update is how an app gets from one version to the next.
+// Update describes how an app gets from one version to the next.
 type Update struct {
 	AppID    int64
 	RunCount int // of the release that it brings in; the update's name
@@ -115,7 +115,7 @@ func (s *UpdateStore) updates(ctx context.Context, q sqldb.Querier, query string
 type Beginning struct {
 	Cause       string
 	DropletHash string
-	// PackageHash is what the droplet was made of. ErrStale if the app has other files
+	// PackageHash holds what the droplet was made of. ErrStale if the app has other files
 	// by now.
 	PackageHash string
 	// Back is the release that is brought in again, nil for the app's present files

@@ -19,7 +19,7 @@ type User struct {
 // UserStore keeps accounts.
 type UserStore struct{ *database }
 
-// Usage is what an account takes.
+// Usage describes what an account takes.
 type Usage struct {
 	Memory    int // MB, of all instances of started apps
 	Instances int // of started apps
@@ -115,7 +115,7 @@ func (s *UserStore) DeleteUser(ctx context.Context, userID int64) error {
 	return nil
 }
 
-// CountUsers is how many accounts there are.
+// CountUsers returns the number of accounts.
 func (s *UserStore) CountUsers(ctx context.Context) (n int, err error) {
 	if err := s.db.QueryRowContext(ctx, countUsers).Scan(&n); err != nil {
 		return 0, fmt.Errorf("cannot count the users: %w", err)
@@ -123,7 +123,7 @@ func (s *UserStore) CountUsers(ctx context.Context) (n int, err error) {
 	return n, nil
 }
 
-// Usage is what an account takes now.
+// Usage returns what an account takes now.
 func (s *UserStore) Usage(ctx context.Context, userID int64) (Usage, error) {
 	return s.usage(ctx, s.db, userID)
 }

@@ -13,14 +13,14 @@ import (
 	jose "github.com/go-jose/go-jose/v4"
 )
 
-// Scope is what a token must have to be taken by a controller; it is its audience, too.
+// Scope is the scope that a token must have to be taken by a controller; it is its audience, too.
 const Scope = "cloud_controller"
 
 // ErrToken refuses a token; why is nobody's business.
 var ErrToken = errors.New("the token is not valid")
 
 const (
-	// refetchAfter is how old keys may get before they are fetched again, and keysLast
+	// refetchAfter says how old keys may get before they are fetched again, and keysLast
 	// how old if they cannot be: after that no token is taken.
 	refetchAfter = 5 * time.Minute
 	keysLast     = time.Hour
@@ -30,7 +30,7 @@ const (
 	maxToken   = 8 << 10
 )
 
-// Claims are what a token says.
+// Claims describe what a token says.
 type Claims struct {
 	Issuer   string   `json:"iss"`
 	Audience audience `json:"aud"`

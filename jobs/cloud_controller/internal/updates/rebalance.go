@@ -10,7 +10,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
 
-// appsALook is how many apps a look for an uneven one asks the DEAs about.
+// appsALook is the number of apps about which one look for an uneven app asks the DEAs.
 const appsALook = 20
 
 // pace decides when the next app may be spread anew, and which has had its turn. It is

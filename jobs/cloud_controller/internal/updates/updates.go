@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	// lookEvery is how often it is looked for updates that nobody holds, and beatEvery
+	// lookEvery is the interval at which it is looked for updates that nobody holds, and beatEvery
 	// how often a holder shows that it lives.
 	lookEvery = time.Second
 	beatEvery = time.Second
@@ -32,7 +32,7 @@ const (
 	// clock of who watches it, before another one claims the update. A holder that is
 	// slow only loses the update: what it writes afterwards is refused.
 	takeOver = 10 * time.Second
-	// maxExits is how many exits may wait for a driver; more are found by looking.
+	// maxExits is the number of exits that may wait for a driver; more are found by looking.
 	maxExits = 256
 )
 
@@ -66,7 +66,7 @@ type key struct {
 // New returns an Updates that drives nothing yet.
 func New(d Deps) *Updates { return &Updates{Deps: d, drivers: map[key]*driver{}} }
 
-// Request is what an update is to bring.
+// Request describes what an update is to bring.
 type Request struct {
 	Cause string
 	// Back is the release to go back to; nil: App as it is on record, with its droplet

@@ -20,11 +20,11 @@ const (
 // kinds are all of them.
 var kinds = []string{Create, Rollback, Delete, Export, Import}
 
-// maxAttempts is how often a job is begun: each time but the first after the node has
+// maxAttempts is the number of times that a job is begun: each time but the first after the node has
 // died while it was at work.
 const maxAttempts = 3
 
-// keptJobs is how many jobs of an instance that have ended are remembered.
+// keptJobs is the number of jobs of an instance that are remembered after they have ended.
 const keptJobs = 10
 
 // Job is the record of a job.

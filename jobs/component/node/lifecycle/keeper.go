@@ -20,9 +20,9 @@ import (
 )
 
 const (
-	// atOnce is how many jobs of a node work side by side.
+	// atOnce is the number of jobs of a node that work side by side.
 	atOnce = 2
-	// spare is what a job leaves free on a disk, in bytes.
+	// spare is the room that a job leaves free on a disk, in bytes.
 	spare = 64 << 20
 	// scheduleInterval is the time between two looks at what the schedule asks for.
 	scheduleInterval = time.Minute
@@ -30,7 +30,7 @@ const (
 	readyInterval = 200 * time.Millisecond
 )
 
-// Config is what the operator has chosen.
+// Config describes what the operator has chosen.
 type Config struct {
 	Folder    string        // of the snapshots, an absolute path; "": there are none
 	Max       int           // snapshots of an instance that its owner may have, the schedule's apart
@@ -234,7 +234,7 @@ func (k *Keeper) do(node, working context.Context, j Job, w *work) {
 	}
 }
 
-// told is what a user may know of an error.
+// told returns what a user may know of an error.
 func (k *Keeper) told(err error) *wire.ServiceFailure {
 	var failure *wire.ServiceFailure
 	switch {
@@ -438,7 +438,7 @@ func (k *Keeper) submit(j Job) (wire.ServiceJob, error) {
 	return k.view(j), nil
 }
 
-// view is what users see of a job.
+// view returns what users see of a job.
 func (k *Keeper) view(j Job) wire.ServiceJob {
 	v := wire.ServiceJob{
 		ID: j.ID, Kind: j.Kind, Status: j.Status, SnapshotID: j.Snapshot, StartTime: j.Asked, Attempts: j.Attempts, Error: j.Failure, Snapshot: j.Made,

@@ -10,7 +10,7 @@ import (
 // if the schedule's own time is not shorter.
 const retryScheduled = time.Hour
 
-// history is what the schedule knows of an instance.
+// history describes what the schedule knows of an instance.
 type history struct {
 	made  time.Time // when its last scheduled snapshot was made; zero: there is none
 	tried time.Time // when the last one was asked for

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// exportKept is how long the file of an export can be read after it was made.
+	// exportKept is the time that the file of an export can be read after it was made.
 	exportKept = time.Hour
 	// byExport and byUpload are the reasons of files that are no snapshots.
 	byExport = "export"

@@ -20,7 +20,7 @@ const (
 	// syncEvery is after how many bytes an upload is written to the disk, so that its end
 	// does not take long.
 	syncEvery = 32 << 20
-	// uploadIdle is how long an upload waits for its next piece.
+	// uploadIdle is the time that an upload waits for its next piece.
 	uploadIdle = 10 * time.Minute
 )
 

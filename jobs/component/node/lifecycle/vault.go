@@ -30,7 +30,7 @@ const (
 	maxLabel    = 64 << 10 // bytes of a label
 )
 
-// label is what is kept beside a snapshot's file. A file without a label is no snapshot:
+// label describes what is kept beside a snapshot's file. A file without a label is no snapshot:
 // the label is written last.
 type label struct {
 	wire.Snapshot

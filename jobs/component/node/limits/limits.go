@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Grace is what queries have beyond their limit: by then the server's own limit has ended
+// Grace is the time that queries have beyond their limit: by then the server's own limit has ended
 // those that did not change it, with a message that says more.
 const Grace = 2 * time.Second
 
@@ -17,7 +17,7 @@ type Session struct {
 	Transaction time.Duration // how long its transaction lasts; 0: there is none
 }
 
-// Measure is what is done to a session, as the log says it.
+// Measure describes what is done to a session, as the log says it.
 type Measure string
 
 const (
@@ -49,14 +49,14 @@ func Newest(sessions []int64, limit int) []int64 {
 	return sorted[max(0, limit):]
 }
 
-// Size is what a database has, and who of its users may write: a change that was
+// Size describes what a database has, and who of its users may write: a change that was
 // interrupted leaves some who may and some who may not.
 type Size struct {
 	Bytes, Limit int64
 	Some, All    bool
 }
 
-// Change is what is done about a database's size, as the log says it.
+// Change describes what is done about a database's size, as the log says it.
 type Change string
 
 const (

@@ -28,7 +28,7 @@ const (
 	restartWait = time.Second      // after a server has ended by itself
 )
 
-// Account is who runs the servers; nil: who runs the node.
+// Account describes who runs the servers; nil: who runs the node.
 type Account struct{ uid, gid int }
 
 // LookUp returns a user of this VM, or nil where the node is not root and cannot become
@@ -77,7 +77,7 @@ func (a *Account) Write(path, text string) error {
 	return nil
 }
 
-// Command is how a server is run in its folder.
+// Command describes how a server is run in its folder.
 type Command struct {
 	Program string
 	Args    []string
@@ -103,7 +103,7 @@ func (a *Account) Command(ctx context.Context, folder, program string, args ...s
 	return ready(cmd)
 }
 
-// MountPoint is where a server sees its folder that looks up its files by absolute paths,
+// MountPoint is the place where a server sees its folder that looks up its files by absolute paths,
 // which its user might not be able to go. Only that server sees it there.
 const MountPoint = "/mnt"
 

@@ -117,7 +117,7 @@ func (s *Server) Stop() {
 	os.RemoveAll(s.dir)
 }
 
-// Folder is where the unix socket is: the host of a connection.
+// Folder returns where the unix socket is: the host of a connection.
 func (s *Server) Folder() string { return s.dir }
 
 func (s *Server) uri(database string) string {

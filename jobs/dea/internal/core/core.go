@@ -22,7 +22,7 @@ const (
 	TaintMax         = 250 * time.Millisecond
 )
 
-// Config is what a machine is made with.
+// Config describes what a machine is made with.
 type Config struct {
 	DEA         string // uuid
 	IP          string
@@ -226,7 +226,7 @@ func (m *Machine) Fits(limits wire.Limits, prod bool) error {
 	return nil
 }
 
-// Taint is how long to wait before answering a dea.discover for an app.
+// Taint returns the time to wait before answering a dea.discover for an app.
 func (m *Machine) Taint(droplet wire.ID) time.Duration {
 	delay := time.Duration(0)
 	for _, i := range m.instances {
@@ -506,7 +506,7 @@ func (m *Machine) enter(now time.Time, i *Instance, state string) {
 	m.changed = true
 }
 
-// route is what the routers are told of the instance; false if it has none.
+// route returns what the routers are told of the instance; false if it has none.
 func (m *Machine) route(i *Instance, uris []string) (wire.Registration, bool) {
 	tags := wire.Tags{}
 	if i.Start.Framework != "" {
@@ -521,7 +521,7 @@ func (m *Machine) route(i *Instance, uris []string) (wire.Registration, bool) {
 	}, i.Port != 0 && len(uris) > 0
 }
 
-// Claim is what routers are told of an instance that is not to be reached yet: the
+// Claim returns what routers are told of an instance that is not to be reached yet: the
 // port is its app's, so whatever routes of another app still lead there are stale.
 // Routers of others see a registration of nothing.
 func Claim(ip string, droplet wire.ID, port int) wire.Registration {

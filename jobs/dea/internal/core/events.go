@@ -2,7 +2,7 @@ package core
 
 import "github.com/clusterworks/deploy/jobs/wire"
 
-// Event is what happened.
+// Event describes what happened.
 type Event interface{ event() }
 
 type (
@@ -87,7 +87,7 @@ func (Replaced) event() {}
 func (GiveUp) event()   {}
 func (Shutdown) event() {}
 
-// Action is what is to be done.
+// Action describes what is to be done.
 type Action interface{ action() }
 
 type (

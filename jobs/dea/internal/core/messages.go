@@ -9,7 +9,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
-// Hello is who this DEA is.
+// Hello returns who this DEA is.
 func (m *Machine) Hello() wire.DEAHello {
 	return wire.DEAHello{ID: m.config.DEA, IP: m.config.IP, Port: m.config.FilePort, Version: wire.DEAVersion}
 }
@@ -37,7 +37,7 @@ func (m *Machine) used() float64 {
 	return sum
 }
 
-// Advertisement is what the DEA has room for; false while it takes nothing.
+// Advertisement returns what the DEA has room for; false while it takes nothing.
 func (m *Machine) Advertisement() (wire.DEAAdvertise, bool) {
 	a := wire.DEAAdvertise{
 		ID: m.config.DEA, AvailableMemory: m.config.MaxMemory - m.Reserved(),

@@ -18,10 +18,10 @@ import (
 )
 
 const (
-	// afterRefusal is how long an answer is still waited for on a connection that
+	// afterRefusal is the time that an answer is still waited for on a connection that
 	// takes no more of the request: a backend may refuse a body, answer and close.
 	afterRefusal = time.Second
-	// afterAnswer is how long a connection whose answer is complete waits for the
+	// afterAnswer is the time that a connection whose answer is complete waits for the
 	// rest of the request's body to be written, until it is not kept.
 	afterAnswer = 50 * time.Millisecond
 	// slack is the part of Transport.Pause by which a time-out may come late: a
@@ -41,7 +41,7 @@ type conn struct {
 	// When reading and writing must have ended, as time since Transport.begin.
 	readBy, writeBy atomic.Int64
 
-	// headLeft is how many bytes the head of the answer may still have; unlimited
+	// headLeft is the number of bytes that the head of the answer may still have; unlimited
 	// while negative.
 	headLeft int
 	// waiting reports whether the head of the answer is awaited: then what is sent

@@ -38,10 +38,10 @@ func (e *DialError) Unwrap() error { return e.Err }
 type Transport struct {
 	// Dial makes a connection to host:port.
 	Dial func(ctx context.Context, addr string) (net.Conn, error)
-	// Pause is how long a backend may take for the head of its answer, pause
+	// Pause is the time that a backend may take for the head of its answer, pause
 	// within its body, and take nothing of the request's.
 	Pause time.Duration
-	// Continue is how long a request with "Expect: 100-continue" waits for the
+	// Continue is the time that a request with "Expect: 100-continue" waits for the
 	// backend's word before its body is sent all the same.
 	Continue time.Duration
 	// MaxHead bounds the head of an answer, interim answers included, in bytes.

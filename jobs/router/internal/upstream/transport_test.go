@@ -95,7 +95,7 @@ func newTransport(t *testing.T) *Transport {
 	return transport
 }
 
-// outcome is what became of a request.
+// outcome describes what became of a request.
 type outcome struct {
 	status int
 	body   string

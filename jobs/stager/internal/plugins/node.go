@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-// packageJSON is what matters of a Node.js app's package.json.
+// packageJSON describes what matters of a Node.js app's package.json.
 type packageJSON struct {
 	Main         string            `json:"main"`
 	Scripts      map[string]string `json:"scripts"`

@@ -9,11 +9,11 @@ import (
 	"strings"
 )
 
-// localRuntime is what the DEA replaces, in the start script, by the path of its
+// localRuntime holds what the DEA replaces, in the start script, by the path of its
 // own executable of the runtime.
 const localRuntime = "%VCAP_LOCAL_RUNTIME%"
 
-// start is how an app is started.
+// start describes how an app is started.
 type start struct {
 	// env is set for the app. A value stands between double quotes in a bash
 	// script: $PWD is the droplet's folder.

@@ -27,7 +27,7 @@ type Key struct {
 // bits of a key, as NIST recommends them until 2030.
 const bits = 2048
 
-// Database is where the keys of all instances are.
+// Database describes where the keys of all instances are.
 type Database interface {
 	Keys(ctx context.Context) ([]store.Key, error)
 	AddKey(ctx context.Context, k store.Key) error

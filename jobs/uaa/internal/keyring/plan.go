@@ -5,7 +5,7 @@ package keyring
 
 import "time"
 
-// Fact is what the decision knows of a key.
+// Fact describes what the decision knows of a key.
 type Fact struct {
 	Generation int64
 	Epoch      int64
@@ -18,12 +18,12 @@ type Rules struct {
 	RotateAfter time.Duration
 	// Epoch is the operator's number: a key of a lower one no longer signs.
 	Epoch int64
-	// Longest is how long a token lives at most. A key is published for as long after
+	// Longest is the time that a token lives at most. A key is published for as long after
 	// the next one was made.
 	Longest time.Duration
 }
 
-// Plan is what is to be done with keys.
+// Plan describes what is to be done with keys.
 type Plan struct {
 	New  bool    // a new key is to be made: no key may sign
 	Drop []int64 // generations with which no valid token was signed
@@ -46,6 +46,6 @@ func Decide(keys []Fact, rules Rules, now time.Time) Plan {
 	return p
 }
 
-// grace is what is added to the life of tokens: an instance signs with the key before as
+// grace is the time that is added to the life of tokens: an instance signs with the key before as
 // long as it has not looked, and clocks differ.
 const grace = 2 * time.Minute

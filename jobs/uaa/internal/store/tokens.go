@@ -10,7 +10,7 @@ import (
 	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
 
-// Code is what a client exchanges for tokens, once.
+// Code describes what a client exchanges for tokens, once.
 type Code struct {
 	Family    string
 	AccountID string
@@ -152,7 +152,7 @@ func (s *Store) lockAccount(ctx context.Context, q sqldb.Querier, id, lock strin
 	return nil
 }
 
-// familyMemory is how long a family is known to be revoked: longer than a request that
+// familyMemory is the time that a family is known to be revoked: longer than a request that
 // adds to it is under way.
 const familyMemory = time.Hour
 

@@ -45,7 +45,7 @@ type Health struct {
 	Timeout  time.Duration // that a start may take
 }
 
-// Manifest is what a file has.
+// Manifest describes what a file has.
 type Manifest struct {
 	Apps    []App
 	Notices []string // what is there and not used

@@ -19,7 +19,7 @@ const (
 	maxDepth = 100
 )
 
-// kind is what a node is.
+// kind describes what a node is.
 type kind int
 
 const (
@@ -111,7 +111,7 @@ type reader struct {
 	nodes   int
 }
 
-// position is where a token stands.
+// position returns where a token stands.
 func position(tk *token.Token) string {
 	if tk == nil || tk.Position == nil {
 		return "1:1"
