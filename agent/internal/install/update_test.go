@@ -302,10 +302,10 @@ func TestNoWayBackAfterPreStart(t *testing.T) {
 	}{
 		"incompatible":       {next: withPreStart(spec("g2", "a/one@2/1"), false), refused: true},
 		"compatible":         {next: withPreStart(spec("g2", "a/one@2/1"), true)},
-		"before the hook":    {next: withPreStart(spec("g2", "a/one@2/1"), false), cut: 8},
+		"before the hook":    {next: withPreStart(spec("g2", "a/one@2/1"), false), cut: 9},
 		"does not start it":  {next: withPreStart(spec("g2", "a/one@1/1"), false)},
 		"of another job":     {next: spec("g2", "a/one@2/1")},
-		"begun and cut":      {next: withPreStart(spec("g2", "a/one@2/1"), false), cut: 10, refused: true},
+		"begun and cut":      {next: withPreStart(spec("g2", "a/one@2/1"), false), cut: 11, refused: true},
 		"none, one had been": {next: spec("g2", "a/one@2/1")},
 	} {
 		t.Run(name, func(t *testing.T) {
