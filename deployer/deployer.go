@@ -68,6 +68,8 @@ type Deployer struct {
 	source   *source.Source
 	counters session.Counters
 	adopts   bool // the manifest takes the place of the one that the state is of
+
+	confirmTime time.Duration // confirmTime, shorter in tests
 }
 
 // New checks the configuration and fills in defaults.
@@ -96,7 +98,7 @@ func New(c Config) (*Deployer, error) {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &Deployer{config: c}
+	d := &Deployer{config: c, confirmTime: confirmTime}
 	d.source = source.New(source.Options{
 		Manifest: c.Manifest, StateDir: c.StateDir, Vars: c.Vars, VarFiles: c.VarFiles, Values: c.Values, Environ: c.Environ,
 		Jobs: c.Jobs, Packages: c.Packages, Keys: &state.Keys{Ask: c.Passphrase, IdentityFile: c.Identity},
@@ -113,7 +115,7 @@ func at(d *Deployer, number int) (*Deployer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Deployer{config: d.config, source: revision}, nil
+	return &Deployer{config: d.config, source: revision, confirmTime: d.confirmTime}, nil
 }
 
 func (c Config) options(counters *session.Counters) session.Options {

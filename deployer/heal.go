@@ -27,6 +27,10 @@ func (e *failingError) Error() string {
 func (e *failingError) Is(target error) bool { return target == ErrFailing }
 func (e *failingError) Unwrap() []error      { return e.errs }
 
+func (e *failingError) add(f plan.Failing) {
+	e.errs = append(e.errs, fmt.Errorf("%s is failing: %s", f.Instance, strings.Join(f.Reasons, "; ")))
+}
+
 // heal restarts what fails of instances to which nothing else happens, and waits
 // for it. What cannot be restarted, and what fails again, is the error.
 func (x *deployment) heal(ctx context.Context, failing []plan.Failing) error {
@@ -36,7 +40,7 @@ func (x *deployment) heal(ctx context.Context, failing []plan.Failing) error {
 		if f.Restartable {
 			ids = append(ids, f.Instance)
 		} else {
-			out.errs = append(out.errs, fmt.Errorf("%s is failing: %s", f.Instance, strings.Join(f.Reasons, "; ")))
+			out.add(f)
 		}
 	}
 	// A wave that fails is the last one: what needs it would fail too.

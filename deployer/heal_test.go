@@ -4,6 +4,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
@@ -69,6 +70,46 @@ func TestGreenMeansHealthy(t *testing.T) {
 	c.noop(t)
 	if s, err := c.deployer(t).Status(ctx); err != nil || !s.Healthy() {
 		t.Errorf("an ignored instance counts: %v", err)
+	}
+}
+
+// What breaks while others change, and was healthy when the apply began, is found at
+// its end. What recovers meanwhile is no failure.
+func TestAppliedIsWhatIs(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t, 10)
+	healthy, err := c.agents["lb/0"].Inventory(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	apply := func(greeting string, limit time.Duration, report func(Event)) (*Result, error) {
+		t.Helper()
+		c.vars["greeting"] = greeting
+		d := c.deployer(t)
+		d.config.Report, d.confirmTime = report, limit
+		return d.Apply(t.Context(), ApplyRequest{Approve: func(*plan.Plan) (bool, error) { return true, nil }})
+	}
+	breaks := func(e Event) {
+		if e.Phase == PhaseRollout && e.Step == "update" && e.Done {
+			c.agents["lb/0"].Lie(crashLoops)
+		}
+	}
+	result, err := apply("Moin", time.Millisecond, breaks)
+	if !errors.Is(err, ErrFailing) || !strings.Contains(err.Error(), "lb/0") || result == nil || len(result.Failing) != 1 || result.Failing[0].Instance != "lb/0" {
+		t.Errorf("an instance broke: %+v, %v", result, err)
+	}
+	recover := func() { c.agents["lb/0"].Lie(func(in *api.Inventory) { *in = healthy }) }
+	recover()
+	waited := ""
+	result, err = apply("Grüezi", time.Minute, func(e Event) {
+		breaks(e)
+		if e.Step == "confirm" {
+			waited = e.Instance
+			recover()
+		}
+	})
+	if err != nil || waited != "lb/0" || len(result.Failing) != 0 {
+		t.Errorf("it recovered, was waited for: %q, %+v, %v", waited, result, err)
 	}
 }
 

@@ -124,7 +124,7 @@ func (f StateFolder) Adopt(ctx context.Context) (string, error) {
 	if before == nil {
 		return "", session.ErrNoState
 	}
-	other := &Deployer{config: d.config, source: d.source, adopts: true}
+	other := &Deployer{config: d.config, source: d.source, confirmTime: d.confirmTime, adopts: true}
 	return before.Manifest.Path, other.changeState(ctx, func(s *session.Session) error {
 		return s.Begin("take over from the manifest "+before.Manifest.Path, 0)
 	})

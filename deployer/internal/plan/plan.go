@@ -286,7 +286,7 @@ func Make(deployment string, wanted []Wanted, existing map[string]Existing, vms 
 			inv = nil // another machine may offer other levels
 		}
 		p.Levels = append(p.Levels, levels(w, inv)...)
-		if f := failing(w.Spec.Instance, existing[w.Spec.Instance]); len(f.Reasons) > 0 {
+		if f := FailureOf(w.Spec.Instance, existing[w.Spec.Instance]); len(f.Reasons) > 0 {
 			p.Failing = append(p.Failing, f)
 		}
 	}
@@ -310,8 +310,9 @@ func Make(deployment string, wanted []Wanted, existing map[string]Existing, vms 
 	return p
 }
 
-// failing says why an instance does not do what it should; no reasons: it does.
-func failing(id string, e Existing) Failing {
+// FailureOf says why an instance does not do what it should; no reasons: it does, or
+// its agent is silent.
+func FailureOf(id string, e Existing) Failing {
 	f := Failing{Instance: id}
 	switch inv := e.Inventory; {
 	case e.Distrusted != "":
