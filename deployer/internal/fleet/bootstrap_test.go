@@ -11,6 +11,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/session"
 	"github.com/clusterworks/deploy/deployer/internal/ssh/sshtest"
 	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // The host key of the first contact is what later contacts are held to, also when
@@ -23,6 +24,7 @@ func TestAHostKeyIsKeptWhenBootstrapFails(t *testing.T) {
 	unknown.HostKey = ""
 	f := fleetOf(t, host.Address, unknown)
 	f.s.Report = func(session.Event) {}
+	f.s.Manifest = &manifests.Manifest{}
 	f.s.Store = state.Store{Dir: t.TempDir()}
 	vm := f.s.State.VMs["web/0"]
 	vm.AgentDir, vm.OS, vm.Arch = t.TempDir(), "plan9", "mips" // which it is not
