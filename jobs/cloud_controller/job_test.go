@@ -95,7 +95,7 @@ func TestJob(t *testing.T) {
 				t.Errorf("database %s, %v", uri, err)
 			}
 			if len(c.Peers) != 1 || c.Peers[0] != "127.0.0.2:9024" || c.Admins[0] != "ops@example.com" || c.AdminPassword != `p"assword` || c.AppURIs.ReservedLength != 2 ||
-				c.DefaultCapacity != (config.Capacity{Memory: 4096, AppURIs: 4, Services: 16, Apps: 20, Instances: 200}) || c.BuiltinServices["mysql"].Token != "tok" || c.Timeouts.Health.Milliseconds() != 250 ||
+				c.DefaultCapacity != (config.Capacity{Memory: 4096, AppURIs: 4, Services: 16, Apps: 20, Instances: 200, StartsPerMinute: 300}) || c.BuiltinServices["mysql"].Token != "tok" || c.Timeouts.Health.Milliseconds() != 250 ||
 				c.Update != (config.Update{Strategy: config.Rolling, MaxInFlight: 3, MinHealthyTime: 6 * time.Second, WatchTime: time.Minute}) {
 				t.Errorf("%+v", c)
 			}

@@ -137,7 +137,7 @@ func TestLoginAtUserComponent(t *testing.T) {
 	ended = p.expire()
 	must(t, component.Logout(t.Context(), ended.Refresh))
 	must(t, changeSettings(func(s *settings) { s.Tokens["http://"+p.target] = "bearer x.y.z" }))
-	p.ends(exitLogin, "your login has expired: use vmc login", "apps")
+	p.ends(exitLogin, "your login has expired, or only administrators may do this: use vmc login", "apps")
 }
 
 // TestEndpointIsNoWorse: a cloud that is reached over TLS cannot have the password sent

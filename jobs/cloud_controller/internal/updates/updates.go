@@ -152,7 +152,10 @@ func (u *Updates) Serve(ctx context.Context) error {
 	u.ctx = ctx
 	u.mu.Unlock()
 	defer u.group.Wait()
-	u.group.Go(func() { u.rebalance(ctx) })
+	// Not of the group, for which Leave waits long before ctx ends.
+	var rebalancing sync.WaitGroup
+	defer rebalancing.Wait()
+	rebalancing.Go(func() { u.rebalance(ctx) })
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	seen := map[key]sign{}
