@@ -118,7 +118,7 @@ func (d *Deployer) Apply(ctx context.Context, q ApplyRequest) (result *Result, e
 			err = x.heal(ctx, result.Failing)
 		}
 		if err == nil {
-			result.Failing, err = x.confirm(ctx, d.confirmTime)
+			result.Failing, err = confirm(ctx, x, d.confirmTime)
 		}
 		return err
 	})

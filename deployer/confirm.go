@@ -22,10 +22,10 @@ const (
 // instances that, at limit, still fail or do not answer, with ErrFailing: an apply
 // reports what is, not what it did. Instances that were healthy when their turn came, or had none, may have
 // been lost while others changed.
-func (x *deployment) confirm(ctx context.Context, limit time.Duration) ([]plan.Failing, error) {
+func confirm(ctx context.Context, x *deployment, limit time.Duration) ([]plan.Failing, error) {
 	late := time.After(limit)
 	for first := true; ; first = false {
-		failing := x.look(ctx)
+		failing := look(ctx, x)
 		if err := context.Cause(ctx); err != nil {
 			return nil, fmt.Errorf("all is applied, and not looked at again: %w", err)
 		}
@@ -56,7 +56,7 @@ func (x *deployment) confirm(ctx context.Context, limit time.Duration) ([]plan.F
 
 // look asks all agents, and returns the instances that fail or do not answer. Those
 // that the session leaves as they are do not count.
-func (x *deployment) look(ctx context.Context) (failing []plan.Failing) {
+func look(ctx context.Context, x *deployment) (failing []plan.Failing) {
 	inventories := x.fleet.Survey(ctx, fleet.Patient)
 	for _, id := range x.IDs() {
 		if x.Exempt(id) != "" {

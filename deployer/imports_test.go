@@ -71,7 +71,7 @@ var importRules = []importRule{
 	{packages: `deployer/internal/domains`, may: `deployer/internal/state|manifests|agent/host/[^/]+`, tests: `deployer/internal/pki`},
 	{packages: `deployer/internal/credentials`, may: `deployer/internal/(acme|bus|domains|pki|session|state)|manifests|agent/api`, tests: `agent/host/tlspair`},
 	{packages: `deployer/internal/source`, may: `deployer/internal/(memfs|packages|plan|release|render|session|state)|manifests`},
-	{packages: `deployer/internal/fleet`, may: `deployer/internal/(bootstrap|bus|credentials|packages|plan|session|source|ssh|state)|agent/(api|client)`, tests: `deployer/internal/ssh/sshtest`},
+	{packages: `deployer/internal/fleet`, may: `deployer/internal/(bootstrap|bus|credentials|packages|plan|session|source|ssh|state)|agent/(api|client)`, tests: `deployer/internal/ssh/sshtest|manifests`},
 	{packages: `deployer/internal/infra`, may: `deployer/internal/(credentials|fleet|localvm|plan|session|state|stemcells|terraform)|manifests|agent/api`, tests: `deployer/internal/memfs`},
 	{packages: `deployer/internal/desired`, may: `deployer/internal/(credentials|plan|render|session|source)|manifests|agent/api`},
 	{packages: `deployer/internal/execute`, may: `deployer/internal/(credentials|desired|fleet|infra|plan|rollout|session|state)|agent/api`, tests: `manifests`},
