@@ -20,8 +20,8 @@ const (
 
 // confirm asks all agents once more when an apply has done its work, and returns the
 // instances that, at limit, still fail or do not answer, with ErrFailing: an apply
-// reports what is, not what it did. Instances that were healthy when their turn came, or had none, may have
-// been lost while others changed.
+// reports what is, not what it did. Instances that were healthy when their turn came,
+// or had none, may have been lost while others changed.
 func confirm(ctx context.Context, x *deployment, limit time.Duration) ([]plan.Failing, error) {
 	late := time.After(limit)
 	for first := true; ; first = false {
@@ -34,7 +34,7 @@ func confirm(ctx context.Context, x *deployment, limit time.Duration) ([]plan.Fa
 		}
 		for _, f := range failing {
 			if first {
-				x.Event(Event{Phase: PhaseSurvey, Instance: f.Instance, Step: "confirm", Message: "waiting, since it is not healthy: " + strings.Join(f.Reasons, "; ")})
+				x.Event(Event{Phase: PhaseSurvey, Instance: f.Instance, Message: "waited for, since it is not healthy: " + strings.Join(f.Reasons, "; ")})
 			}
 		}
 		select {
@@ -65,7 +65,7 @@ func look(ctx context.Context, x *deployment) (failing []plan.Failing) {
 		inv := inventories[id]
 		f := plan.FailureOf(id, plan.Existing{VM: true, Inventory: inv})
 		if inv == nil {
-			f.Reasons = []string{fmt.Sprintf("its agent does not answer: %s; the next apply repairs what can be repaired", x.fleet.Reason(id))}
+			f.Reasons = []string{fmt.Sprintf("its agent does not answer: %s; apply again", x.fleet.Reason(id))}
 		}
 		if len(f.Reasons) > 0 {
 			failing = append(failing, f)

@@ -103,7 +103,7 @@ func TestAppliedIsWhatIs(t *testing.T) {
 	waited := ""
 	result, err = apply("Grüezi", time.Minute, func(e Event) {
 		breaks(e)
-		if e.Step == "confirm" {
+		if strings.HasPrefix(e.Message, "waited for") {
 			waited = e.Instance
 			recover()
 		}

@@ -745,8 +745,8 @@ func (c *cluster) startApply(until string, flags ...string) (cmd *exec.Cmd, told
 	return cmd, told
 }
 
-// The bus dies in the middle of a rollout and stays away: the agents are
-// reached over SSH.
+// The bus dies in the middle of a rollout and stays away: the agents are reached over
+// SSH, what was to change changes, and the apply does not call the whole good.
 func TestBusGoneDuringApply(t *testing.T) {
 	t.Parallel()
 	c := busCluster(t)
@@ -761,8 +761,14 @@ func TestBusGoneDuringApply(t *testing.T) {
 	kill(t, bus)
 	err := cmd.Wait()
 	t.Logf("what is told:\n%s", told())
-	if err != nil {
-		t.Errorf("an apply does not need the bus, but: %v", err)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 3 {
+		t.Errorf("an apply does not need the bus, and says that it is away: want exit status 3, got %v", err)
+	}
+	for _, want := range []string{"app/0            updated", "app/1            updated", "everything matches the manifest, but nats/0 is failing: its agent does not answer"} {
+		if !strings.Contains(told(), want) {
+			t.Errorf("it does not tell %q", want)
+		}
 	}
 	if err := syscall.Kill(agent, syscall.SIGCONT); err != nil {
 		t.Fatal(err)

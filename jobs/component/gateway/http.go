@@ -286,7 +286,7 @@ func (g api) servedMigration(c *call) (any, error) {
 	if !wire.ValidServiceNode(node) {
 		return nil, wire.Failure(wire.ServiceMalformed, "%q is no node", node)
 	}
-	return struct{}{}, mover{g.Gateway}.step(c.ctx, node, c.PathValue("instance"), c.PathValue("action"))
+	return struct{}{}, mover(g).step(c.ctx, node, c.PathValue("instance"), c.PathValue("action"))
 }
 
 func (g api) servedInstances(c *call) (any, error) {
@@ -312,7 +312,7 @@ func (g api) servedBegin(c *call) (any, error) {
 	if err := c.read(&body); err != nil {
 		return nil, err
 	}
-	return mover{g.Gateway}.begin(c.ctx, c.PathValue("instance"), body.To)
+	return mover(g).begin(c.ctx, c.PathValue("instance"), body.To)
 }
 
 // servedMove tells how far the last move of an instance is.
