@@ -18,7 +18,7 @@ type script struct {
 	from      *bufio.Reader
 	delimiter []byte
 	line      int // of what is read next
-	// As the session's sql_mode has them; whoever runs the statements sets them.
+	// Both follow the session's sql_mode. The code that runs the statements sets them.
 	noBackslash, ansiQuotes bool
 	most                    int // bytes of a statement
 }

@@ -120,7 +120,7 @@ func (t Table) Apply(ctx context.Context, f api.Firewall, peers []string) error 
 	if !served {
 		return fmt.Errorf("cannot set the firewall: no SSH server listens on the ports %v of this VM, and nobody could log in any more; let it listen there, or take the firewall block out of the manifest", f.SSH)
 	}
-	// First the file: whoever removes the agent finds by it that there is a table.
+	// The file is written first: by it an uninstall learns that there is a table.
 	if err := renameio.WriteFile(t.file(), rules, 0o644); err != nil {
 		return fmt.Errorf("cannot note the firewall's rules: %w", err)
 	}
@@ -137,7 +137,7 @@ func (t Table) Remove(ctx context.Context) error {
 	if _, err := os.Stat(t.file()); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	// Deleted is what is there, so it is declared first.
+	// nft fails to delete a table that does not exist, so the table is declared first.
 	if err := t.run(ctx, fmt.Appendf(nil, "table inet %s\ndelete table inet %s\n", t.name(), t.name()), "-f", "-"); err != nil {
 		return err
 	}

@@ -54,7 +54,7 @@ func (c Census) Bereaves() bool {
 }
 
 // Affected returns the effect of the change on the data of its instance, and those of
-// jobs (the ones that keep data there) that it affects. disk says whether the instance
+// jobs that it affects, of those that keep data there. disk reports whether the instance
 // has a persistent disk, and fate what becomes of the disk: Keep (without its
 // instance), Delete, Lost, or "" if the instance keeps it.
 func (c InstanceChange) Affected(jobs []string, disk bool, fate Action) (Effect, []string) {

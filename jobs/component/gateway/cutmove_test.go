@@ -79,9 +79,9 @@ func (r *removals) move(name string) (wire.ServiceHandle, wire.ServiceMove) {
 	return h, m
 }
 
-// TestCutMove: whoever is killed at whichever step of a move, the instance is in the end
-// wholly on one node, with all that was in it and the same passwords, and at no moment
-// are its users let in on two.
+// A process is killed at each step of a move. In the end the instance is wholly on one
+// node, with all its data and the same passwords, and two nodes never let its users in
+// at the same time.
 func TestCutMove(t *testing.T) {
 	t.Parallel()
 	for _, point := range []struct{ on, where string }{

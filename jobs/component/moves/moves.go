@@ -1,5 +1,5 @@
 // Package moves decides how an instance of a service moves from one node to another, so
-// that at no moment more than one node lets its users in, whoever dies at whichever
+// that at most one node lets its users in at any moment, even if a process dies at any
 // message. It is pure: packages gateway and node do what it says.
 //
 // The instance's handle, which the controller's database keeps, has the move with its

@@ -41,7 +41,7 @@ const (
 )
 
 const (
-	// maxSessions is the number of sessions that an instance has at once, whoever asks.
+	// maxSessions is the number of sessions that an instance may have at once, of all users.
 	maxSessions = 16
 	// maxSessionBytes bounds the request of a session: it becomes an argument, of which
 	// the kernel takes 128 KB.
