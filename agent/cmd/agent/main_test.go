@@ -139,6 +139,16 @@ func copyFile(t *testing.T, from, to string) {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	writeProgram(t, to, data)
+}
+
+// writeProgram writes a program that is started at once. No other test forks
+// meanwhile: its child would hold the file open until it becomes another
+// program, and the kernel refuses to start a file that is open for writing.
+func writeProgram(t *testing.T, to string, data []byte) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(to, data, 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -187,9 +197,7 @@ func TestInstallStartsAndUpgrades(t *testing.T) {
 		t.Fatal(err)
 	}
 	upgrade := filepath.Join(t.TempDir(), "agent-new")
-	if err := os.WriteFile(upgrade, append(data, 0), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	writeProgram(t, upgrade, append(data, 0))
 	if out, err := runInstall(t, upgrade, dir, env); err != nil || out == want {
 		t.Fatalf("got %q, %v", out, err)
 	}

@@ -40,6 +40,8 @@ func build(t *testing.T, pkg, to string) {
 // carry appends a shim to an agent as package packages of the deployer does.
 func carry(t *testing.T, agent, shim, to string) {
 	t.Helper()
+	syscall.ForkLock.RLock() // as writeProgram
+	defer syscall.ForkLock.RUnlock()
 	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o755)
 	if err != nil {
 		t.Fatal(err)

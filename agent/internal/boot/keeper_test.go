@@ -2,6 +2,7 @@ package boot
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -71,10 +72,13 @@ func newBench(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
+	syscall.ForkLock.RLock() // a child of another test would hold the file open for writing, and it could not start
 	for _, name := range []string{b.first, b.second} {
-		if err := os.WriteFile(name, data, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		err = errors.Join(err, os.WriteFile(name, data, 0o755))
+	}
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
