@@ -25,7 +25,8 @@ type Update struct {
 	Instances int    `json:"instances"`
 	Replaced  int    `json:"replaced"` // instances of the version that is to run
 	Back      bool   `json:"back"`     // that is the previous one again
-	Held      bool   `json:"held"`     // it waits to be promoted
+	Canary    int    `json:"canary"`   // instances after which it waits to be promoted; 0: it does not
+	Held      bool   `json:"held"`     // it waits so
 	Failed    string `json:"failed"`   // id of the instance that is the reason
 	// Watching says that it is done, and that the version before comes back if the new
 	// one crashes within WatchS seconds from its end.
@@ -59,6 +60,16 @@ func (c *Client) UpdateOf(ctx context.Context, name string, id int) (Update, err
 	var u Update
 	err := c.get(ctx, &u, "apps", name, "updates", strconv.Itoa(id))
 	return u, named(err, name)
+}
+
+// LastUpdate returns the last update of an app; its ID is 0 if there was none, or if the
+// controller is of the original's kind.
+func (c *Client) LastUpdate(ctx context.Context, name string) (Update, error) {
+	var answer struct {
+		Update Update `json:"update"`
+	}
+	err := c.get(ctx, &answer, "apps", name, "update")
+	return answer.Update, named(err, name)
 }
 
 // Release is a version of an app that it can go back to.

@@ -106,11 +106,15 @@ func stopCommand(v *vmc) *cobra.Command {
 		Args:    cobra.MinimumNArgs(1),
 	}, func(ctx context.Context, c *client.Client, args []string) error {
 		for _, name := range args {
+			canary := noCanary(ctx, c, name)
 			if err := stop(ctx, c, name); err != nil {
 				return err
 			}
 			if !v.json {
 				v.say("Stopped %s.", name)
+			}
+			if errors.As(canary, new(canaryWaits)) {
+				v.say("Its canary is gone with that: vmc start %s starts the version that ran beside it.", name)
 			}
 		}
 		return only(v, map[string]any{"stopped": args})
@@ -277,8 +281,29 @@ func memCommand(v *vmc) *cobra.Command {
 	return c
 }
 
+// canaryWaits says that an app cannot be restarted, because its canary is neither
+// promoted nor rolled back.
+type canaryWaits struct{ client.Update }
+
+func (e canaryWaits) Error() string {
+	return fmt.Sprintf("a canary waits: %d of %d instances are new, and a restart would bring its files to all; nothing was changed. "+
+		"Use vmc promote or vmc rollback first", e.Replaced, e.Instances)
+}
+
+// noCanary returns an error if an app has a canary.
+func noCanary(ctx context.Context, c *client.Client, name string) error {
+	last, err := c.LastUpdate(ctx, name)
+	if err == nil && last.Status == client.Updating && last.Canary > 0 {
+		return fmt.Errorf("cannot restart %s: %w", name, canaryWaits{last})
+	}
+	return err
+}
+
 // changeAndRestart changes what only new instances bring into use.
 func (v *vmc) changeAndRestart(ctx context.Context, c *client.Client, name, cause string, h how, change func(*client.App) error) error {
+	if err := noCanary(ctx, c, name); err != nil {
+		return err
+	}
 	started := false
 	err := c.ChangeApp(ctx, name, func(app *client.App) error {
 		started = started || app.State == client.Started

@@ -154,6 +154,14 @@ func TestUpdates(t *testing.T) {
 	p.ok("rollback", "rolls")
 	serves("two hi")
 	p.ok(append(good("three"), "--canary", "1")...)
+	// Nothing takes its files to all instances but who says so.
+	p.fails("a canary waits: 1 of 2 instances are new", "env", "set", "rolls", "GREETING=all")
+	p.fails("a canary waits", "mem", "rolls", "80M")
+	p.fails("a canary of rolls waits", "restart", "rolls")
+	p.fails("a canary of rolls waits", "restart", "rolls", "--now")
+	if out := p.ok("env", "rolls"); out != "GREETING=hi\n" {
+		t.Errorf("the environment is %q after a change that was refused", out)
+	}
 	p.ok("promote", "rolls")
 	serves("three hi")
 
@@ -191,5 +199,15 @@ func TestUpdates(t *testing.T) {
 	l.none(t)
 
 	p.ok("restart", "rolls", "--now")
-	eventually(t, "it serves again", func() bool { page, err := p.page(url); return err == nil && page == "three there" })
+	again := func() bool { page, err := p.page(url); return err == nil && page == "three there" }
+	eventually(t, "it serves again", again)
+
+	// With a stop an unpromoted canary is gone: the app is what ran beside it.
+	p.ok(append(good("four"), "--canary", "1", "--env", "GREETING=bye")...)
+	if _, _, errOut := p.vmc("stop", "rolls"); !strings.Contains(errOut, "vmc start rolls starts the version that ran beside it") {
+		t.Errorf("stop of an app with a canary: %s", errOut)
+	}
+	p.ok("start", "rolls")
+	eventually(t, "what ran beside the canary serves", again)
+	serves("three there")
 }

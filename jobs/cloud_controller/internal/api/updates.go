@@ -44,7 +44,8 @@ type updateDocument struct {
 	Instances int    `json:"instances"`
 	Replaced  int    `json:"replaced"`          // instances of the version that is to run
 	Back      bool   `json:"back"`              // that is the previous one again
-	Held      bool   `json:"held"`              // it waits to be promoted
+	Canary    int    `json:"canary,omitempty"`  // instances after which it waits to be promoted; 0: it does not
+	Held      bool   `json:"held"`              // it waits so
 	Failed    string `json:"failed,omitempty"`  // id of the instance that is the reason
 	Watching  bool   `json:"watching"`          // it is done; if its version crashes now, the one before comes back
 	WatchS    int    `json:"watch_s,omitempty"` // for how long that is so, in seconds, from the end of the update on
@@ -57,7 +58,7 @@ func (s updateServer) describe(u store.Update) (updateDocument, error) {
 	}
 	doc := updateDocument{
 		ID: u.RunCount, Status: u.Status, Reason: u.Reason, Version: state.Target, Previous: state.Previous,
-		Instances: len(state.Indices), Replaced: state.Count(), Back: state.Back, Held: state.Held() && u.Hold > 0, Failed: state.Failed,
+		Instances: len(state.Indices), Replaced: state.Count(), Back: state.Back, Canary: u.Hold, Held: state.Held() && u.Hold > 0, Failed: state.Failed,
 	}
 	if u.Watching != 0 {
 		doc.Watching, doc.WatchS = true, int(s.Config.Now().Update.WatchTime.Seconds())
@@ -136,6 +137,11 @@ func (s updateServer) putUpdate(w http.ResponseWriter, r *http.Request, a model.
 	if body.Promote {
 		return s.promote(w, r, app)
 	}
+	if body.Release == 0 && body.Package == "" {
+		if err := s.noCanary(ctx, app); err != nil {
+			return err
+		}
+	}
 	if err := s.countStarts(ctx, w, a, app, app.Instances); err != nil {
 		return err
 	}
@@ -196,6 +202,19 @@ func (s updateServer) putUpdate(w http.ResponseWriter, r *http.Request, a model.
 	}
 	rest.WriteJSON(w, http.StatusOK, doc)
 	return nil
+}
+
+// noCanary refuses an update that names no files while another one waits to be promoted:
+// it would bring the canary's files to all instances.
+func (s updateServer) noCanary(ctx context.Context, app store.App) error {
+	under, err := s.Store.Updating(ctx, app.ID)
+	if errors.Is(err, store.ErrNotFound) || err == nil && under.Hold == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return model.Because(model.ErrBadRequest, "a canary of %s waits, and a restart would bring its files to all instances: promote it or roll it back first", app.Name)
 }
 
 // packageHeader has the sha1 of the package that an upload has made.

@@ -274,13 +274,41 @@ func (s *UpdateStore) end(ctx context.Context, q sqldb.Querier, appID int64, sta
 	return nil
 }
 
-// CancelUpdates ends the updates of an app that are under way.
+// CancelUpdates ends the updates of an app that are under way. A canary that nobody has
+// promoted leaves nothing: the app has the files and settings of what ran beside it.
 func (s *UpdateStore) CancelUpdates(ctx context.Context, appID int64, reason string) error {
-	err := s.db.Transact(ctx, func(q sqldb.Querier) error { return s.end(ctx, q, appID, Cancelled, reason) })
+	err := s.db.Transact(ctx, func(q sqldb.Querier) error {
+		canary, err := s.update(ctx, q, selectUpdatingA, appID)
+		if err == nil && canary.Hold > 0 {
+			err = takeAway(ctx, q, &AppStore{s.database}, canary)
+		}
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		return s.end(ctx, q, appID, Cancelled, reason)
+	})
 	if err != nil {
 		return fmt.Errorf("cannot cancel the app's update: %w", err)
 	}
 	return nil
+}
+
+// takeAway gives an app the settings and files back that it had before an update.
+func takeAway(ctx context.Context, q sqldb.Querier, apps *AppStore, u Update) error {
+	a, err := apps.app(ctx, q, selectAppByID, u.AppID)
+	if err != nil {
+		return err
+	}
+	next, err := release(ctx, q, selectRelease, u.AppID, u.RunCount)
+	if err != nil {
+		return err
+	}
+	previous, err := release(ctx, q, selectRelease, u.AppID, u.Previous)
+	if err != nil { // ErrNotFound: the app was started anew by a former version
+		return err
+	}
+	restore(&a, previous, next)
+	return apps.save(ctx, q, &a)
 }
 
 // SaveUpdate saves an update's State, which is a sign of life as well. ErrStale
@@ -363,15 +391,12 @@ func (s *UpdateStore) FinishUpdate(ctx context.Context, u Update) (a App, err er
 			}
 			return prune(ctx, q, u.AppID, u.RunCount)
 		}
-		previous, err := release(ctx, q, selectRelease, u.AppID, u.Previous)
-		if errors.Is(err, ErrNotFound) {
-			return nil // the app was started anew by a former version
-		}
-		if err != nil {
+		if err := takeAway(ctx, q, apps, u); errors.Is(err, ErrNotFound) {
+			return nil
+		} else if err != nil {
 			return err
 		}
-		restore(&a, previous, next)
-		if err := apps.save(ctx, q, &a); err != nil {
+		if a, err = apps.app(ctx, q, selectAppByID, u.AppID); err != nil {
 			return err
 		}
 		_, err = q.ExecContext(ctx, deleteRelease, u.AppID, u.RunCount)
