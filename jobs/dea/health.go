@@ -121,7 +121,7 @@ func (a *attendant) probe(ctx context.Context) error {
 		if took := time.Since(begin); took > hintAt {
 			// Later each time: the look goes over all processes of the machine.
 			hintAt = 2 * took
-			if hint := a.elsewhere(); hint != "" && hint != said {
+			if hint := a.elsewhere(ctx, check); hint != "" && hint != said {
 				said = hint
 				d.note(i.ID, hint)
 			}
@@ -139,7 +139,7 @@ func (a *attendant) probe(ctx context.Context) error {
 			if r.kind == wire.CheckHTTP {
 				text += fmt.Sprintf(" (%v)", err)
 			}
-			if hint := a.elsewhere(); hint != "" {
+			if hint := a.elsewhere(ctx, check); hint != "" {
 				text += ". " + strings.TrimSuffix(hint, ".")
 			}
 			//lint:ignore ST1005 a line of the app's log
@@ -212,8 +212,8 @@ func (d *DEA) probeHTTP(ctx context.Context, address, endpoint string) error {
 }
 
 // elsewhere says on which addresses an app listens, if it has a port and that is
-// not among them; "" if it listens nowhere.
-func (a *attendant) elsewhere() string {
+// not among them; "" if it listens nowhere, or by now as it should.
+func (a *attendant) elsewhere(ctx context.Context, check func(context.Context) error) string {
 	pid, port := a.pid(), a.instance.Port
 	if pid == 0 || port == 0 {
 		return ""
@@ -230,17 +230,24 @@ func (a *attendant) elsewhere() string {
 	if err != nil {
 		return ""
 	}
-	return strayed(open, own, port)
+	hint := strayed(open, own, port)
+	if hint != "" && check(ctx) == nil {
+		return "" // it has begun to listen since it was asked last
+	}
+	return hint
 }
 
 // strayed says what is wrong with where an app listens; "" if it listens nowhere,
 // or where it should.
 func strayed(open []netip.AddrPort, own netip.Addr, port int) string {
 	var others []string
-	loopback := ""
+	loopback, six := "", false
 	for _, at := range open {
 		reached := at.Addr().IsUnspecified() || at.Addr() == own
 		switch {
+		case int(at.Port()) == port && at.Addr() == netip.IPv6Unspecified() && own.Is4():
+			six = true // and IPv4 as well, unless the app has said otherwise
+
 		case int(at.Port()) == port && reached:
 			return ""
 		case int(at.Port()) == port:
@@ -250,6 +257,8 @@ func strayed(open []netip.AddrPort, own netip.Addr, port int) string {
 		}
 	}
 	switch {
+	case six:
+		return fmt.Sprintf("The app listens on port %d for IPv6 only, and nobody reaches it by IPv4: it should listen on 0.0.0.0, or on :: without its option for IPv6 only.", port)
 	case loopback != "":
 		return fmt.Sprintf("The app listens on %s only, port %d, where nobody else reaches it: it should listen on all addresses (0.0.0.0), or on that of the variable VCAP_APP_HOST.", loopback, port)
 	case len(others) > 0:

@@ -45,7 +45,8 @@ func TestStrayed(t *testing.T) {
 	for _, tc := range []struct{ open, want string }{
 		{"", ""},
 		{"0.0.0.0:80", ""},
-		{"[::]:80", ""},
+		{"[::]:80", "port 80 for IPv6 only"}, // if it does not answer
+		{"[::]:80 0.0.0.0:80", ""},
 		{"10.0.0.1:80 127.0.0.1:9", ""},
 		{"127.0.0.1:80", "listens on 127.0.0.1 only, port 80"},
 		{"127.0.0.1:80 0.0.0.0:3000", "listens on 127.0.0.1 only, port 80"},

@@ -206,7 +206,7 @@ func TestNumbers(t *testing.T) {
 			t.Errorf("%s of 2: %s, want %s", text, got, want)
 		}
 	}
-	for text, want := range map[string]int{"64": 64, "64M": 64, "64 mb": 64, "1G": 1024, "2gb": 2048, "0": 0, "1.5G": 0, "x": 0, "": 0} {
+	for text, want := range map[string]int{"64": 64, "64M": 64, "64 mb": 64, "1G": 1024, "2gb": 2048, "0": 0, "1.5G": 1536, "0.5G": 512, "1.2M": 1, "0.5M": 0, "1.G": 0, "x": 0, "": 0} {
 		if n, err := parseMegabytes(text); n != want || (err == nil) != (want != 0) {
 			t.Errorf("%q: %d, %v; want %d", text, n, err, want)
 		}

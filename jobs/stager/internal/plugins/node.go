@@ -35,11 +35,12 @@ func node(s *staging) (start, error) {
 	if err := s.waitForOutput(how.env); err != nil {
 		return start{}, err
 	}
-	command := strings.TrimSpace(about.Scripts["start"])
+	command := byNpm(strings.TrimSpace(about.Scripts["start"]), about.Scripts)
 	script, isNode := strings.CutPrefix(command, "node ")
 	first, _, _ := strings.Cut(command, " ")
 	switch {
 	case isNode && plainScript.MatchString(script):
+		s.built(app, strings.Fields(script)[0], about)
 	case command == "":
 		if script, err = nodeMain(app, about); err != nil {
 			return start{}, err
@@ -63,6 +64,36 @@ func node(s *staging) (start, error) {
 	return how, s.npm(app, about)
 }
 
+// built says so if a script that package.json starts is not among the app's files.
+func (s *staging) built(app, script string, about packageJSON) {
+	for _, end := range []string{"", ".js", ".json", ".node", "/index.js"} {
+		if there(app, script+end) {
+			return
+		}
+	}
+	how := "push it along (does an ignore file name it?)"
+	if about.Scripts["build"] != "" {
+		how = "build the app first (npm run build), and " + how
+	}
+	s.missing("package.json starts %s, which is not among the app's files: %s", script, how)
+}
+
+// runsScript finds a command that has another manager of packages run a script.
+var runsScript = regexp.MustCompile(`^(yarn|pnpm|bun) (run )?([A-Za-z0-9:._-]+)$`)
+
+// byNpm returns a command that runs a script of the package with npm, which is there
+// wherever Node.js is, if it is to be run by a program that is not.
+func byNpm(command string, scripts map[string]string) string {
+	parts := runsScript.FindStringSubmatch(command)
+	if parts == nil || scripts[parts[3]] == "" {
+		return command
+	}
+	if _, err := exec.LookPath(parts[1]); err == nil {
+		return command
+	}
+	return "npm run " + parts[3]
+}
+
 //go:embed node_output.cjs
 var nodeOutput []byte
 
@@ -82,9 +113,16 @@ func (s *staging) waitForOutput(env map[string]string) error {
 // own, runs as it is and finds its port in PORT.
 var plainScript = regexp.MustCompile(`^\s*[A-Za-z0-9_./@+][A-Za-z0-9_./@+=:,-]*(\s+[A-Za-z0-9_./@+=:,-]+)*\s*$`)
 
-// nodeMain is the script to run when the package does not say how to start: the
-// only one in the root, else the last of the usual names.
+// nodeMain is the script to run when the package does not say how to start: server.js,
+// as npm has it, or the package's main one if it names one; else the only one in the root,
+// or the first of the usual names.
 func nodeMain(app string, about packageJSON) (string, error) {
+	switch {
+	case about.Main != "" && there(app, "server.js"):
+		return "server.js", nil
+	case about.Main != "" && there(app, about.Main):
+		return quote(about.Main), nil
+	}
 	scripts, err := filepath.Glob(filepath.Join(app, "*.js"))
 	if err != nil {
 		return "", err
@@ -96,9 +134,6 @@ func nodeMain(app string, about packageJSON) (string, error) {
 		if there(app, name) {
 			return name, nil
 		}
-	}
-	if about.Main != "" && there(app, about.Main) {
-		return quote(about.Main), nil
 	}
 	return "", errors.New("cannot tell what starts this Node.js app: name it in package.json as scripts.start, or call it server.js")
 }

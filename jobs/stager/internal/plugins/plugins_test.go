@@ -95,6 +95,51 @@ func TestMissing(t *testing.T) {
 	}
 }
 
+// TestNodeStarts: what package.json says is what runs, and it is said if that cannot be.
+func TestNodeStarts(t *testing.T) {
+	const none = "no-such-manager"
+	for _, tc := range []struct{ main, files, want string }{
+		{"src/app.js", "gulpfile.js src/app.js", "src/app.js"}, // not the only one in the root
+		{"index.js", "index.js app.js main.js", "index.js"},
+		{"index.js", "index.js server.js", "server.js"}, // npm start runs it
+		{"gone.js", "app.js gulpfile.js", "app.js"},
+		{"", "one.js", "one.js"},
+	} {
+		files := map[string]string{}
+		for _, name := range strings.Fields(tc.files) {
+			files[name] = ""
+		}
+		if got, err := nodeMain(write(t, files), packageJSON{Main: tc.main}); err != nil || strings.Trim(got, "'") != tc.want {
+			t.Errorf("main %q of %s: %q, %v; want %s", tc.main, tc.files, got, err, tc.want)
+		}
+	}
+	t.Setenv("PATH", t.TempDir()) // no manager of packages
+	scripts := map[string]string{"serve": "node x.js", "start:prod": "node y.js"}
+	for command, want := range map[string]string{
+		"yarn serve": "npm run serve", "pnpm run start:prod": "npm run start:prod", "bun serve": "npm run serve",
+		"yarn build": "yarn build", "pnpm serve && x": "pnpm serve && x", "node x.js": "node x.js", none: none,
+	} {
+		if got := byNpm(command, scripts); got != want {
+			t.Errorf("%q is run as %q, want %q", command, got, want)
+		}
+	}
+	var log bytes.Buffer
+	s := &staging{log: &log}
+	app := write(t, map[string]string{"dist/a.js": "", "lib/index.js": ""})
+	for _, script := range []string{"dist/a.js", "dist/a", "lib", "."} {
+		if script == "." {
+			app = filepath.Join(app, "lib")
+		}
+		if s.built(app, script, packageJSON{}); log.Len() > 0 {
+			t.Errorf("%s: %s", script, log.String())
+		}
+	}
+	s.built(app, "dist/server.js", packageJSON{Scripts: map[string]string{"build": "tsc"}})
+	if got := log.String(); !strings.HasPrefix(got, "missing: package.json starts dist/server.js, which") || !strings.Contains(got, "npm run build") {
+		t.Errorf("of what must be built: %q", got)
+	}
+}
+
 // TestStaticPasswords: a site that is not for everybody is not served to everybody.
 func TestStaticPasswords(t *testing.T) {
 	source := write(t, map[string]string{"index.html": "x", "Staticfile.auth": "user:hash"})

@@ -43,17 +43,77 @@ var keys = map[string]func(*App, *node) error{
 	"domains":     nothing,
 	"no-hostname": nothing,
 	// Successors' words for what this cloud has otherwise.
-	"buildpack":                       unused,
-	"buildpacks":                      unused,
-	"stack":                           unused,
-	"metadata":                        unused,
-	"log-rate-limit-per-second":       unused,
-	"health-check-interval":           unused,
-	"health-check-invocation-timeout": unused,
-	"random-route":                    unused,
+	"buildpack":                            unused,
+	"buildpacks":                           unused,
+	"stack":                                unused,
+	"metadata":                             unused,
+	"log-rate-limit-per-second":            unused,
+	"health-check-interval":                unused,
+	"health-check-invocation-timeout":      unused,
+	"random-route":                         unused,
+	"default-route":                        unused,
+	"lifecycle":                            unused,
+	"features":                             unused,
+	"sidecars":                             unused,
+	"readiness-health-check-type":          unused,
+	"readiness-health-check-interval":      unused,
+	"readiness-health-check-http-endpoint": unused,
+	"readiness-health-check-invocation-timeout": unused,
 }
 
 func nothing(*App, *node) error { return nil }
+
+// processes reads the process that serves of those that an app may have at successors.
+// What it says goes before what its app says.
+func (d *decoder) processes(a *App, n *node) error {
+	if n.kind != list {
+		return n.errorf("processes: want a list of processes with a type each")
+	}
+	for _, item := range n.items {
+		kind := item.get("type")
+		switch {
+		case kind == nil || kind.kind != scalar:
+			return item.errorf("processes: a process has a type, such as web")
+		case kind.text != "web":
+			d.note(fmt.Sprintf("the process %s is not started: push it as an app of its own, with its command and no-route", kind.text))
+			continue
+		}
+		for _, f := range item.fields {
+			if f.name == "type" {
+				continue
+			}
+			if err := d.key(a, f); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (d *decoder) note(notice string) {
+	if !slices.Contains(d.notices, notice) {
+		d.notices = append(d.notices, notice)
+	}
+}
+
+// key reads one key of an app.
+func (d *decoder) key(a *App, f field) error {
+	read, ok := keys[f.name]
+	if !ok {
+		return unknown(f)
+	}
+	switch err := read(a, f.value); {
+	case errors.Is(err, errUnused):
+		notice := f.name + " is not used by this cloud"
+		if strings.HasPrefix(f.name, "buildpack") {
+			notice += ": framework and runtime say what an app is run with"
+		}
+		d.note(notice)
+	case err != nil:
+		return fmt.Errorf("[%s] %s: %w", f.at, f.name, err)
+	}
+	return nil
+}
 
 // unknown says which key means nothing here, and of one of other clouds what to do.
 func unknown(f field) error {
@@ -75,21 +135,16 @@ func (d *decoder) app(n *node) (App, error) {
 		return a, n.errorf("an application is a map with the key name")
 	}
 	for _, f := range n.fields {
-		read, ok := keys[f.name]
-		if !ok {
-			return a, unknown(f)
+		if f.name == "processes" {
+			continue
 		}
-		switch err := read(&a, f.value); {
-		case errors.Is(err, errUnused):
-			notice := f.name + " is not used by this cloud"
-			if strings.HasPrefix(f.name, "buildpack") {
-				notice += ": framework and runtime say what an app is run with"
-			}
-			if !slices.Contains(d.notices, notice) {
-				d.notices = append(d.notices, notice)
-			}
-		case err != nil:
-			return a, fmt.Errorf("[%s] %s: %w", f.at, f.name, err)
+		if err := d.key(&a, f); err != nil {
+			return a, err
+		}
+	}
+	if p := n.get("processes"); p != nil {
+		if err := d.processes(&a, p); err != nil {
+			return a, err
 		}
 	}
 	if err := hosts(&a, n); err != nil {
