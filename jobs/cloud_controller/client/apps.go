@@ -138,29 +138,41 @@ const changeTries = 5
 // time, change is applied to what that one left. Starting an app returns when it
 // is staged.
 func (c *Client) ChangeApp(ctx context.Context, name string, change func(*App) error) error {
+	_, err := ChangeInstances(ctx, c, name, change)
+	return err
+}
+
+// ChangeInstances is ChangeApp for changes that start instances. It returns why some of
+// them have to wait; "": none has, or the controller does not say.
+func ChangeInstances(ctx context.Context, c *Client, name string, change func(*App) error) (noRoom string, err error) {
 	for try := 1; ; try++ {
 		app, err := c.App(ctx, name)
 		if err != nil {
-			return err
+			return "", err
 		}
 		if err := change(&app); err != nil {
-			return err
+			return "", err
 		}
 		app.RunningInstances = nil
+		var answer []byte
 		// Not again by itself: after a cut answer the lock would be another one.
-		err = c.call(ctx, true, http.MethodPut, app, nil, "apps", name)
+		err = c.call(ctx, true, http.MethodPut, app, &answer, "apps", name)
 		if err == nil || try == changeTries || ctx.Err() != nil {
-			return err
+			var said struct {
+				NoRoom string `json:"no_room"`
+			}
+			_ = json.Unmarshal(answer, &said) // the original's answers are empty
+			return said.NoRoom, err
 		}
 		if !Is(err, CodeLocked) && !again(request{}, err) {
-			return err
+			return "", err
 		}
 		if c.Retrying != nil {
 			c.Retrying(err)
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return "", context.Cause(ctx)
 		case <-time.After(time.Duration(try) * 200 * time.Millisecond):
 		}
 	}

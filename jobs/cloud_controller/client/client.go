@@ -20,10 +20,6 @@ import (
 	"github.com/cenkalti/backoff/v5"
 )
 
-// headerTimeout is the time that an answer may take: starting an app waits for its
-// staging.
-const headerTimeout = 10 * time.Minute
-
 // tries of a request whose repetition does no harm, while the controller or the
 // way to it is away; they take about 15 s. Where nobody listens at all, there is
 // rather no cloud: refusals says how often that is tried, within a second.
@@ -105,14 +101,13 @@ func New(target, token string) (*Client, error) {
 	transport := &http.Transport{
 		Proxy:                 http.ProxyFromEnvironment,
 		DialContext:           (&Dialer{net.Dialer{Timeout: 10 * time.Second}}).DialContext,
-		ResponseHeaderTimeout: headerTimeout,
 		IdleConnTimeout:       time.Second,
 		ExpectContinueTimeout: 2 * time.Second,
 	}
 	return &Client{
 		target: u,
 		Token:  token,
-		http: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error {
+		http: &http.Client{Transport: newPatience(transport), CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse // POST /apps answers 302, and that is all
 		}},
 	}, nil
@@ -280,6 +275,10 @@ func (c *Client) try(ctx context.Context, r request) (*http.Response, error) {
 	if c.Trace != nil {
 		c.Trace(r.method, path, status, time.Since(begin))
 	}
+	var hangs *silent
+	if errors.As(err, &hangs) {
+		return nil, hangs
+	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot reach %s: %w", c.target.Host, errors.Unwrap(err))
 	}
@@ -311,7 +310,7 @@ func failure(res *http.Response, text []byte) *Error {
 	return e
 }
 
-// call sends JSON (nil: no body) and reads JSON (into nil: whatever it is).
+// call sends JSON (nil: no body) and reads JSON (into nil: whatever it is, *[]byte: as it is).
 func (c *Client) call(ctx context.Context, once bool, method string, body, into any, path ...string) error {
 	r := request{method: method, path: path, once: once, header: http.Header{"Content-Type": {"application/json"}}}
 	if body != nil {
@@ -331,6 +330,10 @@ func (c *Client) call(ctx context.Context, once bool, method string, body, into 
 		return fmt.Errorf("cannot read the answer of %s: %w", c.target.Host, err)
 	}
 	if into == nil || res.StatusCode == http.StatusNoContent {
+		return nil
+	}
+	if text, ok := into.(*[]byte); ok {
+		*text = data
 		return nil
 	}
 	if err := json.Unmarshal(data, into); err != nil {

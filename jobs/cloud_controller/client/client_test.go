@@ -300,3 +300,66 @@ func TestLocalhost(t *testing.T) {
 	}
 	conn.Close()
 }
+
+// TestSilentController: where nothing moves, a request ends and says who did not answer
+// what; what moves slowly goes on.
+func TestSilentController(t *testing.T) {
+	t.Parallel()
+	const limit = 300 * time.Millisecond
+	forever := func(r *http.Request) { <-r.Context().Done() }
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/apps/slow/instances/0/files//f": // a piece at a time, longer in all than the limit
+			for range 7 {
+				_, _ = io.WriteString(w, "a")
+				w.(http.Flusher).Flush()
+				select {
+				case <-r.Context().Done():
+				case <-time.After(time.Second):
+				}
+			}
+		case "/apps/stuck/instances/0/files//f":
+			w.Header().Set("Content-Length", "10")
+			_, _ = io.WriteString(w, "ab")
+			w.(http.Flusher).Flush()
+			forever(r)
+		default:
+			_, _ = io.Copy(io.Discard, r.Body)
+			forever(r)
+		}
+	}))
+	defer server.Close()
+	c, err := New(server.URL, "token")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	p := c.http.Transport.(*patience)
+	p.short, p.long = limit, limit
+	host := strings.TrimPrefix(server.URL, "http://")
+	read := func(app string) (string, error) {
+		body, err := c.File(t.Context(), app, "0", "f", 0)
+		if err != nil {
+			return "", err
+		}
+		defer body.Close()
+		text, err := io.ReadAll(body)
+		return string(text), err
+	}
+	for what, do := range map[string]func() error{
+		"GET /info":                              func() error { _, err := c.Info(t.Context()); return err },
+		"PUT /apps/a/update":                     func() error { _, err := c.UpdateApp(t.Context(), "a", Change{}); return err },
+		"GET /apps/a/instances/0/session":        func() error { _, err := c.Session(t.Context(), "a", 0, SessionStart{}); return err },
+		"GET /apps/stuck/instances/0/files/%2Ff": func() error { _, err := read("stuck"); return err },
+		"POST /users/me@example.com/tokens":      func() error { _, err := c.Login(t.Context(), "me@example.com", "x"); return err },
+		"DELETE /services/db":                    func() error { return c.DeleteService(t.Context(), "db") },
+	} {
+		if err := do(); err == nil || !strings.Contains(err.Error(), host+" has not answered "+what+" for 300ms") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	p.short = 5 * time.Second
+	if text, err := read("slow"); text != "aaaaaaa" || err != nil {
+		t.Errorf("what comes slowly is %q, %v", text, err)
+	}
+}

@@ -64,7 +64,7 @@ func (c *Client) UpdateOf(ctx context.Context, name string, id int) (Update, err
 
 // LastUpdate returns the last update of an app; its ID is 0 if there was none, or if the
 // controller is of the original's kind.
-func (c *Client) LastUpdate(ctx context.Context, name string) (Update, error) {
+func LastUpdate(ctx context.Context, c *Client, name string) (Update, error) {
 	var answer struct {
 		Update Update `json:"update"`
 	}

@@ -219,7 +219,11 @@ func instances(n int) string {
 func (v *vmc) scale(ctx context.Context, c *client.Client, name, count string, timeout time.Duration) error {
 	var before, after int
 	started := false
-	err := c.ChangeApp(ctx, name, func(app *client.App) (err error) {
+	seen, err := crashIDs(ctx, c, name)
+	if err != nil {
+		return err
+	}
+	noRoom, err := client.ChangeInstances(ctx, c, name, func(app *client.App) (err error) {
 		before, started = app.Instances, app.State == client.Started
 		app.Instances, err = newCount(before, count)
 		after = app.Instances
@@ -230,7 +234,7 @@ func (v *vmc) scale(ctx context.Context, c *client.Client, name, count string, t
 	}
 	v.say("%s has %s, %d before.", name, instances(after), before)
 	if started && after > before {
-		return v.waitRunning(ctx, c, name, timeout)
+		return v.waitFor(ctx, c, name, timeout, seen, noRoom)
 	}
 	return only(v, map[string]any{"app": name, "instances": after})
 }
@@ -292,7 +296,7 @@ func (e canaryWaits) Error() string {
 
 // noCanary returns an error if an app has a canary.
 func noCanary(ctx context.Context, c *client.Client, name string) error {
-	last, err := c.LastUpdate(ctx, name)
+	last, err := client.LastUpdate(ctx, c, name)
 	if err == nil && last.Status == client.Updating && last.Canary > 0 {
 		return fmt.Errorf("cannot restart %s: %w", name, canaryWaits{last})
 	}
@@ -495,21 +499,22 @@ func unmapCommand(v *vmc) *cobra.Command {
 	})
 }
 
-var sizeText = regexp.MustCompile(`^(?i)([0-9]{1,7})\s*(M|MB|G|GB)?$`)
+var sizeText = regexp.MustCompile(`^(?i)([0-9]{1,7}(?:\.[0-9]{1,3})?)\s*(M|MB|G|GB)?$`)
 
-// parseMegabytes reads 64, 64M or 1G.
+// parseMegabytes reads 64, 64M, 1G or 0.5G.
 func parseMegabytes(text string) (int, error) {
 	parts := sizeText.FindStringSubmatch(strings.TrimSpace(text))
 	if parts == nil {
 		return 0, usageError{fmt.Errorf("%q is not a size; use one such as 64M or 1G", text)}
 	}
-	n, err := strconv.Atoi(parts[1])
+	size, err := strconv.ParseFloat(parts[1], 64)
 	if err != nil {
 		return 0, err
 	}
 	if strings.HasPrefix(strings.ToUpper(parts[2]), "G") {
-		n *= 1024
+		size *= 1024
 	}
+	n := int(size)
 	if n == 0 {
 		return 0, errors.New("a size must be more than 0")
 	}

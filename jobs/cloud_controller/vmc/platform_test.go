@@ -439,6 +439,23 @@ func TestFailedPushes(t *testing.T) {
 	if status != 1 || !strings.Contains(errOut, "deaf does not run after 2s") || !strings.Contains(errOut, "1 STARTING") {
 		t.Errorf("a push of an app that does not listen: status %d\n%s", status, errOut)
 	}
+
+	// There is no room: that is said before the wait for some, and the app gets it.
+	p.ok("register", "other@example.com")
+	p.ok("login", "other@example.com")
+	status, _, errOut = p.vmc("push", "large", "--timeout", "2s", "--memory", "4050M", "--framework", "node",
+		"--path", p.write(t.TempDir(), map[string]string{"server.js": strings.ReplaceAll(versionJS, "VERSION", "large")}))
+	said, starting := strings.Index(errOut, "1 of 1 instances wait for room: no DEA has room for one more instance of 4050 MB: the most that one has left is 4032 MB."), strings.Index(errOut, "Starting large")
+	if status != 1 || said < 0 || starting < said || !strings.Contains(errOut, "It stays started, and starts when there is room") {
+		t.Errorf("a push without room: status %d\n%s", status, errOut)
+	}
+	if out := p.ok("events", "large"); !strings.Contains(out, "wait for room") {
+		t.Errorf("events of an app without room:\n%s", out)
+	}
+	p.ok("login", "me@example.com")
+	p.ok("delete", "deaf", "--force")
+	p.ok("login", "other@example.com")
+	eventually(t, "it has room", func() bool { return strings.Contains(p.ok("instances", "large"), "running") })
 }
 
 // TestSettings: they are the user's alone, and leave no trace when nothing is

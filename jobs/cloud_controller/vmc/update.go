@@ -49,7 +49,7 @@ func (v *vmc) renew(ctx context.Context, c *client.Client, name, cause string, h
 		return fmt.Errorf("cannot update %s: %w", name, err)
 	}
 	if update.ID == 0 {
-		return v.waitFor(ctx, c, name, h.timeout, seen)
+		return v.waitFor(ctx, c, name, h.timeout, seen, update.Reason)
 	}
 	return v.awaitUpdate(ctx, c, name, update, h)
 }

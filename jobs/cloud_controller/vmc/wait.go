@@ -21,6 +21,9 @@ const (
 	// settle is for how long an app without a URL has to run to count as running:
 	// nobody can ask it whether it is ready.
 	settle = 2 * time.Second
+	// roomTimeout is for how long room is waited for that there is not: a DEA may be
+	// restarting.
+	roomTimeout = 30 * time.Second
 )
 
 // start stages and starts an app and waits until all its instances run. files is what
@@ -36,7 +39,7 @@ func (v *vmc) start(ctx context.Context, c *client.Client, name, files string, t
 // startAfter is start for an app with these crashes.
 func (v *vmc) startAfter(ctx context.Context, c *client.Client, name, files string, timeout time.Duration, seen map[string]bool) error {
 	done := v.progress("Staging " + name)
-	err := c.ChangeApp(ctx, name, func(app *client.App) error {
+	noRoom, err := client.ChangeInstances(ctx, c, name, func(app *client.App) error {
 		app.State, app.Package = client.Started, files
 		return nil
 	})
@@ -48,15 +51,7 @@ func (v *vmc) startAfter(ctx context.Context, c *client.Client, name, files stri
 	if err != nil {
 		return fmt.Errorf("cannot start %s: %w", name, err)
 	}
-	return v.waitFor(ctx, c, name, timeout, seen)
-}
-
-func (v *vmc) waitRunning(ctx context.Context, c *client.Client, name string, timeout time.Duration) error {
-	seen, err := crashIDs(ctx, c, name)
-	if err != nil {
-		return err
-	}
-	return v.waitFor(ctx, c, name, timeout, seen)
+	return v.waitFor(ctx, c, name, timeout, seen, noRoom)
 }
 
 // crashIDs are the crashes that are known before.
@@ -70,8 +65,12 @@ func crashIDs(ctx context.Context, c *client.Client, name string) (map[string]bo
 }
 
 // waitFor waits until all instances run. An app that crashes instead is an
-// error, with the end of its log shown; so is time that is over.
-func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeout time.Duration, seen map[string]bool) (err error) {
+// error, with the end of its log shown; so is time that is over. noRoom says why some of
+// them cannot start yet, "" if all can.
+func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeout time.Duration, seen map[string]bool, noRoom string) (err error) {
+	if noRoom != "" {
+		v.say("%s.", noRoom)
+	}
 	done := v.progress("Starting " + name)
 	var states string
 	defer func() {
@@ -131,6 +130,11 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 			err := fmt.Errorf("%s does not stay up: an instance crashed while starting", name)
 			done(err)
 			v.showCrash(ctx, c, name, instance)
+			return err
+		}
+		if timeout := patience(timeout, app); noRoom != "" && count[client.Down] > 0 && count[client.Starting] == 0 && time.Since(begin) > min(timeout, roomTimeout) {
+			err := fmt.Errorf("%s does not run as it should: %s. It stays started, and starts when there is room; free some memory (vmc apps), or use less (vmc mem, vmc scale)", name, noRoom)
+			done(err)
 			return err
 		}
 		if timeout := patience(timeout, app); time.Since(begin) > timeout {

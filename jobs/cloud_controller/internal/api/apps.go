@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -222,12 +223,28 @@ func (s *Server) putApp(w http.ResponseWriter, r *http.Request, a model.Account,
 			return model.AppError(err)
 		}
 	}
-	if err := s.Placer.Follow(ctx, before, app); err != nil {
+	left, err := s.Placer.Follow(ctx, before, app)
+	if err != nil {
 		return err
 	}
 	s.noteChange(ctx, a, before, app)
+	if why := s.noRoom(ctx, a, app, left); why != "" {
+		rest.WriteJSON(w, http.StatusOK, map[string]string{"no_room": why})
+		return nil
+	}
 	w.WriteHeader(http.StatusOK)
 	return nil
+}
+
+// noRoom says and notes why these instances of an app cannot start yet; "" if there
+// are none.
+func (s *Server) noRoom(ctx context.Context, a model.Account, app store.App, left []int) string {
+	if len(left) == 0 {
+		return ""
+	}
+	why := fmt.Sprintf("%d of %d instances wait for room: %s", len(left), app.Instances, s.Placer.NoRoom(app))
+	s.note(ctx, a, app, why)
+	return why
 }
 
 // mayStart refuses a start that the account has no memory for, before it takes

@@ -172,11 +172,12 @@ func (s updateServer) putUpdate(w http.ResponseWriter, r *http.Request, a model.
 		now = *body.Now
 	}
 	if now {
-		if err := s.updateNow(ctx, a, app, request); err != nil {
+		noRoom, err := s.updateNow(ctx, a, app, request)
+		if err != nil {
 			return err
 		}
 		if ours {
-			rest.WriteJSON(w, http.StatusOK, updateDocument{Status: store.Updated})
+			rest.WriteJSON(w, http.StatusOK, updateDocument{Status: store.Updated, Reason: noRoom})
 		} else {
 			w.WriteHeader(http.StatusNoContent)
 		}
@@ -269,22 +270,24 @@ func (s updateServer) promote(w http.ResponseWriter, r *http.Request, app store.
 	return nil
 }
 
-// updateNow is the original's update: all instances are stopped, then started.
-func (s updateServer) updateNow(ctx context.Context, a model.Account, app store.App, request updates.Request) error {
+// updateNow is the original's update: all instances are stopped, then started. It
+// returns why some cannot start, "" if none.
+func (s updateServer) updateNow(ctx context.Context, a model.Account, app store.App, request updates.Request) (noRoom string, err error) {
 	if request.Back != nil {
 		app = request.Back.Of(app)
 	}
 	if err := s.Store.StartApp(ctx, &app, request.Cause, limits(a)); err != nil {
-		return model.AppError(err)
+		return "", model.AppError(err)
 	}
 	s.note(ctx, a, app, "updated to version "+model.Version(app)+", all instances at once")
 	s.Log.Info("app updated at once", model.Attributes(app)...)
 	s.Placer.Stop(wire.DEAStop{Droplet: model.ID(app), InstanceFilter: wire.InstanceFilter{States: []string{wire.StateStarting, wire.StateRunning}}})
-	if err := s.Placer.StartInstances(ctx, app, placement.Indices(0, app.Instances), false); err != nil {
-		return err
+	left, err := s.Placer.StartInstances(ctx, app, placement.Indices(0, app.Instances), false)
+	if err != nil {
+		return "", err
 	}
 	s.Placer.TellUpdated(app)
-	return nil
+	return s.noRoom(ctx, a, app, left), nil
 }
 
 // version returns the version that an app's instances are looked for by: "" while

@@ -199,7 +199,8 @@ func (p *Placer) obey(ctx context.Context, request wire.HealthManagerRequest) er
 		if err := p.Store.UpdateApp(ctx, &app, nil); err != nil {
 			return err
 		}
-		return p.Follow(ctx, before, app)
+		_, err := p.Follow(ctx, before, app)
+		return err
 	}
 	return nil
 }
@@ -212,7 +213,8 @@ func (p *Placer) restart(ctx context.Context, app store.App, indices []int, flap
 		return err
 	}
 	if under == nil {
-		return p.StartInstances(ctx, app, indices, flapping)
+		_, err := p.StartInstances(ctx, app, indices, flapping)
+		return err
 	}
 	for _, runCount := range []int{under.RunCount, under.Previous} {
 		release, err := p.Store.Release(ctx, app.ID, runCount)

@@ -68,20 +68,20 @@ const (
 	perOffer = 8
 )
 
-// StartInstances starts instances of an app's present release. What no DEA takes
-// now the health manager sees missing, and asks for again.
-func (p *Placer) StartInstances(ctx context.Context, app store.App, indices []int, flapping bool) error {
+// StartInstances starts instances of an app's present release, and returns the indices
+// for which there is no room. The health manager sees those missing, and asks for them
+// again.
+func (p *Placer) StartInstances(ctx context.Context, app store.App, indices []int, flapping bool) (left []int, err error) {
 	if app.DropletHash == "" {
-		return fmt.Errorf("cannot start app %d: it was never staged", app.ID)
+		return nil, fmt.Errorf("cannot start app %d: it was never staged", app.ID)
 	}
 	present, err := p.Store.Present(ctx, app)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = p.Place(ctx, present.Of(app), indices, wire.Trial{Flapping: flapping}, func(now store.App) bool {
+	return p.Place(ctx, present.Of(app), indices, wire.Trial{Flapping: flapping}, func(now store.App) bool {
 		return model.Version(now) == model.Version(app)
 	})
-	return err
 }
 
 // Place finds a DEA for each index of an app as it is to run, and tells it to
@@ -261,19 +261,19 @@ func (p *Placer) updating(ctx context.Context, app store.App) (*store.Update, *r
 }
 
 // Follow makes the DEAs do what changed. An update that is under way sees by itself
-// how many instances the app has.
-func (p *Placer) Follow(ctx context.Context, before, app store.App) error {
+// how many instances the app has. It returns the indices for which there is no room.
+func (p *Placer) Follow(ctx context.Context, before, app store.App) (left []int, err error) {
 	switch {
 	case app.State != before.State && app.State == store.Started:
 		p.Log.Info("app started", model.Attributes(app)...)
-		if err := p.StartInstances(ctx, app, Indices(0, app.Instances), false); err != nil {
-			return err
+		if left, err = p.StartInstances(ctx, app, Indices(0, app.Instances), false); err != nil {
+			return left, err
 		}
 		p.TellUpdated(app)
 	case app.State != before.State:
 		p.Log.Info("app stopped", model.Attributes(app)...)
 		if err := p.Store.CancelUpdates(ctx, app.ID, "the app was stopped meanwhile"); err != nil {
-			return err
+			return nil, err
 		}
 		// Not those that have crashed: who stops an app does so to read why.
 		p.Stop(wire.DEAStop{Droplet: model.ID(app), InstanceFilter: wire.InstanceFilter{States: []string{wire.StateStarting, wire.StateRunning}}})
@@ -282,12 +282,12 @@ func (p *Placer) Follow(ctx context.Context, before, app store.App) error {
 	case app.Instances > before.Instances:
 		p.Log.Info("app scaled", model.Attributes(app)...)
 		if under, _, err := p.updating(ctx, app); err != nil {
-			return err
+			return nil, err
 		} else if under != nil {
 			break
 		}
-		if err := p.StartInstances(ctx, app, Indices(before.Instances, app.Instances), false); err != nil {
-			return err
+		if left, err = p.StartInstances(ctx, app, Indices(before.Instances, app.Instances), false); err != nil {
+			return left, err
 		}
 		p.TellUpdated(app)
 	case app.Instances < before.Instances:
@@ -296,9 +296,9 @@ func (p *Placer) Follow(ctx context.Context, before, app store.App) error {
 		p.TellUpdated(app)
 	}
 	if app.State == store.Started && before.State == store.Started && !slices.Equal(app.URIs, before.URIs) {
-		return p.updateURIs(ctx, app)
+		return left, p.updateURIs(ctx, app)
 	}
-	return nil
+	return left, nil
 }
 
 // Indices returns the indexes from from up to, but not including, to.

@@ -2,12 +2,14 @@ package placement
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 	"github.com/clusterworks/deploy/jobs/confine"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -110,6 +112,27 @@ func (p *pool) forget(now time.Time) {
 			delete(p.deas, id)
 		}
 	}
+}
+
+// NoRoom says why no DEA takes an instance of an app, by what the DEAs advertise.
+func (p *Placer) NoRoom(app store.App) string {
+	p.pool.mu.Lock()
+	defer p.pool.mu.Unlock()
+	now, most, runs := time.Now(), -1, false
+	p.pool.forget(now)
+	for _, c := range p.pool.deas {
+		if c.known(now) && slices.Contains(c.Runtimes, app.Runtime) {
+			most, runs = max(most, c.free(now)), true
+		}
+	}
+	text := fmt.Sprintf("no DEA has room for one more instance of %d MB", app.Memory)
+	switch {
+	case len(p.pool.deas) == 0:
+		return text + ": none is there"
+	case !runs:
+		return text + " that needs the runtime " + app.Runtime + ": none has that"
+	}
+	return fmt.Sprintf("%s: the most that one has left is %d MB", text, max(0, most))
 }
 
 // offered makes an offer of a DEA's answer. Without knowing its memory it is good

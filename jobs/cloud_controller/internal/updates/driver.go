@@ -238,7 +238,7 @@ func (d *driver) start(ctx context.Context, app store.App, a rolling.Start) erro
 	if err != nil || len(left) == 0 {
 		return err
 	}
-	why := fmt.Sprintf("no DEA has room for one more instance of %d MB, or none has the runtime %s", as.Memory, as.Runtime)
+	why := d.Placer.NoRoom(as)
 	if d.machine.Count() == 0 {
 		why += ". Nothing was stopped. Free some memory, or say --now: then all old instances stop before the new ones start"
 	}
