@@ -16,7 +16,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/clusterworks/deploy/agent/host/proc"
 	"github.com/clusterworks/deploy/agent/host/unpack"
 	"github.com/clusterworks/deploy/jobs/confine"
 	"github.com/clusterworks/deploy/jobs/confine/network"
@@ -238,7 +237,8 @@ func (a *attendant) finishRequests(ctx context.Context, handle *warden.Handle) {
 	settle := a.dea.config.Intervals.SettleTime.Duration()
 	deadline := time.NewTimer(a.dea.config.Intervals.ConnectionTimeout.Duration())
 	defer deadline.Stop()
-	tick := time.NewTicker(max(settle/10, 10*time.Millisecond))
+	often := max(settle/10, 10*time.Millisecond)
+	tick := time.NewTicker(often)
 	defer tick.Stop()
 	for quiet := time.Now(); time.Since(quiet) < settle; {
 		select {
@@ -254,7 +254,7 @@ func (a *attendant) finishRequests(ctx context.Context, handle *warden.Handle) {
 		case <-deadline.C:
 			return
 		case <-tick.C:
-			n, err := proc.Connections(a.instance.Port)
+			n, err := a.dea.connections.of(a.instance.Port, often)
 			if err != nil {
 				a.dea.base.Log().Warn("cannot wait for requests in progress", "error", err)
 				return

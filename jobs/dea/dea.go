@@ -37,12 +37,12 @@ type DEA struct {
 	config        Config
 	base          *component.Component
 	routes        *component.Registrar
-	files         *fileServer
-	sessions      *sessionServer // nil: components speak no TLS here
+	served        served
 	finder        *runtimes.Finder
 	cache         *bits.Cache
 	machine       warden.Machine
 	allotted      allotted
+	connections   *connections
 	wardenCommand []string
 	saved         []core.Instance
 
@@ -59,6 +59,12 @@ type DEA struct {
 	closing  bool // nothing is begun any more
 	attended map[string]*attendant
 	kept     []core.Publish // for when the bus is back
+}
+
+// served are the listeners for what owners ask of their instances.
+type served struct {
+	files    *fileServer
+	sessions *sessionServer // nil: components speak no TLS here
 }
 
 // allotted describe what instances have that no other has.

@@ -386,7 +386,7 @@ func TestKind(t *testing.T) {
 	found := a.launch(a.document("7", a.droplet(), "MODE=polite"))
 	answer := make(chan string, 1)
 	go func() { answer <- get(t, found, "/slow/5") }() // reading the kernel's list of connections can take a second
-	eventually(t, "the request is in progress", func() bool { n, err := proc.Connections(*found.Stats.Port); return err == nil && n > 0 })
+	eventually(t, "the request is in progress", func() bool { n, err := proc.Connections(); return err == nil && n[*found.Stats.Port] > 0 })
 	folder := filepath.Join(a.base, "apps", *found.Staged)
 	// The folder goes with the instance: a link to the file that it writes last.
 	logs := filepath.Join(t.TempDir(), "logs")

@@ -32,6 +32,7 @@ func New(p component.Process) (_ *DEA, err error) {
 		config:        cfg,
 		finder:        &runtimes.Finder{},
 		allotted:      allotted{newUsers(cfg.Index), newPorts(portLocks(), cfg.Ports)},
+		connections:   newConnections(),
 		wardenCommand: []string{cfg.Warden},
 		inbox:         make(chan func(*core.Machine) []core.Action, 256),
 		ended:         make(chan struct{}),
@@ -79,21 +80,21 @@ func New(p component.Process) (_ *DEA, err error) {
 	if err := d.cache.Clean(); err != nil {
 		return nil, err
 	}
-	d.files = &fileServer{folder: filepath.Join(cfg.BaseDir, "apps"), credentials: [2]string{component.RandomHex(), component.RandomHex()}, log: d.base.Log()}
-	d.files.listener, err = net.Listen("tcp", net.JoinHostPort(d.base.Address(), strconv.Itoa(cfg.FilerPort)))
+	d.served.files = &fileServer{folder: filepath.Join(cfg.BaseDir, "apps"), credentials: [2]string{component.RandomHex(), component.RandomHex()}, log: d.base.Log()}
+	d.served.files.listener, err = net.Listen("tcp", net.JoinHostPort(d.base.Address(), strconv.Itoa(cfg.FilerPort)))
 	if err != nil {
 		return nil, fmt.Errorf("cannot serve files: %w", err)
 	}
 	if cfg.Secure() {
-		d.sessions = newSessionServer(cfg.Sessions, cfg.ServerTLS(), d.files.credentials, d.base.Log())
-		d.sessions.running, d.sessions.records = d.runs, d.records
-		d.sessions.runtime = func(ctx context.Context, info wire.RuntimeInfo) (string, error) {
+		d.served.sessions = newSessionServer(cfg.Sessions, cfg.ServerTLS(), d.served.files.credentials, d.base.Log())
+		d.served.sessions.running, d.served.sessions.records = d.runs, d.records
+		d.served.sessions.runtime = func(ctx context.Context, info wire.RuntimeInfo) (string, error) {
 			found, err := d.finder.Find(ctx, info)
 			return found.Path, err
 		}
-		d.sessions.listener, err = net.Listen("tcp", net.JoinHostPort(d.base.Address(), strconv.Itoa(cfg.Sessions.Port)))
+		d.served.sessions.listener, err = net.Listen("tcp", net.JoinHostPort(d.base.Address(), strconv.Itoa(cfg.Sessions.Port)))
 		if err != nil {
-			d.files.listener.Close()
+			d.served.files.listener.Close()
 			return nil, fmt.Errorf("cannot serve sessions: %w", err)
 		}
 	}
@@ -105,18 +106,18 @@ func New(p component.Process) (_ *DEA, err error) {
 // by being killed, run on, and the next DEA with the same folder has them.
 func (d *DEA) Run(ctx context.Context) error {
 	defer d.base.Close()
-	defer d.files.listener.Close()
+	defer d.served.files.listener.Close()
 	defer d.machine.Close()
-	parts := []func(context.Context) error{d.files.serve, d.routes.Run, d.monitor, d.ticks}
+	parts := []func(context.Context) error{d.served.files.serve, d.routes.Run, d.monitor, d.ticks}
 	sessionPort := 0
-	if d.sessions != nil {
-		defer d.sessions.listener.Close()
-		parts = append(parts, d.sessions.serve)
-		sessionPort = d.sessions.listener.Addr().(*net.TCPAddr).Port
+	if d.served.sessions != nil {
+		defer d.served.sessions.listener.Close()
+		parts = append(parts, d.served.sessions.serve)
+		sessionPort = d.served.sessions.listener.Addr().(*net.TCPAddr).Port
 	}
 	d.leaving = ctx.Done()
 	m := core.New(core.Config{
-		DEA: d.base.UUID(), IP: d.base.Address(), FilePort: d.files.listener.Addr().(*net.TCPAddr).Port, SessionPort: sessionPort, Credentials: d.files.credentials,
+		DEA: d.base.UUID(), IP: d.base.Address(), FilePort: d.served.files.listener.Addr().(*net.TCPAddr).Port, SessionPort: sessionPort, Credentials: d.served.files.credentials,
 		Cores: runtime.NumCPU(), MaxMemory: d.config.MaxMemory, MaxClients: d.config.clients(), Prod: d.config.Prod, Isolation: d.machine.Level(), Zone: d.config.Zone,
 		Runtimes: d.config.Runtimes.names(), Partition: d.config.Partition, CrashedFor: d.config.Intervals.CrashLifetime.Duration(),
 	}, d.saved)

@@ -111,16 +111,20 @@ func Listens(port int) bool {
 	return false
 }
 
-// Connections counts the established TCP connections of this machine's own port.
-func Connections(port int) (int, error) {
+// Connections returns the number of established TCP connections of each of this machine's
+// own ports that has any.
+func Connections() (map[int]int, error) {
 	lines, err := sockets("tcp")
-	n := 0
+	if err != nil {
+		return nil, err
+	}
+	n := map[int]int{}
 	for _, l := range lines {
-		if l.LocalPort == uint64(port) && l.St == established {
-			n++
+		if l.St == established {
+			n[int(l.LocalPort)]++
 		}
 	}
-	return n, err
+	return n, nil
 }
 
 // Listeners returns the addresses on which processes listen for TCP connections,

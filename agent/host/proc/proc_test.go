@@ -123,8 +123,8 @@ func TestHolder(t *testing.T) {
 	}
 
 	for n := range 3 {
-		if got, err := Connections(tcp.Addr().(*net.TCPAddr).Port); err != nil || got != n {
-			t.Errorf("%d connections, %v; want %d", got, err, n)
+		if got, err := Connections(); err != nil || got[tcp.Addr().(*net.TCPAddr).Port] != n {
+			t.Errorf("connections by port %v, %v; want %d", got, err, n)
 		}
 		conn, err := net.Dial("tcp", tcp.Addr().String())
 		if err != nil {
