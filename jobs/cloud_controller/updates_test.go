@@ -297,6 +297,57 @@ func TestRebalance(t *testing.T) {
 	}
 }
 
+// TestScaledDownIsSpread: the highest indices end, and if those that are left share a DEA
+// then, while another one has none, they are spread anew. Where they do not, nothing is
+// restarted.
+func TestScaledDownIsSpread(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	c := w.start("update: {min_healthy_time: 100ms, watch_time: 0s}\n")
+	w.anyStager()
+	deas := []*dea{w.dea("a")}
+	u := c.register("dev@example.com")
+	app := u.running(deas[0], "hello", 2)
+	deas = append(deas, w.dea("b"))
+	advertise := func() {
+		for _, d := range deas {
+			data, err := json.Marshal(wire.DEAAdvertise{ID: d.id, AvailableMemory: 4096, Runtimes: []string{"node"}})
+			must(t, err)
+			must(t, w.conn.Publish(wire.SubjectDEAAdvertise, data))
+		}
+	}
+	are := func(what string, want ...int) {
+		t.Helper()
+		eventually(t, what, func() bool {
+			advertise()
+			return slices.Equal(spread(model.Version(u.stored("hello")), deas...), want)
+		})
+	}
+	advertise()
+	u.put("hello", map[string]any{"instances": 4}).want(200)
+	are("the new ones are where there were none", 2, 2)
+	u.put("hello", map[string]any{"instances": 2}).want(200)
+	are("the two that are left, both of one DEA, are spread", 1, 1)
+	if now := u.stored("hello"); now.RunCount != app.RunCount+1 {
+		t.Errorf("the app is %+v, and was %+v", now, app)
+	}
+
+	u.put("hello", map[string]any{"instances": 3}).want(200)
+	eventually(t, "there are three", func() bool {
+		counts := spread(model.Version(u.stored("hello")), deas...)
+		return counts[0]+counts[1] == 3
+	})
+	u.put("hello", map[string]any{"instances": 2}).want(200)
+	are("two are left", 1, 1)
+	eventually(t, "that is known to be even", func() bool {
+		advertise()
+		return !c.working().updates.Spreads()
+	})
+	if now := u.stored("hello"); now.RunCount != app.RunCount+1 {
+		t.Errorf("without need the app was restarted: %+v", now)
+	}
+}
+
 // TestTwoPushesAtOnce: of two pushes the later one's files run, whichever is staged
 // first, and the earlier one is told so.
 func TestTwoPushesAtOnce(t *testing.T) {

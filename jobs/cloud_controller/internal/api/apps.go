@@ -227,6 +227,9 @@ func (s *Server) putApp(w http.ResponseWriter, r *http.Request, a model.Account,
 	if err != nil {
 		return err
 	}
+	if app.State == store.Started && app.Instances < before.Instances {
+		s.Updates.ScaledDown(app)
+	}
 	s.noteChange(ctx, a, before, app)
 	if why := s.noRoom(ctx, a, app, left); why != "" {
 		rest.WriteJSON(w, http.StatusOK, map[string]string{"no_room": why})

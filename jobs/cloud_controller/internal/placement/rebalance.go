@@ -20,33 +20,33 @@ func (p *Placer) Joined() (count int, changed time.Time) {
 // Uneven reports whether an app whose instances all run as its record says would be
 // spread better if one of them moved to another DEA that has room for it. An app of
 // which something is not known is not uneven.
-func (p *Placer) Uneven(ctx context.Context, app store.App) (bool, error) {
+func (p *Placer) Uneven(ctx context.Context, app store.App) (uneven, known bool, err error) {
 	if app.State != store.Started || app.Instances < 2 {
-		return false, nil
+		return false, true, nil
 	}
 	present, err := p.Store.Present(ctx, app)
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	as := present.Of(app)
 	found, err := p.find(ctx, wire.DEAFind{Droplet: model.ID(app), InstanceFilter: wire.InstanceFilter{
 		States: []string{wire.StateStarting, wire.StateRunning},
 	}}, window, func(found []wire.DEAFound) bool { return len(found) >= app.Instances })
 	if err != nil {
-		return false, err
+		return false, false, err
 	}
 	have, indices := map[string]int{}, map[int]bool{}
 	for _, f := range found {
 		if f.Version != model.Version(as) || f.State != wire.StateRunning {
-			return false, nil
+			return false, false, nil
 		}
 		have[f.DEA]++
 		indices[f.Index] = true
 	}
 	if len(indices) != app.Instances || len(found) != app.Instances {
-		return false, nil
+		return false, false, nil
 	}
-	return p.pool.uneven(wire.DEAStart{Runtime: as.Runtime, Limits: wire.Limits{Mem: as.Memory}}, have, time.Now()), nil
+	return p.pool.uneven(wire.DEAStart{Runtime: as.Runtime, Limits: wire.Limits{Mem: as.Memory}}, have, time.Now()), true, nil
 }
 
 // uneven reports whether an instance of an app moves to advantage, see moves. have

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 )
@@ -59,6 +60,9 @@ func (u *Updates) rebalance(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+		if err := u.spreadScaled(ctx); err != nil && ctx.Err() == nil {
+			u.Log.Warn("cannot spread apps that were scaled down", "error", err)
+		}
 		every := u.Config.Now().Update.RebalanceEvery
 		if every == 0 || u.leaves() {
 			p = pace{}
@@ -108,29 +112,102 @@ func (u *Updates) rebalanceOne(ctx context.Context, p *pace, every time.Duration
 		if updating[app.ID] || !p.may(app, joined) {
 			continue
 		}
-		uneven, err := u.Placer.Uneven(ctx, app)
+		uneven, _, err := u.Placer.Uneven(ctx, app)
 		if err != nil {
 			return err
 		}
 		if uneven {
-			return u.beginRebalance(ctx, app, turn)
+			_, err := u.beginRebalance(ctx, app, turn)
+			return err
 		}
 	}
 	return nil
 }
 
-func (u *Updates) beginRebalance(ctx context.Context, app store.App, turn store.Turn) error {
+// scaledLooks is the number of looks, one each lookEvery, at an app that was scaled down:
+// longer than an update is watched, which goes first.
+const scaledLooks = 120
+
+// ScaledDown has the instances that are left of an app spread anew if they share a DEA
+// while another one with room has fewer: the highest indices end, wherever they run.
+func (u *Updates) ScaledDown(app store.App) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.scaled[app.ID] = scaledLooks
+}
+
+// Spreads reports whether there are apps that were scaled down and may be spread anew.
+func (u *Updates) Spreads() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return len(u.scaled) > 0
+}
+
+// spreadScaled looks at some apps that were scaled down.
+func (u *Updates) spreadScaled(ctx context.Context) error {
+	if u.leaves() || u.Config.Now().Update.Strategy == config.Now {
+		return nil
+	}
+	u.mu.Lock()
+	var ids []int64
+	for id := range u.scaled {
+		if u.scaled[id]--; u.scaled[id] == 0 {
+			delete(u.scaled, id)
+		}
+		if ids = append(ids, id); len(ids) == appsALook {
+			break
+		}
+	}
+	u.mu.Unlock()
+	for _, id := range ids {
+		over, err := u.spreadOne(ctx, id)
+		if err != nil {
+			return err
+		}
+		if over {
+			u.mu.Lock()
+			delete(u.scaled, id)
+			u.mu.Unlock()
+		}
+	}
+	return nil
+}
+
+// spreadOne spreads an app anew if it is uneven, and reports whether no further look is
+// of use.
+func (u *Updates) spreadOne(ctx context.Context, id int64) (over bool, err error) {
+	app, err := u.Store.AppByID(ctx, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return true, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	turn, err := u.Store.Turn(ctx)
+	if err != nil {
+		return false, err
+	}
+	uneven, known, err := u.Placer.Uneven(ctx, app)
+	if err != nil || !uneven {
+		return known, err
+	}
+	return u.beginRebalance(ctx, app, turn)
+}
+
+// beginRebalance begins an update that spreads an app anew, if the turn is the last and
+// nothing else is done to the app.
+func (u *Updates) beginRebalance(ctx context.Context, app store.App, turn store.Turn) (begun bool, err error) {
 	const cause = "rebalance: a DEA with fewer instances of the app has room"
 	// Where an account's limits were lowered, what runs may run elsewhere.
 	update, err := u.Begin(ctx, app, Request{Cause: cause, rebalance: &turn}, nil)
 	switch {
 	case errors.Is(err, store.ErrStale), errors.Is(err, store.ErrNotFound):
-		return nil // another controller was first, or the app was changed in this moment
+		return false, nil // another controller was first, or the app was changed in this moment
 	case err != nil:
-		return err
+		return false, err
 	}
 	if err := u.Store.NoteEvent(ctx, app.ID, app.OwnerEmail, fmt.Sprintf("update %d begun by itself: %s", update.RunCount, cause)); err != nil {
 		u.Log.Warn("cannot keep an event of an app", append(model.Attributes(app), "error", err)...)
 	}
-	return nil
+	return true, nil
 }

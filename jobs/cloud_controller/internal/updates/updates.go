@@ -53,6 +53,7 @@ type Updates struct {
 	mu      sync.Mutex
 	ctx     context.Context // of the drivers; nil: not serving yet
 	drivers map[key]*driver
+	scaled  map[int64]int // apps that were scaled down, with the looks at each that are left
 	group   sync.WaitGroup
 	leaving bool
 }
@@ -64,7 +65,9 @@ type key struct {
 }
 
 // New returns an Updates that drives nothing yet.
-func New(d Deps) *Updates { return &Updates{Deps: d, drivers: map[key]*driver{}} }
+func New(d Deps) *Updates {
+	return &Updates{Deps: d, drivers: map[key]*driver{}, scaled: map[int64]int{}}
+}
 
 // Request describes what an update is to bring.
 type Request struct {
