@@ -99,7 +99,7 @@ func New(target, token string) (*Client, error) {
 		return nil, fmt.Errorf("%q is not a target", target)
 	}
 	transport := &http.Transport{
-		Proxy:                 http.ProxyFromEnvironment,
+		Proxy:                 proxy,
 		DialContext:           (&Dialer{net.Dialer{Timeout: 10 * time.Second}}).DialContext,
 		IdleConnTimeout:       time.Second,
 		ExpectContinueTimeout: 2 * time.Second,
@@ -113,6 +113,20 @@ func New(target, token string) (*Client, error) {
 	}, nil
 }
 
+// proxy returns the environment's proxy for a request, but none for this machine.
+func proxy(r *http.Request) (*url.URL, error) {
+	if isLocal(r.URL.Hostname()) {
+		return nil, nil
+	}
+	return http.ProxyFromEnvironment(r)
+}
+
+// isLocal reports whether a host name is this machine's wherever it is looked up.
+func isLocal(host string) bool {
+	host = strings.ToLower(host)
+	return host == "localhost" || strings.HasSuffix(host, ".localhost")
+}
+
 // Dialer is a net.Dialer that finds *.localhost on this machine, as browsers do
 // and resolvers do not.
 type Dialer struct{ net.Dialer }
@@ -120,7 +134,7 @@ type Dialer struct{ net.Dialer }
 // DialContext connects to a host and port.
 func (d *Dialer) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(addr)
-	if err == nil && (host == "localhost" || strings.HasSuffix(strings.ToLower(host), ".localhost")) {
+	if err == nil && isLocal(host) {
 		addr = net.JoinHostPort("127.0.0.1", port)
 	}
 	return d.Dialer.DialContext(ctx, network, addr)

@@ -283,7 +283,7 @@ func TestTargets(t *testing.T) {
 	}
 }
 
-// TestLocalhost: no resolver is asked for *.localhost.
+// TestLocalhost: no resolver is asked for *.localhost, nor a proxy.
 func TestLocalhost(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -299,6 +299,10 @@ func TestLocalhost(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn.Close()
+	at, err := proxy(httptest.NewRequest(http.MethodGet, "http://api.Any.localhost:8080/info", http.NoBody))
+	if at != nil || err != nil {
+		t.Errorf("the proxy for this machine is %v, %v", at, err)
+	}
 }
 
 // TestSilentController: where nothing moves, a request ends and says who did not answer

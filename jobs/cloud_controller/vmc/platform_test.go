@@ -478,6 +478,14 @@ func TestSettings(t *testing.T) {
 	if entries, err := os.ReadDir(folder); err != nil || len(entries) > 0 {
 		t.Errorf("left: %v, %v", entries, err)
 	}
+	// A container has no home.
+	for _, name := range []string{"XDG_CONFIG_HOME", "HOME", "AppData"} {
+		t.Setenv(name, "")
+	}
+	p.fails("set HOME, or say all by VMC_TARGET and VMC_TOKEN", "apps")
+	t.Setenv("VMC_TARGET", "127.0.0.1:9")
+	t.Setenv("VMC_TOKEN", "x")
+	p.ends(exitUnreachable, "cannot reach 127.0.0.1:9", "apps")
 }
 
 // TestNoCloud: a target that is none is told apart from one that is away.

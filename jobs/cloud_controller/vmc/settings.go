@@ -23,7 +23,7 @@ type settings struct {
 func settingsFile() (string, error) {
 	folder, err := os.UserConfigDir()
 	if err != nil {
-		return "", fmt.Errorf("cannot find the folder of the settings: %w", err)
+		return "", fmt.Errorf("cannot find the folder of the settings: %w; set HOME, or say all by VMC_TARGET and VMC_TOKEN", err)
 	}
 	return filepath.Join(folder, "vmc", "settings.json"), nil
 }

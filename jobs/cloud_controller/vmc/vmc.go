@@ -32,7 +32,8 @@ type vmc struct {
 // client returns one for whoever is logged in, or nobody.
 func (v *vmc) client() (*client.Client, error) {
 	saved, err := loadSettings()
-	if err != nil {
+	// Who says all by the environment needs no settings, nor a home for them.
+	if err != nil && (os.Getenv("VMC_TOKEN") == "" || os.Getenv("VMC_TARGET") == "" && v.target == "") {
 		return nil, err
 	}
 	target := saved.Target
