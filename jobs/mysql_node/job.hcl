@@ -12,6 +12,11 @@ property "plan" {
   }
 }
 
+# Gateways and apps' credentials know the node by this name.
+unique "node_id" {
+  value = "mysql_node_${property.plan}_${instance.index}"
+}
+
 property "capacity" {
   type        = number
   default     = 50

@@ -51,6 +51,7 @@ type Job struct {
 	Processes    []*Process
 	Hooks        []*Hook
 	Listens      []*Listen
+	Uniques      []*Unique
 	Mbus         *Mbus
 	Bus          *Bus // nil: the job has the bus's shared user, if it consumes the bus
 
@@ -232,6 +233,14 @@ type Listen struct {
 	Network string         // tcp (default), udp
 	Port    hcl.Expression // number
 	Range   hcl.Range
+}
+
+// Unique is a unique block: a name that an instance has and no other instance of the
+// deployment may have, because others know the instance by it.
+type Unique struct {
+	Name  string
+	Value hcl.Expression // string
+	Range hcl.Range
 }
 
 // Bus is the bus block: what the job may say and hear on the message bus. A job that

@@ -106,7 +106,7 @@ func (l *loader) parse(source []byte, filename string) {
 	l.addRoutes(body)
 	content := l.Content(body, "description",
 		"property:name", "provides:link", "consumes:link", "package:name", "certificate:name", "template:source",
-		"process:name", "hook:kind", "listen:name", "mbus", "bus")
+		"process:name", "hook:kind", "listen:name", "unique:name", "mbus", "bus")
 	l.job.Description = l.Text(content.Attributes, "description", "")
 	blocks := content.Blocks.ByType()
 	l.scope = syntax.Namespace{
@@ -147,6 +147,7 @@ func (l *loader) parse(source []byte, filename string) {
 		l.hook(b, hooks)
 	}
 	l.Each(blocks["listen"], l.listen)
+	l.Each(blocks["unique"], l.unique)
 	if b := l.Single(blocks["mbus"]); b != nil {
 		l.mbus(b)
 	}
@@ -521,6 +522,15 @@ func (l *loader) listen(b *hcl.Block, name string) {
 		Network: l.Choice(attrs, "network", "tcp", "tcp", "udp"),
 		Port:    l.expression(attrs, "port", cty.Number, blockTitle(b)),
 		Range:   b.DefRange,
+	})
+}
+
+func (l *loader) unique(b *hcl.Block, name string) {
+	attrs := l.Content(b.Body, "value!").Attributes
+	l.job.Uniques = append(l.job.Uniques, &Unique{
+		Name:  name,
+		Value: l.expression(attrs, "value", cty.String, blockTitle(b)),
+		Range: b.DefRange,
 	})
 }
 

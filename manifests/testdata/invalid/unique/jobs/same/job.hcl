@@ -1,0 +1,3 @@
+unique "node_id" {
+  value = "same"
+}

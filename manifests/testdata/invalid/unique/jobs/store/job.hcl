@@ -1,0 +1,8 @@
+property "plan" {
+  type    = string
+  default = "free"
+}
+
+unique "node_id" {
+  value = "store_${property.plan}_${instance.index}"
+}
