@@ -206,6 +206,12 @@ func await[T any](ctx context.Context, c *Client, f func() (T, error)) (T, error
 	return none, context.Cause(ctx)
 }
 
+// lostBy reports whether an error is that of a connection which has ended.
+func lostBy(err error) bool {
+	var network *net.OpError
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, sftp.ErrSSHFxConnectionLost) || errors.As(err, &network)
+}
+
 // failed makes an error that says what could not be done where and why.
 func (c *Client) failed(what string, err error) error {
 	c.mu.Lock()
@@ -216,7 +222,7 @@ func (c *Client) failed(what string, err error) error {
 		return fmt.Errorf("cannot %s on %s: the connection was lost: %w", what, c, c.lost)
 	case c.closed:
 		return fmt.Errorf("cannot %s on %s: %w", what, c, errClosed)
-	case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, sftp.ErrSSHFxConnectionLost):
+	case lostBy(err):
 		// A call can meet the end before whoever looks after the connection does.
 		return fmt.Errorf("cannot %s on %s: the connection was lost: %w", what, c, err)
 	}
