@@ -106,11 +106,12 @@ func TestRollback(t *testing.T) {
 	}
 }
 
-// TestMove: an instance moves with all that is in it, its users and their passwords;
-// what it leaves behind lets nobody in.
+// TestMove: an instance moves with all that is in it, its users and their passwords,
+// and its snapshots; what it leaves behind lets nobody in.
 func TestMove(t *testing.T) {
 	t.Parallel()
-	shared := fmt.Sprintf("migration_nfs: %s\n", t.TempDir())
+	snapshots := t.TempDir()
+	shared := fmt.Sprintf("migration_nfs: %s\nsnapshots: {folder: %s}\n", t.TempDir(), snapshots)
 	from, to := start(t, shared), start(t, shared)
 	ctx := t.Context()
 	must(t, as(t, to.Provision()).Set(ctx, "theirs", 1, 0).Err())
@@ -123,6 +124,10 @@ func TestMove(t *testing.T) {
 	} {
 		must(t, app.Do(ctx, command...).Err())
 	}
+	must(t, app.Set(ctx, "before", 1, 0).Err())
+	earlier := dump(t, b)
+	id := from.Snapshot(one)
+	must(t, app.Del(ctx, "before").Err())
 	want := dump(t, b)
 	moved := from.Move(to, one, a, b)
 	if len(moved) != 3 {
@@ -148,5 +153,13 @@ func TestMove(t *testing.T) {
 	denied(t, "who has moved, where they were", as(t, a).Ping(ctx).Err())
 	if got := dump(t, moved[2]); !slices.Equal(got, want) {
 		t.Errorf("after a restart: %s", cmp.Diff(want, got))
+	}
+	to.Rollback(moved[0], id)
+	if got := dump(t, moved[2]); !slices.Equal(got, earlier) {
+		t.Errorf("after a rollback to a snapshot of the former node: %s", cmp.Diff(earlier, got))
+	}
+	from.Unprovision(one)
+	if left, err := os.ReadDir(filepath.Join(snapshots, from.ID, one.Name())); !os.IsNotExist(err) {
+		t.Errorf("the former node has kept snapshots: %v, %v", left, err)
 	}
 }

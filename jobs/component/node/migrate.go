@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/clusterworks/deploy/jobs/component/moves"
+	"github.com/clusterworks/deploy/jobs/component/node/lifecycle"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -129,6 +130,9 @@ func (n mover) disable(ctx context.Context, _ wire.Migration, s step) (any, erro
 	if err := n.ledger.put(i); err != nil {
 		return nil, err
 	}
+	if n.keeper.Working(s.name) { // the snapshot that is being made goes along
+		return nil, wire.Failure(wire.ServiceUnavailable, wire.ServiceStepBusy)
+	}
 	if err := s.Disable(ctx, i); err != nil {
 		return nil, err
 	}
@@ -144,10 +148,14 @@ func (n mover) disable(ctx context.Context, _ wire.Migration, s step) (any, erro
 	if err := os.MkdirAll(half, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the folder of the move: %w", err)
 	}
-	if err := s.Export(ctx, i, half); err != nil {
+	err := s.Export(ctx, i, half)
+	if err == nil {
+		err = n.keeper.Pack(ctx, s.name, lifecycle.Packed(half))
+	}
+	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(half))
 	}
-	err := syncFolder(half)
+	err = syncFolder(half)
 	if err == nil {
 		err = os.Rename(half, s.folder)
 	}
@@ -226,6 +234,9 @@ func (n mover) importInstance(ctx context.Context, m wire.Migration, s step) (an
 			return err
 		}
 		if err := s.Import(ctx, i, s.folder); err != nil {
+			return err
+		}
+		if err := n.keeper.Unpack(ctx, s.name, sealKey(i), lifecycle.Packed(s.folder)); err != nil {
 			return err
 		}
 		for _, b := range i.Bindings {

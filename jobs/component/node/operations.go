@@ -209,6 +209,9 @@ func (n *Node) finishRemoval(ctx context.Context, i Instance) error {
 	if err := n.ledger.put(i); err != nil {
 		return err
 	}
+	if err := n.keeper.Forget(ctx, i.Name); err != nil {
+		return fmt.Errorf("cannot remove the snapshots of %s, which is tried again: %w", i.Name, err)
+	}
 	if err := n.service.Unprovision(ctx, i); err != nil {
 		return fmt.Errorf("cannot remove %s, which is tried again: %w", i.Name, err)
 	}

@@ -79,15 +79,20 @@ func (a *archive) whole(name string) (Instance, error) {
 	return i, nil
 }
 
-// key is made of what stays with an instance for its life, wherever it is, and which
-// the disk of the snapshots does not have.
+// sealKey returns what an instance's snapshots are sealed with. It is made of what stays
+// with an instance for its life, wherever it is, and which the disk of the snapshots does
+// not have.
+func sealKey(i Instance) []byte {
+	sum := sha256.Sum256([]byte("snapshots of " + i.Name + "\n" + i.Password))
+	return sum[:]
+}
+
 func (a *archive) key(name string) ([]byte, string, bool) {
 	i, there := a.ledger.get(name)
 	if !there || i.State != Whole {
 		return nil, "", false
 	}
-	sum := sha256.Sum256([]byte("snapshots of " + i.Name + "\n" + i.Password))
-	return sum[:], i.Version, true
+	return sealKey(i), i.Version, true
 }
 
 func (a *archive) size(ctx context.Context, name string) (int64, error) {
