@@ -112,7 +112,7 @@ MAKE_STAGE = $(MAKE) --no-print-directory
 # Which these were is kept in bin/NAME-again.txt and said at the end: look at them.
 GOTESTSUM := go run gotest.tools/gotestsum@v1.13.0
 TIMED = $(GOTESTSUM) --format standard-quiet --jsonfile bin/$(1).json --rerun-fails=2 --rerun-fails-max-failures=6 \
-	--rerun-fails-abort-on-data-race --rerun-fails-report bin/$(1)-again.txt --packages $(2) --
+	--rerun-fails-abort-on-data-race --rerun-fails-report bin/$(1)-again.txt --packages "$(2)" --
 
 check: ## what to run before each commit: format, lint, unit tests; under a minute when little changed
 	@$(STAGES); \
@@ -121,15 +121,19 @@ check: ## what to run before each commit: format, lint, unit tests; under a minu
 	stage unit $(MAKE_STAGE) unit; \
 	summary
 
+# Packages whose tests take longest begin first, so that the others run beside them.
+LONG = ./jobs/cloud_controller/vmc ./jobs ./jobs/component/gateway ./jobs/router ./jobs/cloud_controller ./jobs/postgresql_node ./jobs/rabbitmq_node ./agent
 unit: ## unit tests, without the race detector
-	go test -p 4 ./... # as in the target test: they wait more than they compute
+	go test -p 4 $(LONG) ./... # as in the target test: they wait more than they compute
 
 e2e: build ## end-to-end tests: make e2e RUN=TestX
 	go test -tags e2e -v -run '$(RUN)' -parallel 3 -timeout 25m ./examples/
 
 # The race detector needs cgo. Tests wait more than they compute (for processes, for
-# disks, for times to pass), so four packages at once keep two processors busy. What one goroutine computes long has fewer rounds with the race detector (race_test.go);
-# the stage rounds runs all of them. The stage lint has vetted all packages, so go test need not.
+# disks, for times to pass), so four packages at once, and six end-to-end tests, keep two
+# processors busy. What one goroutine computes long has fewer rounds with the race detector
+# (race_test.go); the stage rounds runs all of them. The stage lint has vetted all
+# packages, so go test need not.
 ROUNDS = ./deployer ./deployer/internal/simulate ./jobs/cloud_controller/internal/placement
 test: ## everything: check, unit tests with the race detector, end-to-end tests, demo; prints the slowest tests
 	@mkdir -p bin; rm -f bin/unit* bin/e2e*; $(STAGES); \
@@ -137,9 +141,9 @@ test: ## everything: check, unit tests with the race detector, end-to-end tests,
 	stage format $(MAKE_STAGE) check-format; \
 	stage build $(MAKE_STAGE) build; \
 	stage lint $(MAKE_STAGE) lint; \
-	stage unit env CGO_ENABLED=1 $(call TIMED,unit,./...) -race -vet=off -p 4 -timeout 20m; \
+	stage unit env CGO_ENABLED=1 $(call TIMED,unit,$(LONG) ./...) -race -vet=off -p 4 -timeout 20m; \
 	stage rounds go test $(ROUNDS); \
-	stage e2e $(call TIMED,e2e,./examples/...) -tags e2e -vet=off -p 1 -parallel 4 -timeout 25m; \
+	stage e2e $(call TIMED,e2e,./examples/...) -tags e2e -vet=off -p 1 -parallel 6 -timeout 25m; \
 	stage demo $(MAKE_STAGE) demo-check; \
 	for stage in unit e2e; do \
 		echo "=== the slowest $$stage tests"; $(GOTESTSUM) tool slowest --num 15 --jsonfile bin/$$stage.json; \

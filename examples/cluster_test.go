@@ -20,6 +20,7 @@ import (
 // TestCluster walks the example through a day: first light, nothing to do,
 // crashes, a change, the ways in, the end.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	c := start(t, "hello.hcl")
 	begin := time.Now()
 	c.mustApply()

@@ -137,6 +137,7 @@ func daemonWithURL(t *testing.T, c *cluster, lbs []string) {
 // and no request for others fails; none fails either while routers are added and
 // removed. What is broken is refused before anything changes.
 func TestDomains(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "served.hcl")
 	if err := os.WriteFile(file, []byte(served), 0o600); err != nil {
 		t.Fatal(err)

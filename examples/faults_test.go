@@ -47,7 +47,7 @@ import (
 //	disk full while staging           TestDiskFullWhileStaging
 //	package digest wrong              TestWrongPackageDigest
 //	hook that hangs, hook that fails  TestHooks
-//	job that dies after 2 s           TestJobThatDiesAfterTwoSeconds
+//	job that dies after a second      TestJobThatDiesAfterASecond
 //	template error on one instance    TestTemplateErrorOnTheThirdInstance
 //	engine fails half-way             TestEngineFailsHalfWay
 //	clock 10 minutes off              TestClockTenMinutesOff
@@ -475,13 +475,13 @@ hook %q {
 }
 
 // Healthy at first sight: min_healthy_time is there to see it.
-func TestJobThatDiesAfterTwoSeconds(t *testing.T) {
+func TestJobThatDiesAfterASecond(t *testing.T) {
 	t.Parallel()
 	c := shellCluster(t, 3, waits)
-	c.edit(`"300ms"`, `"3s"`)
+	c.edit(`"300ms"`, `"4s"`)
 	c.mustApply()
 	before := c.mustAllRun(3).pids()
-	c.mustFail([]string{"--var=script=sleep 2; echo lost the database; exit 5"},
+	c.mustFail([]string{"--var=script=sleep 1; echo lost the database; exit 5"},
 		"app/0", "status 5", "lost the database", "put back")
 	different := 0
 	for name, pid := range c.mustAllRun(3).pids() {

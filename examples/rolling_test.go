@@ -101,6 +101,7 @@ func rolledCluster(t *testing.T) *cluster {
 // that are left alone goes on. Then nginx is reloaded: no request fails but for
 // those that a client may send again.
 func TestRollingUpdateUnderLoad(t *testing.T) {
+	t.Parallel()
 	c := rolledCluster(t)
 	c.mustApply()
 	before := c.mustAllRun(10)
