@@ -37,7 +37,7 @@ func (l *loader) evaluate() {
 		l.Report(asked.localDiags[x.name]...)
 	}
 	var atLeastOne *Evaluator
-	names := map[string]bearer{}
+	names := uniqueNames{}
 	for _, g := range l.m.Groups {
 		e := asked
 		if g.Instances == 0 {
@@ -59,7 +59,7 @@ func (l *loader) evaluate() {
 			}
 		}
 		l.checkPorts(g, e)
-		l.checkUnique(g, e, names)
+		names.check(l, g, e)
 	}
 }
 

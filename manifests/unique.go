@@ -20,10 +20,12 @@ type bearer struct {
 	job      *GroupJob
 }
 
-// checkUnique reports names of unique blocks that two instances of the deployment have,
-// once for each group. names has those of the groups before, by block and name, and gets
-// this group's.
-func (l *loader) checkUnique(g *Group, e *Evaluator, names map[string]bearer) {
+// uniqueNames are those of unique blocks, by block and name, and who has them.
+type uniqueNames map[string]bearer
+
+// check adds the names of a group's instances, and reports those that another instance of
+// the deployment has, once for each job of the group.
+func (n uniqueNames) check(l *loader, g *Group, e *Evaluator) {
 	for _, job := range g.Jobs {
 		if len(job.Spec.Uniques) == 0 || l.unresolved[job] {
 			continue
@@ -33,15 +35,16 @@ func (l *loader) checkUnique(g *Group, e *Evaluator, names map[string]bearer) {
 			if diags.HasErrors() {
 				break // evaluate reports it
 			}
-			if l.shared(g, job, index, ctx, names) {
+			if d := n.add(g, job, index, ctx); d != nil {
+				l.Report(d)
 				break
 			}
 		}
 	}
 }
 
-// shared adds an instance's names and reports whether another instance has one of them.
-func (l *loader) shared(g *Group, job *GroupJob, index int, ctx *hcl.EvalContext, names map[string]bearer) bool {
+// add adds an instance's names; what it returns is wrong if another instance has one.
+func (n uniqueNames) add(g *Group, job *GroupJob, index int, ctx *hcl.EvalContext) *hcl.Diagnostic {
 	for _, u := range job.Spec.Uniques {
 		if u.Value == nil {
 			continue
@@ -53,9 +56,9 @@ func (l *loader) shared(g *Group, job *GroupJob, index int, ctx *hcl.EvalContext
 		}
 		name, who := v.AsString(), bearer{fmt.Sprintf("%s/%d", g.Name, index), g, job}
 		key := u.Name + "=" + name
-		first, taken := names[key]
+		first, taken := n[key]
 		if !taken {
-			names[key] = who
+			n[key] = who
 			continue
 		}
 		made := slices.Sorted(maps.Keys(syntax.Referred(u.Value, "property")))
@@ -66,10 +69,9 @@ func (l *loader) shared(g *Group, job *GroupJob, index int, ctx *hcl.EvalContext
 		case len(made) > 0:
 			cure = fmt.Sprintf("Let one group have all these instances, or give the groups different values of property %s.", strings.Join(made, ", "))
 		}
-		l.Report(syntax.Problem("Name in use",
+		return syntax.Problem("Name in use",
 			fmt.Sprintf("%s and %s would both be %q (%s of job %q), so that what belongs to one would be taken for the other's. %s The first is at %s.",
-				first.instance, who.instance, name, u.Name, job.Spec.Name, cure, syntax.Place(first.job.Range)), job.Range))
-		return true
+				first.instance, who.instance, name, u.Name, job.Spec.Name, cure, syntax.Place(first.job.Range)), job.Range)
 	}
-	return false
+	return nil
 }

@@ -150,7 +150,7 @@ func (n mover) disable(ctx context.Context, _ wire.Migration, s step) (any, erro
 	}
 	err := s.Export(ctx, i, half)
 	if err == nil {
-		err = n.keeper.Pack(ctx, s.name, lifecycle.Packed(half))
+		err = lifecycle.Pack(ctx, n.keeper, s.name, lifecycle.Packed(half))
 	}
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(half))
@@ -236,7 +236,7 @@ func (n mover) importInstance(ctx context.Context, m wire.Migration, s step) (an
 		if err := s.Import(ctx, i, s.folder); err != nil {
 			return err
 		}
-		if err := n.keeper.Unpack(ctx, s.name, sealKey(i), lifecycle.Packed(s.folder)); err != nil {
+		if err := lifecycle.Unpack(ctx, n.keeper, s.name, sealKey(i), lifecycle.Packed(s.folder)); err != nil {
 			return err
 		}
 		for _, b := range i.Bindings {

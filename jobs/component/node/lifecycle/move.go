@@ -23,9 +23,9 @@ func (k *Keeper) Working(instance string) bool {
 	return working
 }
 
-// Pack copies an instance's snapshots into a folder, which it makes if there are any. A
+// Pack copies the snapshots that a keeper has of an instance into a folder, which it makes if there are any. A
 // damaged one is left out, and logged.
-func (k *Keeper) Pack(ctx context.Context, instance, folder string) error {
+func Pack(ctx context.Context, k *Keeper, instance, folder string) error {
 	if k.off != nil {
 		return nil
 	}
@@ -51,9 +51,9 @@ func (k *Keeper) Pack(ctx context.Context, instance, folder string) error {
 	return nil
 }
 
-// Unpack makes the snapshots that Pack has put into a folder those of an instance. What
-// this node had of it, from an earlier stay, is removed.
-func (k *Keeper) Unpack(ctx context.Context, instance string, key []byte, folder string) error {
+// Unpack has a keeper keep the snapshots of an instance that Pack has put into a folder. What
+// its node had of the instance, from an earlier stay, is removed.
+func Unpack(ctx context.Context, k *Keeper, instance string, key []byte, folder string) error {
 	from := vault{folder: folder}
 	list, problems, err := from.list(instance, key)
 	switch {

@@ -21,7 +21,7 @@ func TestSnapshotsMove(t *testing.T) {
 	key, _, _ := s.instances().Key("a")
 	from, to := node(t.TempDir()), node(t.TempDir())
 	shared := Packed(t.TempDir())
-	if err := errors.Join(from.Pack(t.Context(), "a", shared), to.Unpack(t.Context(), "a", key, shared)); err != nil {
+	if err := errors.Join(Pack(t.Context(), from, "a", shared), Unpack(t.Context(), to, "a", key, shared)); err != nil {
 		t.Fatalf("an instance without snapshots: %v", err)
 	}
 	stop := run(t, from)
@@ -46,11 +46,11 @@ func TestSnapshotsMove(t *testing.T) {
 		}
 	}
 	damage(from.config.Folder, ids[1])
-	if err := from.Pack(t.Context(), "a", shared); err != nil {
+	if err := Pack(t.Context(), from, "a", shared); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if err := to.Unpack(t.Context(), "a", key, shared); err != nil {
+		if err := Unpack(t.Context(), to, "a", key, shared); err != nil {
 			t.Fatal(err)
 		}
 		list := to.mustList(t, "a")
@@ -61,17 +61,17 @@ func TestSnapshotsMove(t *testing.T) {
 
 	none := node("")
 	var failure *wire.ServiceFailure
-	if err := none.Unpack(t.Context(), "a", key, shared); !errors.As(err, &failure) {
+	if err := Unpack(t.Context(), none, "a", key, shared); !errors.As(err, &failure) {
 		t.Errorf("a node without snapshots_dir takes an instance with two: %v", err)
 	}
-	if err := to.Unpack(t.Context(), "a", []byte("another key"), shared); !errors.Is(err, errTampered) {
+	if err := Unpack(t.Context(), to, "a", []byte("another key"), shared); !errors.Is(err, errTampered) {
 		t.Errorf("with another instance's key: %v", err)
 	}
 	if list := to.mustList(t, "a"); len(list) != 2 {
 		t.Errorf("what was refused has taken snapshots away: %+v", list)
 	}
 	damage(shared, ids[0])
-	if err := to.Unpack(t.Context(), "a", key, shared); !errors.Is(err, errTampered) {
+	if err := Unpack(t.Context(), to, "a", key, shared); !errors.Is(err, errTampered) {
 		t.Errorf("damaged on the way: %v", err)
 	}
 }
