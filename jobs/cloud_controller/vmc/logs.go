@@ -83,8 +83,7 @@ var streams = []struct{ file, name string }{{"stdout.log", "OUT"}, {"stderr.log"
 // mergedLogs shows lines sorted by time.
 func (v *vmc) mergedLogs(ctx context.Context, c *client.Client, app client.App, flags logFlags) error {
 	begin := time.Now()
-	seen := map[string]int64{} // how much of a file was shown, when it is followed
-	var shown time.Time
+	var seen shownLines
 	for first := true; ; first = false {
 		instances, err := v.instancesOf(ctx, c, app, flags)
 		if err != nil {
@@ -119,32 +118,21 @@ func (v *vmc) mergedLogs(ctx context.Context, c *client.Client, app client.App, 
 			return failed
 		}
 		slices.SortStableFunc(lines, func(a, b logLine) int { return a.At.Compare(b.At) })
+		lines = seen.news(lines)
 		if flags.since > 0 {
 			lines = slices.DeleteFunc(lines, func(l logLine) bool { return l.At.Before(begin.Add(-flags.since)) })
 		}
-		if shown.IsZero() && flags.lines > 0 {
+		if first && flags.lines > 0 {
 			lines = lines[max(0, len(lines)-flags.lines):]
-		}
-		if !shown.IsZero() {
-			lines = newLines(lines, shown, seen)
 		}
 		if err := v.printLines(lines, flags); err != nil {
 			return err
 		}
-		for _, l := range lines {
-			if l.At.After(shown) {
-				shown = l.At
-				clear(seen)
-			}
-			if l.At.Equal(shown) {
-				seen[l.Instance+l.Stream+l.Text]++
-			}
-		}
 		if !flags.follow {
 			return nil
 		}
-		if shown.IsZero() {
-			shown = begin
+		if seen.last.IsZero() {
+			seen.last = begin
 		}
 		select {
 		case <-ctx.Done():
@@ -177,21 +165,48 @@ func requestsOf(ctx context.Context, c *client.Client, app string) (lines []logL
 	return lines, silent, nil
 }
 
-// newLines leaves out what was shown: what is older than the last line shown, and
-// as many lines of its time as were.
-func newLines(lines []logLine, shown time.Time, seen map[string]int64) []logLine {
-	left := map[string]int64{}
-	for key, n := range seen {
-		left[key] = n
-	}
-	return slices.DeleteFunc(lines, func(l logLine) bool {
-		if !l.At.Equal(shown) {
-			return l.At.Before(shown)
+// late is the time by which a line may be older than what was shown and is shown all the
+// same: an instance that is replaced is read again only when it has ended.
+const late = 5 * time.Minute
+
+// shownLines remember which lines were shown, wherever they were read.
+type shownLines struct {
+	last time.Time // of the newest
+	seen map[shownLine]int
+}
+
+// shownLine is what of a line does not change when its instance ends.
+type shownLine struct {
+	at           int64 // Unix nanoseconds
+	stream, text string
+}
+
+// news returns those of all lines there are that were not shown, for which they count
+// from now on.
+func (s *shownLines) news(lines []logLine) (fresh []logLine) {
+	now, oldest := map[shownLine]int{}, s.last.Add(-late)
+	for _, l := range lines {
+		if !s.last.IsZero() && l.At.Before(oldest) {
+			continue
 		}
-		key := l.Instance + l.Stream + l.Text
-		left[key]--
-		return left[key] >= 0
-	})
+		key := shownLine{l.At.UnixNano(), l.Stream, l.Text}
+		if now[key]++; now[key] > s.seen[key] {
+			fresh = append(fresh, l)
+		}
+	}
+	for _, l := range fresh {
+		if l.At.After(s.last) {
+			s.last = l.At
+		}
+	}
+	oldest = s.last.Add(-late)
+	for key, n := range s.seen {
+		if key.at >= oldest.UnixNano() {
+			now[key] = max(now[key], n)
+		}
+	}
+	s.seen = now
+	return fresh
 }
 
 // instancesOf returns indices and ids of the instances whose lines are wanted.

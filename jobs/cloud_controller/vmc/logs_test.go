@@ -32,19 +32,34 @@ func TestTimedLines(t *testing.T) {
 	}
 }
 
-// TestNewLines: who follows sees each line once, also of lines that are alike.
+// TestNewLines: who follows sees each line once, also of lines that are alike, and those
+// that an instance printed before it ended, by whatever name they are read and however
+// late.
 func TestNewLines(t *testing.T) {
-	at := time.Unix(100, 0)
-	line := func(seconds int, text string) logLine {
-		return logLine{at.Add(time.Duration(seconds) * time.Second), "0", "OUT", text}
+	at := time.Unix(100000, 0)
+	line := func(instance string, seconds int, text string) logLine {
+		return logLine{at.Add(time.Duration(seconds) * time.Second), instance, "OUT", text}
 	}
-	lines := newLines([]logLine{line(-1, "old"), line(0, "same"), line(0, "same"), line(0, "other"), line(1, "new")}, at, map[string]int64{"0OUTsame": 1})
-	var got []string
-	for _, l := range lines {
-		got = append(got, l.Text)
-	}
-	if want := "same other new"; strings.Join(got, " ") != want {
-		t.Errorf("%v, want %s", got, want)
+	var seen shownLines
+	for n, round := range []struct {
+		lines []logLine
+		want  string
+	}{
+		{[]logLine{line("0", -900, "old"), line("0", 0, "same"), line("0", 0, "same"), line("1", 0, "one")}, "old same same one"},
+		{[]logLine{line("0", -900, "old"), line("0", 0, "same"), line("0", 0, "same"), line("0", 0, "same"), line("1", 0, "one"), line("1", 9, "two")}, "same two"},
+		// The first has ended: it has an id, has said something more, and index 0 is another.
+		{[]logLine{line("5f3a", 0, "same"), line("5f3a", 0, "same"), line("5f3a", 0, "same"), line("5f3a", 3, "last words"), line("0", 8, "hello"), line("1", 0, "one"), line("1", 9, "two")}, "last words hello"},
+		{nil, ""}, // nobody answers
+		{[]logLine{line("5f3a", 3, "last words"), line("0", 8, "hello"), line("0", 400, "later")}, "later"},
+		{[]logLine{line("5f3a", 3, "last words"), line("7c", 50, "too late"), line("0", 400, "later")}, ""},
+	} {
+		var got []string
+		for _, l := range seen.news(round.lines) {
+			got = append(got, l.Text)
+		}
+		if strings.Join(got, " ") != round.want {
+			t.Errorf("round %d: %v, want %s", n, got, round.want)
+		}
 	}
 }
 
