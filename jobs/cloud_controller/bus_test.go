@@ -323,6 +323,19 @@ func TestFiles(t *testing.T) {
 	d.mu.Lock()
 	d.keeps = true
 	d.mu.Unlock()
+	// One that has ended is found by one question, though its app runs: DEAs that have
+	// none do not answer, and are waited for.
+	state := func(to string) {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.instances[1].State = to
+	}
+	state(wire.StateStopped)
+	finds := w.subscribe(wire.SubjectDEAFind)
+	u.call("GET", "/apps/hello/instances/"+id+"/files/logs%2Fstd%20out.log", nil).want(200)
+	next(t, finds, wire.ParseDEAFind)
+	w.none(finds)
+	state(wire.StateRunning)
 	if got := u.call("GET", "/apps/hello/ended", nil).want(200).Body; strings.TrimSpace(got) != `{"ended":[]}` {
 		t.Errorf("ended while it runs: %s", got)
 	}

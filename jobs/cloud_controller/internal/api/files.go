@@ -88,8 +88,8 @@ func (s filesServer) getFiles(w http.ResponseWriter, r *http.Request, _ model.Ac
 		if len(request.Indices) > 0 {
 			expected = math.MaxInt
 		}
-	case len(request.Instances) > 0:
-		states = append(states, ended)
+	case len(request.Instances) > 0: // in one request: who has none does not answer
+		states = [][]string{append([]string{wire.StateStarting, wire.StateRunning}, ended...)}
 	}
 	for _, request.States = range states {
 		answers, err := s.Placer.Find(r.Context(), request, expected)
