@@ -2,6 +2,8 @@ package jobs_test
 
 import (
 	"bufio"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -135,6 +137,96 @@ sites = [{ name = "inner.example", deny = ["192.0.2.9"] }, { name = "secure.exam
 		}
 		if strings.Contains(line, ".deploy") {
 			t.Errorf("its own health check is in the log: %s", line)
+		}
+	}
+}
+
+// TestProxyProtocol: a front that passes connections on says whose they are, in both
+// versions of the protocol, over HTTP and HTTPS; what requests claim beside it is the
+// client's own word. Nobody else is believed, and nobody speaks it at other ports.
+func TestProxyProtocol(t *testing.T) {
+	ca := newWebCA(t)
+	p := newPlatform(t, "", `
+trusted_fronts = ["127.0.0.50/32"]
+proxy_protocol_port = 8090
+proxy_protocol_tls_port = 8091
+sites = [{ name = "inner.example", deny = ["192.0.2.9"] },
+  { name = "shop.example"
+    `+ca.settings(time.Now().Add(time.Hour), "shop.example")+` }]
+`)
+	for _, host := range []string{"a.cf.localhost", "inner.example", "shop.example"} {
+		p.app(host, saysHeaders)
+	}
+	v1 := func(client string) string { return "PROXY TCP4 " + client + " 198.51.100.1 40000 80\r\n" }
+	v2 := func(client string) string {
+		return "\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c" + string(net.ParseIP(client).To4()) + string(net.ParseIP("198.51.100.1").To4()) + "\x9c\x40\x00\x50"
+	}
+	// ask sends a request after a preamble and returns the status and what the app got;
+	// 0 if nginx closes the connection.
+	ask := func(from string, port int, preamble, host string) (int, string) {
+		t.Helper()
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+		conn, err := d.DialContext(t.Context(), "tcp", fmt.Sprintf("%s:%d", p.address, port))
+		must(t, err)
+		defer conn.Close()
+		must(t, conn.SetDeadline(time.Now().Add(deadline)))
+		_, err = io.WriteString(conn, preamble)
+		must(t, err)
+		if port == 8091 {
+			roots := x509.NewCertPool()
+			roots.AddCert(ca.cert)
+			conn = tls.Client(conn, &tls.Config{ServerName: host, RootCAs: roots})
+		}
+		if _, err := fmt.Fprintf(conn, "GET /x HTTP/1.1\r\nHost: %s\r\nX-Forwarded-For: 203.0.113.1\r\nX-Forwarded-Proto: wss\r\nForwarded: for=203.0.113.1\r\nX-Request-Id: mine\r\n\r\n", host); err != nil {
+			return 0, err.Error()
+		}
+		res, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			return 0, err.Error()
+		}
+		defer res.Body.Close()
+		body, err := io.ReadAll(res.Body)
+		must(t, err)
+		return res.StatusCode, string(body)
+	}
+	for _, tc := range []struct {
+		name, from string
+		port       int
+		preamble   string
+		host       string
+		status     int
+		client     string // as the app sees it
+	}{
+		{"version 1", "127.0.0.50", 8090, v1("192.0.2.7"), "a.cf.localhost", 200, "192.0.2.7"},
+		{"version 2", "127.0.0.50", 8090, v2("192.0.2.7"), "a.cf.localhost", 200, "192.0.2.7"},
+		{"HTTPS", "127.0.0.50", 8091, v2("192.0.2.7"), "shop.example", 200, "192.0.2.7"},
+		{"the front's own check", "127.0.0.50", 8090, "PROXY UNKNOWN\r\n", "a.cf.localhost", 200, "127.0.0.50"},
+		{"a denied client", "127.0.0.50", 8090, v1("192.0.2.9"), "inner.example", 403, ""},
+		{"another client", "127.0.0.50", 8090, v1("192.0.2.8"), "inner.example", 200, "192.0.2.8"},
+		{"no front", "127.0.0.60", 8090, v1("192.0.2.7"), "a.cf.localhost", 200, "127.0.0.60"},
+		{"no preamble", "127.0.0.50", 8090, "", "a.cf.localhost", 0, ""},
+		{"a preamble at the other port", "127.0.0.50", 8080, v1("192.0.2.7"), "a.cf.localhost", 400, ""},
+		{"no such host", "127.0.0.50", 8090, v1("192.0.2.7"), "nobody.example", 404, ""},
+	} {
+		status, body := ask(tc.from, tc.port, tc.preamble, tc.host)
+		if status != tc.status {
+			t.Errorf("%s: %d %s, want %d", tc.name, status, body, tc.status)
+			continue
+		}
+		if tc.client == "" {
+			continue
+		}
+		proto := "http"
+		if tc.port == 8091 {
+			proto = "https"
+		}
+		for _, line := range []string{"X-Forwarded-For: " + tc.client + ", " + p.address, "X-Real-Ip: " + tc.client, "X-Forwarded-Proto: " + proto} {
+			if !strings.Contains(body, "\r\n"+line+"\r\n") {
+				t.Errorf("%s: the app got\n%s without %q", tc.name, body, line)
+			}
+		}
+		if strings.Contains(body, "203.0.113.1") || strings.Contains(body, "X-Request-Id: mine") {
+			t.Errorf("%s: what the client claims was believed:\n%s", tc.name, body)
 		}
 	}
 }

@@ -30,7 +30,7 @@ var reloadable = map[string][]string{
 	"nats":              {"password"},
 	"nginx": {
 		"domains", "routers", "router_port", "max_body_mb", "answer_timeout_s", "client_requests", "host_requests", "workers", "access_log",
-		"public_tls_port", "front_key", "trusted_fronts", "certificate", "key", "https_only", "hsts_s", "sites",
+		"public_tls_port", "front_key", "proxy_protocol_port", "proxy_protocol_tls_port", "trusted_fronts", "certificate", "key", "https_only", "hsts_s", "sites",
 		"addresses", "tls_port", "balancing", "keepalive", "gzip", "brotli", "modules", "maintenance", "extra",
 	},
 	"postgres":      {"database", "user", "password", "allow_from", "require_tls", "settings", "backups"},

@@ -127,6 +127,7 @@ type setup struct {
 	Addresses  []string `json:"addresses"`
 	Port       int      `json:"port"`
 	TLSPort    int      `json:"tls_port"` // 0: none
+	Proxied    []int    `json:"proxied"`  // ports where connections begin with the PROXY protocol
 	Domains    []string `json:"domains"`
 }
 
@@ -146,7 +147,7 @@ func readSetup(folder string) (setup, error) {
 func (s setup) listeners() []string {
 	var list []string
 	for _, address := range s.Addresses {
-		for _, port := range []int{s.Port, s.TLSPort} {
+		for _, port := range append([]int{s.Port, s.TLSPort}, s.Proxied...) {
 			if port != 0 {
 				list = append(list, net.JoinHostPort(address, strconv.Itoa(port)))
 			}

@@ -113,6 +113,28 @@ property "trusted_fronts" {
   }
 }
 
+property "proxy_protocol_port" {
+  type        = number
+  default     = 0
+  description = "Further port for requests, where fronts pass connections on with the PROXY protocol (1 or 2), which says whose they are; 0: closed"
+
+  validation {
+    condition     = property.proxy_protocol_port == 0 || property.proxy_protocol_port > 0 && property.proxy_protocol_port <= 65535 && !contains([property.port, property.tls_port], property.proxy_protocol_port)
+    error_message = "A port that is neither port nor tls_port, or 0."
+  }
+}
+
+property "proxy_protocol_tls_port" {
+  type        = number
+  default     = 0
+  description = "The same for HTTPS and HTTP/2; open when a domain has a certificate; 0: closed"
+
+  validation {
+    condition     = property.proxy_protocol_tls_port == 0 || property.proxy_protocol_tls_port > 0 && property.proxy_protocol_tls_port <= 65535 && !contains([property.port, property.tls_port, property.proxy_protocol_port], property.proxy_protocol_tls_port)
+    error_message = "A port that is none of port, tls_port and proxy_protocol_port, or 0."
+  }
+}
+
 property "addresses" {
   type        = list(string)
   default     = []
@@ -361,4 +383,12 @@ listen "http" {
 
 listen "https" {
   port = property.tls_port > 0 && nonsensitive(property.certificate != "" || anytrue([for s in property.sites : s.certificate != ""])) ? property.tls_port : null
+}
+
+listen "proxy_protocol" {
+  port = property.proxy_protocol_port > 0 ? property.proxy_protocol_port : null
+}
+
+listen "proxy_protocol_tls" {
+  port = property.proxy_protocol_tls_port > 0 && nonsensitive(property.certificate != "" || anytrue([for s in property.sites : s.certificate != ""])) ? property.proxy_protocol_tls_port : null
 }

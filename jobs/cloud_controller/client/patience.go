@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -53,7 +54,7 @@ func (p *patience) RoundTrip(r *http.Request) (*http.Response, error) {
 	res, err := p.next.RoundTrip(r)
 	timer.Stop()
 	switch {
-	case err != nil && context.Cause(ctx) == why:
+	case err != nil && errors.Is(context.Cause(ctx), why):
 		err = why
 		fallthrough
 	case err != nil:
@@ -95,7 +96,7 @@ func (w *watched) Read(b []byte) (int, error) {
 	w.timer.Reset(w.why.limit)
 	n, err := w.body.Read(b)
 	w.timer.Stop()
-	if err != nil && err != io.EOF && context.Cause(w.ctx) == w.why {
+	if err != nil && !errors.Is(err, io.EOF) && errors.Is(context.Cause(w.ctx), w.why) {
 		err = w.why
 	}
 	return n, err
