@@ -155,6 +155,7 @@ func (x *deployment) survey(ctx context.Context, q ApplyRequest) (c comparison, 
 		return c, false, err
 	}
 	infra.WarnZones(x.Session)
+	infra.WarnRenamed(x.Session)
 	if q.recreate {
 		ids, err := x.recreatable(q.Targets)
 		if err != nil {

@@ -53,6 +53,7 @@ func planned(ctx context.Context, d *Deployer, q PlanRequest) (*deployment, comp
 		}
 		x.credentials.Warn()
 		infra.WarnZones(x.Session)
+		infra.WarnRenamed(x.Session)
 		x.tellRepairs()
 		vms, err := x.infra.Plan(ctx)
 		if err != nil {

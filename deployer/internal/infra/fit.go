@@ -3,6 +3,7 @@ package infra
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/hashicorp/hcl/v2"
@@ -73,6 +74,35 @@ func WarnZones(s *session.Session) {
 					"zone %q of group %q stays empty: instances with a persistent disk cannot leave their zones; raise instances to use it (%s)",
 					az, g.Name, at(g.AZsRange.Filename, g.AZsRange.Start.Line))})
 			}
+		}
+	}
+}
+
+// WarnRenamed says which groups with persistent disks go while others with disks are new: a
+// group that was renamed without a moved block would leave its data behind.
+func WarnRenamed(s *session.Session) {
+	var gone, fresh []string
+	there := map[string]bool{} // groups with VMs
+	for id := range s.State.VMs {
+		group, _, _ := api.SplitInstance(id) // of one that is no id it is nobody's
+		there[group] = true
+	}
+	for id := range knownDisks(s.State.VMs, nil) {
+		if group, _, err := api.SplitInstance(id); err == nil && s.Manifest.Group(group) == nil && !slices.Contains(gone, group) {
+			gone = append(gone, group)
+		}
+	}
+	for _, g := range s.Manifest.Groups {
+		if g.Disk != nil && g.Instances > 0 && !there[g.Name] {
+			fresh = append(fresh, strconv.Quote(g.Name))
+		}
+	}
+	slices.Sort(gone)
+	for _, group := range gone {
+		if len(fresh) > 0 {
+			s.Event(session.Event{Phase: session.PhaseLoad, Message: fmt.Sprintf(
+				"group %q, which has disks, is deleted, and %s gets empty ones; if the group was renamed, a moved block (from = %[1]q, to = %[3]s) keeps them",
+				group, strings.Join(fresh, " or "), fresh[0])})
 		}
 	}
 }

@@ -108,3 +108,36 @@ group "db" {
 		}
 	}
 }
+
+// TestRenamedGroupsAreNamed: whoever renames a group with a disk, and forgets the moved block,
+// reads it before data is left behind.
+func TestRenamedGroupsAreNamed(t *testing.T) {
+	const question = `group "db", which has disks, is deleted, and "store" gets empty ones; if the group was renamed, a moved block (from = "db", to = "store") keeps them`
+	for _, c := range []struct {
+		name, groups string
+		want         []string
+	}{
+		{"renamed", `group "store" { disk = disk.data }`, []string{question}},
+		{"renamed, and no disk", `group "store" {}`, nil},
+		{"another group beside", `group "db" { disk = disk.data }` + "\n" + `group "store" { disk = disk.data }`, nil},
+		{"deleted", ``, nil},
+	} {
+		m, diags := manifests.Load(fstest.MapFS{"m.hcl": {Data: []byte("deployment \"d\" {}\ninfrastructure \"local\" {}\ndisk \"data\" { size_gb = 2 }\n" + c.groups + "\n")}}, "m.hcl", manifests.Options{})
+		if diags.HasErrors() {
+			t.Fatal(diags)
+		}
+		input, err := json.Marshal(madeOf{Disk: &terraform.DiskInput{Group: "db", Index: 0, SizeGB: 2}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		st := state.New("d")
+		st.Groups, st.VMs = map[string][]state.Slot{"db": {{}}}, map[string]state.VM{"db/0": {Input: input}}
+		var got []string
+		s := &session.Session{Manifest: m, State: st}
+		s.Report = func(e session.Event) { got = append(got, e.Message) }
+		WarnRenamed(s)
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
