@@ -123,7 +123,7 @@ func TestCommands(t *testing.T) {
 	}{
 		"version":             {[]string{"version"}, 0, "deploy 1.2.3 (go", ""},
 		"version flag":        {[]string{"--version"}, 0, "1.2.3", ""},
-		"valid":               {[]string{"validate", "MANIFEST"}, 0, "is valid: 1 groups, 2 instances, 1 jobs\n", ""},
+		"valid":               {[]string{"validate", "MANIFEST"}, 0, "is valid: 1 group, 2 instances, 1 job\n", ""},
 		"variable":            {[]string{"validate", "--var", "count=5", "MANIFEST"}, 0, "5 instances", ""},
 		"variable misspelt":   {[]string{"validate", "--var", "cuont=5", "MANIFEST"}, 1, "", `declares no variable "cuont"`},
 		"variable without =":  {[]string{"validate", "--var", "count", "MANIFEST"}, 1, "", `cannot use --var "count": it must be name=value`},

@@ -81,7 +81,7 @@ func validateCommand(a *app) *cobra.Command {
 				return err
 			}
 			return a.answer(summary, func(w io.Writer, _ bool) {
-				views.Line(w, "%s is valid: %d groups, %d instances, %d jobs", args[0], summary.Groups, summary.Instances, summary.Jobs)
+				views.Line(w, "%s is valid: %s, %s, %s", args[0], views.Count(summary.Groups, "group"), views.Count(summary.Instances, "instance"), views.Count(summary.Jobs, "job"))
 			})
 		},
 	}

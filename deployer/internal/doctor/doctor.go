@@ -176,7 +176,7 @@ func (x *Doctor) manifest(d Deployment) {
 	if x.Problem("manifest", err) {
 		return
 	}
-	x.add(LevelOK, "manifest", "", "%d groups, %d instances, all templates render", len(d.Session.Manifest.Groups), len(wanted))
+	x.add(LevelOK, "manifest", "", "%s, %s, all templates render", session.Count(len(d.Session.Manifest.Groups), "group"), session.Count(len(wanted), "instance"))
 }
 
 // State checks the folder of the state, which holds every secret of the deployment.

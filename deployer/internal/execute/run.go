@@ -151,5 +151,5 @@ func describe(p *rollout.Plan) string {
 		names = append(names, fmt.Sprintf("remove %s ×%d", x.Group, len(x.Instances)))
 		n += len(x.Instances)
 	}
-	return fmt.Sprintf("%d instances: %s", n, strings.Join(names, ", "))
+	return fmt.Sprintf("%s: %s", session.Count(n, "instance"), strings.Join(names, ", "))
 }

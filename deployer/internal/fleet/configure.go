@@ -101,7 +101,7 @@ func (f *Fleet) ConnectAgents(ctx context.Context) error {
 		if err := f.s.Save(); err != nil {
 			return err
 		}
-		f.s.Event(session.Event{Phase: session.PhaseBus, Message: fmt.Sprintf("%d agents to %s", len(ids), strings.Join(urls, ", "))})
+		f.s.Event(session.Event{Phase: session.PhaseBus, Message: fmt.Sprintf("%s to %s", session.Count(len(ids), "agent"), strings.Join(urls, ", "))})
 		// Those on the bus come first: a server with a firewall lets nobody in whose
 		// address it was not told.
 		there, coming := divide(f, ids, due)

@@ -39,7 +39,7 @@ func (i *Infra) Make(ctx context.Context, p Plan) (held map[string]bool, err err
 			replace = append(replace, state.PreviousOf(id))
 		}
 	}
-	i.s.Event(session.Event{Phase: session.PhaseVMs, Message: fmt.Sprintf("%d VMs from template %s", len(in.VMs), i.s.Manifest.Infrastructure.Template)})
+	i.s.Event(session.Event{Phase: session.PhaseVMs, Message: fmt.Sprintf("%s from template %s", session.Count(len(in.VMs), "VM"), i.s.Manifest.Infrastructure.Template)})
 	_, err = i.apply(ctx, in, scope{what: "change the VMs", replace: replace, create: true, update: true, disks: i.unwantedDisks(), lost: p.LostDisks})
 	if err != nil {
 		return nil, err
@@ -114,7 +114,7 @@ func (i *Infra) Destroy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	i.s.Event(session.Event{Phase: session.PhaseDestroy, Message: fmt.Sprintf("%d VMs", len(i.s.State.VMs))})
+	i.s.Event(session.Event{Phase: session.PhaseDestroy, Message: session.Count(len(i.s.State.VMs), "VM")})
 	if !i.DeleteDisks {
 		kept := map[string]terraform.DiskInput{}
 		if err := i.existingDisks(kept); err != nil {

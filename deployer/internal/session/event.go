@@ -1,6 +1,7 @@
 package session
 
 import (
+	"strconv"
 	"sync/atomic"
 	"time"
 )
@@ -54,4 +55,12 @@ type Counters struct{ Engine, SSH, State atomic.Int64 }
 // Counts returns the counts so far.
 func (c *Counters) Counts() Counts {
 	return Counts{EngineRuns: int(c.Engine.Load()), SSHDials: int(c.SSH.Load()), StateWrites: int(c.State.Load())}
+}
+
+// Count returns a number of things in words, as "1 agent" or "3 agents".
+func Count(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return strconv.Itoa(n) + " " + thing + "s"
 }

@@ -75,7 +75,7 @@ func held(j api.JobCensus) (text string, grave bool) {
 	}
 	var parts []string
 	for _, kind := range kinds {
-		part := fmt.Sprintf("%d %s", count[kind], plural(kind, count[kind]))
+		part := Count(count[kind], kind)
 		if list := strings.Join(names[kind], ", "); list != "" {
 			part += ": " + list
 		}
@@ -104,6 +104,9 @@ func thing(t api.Thing) string {
 	}
 	return fmt.Sprintf("%s (%s)", t.Name, strings.Join(of, ", "))
 }
+
+// Count returns a number of things in words, as "1 job" or "3 jobs".
+func Count(n int, kind string) string { return fmt.Sprintf("%d %s", n, plural(kind, n)) }
 
 func plural(kind string, n int) string {
 	if n == 1 {

@@ -32,6 +32,6 @@ func Simulation(w io.Writer, s *deployer.Simulation) {
 	for _, b := range s.Broken {
 		fmt.Fprintln(w, "BROKEN:", b)
 	}
-	fmt.Fprintf(w, "\n%s: %d instances, %s after %s of virtual time, %d operations (computed in %s).\n",
-		s.Deployment, s.Instances, s.Outcome, s.Virtual.Round(100*time.Millisecond), s.Operations, s.Took.Round(time.Millisecond))
+	fmt.Fprintf(w, "\n%s: %s, %s after %s of virtual time, %s (computed in %s).\n",
+		s.Deployment, Count(s.Instances, "instance"), s.Outcome, s.Virtual.Round(100*time.Millisecond), Count(s.Operations, "operation"), s.Took.Round(time.Millisecond))
 }
