@@ -116,7 +116,8 @@ func (a *attendant) run(ctx context.Context) {
 			return
 		case err != nil:
 			d.base.Log().Warn("cannot launch an instance", "app", i.Start.Name, "index", i.Start.Index, "error", err)
-			d.event(core.Failed{ID: i.ID, Why: err.Error(), Fault: !errors.As(err, &dropletError{})})
+			blamed := errors.As(err, &dropletError{})
+			d.event(core.Failed{ID: i.ID, Why: err.Error(), Fault: !blamed, Logged: blamed && a.explain(err)})
 			return
 		case stopped:
 			a.tell(endNow)
@@ -434,6 +435,24 @@ func (e unfitError) Unwrap() error { return e.error }
 type dropletError struct{ error }
 
 func (e dropletError) Unwrap() error { return e.error }
+
+// explain leaves nothing in an instance's folder but a log for the app's owner with the
+// reason why it cannot be launched, and reports whether that was possible.
+func (a *attendant) explain(failed error) bool {
+	folder := a.dea.instanceFolder(a.instance.Folder)
+	err := confine.RemoveAll(folder)
+	if err == nil {
+		err = os.MkdirAll(filepath.Join(folder, "logs"), 0o700)
+	}
+	if err == nil {
+		text := fmt.Sprintf("%s The app's files cannot be used: %v. Its disk quota is %d MB.\n", time.Now().UTC().Format(noteTime), failed, a.instance.Start.Limits.Disk)
+		err = os.WriteFile(filepath.Join(folder, "logs", "err.log"), []byte(text), 0o600)
+	}
+	if err != nil {
+		a.dea.base.Log().Warn("cannot say in a log why an instance cannot be launched", "instance", a.instance.ID, "error", err)
+	}
+	return err == nil
+}
 
 // blame says of an error in the making of an instance's folder that it is the
 // droplet's, unless the machine has failed.

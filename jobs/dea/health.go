@@ -121,7 +121,11 @@ func (a *attendant) probe(ctx context.Context) error {
 		if took := time.Since(begin); took > hintAt {
 			// Later each time: the look goes over all processes of the machine.
 			hintAt = 2 * took
-			if hint := a.elsewhere(ctx, check); hint != "" && hint != said {
+			hint := a.elsewhere(ctx)
+			if hint == "" && r.kind == wire.CheckHTTP {
+				hint = fmt.Sprintf("The app is not ready yet: GET %s: %v.", r.endpoint, err)
+			}
+			if hint != "" && hint != said {
 				said = hint
 				d.note(i.ID, hint)
 			}
@@ -139,7 +143,7 @@ func (a *attendant) probe(ctx context.Context) error {
 			if r.kind == wire.CheckHTTP {
 				text += fmt.Sprintf(" (%v)", err)
 			}
-			if hint := a.elsewhere(ctx, check); hint != "" {
+			if hint := a.elsewhere(ctx); hint != "" {
 				text += ". " + strings.TrimSuffix(hint, ".")
 			}
 			//lint:ignore ST1005 a line of the app's log
@@ -213,7 +217,7 @@ func (d *DEA) probeHTTP(ctx context.Context, address, endpoint string) error {
 
 // elsewhere says on which addresses an app listens, if it has a port and that is
 // not among them; "" if it listens nowhere, or by now as it should.
-func (a *attendant) elsewhere(ctx context.Context, check func(context.Context) error) string {
+func (a *attendant) elsewhere(ctx context.Context) string {
 	pid, port := a.pid(), a.instance.Port
 	if pid == 0 || port == 0 {
 		return ""
@@ -231,8 +235,9 @@ func (a *attendant) elsewhere(ctx context.Context, check func(context.Context) e
 		return ""
 	}
 	hint := strayed(open, own, port)
-	if hint != "" && check(ctx) == nil {
-		return "" // it has begun to listen since it was asked last
+	// An open port of IPv6 may serve IPv4 as well, or it has been opened just now.
+	if hint != "" && a.checkOf(readiness{kind: wire.CheckPort}, nil)(ctx) == nil {
+		return ""
 	}
 	return hint
 }

@@ -69,9 +69,14 @@ func TestHealth(t *testing.T) {
 	c := newCell(t)
 	a := c.start("port_timeout: 30")
 	sha := a.droplet()
+	large := a.droplet(entry{name: "./startup", text: strings.Repeat("x", 2<<20), mode: 0o700})
 	start := func(id wire.ID, check *wire.HealthCheck, env ...string) {
 		doc := a.document(id, sha, env...)
 		doc.Health = check
+		if id == "9" {
+			doc = a.document(id, large)
+			doc.Limits.Disk = 1
+		}
 		a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), doc)
 	}
 	start("1", &wire.HealthCheck{Type: wire.CheckHTTP, Endpoint: "/warm"})
@@ -82,16 +87,20 @@ func TestHealth(t *testing.T) {
 	start("6", nil, "MODE=shy")
 	start("7", &wire.HealthCheck{Type: wire.CheckHTTP, Endpoint: "/never", Timeout: 5})
 	start("8", nil, "MODE=exit", "STATUS=1")
+	start("9", nil)
 
 	a.state("3", wire.StateRunning)
 	if got := file(t, a.state("4", wire.StateCrashed), "/logs/err.log"); !strings.Contains(got, "did not listen on port") || !strings.Contains(got, "PORT names, within 1s") {
 		t.Errorf("an app with a second to start: %q", got)
 	}
-	if got := file(t, a.state("7", wire.StateCrashed), "/logs/err.log"); !strings.Contains(got, "did not answer GET /never") || !strings.Contains(got, "503 Not Yet") {
+	if got := file(t, a.state("7", wire.StateCrashed), "/logs/err.log"); !strings.Contains(got, "did not answer GET /never") || !strings.Contains(got, "503 Not Yet") || strings.Contains(got, "IPv6") {
 		t.Errorf("an app whose answers are no good: %q", got)
 	}
 	if got := file(t, a.state("8", wire.StateCrashed), "/logs/err.log"); !strings.Contains(got, "ended with status 1. It had not been ready before") {
 		t.Errorf("an app that ends early: %q", got)
+	}
+	if got := file(t, a.state("9", wire.StateCrashed), "/logs/err.log"); !strings.Contains(got, "The app's files cannot be used") || !strings.Contains(got, "larger than the 1 MB") {
+		t.Errorf("an app that is larger than its quota of disk: %q", got)
 	}
 	a.state("2", wire.StateRunning)
 	if found := a.state("1", wire.StateRunning); !strings.HasPrefix(get(t, found, "/warm"), "hello") {

@@ -158,6 +158,27 @@ func procfile(text string, files fs.FS) kind {
 	return kind{"standalone", runtimeOf(command, files), command, web}
 }
 
+// notStarted returns the processes of a folder's Procfile that a push does not start: all
+// but web, where there is that one.
+func notStarted(files fs.FS) (names []string) {
+	text, err := fs.ReadFile(files, "Procfile")
+	if err != nil {
+		return nil
+	}
+	web := false
+	for _, line := range process.FindAllStringSubmatch(strings.TrimPrefix(string(text), "\ufeff"), -1) {
+		if strings.EqualFold(line[1], "web") {
+			web = true
+		} else if !slices.Contains(names, line[1]) {
+			names = append(names, line[1])
+		}
+	}
+	if !web {
+		return nil
+	}
+	return names
+}
+
 // runtimeOf guesses what a command runs with: by the programs that it names, else
 // by the files that declare what an app needs.
 func runtimeOf(command string, files fs.FS) string {

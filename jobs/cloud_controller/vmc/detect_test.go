@@ -78,6 +78,21 @@ func TestDeclared(t *testing.T) {
 	}
 }
 
+// TestNotStarted: what a Procfile has beside the process that serves is named.
+func TestNotStarted(t *testing.T) {
+	for text, want := range map[string]string{
+		"web: a\nworker: b\r\nrelease: c\nworker: d\n": "worker release",
+		"\ufeffWeb: a": "", "worker: a": "", "# web: a\nx: b": "", "": "",
+	} {
+		if got := strings.Join(notStarted(fstest.MapFS{"Procfile": {Data: []byte(text)}}), " "); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+	if got := notStarted(fstest.MapFS{}); got != nil {
+		t.Errorf("without a Procfile: %q", got)
+	}
+}
+
 // TestAdvice: who pushes what does not run here is told what would do.
 func TestAdvice(t *testing.T) {
 	for files, want := range map[string]string{

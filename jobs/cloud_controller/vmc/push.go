@@ -163,6 +163,12 @@ func (v *vmc) push(ctx context.Context, c *client.Client, info client.Info, app 
 		return err
 	}
 	uploaded = true
+	if files, end, err := filesOf(app.Path); err == nil {
+		if names := notStarted(files); len(names) > 0 {
+			v.say("Note: of the Procfile the process web runs, and not %s: push it as an app of its own with --command and --no-url, or use vmc run for what ends.", strings.Join(names, ", "))
+		}
+		end()
+	}
 	switch {
 	case present.State == client.Started && flags.noStart:
 		v.say("%s keeps running with its old files until vmc restart %s.", app.Name, app.Name)

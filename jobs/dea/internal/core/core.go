@@ -180,7 +180,7 @@ func (m *Machine) one(now time.Time, e Event) []Action {
 			if e.Fault {
 				reason = wire.ReasonFault
 			}
-			return m.ended(now, i, e.Why, reason, true)
+			return m.ended(now, i, e.Why, reason, !e.Logged)
 		}
 	case Unfit:
 		if i := m.instances[e.ID]; i != nil {
@@ -304,7 +304,7 @@ func (m *Machine) ended(now time.Time, i *Instance, why, reason string, neverRan
 	m.enter(now, i, wire.StateCrashed)
 	i.Usage = nil
 	actions = append(actions, m.tell(now, i, reason, why)...)
-	// What never ran has no log to read, and of what crashes again and again
+	// What never ran has no log to read, most often, and of what crashes again and again
 	// enough was kept.
 	if neverRan || i.Start.Flapping {
 		actions = append(actions, m.forget(i)...)

@@ -121,6 +121,8 @@ func TestTransitions(t *testing.T) {
 			[]string{"refused this DEA is draining"}, wire.StateStarting},
 		{"bits failed", starting, []Event{Failed{ID: "a", Why: "no droplet"}},
 			[]string{"log a no droplet", "exited a CRASHED", "discard a", "advertise 256"}, ""},
+		{"bits failed, and a log says so", starting, []Event{Failed{ID: "a", Why: "too large", Logged: true}},
+			[]string{"log a too large", "exited a CRASHED", "advertise 256"}, wire.StateCrashed},
 		{"no port", starting, []Event{Failed{ID: "a", Why: "no port", Fault: true}},
 			[]string{"log a no port", "exited a DEA_FAULT", "discard a", "advertise 256"}, ""},
 		{"no such runtime here", starting, []Event{Unfit{"a"}}, []string{"discard a", "advertise 256"}, ""},

@@ -19,11 +19,11 @@ type (
 	// Ready says that the instance serves.
 	Ready struct{ ID string }
 	// Failed says that the instance could not be launched. Fault says that this was
-	// no fault of the app's.
+	// no fault of the app's, Logged that its folder has a log with the reason.
 	Failed struct {
-		ID    string
-		Why   string
-		Fault bool
+		ID            string
+		Why           string
+		Fault, Logged bool
 	}
 	// Unfit says that the instance cannot be run here at all, for lack of its
 	// runtime: the start is as if it had been ignored.

@@ -112,7 +112,7 @@ func (m *Machine) Find(now time.Time, filter wire.DEAFind) []wire.DEAFound {
 		if m.config.SessionPort != 0 && i.State == wire.StateRunning {
 			f.SessionURI = fmt.Sprintf("https://%s:%d/sessions/%s", m.config.IP, m.config.SessionPort, i.ID)
 		}
-		if i.Launched {
+		if i.Launched || i.State == wire.StateCrashed { // which is kept for its log only
 			f.Staged = &i.Folder
 		}
 		if i.DebugPort != 0 {
