@@ -19,7 +19,7 @@ func TestDoctor(t *testing.T) {
 	c := shellCluster(t, 2, waits)
 	c.edit(`infrastructure "local" {`, "infrastructure \"local\" {\n  publish = { (var.listen) = \"app:7000\" }")
 	out, code := c.run("doctor")
-	mustTell(t, out, code, 0, "ok    engine: ", "ok    packages: ", "ok    manifest: 1 groups, 2 instances", "address "+c.listen+": free", "nothing is deployed yet", "0 failures")
+	mustTell(t, out, code, 0, "ok    engine: ", "ok    packages: ", "ok    manifest: 1 group, 2 instances", "address "+c.listen+": free", "nothing is deployed yet", "0 failures")
 	if _, err := os.Stat(c.state); err == nil {
 		t.Error("it has made the state folder")
 	}
