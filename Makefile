@@ -122,7 +122,7 @@ check: ## what to run before each commit: format, lint, unit tests; under a minu
 	summary
 
 # Packages whose tests take longest begin first, so that the others run beside them.
-LONG = ./jobs/cloud_controller/vmc ./jobs ./jobs/component/gateway ./jobs/router ./jobs/cloud_controller ./jobs/postgresql_node ./jobs/rabbitmq_node ./agent
+LONG = ./jobs/cloud_controller/vmc ./jobs ./jobs/component/gateway ./jobs/router ./jobs/cloud_controller ./jobs/postgresql_node ./jobs/rabbitmq_node ./jobs/stager ./jobs/dea ./agent ./deployer
 unit: ## unit tests, without the race detector
 	go test -p 4 $(LONG) ./... # as in the target test: they wait more than they compute
 

@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
+	"github.com/clusterworks/deploy/agent/api"
 	"github.com/clusterworks/deploy/deployer/internal/ssh"
 	"github.com/clusterworks/deploy/deployer/internal/state"
 )
@@ -35,10 +38,11 @@ func (r Reach) SSH(ctx context.Context, q SSHRequest) (int, error) {
 		return 0, err
 	}
 	defer x.fleet.Close()
-	if _, ok := x.State.VMs[q.Instance]; !ok {
-		return 0, fmt.Errorf("cannot open a shell on %q: there is no such instance with a VM; see deploy status", q.Instance)
+	instance, err := theInstance(slices.Sorted(maps.Keys(x.State.VMs)), q.Instance)
+	if err != nil {
+		return 0, fmt.Errorf("cannot open a shell on %q: %w", q.Instance, err)
 	}
-	c, err := x.fleet.Connect(ctx, state.Own(q.Instance))
+	c, err := x.fleet.Connect(ctx, state.Own(instance))
 	if err != nil {
 		return 0, err
 	}
@@ -68,6 +72,28 @@ func (r Reach) SSH(ctx context.Context, q SSHRequest) (int, error) {
 		return exit.Status, nil
 	}
 	return 0, err
+}
+
+// theInstance returns the instance that a name means: its own, or its group's if that has
+// one VM. ids are the instances with VMs.
+func theInstance(ids []string, name string) (string, error) {
+	var members []string
+	for _, id := range ids {
+		group, _, err := api.SplitInstance(id)
+		switch {
+		case id == name:
+			return id, nil
+		case err == nil && group == name:
+			members = append(members, id)
+		}
+	}
+	switch len(members) {
+	case 0:
+		return "", errors.New("there is no such instance with a VM; see deploy status")
+	case 1:
+		return members[0], nil
+	}
+	return "", fmt.Errorf("the group has %d instances; name one, as %s", len(members), members[0])
 }
 
 // shellLine returns the line that gives a shell exactly these words; SSH knows

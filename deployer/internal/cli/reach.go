@@ -21,12 +21,13 @@ func ended(status int, err error) error {
 
 func sshCommand(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "ssh MANIFEST GROUP/INDEX [-- COMMAND...]",
+		Use:   "ssh MANIFEST GROUP[/INDEX] [-- COMMAND...]",
 		Short: "Open a shell on an instance's VM, or run a command there",
 		Long: `Opens a shell on an instance's VM, or runs a command there with exactly the
 arguments that it is given: spaces, quotes and empty ones arrive as they are. One
 argument alone is a line for the VM's shell, with variables and pipes. The exit
-status is the command's, 128 and the signal's number if a signal ended it.`,
+status is the command's, 128 and the signal's number if a signal ended it. A group
+with one instance needs no index.`,
 		Example: `  deploy ssh cluster.hcl router/0
   deploy ssh cluster.hcl router/0 -- ps aux
   deploy ssh cluster.hcl router/0 -- 'ls /var/log | wc -l'`,
