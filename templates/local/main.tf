@@ -8,7 +8,8 @@ terraform {
 }
 
 locals {
-  cidr      = try(var.settings.cidr, "127.40.0.0/16")
+  network   = try(var.settings.network, "loopback")
+  cidr      = try(var.settings.cidr, local.network == "bridge" ? "10.40.0.0/16" : "127.40.0.0/16")
   ssh_port  = try(var.settings.ssh_port, 2222)
   isolation = try(var.settings.isolation, "auto")
   publish = {
@@ -42,6 +43,7 @@ resource "localvm_machine" "vm" {
   ssh_port       = local.ssh_port
   ssh_public_key = var.ssh_public_key
   isolation      = local.isolation
+  network        = local.network
   cpus           = each.value.cpus
   memory_mb      = each.value.memory_mb
   image          = local.stemcells[each.key] == "" ? each.value.image : ""

@@ -30,7 +30,9 @@ variable "ssh_public_key" {
   type = string
 }
 
-# cidr:     where the VMs' addresses are taken from, "127.40.0.0/16"
+# network:  "loopback": addresses of this machine's own, in 127.0.0.0/8; "bridge": each VM has a network namespace, with an
+#           address on a bridge that this machine has the first address of, as root only
+# cidr:     where the VMs' addresses are taken from, "127.40.0.0/16", for a bridge "10.40.0.0/16"
 # ssh_port: of every VM, 2222
 # isolation: "auto": each VM in PID, mount and, for an ordinary user, user namespaces of its own where the kernel lets us, so that all
 #            of it ends with its init; "namespaces": or fail; "none": plain processes of the user
@@ -40,13 +42,18 @@ variable "settings" {
   default = {}
 
   validation {
-    condition     = length(setsubtract(keys(var.settings), ["cidr", "isolation", "publish", "ssh_port"])) == 0
-    error_message = "Infrastructure \"local\" has no setting ${join(", ", setsubtract(keys(var.settings), ["cidr", "isolation", "publish", "ssh_port"]))}; it has cidr, isolation, publish and ssh_port."
+    condition     = length(setsubtract(keys(var.settings), ["cidr", "isolation", "network", "publish", "ssh_port"])) == 0
+    error_message = "Infrastructure \"local\" has no setting ${join(", ", setsubtract(keys(var.settings), ["cidr", "isolation", "network", "publish", "ssh_port"]))}; it has cidr, isolation, network, publish and ssh_port."
   }
 
   validation {
-    condition     = can(cidrhost(lookup(var.settings, "cidr", "127.40.0.0/16"), 1)) && startswith(try(tostring(var.settings.cidr), "127."), "127.")
-    error_message = "The setting cidr of infrastructure \"local\" must be a range within 127.0.0.0/8, such as \"127.40.0.0/16\"."
+    condition     = can(cidrhost(lookup(var.settings, "cidr", "127.40.0.0/16"), 1)) && (startswith(try(tostring(var.settings.cidr), "127."), "127.") != (try(var.settings.network, "") == "bridge") || !can(var.settings.cidr))
+    error_message = "The setting cidr of infrastructure \"local\" must be a range within 127.0.0.0/8, such as \"127.40.0.0/16\", or with network = \"bridge\" a private one, such as \"10.40.0.0/16\"."
+  }
+
+  validation {
+    condition     = contains(["bridge", "loopback"], try(tostring(var.settings.network), can(var.settings.network) ? "" : "loopback"))
+    error_message = "The setting network of infrastructure \"local\" must be \"loopback\" or \"bridge\"."
   }
 
   validation {

@@ -12,6 +12,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -199,10 +200,16 @@ func ReadConfig(dir string, config any) (string, error) {
 	return Digest(data), nil
 }
 
-// Start starts a detached daemon for a folder, in namespaces of its own if asked,
+// Space is what a daemon has to itself.
+type Space struct {
+	Namespaces bool         // PID, mount and, for an ordinary user, user namespaces
+	Network    netip.Prefix // a network namespace with this address on the bridge of its range; not valid: this machine's network
+}
+
+// Start starts a detached daemon for a folder, in a space of its own if asked,
 // and returns when it serves. The error wraps ErrAddressInUse if it could not
 // listen, ErrNoNamespaces if the kernel does not allow namespaces.
-func Start(ctx context.Context, executable string, k Program, dir, id string, namespaces bool) error {
+func Start(ctx context.Context, executable string, k Program, dir, id string, space Space) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	logPath := filepath.Join(dir, string(k)+".log")
@@ -223,13 +230,24 @@ func Start(ctx context.Context, executable string, k Program, dir, id string, na
 	cmd.Stdout, cmd.Stderr = logTo, logTo
 	cmd.ExtraFiles = []*os.File{write}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if namespaces {
+	start := cmd.Start
+	if space.Namespaces {
 		isolate(cmd)
+		start = func() error {
+			if err := cmd.Start(); err != nil {
+				return fmt.Errorf("%w: %w", ErrNoNamespaces, err)
+			}
+			return nil
+		}
 	}
-	err = cmd.Start()
+	if space.Network.IsValid() {
+		err = inNetwork(dir, space.Network, start)
+	} else {
+		err = start()
+	}
 	_ = write.Close()
-	if err != nil && namespaces {
-		return fmt.Errorf("cannot start the %s of %s: %w: %w", k, dir, ErrNoNamespaces, err)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("cannot start the %s of %s: %w: %w", k, dir, ErrAddressInUse, err)
 	}
 	if err != nil {
 		return fmt.Errorf("cannot start the %s of %s: %w", k, dir, err)

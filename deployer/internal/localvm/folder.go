@@ -3,6 +3,7 @@ package localvm
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -32,6 +33,7 @@ type Machine struct {
 	AuthorizedKey string            `json:"authorized_key"`
 	Disk          string            `json:"disk,omitempty"`
 	Isolation     string            `json:"isolation,omitempty"` // as asked for; "": none
+	Bridge        string            `json:"bridge,omitempty"`    // the range of the bridge that it is on; "": none, on the loopback
 	Image         string            `json:"image,omitempty"`     // the folder that the VM has a copy of
 	Tags          map[string]string `json:"tags,omitempty"`
 }
@@ -39,6 +41,16 @@ type Machine struct {
 // SSHAddress returns the "host:port" that the init listens on.
 func (m Machine) SSHAddress() string {
 	return net.JoinHostPort(m.Address, strconv.FormatInt(m.SSHPort, 10))
+}
+
+// Network returns the address on its bridge, not valid if it is on none.
+func (m Machine) Network() netip.Prefix {
+	cidr, err := netip.ParsePrefix(m.Bridge)
+	a, err2 := netip.ParseAddr(m.Address)
+	if err != nil || err2 != nil {
+		return netip.Prefix{}
+	}
+	return netip.PrefixFrom(a, cidr.Bits())
 }
 
 // ReadHostKey reads the SSH host key in a VM's folder. The error wraps

@@ -7,16 +7,24 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
+
+	"github.com/clusterworks/deploy/deployer/internal/localvm"
 )
 
 // loopback can be bound as a whole, by anyone, on Linux.
 var loopback = netip.MustParsePrefix("127.0.0.0/8")
 
 // checkCIDR reads the range that addresses are taken from.
-func checkCIDR(text string) (netip.Prefix, error) {
+func checkCIDR(network, text string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(text)
 	if err != nil {
 		return p, fmt.Errorf("cannot read cidr %q: want a range such as %q", text, DefaultCIDR)
+	}
+	if network == localvm.NetworkBridge {
+		if !p.Addr().Is4() || !p.Masked().Addr().IsPrivate() || p.Bits() < 8 || p.Bits() > 29 {
+			return p, fmt.Errorf("cannot use cidr %q for a bridge: want a private IPv4 range of 8 to 29 bits, such as \"10.40.0.0/16\"", text)
+		}
+		return p.Masked(), nil
 	}
 	if !p.Addr().Is4() || p.Bits() < loopback.Bits() || !loopback.Contains(p.Addr()) {
 		return p, fmt.Errorf("cannot use cidr %q: only addresses within %s can be used without setting up interfaces", text, loopback)
@@ -25,10 +33,17 @@ func checkCIDR(text string) (netip.Prefix, error) {
 }
 
 // checkStatic reads a static address.
-func checkStatic(text string) (netip.Addr, error) {
+func checkStatic(network string, cidr netip.Prefix, text string) (netip.Addr, error) {
+	within := loopback
+	if network == localvm.NetworkBridge {
+		within = cidr
+	}
 	a, err := netip.ParseAddr(text)
-	if err != nil || !loopback.Contains(a) {
-		return a, fmt.Errorf("cannot use static address %q: it must be within %s", text, loopback)
+	if err != nil || !within.Contains(a) {
+		return a, fmt.Errorf("cannot use static address %q: it must be within %s", text, within)
+	}
+	if network == localvm.NetworkBridge && (a == cidr.Addr() || a == localvm.Gateway(cidr)) {
+		return a, fmt.Errorf("cannot use static address %q: this machine has the first addresses of the bridge's range", text)
 	}
 	return a, nil
 }

@@ -24,7 +24,7 @@ func TestCheckCIDR(t *testing.T) {
 		"":              "want a range",
 	}
 	for text, want := range tests {
-		_, err := checkCIDR(text)
+		_, err := checkCIDR("", text)
 		if (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v", text, err)
 		}

@@ -89,7 +89,7 @@ func (h *host) agentDir(s seat) string { return filepath.Join(h.machineDir(s), a
 
 // keptAddress returns what a VM that replaces the one in its place takes over, "" if
 // there is none or its address is not within cidr any more.
-func (h *host) keptAddress(s seat, cidr string) string {
+func (h *host) keptAddress(s seat, network, cidr string) string {
 	dir := h.machineDir(s)
 	h.freeing.Lock()
 	address := h.freed[dir]
@@ -98,7 +98,7 @@ func (h *host) keptAddress(s seat, cidr string) string {
 	if _, err := localvm.ReadConfig(dir, &c); err == nil {
 		address = c.Address
 	}
-	wanted, err := checkCIDR(cidr)
+	wanted, err := checkCIDR(network, cidr)
 	a, err2 := netip.ParseAddr(address)
 	if errors.Join(err, err2) != nil || !wanted.Contains(a) {
 		return ""
@@ -123,6 +123,9 @@ func newID(dir string) (string, error) {
 func wipe(ctx context.Context, dir string) error {
 	prefix := folderPrefix(dir)
 	if err := localvm.Stop(ctx, dir, func(id string) bool { return strings.HasPrefix(id, prefix) }); err != nil {
+		return fmt.Errorf("cannot end what %s left behind: %w", dir, err)
+	}
+	if err := localvm.Disconnect(dir); err != nil {
 		return fmt.Errorf("cannot end what %s left behind: %w", dir, err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
@@ -212,8 +215,14 @@ func (h *host) allocate(ctx context.Context, dir string, c *localvm.Machine, whe
 	for a := range lost {
 		unavailable[a] = true
 	}
+	if c.Bridge != "" {
+		unavailable[localvm.Gateway(where.cidr)] = true
+	}
 	address := where.static
 	try := func(a netip.Addr) error {
+		if c.Bridge != "" {
+			return localvm.AddressFree(dir, a)
+		}
 		return canListen(netip.AddrPortFrom(a, uint16(c.SSHPort)).String())
 	}
 	if address.IsValid() {
@@ -376,7 +385,7 @@ func (h *host) createPublication(ctx context.Context, listen string, targets []s
 		_, err = localvm.WriteConfig(dir, c)
 	}
 	if err == nil {
-		err = localvm.Start(ctx, h.executable, localvm.Publish, dir, c.ID, false)
+		err = localvm.Start(ctx, h.executable, localvm.Publish, dir, c.ID, localvm.Space{})
 	}
 	if errors.Is(err, localvm.ErrAddressInUse) {
 		err = fmt.Errorf("%w; end what listens on %s, or publish at another address", err, listen)
@@ -410,7 +419,7 @@ func (h *host) updatePublication(ctx context.Context, c localvm.Publication) (pu
 		if _, _, alive := localvm.Find(dir); alive {
 			err = localvm.Reload(ctx, localvm.Publish, dir, config)
 		} else {
-			err = localvm.Start(ctx, h.executable, localvm.Publish, dir, c.ID, false)
+			err = localvm.Start(ctx, h.executable, localvm.Publish, dir, c.ID, localvm.Space{})
 		}
 	}
 	if err != nil {
@@ -430,16 +439,17 @@ func (h *host) diskDir(group string, index int64) string {
 	return filepath.Join(h.dir, disksFolder, fmt.Sprintf("%s-%d", group, index))
 }
 
-// startInit starts the init of a VM at the level of isolation that is asked for.
+// startInit starts the init of a VM at the level of isolation that is asked for. A VM
+// on a bridge always has namespaces: its network ends with its processes.
 func (h *host) startInit(ctx context.Context, dir string, c localvm.Machine) error {
 	start := func(namespaces bool) error {
-		return localvm.Start(ctx, h.executable, localvm.Init, dir, c.ID, namespaces)
+		return localvm.Start(ctx, h.executable, localvm.Init, dir, c.ID, localvm.Space{Namespaces: namespaces, Network: c.Network()})
 	}
-	if c.Isolation != localvm.IsolationNamespaces && c.Isolation != localvm.IsolationAuto {
+	if c.Bridge == "" && c.Isolation != localvm.IsolationNamespaces && c.Isolation != localvm.IsolationAuto {
 		return start(false)
 	}
 	err := start(true)
-	if errors.Is(err, localvm.ErrNoNamespaces) && c.Isolation == localvm.IsolationAuto {
+	if errors.Is(err, localvm.ErrNoNamespaces) && c.Bridge == "" && c.Isolation == localvm.IsolationAuto {
 		return start(false)
 	}
 	return err

@@ -197,7 +197,7 @@ func TestKilledInit(t *testing.T) {
 	h.service(m, "agent", `echo $$ >>$HOME/starts; exec sleep 1000`)
 	before := h.starts(m, 1)
 
-	if err := localvm.Start(t.Context(), h.executable, localvm.Init, h.machineDir(seat{group: "web"}), m.ID, false); err == nil || !strings.Contains(err.Error(), "another init runs") {
+	if err := localvm.Start(t.Context(), h.executable, localvm.Init, h.machineDir(seat{group: "web"}), m.ID, localvm.Space{}); err == nil || !strings.Contains(err.Error(), "another init runs") {
 		t.Errorf("a second init: %v", err)
 	}
 

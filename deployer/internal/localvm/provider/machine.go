@@ -51,6 +51,7 @@ type machineWanted struct {
 	Options       types.Map    `tfsdk:"options"`
 	Disk          types.String `tfsdk:"disk"`
 	Isolation     types.String `tfsdk:"isolation"`
+	Network       types.String `tfsdk:"network"`
 	Tags          types.Map    `tfsdk:"tags"`
 	Running       types.Bool   `tfsdk:"running"`
 }
@@ -147,6 +148,14 @@ func (*machine) Schema(_ context.Context, _ resource.SchemaRequest, r *resource.
 				Optional: true, Computed: true, Default: stringdefault.StaticString(localvm.IsolationNone),
 				Description: "none, namespaces, or auto: namespaces where the kernel lets us. A change takes effect when the VM is next started.",
 			},
+			"network": schema.StringAttribute{
+				Optional: true, Computed: true, Default: stringdefault.StaticString(localvm.NetworkLoopback),
+				Description: "loopback: an address of this machine's own; bridge: a network namespace with an address on a bridge.",
+				PlanModifiers: []planmodifier.String{stringplanmodifier.RequiresReplaceIf(
+					func(_ context.Context, q planmodifier.StringRequest, r *stringplanmodifier.RequiresReplaceIfFuncResponse) {
+						r.RequiresReplace = cmp.Or(q.StateValue.ValueString(), localvm.NetworkLoopback) != q.PlanValue.ValueString()
+					}, "Replaces the VM if it is on the other network.", "")},
+			},
 			"isolation_level": schema.StringAttribute{Computed: true, Description: "At which level the VM runs: none or namespaces."},
 			"tags":            schema.MapAttribute{Optional: true, ElementType: types.StringType},
 			"running": schema.BoolAttribute{
@@ -179,12 +188,13 @@ func (p *machineModel) seat() seat {
 }
 
 func leavesRange(ctx context.Context, q planmodifier.StringRequest, r *stringplanmodifier.RequiresReplaceIfFuncResponse) {
-	var address, static types.String
+	var address, static, network types.String
 	r.Diagnostics.Append(q.State.GetAttribute(ctx, path.Root("address"), &address)...)
+	r.Diagnostics.Append(q.State.GetAttribute(ctx, path.Root("network"), &network)...)
 	r.Diagnostics.Append(q.Plan.GetAttribute(ctx, path.Root("static_address"), &static)...)
 	a, err := netip.ParseAddr(address.ValueString())
 	wanted, err2 := netip.ParsePrefix(q.PlanValue.ValueString())
-	r.RequiresReplace = static.ValueString() == "" && (err != nil || err2 != nil || !wanted.Contains(a))
+	r.RequiresReplace = network.ValueString() == localvm.NetworkBridge || static.ValueString() == "" && (err != nil || err2 != nil || !wanted.Contains(a))
 }
 
 func leavesAddress(ctx context.Context, q planmodifier.StringRequest, r *stringplanmodifier.RequiresReplaceIfFuncResponse) {
@@ -205,15 +215,25 @@ func (*machine) ValidateConfig(ctx context.Context, q resource.ValidateConfigReq
 	if r.Diagnostics.HasError() {
 		return
 	}
-	if !c.CIDR.IsUnknown() {
-		if _, err := checkCIDR(c.CIDR.ValueString()); err != nil {
+	if !c.CIDR.IsUnknown() && !c.Network.IsUnknown() {
+		cidr, err := checkCIDR(c.Network.ValueString(), c.CIDR.ValueString())
+		if err != nil {
 			r.Diagnostics.AddAttributeError(path.Root("cidr"), "Wrong cidr", err.Error())
 		}
-	}
-	if s := c.StaticAddress.ValueString(); s != "" {
-		if _, err := checkStatic(s); err != nil {
-			r.Diagnostics.AddAttributeError(path.Root("static_address"), "Wrong static address", err.Error())
+		if s := c.StaticAddress.ValueString(); s != "" && err == nil {
+			if _, err := checkStatic(c.Network.ValueString(), cidr, s); err != nil {
+				r.Diagnostics.AddAttributeError(path.Root("static_address"), "Wrong static address", err.Error())
+			}
 		}
+	}
+	switch c.Network.ValueString() {
+	case "", localvm.NetworkLoopback:
+	case localvm.NetworkBridge:
+		if c.Isolation.ValueString() == localvm.IsolationNone && !c.Isolation.IsUnknown() {
+			r.Diagnostics.AddAttributeError(path.Root("isolation"), "Wrong isolation", "A VM on a bridge has namespaces: leave isolation = \"none\" out.")
+		}
+	default:
+		r.Diagnostics.AddAttributeError(path.Root("network"), "Wrong network", "It is loopback or bridge.")
 	}
 	if image := c.Image.ValueString(); image != "" && !filepath.IsAbs(image) {
 		r.Diagnostics.AddAttributeError(path.Root("image"), "Wrong image", fmt.Sprintf(
@@ -253,12 +273,18 @@ func (m *machine) ModifyPlan(ctx context.Context, q resource.ModifyPlanRequest, 
 	if r.Diagnostics.HasError() || p.Group.IsUnknown() || p.Index.IsUnknown() || p.Beside.IsUnknown() || p.CIDR.IsUnknown() || p.StaticAddress.IsUnknown() {
 		return
 	}
+	if cidr, err := netip.ParsePrefix(p.CIDR.ValueString()); p.Network.ValueString() == localvm.NetworkBridge && err == nil {
+		if err := localvm.CheckBridge(cidr); err != nil {
+			r.Diagnostics.AddAttributeError(path.Root("network"), "Cannot make a bridge", err.Error())
+			return
+		}
+	}
 	user, err := userName()
 	if err != nil {
 		r.Diagnostics.AddError("Cannot describe the VM", err.Error())
 		return
 	}
-	if address := m.host.keptAddress(p.seat(), p.CIDR.ValueString()); p.StaticAddress.ValueString() == "" && address != "" {
+	if address := m.host.keptAddress(p.seat(), p.Network.ValueString(), p.CIDR.ValueString()); p.StaticAddress.ValueString() == "" && address != "" {
 		r.Diagnostics.Append(r.Plan.SetAttribute(ctx, path.Root("address"), address)...)
 	}
 	for name, value := range map[string]string{
@@ -282,6 +308,9 @@ func (p *machineModel) config(ctx context.Context, diagnostics *diag.Diagnostics
 		Isolation:     p.Isolation.ValueString(),
 		Image:         p.Image.ValueString(),
 	}
+	if p.Network.ValueString() == localvm.NetworkBridge {
+		c.Bridge = p.CIDR.ValueString()
+	}
 	diagnostics.Append(p.Tags.ElementsAs(ctx, &c.Tags, false)...)
 	return c
 }
@@ -300,6 +329,10 @@ func (p *machineModel) observe(ctx context.Context, h *host, s machineState, dia
 	p.Disk = types.StringValue(s.Disk)
 	p.Isolation = types.StringValue(cmp.Or(s.Isolation, localvm.IsolationNone))
 	p.Level = types.StringValue(s.Level)
+	p.Network = types.StringValue(localvm.NetworkLoopback)
+	if s.Bridge != "" {
+		p.Network = types.StringValue(localvm.NetworkBridge)
+	}
 	p.ImageDir = types.StringValue("")
 	if s.Image != "" {
 		p.ImageDir = types.StringValue(filepath.Join(h.machineDir(seatOf(s.Machine)), imageFolder))
@@ -329,10 +362,11 @@ func (m *machine) Create(ctx context.Context, q resource.CreateRequest, r *resou
 	}
 	var where place
 	var err error
-	if where.cidr, err = checkCIDR(p.CIDR.ValueString()); err == nil && p.StaticAddress.ValueString() != "" {
-		where.static, err = checkStatic(p.StaticAddress.ValueString())
-	} else if err == nil && c.Address != "" { // as planned
-		where.static, err = checkStatic(c.Address)
+	network := p.Network.ValueString()
+	if where.cidr, err = checkCIDR(network, p.CIDR.ValueString()); err == nil {
+		if static := cmp.Or(p.StaticAddress.ValueString(), c.Address); static != "" { // the latter as planned
+			where.static, err = checkStatic(network, where.cidr, static)
+		}
 	}
 	var made machineState
 	if err == nil {

@@ -23,6 +23,10 @@ import (
 )
 
 func (h *testHost) dialAs(m machineState, key ssh.Signer) (*ssh.Client, error) {
+	return ssh.Dial("tcp", m.SSHAddress(), h.config(m, key))
+}
+
+func (h *testHost) config(m machineState, key ssh.Signer) *ssh.ClientConfig {
 	hostKey, _, _, _, err := ssh.ParseAuthorizedKey([]byte(m.HostKey))
 	if err != nil {
 		h.t.Fatal(err)
@@ -31,10 +35,10 @@ func (h *testHost) dialAs(m machineState, key ssh.Signer) (*ssh.Client, error) {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return ssh.Dial("tcp", m.SSHAddress(), &ssh.ClientConfig{
+	return &ssh.ClientConfig{
 		User: cmp.Or(h.user, me.Username), Auth: []ssh.AuthMethod{ssh.PublicKeys(key)},
 		HostKeyCallback: ssh.FixedHostKey(hostKey), Timeout: 30 * time.Second,
-	})
+	}
 }
 
 func (h *testHost) dial(m machineState) *ssh.Client {
