@@ -63,7 +63,7 @@ func CreateRelease(q ReleaseRequest) (*Release, error) {
 		return nil, fmt.Errorf("cannot list the jobs: %w", err)
 	}
 	out := &Release{Archive: q.Out}
-	programs := map[string]bool{}
+	programs, bases := map[string]bool{}, map[string]bool{}
 	problems := &ManifestError{Files: map[string]*hcl.File{}}
 	for _, e := range entries {
 		if _, err := fs.Stat(jobs, e.Name()+"/job.hcl"); errors.Is(err, fs.ErrNotExist) {
@@ -73,6 +73,9 @@ func CreateRelease(q ReleaseRequest) (*Release, error) {
 		maps.Copy(problems.Files, job.Files)
 		problems.Diagnostics = append(problems.Diagnostics, diags...)
 		out.Jobs = append(out.Jobs, e.Name())
+		for _, b := range job.Bases {
+			bases[b] = true
+		}
 		for _, p := range job.Packages {
 			if p.Program != "" {
 				programs[p.Program] = true
@@ -86,7 +89,7 @@ func CreateRelease(q ReleaseRequest) (*Release, error) {
 		return nil, fmt.Errorf("cannot make a release of %s: none of its folders has a job.hcl", q.Jobs)
 	}
 	out.Programs = slices.Sorted(maps.Keys(programs))
-	source := release.Source{Jobs: jobs, Names: out.Jobs, Version: q.Version, Programs: map[string]map[string]packages.Blob{}}
+	source := release.Source{Jobs: jobs, Names: out.Jobs, Bases: slices.Sorted(maps.Keys(bases)), Version: q.Version, Programs: map[string]map[string]packages.Blob{}}
 	for _, p := range index.Platforms() {
 		found := map[string]packages.Blob{}
 		for _, name := range out.Programs {

@@ -4,7 +4,7 @@ package jobs
 
 import "embed"
 
-// FS has one folder a job.
+// FS has one folder a job, and in component the bases that jobs share.
 //
-//go:embed */job.hcl */templates/*
+//go:embed */job.hcl */templates/* component/*/base.hcl component/node/*/base.hcl
 var FS embed.FS

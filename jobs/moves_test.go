@@ -24,7 +24,7 @@ func TestMovableServices(t *testing.T) {
 	movable := 0
 	for _, file := range files {
 		node := read(t, file)
-		if !strings.Contains(node, `property "migration_nfs"`) {
+		if !strings.Contains(node, `"component/node/lifecycle"`) {
 			continue
 		}
 		movable++
@@ -33,7 +33,7 @@ func TestMovableServices(t *testing.T) {
 			"the hook that leaves":              strings.Contains(node, `"leave", "-c"`),
 			"the right to ask":                  publishes.MatchString(node),
 			"the right to hear, of the gateway": hears.MatchString(gateway),
-			"the errand migrate of the gateway": strings.Contains(gateway, `"migrate", "-c"`),
+			"the errand migrate of the gateway": strings.Contains(gateway, `"component/moves"`),
 		} {
 			if !is {
 				t.Errorf("%s lacks %s", path.Dir(file), what)

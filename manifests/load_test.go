@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/hcl/v2"
+	"github.com/zclconf/go-cty/cty"
 	"pgregory.net/rapid"
 )
 
@@ -451,6 +452,52 @@ process "x" {
 	_, diags := LoadJob(fstest.MapFS{"x/job.hcl": {Data: []byte("process \"x\" {\n  command = [\"x\"]\n  component = true\n}")}}, "x")
 	if len(diags) != 1 || diags[0].Summary != "Missing template" || !strings.Contains(diags[0].Detail, "bus-ca.pem") {
 		t.Errorf("without its template: %v", diags)
+	}
+}
+
+// A job has the blocks of its bases that it does not have itself.
+func TestBases(t *testing.T) {
+	load := func(job string) (*Job, hcl.Diagnostics) {
+		return LoadJob(fstest.MapFS{
+			"x/job.hcl": {Data: []byte(job)},
+			"shared/base.hcl": {Data: []byte(`property "port" {
+  type        = number
+  description = "port"
+  on_change   = "restart"
+}
+property "open" { default = false }
+hook "errand" {
+  name    = "clean"
+  command = ["clean"]
+}
+`)},
+			"shared/more/base.hcl": {Data: []byte("hook \"errand\" {\n  name    = \"more\"\n  command = [\"more\"]\n}\n")},
+			"wrong/base.hcl":       {Data: []byte("description = \"none\"\nhook \"errand\" {}\n")},
+		}, "x")
+	}
+	job, diags := load("bases = [\"shared\", \"shared/more\"]\nproperty \"port\" { default = 80 }\n")
+	if diags.HasErrors() {
+		t.Fatal(shown(t, job.Files, diags))
+	}
+	port := job.Property("port")
+	if port.Description != "port" || port.OnChange != "restart" || !port.Default.RawEquals(cty.NumberIntVal(80)) || job.Property("open") == nil {
+		t.Errorf("properties of a job with bases: %+v", job.Properties)
+	}
+	if len(job.Hooks) != 2 || !slices.Equal(job.Bases, []string{"shared/base.hcl", "shared/more/base.hcl"}) {
+		t.Errorf("hooks %+v of the bases %v", job.Hooks, job.Bases)
+	}
+	if job, _ := load("bases = [\"shared\"]\nhook \"errand\" {\n  name = \"own\"\n  command = [\"own\"]\n}\n"); len(job.Hooks) != 1 || job.Hooks[0].Name != "own" {
+		t.Errorf("a job with an errand of its own has %+v", job.Hooks)
+	}
+	for text, want := range map[string]string{
+		`bases = ["none"]`:     "Cannot read base",
+		`bases = ["../x"]`:     "Cannot read base",
+		`bases = [property.p]`: "This must be a constant",
+		`bases = ["wrong"]`:    "A base has blocks only",
+	} {
+		if _, diags := load(text + "\n"); !strings.Contains(diags.Error()+fmt.Sprint(diags.Errs()), want) {
+			t.Errorf("%s: %v, want %q", text, diags.Errs(), want)
+		}
 	}
 }
 

@@ -87,6 +87,9 @@ group "needy" {
 		folder := t.TempDir()
 		jobs := filepath.Join(folder, "jobs")
 		must(t, os.Mkdir(jobs, 0o700))
+		component, err := filepath.Abs("../component")
+		must(t, err)
+		must(t, os.Symlink(component, filepath.Join(jobs, "component"))) // bases
 		for _, pattern := range []string{"../*/job.hcl", "testdata/jobs/*/job.hcl"} {
 			found, err := filepath.Glob(pattern)
 			must(t, err)

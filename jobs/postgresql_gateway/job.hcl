@@ -1,104 +1,13 @@
 description = "Gateway of the service postgresql: the cloud controller asks it for instances, and it asks the nodes"
+bases       = ["component/gateway", "component/moves"]
 
-property "token" {
-  type        = string
-  required    = true
-  sensitive   = true
-  description = "Token that gateway and cloud controller share: the controller's builtin_services has the same for postgresql"
-  on_change   = "restart"
-
-  validation {
-    condition     = length(property.token) >= 8
-    error_message = "At least 8 characters."
-  }
-}
-
-property "port" {
-  type        = number
-  default     = 9102
-  description = "Port for the cloud controllers, on the instance's address"
-  on_change   = "restart"
-}
-
-property "version" {
-  type        = string
-  default     = "15"
-  description = "Version to offer; nodes announce the version of their server"
-  on_change   = "restart"
-}
-
-property "description" {
-  type        = string
-  default     = "PostgreSQL database"
-  description = "Description in users' list of services"
-  on_change   = "restart"
-}
-
-property "plans" {
-  type        = list(string)
-  default     = ["free"]
-  description = "Plans to offer; each needs a node with that plan. The first is the default"
-  on_change   = "restart"
-
-  validation {
-    condition     = length(property.plans) > 0
-    error_message = "At least one."
-  }
-}
-
-property "over_provisioned_plans" {
-  type        = list(string)
-  default     = []
-  description = "Plans whose nodes are chosen even when their announced capacity is used up; a node still refuses what exceeds its own limit"
-  on_change   = "restart"
-}
-
-property "node_timeout_s" {
-  type        = number
-  default     = 8
-  description = "Longest wait for a node's operation, seconds; more than the node's op_time_limit_s"
-  on_change   = "restart"
-
-  validation {
-    condition     = property.node_timeout_s > 0 && property.node_timeout_s < 15
-    error_message = "Above 0 and below 15: the controller does not wait for the gateway longer than that."
-  }
-}
-
-property "check_orphan_interval_s" {
-  type        = number
-  default     = 3600
-  description = "Seconds between two checks for orphans; -1: only the errand check-orphans checks"
-  on_change   = "restart"
-}
-
-property "double_check_orphan_interval_s" {
-  type        = number
-  default     = 300
-  description = "Seconds between the two steps of a check"
-  on_change   = "restart"
-
-  validation {
-    condition     = property.double_check_orphan_interval_s >= property.node_timeout_s
-    error_message = "At least node_timeout_s: what is just being made is no orphan."
-  }
-}
-
-consumes "cloud_controller" {}
+property "port" { default = 9102 }
+property "version" { default = "15" }
+property "description" { default = "PostgreSQL database" }
 
 bus {
   publish   = ["AuaaS.discover", "AuaaS.check_orphan", "AuaaS.*.*"]
   subscribe = ["AuaaS.announce", "AuaaS.node_handles", "AuaaS.handles", "AuaaS.update_service_handle", "AuaaS.leave.*"]
-}
-
-package "service_gateway" {
-  program = "service_gateway"
-}
-
-template "gateway.yml" {
-  destination = "gateway.yml"
-  mode        = "0600" # holds passwords
-  on_change   = "reload"
 }
 
 process "postgresql_gateway" {
@@ -109,25 +18,4 @@ process "postgresql_gateway" {
 
   component  = true # log_level, the bus with its CA, the control socket
   stop_grace = "40s"
-}
-
-hook "errand" {
-  name    = "check-orphans"
-  command = ["${package.service_gateway.path}/service_gateway", "check-orphans", "-c", "${path.config}/gateway.yml"]
-  timeout = "30m"
-}
-
-hook "errand" {
-  name    = "purge-orphans"
-  command = ["${package.service_gateway.path}/service_gateway", "purge-orphans", "-c", "${path.config}/gateway.yml"]
-}
-
-hook "errand" {
-  name    = "migrate"
-  command = ["${package.service_gateway.path}/service_gateway", "migrate", "-c", "${path.config}/gateway.yml"]
-  timeout = "1h"
-}
-
-listen "gateway" {
-  port = property.port
 }

@@ -1,37 +1,9 @@
 description = "Node of the service rabbitmq: one RabbitMQ server, from the VM's package, with a vhost for each instance and a user for each binding"
-
-property "plan" {
-  type        = string
-  default     = "free"
-  description = "Plan of the node's instances; the limits below belong to it"
-  on_change   = "restart"
-
-  validation {
-    condition     = can(regex("^[a-z0-9]+$", property.plan))
-    error_message = "Lower-case letters and digits: it is part of the node's id."
-  }
-}
+bases       = ["component/node"]
 
 # Gateways and apps' credentials know the node by this name.
 unique "node_id" {
   value = "rabbitmq_node_${property.plan}_${instance.index}"
-}
-
-property "capacity" {
-  type        = number
-  default     = 50
-  description = "Most instances of the node"
-
-  validation {
-    condition     = property.capacity >= 0 && property.capacity <= 10000
-    error_message = "Between 0 and 10000."
-  }
-}
-
-property "disabled" {
-  type        = bool
-  default     = false
-  description = "Take no new instance; existing ones are served"
 }
 
 property "max_connections" {
@@ -113,29 +85,7 @@ property "port" {
   on_change   = "restart"
 }
 
-property "op_time_limit_s" {
-  type        = number
-  default     = 6
-  description = "Longest operation, seconds; one that takes longer is undone. Less than the gateway's node_timeout_s"
-  on_change   = "restart"
-
-  validation {
-    condition     = property.op_time_limit_s > 0
-    error_message = "Above 0."
-  }
-}
-
-property "run_as" {
-  type        = string
-  default     = "rabbitmq"
-  description = "User that runs the server if the agent is root; otherwise the agent's own user runs it"
-  on_change   = "restart"
-
-  validation {
-    condition     = can(regex("^[a-z_][a-z0-9_-]*$", property.run_as)) && property.run_as != "root"
-    error_message = "A user of the VM, and not root."
-  }
-}
+property "run_as" { default = "rabbitmq" }
 
 bus {
   publish   = ["RMQaaS.announce", "RMQaaS.node_handles"]

@@ -23,6 +23,7 @@ import (
 type Source struct {
 	Jobs    fs.FS    // a folder a job
 	Names   []string // of the jobs
+	Bases   []string // of the jobs, by their paths in Jobs
 	Version string   // "": made from the content
 	// Programs by platform, "<os>_<arch>", and name.
 	Programs map[string]map[string]packages.Blob
@@ -106,6 +107,12 @@ func jobFiles(s Source) (map[string][]byte, error) {
 		})
 		if err != nil {
 			return nil, fmt.Errorf("cannot read the job %s: %w", name, err)
+		}
+	}
+	for _, name := range s.Bases {
+		var err error
+		if files[name], err = fs.ReadFile(s.Jobs, name); err != nil {
+			return nil, fmt.Errorf("cannot read a base of jobs: %w", err)
 		}
 	}
 	return files, nil

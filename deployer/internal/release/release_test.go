@@ -37,8 +37,10 @@ func source(t testing.TB) Source {
 			"hello/templates/hello.yml":    {Data: []byte("a: 1\n")},
 			"hello/templates/sub/more.yml": {Data: []byte("b: 2\n")},
 			"hello/cmd/hello/main.go":      {Data: []byte("package main\n")},
+			"shared/base.hcl":              {Data: []byte("consumes \"bus\" {}\n")},
+			"shared/unused/base.hcl":       {Data: []byte("consumes \"bus\" {}\n")},
 		},
-		Names: []string{"hello"}, Version: "1.2",
+		Names: []string{"hello"}, Bases: []string{"shared/base.hcl"}, Version: "1.2",
 		Programs: map[string]map[string]packages.Blob{"linux_amd64": {"hello": b}, "linux_arm64": {"hello": b}},
 	}
 }
@@ -85,7 +87,7 @@ func TestCreateAndOpen(t *testing.T) {
 		}
 		return err
 	})
-	if want := "hello/job.hcl hello/templates/hello.yml hello/templates/sub/more.yml"; err != nil || strings.Join(files, " ") != want {
+	if want := "hello/job.hcl hello/templates/hello.yml hello/templates/sub/more.yml shared/base.hcl"; err != nil || strings.Join(files, " ") != want {
 		t.Errorf("jobs hold %v (%v), want %s", files, err, want)
 	}
 	program := a.Packages("linux", "arm64")["hello"]

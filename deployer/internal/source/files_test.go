@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"testing/fstest"
+
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // Diagnostics name files by the paths that the user typed, also of files that
@@ -62,5 +64,27 @@ func TestRevisionNeedsNoFolder(t *testing.T) {
 	}
 	if g := m.Group("g"); g.Instances != 3 || len(g.Jobs) != 2 || g.Jobs[1].Spec.Release != "mine" || len(m.Sources) != 3 {
 		t.Errorf("loaded %+v from %d files", g, len(m.Sources))
+	}
+}
+
+// A revision keeps the bases of jobs, so that the jobs can be loaded from it.
+func TestRevisionKeepsBases(t *testing.T) {
+	jobs := fstest.MapFS{
+		"web/job.hcl":           {Data: []byte("bases = [\"shared\"]\ntemplate \"web.yml\" {}\n")},
+		"web/templates/web.yml": {Data: []byte("a: 1\n")},
+		"shared/base.hcl":       {Data: []byte("property \"port\" { default = 80 }\n")},
+	}
+	job, diags := manifests.LoadJob(jobs, "web")
+	if diags.HasErrors() {
+		t.Fatal(diags)
+	}
+	files := map[string][]byte{}
+	if err := keepJob(files, "jobs", job); err != nil {
+		t.Fatal(err)
+	}
+	for name, f := range jobs {
+		if string(files["jobs/"+name]) != string(f.Data) {
+			t.Errorf("%s is kept as %q", name, files["jobs/"+name])
+		}
 	}
 }

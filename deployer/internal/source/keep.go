@@ -212,9 +212,9 @@ func (p *Packages) sources() (map[string][]byte, error) {
 	}
 	for _, g := range p.s.Manifest.Groups {
 		for _, j := range g.Jobs {
-			folder := path.Join(jobsPart, j.Spec.Name)
+			folder := jobsPart
 			if j.Spec.Release != "" {
-				folder = path.Join(releasesPart, j.Spec.Release, j.Spec.Name)
+				folder = path.Join(releasesPart, j.Spec.Release)
 			}
 			if err := keepJob(files, folder, j.Spec); err != nil {
 				return nil, err
@@ -236,17 +236,19 @@ func (p *Packages) sources() (map[string][]byte, error) {
 	return files, nil
 }
 
-// keepJob adds what is read of a job.
+// keepJob adds what is read of a job; folder is that of its folder of jobs.
 func keepJob(files map[string][]byte, folder string, job *manifests.Job) error {
-	if _, done := files[path.Join(folder, "job.hcl")]; done {
+	own := path.Join(job.Name, "job.hcl")
+	if _, done := files[path.Join(folder, own)]; done {
 		return nil
 	}
-	names := []string{"job.hcl"}
+	names := append([]string{own}, job.Bases...)
 	for _, t := range job.Templates {
-		names = append(names, path.Join("templates", t.Source))
+		names = append(names, path.Join(job.Name, "templates", t.Source))
 	}
+	read := path.Dir(path.Dir(job.Range.Filename)) // the folder of jobs, in the names of files
 	for _, name := range names {
-		f := job.Files[path.Join(path.Dir(job.Range.Filename), name)]
+		f := job.Files[path.Join(read, name)]
 		if f == nil {
 			return fmt.Errorf("cannot keep the job %s for rollback: its %s is not among what was read", job.Name, name)
 		}

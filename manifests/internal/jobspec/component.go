@@ -30,7 +30,7 @@ func (l *loader) addComponent(body *hclsyntax.Body) {
 		for _, b := range shared.Blocks {
 			if b.Type == "process" {
 				addMissing(process.Body, b.Body)
-			} else if findBlock(body, b) == nil {
+			} else if findBlock(body.Blocks, b) == nil {
 				body.Blocks = append(body.Blocks, b)
 			}
 		}
@@ -48,23 +48,25 @@ func isComponent(body *hclsyntax.Body) bool {
 	return !diags.HasErrors() && v.RawEquals(cty.True)
 }
 
-// addMissing adds the attributes and blocks that a body does not have.
+// addMissing adds the attributes and blocks that a body does not have. Blocks of a
+// type and labels that it has are its own, however many the shared body has.
 func addMissing(body, shared *hclsyntax.Body) {
 	for name, attr := range shared.Attributes {
 		if body.Attributes[name] == nil {
 			body.Attributes[name] = attr
 		}
 	}
+	own := body.Blocks
 	for _, b := range shared.Blocks {
-		if findBlock(body, b) == nil {
+		if findBlock(own, b) == nil {
 			body.Blocks = append(body.Blocks, b)
 		}
 	}
 }
 
 // findBlock returns the block of the same type and labels, nil if there is none.
-func findBlock(body *hclsyntax.Body, like *hclsyntax.Block) *hclsyntax.Block {
-	for _, b := range body.Blocks {
+func findBlock(blocks hclsyntax.Blocks, like *hclsyntax.Block) *hclsyntax.Block {
+	for _, b := range blocks {
 		if b.Type == like.Type && slices.Equal(b.Labels, like.Labels) {
 			return b
 		}

@@ -55,7 +55,8 @@ type Job struct {
 	Mbus         *Mbus
 	Bus          *Bus // nil: the job has the bus's shared user, if it consumes the bus
 
-	FS    fs.FS // the job's folder: job.hcl, templates/
+	FS    fs.FS    // the job's folder: job.hcl, templates/
+	Bases []string // their files, from the folder of jobs: "component/node/base.hcl"
 	Files map[string]*hcl.File
 	Range hcl.Range
 

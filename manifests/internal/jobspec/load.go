@@ -86,7 +86,7 @@ func (l *loader) load(fsys fs.FS) {
 		l.job.FS = folder
 		var source []byte
 		if source, err = fs.ReadFile(folder, "job.hcl"); err == nil {
-			l.parse(source, filename)
+			l.parse(source, filename, fsys)
 			return
 		}
 	}
@@ -94,7 +94,7 @@ func (l *loader) load(fsys fs.FS) {
 		Detail: fmt.Sprintf("Job %q: %v. A job is a folder with a job.hcl.", l.job.Name, err)})
 }
 
-func (l *loader) parse(source []byte, filename string) {
+func (l *loader) parse(source []byte, filename string, jobs fs.FS) {
 	file, body, diags := syntax.ParseConfig(source, filename)
 	l.job.Files[filename] = file
 	l.Report(diags...)
@@ -102,9 +102,10 @@ func (l *loader) parse(source []byte, filename string) {
 		return
 	}
 	l.job.Range = body.MissingItemRange()
+	l.addBases(body, jobs, path.Dir(l.folder))
 	l.addComponent(body)
 	l.addRoutes(body)
-	content := l.Content(body, "description",
+	content := l.Content(body, "description bases",
 		"property:name", "provides:link", "consumes:link", "package:name", "certificate:name", "template:source",
 		"process:name", "hook:kind", "listen:name", "unique:name", "mbus", "bus")
 	l.job.Description = l.Text(content.Attributes, "description", "")
