@@ -47,7 +47,7 @@ ifneq ($(PROGRAMS),)
 endif
 
 setup: ## install what the demo and the tests run and this machine lacks (apt), and an engine (built once)
-	@.ci/setup.sh nginx /usr/lib/nginx/modules/ngx_http_brotli_filter_module.so keepalived curl chromium gcc sshd ip nft qemu-system-x86_64 mkfs.ext4 mkfs.vfat sfdisk pg_ctlcluster mariadbd redis-server memcached rabbitmq-server /usr/bin/node /usr/share/nodejs/express/package.json /usr/bin/python3 /usr/bin/flask /usr/bin/django-admin /usr/bin/ruby /usr/bin/rackup /usr/bin/bundle /usr/bin/javac /usr/share/tomcat10/bin/catalina.sh
+	@.ci/setup.sh nginx /usr/lib/nginx/modules/ngx_http_brotli_filter_module.so keepalived curl chromium gcc sshd ip nft qemu-system-x86_64 mkfs.ext4 mkfs.vfat sfdisk pg_ctlcluster mariadbd redis-server memcached rabbitmq-server /usr/bin/node /usr/share/nodejs/express/package.json /usr/bin/python3 /usr/bin/flask /usr/bin/django-admin /usr/bin/ruby /usr/bin/rackup /usr/bin/bundle /usr/bin/javac /usr/share/tomcat10/bin/catalina.sh /usr/share/java/spring3-web.servlet.jar
 	@command -v tofu >/dev/null || command -v terraform >/dev/null || go run -trimpath ./deployer/cmd/deploy engine
 
 setup-vm: ## install what stemcells and libvirt's VMs need (apt)

@@ -32,6 +32,7 @@ packages_of() {
 	/usr/bin/bundle) echo bundler ;;
 	/usr/bin/java | /usr/bin/javac) echo openjdk-17-jdk-headless ;;
 	/usr/share/tomcat10/bin/catalina.sh) echo tomcat10-common ;;
+	/usr/share/java/spring3-web.servlet.jar) echo libspring-web-servlet-java libtomcat9-java ;; # of a program as Spring Boot packs it
 	# Images and VMs.
 	mmdebstrap) echo mmdebstrap uidmap ;;
 	mke2fs | mkfs.ext4) echo e2fsprogs ;;

@@ -2,7 +2,6 @@ package vmc
 
 import (
 	"archive/zip"
-	"bytes"
 	"encoding/json"
 	"io"
 	"os"
@@ -14,7 +13,13 @@ import (
 
 // A program as Spring Boot's are packed: an executable archive whose Main-Class is a
 // launcher, with the app's classes in BOOT-INF/classes and what they need in archives
-// within the archive. The port is that of SERVER_PORT.
+// within the archive, stored.
+//
+// Real are the Spring framework (4.3, which Boot 1.5 has), its MVC, and the Tomcat inside
+// the program: Debian's archives, unchanged. Debian does not pack Boot itself. Ours are
+// therefore the launcher, under the name and with the manifest of Boot's, but unpacking
+// what it loads, and the few lines of main for which Boot has SpringApplication.run:
+// they read SERVER_PORT, as it does.
 const launcherJava = `
 package org.springframework.boot.loader.launch;
 import java.io.*;
@@ -49,54 +54,74 @@ public class JarLauncher {
 
 const shopJava = `
 package shop;
-import com.sun.net.httpserver.HttpServer;
-import java.net.InetSocketAddress;
+import java.nio.file.Files;
+import org.apache.catalina.Context;
+import org.apache.catalina.startup.Tomcat;
+import org.springframework.web.bind.annotation.*;
+import org.springframework.web.context.support.AnnotationConfigWebApplicationContext;
+import org.springframework.web.servlet.DispatcherServlet;
+import org.springframework.web.servlet.mvc.method.annotation.*;
+@RestController
 public class Application {
+    @RequestMapping("/")
+    String home(@RequestParam(defaultValue = "Spring") String name) {
+        return name + " with " + Runtime.getRuntime().maxMemory() / 1048576 + " MB";
+    }
     public static void main(String[] args) throws Exception {
-        HttpServer server = HttpServer.create(new InetSocketAddress(Integer.parseInt(System.getenv("SERVER_PORT"))), 0);
-        server.createContext("/", exchange -> {
-            byte[] page = library.Greeting.text(Runtime.getRuntime().maxMemory() / 1048576).getBytes();
-            exchange.sendResponseHeaders(200, page.length);
-            exchange.getResponseBody().write(page);
-            exchange.close();
-        });
-        server.start();
+        AnnotationConfigWebApplicationContext spring = new AnnotationConfigWebApplicationContext();
+        spring.register(Application.class, RequestMappingHandlerMapping.class, RequestMappingHandlerAdapter.class);
+        Tomcat tomcat = new Tomcat();
+        tomcat.setBaseDir(Files.createTempDirectory("tomcat").toString());
+        tomcat.setPort(Integer.parseInt(System.getenv().getOrDefault("SERVER_PORT", "8080")));
+        tomcat.getConnector();
+        Context root = tomcat.addContext("", null);
+        Tomcat.addServlet(root, "dispatcher", new DispatcherServlet(spring)).setLoadOnStartup(1);
+        root.addServletMappingDecoded("/", "dispatcher");
+        tomcat.start();
+        tomcat.getServer().await();
     }
 }
 `
 
-const libraryJava = `
-package library;
-public class Greeting { public static String text(long megabytes) { return "Java with " + megabytes + " MB"; } }
-`
+// springArchives are what BOOT-INF/lib of such a program has, by Debian's names.
+var springArchives = []string{
+	"spring3-aop", "spring3-beans", "spring3-context", "spring3-core", "spring3-expression", "spring3-web", "spring3-web.servlet", "commons-logging",
+	"tomcat9-annotations-api", "tomcat9-api", "tomcat9-catalina", "tomcat9-coyote", "tomcat9-jaspic-api", "tomcat9-jni", "tomcat9-juli", "tomcat9-servlet-api", "tomcat9-util", "tomcat9-util-scan",
+}
 
 // bootJar builds the executable archive.
 func bootJar(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	build := exec.Command("/usr/bin/javac", "-d", "classes", "JarLauncher.java", "Application.java", "Greeting.java")
-	for name, text := range map[string]string{"JarLauncher": launcherJava, "Application": shopJava, "Greeting": libraryJava} {
+	read := func(file string) string {
+		text, err := os.ReadFile(file)
+		must(t, err)
+		return string(text)
+	}
+	const application, launcher = "shop/Application.class", "org/springframework/boot/loader/launch/JarLauncher.class"
+	var path []string
+	var nested [][2]string
+	for _, name := range springArchives {
+		file := "/usr/share/java/" + name + ".jar"
+		path = append(path, file)
+		nested = append(nested, [2]string{"BOOT-INF/lib/" + name + ".jar", read(file)})
+	}
+	for name, text := range map[string]string{"JarLauncher": launcherJava, "Application": shopJava} {
 		must(t, os.WriteFile(filepath.Join(dir, name+".java"), []byte(text), 0o644))
 	}
+	// What this Spring reads of classes is of Java 8.
+	build := exec.Command("/usr/bin/javac", "--release", "8", "-Xlint:none", "-parameters", "-cp", strings.Join(path, ":"), "-d", "classes", "JarLauncher.java", "Application.java")
 	build.Dir = dir
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("javac: %v\n%s", err, out)
 	}
-	class := func(name string) string {
-		text, err := os.ReadFile(filepath.Join(dir, "classes", name))
-		must(t, err)
-		return string(text)
-	}
-	var library bytes.Buffer
-	const greeting, application, launcher = "library/Greeting.class", "shop/Application.class", "org/springframework/boot/loader/launch/JarLauncher.class"
-	writeJar(t, &library, [][2]string{{greeting, class(greeting)}})
 	file := filepath.Join(dir, "boot-0.0.1-SNAPSHOT.jar")
 	out, err := os.Create(file)
 	must(t, err)
-	writeJar(t, out, [][2]string{
-		{"META-INF/MANIFEST.MF", "Manifest-Version: 1.0\r\nMain-Class: org.springframework.boot.loader.launch.JarLauncher\r\nStart-Class: shop.Application\r\n\r\n"},
-		{launcher, class(launcher)}, {"BOOT-INF/classes/" + application, class(application)}, {"BOOT-INF/lib/library-1.0.jar", library.String()},
-	})
+	writeJar(t, out, append([][2]string{
+		{"META-INF/MANIFEST.MF", "Manifest-Version: 1.0\r\nMain-Class: org.springframework.boot.loader.launch.JarLauncher\r\nStart-Class: shop.Application\r\nSpring-Boot-Classes: BOOT-INF/classes/\r\nSpring-Boot-Lib: BOOT-INF/lib/\r\n\r\n"},
+		{launcher, read(filepath.Join(dir, "classes", launcher))}, {"BOOT-INF/classes/" + application, read(filepath.Join(dir, "classes", application))},
+	}, nested...))
 	must(t, out.Close())
 	return file
 }
@@ -183,7 +208,7 @@ func TestUnmodifiedApps(t *testing.T) {
 		"django":  {django, "The install worked successfully"},
 		"sinatra": {p.write(t.TempDir(), map[string]string{"app.rb": "require 'sinatra'\nget '/' do\n  'Hello, Sinatra!'\nend\n"}), "Hello, Sinatra!"},
 		"express": {p.express(), "Hello World!"},
-		"boot":    {bootJar(t), "Java with 384 MB"},
+		"boot":    {bootJar(t), "Spring with 384 MB"},
 		"site":    {p.write(t.TempDir(), map[string]string{"index.html": "<h1>Built</h1>", "main.js": "document.title = 'x'", "package.json": `{"scripts": {"build": "x"}}`}), "<h1>Built</h1>"},
 		"node":    {p.write(t.TempDir(), map[string]string{"package.json": `{"name": "shop", "main": "index.js", "scripts": {"start": "node server.js"}}`, "server.js": portJS}), `"PORT":`},
 	} {
