@@ -241,14 +241,21 @@ func (v *vmc) scale(ctx context.Context, c *client.Client, name, count string, t
 
 func scaleCommand(v *vmc) *cobra.Command {
 	var timeout time.Duration
+	var count string
 	c := v.appsOf(&cobra.Command{
 		Use:     "scale APP [+|-]N",
-		Short:   "Change how many instances an app has",
-		Example: "  vmc scale hello 6\n  vmc scale hello +1",
-		Args:    cobra.ExactArgs(2),
+		Short:   "Change how many instances an app has; vmc mem changes their memory",
+		Example: "  vmc scale hello 6\n  vmc scale hello +1\n  vmc scale hello -i 6",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) == 2 && count == "" || len(args) == 1 && count != "" {
+				return nil
+			}
+			return errors.New("needs an app and how many instances it is to have")
+		},
 	}, func(ctx context.Context, c *client.Client, args []string) error {
-		return v.scale(ctx, c, args[0], args[1], timeout)
+		return v.scale(ctx, c, args[0], append(args, count)[1], timeout)
 	})
+	c.Flags().StringVarP(&count, "instances", "i", "", "number of instances, in place of N")
 	timeoutFlag(c, &timeout)
 	return c
 }

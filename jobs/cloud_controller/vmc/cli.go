@@ -199,7 +199,19 @@ func rootCommand(v *vmc) *cobra.Command {
 	add("service", servicesCommand(v), createServiceCommand(v), deleteServiceCommand(v), bindServiceCommand(v), unbindServiceCommand(v),
 		snapshotsCommand(v), snapshotCommand(v), rollbackSnapshotCommand(v), deleteSnapshotCommand(v), exportServiceCommand(v), importServiceCommand(v), tunnelCommand(v))
 	root.AddCommand(versionCommand(v))
+	for _, c := range root.Commands() {
+		c.SuggestFor = elsewhere[c.Name()]
+	}
 	return root
+}
+
+// elsewhere are the names that commands have in the vmc of 2012 and in later clients: who
+// types one is told ours.
+var elsewhere = map[string][]string{
+	"apps": {"ls"}, "app": {"status"}, "create-service": {"provision-service"}, "crashlogs": {"crash-logs"}, "delete": {"rm"}, "domains": {"routes"},
+	"env": {"set-env", "unset-env", "env-add", "env-del"}, "files": {"cat"}, "health": {"get-health-check", "set-health-check"}, "login": {"auth"},
+	"map": {"map-route", "create-route"}, "push": {"deploy"}, "register": {"add-user"}, "releases": {"revisions"}, "restart": {"restage", "restart-app-instance"},
+	"services": {"marketplace"}, "target": {"api", "targets"}, "unmap": {"unmap-route", "delete-route"}, "update": {"upgrade"},
 }
 
 // versionCommand prints the version of this program, not the cloud's.

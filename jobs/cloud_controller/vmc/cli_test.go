@@ -23,7 +23,13 @@ func TestHelp(t *testing.T) {
 			look(sub)
 		}
 	}
-	look(rootCommand(&vmc{}))
+	root := rootCommand(&vmc{})
+	look(root)
+	for name := range elsewhere {
+		if c, _, err := root.Find([]string{name}); err != nil || c.Name() != name {
+			t.Errorf("names of %s elsewhere are known, and no such command: %v", name, err)
+		}
+	}
 	p := &platform{t: t}
 	if out := p.ok("-h"); !strings.Contains(out, "Exit status:") || !strings.Contains(out, "4    the cloud cannot be reached") {
 		t.Errorf("the help does not list the exit statuses:\n%s", out)
@@ -50,7 +56,14 @@ func TestExitStatus(t *testing.T) {
 	}{
 		"nosuch":                     {exitUsage, `unknown command "nosuch"`},
 		"apps --nosuch":              {exitUsage, "unknown flag: --nosuch; see vmc apps -h"},
-		"scale hello":                {exitUsage, "accepts 2 arg(s), received 1; usage: vmc scale APP"},
+		"scale hello":                {exitUsage, "needs an app and how many instances it is to have; usage: vmc scale APP"},
+		"scale hello 3 -i 3":         {exitUsage, "needs an app and how many instances it is to have"},
+		"scale hello -i 3":           {exitUnreachable, "connection refused"},
+		"logs hello --recent":        {exitUnreachable, "connection refused"},
+		"set-env hello A B":          {exitUsage, "Did you mean this?\n\tenv\n"},
+		"restage hello":              {exitUsage, "Did you mean this?\n\trestart\n"},
+		"marketplace":                {exitUsage, "Did you mean this?\n\tservices\n"},
+		"psuh":                       {exitUsage, "Did you mean this?\n\tpush\n"},
 		"push hello --instances two": {exitUsage, "invalid argument"},
 		"env set hello":              {exitUsage, "see vmc env set -h"},
 		"apps":                       {exitUnreachable, "connection refused"},
@@ -62,7 +75,7 @@ func TestExitStatus(t *testing.T) {
 		}
 		status, out, _ := p.vmc(append(strings.Fields(line), "--json")...)
 		var told failure
-		if line == "nosuch" || strings.Contains(line, "--nosuch") || strings.Contains(line, "two") {
+		if line == "nosuch" || strings.Contains(want.text, "Did you mean") || strings.Contains(line, "--nosuch") || strings.Contains(line, "two") {
 			continue // the flags are not read to their end
 		}
 		if err := json.Unmarshal([]byte(out), &told); err != nil || told.Status != status || !strings.Contains(told.Error, want.text) {

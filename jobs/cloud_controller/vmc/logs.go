@@ -61,6 +61,7 @@ cloud's, RTR a router's.
 	f := c.Flags()
 	f.StringVar(&flags.instance, "instance", "0", "`index` of the instance, or the id of one that crashed or was stopped")
 	f.BoolVarP(&flags.follow, "follow", "f", false, "follow the logs")
+	f.Bool("recent", false, "show what there is and end, as without -f")
 	f.BoolVar(&flags.staging, "staging", false, "show the log of the app's staging instead")
 	f.BoolVar(&flags.all, "all", false, "show all instances, including crashed and stopped ones")
 	f.BoolVarP(&flags.times, "timestamps", "t", false, "show the time of each line")

@@ -83,7 +83,7 @@ A manifest:
 	})
 	f := cmd.Flags()
 	f.StringVarP(&flags.path, "path", "p", ".", "folder, .war, .zip or program to push")
-	f.StringVar(&flags.manifest, "manifest", "", "the manifest `file` (default: manifest.yml in the folder)")
+	f.StringVarP(&flags.manifest, "manifest", "f", "", "the manifest `file` (default: manifest.yml in the folder)")
 	f.StringSliceVar(&flags.urls, "url", nil, "`host` name; may be repeated. By default NAME and the target's domain")
 	f.BoolVar(&flags.noURL, "no-url", false, "give the app no URL")
 	f.StringVar(&flags.framework, "framework", "", "the app's framework, see vmc frameworks (default: detected)")
