@@ -58,7 +58,7 @@ stemcell: ## an image that VMs boot; its path is printed last (RECIPE=base)
 	@stemcells/build $(RECIPE)
 
 demo: ## build, stand the platform up, push an app to it, and update it under load
-	@.ci/setup.sh nginx curl pg_ctlcluster /usr/bin/node
+	@.ci/setup.sh nginx curl pg_ctlcluster redis-server /usr/bin/node
 	@$(MAKE) --no-print-directory build
 	bin/deploy apply --auto-approve $(EXAMPLE)
 	@echo

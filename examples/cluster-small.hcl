@@ -1,5 +1,6 @@
 # A Cloud Foundry with one of each: the platform of cluster.hcl for a laptop that
-# has other things to do. The cloud controller keeps its data in SQLite.
+# has other things to do. The cloud controller keeps its data in SQLite, and Redis is
+# the service of apps.
 #
 #   bin/deploy apply   examples/cluster-small.hcl
 #   bin/deploy destroy examples/cluster-small.hcl
@@ -20,6 +21,7 @@ variable "listen" {
 
 secret "nats" { type = "password" }
 secret "cloud_controller" { type = "password" }
+secret "redis" { type = "password" }
 
 # By this the routers know their load balancers, and believe what these say of clients.
 secret "front" { type = "password" }
@@ -67,6 +69,8 @@ group "cloud_controller" {
       external_uri = "api.${deployment.domain}"
       secret       = secret.cloud_controller.value
 
+      builtin_services = { redis = secret.redis.value }
+
       # For a laptop: anyone who reaches the API may make an account.
       allow_registration = true
     }
@@ -97,4 +101,15 @@ group "dea" {
       when_others_are_full = "warn"
     }
   }
+}
+
+# A service with one node. cluster.hcl has gateways and nodes on VMs of their own.
+group "service" {
+  disk = disk.data
+
+  job "redis_gateway" {
+    properties { token = secret.redis.value }
+  }
+
+  job "redis_node" {}
 }

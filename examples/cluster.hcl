@@ -1,14 +1,15 @@
 # A whole Cloud Foundry of the first generation on this machine: a message bus,
 # a load balancer, three routers, two cloud controllers with health managers
-# beside them, PostgreSQL, a stager and three DEAs that run the apps.
+# beside them, PostgreSQL, a stager, three DEAs that run the apps, and two services
+# for these: a gateway each, and two service nodes.
 #
 #   bin/deploy apply   examples/cluster.hcl      make it so
 #   bin/deploy status  examples/cluster.hcl      how it is
 #   bin/vmc target http://api.cf.localhost:8080  and then: register, push, ...
 #   bin/deploy destroy examples/cluster.hcl      remove every trace
 #
-# cluster-small.hcl has one of each; hello.hcl is the place to begin with the
-# language.
+# cluster-small.hcl has one of each; article.hcl has all services and the user
+# component; hello.hcl is the place to begin with the language.
 
 deployment "cf" {
   # Apps and the API are below this domain. Browsers and curl take *.localhost
@@ -37,6 +38,8 @@ variable "deas" {
 secret "nats" { type = "password" }
 secret "database" { type = "password" }
 secret "cloud_controller" { type = "password" }
+secret "redis" { type = "password" }
+secret "postgresql" { type = "password" }
 
 # By this the routers know their load balancers, and believe what these say of clients.
 secret "front" { type = "password" }
@@ -121,6 +124,12 @@ group "cloud_controller" {
       database     = "postgres"
       secret       = secret.cloud_controller.value
 
+      # Services that apps may use, by name, with the tokens of their gateways.
+      builtin_services = {
+        redis      = secret.redis.value
+        postgresql = secret.postgresql.value
+      }
+
       # For the demo, anyone who reaches the API may make an account. Leave this out
       # elsewhere: then only admins make accounts (admins, admin_password).
       allow_registration = true
@@ -170,5 +179,42 @@ group "dea" {
         advertise = 1
       }
     }
+  }
+}
+
+# A gateway a service: it takes the controllers' requests for instances and lets the
+# nodes make them.
+group "service_gateway" {
+  instances = 1
+  vm        = vm.small
+
+  job "redis_gateway" {
+    properties {
+      token = secret.redis.value
+    }
+  }
+
+  job "postgresql_gateway" {
+    properties {
+      token = secret.postgresql.value
+    }
+  }
+}
+
+# The instances themselves. Their data is on the disk; it outlives the VM.
+group "service_node" {
+  instances = 2
+  vm        = vm.large
+  disk      = disk.data
+
+  # An update is seconds without the instances of one node: one node at a time.
+  update { max_in_flight = 1 }
+
+  job "redis_node" {
+    properties { snapshots_dir = "snapshots" }
+  }
+
+  job "postgresql_node" {
+    properties { snapshots_dir = "snapshots" }
   }
 }
