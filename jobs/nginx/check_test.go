@@ -81,3 +81,13 @@ func TestBindAll(t *testing.T) {
 		t.Errorf("%s, %v", got, err)
 	}
 }
+
+// TestHere: the proof asks only addresses that this VM has; a virtual one may be at
+// another load balancer.
+func TestHere(t *testing.T) {
+	for address, want := range map[string]bool{"127.3.4.5": true, "::1": true, "192.0.2.77": false} {
+		if here(address) != want {
+			t.Errorf("%s is here: %v", address, !want)
+		}
+	}
+}

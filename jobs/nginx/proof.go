@@ -23,8 +23,8 @@ const proofHeader = "X-Deploy-Proof"
 // wildcardLabel is the label that "*." is asked by.
 const wildcardLabel = "deploy-proof"
 
-// Prove waits until nginx serves the configuration of a folder: on each address the
-// generation answers, and for each domain its own server, with the domain's
+// Prove waits until nginx serves the configuration of a folder: on each address that the
+// VM has the generation answers, and for each domain its own server, with the domain's
 // certificate. It says what was wrong last when ctx ends.
 func Prove(ctx context.Context, folder string) error {
 	wanted, err := readSetup(folder)
@@ -37,7 +37,7 @@ func Prove(ctx context.Context, folder string) error {
 	}
 	p := &prover{setup: wanted}
 	for _, address := range wanted.Addresses {
-		if err := p.until(ctx, func(ctx context.Context) error { return p.generation(ctx, address) }); err != nil {
+		if err := p.until(ctx, address, func(ctx context.Context) error { return p.generation(ctx, address) }); err != nil {
 			return err
 		}
 		for _, domain := range wanted.Domains {
@@ -46,13 +46,13 @@ func Prove(ctx context.Context, folder string) error {
 			if secure && err != nil {
 				return err
 			}
-			if err := p.until(ctx, func(ctx context.Context) error { return p.served(ctx, address, domain, nil) }); err != nil {
+			if err := p.until(ctx, address, func(ctx context.Context) error { return p.served(ctx, address, domain, nil) }); err != nil {
 				return err
 			}
 			if !secure || wanted.TLSPort == 0 {
 				continue
 			}
-			if err := p.until(ctx, func(ctx context.Context) error { return p.served(ctx, address, domain, leaf) }); err != nil {
+			if err := p.until(ctx, address, func(ctx context.Context) error { return p.served(ctx, address, domain, leaf) }); err != nil {
 				return err
 			}
 		}
@@ -74,10 +74,10 @@ type prover struct{ setup }
 
 // until tries until it succeeds. Workers of the configuration before may answer for
 // a moment. What it returns is the last answer that was wrong, rather than that a
-// last try was cut short.
-func (p *prover) until(ctx context.Context, try func(context.Context) error) error {
+// last try was cut short. An address that moves between VMs is asked where it is only.
+func (p *prover) until(ctx context.Context, address string, try func(context.Context) error) error {
 	var said error
-	for {
+	for here(address) {
 		limited, cancel := context.WithTimeout(ctx, 3*time.Second)
 		err := try(limited)
 		cancel()
@@ -93,6 +93,17 @@ func (p *prover) until(ctx context.Context, try func(context.Context) error) err
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+	return nil
+}
+
+// here reports whether this VM has an address now.
+func here(address string) bool {
+	a := net.ParseIP(address)
+	all, err := net.InterfaceAddrs()
+	return err != nil || a == nil || a.IsLoopback() || slices.ContainsFunc(all, func(has net.Addr) bool {
+		network, ok := has.(*net.IPNet)
+		return ok && network.IP.Equal(a)
+	})
 }
 
 // generation asks an address which configuration answers.

@@ -33,6 +33,9 @@ const (
 	linkOnVM     = "eth0"
 )
 
+// ownNetwork is the network namespace of the calling thread.
+const ownNetwork = "/proc/thread-self/ns/net"
+
 func linkName(prefix string, a netip.Addr) string { return fmt.Sprintf("%s%x", prefix, a.As4()) }
 
 // hardware returns the MAC address that goes with an IP address, the same for each VM
@@ -105,19 +108,31 @@ func AddressFree(dir string, a netip.Addr) error {
 func inNetwork(dir string, at netip.Prefix, start func() error) error {
 	ended := make(chan error)
 	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with this goroutine
-		err := enter(dir, at)
-		if err == nil {
+		runtime.LockOSThread()
+		outside, err := os.Open(ownNetwork)
+		if err != nil {
+			ended <- fmt.Errorf("cannot find this machine's network: %w", err)
+			return
+		}
+		defer func() { _ = outside.Close() }()
+		if err = enter(dir, at); err == nil {
 			err = start()
 		}
+		back := unix.Setns(int(outside.Fd()), unix.CLONE_NEWNET)
 		ended <- err
+		if back != nil {
+			// Nobody else may have this thread; it must not end either, since the kernel would
+			// kill what was once started from it to end with its parent, such as the engine.
+			select {}
+		}
+		runtime.UnlockOSThread()
 	}()
 	return <-ended
 }
 
 // locked runs f while nobody else changes the links of this network namespace.
 func locked(f func(outside *os.File) error) error {
-	outside, err := os.Open("/proc/thread-self/ns/net")
+	outside, err := os.Open(ownNetwork)
 	if err == nil {
 		defer func() { _ = outside.Close() }()
 		err = unix.Flock(int(outside.Fd()), unix.LOCK_EX)

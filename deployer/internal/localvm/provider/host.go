@@ -353,8 +353,10 @@ func userName() (string, error) {
 }
 
 // RemoveEmpty removes the folder of a deployment's VMs, and those for disks,
-// publications and addresses in it, if nothing is left in them.
+// publications and addresses in it, if nothing is left in them. So it does with bridges
+// that an interrupted run made.
 func RemoveEmpty(dir string) {
+	_ = localvm.Disconnect(dir) // what cannot be removed, somebody uses
 	for _, folder := range []string{filepath.Join(dir, disksFolder), filepath.Join(dir, publishedFolder), filepath.Join(dir, addressesFolder), dir} {
 		_ = os.Remove(folder) // fails if it is not empty, as it shall
 	}
