@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/zclconf/go-cty/cty"
 
@@ -62,7 +63,38 @@ func (d *Deployer) Domains(ctx context.Context, q DomainsRequest) (*DomainReport
 	if err != nil {
 		return nil, err
 	}
+	if asked, ok := rates(ctx, x, endpoints); ok {
+		report.Attribute(asked)
+	}
 	return report, nil
+}
+
+// logTail bounds what is read of each load balancer's access log, in lines.
+const logTail = 20_000
+
+// rates returns the requests a second by host, of all load balancers together. It
+// reports whether each has told of its own.
+func rates(ctx context.Context, x *deployment, endpoints []domains.Endpoint) (map[string]float64, bool) {
+	if len(endpoints) == 0 || slices.ContainsFunc(endpoints, func(e domains.Endpoint) bool { return e.Process == "" }) {
+		return nil, false
+	}
+	var mu sync.Mutex
+	sum := map[string]float64{}
+	err := x.Each(ctx, len(endpoints), func(ctx context.Context, i int) error {
+		e := endpoints[i]
+		var lines []string
+		err := x.stream(ctx, e.Instance, e.Job, e.Process, LogsRequest{Lines: logTail}, func(l LogLine) error {
+			lines = append(lines, l.Text)
+			return nil
+		})
+		mu.Lock()
+		defer mu.Unlock()
+		for host, rate := range domains.Rates(lines, len(lines) >= logTail, time.Now()) {
+			sum[host] += rate
+		}
+		return err
+	})
+	return sum, err == nil
 }
 
 // DomainRecords returns what a public DNS must have for the manifest's domains.
@@ -111,7 +143,11 @@ func (x *deployment) balancers() ([]domains.Endpoint, error) {
 				return nil, &manifests.Error{Diagnostics: diags, Files: x.Manifest.Files}
 			}
 			property := ctx.Variables["property"]
-			list = append(list, domains.Endpoint{Instance: id, Address: address, Port: port(property, "port"), TLSPort: port(property, "tls_port")})
+			e := domains.Endpoint{Instance: id, Address: address, Port: port(property, "port"), TLSPort: port(property, "tls_port")}
+			if logs := text(property, "access_log"); logs != "" && logs != "off" && len(b.Job.Spec.Processes) > 0 {
+				e.Job, e.Process = b.Job.Spec.Name, b.Job.Spec.Processes[0].Name
+			}
+			list = append(list, e)
 		}
 	}
 	return list, nil
@@ -128,6 +164,18 @@ func port(property cty.Value, name string) int {
 	}
 	n, _ := v.AsBigFloat().Int64()
 	return int(n)
+}
+
+// text returns a property that is a string, "" if there is none such.
+func text(property cty.Value, name string) string {
+	if !property.Type().IsObjectType() || !property.Type().HasAttribute(name) {
+		return ""
+	}
+	v, _ := property.GetAttr(name).Unmark()
+	if v.Type() != cty.String || !v.IsKnown() || v.IsNull() {
+		return ""
+	}
+	return v.AsString()
 }
 
 // publicAddresses returns those that DNS must have: what the manifest says, or where

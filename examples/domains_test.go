@@ -41,8 +41,9 @@ group "lb" {
   instances = 2
   job "nginx" {
     properties {
-      routers  = group.router.instances[*].address
-      tls_port = var.tls_port
+      routers    = group.router.instances[*].address
+      tls_port   = var.tls_port
+      access_log = "json"
     }
   }
 }
@@ -212,6 +213,7 @@ func TestDomains(t *testing.T) {
 				Problem  string
 			}
 			Problems []string
+			Rate     *float64 `json:"requests_per_second"`
 		}
 	}
 	out, code = c.run("domains", "--json")
@@ -221,6 +223,9 @@ func TestDomains(t *testing.T) {
 	if d := report.Domains[1]; d.Name != "www.shop.localhost" || d.Target != "group hello, port 8082" || d.Certificate == nil || d.Certificate.From != "internal" || d.Certificate.Days < 360 ||
 		len(d.Answers) != 2 || d.Answers[1].Status != 200 || d.Answers[1].Instance != "lb/1" {
 		t.Errorf("%+v", d)
+	}
+	if rate := report.Domains[0].Rate; rate == nil || *rate <= 0 {
+		t.Errorf("under load %s has the rate %v", report.Domains[0].Name, rate)
 	}
 	if out, code := c.run("domains"); code != 0 || !strings.Contains(out, "2 of 2") || !strings.Contains(out, "All domains are served.") {
 		t.Errorf("domains exited with %d:\n%s", code, out)
@@ -313,7 +318,7 @@ func TestDomains(t *testing.T) {
 		"another's certificate is shown": {fmt.Sprintf("server { listen ${instance.address}:8443 ssl http2; server_name www.shop.localhost; ssl_certificate %[1]s/old.pem; ssl_certificate_key %[1]s/old.key; if ($proof) { return 200 www.shop.localhost; } return 204; }",
 			filepath.Dir(c.manifest)), "it shows another certificate"},
 	} {
-		broken := strings.Replace(string(source)+wwwBlock, "tls_port = var.tls_port", "tls_port = var.tls_port\n      extra    = "+strconv.Quote(tc.extra), 1)
+		broken := strings.Replace(string(source)+wwwBlock, "tls_port   = var.tls_port", "tls_port   = var.tls_port\n      extra    = "+strconv.Quote(tc.extra), 1)
 		if err := os.WriteFile(c.manifest, []byte(broken), 0o600); err != nil {
 			t.Fatal(err)
 		}

@@ -76,23 +76,63 @@ func TestTimeoutsGrow(t *testing.T) {
 	}
 }
 
+// inWords returns how LIMITS.md may write a value of nginx's configuration.
+func inWords(value string) []string {
+	units := map[string][]string{"s": {" s"}, "m": {" minutes"}, "h": {" hours"}, "d": {" days"}, "k": {" KB"}, "": {""}}
+	m := regexp.MustCompile(`^([0-9]+)([smhdk]?)$`).FindStringSubmatch(value)
+	if m == nil {
+		return nil
+	}
+	if m[1] == "1" && m[2] == "h" {
+		return []string{"an hour"}
+	}
+	if m[1] == "1" && m[2] == "d" {
+		return []string{"a day"}
+	}
+	number := m[1]
+	if len(number) > 3 {
+		number = number[:len(number)-3] + "," + number[len(number)-3:]
+	}
+	return []string{m[1] + units[m[2]][0], number + units[m[2]][0]}
+}
+
+// hasValues checks that the row of LIMITS.md that names a limit has its values.
+func hasValues(t *testing.T, page, directive, values string) {
+	t.Helper()
+	for _, value := range strings.Fields(values) {
+		words, found := inWords(value), false
+		for row := range strings.Lines(page) {
+			found = found || strings.Contains(row, "`"+directive) && slices.ContainsFunc(words, func(w string) bool { return strings.Contains(row, w) })
+		}
+		if words != nil && !found {
+			t.Errorf("LIMITS.md does not say that %s is %s", directive, value)
+		}
+	}
+}
+
 // namesItsLimits checks that LIMITS.md names each limit that the rendered configuration
-// sets, and no directive that it does not.
+// sets, with its value, and no directive that it does not.
 func namesItsLimits(t *testing.T, page, folder string) {
 	t.Helper()
 	set, named := map[string]bool{}, map[string]bool{}
+	limit := regexp.MustCompile(`_(timeout|time|size|buffers|requests|streams|close)$`)
+	// Of the test's own, or by name only: sizes of tables and what properties say.
+	chosen := regexp.MustCompile(`^(client_(body|header)_timeout|client_max_body_size|proxy_(read|send)_timeout|.*_hash_.*)$`)
 	for _, file := range []string{"nginx.conf", "proxy.conf"} {
 		text, err := os.ReadFile(filepath.Join(folder, file))
 		must(t, err)
-		for _, m := range regexp.MustCompile(`(?m)^ *([a-z0-9_]+) `).FindAllStringSubmatch(string(text), -1) {
+		for _, m := range regexp.MustCompile(`(?m)^ *([a-z0-9_]+) ([^;{\n]*)`).FindAllStringSubmatch(string(text), -1) {
 			set[m[1]] = true
+			if limit.MatchString(m[1]) && !chosen.MatchString(m[1]) {
+				hasValues(t, page, m[1], m[2])
+			}
 		}
 	}
 	for _, m := range regexp.MustCompile("`([a-z0-9]+_[a-z0-9_]+)").FindAllStringSubmatch(page, -1) {
 		named[m[1]] = true
 	}
 	for directive := range set {
-		if limit := regexp.MustCompile(`_(timeout|time|size|buffers|requests|streams|close)$`); limit.MatchString(directive) && !named[directive] {
+		if limit.MatchString(directive) && !named[directive] {
 			t.Errorf("LIMITS.md does not name %s, which the configuration sets", directive)
 		}
 	}

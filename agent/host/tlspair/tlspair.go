@@ -75,6 +75,9 @@ func (p Pair) Problems(names []string, roots *x509.CertPool, now time.Time) []er
 		problem("the certificate has no subject alternative names, only the common name %q, which clients do not look at; have it issued with them", chain[0].Subject.CommonName)
 		names = nil
 	}
+	if uses := chain[0].ExtKeyUsage; len(uses) > 0 && !slices.Contains(uses, x509.ExtKeyUsageServerAuth) && !slices.Contains(uses, x509.ExtKeyUsageAny) {
+		problem("the certificate of %q is not for servers, as its extended key usage says, so clients refuse it; have it issued with serverAuth", chain[0].Subject.CommonName)
+	}
 	for _, name := range names {
 		if !Covers(chain[0], name) {
 			problem("the certificate is for %s, not for %s; give one that has this name", strings.Join(chain[0].DNSNames, ", "), name)

@@ -118,6 +118,8 @@ func TestProblems(t *testing.T) {
 		"an address only":        {made(leaf.key, &x509.Certificate{IPAddresses: []net.IP{net.IPv4(192, 0, 2, 1)}}), "192.0.2.1", nil, nil},
 		"an address, not a name": {made(leaf.key, &x509.Certificate{IPAddresses: []net.IP{net.IPv4(192, 0, 2, 1)}}), "www.shop.example", nil, []string{"not for www.shop.example"}},
 		"a short key":            {made(short, &x509.Certificate{DNSNames: []string{"www.shop.example"}}), "www.shop.example", nil, []string{"a key of RSA with 1024 bits"}},
+		"for clients only":       {made(leaf.key, &x509.Certificate{DNSNames: []string{"www.shop.example"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}), "www.shop.example", nil, []string{"is not for servers"}},
+		"for servers, too":       {made(leaf.key, &x509.Certificate{DNSNames: []string{"www.shop.example"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}}), "www.shop.example", nil, nil},
 		"a broken hash":          {Pair{sha1.pem(), sha1.keyPEM(t)}, "old.example", nil, []string{"is signed by ECDSA-SHA1"}},
 		"lines of Windows":       {Pair{strings.ReplaceAll(leaf.pem()+between.pem(), "\n", "\r\n"), strings.ReplaceAll(leaf.keyPEM(t), "\n", "\r\n")}, "www.shop.example", roots, nil},
 		"words between":          {Pair{"subject=www\n" + leaf.pem() + "Bag Attributes\n    x: 1\n" + between.pem(), "-----BEGIN EC PARAMETERS-----\nBggqhkjOPQMBBw==\n-----END EC PARAMETERS-----\n" + leaf.keyPEM(t)}, "www.shop.example", roots, nil},

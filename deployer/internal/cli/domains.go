@@ -20,7 +20,8 @@ func domainsCommand(a *app) *cobra.Command {
 		Long: `Shows every domain of the manifest: its target, who signed its certificate and how
 many days are left, how the name resolves and should resolve, and whether each load
 balancer serves it with that certificate. Everything is checked now, and nothing is
-changed.
+changed. Requests a second are those of the last minute at all load balancers, if
+these have an access_log.
 With --zone it prints the records that the public DNS needs, as a zone file; with
 --terraform, as Terraform resources; with --ca, the CAs that clients must trust for
 domains with tls = "internal".

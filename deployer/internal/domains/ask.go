@@ -61,6 +61,8 @@ type Endpoint struct {
 	Address  netip.Addr
 	Port     int
 	TLSPort  int
+	// Job and Process write the access log; "" if none is kept.
+	Job, Process string
 }
 
 // Ask requests a domain from a load balancer: over TLS if the domain has a

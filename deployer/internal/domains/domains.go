@@ -74,7 +74,7 @@ func trusted(others string) *x509.CertPool {
 const soonDays = 30
 
 // Warnings names the certificates that end within soonDays and that nobody but
-// people can replace.
+// people can replace, and those that browsers do not take.
 func Warnings(m *manifests.Manifest, secrets *state.Secrets, now time.Time) []string {
 	var out []string
 	for _, d := range m.Domains {
@@ -96,7 +96,14 @@ func Warnings(m *manifests.Manifest, secrets *state.Secrets, now time.Time) []st
 		if !ok {
 			continue
 		}
-		if leaf := first(pair); leaf != nil && soon(leaf, now) {
+		leaf := first(pair)
+		if leaf == nil {
+			continue
+		}
+		if leaf.PublicKeyAlgorithm == x509.Ed25519 {
+			out = append(out, fmt.Sprintf("the certificate of domain %s has an Ed25519 key, which browsers do not take: get one with an ECDSA key, of P-256", d.Name))
+		}
+		if soon(leaf, now) {
 			out = append(out, fmt.Sprintf("the certificate of domain %s %s: %s", d.Name, ends(leaf.NotAfter, now), what))
 		}
 	}

@@ -1,7 +1,11 @@
 package domains
 
 import (
+	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +89,26 @@ func TestCheck(t *testing.T) {
 // Who has to replace a certificate learns so in time, and not of a short-lived one
 // all its life.
 func TestWarnings(t *testing.T) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), DNSNames: []string{"ed.example"}, NotBefore: now, NotAfter: now.Add(365 * day)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := func(kind string, data []byte) string {
+		return string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: data}))
+	}
+	ed := &manifests.Domain{Name: "ed.example", TLS: manifests.DomainTLS{Kind: manifests.TLSFiles, Files: manifests.CertificateFiles{Certificate: text("CERTIFICATE", der), Key: text("PRIVATE KEY", key)}}}
+	if got := Warnings(&manifests.Manifest{Domains: []*manifests.Domain{ed}}, &state.Secrets{}, now); len(got) != 1 || !strings.Contains(got[0], "ed.example has an Ed25519 key") {
+		t.Errorf("%q", got)
+	}
 	long, short := files(t, 365*day, "long.example"), files(t, 9*day, "short.example")
 	m := &manifests.Manifest{Domains: []*manifests.Domain{{Name: "long.example", TLS: long}, {Name: "short.example", TLS: short}, {Name: "own.example", TLS: manifests.DomainTLS{Kind: manifests.TLSInternal}}}}
 	for at, want := range map[time.Duration][]string{

@@ -35,6 +35,9 @@ type Status struct {
 	DNS         DNS          `json:"dns"`
 	// Answers are those of the load balancers, by instance.
 	Answers []Answer `json:"answers"`
+	// RequestsPerSecond is what all load balancers together served of it in the last
+	// minute, by their access logs; nil if one of them keeps or gives none.
+	RequestsPerSecond *float64 `json:"requests_per_second,omitempty"`
 	// Problems are all that is wrong; empty if nothing is.
 	Problems []string `json:"problems,omitempty"`
 }

@@ -20,16 +20,16 @@ func Domains(w io.Writer, r *deployer.DomainReport, color bool) {
 		return
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "DOMAIN\tTARGET\tCERTIFICATE\tDAYS\tDNS\tSERVED")
+	fmt.Fprintln(t, "DOMAIN\tTARGET\tCERTIFICATE\tDAYS\tDNS\tSERVED\tREQ/S")
 	for _, d := range report.Domains {
 		certificate, days := "none", "-"
 		if c := d.Certificate; c != nil {
 			certificate, days = fmt.Sprintf("%s, by %s", c.From, c.Issuer), fmt.Sprint(c.Days)
 		}
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", d.Name, d.Target, certificate, days, resolved(d.DNS), served(d.Answers))
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.Name, d.Target, certificate, days, resolved(d.DNS), served(d.Answers), rate(d.RequestsPerSecond))
 		for _, p := range d.Paths {
 			path, target, _ := strings.Cut(p, ": ")
-			fmt.Fprintf(t, "  %s\t%s\t\t\t\t\n", path, target)
+			fmt.Fprintf(t, "  %s\t%s\t\t\t\t\t\n", path, target)
 		}
 	}
 	t.Flush()
@@ -70,6 +70,14 @@ func served(answers []domains.Answer) string {
 		}
 	}
 	return fmt.Sprintf("%d of %d", good, len(answers))
+}
+
+// rate says how much is asked; "-" if it is not known.
+func rate(perSecond *float64) string {
+	if perSecond == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f", *perSecond)
 }
 
 // Records prints what a public DNS must have, as a zone file or as resources of

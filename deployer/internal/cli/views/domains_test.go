@@ -10,12 +10,13 @@ import (
 )
 
 func TestDomains(t *testing.T) {
+	rate := 12.34
 	good := []domains.Answer{{Instance: "lb/0", Status: 200}, {Instance: "lb/1", Status: 404}}
 	report := &deployer.DomainReport{Deployment: "cf", Addresses: []string{"192.0.2.1"}, Domains: []domains.Status{
 		{Name: "*.cf.localhost", Target: "apps", DNS: domains.DNS{Asked: "deploy-check.cf.localhost"}, Answers: good},
 		{Name: "www.shop.example", Target: "group shop, port 80", Paths: []string{"/old: redirect to https://old.example"},
 			Certificate: &domains.Certificate{From: "files", Issuer: "R\x1b[2J11", Ends: time.Unix(0, 0), Days: 12},
-			DNS:         domains.DNS{Asked: "www.shop.example", Want: []string{"192.0.2.1"}, Found: []string{"192.0.2.1"}}, Answers: good},
+			DNS:         domains.DNS{Asked: "www.shop.example", Want: []string{"192.0.2.1"}, Found: []string{"192.0.2.1"}}, Answers: good, RequestsPerSecond: &rate},
 	}}
 	var b bytes.Buffer
 	Domains(&b, report, false)
