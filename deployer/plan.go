@@ -130,7 +130,7 @@ func (x *deployment) existing(ctx context.Context, c comparison, inventories map
 	due := x.agentDue(c.vms)
 	for _, id := range x.VMIDs() {
 		inv := inventories[id]
-		e := plan.Existing{VM: true, Inventory: inv}
+		e := plan.Existing{Known: true, VM: true, Inventory: inv}
 		if inv == nil {
 			e.Silent = x.fleet.Reason(id)
 			if why := x.Distrusted.Of(id); why != nil {

@@ -16,10 +16,12 @@ import (
 
 // The states of VMs and agents in a Status.
 const (
-	VMRunning   = "running"
-	VMMissing   = "missing"
-	AgentAlive  = "alive"
-	AgentSilent = "silent"
+	VMRunning = "running"
+	// VMUnreachable: nothing answers at its address.
+	VMUnreachable = "unreachable"
+	VMMissing     = "missing"
+	AgentAlive    = "alive"
+	AgentSilent   = "silent"
 	// AgentDistrusted: it answers, and says what cannot be true.
 	AgentDistrusted = "not believed"
 )
@@ -50,7 +52,7 @@ type InstanceStatus struct {
 	Index      int             `json:"index"`
 	AZ         string          `json:"az"`
 	Address    string          `json:"address"`
-	VM         string          `json:"vm"`    // VMRunning, VMMissing
+	VM         string          `json:"vm"`    // VMRunning, VMUnreachable, VMMissing
 	Agent      string          `json:"agent"` // AgentAlive, AgentSilent, AgentDistrusted
 	Generation string          `json:"generation"`
 	State      string          `json:"state"` // api.InstanceState
@@ -183,10 +185,10 @@ func (x *deployment) instanceStatus(id string, inv *api.Inventory) InstanceStatu
 				return out
 			}
 			if why := x.fleet.Reason(id); why != "" {
-				out.Reasons = []string{"the agent does not answer: " + why}
+				out.Reasons[0] += ": " + why
 			}
 			if x.fleet.Unreachable(id) {
-				out.VM = VMMissing // nothing answers at its address either
+				out.VM = VMUnreachable
 			}
 		}
 		return out

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -44,6 +46,10 @@ func (u *unix) call(ctx context.Context, method api.Method, body []byte) ([]byte
 	request.Header.Set("Idempotency-Key", "x")
 	response, err := u.http.Do(request)
 	if err != nil {
+		var at *url.Error
+		if errors.As(err, &at) {
+			err = at.Err // its URL is nobody's address
+		}
 		return nil, err
 	}
 	defer response.Body.Close()

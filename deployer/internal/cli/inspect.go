@@ -27,7 +27,7 @@ func statusCommand(a *app) *cobra.Command {
 		Short: "Show every instance, its agent and its processes",
 		Long: `Shows every instance, its agent and its processes. With --exit-code it exits with 3
 if an instance fails: it does not run although no operator stopped it, its VM or
-disk is missing, its agent does not answer or reports what cannot be true. Ignored
+disk is lost, its agent does not answer or reports what cannot be true. Ignored
 instances do not count.`,
 		Example: `  deploy status examples/cluster.hcl
   deploy status --drift cluster.hcl     what was changed by hand since it was installed

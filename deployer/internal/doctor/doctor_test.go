@@ -52,7 +52,7 @@ func TestDoctorJudgesAgents(t *testing.T) {
 		{"failing", func(c *checkup) { c.State, c.Reasons = api.InstanceFailing, []string{"check says no"} }, false, "fail agent app/0: it is failing: check says no -> deploy logs"},
 		{"stopped", func(c *checkup) { c.State = api.InstanceStopped }, false, "warn agent app/0: its processes are stopped"},
 		{"agent's files", func(c *checkup) { c.Agent.Damaged = []string{"bin/shim-1 is missing"} }, false, "bin/shim-1 is missing -> deploy apply"},
-		{"disk gone", func(c *checkup) { c.Agent.DiskGone = "/disks/db-0" }, false, "fail agent app/0: its persistent disk /disks/db-0 is missing"},
+		{"disk gone", func(c *checkup) { c.Agent.DiskGone = "/disks/db-0" }, false, "fail agent app/0: its persistent disk /disks/db-0 is lost"},
 		{"interrupted", func(c *checkup) { c.Interrupted = true }, false, "warn agent app/0: an update began"},
 		{"drift", func(c *checkup) { c.Drift = []api.Drift{{Path: "jobs/a/b", Kind: api.DriftMissing}} }, false, "jobs/a/b removed by hand"},
 		{"drift that is left", func(c *checkup) { c.Drift = []api.Drift{{Path: "store/a/b", Kind: api.DriftExtra, Left: true}} }, false, ""},

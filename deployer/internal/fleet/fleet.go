@@ -238,7 +238,7 @@ func (f *Fleet) Survey(ctx context.Context, effort Effort) map[string]*api.Inven
 		mu.Lock()
 		defer mu.Unlock()
 		if errors.Is(err, context.DeadlineExceeded) && f.connected(id) {
-			err = fmt.Errorf("its machine does, so the agent hangs: apply restarts it, and what it supervises keeps running (%w)", err)
+			err = fmt.Errorf("its machine does, so the agent hangs; apply restarts it, and what it supervises keeps running (%w)", err)
 		}
 		if err != nil {
 			reasons[id] = err

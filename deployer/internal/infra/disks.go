@@ -35,7 +35,7 @@ func (i *Infra) existingDisks(disks map[string]terraform.DiskInput) error {
 
 // DiskGone says that a persistent disk does not exist any more.
 func DiskGone(disk string) string {
-	return fmt.Sprintf("its persistent disk %s is missing, with the data on it", disk)
+	return fmt.Sprintf("its persistent disk %s is lost, with the data on it", disk)
 }
 
 // knownDisks returns the persistent disks that the state knows, by instance.

@@ -102,7 +102,7 @@ func (i *Infra) Plan(ctx context.Context) (Plan, error) {
 	}
 	dir, err := os.MkdirTemp("", "deploy-plan-")
 	if err != nil {
-		return Plan{}, fmt.Errorf("cannot make a folder to plan in: %w", err)
+		return Plan{}, fmt.Errorf("cannot make a folder to plan in: %w; TMPDIR can name another place", err)
 	}
 	defer os.RemoveAll(dir)
 	data, err := os.ReadFile(filepath.Join(i.s.Store.Terraform(), terraform.StateFile))

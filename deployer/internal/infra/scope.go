@@ -27,7 +27,7 @@ func (s scope) check(changes []terraform.Change, in input, vms map[string]state.
 	disks := knownDisks(vms, orphans)
 	for _, c := range changes {
 		if had, was := disks[c.Key]; was && c.Name == terraform.DiskResource && c.Action == terraform.Create && !s.lost[c.Key] {
-			return fmt.Errorf("cannot %s: the persistent disk of %s (%s) is missing, and an empty one would take its place; nothing was changed: restore the disk, or apply again with --accept-data-loss", s.what, c.Key, had.Folder)
+			return fmt.Errorf("cannot %s: the persistent disk of %s (%s) is lost, and an empty one would take its place; nothing was changed: restore the disk, or apply again with --accept-data-loss", s.what, c.Key, had.Folder)
 		}
 		vm := in.vm(c.Key)
 		if c.Name == terraform.DiskResource {

@@ -27,7 +27,7 @@ import (
 
 // backdate says how far a VM's clock may be behind the deployer's, as far as the
 // certificate lives so long.
-const backdate = time.Hour
+const backdate = 2 * time.Hour // a whole hour, as by a wrong time zone, and some
 
 // Pair is a certificate with its key, both PEM; the key is PKCS #8.
 type Pair struct {

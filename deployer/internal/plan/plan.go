@@ -39,10 +39,9 @@ const (
 
 // Existing is one instance as it is.
 type Existing struct {
-	// VM tells whether the infrastructure has one; Stopped that it is there but
-	// not running.
-	VM      bool
-	Stopped bool
+	// VM tells whether the infrastructure has one, Stopped that it is there but not
+	// running, Known that it had one when it was last applied to.
+	VM, Stopped, Known bool
 	// Remade: the infrastructure has another VM than the one that was applied to, made
 	// outside of deploy.
 	Remade bool
@@ -325,7 +324,7 @@ func FailureOf(id string, e Existing) Failing {
 		}
 	}
 	if inv := e.Inventory; inv != nil && inv.Agent.DiskGone != "" {
-		f.Reasons = append(f.Reasons, fmt.Sprintf("its persistent disk %s is missing", inv.Agent.DiskGone))
+		f.Reasons = append(f.Reasons, fmt.Sprintf("its persistent disk %s is lost", inv.Agent.DiskGone))
 		f.Restartable = false
 	}
 	return f
@@ -336,6 +335,9 @@ func instance(w Wanted, e Existing) InstanceChange {
 	switch {
 	case !e.VM:
 		c.Action, c.Causes = Create, []string{"no VM yet"}
+		if e.Known {
+			c.Causes[0] = "its VM is gone"
+		}
 		c.Files, c.Processes = files(w, e), starts(w.Spec, "first start")
 		return c
 	case e.Inventory == nil && e.Remade:
@@ -354,14 +356,14 @@ func instance(w Wanted, e Existing) InstanceChange {
 		c.Processes = starts(w.Spec, "first start on its new VM")
 		return c
 	case e.Inventory == nil && e.Stopped:
-		c.Action, c.Causes = Start, []string{"the VM is not running"}
+		c.Action, c.Causes = Start, []string{"its VM is stopped"}
 		return c
 	case e.Inventory == nil:
 		silent := "the agent does not answer"
 		if e.Silent != "" {
-			silent += " (" + e.Silent + ")"
+			silent += ": " + e.Silent
 		}
-		c.Action, c.Causes = Blocked, []string{silent + ": apply contacts the VM over SSH, and plans again"}
+		c.Action, c.Causes = Blocked, []string{silent + "; apply contacts the VM over SSH, and plans again"}
 		return c
 	}
 	inv := e.Inventory

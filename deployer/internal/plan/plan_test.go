@@ -244,6 +244,15 @@ func TestInstance(t *testing.T) {
 			processes: []string{"start router/router: first start on its new VM"},
 		},
 		{
+			name:      "a VM that is gone",
+			wanted:    Wanted{Spec: old, Known: true, Shown: shown("a\n", "b\n")},
+			existing:  Existing{Known: true},
+			action:    Create,
+			cause:     "its VM is gone",
+			processes: []string{"start router/router: first start"},
+			diff:      "+a",
+		},
+		{
 			name:     "a VM that is not running",
 			wanted:   Wanted{Spec: old, Known: true},
 			existing: Existing{VM: true, Stopped: true},

@@ -32,7 +32,11 @@ func Examine(s Store) (found []Finding, read int) {
 	st, _, err := s.Load()
 	switch {
 	case err != nil:
-		add(true, "state.json", "deploy state repair MANIFEST", err)
+		fix := "deploy state repair MANIFEST"
+		if errors.As(err, new(versionError)) {
+			fix = "" // nothing is damaged
+		}
+		add(true, "state.json", fix, err)
 	case st == nil:
 		return nil, 0
 	}

@@ -81,7 +81,9 @@ func Called(name string) string {
 // failed makes the error of an engine run; log is nil for commands without
 // JSON events.
 func (r *Runner) failed(ctx context.Context, doing string, log *eventLog, err error) *Error {
-	if ctx.Err() != nil {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		err = context.Cause(ctx) // which says more
+	} else if ctx.Err() != nil {
 		err = errors.Join(context.Cause(ctx), err)
 	}
 	e := &Error{Doing: doing, Engine: r.engine, Cause: err}

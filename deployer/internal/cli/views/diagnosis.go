@@ -31,5 +31,5 @@ func Diagnosis(w io.Writer, d *deployer.Diagnosis, color bool) {
 			fmt.Fprintf(w, "      %s %s\n", paint(color, faint, "->"), parts[1])
 		}
 	}
-	fmt.Fprintf(w, "\n%d ok, %d warnings, %d failures\n", counts[deployer.LevelOK], counts[deployer.LevelWarn], counts[deployer.LevelFail])
+	fmt.Fprintf(w, "\n%d ok, %s, %s\n", counts[deployer.LevelOK], Count(counts[deployer.LevelWarn], "warning"), Count(counts[deployer.LevelFail], "failure"))
 }

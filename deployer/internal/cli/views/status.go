@@ -73,8 +73,11 @@ func stateOf(in deployer.InstanceStatus) string {
 	if in.Agent == deployer.AgentDistrusted {
 		state = "not believed"
 	}
-	if in.VM == deployer.VMMissing {
-		state = "no vm"
+	switch in.VM {
+	case deployer.VMUnreachable:
+		state = "unreachable"
+	case deployer.VMMissing:
+		state = "no VM"
 	}
 	if in.Held && state == string(api.InstanceStopped) {
 		state = "stopped (by an operator)"

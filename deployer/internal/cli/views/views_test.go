@@ -78,6 +78,7 @@ func TestStatus(t *testing.T) {
 			Processes: []deployer.ProcessStatus{{Job: "router", Name: "router", State: "backoff", Restarts: 4}}},
 		{ID: "router/1", Address: "127.0.0.4", VM: deployer.VMRunning, Agent: deployer.AgentSilent, State: "failing", Reasons: []string{"the agent does not answer"}},
 		{ID: "router/2", VM: deployer.VMMissing, Agent: deployer.AgentSilent, State: "stopped"},
+		{ID: "router/3", Address: "127.0.0.5", VM: deployer.VMUnreachable, Agent: deployer.AgentSilent, State: "failing", Reasons: []string{"the agent does not answer"}},
 	}, Levels: someLevels}
 	var b bytes.Buffer
 	Status(&b, s, false, 120)
@@ -92,7 +93,7 @@ func TestStatus(t *testing.T) {
 	}
 	b.Reset()
 	Status(&b, s, true, 80)
-	for _, want := range []string{"\x1b[31mfailing\x1b[0m ", "\x1b[31msilent\x1b[0m ", "\x1b[31mno vm\x1b[0m "} {
+	for _, want := range []string{"\x1b[31mfailing\x1b[0m ", "\x1b[31msilent\x1b[0m ", "\x1b[31mno VM\x1b[0m "} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("%q is not red in\n%s", want, b.String())
 		}
