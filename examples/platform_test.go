@@ -343,6 +343,7 @@ func TestPlatform(t *testing.T) {
 		p.mustApply()
 	})
 
+	t.Run("outages", p.outages)
 	t.Run("an app is updated under load", p.updateUnderLoad)
 	t.Run("controllers are killed during pushes", func(t *testing.T) { p.killControllers(t, address) })
 }
