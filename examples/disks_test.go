@@ -44,6 +44,15 @@ done <${path.data}/guests
 echo "{\"total\":$n}"
 `
 
+// keeperFiles are those of a release with the job.
+func keeperFiles() map[string]string {
+	return map[string]string{
+		"jobs/keeper/job.hcl":             keeperJob,
+		"jobs/keeper/templates/run.sh":    keeperScript,
+		"jobs/keeper/templates/census.sh": keeperCensus,
+	}
+}
+
 const keepers = `deployment "keepers" { domain = "keepers.localhost" }
 infrastructure "local" {}
 variable "listen" { default = "" }
@@ -75,13 +84,9 @@ type keeperCluster struct {
 func startKeepers(t *testing.T) *keeperCluster {
 	t.Helper()
 	dir := t.TempDir()
-	for path, content := range map[string]string{
-		"jobs/keeper/job.hcl":             keeperJob,
-		"jobs/keeper/templates/run.sh":    keeperScript,
-		"jobs/keeper/templates/census.sh": keeperCensus,
-
-		"keepers.hcl": strings.ReplaceAll(keepers, "JOBS", strconv.Quote(filepath.Join(dir, "jobs"))),
-	} {
+	files := keeperFiles()
+	files["keepers.hcl"] = strings.ReplaceAll(keepers, "JOBS", strconv.Quote(filepath.Join(dir, "jobs")))
+	for path, content := range files {
 		path = filepath.Join(dir, path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			t.Fatal(err)

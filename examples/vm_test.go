@@ -205,9 +205,9 @@ func (v *vmCluster) mustLeaveNoVMs() {
 // TestLibvirtVMLife follows one VM: made, a job healthy, rebooted as by a power cut,
 // its QEMU killed, made anew with its disk, destroyed.
 func TestLibvirtVMLife(t *testing.T) {
-	v := startVMs(t, "STEMCELL", map[string]string{
-		"jobs/keeper/job.hcl": keeperJob, "jobs/keeper/templates/run.sh": keeperScript, "life.hcl": vmLife,
-	})
+	files := keeperFiles()
+	files["life.hcl"] = vmLife
+	v := startVMs(t, "STEMCELL", files)
 	v.must("apply", "--auto-approve")
 	first := v.waitRunning("db/0", vmLimit)
 	const data = "/var/lib/deploy/data/keeper"
