@@ -16,8 +16,9 @@ import (
 	"github.com/clusterworks/deploy/jobs/confine/network"
 )
 
-// surveyTimeout bounds the trial runs that find out what the machine offers.
-const surveyTimeout = 30 * time.Second
+// surveyTimeout bounds the trial runs that find out what the machine offers: a machine
+// that is emulated by a busy one takes over half a minute. A hook of five minutes waits for it.
+const surveyTimeout = 4 * time.Minute
 
 // Machine describes what a machine offers to keep users' programs apart.
 type Machine struct {
@@ -50,8 +51,9 @@ func CgroupName(component, folder string) string {
 }
 
 // Survey finds the best that the machine offers, by running a program with it. It
-// fails if no program can be run at all.
-func Survey(ctx context.Context, t Trial) (Machine, error) {
+// fails if no program can be run at all, or if the time is up: a slow machine offers no
+// less than a quick one.
+func Survey(ctx context.Context, t Trial) (found Machine, failed error) {
 	ctx, cancel := context.WithTimeout(ctx, surveyTimeout)
 	defer cancel()
 	m := Machine{Landlock: confine.Landlock()}
@@ -83,6 +85,12 @@ func Survey(ctx context.Context, t Trial) (Machine, error) {
 		name := "trial-" + rand.Text()
 		return Probe(ctx, t.Warden, filepath.Join(t.Records, name), filepath.Join(t.Folder, name), spec)
 	}
+	defer func() {
+		if ctx.Err() != nil {
+			m.Close()
+			found, failed = Machine{}, fmt.Errorf("cannot find out in time how this machine can keep users' programs apart: %w; it is too slow or too busy: try again when it has less to do", context.Cause(ctx))
+		}
+	}()
 	for _, offer := range []struct{ namespaces, users bool }{{true, true}, {true, false}, {false, true}, {false, false}} {
 		if offer.users && !root {
 			continue
