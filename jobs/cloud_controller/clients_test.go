@@ -3,9 +3,12 @@ package cloudcontroller
 import (
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/clusterworks/deploy/jobs/runtimes"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
 
@@ -50,6 +53,28 @@ func TestCrashedByIndex(t *testing.T) {
 		t.Errorf("of a crashed instance: %q, want %q", got, want)
 	}
 	u.call("GET", "/apps/hello/instances/1/files/logs/stderr.log", nil).fails(400, 304)
+}
+
+// TestFrameworksOf2012 (S3-2): vmc of 2012 breaks off at apps of frameworks that it does
+// not know; the README of ours names these.
+func TestFrameworksOf2012(t *testing.T) {
+	known := []string{"rails3", "sinatra", "grails", "lift", "spring", "node", "java_web", "php", "otp_rebar", "rack", "play", "wsgi", "django", "dotnet", "standalone"}
+	text, err := os.ReadFile("cmd/vmc/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, limits, _ := strings.Cut(string(text), "Clients of 2012 know their own list of frameworks only")
+	limits, _, _ = strings.Cut(limits, "\n")
+	pushes, breaks, _ := strings.Cut(limits, "breaks off")
+	for _, f := range runtimes.Frameworks() {
+		where, what := breaks, "breaks off at"
+		if slices.Contains(known, f.Name) {
+			where, what = pushes, "pushes"
+		}
+		if !strings.Contains(where, "`"+f.Name+"`") {
+			t.Errorf("the README does not say that vmc of 2012 %s apps of %s", what, f.Name)
+		}
+	}
 }
 
 // TestRuntimesOf2012 (S3-4): a manifest of 2012 names its runtimes as they were called; who

@@ -258,6 +258,8 @@ func shellWord(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
+const buildGo = "build it first (CGO_ENABLED=0 GOOS=linux go build), then push the program: --path PROGRAM"
+
 // advice says what would do for files that nothing is known to run, "" if they are
 // no known ones.
 func advice(source string) string {
@@ -269,17 +271,19 @@ func advice(source string) string {
 		{"Dockerfile", "this cloud runs no container images: push what the Dockerfile copies and give --command"},
 		{"pom.xml", "build it first, then push what was built: --path target/APP.jar or .war"},
 		{"build.gradle*", "build it first, then push what was built: --path build/libs/APP.jar or .war"},
-		{"go.mod", "build it first (CGO_ENABLED=0 GOOS=linux go build), then push the program: --path PROGRAM"},
+		{"go.mod", buildGo},
+		{"*.go", buildGo},
 		{"Cargo.toml", "build it first, then push the program: --path target/release/PROGRAM"},
 		{"*.php", "this cloud has no PHP"},
 		{"composer.json", "this cloud has no PHP"},
 		{"requirements.txt", "a Python app needs a wsgi.py, an app.py that makes a Flask app, a manage.py of Django, or a Procfile with a line such as \"web: gunicorn module:callable\""},
 		{"*.py", "a Python app needs a wsgi.py, an app.py that makes a Flask app, a manage.py of Django, or a Procfile with a line such as \"web: python server.py\""},
 		{"Gemfile", "a Ruby app needs a config.ru, or a script that requires sinatra, or a Procfile"},
+		{"*/index.html", "for that site, --path FOLDER"},
 		{"*.html", "a site needs an index.html, or --framework static"},
 	} {
 		if found, err := fs.Glob(files, one.glob); err == nil && len(found) > 0 {
-			return "there is " + found[0] + ": " + one.text
+			return "there is " + found[0] + ": " + strings.ReplaceAll(one.text, "FOLDER", filepath.Join(source, filepath.Dir(found[0])))
 		}
 	}
 	return ""

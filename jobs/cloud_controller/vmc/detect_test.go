@@ -97,10 +97,11 @@ func TestNotStarted(t *testing.T) {
 func TestAdvice(t *testing.T) {
 	for files, want := range map[string]string{
 		"Dockerfile app.py": "no container images", "pom.xml": "target/APP.jar", "go.mod main.go": "GOOS=linux", "index.php": "no PHP",
-		"requirements.txt job.py": "wsgi.py", "x.txt": "",
+		"requirements.txt job.py": "wsgi.py", "x.txt": "", "main.go": "GOOS=linux", "README.md public/index.html": "/public",
 	} {
 		dir := t.TempDir()
 		for _, name := range strings.Fields(files) {
+			must(t, os.MkdirAll(filepath.Join(dir, filepath.Dir(name)), 0o755))
 			must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o644))
 		}
 		if got := advice(dir); want == "" && got != "" || !strings.Contains(got, want) {

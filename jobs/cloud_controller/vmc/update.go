@@ -73,6 +73,9 @@ func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, up
 			done(err)
 			return err
 		}
+		if next.Back && !update.Back {
+			v.say("The new version of %s fails, and the previous one returns: %s", name, next.Reason)
+		}
 		if next != update {
 			last = time.Now()
 		}
@@ -113,6 +116,9 @@ func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, up
 		return v.started(c, app, update.Instances)
 	case client.Undone:
 		err := fmt.Errorf("%s keeps running with its previous version: %s", name, update.Reason)
+		if running, look := runs(ctx, c, name); look == nil && running < update.Instances {
+			err = fmt.Errorf("%s has its previous version again, of which %d of %d run: %s", name, running, update.Instances, update.Reason)
+		}
 		done(err)
 		if update.Failed != "" {
 			v.showCrash(ctx, c, name, update.Failed)
@@ -122,6 +128,17 @@ func (v *vmc) awaitUpdate(ctx context.Context, c *client.Client, name string, up
 	err = fmt.Errorf("%s was not updated: %s", name, update.Reason)
 	done(err)
 	return err
+}
+
+// runs returns how many instances of an app run.
+func runs(ctx context.Context, c *client.Client, name string) (n int, err error) {
+	instances, err := c.Instances(ctx, name)
+	for _, i := range instances {
+		if i.State == client.Running {
+			n++
+		}
+	}
+	return n, err
 }
 
 func updateCommand(v *vmc) *cobra.Command {

@@ -80,8 +80,32 @@ func (l *load) none(t *testing.T) {
 
 const versionJS = `
 const http = require('http');
-http.createServer((req, res) => { req.resume(); req.on('end', () => res.end('VERSION ' + (process.env.GREETING || ''))) }).listen(process.env.VCAP_APP_PORT);
+http.createServer((req, res) => { req.resume(); req.on('end', () => res.end('VERSION ' + (process.env.GREETING || ''))) }).listen(process.env.VCAP_APP_PORT).on('upgrade', (req, socket) => {
+  socket.on('error', () => {});
+  socket.write('HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\nVERSION');
+});
 `
+
+// socket opens a web socket at an app, which has to say this on it.
+func (p *platform) socket(app, want string) net.Conn {
+	p.t.Helper()
+	domain := strings.TrimPrefix(p.target, "api.")
+	_, port, _ := strings.Cut(domain, ":")
+	conn, err := net.Dial("tcp", "127.0.0.1:"+port)
+	must(p.t, err)
+	p.t.Cleanup(func() { conn.Close() })
+	must(p.t, conn.SetDeadline(time.Now().Add(deadline)))
+	_, err = fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: %s.%s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", app, domain)
+	must(p.t, err)
+	said := ""
+	for buffer := make([]byte, 1000); !strings.HasSuffix(said, want); {
+		n, err := conn.Read(buffer)
+		if said += string(buffer[:n]); err != nil {
+			p.t.Fatalf("the web socket of %s says %q, %v; want %q", app, said, err, want)
+		}
+	}
+	return conn
+}
 
 // TestUpdates: whatever is done to a running app, its users lose nothing; what does
 // not run is withdrawn, with the reason on the screen; and what ran comes back.
@@ -106,10 +130,16 @@ func TestUpdates(t *testing.T) {
 	}
 	serves("one ")
 	l := p.load(url, 8)
+	socket := p.socket("rolls", "one")
 	if out := p.ok(good("two")...); !strings.Contains(out, "rolls runs, 2 of 2") {
 		t.Errorf("push: %s", out)
 	}
 	serves("two ")
+	// A web socket goes on until its instance ends, and ends in order.
+	if rest, err := io.ReadAll(socket); len(rest) > 0 || err != nil {
+		t.Errorf("an open web socket ends with %q, %v", rest, err)
+	}
+	p.socket("rolls", "two")
 	p.ok("restart", "rolls")
 	p.ok("env", "set", "rolls", "GREETING=hi")
 	serves("two hi")

@@ -41,6 +41,12 @@ func TestFixOfACrashLoop(t *testing.T) {
 	}
 	for _, how := range []string{"--now=false", "--now"} {
 		p.fails("rel does not stay up", push("throw new Error('bad')")...)
+		if how == "--now=false" { // a fix that is none
+			status, _, said := p.vmc(push("throw new Error('worse')")...)
+			if status != exitFailed || !strings.Contains(said, "The new version of rel fails, and the previous one returns: instance") || !strings.Contains(said, "Error: rel has its previous version again, of which 0 of 2 run: instance") {
+				t.Errorf("push of what crashes, too: status %d\n%s", status, said)
+			}
+		}
 		if out := p.ok(push(versionJS, how)...); !strings.Contains(out, "rel runs, 2 of 2") {
 			t.Errorf("push of the fix: %s", out)
 		}

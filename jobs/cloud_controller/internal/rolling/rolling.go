@@ -142,6 +142,7 @@ type track struct {
 	present  bool      // the last look has seen it running
 	after    time.Time // no start before
 	resumed  bool      // the step is an earlier run's
+	kept     bool      // going back, nothing was stopped here
 }
 
 // Resume returns the machine of an update, a new or a saved one.
@@ -353,7 +354,7 @@ func (m *Machine) again(now time.Time, index int, why string) {
 	if !m.track[index].resumed { // else it was perhaps never asked for
 		m.Indices[index].Failures++
 	}
-	m.track[index] = track{after: now.Add(time.Second)}
+	m.track[index] = track{after: now.Add(time.Second), kept: m.track[index].kept}
 	m.enter(now, index, Waiting)
 	switch {
 	case m.Indices[index].Failures < m.settings.Tries:
@@ -394,8 +395,10 @@ func (m *Machine) exited(now time.Time, e Exited) {
 	case step == Replaced && !e.Gone:
 	case step == Replaced && m.Back:
 	case e.Gone:
-		*t = track{}
+		*t = track{kept: t.kept}
 		m.enter(now, e.Index, Waiting)
+	case e.Crashed && t.kept && (step == Starting || step == Settling):
+		m.giveUp(now, e.Index) // it crashes as it did before the update, and may take long to
 	case step == Starting || step == Settling:
 		why := fmt.Sprintf("the DEAs cannot start instance %d", e.Index)
 		if e.Why != "" {
@@ -466,6 +469,7 @@ func (m *Machine) goBack(reason, instance string) {
 			i.Step = Waiting
 		} else {
 			i.Step = Settling // when the next look has seen that it runs
+			m.track[index].kept = true
 		}
 	}
 }

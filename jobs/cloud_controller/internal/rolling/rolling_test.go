@@ -243,6 +243,26 @@ func TestABadVersionStopsNothing(t *testing.T) {
 	}
 }
 
+// TestTheVersionBeforeCrashesToo: an update of an app that crashes, to what crashes as
+// well, is over when both have crashed once; it is the health manager's again.
+func TestTheVersionBeforeCrashesToo(t *testing.T) {
+	w := newWorld(1, testSettings(1))
+	w.bad["new"], w.bad["old"], w.least = "never listens", "never listens", 0
+	w.instances[0].Running = false
+	for w.machine.Outcome == Running && w.now.Sub(epoch) < 5*time.Minute {
+		for _, e := range w.pass(250 * time.Millisecond) {
+			w.step(e)
+			if e.(Exited).Version == "old" {
+				w.start("old", 0, false) // by the health manager
+			}
+		}
+		w.step(w.look(always))
+	}
+	if took := w.now.Sub(epoch); w.machine.Outcome != Undone || took > 45*time.Second {
+		t.Errorf("after %v the update is %q", took, w.machine.Outcome)
+	}
+}
+
 func TestACrashLaterGoesBackTheSameWay(t *testing.T) {
 	w := newWorld(3, testSettings(1))
 	for w.machine.Count() < 2 {
