@@ -346,6 +346,9 @@ func (l *domainLoader) seconds(attrs hcl.Attributes, name string) int {
 // addresses reads a list of addresses and networks.
 func (l *domainLoader) addresses(attrs hcl.Attributes, name string) []string {
 	list := l.Texts(attrs, name)
+	if name == "allow" && attrs[name] != nil && len(list) == 0 {
+		l.Report(syntax.Problem("Nobody is allowed", "\"allow\" is empty, which is not everybody. Name who is served, or leave it out for everybody.", attrs[name].Expr.Range(), attrs[name].Range))
+	}
 	for _, text := range list {
 		_, err := netip.ParsePrefix(text)
 		if _, single := netip.ParseAddr(text); err != nil && single != nil {

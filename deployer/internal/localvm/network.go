@@ -45,6 +45,17 @@ func hardware(a netip.Addr) net.HardwareAddr {
 	return append(net.HardwareAddr{0x02, 0xde}, b[:]...)
 }
 
+// whole returns what a list of the kernel's has, asked again while others change it:
+// links end by themselves with their namespaces.
+func whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range 100 {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return all, err
+}
+
 // Gateway returns the address of this machine on the bridge of a range.
 func Gateway(cidr netip.Prefix) netip.Addr { return cidr.Masked().Addr().Next() }
 
@@ -54,7 +65,7 @@ func CheckBridge(cidr netip.Prefix) error {
 	if os.Geteuid() != 0 {
 		return errors.New("cannot make a bridge for VMs: that takes root; run deploy as root, or leave network = \"bridge\" out")
 	}
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("cannot list this machine's network links: %w", err)
 	}
@@ -62,7 +73,7 @@ func CheckBridge(cidr netip.Prefix) error {
 	for _, l := range links {
 		names[l.Attrs().Index] = l.Attrs().Name
 	}
-	routes, err := netlink.RouteList(nil, unix.AF_INET)
+	routes, err := whole(func() ([]netlink.Route, error) { return netlink.RouteList(nil, unix.AF_INET) })
 	if err != nil {
 		return fmt.Errorf("cannot list this machine's routes: %w", err)
 	}
@@ -231,7 +242,7 @@ func ensureBridge(at netip.Prefix) (netlink.Link, error) {
 
 // removeLinks removes the links that match says.
 func removeLinks(match func(*netlink.LinkAttrs) bool) error {
-	links, err := netlink.LinkList()
+	links, err := whole(netlink.LinkList)
 	if err != nil {
 		return fmt.Errorf("cannot list this machine's network links: %w", err)
 	}
@@ -257,7 +268,7 @@ func Disconnect(dir string) error {
 		if err := removeLinks(func(l *netlink.LinkAttrs) bool { return strings.HasPrefix(l.Name, linkPrefix) && l.Alias == dir }); err != nil {
 			return err
 		}
-		links, err := netlink.LinkList()
+		links, err := whole(netlink.LinkList)
 		if err != nil {
 			return fmt.Errorf("cannot list this machine's network links: %w", err)
 		}

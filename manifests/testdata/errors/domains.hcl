@@ -56,6 +56,10 @@ domain "two.example" {
   tls      = secret.nats             # error: Not a certificate
 }
 
+domain "none.example" {
+  allow = [] # error: Nobody is allowed
+}
+
 domain "three.example" {
   group = group.nats # error: Unknown port
   port  = 4242
