@@ -13,7 +13,7 @@ import (
 // that at least leastPercent of them may gather.
 const (
 	headroom     = 24 << 20
-	leastPercent = 60
+	leastPercent = 50
 	mostPercent  = 1000
 )
 

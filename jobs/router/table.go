@@ -2,7 +2,7 @@ package router
 
 import (
 	"cmp"
-	"fmt"
+	"hash/maphash"
 	"maps"
 	"math"
 	"math/rand/v2"
@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,9 +30,17 @@ type backend struct {
 	// FrontKey holds what it wants to see of routers.
 	FrontKey string
 
-	instance   *instance
-	seen       time.Time
-	staleAfter time.Duration
+	instance *instance
+	// When it was registered last, since table.begin, and for how long that holds.
+	seen, staleAfter time.Duration
+}
+
+// both are a backend and its instance, of which most have one: one allocation.
+type both struct {
+	backend  backend
+	instance instance
+	backends [1]*backend
+	hosts    [1]string
 }
 
 // label returns name/index of the app's instance, with the app's id if it has no
@@ -86,21 +93,54 @@ type tagSet struct {
 }
 
 // routes are the backends of a host name. They do not change: a change makes others.
-type routes struct{ backends []*backend }
+type routes struct {
+	host     string // "" for a name that is no more
+	backends []*backend
+}
 
-// hosts are host names with their routes. Requests look at them without a lock;
-// one at a time changes them.
+// hosts are host names with their routes. Requests look at them without a lock; one
+// at a time changes them. A sync.Map would take three times the memory, and an
+// allocation for each look.
 type hosts struct {
-	all  sync.Map // string: *routes
-	size int      // not for requests
+	slots atomic.Pointer[[]slot] // the next free one after its hash is a name's
+	size  int                    // not for requests, as is used
+	used  int                    // slots, those of names that are no more included
+}
+
+type slot = atomic.Pointer[routes]
+
+var hostSeed = maphash.MakeSeed()
+
+// find returns the slot of a host name, or the free one where the search for it ends.
+func find(slots []slot, host string) *slot {
+	for i := maphash.String(hostSeed, host); ; i++ {
+		at := &slots[i&uint64(len(slots)-1)]
+		if found := at.Load(); found == nil || found.host == host {
+			return at
+		}
+	}
 }
 
 // of returns the routes of a host name as hostKey returns it, nil if it has none.
 func (h *hosts) of(host string) *routes {
-	if found, ok := h.all.Load(host); ok {
-		return found.(*routes)
+	slots := h.slots.Load()
+	if slots == nil {
+		return nil
 	}
-	return nil
+	return find(*slots, host).Load()
+}
+
+// each calls a function with the routes of each host name, which may change them.
+func (h *hosts) each(see func(*routes)) {
+	slots := h.slots.Load()
+	if slots == nil {
+		return
+	}
+	for i := range *slots {
+		if found := (*slots)[i].Load(); found != nil && found.host != "" {
+			see(found)
+		}
+	}
 }
 
 // backends returns the backends of a host name; they are not to be changed.
@@ -113,15 +153,36 @@ func (h *hosts) backends(host string) []*backend {
 
 // set replaces the backends of a host name; none: it is no more.
 func (h *hosts) set(host string, backends []*backend) {
-	if len(backends) == 0 {
-		if _, had := h.all.LoadAndDelete(host); had {
-			h.size--
+	h.makeRoom()
+	at := find(*h.slots.Load(), host)
+	had := at.Load() != nil
+	switch {
+	case len(backends) > 0:
+		at.Store(&routes{host, backends})
+		if !had {
+			h.size++
+			h.used++
 		}
+	case had:
+		at.Store(&routes{}) // searches for other names go on behind it
+		h.size--
+	}
+}
+
+// makeRoom sees to it that a quarter of the slots is free.
+func (h *hosts) makeRoom() {
+	slots := h.slots.Load()
+	if slots != nil && h.used < len(*slots)/4*3 {
 		return
 	}
-	if _, had := h.all.Swap(host, &routes{backends}); !had {
-		h.size++
+	more := 16
+	for more < 2*h.size {
+		more *= 2
 	}
+	made := make([]slot, more)
+	h.each(func(r *routes) { find(made, r.host).Store(r) })
+	h.used = h.size
+	h.slots.Store(&made)
 }
 
 // table is the routing table: host names to backends. It is plain data without
@@ -129,6 +190,7 @@ func (h *hosts) set(host string, backends []*backend) {
 // methods by one at a time.
 type table struct {
 	hosts     hosts
+	begin     time.Time
 	instances map[string]*instance // by address
 	tags      map[string]*tagSet   // by their text
 	// An instance that has so many requests or uploads gets no more.
@@ -138,7 +200,7 @@ type table struct {
 
 func newTable() *table {
 	return &table{
-		instances: map[string]*instance{}, tags: map[string]*tagSet{},
+		begin: time.Now(), instances: map[string]*instance{}, tags: map[string]*tagSet{},
 		maxRequests: math.MaxInt32, maxUploads: math.MaxInt32, maxRoutes: math.MaxInt32,
 	}
 }
@@ -200,7 +262,7 @@ func (t *table) register(r wire.Registration, now time.Time) (added int, stale [
 				backends[i] = b
 				t.hosts.set(host, backends)
 			}
-			b.seen = now
+			b.seen = now.Sub(t.begin)
 			continue
 		}
 		if t.routes >= t.maxRoutes {
@@ -213,18 +275,28 @@ func (t *table) register(r wire.Registration, now time.Time) (added int, stale [
 			s, text = text[:size], text[size:]
 			return s
 		}
-		b := &backend{Addr: cut(len(addr)), tagSet: t.shareTags(r.Tags), seen: now, staleAfter: after}
+		in, list := t.instances[addr], slices.Clip(backends)
+		var b *backend
+		if in != nil {
+			b = new(backend)
+		} else {
+			made := &both{}
+			in, b = &made.instance, &made.backend
+			in.hosts = made.hosts[:0]
+			if list == nil {
+				list = made.backends[:0]
+			}
+		}
+		*b = backend{Addr: cut(len(addr)), tagSet: t.shareTags(r.Tags), instance: in, seen: now.Sub(t.begin), staleAfter: after}
 		host = cut(len(host))
 		b.App, b.Session, b.FrontKey = cut(len(r.App)), cut(len(r.PrivateInstanceID)), cut(len(r.FrontKey))
 		b.Name, b.Index = cut(len(r.AppName)), text
-		if b.instance = t.instances[addr]; b.instance == nil {
-			b.instance = &instance{}
-			t.instances[b.Addr] = b.instance
+		if len(in.hosts) == 0 {
+			t.instances[b.Addr] = in
 		}
-		in := b.instance
 		in.hosts = append(in.hosts, host)
 		t.routes++
-		t.hosts.set(host, append(slices.Clip(backends), b))
+		t.hosts.set(host, append(list, b))
 		// Whoever registers anew can be reached, as far as it knows.
 		in.setAside(time.Time{})
 		added++
@@ -268,26 +340,26 @@ func (t *table) unregister(r wire.Registration) (removed int) {
 // prune removes the backends not seen for longer than they may, and returns
 // them as "host addr".
 func (t *table) prune(now time.Time) (gone []string) {
-	for key, found := range t.hosts.all.Range {
-		host, backends := key.(string), found.(*routes).backends
-		for i, b := range slices.Backward(backends) {
-			if now.Sub(b.seen) > b.staleAfter {
-				gone = append(gone, host+" "+b.Addr)
-				t.remove(host, i)
+	at := now.Sub(t.begin)
+	t.hosts.each(func(r *routes) {
+		for i, b := range slices.Backward(r.backends) {
+			if at-b.seen > b.staleAfter {
+				gone = append(gone, r.host+" "+b.Addr)
+				t.remove(r.host, i)
 			}
 		}
-	}
+	})
 	slices.Sort(gone)
 	return gone
 }
 
 // touch marks everything as seen now: while the bus is away nobody can be.
 func (t *table) touch(now time.Time) {
-	for _, found := range t.hosts.all.Range {
-		for _, b := range found.(*routes).backends {
-			b.seen = now
+	t.hosts.each(func(r *routes) {
+		for _, b := range r.backends {
+			b.seen = now.Sub(t.begin)
 		}
-	}
+	})
 }
 
 // setAside prefers other backends until then.
@@ -368,13 +440,15 @@ func (t *table) size() (urls, backends int) { return t.hosts.size, len(t.instanc
 
 // shareTags returns the set of these tags, for one backend more.
 func (t *table) shareTags(tags wire.Tags) *tagSet {
-	var key strings.Builder
+	var room [256]byte
+	key := room[:0]
 	for _, name := range slices.Sorted(maps.Keys(tags)) {
-		fmt.Fprintf(&key, "%q=%q,", name, tags[name])
+		key = append(strconv.AppendQuote(key, name), '=')
+		key = append(strconv.AppendQuote(key, tags[name]), ',')
 	}
-	set := t.tags[key.String()]
+	set := t.tags[string(key)]
 	if set == nil {
-		set = &tagSet{Tags: make(wire.Tags, len(tags)), key: key.String()}
+		set = &tagSet{Tags: make(wire.Tags, len(tags)), key: string(key)}
 		for name, value := range tags {
 			set.Tags[strings.Clone(name)] = strings.Clone(value)
 		}

@@ -32,10 +32,54 @@ func addrs(found *routes) []string {
 
 // countHosts counts the host names of a table.
 func countHosts(t *table) (n int) {
-	for range t.hosts.all.Range {
-		n++
-	}
+	t.hosts.each(func(*routes) { n++ })
 	return n
+}
+
+// TestHosts: names that come and go are found by who asks at the same time, as long as
+// they are there, and names that went take no room for ever.
+func TestHosts(t *testing.T) {
+	var h hosts
+	name := func(i int) string { return fmt.Sprintf("%d.test", i) }
+	there := []*backend{{}}
+	h.set("stays.test", there)
+	var readers sync.WaitGroup
+	done := make(chan struct{})
+	for range 2 {
+		readers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if found := h.of("stays.test"); found == nil || found.host != "stays.test" {
+					t.Error("a name was lost for a moment")
+					return
+				}
+			}
+		})
+	}
+	const most = 500
+	for i := range 20 * most {
+		h.set(name(i), there)
+		if i >= most {
+			h.set(name(i-most), nil)
+			h.set(name(i-most), nil) // is no more
+		}
+	}
+	close(done)
+	readers.Wait()
+	for i := range 20 * most {
+		if found := h.of(name(i)); (found != nil) != (i >= 19*most) || found != nil && found.host != name(i) {
+			t.Fatalf("%s: %v", name(i), found)
+		}
+	}
+	seen := 0
+	h.each(func(*routes) { seen++ })
+	if slots := len(*h.slots.Load()); seen != most+1 || h.size != seen || slots > 4*most {
+		t.Errorf("%d names seen, %d counted, in %d slots; want %d", seen, h.size, slots, most+1)
+	}
 }
 
 func pick(t *table, session string, tried []string, now time.Time) *backend {
