@@ -103,6 +103,19 @@ listen "web" { port = property.port }
 		}
 	}
 
+	// What runs is told by the last revision while the manifest names a job that is
+	// not there, and nothing else is done.
+	if err := os.Rename(filepath.Join(jobs, "script"), filepath.Join(jobs, "away")); err != nil {
+		t.Fatal(err)
+	}
+	out, code := c.run("status", "--exit-code")
+	mustTell(t, out, code, 0, "app/0", "app/2", "running", "by revision 1", "deploy validate")
+	out, code = c.run("apply", "--auto-approve")
+	mustTell(t, out, code, 1, `No release has a job "script"`)
+	if err := os.Rename(filepath.Join(jobs, "away"), filepath.Join(jobs, "script")); err != nil {
+		t.Fatal(err)
+	}
+
 	// A secret keeps what it was.
 	was := c.mustDeploy("", "secret", "show", c.manifest, "key.value")
 	if _, errOut, code := c.deploy("p\xe4ss\xff", "secret", "set", c.manifest, "key"); code != 1 || !strings.Contains(errOut, "its byte 2 is not UTF-8 text") {
@@ -126,7 +139,7 @@ listen "web" { port = property.port }
 	}
 
 	// What is right: JSON is read as JSON, and a zone that stays empty is said.
-	out, code := c.run("plan", vars("good.json"))
+	out, code = c.run("plan", vars("good.json"))
 	mustTell(t, out, code, 2, "+${nothing} %{ here")
 	out, code = c.run("plan", `--var=zones=["z1", "z2", "z3"]`)
 	mustTell(t, out, code, 0, `zone "z3" of group "app" stays empty`)
