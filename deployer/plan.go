@@ -186,19 +186,20 @@ func (x *deployment) activeSpecs(ctx context.Context, want map[string]plan.Wante
 	slices.Sort(ids)
 	specs, failed := make([]*api.Spec, len(ids)), make([]error, len(ids))
 	err := x.Each(ctx, len(ids), func(ctx context.Context, i int) error {
-		return fleet.Within(ctx, 15*time.Second, func(ctx context.Context) error {
-			s, err := x.fleet.Client(state.Own(ids[i])).Spec(ctx, api.SpecRequest{})
-			if err != nil {
-				var e *api.Error
-				if errors.As(err, &e) && e.Code == api.CodeNotFound {
-					return nil // damaged on disk: the plan says so, apply repairs it
-				}
-				failed[i] = fmt.Errorf("cannot read what is installed on %s: %w", ids[i], err)
-				return ctx.Err()
+		id := state.Own(ids[i])
+		asking, cancel := context.WithTimeout(ctx, max(15*time.Second, fleet.AskTime(x.VM(id))))
+		defer cancel()
+		s, err := x.fleet.Client(id).Spec(asking, api.SpecRequest{})
+		if err != nil {
+			var e *api.Error
+			if errors.As(err, &e) && e.Code == api.CodeNotFound {
+				return nil // damaged on disk: the plan says so, apply repairs it
 			}
-			specs[i] = &s
-			return nil
-		})
+			failed[i] = fmt.Errorf("cannot read what is installed on %s: %w", ids[i], err)
+			return ctx.Err() // not that of asking: one that is slow does not keep the others
+		}
+		specs[i] = &s
+		return nil
 	})
 	out := map[string]*api.Spec{}
 	for i, id := range ids {
