@@ -154,11 +154,11 @@ test: ## everything: check, unit tests with the race detector, end-to-end tests,
 # Where stemcells are kept: outside of the clone, since each takes minutes to build.
 STEMCELLS ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/deploy/stemcells
 # The image is the one that the build names, not the newest of the folder.
-test-vm: build ## real VMs by libvirt (root): the stemcell built twice, the contract's suite, the life of a VM, a platform on three; minutes, longer by emulation
+test-vm: build ## real VMs by libvirt (root): the stemcell built twice, the contract's suite, the life of a VM, a platform on three, one of clones of the devbox; minutes, longer by emulation
 	@$(MAKE_STAGE) setup-vm
 	@for template in libvirt openstack; do templates/$$template/provider.sh $(CURDIR)/bin/providers; done
-	image=$$(STEMCELLS=$(STEMCELLS) stemcells/build base) && runtimes=$$(STEMCELLS=$(STEMCELLS) stemcells/build runtimes) && \
-		export STEMCELL=$$image STEMCELL_RUNTIMES=$$runtimes DEPLOY_PROVIDER_MIRROR=$(CURDIR)/bin/providers && \
+	image=$$(STEMCELLS=$(STEMCELLS) stemcells/build base) && runtimes=$$(STEMCELLS=$(STEMCELLS) stemcells/build runtimes) && devbox=$$(STEMCELLS=$(STEMCELLS) stemcells/build devbox) && \
+		export STEMCELL=$$image STEMCELL_RUNTIMES=$$runtimes STEMCELL_DEVBOX=$$devbox DEPLOY_PROVIDER_MIRROR=$(CURDIR)/bin/providers && \
 		go test -tags vm -count 1 -v -run TestSameInputsSameDigest -timeout 60m ./stemcells && \
 		.ci/with-libvirt.sh go test -tags "e2e vm" -count 1 -v -p 1 -run '^Test(Libvirt|OpenStack)' -timeout 180m ./deployer/internal/terraform ./examples
 .PHONY: test-vm

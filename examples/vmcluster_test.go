@@ -20,7 +20,7 @@ import (
 
 // forwarder passes connections from an address of this machine on, so that names
 // below localhost lead to VMs.
-func forwarder(t *testing.T, to string) string {
+func forwarder(t testing.TB, to string) string {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -101,6 +101,43 @@ func (v *vmCluster) applies() string {
 	return out
 }
 
+// pushSite pushes the static app to a platform of VMs as site.DOMAIN and waits until it is
+// served. It returns a function that repeats a command of vmc until it succeeds, and one
+// that reports whether the app is served.
+func (v *vmCluster) pushSite(domain, front string) (slowly func(what string, args ...string), served func() bool) {
+	v.t.Helper()
+	v.listen = forwarder(v.t, front)
+	p := &platform{cluster: v.cluster, domain: domain, limit: 10 * time.Minute, env: append(os.Environ(), "XDG_CONFIG_HOME="+v.t.TempDir(), "VMC_PASSWORD=of-a-user-of-the-test")}
+	slowly = func(what string, args ...string) {
+		v.t.Helper()
+		within(v.t, vmLimit, what, func() bool {
+			begin := time.Now()
+			out, code := p.vmc(args...)
+			if code != 0 {
+				v.t.Logf("vmc %s exited with %d after %.0f s: %s", strings.Join(args, " "), code, time.Since(begin).Seconds(), out)
+			}
+			return code == 0
+		})
+	}
+	_, port, _ := net.SplitHostPort(v.listen)
+	slowly("the API answers", "target", "api."+domain+":"+port)
+	slowly("an account is made", "register", "somebody@example.com")
+	want, err := os.ReadFile("apps/static/index.html")
+	if err != nil {
+		v.t.Fatal(err)
+	}
+	served = func() bool {
+		body, err := page(v.listen, "site."+domain)
+		return err == nil && body == string(want)
+	}
+	// A push gives up before an emulated VM of a busy machine has staged or started the app.
+	begin := time.Now()
+	slowly("the app is pushed", "push", "site", "--path", "apps/static", "--memory", "32M", "--instances", "1", "--url", "site."+domain)
+	within(v.t, vmLimit, "the app is served", served)
+	v.t.Logf("the app is served %.0f s after the push began", time.Since(begin).Seconds())
+	return slowly, served
+}
+
 // TestLibvirtCluster stands examples/vms.hcl up: a platform on three virtual machines.
 // An app is pushed and served through nginx; an update rolls; the QEMU of the VM with
 // the controller's data is killed, and the VM comes back with its disk; nothing is left.
@@ -142,37 +179,7 @@ func TestLibvirtCluster(t *testing.T) {
 	}
 
 	t.Log("an app is pushed, and served through nginx")
-	v.listen = forwarder(t, net.JoinHostPort(address["edge/0"], "8080"))
-	p := &platform{cluster: v.cluster, domain: "vms.localhost", limit: 10 * time.Minute, env: append(os.Environ(), "XDG_CONFIG_HOME="+t.TempDir(), "VMC_PASSWORD=of-a-user-of-the-test")}
-	slowly := func(what string, args ...string) {
-		t.Helper()
-		within(t, vmLimit, what, func() bool {
-			out, code := p.vmc(args...)
-			if code != 0 {
-				t.Logf("vmc %s: %s", strings.Join(args, " "), out)
-			}
-			return code == 0
-		})
-	}
-	_, port, _ := net.SplitHostPort(v.listen)
-	slowly("the API answers", "target", "api.vms.localhost:"+port)
-	slowly("an account is made", "register", "somebody@example.com")
-	want, err := os.ReadFile("apps/static/index.html")
-	if err != nil {
-		t.Fatal(err)
-	}
-	served := func() bool {
-		body, err := page(v.listen, "site.vms.localhost")
-		return err == nil && body == string(want)
-	}
-	// A push gives up before an emulated VM of a busy machine has staged or started the app.
-	within(t, vmLimit, "the app is pushed and served", func() bool {
-		begin := time.Now()
-		out, code := p.vmc("push", "site", "--path", "apps/static", "--memory", "32M", "--instances", "1", "--url", "site.vms.localhost")
-		t.Logf("push exited with %d after %.0f s:\n%s", code, time.Since(begin).Seconds(), out)
-		return code == 0
-	})
-	within(t, vmLimit, "the app is served", served)
+	slowly, served := v.pushSite("vms.localhost", net.JoinHostPort(address["edge/0"], "8080"))
 
 	t.Log("an update rolls")
 	v.edit(`max_memory_mb       = 256`, `max_memory_mb       = 192`)
