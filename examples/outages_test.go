@@ -71,7 +71,7 @@ func (p *platform) outages(t *testing.T) {
 		if out, code := p.run("status", "--exit-code"); code != 0 {
 			t.Errorf("%s: status after the apply exited with %d:\n%s", round[0].what, code, out)
 		}
-		p.mustAllRun(12)
+		p.mustAllRun(15)
 		p.mustServe("node", "Hello from node/")
 	}
 }

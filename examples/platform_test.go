@@ -211,7 +211,7 @@ func TestPlatform(t *testing.T) {
 	begin := time.Now()
 	p.mustApply()
 	t.Logf("cold apply: %.1f s", time.Since(begin).Seconds())
-	before := p.mustAllRun(12)
+	before := p.mustAllRun(15)
 	address := map[string]string{}
 	for _, in := range before.Instances {
 		address[in.ID] = in.Address
@@ -328,7 +328,7 @@ func TestPlatform(t *testing.T) {
 		rebalancing := off + "\n      update             = { rebalance_every = \"5s\" }"
 		p.edit(off, rebalancing)
 		p.mustApply()
-		p.mustAllRun(12)
+		p.mustAllRun(15)
 		within(t, 3*time.Minute, "the DEA that came back has its share of the instances", func() bool {
 			hosts := map[string]int{}
 			for _, i := range p.running("node") {
