@@ -118,13 +118,19 @@ const insideNetwork = "DEPLOY_TEST_NETWORK"
 // who made them: lists of addresses and limits hold for one client and not for another,
 // an app is told its client, a virtual address moves when its load balancer dies, and
 // the one that is made again serves what the other does. Nothing is left of it.
+// An ordinary user is told at once that it takes root.
 func TestBridge(t *testing.T) {
 	t.Parallel()
+	if os.Geteuid() != 0 {
+		c := start(t, "hello.hcl")
+		c.edit(fmt.Sprintf("cidr = %q", c.cidr), `network = "bridge"`)
+		if out, code := c.run("apply", "--auto-approve"); code != 1 || !strings.Contains(out, "that takes root") {
+			t.Errorf("as an ordinary user apply exited with %d:\n%s", code, out)
+		}
+		return
+	}
 	if os.Getenv(insideNetwork) == "" {
 		args := []string{"--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"}
-		if os.Geteuid() != 0 {
-			args = append(args, "--user", "--map-root-user")
-		}
 		self, err := os.Executable()
 		if err != nil {
 			t.Fatal(err)
