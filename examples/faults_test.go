@@ -50,7 +50,7 @@ import (
 //	job that dies after a second      TestJobThatDiesAfterASecond
 //	template error on one instance    TestTemplateErrorOnTheThirdInstance
 //	engine fails half-way             TestEngineFailsHalfWay
-//	clock 10 minutes off              TestClockTenMinutesOff
+//	clock an hour off                 TestClockAnHourOff
 //	bus gone during an apply          TestBusGoneDuringApply
 //	two applies at once               TestTwoAppliesAtOnce
 //	state folder read-only            TestStateFolderReadOnly
@@ -634,17 +634,17 @@ func builtAgent(t *testing.T, change map[string]func(source string) string) []by
 	return agent
 }
 
-// The wall clocks of the VMs are 10 minutes behind the deployer's and the bus's,
-// then 10 ahead: certificates made now are not valid there yet, or are older than
+// The wall clocks of the VMs are an hour behind the deployer's and the bus's,
+// then an hour ahead: certificates made now are not valid there yet, or are older than
 // they seem, and what they tell of time is wrong. Their agent is the real one,
 // built with a time.Now that is off.
-func TestClockTenMinutesOff(t *testing.T) {
+func TestClockAnHourOff(t *testing.T) {
 	t.Parallel()
 	root, err := exec.Command("go", "env", "GOROOT").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	const now, off = "func Now() Time {\n\tsec, nsec, mono := runtimeNow()\n", "by seconds: -0600"
+	const now, off = "func Now() Time {\n\tsec, nsec, mono := runtimeNow()\n", "by seconds: -3600"
 	// One build for both: what is off is a text in the program.
 	late := builtAgent(t, map[string]func(string) string{
 		filepath.Join(strings.TrimSpace(string(root)), "src", "time", "time.go"): func(source string) string {
@@ -667,7 +667,7 @@ var clockOff = func() int64 {
 	if n := bytes.Count(late, []byte(off)); n != 1 {
 		t.Fatalf("the agent's program holds %q %d times", off, n)
 	}
-	ahead := bytes.Replace(late, []byte(off), []byte("by seconds: +0600"), 1)
+	ahead := bytes.Replace(late, []byte(off), []byte("by seconds: +3600"), 1)
 
 	c := busCluster(t)
 	began := time.Now()
@@ -684,6 +684,13 @@ var clockOff = func() int64 {
 	for name, pid := range c.status().pids() {
 		if restarted := pid != before[name]; restarted != strings.HasPrefix(name, "app/") {
 			t.Errorf("%s: pid was %d and is %d", name, before[name], pid)
+		}
+	}
+	mustTell := func(way string) {
+		t.Helper()
+		out, code := c.run("status", "--exit-code")
+		if want := "clock is 1h0m0s " + way + " this machine's"; code != 3 || !strings.Contains(out, want) {
+			t.Errorf("status exited with %d and does not tell %q:\n%s", code, want, out)
 		}
 	}
 	// started are those that were started by this clock.
@@ -707,16 +714,27 @@ var clockOff = func() int64 {
 			t.Errorf("the agent's clock is off by %v, want %v: its log ends at %q (%v)", is, by, last, err)
 		}
 	}
-	mustBeOff(-10*time.Minute, "nats")
+	mustBeOff(-time.Hour, "nats")
+	mustTell("behind")
 
-	// 20 minutes pass at once; no process notices.
+	// Two hours pass at once; no process notices.
 	before = c.status().pids()
 	packages(ahead)
 	c.mustMend(3, changed)
 	within(t, 60*time.Second, "all agents are on the bus", func() bool { return c.onTheBus(changed) })
 	c.mustHavePids(before)
 	c.mustMend(3, "--var=script=: again; exec sleep 1000")
-	mustBeOff(10*time.Minute, "app")
+	mustBeOff(time.Hour, "app")
+	mustTell("ahead of")
+
+	// Agents with the right clock end it, and what runs stays.
+	before = c.status().pids()
+	c.privatePackages(1, nil, "nats")
+	c.mustMend(3, "--var=script=: again; exec sleep 1000")
+	c.mustHavePids(before)
+	if out, code := c.run("status", "--exit-code"); code != 0 {
+		t.Errorf("status exited with %d after it:\n%s", code, out)
+	}
 }
 
 // startApply starts an apply and returns when it has told something.
