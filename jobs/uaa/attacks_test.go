@@ -1,6 +1,9 @@
 package uaa
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -359,6 +362,38 @@ func TestTokenEndpointRefuses(t *testing.T) {
 		if a := w.do(w.browser(), request); a.status != http.StatusUnauthorized || a.body != "" {
 			t.Errorf("the controllers' port with %q: %+v", guess, a)
 		}
+	}
+}
+
+// TestOnlyAccessTokensCount: neither an ID token nor what a stranger encrypts for the
+// library, with its key of zeros, passes for an access token.
+func TestOnlyAccessTokensCount(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.account("dev@example.com")
+	got := w.post(pathToken, passwordForm("dev@example.com"))
+	subject, _ := w.claims(got.field("access_token"))["sub"].(string)
+	encrypt := func(text string) string {
+		block, err := aes.NewCipher(make([]byte, 32))
+		must(t, err)
+		sealed := make([]byte, aes.BlockSize+len(text))
+		//nolint:staticcheck // the library's cipher
+		cipher.NewCFBEncrypter(block, sealed[:aes.BlockSize]).XORKeyStream(sealed[aes.BlockSize:], []byte(text))
+		return base64.RawURLEncoding.EncodeToString(sealed)
+	}
+	for name, token := range map[string]string{"an ID token": got.field("id_token"), "forged for a user": encrypt("x:" + subject), "forged for a robot": encrypt("x:robot")} {
+		request, err := http.NewRequest("GET", w.url+pathUserinfo, nil)
+		must(t, err)
+		request.Header.Set("Authorization", "Bearer "+token)
+		if a := w.do(w.browser(), request); a.status != http.StatusUnauthorized && a.status != http.StatusForbidden || strings.Contains(a.body, "dev@") {
+			t.Errorf("%s at userinfo: %+v", name, a)
+		}
+		if a := w.post(pathIntrospect, form("token", token), "page", pageSecret); a.body != "{\"active\":false}\n" {
+			t.Errorf("%s at introspection: %+v", name, a)
+		}
+	}
+	if !w.active(got.field("access_token")) {
+		t.Error("an access token does not count")
 	}
 }
 

@@ -291,7 +291,7 @@ func (s storage) describe(ctx context.Context, info *oidc.UserInfo, subject stri
 func (s storage) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo, id, subject, _ string) error {
 	if revoked, err := s.store.Revoked(ctx, id); err != nil {
 		return s.failed("read a token", err)
-	} else if revoked {
+	} else if revoked || id == "" { // an ID token has no id
 		return oidc.ErrAccessDenied().WithDescription("the token is revoked")
 	}
 	return s.describe(ctx, info, subject, []string{oidc.ScopeEmail})
@@ -299,7 +299,7 @@ func (s storage) SetUserinfoFromToken(ctx context.Context, info *oidc.UserInfo, 
 
 // SetIntrospectionFromToken tells a client about a token; an error: it is not active.
 func (s storage) SetIntrospectionFromToken(ctx context.Context, answer *oidc.IntrospectionResponse, id, subject, _ string) error {
-	if revoked, err := s.store.Revoked(ctx, id); err != nil || revoked {
+	if revoked, err := s.store.Revoked(ctx, id); err != nil || revoked || id == "" {
 		return errors.Join(errors.New("the token is revoked"), err)
 	}
 	answer.Subject = subject
