@@ -377,7 +377,7 @@ func TestOnlyAccessTokensCount(t *testing.T) {
 		block, err := aes.NewCipher(make([]byte, 32))
 		must(t, err)
 		sealed := make([]byte, aes.BlockSize+len(text))
-		//nolint:staticcheck // the library's cipher
+		//lint:ignore SA1019 the library's cipher
 		cipher.NewCFBEncrypter(block, sealed[:aes.BlockSize]).XORKeyStream(sealed[aes.BlockSize:], []byte(text))
 		return base64.RawURLEncoding.EncodeToString(sealed)
 	}
