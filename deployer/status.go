@@ -90,7 +90,7 @@ func (d *Deployer) Status(ctx context.Context) (*Status, error) {
 	x, err := d.load()
 	var kept int
 	if errors.As(err, new(*manifests.Error)) {
-		x, kept, err = d.lastApplied(err)
+		x, kept, err = lastApplied(d, err)
 	}
 	if err != nil {
 		return nil, err
@@ -114,7 +114,7 @@ func (d *Deployer) Status(ctx context.Context) (*Status, error) {
 
 // lastApplied loads the last revision and returns its number. If there is none that can
 // be loaded, it returns what is wrong with the manifest.
-func (d *Deployer) lastApplied(wrong error) (*deployment, int, error) {
+func lastApplied(d *Deployer, wrong error) (*deployment, int, error) {
 	store, err := d.source.Store()
 	if err != nil {
 		return nil, 0, wrong
