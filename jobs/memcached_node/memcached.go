@@ -15,10 +15,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/clusterworks/deploy/jobs/component/node"
 	"github.com/clusterworks/deploy/jobs/component/node/servers"
@@ -55,12 +52,8 @@ type service struct {
 	doors    *doors
 	work     context.Context
 
-	mu    sync.Mutex
-	ready error
+	servers.Readiness // of the servers that were there when the node began
 }
-
-// startsAtOnce bounds how many servers start side by side.
-const startsAtOnce = 8
 
 func open(ctx context.Context, h node.Host, settings Settings) (*service, error) {
 	m := &settings.Memcached
@@ -92,8 +85,9 @@ func open(ctx context.Context, h node.Host, settings Settings) (*service, error)
 	}
 	s := &service{
 		settings: settings, host: h, folder: filepath.Join(h.Config.BaseDir, "servers"), version: version, work: ctx,
-		account: account, servers: servers.New(account, h.Log), ready: errors.New("the servers are starting"),
+		account: account, servers: servers.New(account, h.Log),
 	}
+	s.SetReady(errors.New("the servers are starting"))
 	s.doors = &doors{own: account.Own, admits: s.admits, open: map[string]net.Listener{}}
 	if err := os.MkdirAll(s.folder, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the folder of the servers: %w", err)
@@ -127,33 +121,12 @@ func findVersion(ctx context.Context, program string) (string, error) {
 // Version is that of the server.
 func (s *service) Version() string { return s.version }
 
-// Ready says whether the servers of the instances were started.
-func (s *service) Ready() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ready
-}
-
 // Run starts the servers of all instances and ends them with ctx.
 func (s *service) Run(ctx context.Context) error {
 	defer s.doors.closeAll()
 	defer s.servers.Close()
-	g, begin := errgroup.WithContext(ctx)
-	g.SetLimit(startsAtOnce)
-	for _, i := range s.host.Instances() {
-		g.Go(func() error {
-			ctx, cancel := context.WithTimeout(begin, time.Minute)
-			defer cancel()
-			if err := s.serve(ctx, i); err != nil && ctx.Err() == nil {
-				s.host.Log.Error("the server of an instance does not start; trying again", "instance", i.Name, "error", err)
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // its functions return nil
-	s.mu.Lock()
-	s.ready = nil
-	s.mu.Unlock()
+	s.host.StartAll(ctx, s.serve)
+	s.SetReady(nil)
 	<-ctx.Done()
 	return nil
 }

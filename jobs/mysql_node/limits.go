@@ -12,41 +12,6 @@ import (
 	"github.com/clusterworks/deploy/jobs/component/node/limits"
 )
 
-const (
-	watchInterval = time.Second
-	// sizeInterval is the time between two measurements of all databases.
-	sizeInterval = 5 * time.Second
-)
-
-// keepLimits watches the server until ctx ends.
-func (s *service) keepLimits(ctx context.Context) error {
-	var sized time.Time
-	first := true
-	for {
-		wait := watchInterval
-		err := s.watch(ctx)
-		if err == nil && first {
-			err = s.compare(ctx)
-			first = err != nil
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		s.setReady(err)
-		if err != nil {
-			wait = 100 * time.Millisecond
-		} else if time.Since(sized) >= sizeInterval {
-			s.checkSizes(ctx)
-			sized = time.Now()
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-	}
-}
-
 // compare says which instances' databases are not there.
 func (s *service) compare(ctx context.Context) error {
 	for _, i := range s.host.Instances() {

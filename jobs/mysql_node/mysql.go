@@ -12,7 +12,6 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -20,6 +19,7 @@ import (
 	"github.com/clusterworks/deploy/agent/host/sockets"
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/component/node"
+	"github.com/clusterworks/deploy/jobs/component/node/limits"
 	"github.com/clusterworks/deploy/jobs/component/node/servers"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -92,8 +92,7 @@ type service struct {
 	server   *server
 	db       *sql.DB // as the administrator
 
-	mu    sync.Mutex
-	ready error
+	servers.Readiness
 }
 
 func open(h node.Host, settings Settings) (*service, error) {
@@ -104,7 +103,8 @@ func open(h node.Host, settings Settings) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &service{settings: settings, host: h, server: found, ready: errors.New("the server is starting")}
+	s := &service{settings: settings, host: h, server: found}
+	s.SetReady(errors.New("the server is starting"))
 	c := mysql.NewConfig()
 	c.User, c.Net, c.Addr = found.administrator, "unix", "server"
 	c.DialFunc = func(ctx context.Context, _, _ string) (net.Conn, error) { return sockets.Dial(ctx, found.socket()) }
@@ -130,32 +130,20 @@ func (quiet) Print(...any) {}
 // Version is that of the server.
 func (s *service) Version() string { return s.server.version }
 
-// Ready says whether the server answers.
-func (s *service) Ready() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ready
-}
-
-func (s *service) setReady(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ready = err
-}
-
 // Run keeps the server running and its users within their plan until ctx ends.
 func (s *service) Run(ctx context.Context) error {
 	running := servers.New(s.server.account, s.host.Log)
 	defer running.Close()
 	defer s.db.Close()
-	defer s.setReady(errors.New("the node ends"))
+	defer s.SetReady(errors.New("the node ends"))
 	if err := s.server.prepare(ctx); err != nil {
 		return err
 	}
 	if err := running.Start(ctx, "server", s.server.folder, s.server.command()); err != nil {
 		return err
 	}
-	return s.keepLimits(ctx)
+	limits.Keeper{Begin: s.compare, Watch: s.watch, CheckSizes: s.checkSizes, SetReady: s.SetReady}.Run(ctx)
+	return nil
 }
 
 // Provision makes an instance's database and its owner.

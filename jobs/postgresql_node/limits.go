@@ -12,48 +12,12 @@ import (
 	"github.com/clusterworks/deploy/jobs/component/node/limits"
 )
 
-const (
-	watchInterval = time.Second
-	// sizeInterval is the time between two measurements of all databases, whose files
-	// are counted one by one.
-	sizeInterval = 5 * time.Second
-)
-
 // session is a user's session at one moment.
 type session struct {
 	limits.Session
 	pid      int
 	began    time.Time
 	database string
-}
-
-// keepLimits watches the server until ctx ends.
-func (s *service) keepLimits(ctx context.Context) error {
-	var sized time.Time
-	first := true
-	for {
-		wait := watchInterval
-		err := s.watch(ctx)
-		if err == nil && first {
-			err = s.begin(ctx)
-			first = err != nil
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		s.setReady(err)
-		if err != nil {
-			wait = 100 * time.Millisecond
-		} else if time.Since(sized) >= sizeInterval {
-			s.checkSizes(ctx)
-			sized = time.Now()
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-	}
 }
 
 // begin closes the server's own databases to users, and says which instances' databases

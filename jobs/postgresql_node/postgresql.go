@@ -11,7 +11,6 @@ import (
 	"net"
 	"path/filepath"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,6 +20,7 @@ import (
 	"github.com/clusterworks/deploy/agent/host/sockets"
 	"github.com/clusterworks/deploy/jobs/component"
 	"github.com/clusterworks/deploy/jobs/component/node"
+	"github.com/clusterworks/deploy/jobs/component/node/limits"
 	"github.com/clusterworks/deploy/jobs/component/node/servers"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -101,8 +101,7 @@ type service struct {
 	cluster  *cluster
 	pool     *pgxpool.Pool
 
-	mu    sync.Mutex
-	ready error
+	servers.Readiness
 }
 
 func open(h node.Host, settings Settings) (*service, error) {
@@ -113,7 +112,8 @@ func open(h node.Host, settings Settings) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &service{settings: settings, host: h, cluster: c, ready: errors.New("the server is starting")}
+	s := &service{settings: settings, host: h, cluster: c}
+	s.SetReady(errors.New("the server is starting"))
 	poolConfig, err := pgxpool.ParseConfig("")
 	if err != nil {
 		return nil, fmt.Errorf("cannot prepare connections to the server: %w", err)
@@ -154,32 +154,20 @@ func (s *service) as(role, password, database string) *pgx.ConnConfig {
 // Version is that of the server.
 func (s *service) Version() string { return s.cluster.version }
 
-// Ready says whether the server answers.
-func (s *service) Ready() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ready
-}
-
-func (s *service) setReady(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.ready = err
-}
-
 // Run keeps the server running and its users within their plan until ctx ends.
 func (s *service) Run(ctx context.Context) error {
 	running := servers.New(s.cluster.account, s.host.Log)
 	defer running.Close()
 	defer s.pool.Close()
-	defer s.setReady(errors.New("the node ends"))
+	defer s.SetReady(errors.New("the node ends"))
 	if err := s.cluster.prepare(ctx); err != nil {
 		return err
 	}
 	if err := running.Start(ctx, "server", s.cluster.folder, s.cluster.command()); err != nil {
 		return err
 	}
-	return s.keepLimits(ctx)
+	limits.Keeper{Begin: s.begin, Watch: s.watch, CheckSizes: s.checkSizes, SetReady: s.SetReady}.Run(ctx)
+	return nil
 }
 
 // Provision makes an instance's roles and its database.

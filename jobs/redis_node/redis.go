@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/clusterworks/deploy/jobs/component/node"
 	"github.com/clusterworks/deploy/jobs/component/node/servers"
@@ -54,13 +53,11 @@ type service struct {
 	servers  *servers.Servers
 	work     context.Context
 
+	servers.Readiness // of the servers that were there when the node began
+
 	mu      sync.Mutex
-	ready   error
 	clients map[string]*redis.Client // of each instance, as its administrator
 }
-
-// startsAtOnce bounds how many servers start side by side.
-const startsAtOnce = 8
 
 func open(ctx context.Context, h node.Host, settings Settings) (*service, error) {
 	r := &settings.Redis
@@ -96,8 +93,9 @@ func open(ctx context.Context, h node.Host, settings Settings) (*service, error)
 	s := &service{
 		settings: settings, host: h, folder: filepath.Join(h.Config.BaseDir, "servers"), version: version, work: ctx,
 		account: account, servers: servers.New(account, h.Log),
-		ready: errors.New("the servers are starting"), clients: map[string]*redis.Client{},
+		clients: map[string]*redis.Client{},
 	}
+	s.SetReady(errors.New("the servers are starting"))
 	if err := os.MkdirAll(s.folder, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make the folder of the servers: %w", err)
 	}
@@ -123,39 +121,18 @@ func findVersion(ctx context.Context, program string) (string, error) {
 // Version is that of the server.
 func (s *service) Version() string { return s.version }
 
-// Ready says whether the servers of the instances were started.
-func (s *service) Ready() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.ready
-}
-
 // Run starts the servers of all instances and ends them with ctx.
 func (s *service) Run(ctx context.Context) error {
 	defer s.end()
-	g, begin := errgroup.WithContext(ctx)
-	g.SetLimit(startsAtOnce)
-	for _, i := range s.host.Instances() {
-		g.Go(func() error {
-			ctx, cancel := context.WithTimeout(begin, time.Minute)
-			defer cancel()
-			if err := s.serve(ctx, i, i.Users()); err != nil && ctx.Err() == nil {
-				s.host.Log.Error("the server of an instance does not start; trying again", "instance", i.Name, "error", err)
-			}
-			return nil
-		})
-	}
-	_ = g.Wait() // its functions return nil
-	s.mu.Lock()
-	s.ready = nil
-	s.mu.Unlock()
+	s.host.StartAll(ctx, func(ctx context.Context, i node.Instance) error { return s.serve(ctx, i, i.Users()) })
+	s.SetReady(nil)
 	<-ctx.Done()
 	return nil
 }
 
 func (s *service) end() {
+	s.SetReady(errors.New("the node ends"))
 	s.mu.Lock()
-	s.ready = errors.New("the node ends")
 	for _, c := range s.clients {
 		c.Close()
 	}

@@ -5,6 +5,9 @@ import (
 	"io"
 	"log/slog"
 	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -100,6 +103,27 @@ type Host struct {
 	Address string
 	// Instances returns those that are whole, by name.
 	Instances func() []Instance
+}
+
+// startsAtOnce bounds how many servers start side by side.
+const startsAtOnce = 8
+
+// StartAll starts the servers of all instances, for services with one for each. One
+// that does not start within a minute is logged; who runs it tries again.
+func (h Host) StartAll(ctx context.Context, start func(context.Context, Instance) error) {
+	var g errgroup.Group
+	g.SetLimit(startsAtOnce)
+	for _, i := range h.Instances() {
+		g.Go(func() error {
+			within, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			if err := start(within, i); err != nil && ctx.Err() == nil {
+				h.Log.Error("the server of an instance does not start; trying again", "instance", i.Name, "error", err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait() // its functions return nil
 }
 
 // Definition is a service's name and how it begins.

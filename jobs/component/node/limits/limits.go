@@ -1,5 +1,6 @@
 // Package limits decides what a service's node does about users that go beyond their
-// plan. It is pure: nodes of databases measure, ask here, and act.
+// plan. The decisions are pure: nodes of databases measure, ask here, and act; keep.go
+// says when.
 package limits
 
 import (
