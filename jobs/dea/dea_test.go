@@ -3,6 +3,7 @@ package dea
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -412,12 +413,14 @@ func TestKind(t *testing.T) {
 	eventually(t, "it is gone", func() bool { return len(a.find("7", false)) == 0 })
 }
 
-// TestBadDroplets: they are told of, and nothing is left of them.
+// TestBadDroplets: they are told of, and nothing is left of them but the log that says
+// why; of one that is not to blame, nothing at all.
 func TestBadDroplets(t *testing.T) {
 	t.Parallel()
 	c := newCell(t)
 	a := c.start("")
 	good := a.droplet()
+	logged := 0
 	for i, tc := range []struct {
 		name   string
 		reason string
@@ -448,9 +451,24 @@ func TestBadDroplets(t *testing.T) {
 					t.Errorf("exit %+v, want %s", exits[0], tc.reason)
 				}
 			}
-			eventually(t, "nothing is left", func() bool {
-				apps, err := os.ReadDir(filepath.Join(a.base, "apps"))
-				return err == nil && len(apps) == 0 && len(a.find(id, false)) == 0
+			if tc.reason == wire.ReasonCrashed {
+				logged++
+				if text := file(t, a.state(id, wire.StateCrashed), "/logs/err.log"); !strings.Contains(text, "The app's files cannot be used") {
+					t.Errorf("its log is %q", text)
+				}
+			} else if found := a.find(id, false); len(found) > 0 {
+				t.Errorf("%+v is left", found)
+			}
+			eventually(t, "only logs are left", func() bool {
+				logs, err1 := filepath.Glob(filepath.Join(a.base, "apps", "*", "logs", "err.log"))
+				var files int
+				err2 := filepath.WalkDir(filepath.Join(a.base, "apps"), func(_ string, e fs.DirEntry, err error) error {
+					if err == nil && !e.IsDir() {
+						files++
+					}
+					return err
+				})
+				return err1 == nil && err2 == nil && files == logged && len(logs) == logged
 			})
 		})
 	}
