@@ -143,7 +143,7 @@ test: ## everything: check, unit tests with the race detector, end-to-end tests,
 	stage lint $(MAKE_STAGE) lint; \
 	stage unit env CGO_ENABLED=1 $(call TIMED,unit,$(LONG) ./...) -race -vet=off -p 4 -timeout 20m; \
 	stage rounds go test $(ROUNDS); \
-	stage e2e $(call TIMED,e2e,./examples/...) -tags e2e -vet=off -p 1 -parallel 6 -timeout 25m; \
+	stage e2e $(call TIMED,e2e,./examples/...) -tags e2e -vet=off -p 1 -parallel 6 -timeout 40m; \
 	stage demo $(MAKE_STAGE) demo-check; \
 	for stage in unit e2e; do \
 		echo "=== the slowest $$stage tests"; $(GOTESTSUM) tool slowest --num 15 --jsonfile bin/$$stage.json; \
