@@ -4,9 +4,11 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -392,8 +394,19 @@ func TestOnlyAccessTokensCount(t *testing.T) {
 			t.Errorf("%s at introspection: %+v", name, a)
 		}
 	}
-	if !w.active(got.field("access_token")) {
-		t.Error("an access token does not count")
+	access := got.field("access_token")
+	if a := w.post(pathRevoke, form("token", access), "page", pageSecret); a.status != http.StatusBadRequest || !w.active(access) {
+		t.Errorf("a client revokes another one's token: %+v", a)
+	}
+	var told struct {
+		ClientID string `json:"client_id"`
+		Scope    string
+		Aud      []string
+		Exp, Iat int64
+	}
+	must(t, json.Unmarshal([]byte(w.post(pathIntrospect, form("token", access), "page", pageSecret).body), &told))
+	if told.ClientID != "vmc" || !slices.Equal(told.Aud, []string{"vmc", controllerScope}) || !strings.Contains(told.Scope, controllerScope) || told.Exp <= told.Iat {
+		t.Errorf("introspection does not say for whom the token is: %+v", told)
 	}
 }
 

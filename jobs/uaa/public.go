@@ -69,6 +69,7 @@ type contextKey int
 const (
 	addressKey contextKey = iota
 	browserKey
+	claimsKey
 )
 
 func addressOf(ctx context.Context) string {
@@ -82,6 +83,22 @@ func browserOf(ctx context.Context) string {
 	return browser
 }
 
+// claimsOf returns what the access token says that a request is about; nil if it is about
+// none that counts.
+func claimsOf(ctx context.Context) *oidc.AccessTokenClaims {
+	claims, _ := ctx.Value(claimsKey).(*oidc.AccessTokenClaims)
+	return claims
+}
+
+// aboutToken has the library answer, and gives our storage what the library keeps from it.
+func (p *parts) aboutToken(w http.ResponseWriter, r *http.Request) {
+	verifier := p.provider.AccessTokenVerifier(op.ContextWithIssuer(r.Context(), p.start.URL))
+	if claims, err := op.VerifyAccessToken[*oidc.AccessTokenClaims](r.Context(), r.PostFormValue("token"), verifier); err == nil {
+		r = r.WithContext(context.WithValue(r.Context(), claimsKey, claims))
+	}
+	p.provider.ServeHTTP(w, r)
+}
+
 // routes returns what browsers and clients are served.
 func (p *parts) routes() http.Handler {
 	mux := http.NewServeMux()
@@ -91,8 +108,8 @@ func (p *parts) routes() http.Handler {
 	mux.Handle("GET "+pathKeys, p.provider)
 	mux.HandleFunc("GET "+pathAuthorize, p.authorize)
 	mux.HandleFunc("POST "+pathToken, p.token)
-	mux.Handle("POST "+pathRevoke, p.provider)
-	mux.Handle("POST "+pathIntrospect, p.provider)
+	mux.HandleFunc("POST "+pathRevoke, p.aboutToken)
+	mux.HandleFunc("POST "+pathIntrospect, p.aboutToken)
 	mux.Handle("GET "+pathUserinfo, p.provider)
 	mux.Handle("POST "+pathUserinfo, p.provider)
 	mux.HandleFunc("GET "+pathLogin, p.showLogin)

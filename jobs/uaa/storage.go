@@ -158,13 +158,17 @@ func (s storage) GetRefreshTokenInfo(ctx context.Context, client, token string) 
 	return row.AccountID, "family " + row.Family, nil
 }
 
-// RevokeToken ends a login by its refresh token, or one access token.
-func (s storage) RevokeToken(ctx context.Context, id, user, _ string) *oidc.Error {
+// RevokeToken ends a login by its refresh token, or one access token, of the client that
+// asks: it may hold another's.
+func (s storage) RevokeToken(ctx context.Context, id, user, client string) *oidc.Error {
 	var err error
 	family, is := strings.CutPrefix(id, "family ")
+	claims := claimsOf(ctx)
 	switch {
 	case is && user != "":
 		err = s.store.RevokeFamily(ctx, family)
+	case user != "" && (claims == nil || claims.ClientID != client):
+		return oidc.ErrUnauthorizedClient().WithDescription("the token is another client's")
 	case user != "": // an access token that we signed
 		err = s.store.RevokeAccess(ctx, id, time.Now().Add(accessTokenMost))
 	}
@@ -303,6 +307,10 @@ func (s storage) SetIntrospectionFromToken(ctx context.Context, answer *oidc.Int
 		return errors.Join(errors.New("the token is revoked"), err)
 	}
 	answer.Subject = subject
+	if claims := claimsOf(ctx); claims != nil {
+		answer.Issuer, answer.ClientID, answer.Audience, answer.Scope = claims.Issuer, claims.ClientID, claims.Audience, claims.Scopes
+		answer.IssuedAt, answer.Expiration = claims.IssuedAt, claims.Expiration
+	}
 	if _, is := s.settings().Clients[subject]; is {
 		return nil
 	}
