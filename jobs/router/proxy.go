@@ -2,6 +2,7 @@ package router
 
 import (
 	"context"
+	"crypto/subtle"
 	"io"
 	"log/slog"
 	"net/http"
@@ -101,7 +102,7 @@ func (r *Router) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		started: time.Now(),
 		host:    req.Host,
 		trusted: settings.trusts(req),
-		trace:   settings.TraceKey != "" && req.Header.Get(traceHeader) == settings.TraceKey,
+		trace:   settings.TraceKey != "" && subtle.ConstantTimeCompare([]byte(req.Header.Get(traceHeader)), []byte(settings.TraceKey)) == 1,
 		tells:   req.Header.Get(wire.HeaderApp) != "",
 		closing: w.Header().Get("Connection") != "",
 	}

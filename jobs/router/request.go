@@ -46,7 +46,8 @@ func admit(req *http.Request) (status int, text string) {
 	case http.MethodConnect, http.MethodTrace:
 		return http.StatusMethodNotAllowed, "VCAP ROUTER: 405 - THE ROUTER KNOWS NO " + req.Method
 	}
-	if req.Method != http.MethodGet && strings.Trim(req.Method, methodLetters) != "" || req.RequestURI == "*" {
+	// What is opaque, as in "GET a:../b", would go on without its scheme, and climb.
+	if req.Method != http.MethodGet && strings.Trim(req.Method, methodLetters) != "" || req.RequestURI == "*" || req.URL.Opaque != "" {
 		return http.StatusBadRequest, "VCAP ROUTER: 400 - THE REQUEST LINE IS NOT ONE FOR APPS"
 	}
 	if strings.ContainsRune(req.URL.Path, 0) || climbs(req.URL.Path) {

@@ -217,6 +217,7 @@ func TestRefused(t *testing.T) {
 		{"TRACE", request("TRACE /", ""), 405, "TRACE"},
 		{"CONNECT", "CONNECT a.test:80 HTTP/1.1\r\nHost: a.test:80\r\n\r\n", 405, "CONNECT"},
 		{"an absolute target", "GET http://a.test/ HTTP/1.1\r\nHost: elsewhere.test\r\n\r\n", 200, ""},
+		{"a target that is no path", "GET a:../../etc/passwd HTTP/1.1\r\nHost: a.test\r\n\r\n", 400, "REQUEST LINE"},
 		{"a health page of others", "GET /healthz HTTP/1.1\r\nHost: 127.0.0.8\r\nX-Forwarded-For: 192.0.2.7\r\n\r\n", 404, "404"},
 	} {
 		if status, body := c.raw(tc.text); status != tc.status || !strings.Contains(body, tc.says) {
