@@ -341,16 +341,23 @@ func TestContained(t *testing.T) {
 			}
 		})
 	}
-	t.Run("many files", func(t *testing.T) {
-		startup := "#!/bin/bash\nfor i in $(seq 20); do head -c 1000000 /dev/zero > app/f$i; done; sleep 60\n"
-		doc := a.document("4", a.droplet(entry{name: "startup", text: startup, mode: 0o500}, entry{name: "app/x", text: "x"}))
-		doc.Limits.Disk, doc.URIs = 4, nil
-		a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), doc)
-		found := a.state("4", wire.StateCrashed)
-		if got := file(t, found, "/logs/err.log"); !strings.Contains(got, "more than its quota of 4 MB") {
-			t.Errorf("err.log: %q", got)
-		}
-	})
+	// Files that have names, none any more, or none that a path leads to.
+	for i, script := range []string{
+		"for i in $(seq 20); do head -c 1000000 /dev/zero > app/f$i; done; sleep 60",
+		"for i in $(seq 10 29); do eval \"exec $i>app/f\"; rm app/f; head -c 1000000 /dev/zero >&$i; done; sleep 60",
+		"cd app; d=$(printf 'x%.0s' $(seq 250)); for i in $(seq 20); do mkdir $d; cd -P $d; done; sleep 60",
+	} {
+		t.Run(fmt.Sprintf("files %d", i), func(t *testing.T) {
+			id := wire.ID(strconv.Itoa(40 + i))
+			doc := a.document(id, a.droplet(entry{name: "startup", text: "#!/bin/bash\n" + script + "\n", mode: 0o500}, entry{name: "app/x", text: "x"}))
+			doc.Limits.Disk, doc.URIs = 4, nil
+			a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), doc)
+			found := a.state(id, wire.StateCrashed)
+			if got := file(t, found, "/logs/err.log"); !strings.Contains(got, "more than its quota of 4 MB") {
+				t.Errorf("err.log: %q", got)
+			}
+		})
+	}
 	t.Run("fork bomb", func(t *testing.T) {
 		doc := a.document("5", sha, "MODE=bomb")
 		a.publish(wire.SubjectDEAStartOf(a.dea.base.UUID()), doc)
@@ -616,7 +623,7 @@ func TestBrokenMessages(t *testing.T) {
 func TestFiles(t *testing.T) {
 	t.Parallel()
 	a := newCell(t).start("")
-	startup := "#!/bin/bash\nln -s /etc/passwd logs/out; ln -s ../app/x logs/in; mkfifo logs/fifo; echo 0123456789 > logs/stdout.log; sleep 1000\n"
+	startup := "#!/bin/bash\nln -s /etc/passwd logs/out; ln -s ../app/x logs/in; mkfifo logs/fifo; mkdir app/many; (cd app/many; seq -w 12000 | xargs touch); echo 0123456789 > logs/stdout.log; sleep 1000\n"
 	doc := a.document("7", a.droplet(entry{name: "startup", text: startup, mode: 0o500}, entry{name: "app/x", text: "an x", mode: 0o600}, entry{name: "secret", text: "s", mode: 0o600}))
 	doc.URIs = nil
 	found := a.launch(doc)
@@ -632,7 +639,7 @@ func TestFiles(t *testing.T) {
 	}{
 		{"/", 200, fmt.Sprintf("%-35s %10s\n%-35s %10s\n", "app/", "-", "logs/", "-")},
 		{"", 200, fmt.Sprintf("%-35s %10s\n%-35s %10s\n", "app/", "-", "logs/", "-")},
-		{"/app", 200, fmt.Sprintf("%-35s %10s\n", "x", "4B")},
+		{"/app", 200, fmt.Sprintf("%-35s %10s\n%-35s %10s\n", "many/", "-", "x", "4B")},
 		{"/app/x", 200, "an x"},
 		{"/logs/in", 200, "an x"},
 		{"/logs/out", 403, "forbidden\n"},
@@ -647,6 +654,9 @@ func TestFiles(t *testing.T) {
 		if status != tc.status || body != tc.body {
 			t.Errorf("%q: %d %q, want %d %q", tc.path, status, body, tc.status, tc.body)
 		}
+	}
+	if body, status := fetch(t, url+"/app/many", found.Credentials); status != 200 || strings.Count(body, "\n") != maxListed+1 || !strings.HasSuffix(body, "and more: only 10000 are listed\n") {
+		t.Errorf("a folder of 12,000 files: %d, %d lines", status, strings.Count(body, "\n"))
 	}
 	if _, status := fetch(t, found.FileURI+"../db/applications.json", found.Credentials); status == 200 {
 		t.Error("the DEA's own files are served")

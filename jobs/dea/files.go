@@ -18,6 +18,10 @@ import (
 	"time"
 )
 
+// maxListed bounds the list of a folder, which is held in memory: an app may have made
+// very many files.
+const maxListed = 10_000
+
 // shown holds what of an instance's folder is listed.
 var shown = []string{"app", "logs", "tomcat"}
 
@@ -105,10 +109,12 @@ func (s *fileServer) show(w http.ResponseWriter, r *http.Request, folder, name s
 		http.ServeContent(w, r, "", info.ModTime(), f)
 		return 0, nil
 	}
-	entries, err := f.ReadDir(-1)
-	if err != nil {
+	entries, err := f.ReadDir(maxListed + 1)
+	if err != nil && !errors.Is(err, io.EOF) {
 		return http.StatusNotFound, err
 	}
+	more := len(entries) > maxListed
+	entries = entries[:min(len(entries), maxListed)]
 	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	var list strings.Builder
 	for _, e := range entries {
@@ -122,6 +128,9 @@ func (s *fileServer) show(w http.ResponseWriter, r *http.Request, folder, name s
 		if info, err := e.Info(); err == nil {
 			fmt.Fprintf(&list, "%-35s %10s\n", e.Name(), size(info.Size()))
 		}
+	}
+	if more {
+		fmt.Fprintf(&list, "and more: only %d are listed\n", maxListed)
 	}
 	_, _ = io.WriteString(w, list.String())
 	return 0, nil

@@ -64,7 +64,7 @@ func (d *DEA) monitor(ctx context.Context) error {
 				if samples[id] == nil {
 					samples[id] = &sample{}
 				}
-				d.look(a, samples[id], snapshot.Usage(pid), time.Now())
+				d.look(a, samples[id], snapshot, pid, time.Now())
 			}
 		}
 	}
@@ -76,9 +76,9 @@ func percent(used, of time.Duration) float64 {
 	return max(0, math.Round(1000*float64(used)/float64(of))/10)
 }
 
-// look takes one sample of one instance.
-func (d *DEA) look(a *attendant, s *sample, used warden.Usage, now time.Time) {
-	cpu := 0.0
+// look takes one sample of one instance, whose warden has this pid.
+func (d *DEA) look(a *attendant, s *sample, all warden.Snapshot, pid int, now time.Time) {
+	used, cpu := all.Usage(pid), 0.0
 	if !s.at.IsZero() && now.After(s.at) {
 		cpu = percent(used.CPU-s.cpu, now.Sub(s.at))
 	}
@@ -90,7 +90,8 @@ func (d *DEA) look(a *attendant, s *sample, used warden.Usage, now time.Time) {
 		}
 	}
 	if !now.Before(s.nextDisk) {
-		s.disk = confine.DiskUsage(d.instanceFolder(a.instance.Folder))
+		folder := d.instanceFolder(a.instance.Folder)
+		s.disk = confine.DiskUsage(folder) + all.Held(pid, folder)
 		s.nextDisk = now.Add(time.Duration(float64(time.Since(now)) / diskShare))
 	}
 	d.event(core.Used{ID: a.instance.ID, Usage: wire.Usage{

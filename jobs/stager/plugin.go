@@ -217,15 +217,15 @@ func (t *task) await(ctx context.Context, handle *warden.Handle, records string,
 // measure returns an error if the plugin uses more than it may of what the kernel
 // does not bound.
 func (t *task) measure(handle *warden.Handle, spec warden.Spec, disk int64) error {
-	if used := confine.DiskUsage(spec.Dir); used > disk {
-		return fmt.Errorf("it used %s of disk, more than the %s that a staging may use, and was ended", bytesText(used), bytesText(disk))
-	}
-	if len(spec.Cgroups) > 0 {
-		return nil
-	}
 	all, err := warden.Look()
 	if err != nil {
 		t.stager.base.Log().Warn("cannot measure what a staging uses", "error", err)
+		return nil
+	}
+	if used := confine.DiskUsage(spec.Dir) + all.Held(handle.PID(), spec.Dir); used > disk {
+		return fmt.Errorf("it used %s of disk, more than the %s that a staging may use, and was ended", bytesText(used), bytesText(disk))
+	}
+	if len(spec.Cgroups) > 0 {
 		return nil
 	}
 	switch used := all.Usage(handle.PID()); {

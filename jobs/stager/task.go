@@ -109,7 +109,7 @@ func (t *task) run(ctx context.Context, place int) (err error) {
 		return t.failure(ctx, "Staging plugin failed", err)
 	}
 
-	if err := pack(droplet, staged, t.stager.config.MaxDropletMB<<20); err != nil {
+	if err := pack(ctx, droplet, staged, t.stager.config.MaxDropletMB<<20); err != nil {
 		return t.failure(ctx, "Failed creating droplet", err)
 	}
 	packed, err := os.Stat(droplet)
@@ -177,13 +177,13 @@ func openFolder(dir, name string) (*os.Root, error) {
 	return os.OpenRoot(filepath.Join(dir, name))
 }
 
-func pack(file, folder string, limit int64) (err error) {
+func pack(ctx context.Context, file, folder string, limit int64) (err error) {
 	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	return archive.Pack(out, folder, limit)
+	return archive.Pack(ctx, out, folder, limit)
 }
 
 // bytesText is a size for people.

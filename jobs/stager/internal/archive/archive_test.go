@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +28,7 @@ func TestPack(t *testing.T) {
 	must(os.WriteFile(filepath.Join(folder, "app/x"), []byte("x"), 0o644))
 	must(os.Symlink("x", filepath.Join(folder, "app/l")))
 	var b bytes.Buffer
-	must(Pack(&b, folder, 100))
+	must(Pack(t.Context(), &b, folder, 100))
 	r, err := gzip.NewReader(&b)
 	must(err)
 	var list []string
@@ -46,11 +47,16 @@ func TestPack(t *testing.T) {
 		t.Errorf("packed\n%q\nwant\n%q", list, want)
 	}
 
-	if err := Pack(io.Discard, folder, 2); err == nil || !strings.Contains(err.Error(), "larger than") {
+	late, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Pack(late, io.Discard, folder, 100); !errors.Is(err, context.Canceled) {
+		t.Errorf("when the time is over: %v", err)
+	}
+	if err := Pack(t.Context(), io.Discard, folder, 2); err == nil || !strings.Contains(err.Error(), "larger than") {
 		t.Errorf("too large: %v", err)
 	}
 	must(os.Symlink("/etc", filepath.Join(folder, "app/etc")))
-	if err := Pack(io.Discard, folder, 100); err == nil || !strings.Contains(err.Error(), `app/etc: is a link to "/etc"`) {
+	if err := Pack(t.Context(), io.Discard, folder, 100); err == nil || !strings.Contains(err.Error(), `app/etc: is a link to "/etc"`) {
 		t.Errorf("link out: %v", err)
 	}
 }

@@ -4,6 +4,7 @@ package archive
 import (
 	"archive/tar"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +18,7 @@ import (
 // have them, sorted by name and owned by nobody in particular. Links that lead
 // out of the folder are refused: the DEA would refuse them, too. No more than
 // limit bytes of files are packed.
-func Pack(w io.Writer, folder string, limit int64) error {
+func Pack(ctx context.Context, w io.Writer, folder string, limit int64) error {
 	root, err := os.OpenRoot(folder)
 	if err != nil {
 		return err
@@ -31,6 +32,9 @@ func Pack(w io.Writer, folder string, limit int64) error {
 	archive := tar.NewWriter(zipped)
 	left := limit
 	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err == nil {
+			err = context.Cause(ctx) // a path takes as many steps as it is deep, for each file
+		}
 		if err != nil {
 			return err
 		}
