@@ -4,11 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/component/passwords"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
@@ -454,6 +456,31 @@ func TestPasswords(t *testing.T) {
 	dev.call("PUT", "/users/dev@example.com", `{"password":"1234567"}`).fails(400, 100)
 	other.call("PUT", "/users/dev@example.com", `{"password":"a new password"}`).fails(403, 200)
 	other.call("GET", "/apps", nil).want(200)
+	// What an admin has opened for another ends with the admin's login, and with the other's.
+	stands := func(own model.Account) error { return c.working().accounts.Stands(t.Context(), own) }
+	asks := func(token string) model.Account {
+		r := httptest.NewRequestWithContext(t.Context(), "GET", "/apps", nil)
+		r.Header.Set("Authorization", token)
+		r.Header.Set("Proxy-User", "dev@example.com")
+		a, err := c.working().accounts.Authenticate(r)
+		must(t, err)
+		must(t, stands(a))
+		return a
+	}
+	opened := asks(admin.token)
+	admin.call("PUT", "/users/root@example.com", `{"password":"another one"}`).want(204)
+	if stands(opened) == nil {
+		t.Error("what an admin has opened for another outlives the admin's password")
+	}
+	var again struct{ Token string }
+	admin.token = ""
+	admin.call("POST", "/users/root@example.com/tokens", `{"password":"another one"}`).want(200).json(&again)
+	admin.token = again.Token
+	opened = asks(admin.token)
+	opened.By.Email = "dev@example.com" // as one who was an admin
+	if stands(opened) == nil {
+		t.Error("what an admin has opened outlives the rights of an admin")
+	}
 	admin.call("PUT", "/users/nobody@example.com", `{"password":"a new password"}`).fails(403, 201)
 	admin.call("PUT", "/users/dev@example.com", `{"password":"a new password"}`).want(204)
 	admin.call("GET", "/apps", nil).want(200)

@@ -66,18 +66,34 @@ func (s *Accounts) Authenticate(r *http.Request) (model.Account, error) {
 	if errors.Is(err, store.ErrNotFound) {
 		return model.Account{}, model.ErrUserNotFound
 	}
-	return s.account(u), err
+	by := a.User
+	a = s.account(u)
+	a.By = &by
+	return a, err
 }
 
 // Stands returns an error if an account that was authenticated does not exist any more
-// or has another password, with which its tokens end. A token that only expires meanwhile
-// is no reason to cut what was begun with it.
+// or has another password, with which its tokens end, or the admin who acts for it, who
+// may be none any more. A token that only expires meanwhile is no reason to cut what was
+// begun with it.
 func (s *Accounts) Stands(ctx context.Context, a model.Account) error {
-	u, err := s.Store.UserByID(ctx, a.ID)
-	if errors.Is(err, store.ErrNotFound) || err == nil && u.PasswordHash != a.PasswordHash {
+	users := []store.User{a.User}
+	if a.By != nil {
+		users = append(users, *a.By)
+	}
+	for _, was := range users {
+		u, err := s.Store.UserByID(ctx, was.ID)
+		if errors.Is(err, store.ErrNotFound) || err == nil && u.PasswordHash != was.PasswordHash {
+			return model.Because(model.ErrForbidden, "the login has ended")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if a.By != nil && !s.Config.Now().IsAdmin(a.By.Email) {
 		return model.Because(model.ErrForbidden, "the login has ended")
 	}
-	return err
+	return nil
 }
 
 // owner returns the user whose token a request carries.

@@ -16,6 +16,8 @@ type Account struct {
 	store.User
 	Admin    bool
 	Capacity config.Capacity
+	// By is the admin who acts for the account; nil: its owner does.
+	By *store.User
 }
 
 // ID returns an app's id as it travels in messages.
