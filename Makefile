@@ -2,13 +2,16 @@
 
 # What is shipped must not depend on the folder or the commit that it was built
 # from, or every commit would restart every process: -trimpath, no VCS stamp.
-export GOFLAGS := $(filter-out -buildvcs=%,$(GOFLAGS)) -buildvcs=false
+# The same for vet and tests, without cgo: so one compilation of each package is all's,
+# wherever the clone is; only the race detector needs one of its own, and cgo.
+export GOFLAGS := $(filter-out -buildvcs=% -trimpath,$(GOFLAGS)) -buildvcs=false -trimpath
+export CGO_ENABLED := 0
 # A version is stable where a commit is not; only the programs that show it have
 # it, so that a new version restarts no component that is as it was.
 VERSION := $(shell cat VERSION)
 VMC := ./jobs/cloud_controller/cmd/vmc
 VERSIONED := ./agent/cmd/agent ./deployer/cmd/deploy $(VMC)
-BUILD := CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" \
+BUILD := go build -ldflags "-s -w" \
 	$(foreach p,$(VERSIONED),-ldflags "$(p)=-s -w -X main.version=$(VERSION)")
 
 # The platforms that VMs can have; by default this machine's.
@@ -48,7 +51,7 @@ endif
 
 setup: ## install what the demo and the tests run and this machine lacks (apt), and an engine (built once)
 	@.ci/setup.sh nginx /usr/lib/nginx/modules/ngx_http_brotli_filter_module.so keepalived curl chromium gcc sshd ip nft qemu-system-x86_64 mkfs.ext4 mkfs.vfat sfdisk pg_ctlcluster mariadbd redis-server memcached rabbitmq-server /usr/bin/node /usr/share/nodejs/express/package.json /usr/bin/python3 /usr/bin/flask /usr/bin/django-admin /usr/bin/ruby /usr/bin/rackup /usr/bin/bundle /usr/bin/javac /usr/share/tomcat10/bin/catalina.sh /usr/share/java/spring3-web.servlet.jar
-	@command -v tofu >/dev/null || command -v terraform >/dev/null || go run -trimpath ./deployer/cmd/deploy engine
+	@command -v tofu >/dev/null || command -v terraform >/dev/null || go run ./deployer/cmd/deploy engine
 
 setup-vm: ## install what stemcells and libvirt's VMs need (apt)
 	@.ci/setup.sh mmdebstrap mke2fs sfdisk mkfs.vfat mcopy grub-mkimage fakeroot qemu-img genisoimage xsltproc qemu-system-x86_64 libvirtd virsh dnsmasq iptables ip
@@ -193,7 +196,7 @@ lint: ## the analyzers of go vet, staticcheck and .ci/lint in one pass; spelling
 	@mkdir -p bin
 	cd .ci/lint && go build -o ../../bin/lint .
 	go vet -vettool=bin/lint -tags e2e ./...
-	@for system in darwin windows; do CGO_ENABLED=0 GOOS=$$system go vet $(VMC) || exit 1; done # users' own machines
+	@for system in darwin windows; do GOOS=$$system go vet $(VMC) || exit 1; done # users' own machines
 	@git ls-files '*.go' '*.md' '*.hcl' '*.yml' | grep -v /testdata/ | \
 		xargs go run github.com/golangci/misspell/cmd/misspell@v0.8.0 -error -i adress,scirpt,wrok
 
