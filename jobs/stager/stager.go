@@ -31,6 +31,7 @@ type Stager struct {
 
 	// places has a number for each task that may run now.
 	places chan int
+	turns  turns // of owners
 	tasks  sync.WaitGroup
 	// working is the tasks' context; cut ends it.
 	working context.Context
@@ -202,10 +203,16 @@ func (s *Stager) work(m *nats.Msg, request wire.StagingRequest) {
 	t := &task{stager: s, id: component.RandomHex(), request: request}
 	log := s.base.Log().With("task", t.id, "app", request.AppID, "framework", request.Properties.Framework)
 
-	place := -1
-	select {
-	case place = <-s.places:
-	case <-ctx.Done():
+	place, most := -1, s.config.MaxActiveTasks
+	if request.Owner != "" { // controllers of earlier versions do not say it
+		most = max(1, most/2)
+	}
+	leave, turn := s.turns.take(ctx, request.Owner, most)
+	if turn {
+		select {
+		case place = <-s.places:
+		case <-ctx.Done():
+		}
 	}
 	s.mu.Lock()
 	s.waiting--
@@ -219,6 +226,7 @@ func (s *Stager) work(m *nats.Msg, request wire.StagingRequest) {
 	} else {
 		err = context.Cause(ctx)
 	}
+	leave()
 
 	s.mu.Lock()
 	s.running--

@@ -176,8 +176,13 @@ func (p *platform) request(app string, properties wire.StagingProperties) wire.S
 }
 
 func (p *platform) ask(app string, properties wire.StagingProperties) (wire.StagingAnswer, error) {
+	return p.askFor("", app, properties)
+}
+
+// askFor has an owner's app staged.
+func (p *platform) askFor(owner, app string, properties wire.StagingProperties) (wire.StagingAnswer, error) {
 	at := strings.Replace(p.http.URL, "http://", "http://stg:s3cret@", 1)
-	data, err := json.Marshal(wire.StagingRequest{AppID: wire.ID(app), Properties: properties,
+	data, err := json.Marshal(wire.StagingRequest{AppID: wire.ID(app), Owner: owner, Properties: properties,
 		DownloadURI: at + "/staging/app/" + app, UploadURI: at + "/staging/droplet/" + app + "/0123"})
 	if err != nil {
 		return wire.StagingAnswer{}, err
@@ -455,6 +460,33 @@ func TestTimeout(t *testing.T) {
 		t.Errorf("a download that never ends: %+v", answer)
 	}
 	leftovers(t, s)
+}
+
+// TestPlacesOfOwners: an owner whose stagings do not end leaves places for others.
+func TestPlacesOfOwners(t *testing.T) {
+	t.Parallel()
+	p := newPlatform(t)
+	s, _ := p.start("max_active_tasks: 2\nmax_staging_duration: 60\nplugins: {cobol: " + external(t, "sleep 1000") + "}")
+	p.put("7", map[string]string{"a.js": ""})
+	var group sync.WaitGroup
+	for range 3 {
+		group.Go(func() {
+			if answer, err := p.askFor("1", "7", properties("cobol", "binary")); err != nil || answer.Error == "" {
+				t.Errorf("%+v, %v", answer, err)
+			}
+		})
+	}
+	eventually(t, "one of the first owner's runs, two wait", func() bool {
+		return s.varz()["running_tasks"] == 1 && s.varz()["waiting_tasks"] == 2
+	})
+	if answer, err := p.askFor("2", "7", properties("node", "node")); err != nil || answer.Error != "" {
+		t.Errorf("another owner's: %+v, %v", answer, err)
+	}
+	if s.varz()["running_tasks"] != 1 {
+		t.Errorf("the first owner's stagings are over: %v", s.varz())
+	}
+	s.cut(errLeaving)
+	group.Wait()
 }
 
 // TestOneOfSeveral: each request is one stager's, a stager runs no more tasks

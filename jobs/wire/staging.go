@@ -31,6 +31,8 @@ type StagingRequest struct {
 	// for stagers that have one; "": the controller has none.
 	SecureDownloadURI string `json:"secure_download_uri,omitempty"`
 	SecureUploadURI   string `json:"secure_upload_uri,omitempty"`
+	// Owner is the number of the account whose app it is: stagers give none all their places.
+	Owner string `json:"owner,omitempty"`
 }
 
 // StagingProperties say what kind of app it is. A plugin sees them as its

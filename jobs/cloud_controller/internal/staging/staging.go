@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
@@ -96,7 +97,7 @@ func (s *Staging) stage(ctx context.Context, app store.App) (droplet, log string
 		secureUpload = "https://" + at + upload
 	}
 	answer, err := s.askStager(ctx, wire.StagingRequest{
-		AppID: model.ID(app),
+		AppID: model.ID(app), Owner: strconv.FormatInt(app.OwnerID, 10),
 		Properties: wire.StagingProperties{
 			Services: services, Framework: framework.Name, FrameworkInfo: framework, Runtime: runtime.Name, RuntimeInfo: runtime,
 			Resources:   wire.StagingResources{Memory: app.Memory, Disk: app.Disk, FDs: app.FDs},
