@@ -3,12 +3,15 @@ package cloudcontroller
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
 	"github.com/clusterworks/deploy/jobs/component/passwords"
@@ -396,6 +399,41 @@ func TestQuotas(t *testing.T) {
 	if got := u.stored("hello"); got.Disk != 512 || got.Instances != 1 || got.ID != app.ID {
 		t.Errorf("the app is %+v", got)
 	}
+}
+
+// TestUploadsAtOnce: an account has few, of all its apps.
+func TestUploadsAtOnce(t *testing.T) {
+	t.Parallel()
+	c := newWorld(t).start("")
+	dev, other := c.register("dev@example.com"), c.register("other@example.com")
+	dev.create("hello")
+	other.create("hi")
+	var slow sync.WaitGroup
+	begun, end := make(chan struct{}, 10), make(chan struct{})
+	for range 4 {
+		body, send := io.Pipe()
+		slow.Go(func() {
+			_, _ = send.Write([]byte("--x\r\nContent-Disposition: form-data; name=\"application\"; filename=\"a\"\r\n\r\n"))
+			begun <- struct{}{}
+			<-end
+			send.Close()
+		})
+		slow.Go(func() {
+			dev.do("POST", "/apps/hello/application", http.Header{"Content-Type": {"multipart/form-data; boundary=x"}}, body)
+		})
+	}
+	for range 4 {
+		<-begun
+	}
+	for until := time.Now().Add(deadline); !strings.Contains(dev.upload("hello", zipOf(t, map[string]string{"a": "b"}), "[]").Body, "604"); {
+		if time.Now().After(until) {
+			t.Fatal("a fifth upload is never refused")
+		}
+	}
+	other.upload("hi", zipOf(t, map[string]string{"a": "b"}), "[]").want(200)
+	close(end)
+	slow.Wait()
+	dev.upload("hello", zipOf(t, map[string]string{"a": "b"}), "[]").want(200)
 }
 
 // TestStartsPerMinute: who starts, updates and scales again and again waits, and nobody

@@ -27,6 +27,10 @@ const (
 	discardTimeout = 2 * time.Minute
 )
 
+// maxUploads is the number of uploads of an account that a controller takes at once: each
+// takes room on its disk.
+const maxUploads = 4
+
 // MaxFiles is the number of files that an app may have.
 const MaxFiles = 100_000
 
@@ -86,6 +90,10 @@ type upload struct {
 // uploadBits makes an app's package of what is uploaded and what is known, and
 // answers when it is kept safely.
 func (s *Server) uploadBits(w http.ResponseWriter, r *http.Request, a model.Account, app store.App) error {
+	if !s.uploads.Enter(app.OwnerID, maxUploads) {
+		return model.Because(model.ErrTooManySessions, "%d uploads of the account at once are the most", maxUploads)
+	}
+	defer s.uploads.Leave(app.OwnerID)
 	whole := r.Body
 	r.Body = http.MaxBytesReader(w, whole, s.Config.Start.MaxUpload())
 	up, err := s.readUpload(r)

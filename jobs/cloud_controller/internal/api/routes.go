@@ -44,6 +44,7 @@ type Deps struct {
 type Server struct {
 	Deps
 	sessions rest.Counter // by app
+	uploads  rest.Counter // by account
 }
 
 // New returns the API.

@@ -144,8 +144,13 @@ func (s *Store) PutExpected(b Blob, r io.Reader) error {
 	return err
 }
 
-// Sweep removes blobs that were not changed since a time and that keep does not
-// want, and what an interrupted upload left behind.
+// keptUnnamed is the number of blobs of an app that Sweep leaves there although they are not
+// kept: what was uploaded last is named a moment later, and who uploads again and again
+// must not fill the disk.
+const keptUnnamed = 8
+
+// Sweep removes blobs that keep does not want, but for the newest of each app that
+// were changed since a time, and what an interrupted upload left behind.
 func (s *Store) Sweep(before time.Time, keep func(Blob) bool) error {
 	folders, err := os.ReadDir(s.droplets)
 	if err != nil {
@@ -161,16 +166,25 @@ func (s *Store) Sweep(before time.Time, keep func(Blob) bool) error {
 		dir := filepath.Join(s.droplets, folder.Name())
 		files, err := os.ReadDir(dir)
 		problems = append(problems, err)
+		var unnamed []fs.FileInfo
 		for _, file := range files {
 			info, err := file.Info()
-			if err != nil || !info.ModTime().Before(before) {
+			if err != nil {
 				continue
 			}
 			b := Blob{Kind: Kind(kind), App: app, SHA1: strings.TrimSuffix(file.Name(), Kind(kind).extension())}
-			if b.Validate() == nil && keep(b) {
-				continue
+			switch {
+			case b.Validate() == nil && !keep(b):
+				unnamed = append(unnamed, info)
+			case b.Validate() != nil && info.ModTime().Before(before):
+				problems = append(problems, os.Remove(filepath.Join(dir, file.Name())))
 			}
-			problems = append(problems, os.Remove(filepath.Join(dir, file.Name())))
+		}
+		slices.SortFunc(unnamed, func(a, b fs.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
+		for i, info := range unnamed {
+			if i >= keptUnnamed || info.ModTime().Before(before) {
+				problems = append(problems, os.Remove(filepath.Join(dir, info.Name())))
+			}
 		}
 		if info, err := folder.Info(); err == nil && info.ModTime().Before(before) {
 			_ = os.Remove(dir) // fails unless it is empty

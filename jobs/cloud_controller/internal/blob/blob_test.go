@@ -4,6 +4,7 @@ import (
 	"crypto/sha1"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -79,6 +80,15 @@ func TestSweep(t *testing.T) {
 	s := open(t)
 	keep, old, fresh := put(t, s, 1, "keep"), put(t, s, 1, "old"), put(t, s, 2, "fresh")
 	gone := put(t, s, 3, "gone")
+	var many []string
+	for i := range 2 * keptUnnamed {
+		b := put(t, s, 4, fmt.Sprint("many ", i))
+		at := time.Now().Add(time.Duration(i-100) * time.Second)
+		if err := os.Chtimes(s.Path(b), at, at); err != nil {
+			t.Fatal(err)
+		}
+		many = append(many, s.Path(b))
+	}
 	stray := filepath.Join(s.droplets, "droplet_1", ".incoming-1")
 	foreign := filepath.Join(s.droplets, "lost+found")
 	past := time.Now().Add(-2 * time.Hour)
@@ -96,6 +106,11 @@ func TestSweep(t *testing.T) {
 	for path, want := range map[string]bool{s.Path(keep): true, s.Path(old): false, s.Path(fresh): true, s.Path(gone): false, stray: false, foreign: true} {
 		if _, err := os.Stat(path); (err == nil) != want {
 			t.Errorf("%s is there: %v, want %v", path, err == nil, want)
+		}
+	}
+	for i, path := range many {
+		if _, err := os.Stat(path); (err == nil) != (i >= keptUnnamed) {
+			t.Errorf("of %d that nobody names, the %dth is there: %v", len(many), i, err == nil)
 		}
 	}
 }
