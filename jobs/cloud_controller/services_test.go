@@ -228,6 +228,15 @@ func TestServiceAPI(t *testing.T) {
 	friend.call("POST", "/services/v1/bindings/external", `{"binding_token":"no","app_id":"theirs"}`).fails(404, 502)
 	friend.call("DELETE", "/services/v1/binding_tokens/"+token.Token, nil).fails(404, 502)
 	u.call("DELETE", "/services/v1/binding_tokens/"+token.Token, nil).want(200)
+	for range store.MaxBindingTokens {
+		u.call("POST", "/services/v1/binding_tokens", `{"service_id":"db"}`).want(200)
+	}
+	if got := u.call("POST", "/services/v1/binding_tokens", `{"service_id":"db"}`).want(400).Body; !strings.Contains(got, "delete one") {
+		t.Errorf("one binding token more: %s", got)
+	}
+	for _, path := range []string{"bindings", "bindings/external", "binding_tokens"} {
+		u.call("POST", "/services/v1/"+path, `{"service_id":"db","app_id":1,"binding_token":"x","binding_options":"`+strings.Repeat("x", 16<<10)+`"}`).want(400)
+	}
 	friend.call("DELETE", "/services/v1/bindings/"+bound.Token, nil).fails(404, 501)
 	u.call("DELETE", "/services/v1/bindings/"+bound.Token, nil).want(200)
 	u.call("DELETE", "/services/v1/bindings/"+bound.Token, nil).fails(404, 501)

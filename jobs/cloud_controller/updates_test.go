@@ -48,9 +48,13 @@ func TestUpdateIsTakenOver(t *testing.T) {
 	u := first.register("dev@example.com")
 	app := u.running(d, "hello", 4)
 	var begun, now shownUpdate
-	u.call("PUT", "/apps/hello/update", map[string]any{"cause": "restart", "canary": 2}).want(200).json(&begun)
+	u.call("PUT", "/apps/hello/update", map[string]any{"cause": "restart\x00" + strings.Repeat("é", 10_000), "canary": 2}).want(200).json(&begun)
 	received(t, d.starts)
 	received(t, d.starts)
+	// What is said of the cause is kept, and bounded.
+	if said := u.call("GET", "/apps/hello/events", nil).want(200).Body; !strings.Contains(said, "begun: restarté") || strings.Contains(said, "\\u0000") || len(said) > 1000 {
+		t.Errorf("events: %.2000s", said)
+	}
 	must(t, first.stop())
 	elsewhere := &client{c: second, token: u.token}
 	look := func() shownUpdate {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/config"
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/model"
@@ -19,6 +20,9 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/updates"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
+
+// maxCause bounds what an update says of its cause, in bytes.
+const maxCause = 200
 
 // updateServer answers what is asked of updates and releases.
 type updateServer struct{ *Server }
@@ -145,7 +149,9 @@ func (s updateServer) putUpdate(w http.ResponseWriter, r *http.Request, a model.
 	if err := s.countStarts(ctx, w, a, app, app.Instances); err != nil {
 		return err
 	}
-	request := updates.Request{Cause: body.Cause, Hold: body.Canary}
+	// It is kept, by a database that takes no NUL.
+	cause := strings.ToValidUTF8(strings.ReplaceAll(body.Cause[:min(len(body.Cause), maxCause)], "\x00", ""), "")
+	request := updates.Request{Cause: cause, Hold: body.Canary}
 	if request.Cause == "" {
 		request.Cause = "update"
 	}

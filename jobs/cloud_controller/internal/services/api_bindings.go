@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 
@@ -13,6 +14,9 @@ import (
 	"github.com/clusterworks/deploy/jobs/cloud_controller/internal/store"
 	"github.com/clusterworks/deploy/jobs/wire"
 )
+
+// maxOptions bounds the options of a binding, which are kept, in bytes.
+const maxOptions = 16 << 10
 
 type bindingRequest struct {
 	ServiceID    string          `json:"service_id"` // the user's name for it, or the gateway's
@@ -54,9 +58,20 @@ func (api *API) serviceOf(ctx context.Context, a model.Account, id string) (stor
 	return store.ServiceInstance{}, model.ErrServiceNotFound
 }
 
-func (api *API) createBinding(w http.ResponseWriter, r *http.Request, a model.Account) error {
-	var body bindingRequest
+// readBinding reads a request about a binding.
+func readBinding(w http.ResponseWriter, r *http.Request) (body bindingRequest, err error) {
 	if err := rest.ReadJSON(w, r, &body); err != nil {
+		return body, err
+	}
+	if len(body.Options) > maxOptions {
+		return body, fmt.Errorf("binding_options have more than %d bytes", maxOptions)
+	}
+	return body, nil
+}
+
+func (api *API) createBinding(w http.ResponseWriter, r *http.Request, a model.Account) error {
+	body, err := readBinding(w, r)
+	if err != nil {
 		return serviceProblem(w, "%v", err)
 	}
 	i, err := api.serviceOf(r.Context(), a, body.ServiceID)
@@ -69,8 +84,8 @@ func (api *API) createBinding(w http.ResponseWriter, r *http.Request, a model.Ac
 }
 
 func (api *API) createExternalBinding(w http.ResponseWriter, r *http.Request, a model.Account) error {
-	var body bindingRequest
-	if err := rest.ReadJSON(w, r, &body); err != nil {
+	body, err := readBinding(w, r)
+	if err != nil {
 		return serviceProblem(w, "%v", err)
 	}
 	t, err := api.Store.BindingToken(r.Context(), body.BindingToken)
@@ -127,8 +142,8 @@ func (api *API) deleteBinding(w http.ResponseWriter, r *http.Request, a model.Ac
 }
 
 func (api *API) createBindingToken(w http.ResponseWriter, r *http.Request, a model.Account) error {
-	var body bindingRequest
-	if err := rest.ReadJSON(w, r, &body); err != nil {
+	body, err := readBinding(w, r)
+	if err != nil {
 		return serviceProblem(w, "%v", err)
 	}
 	i, err := api.serviceOf(r.Context(), a, body.ServiceID)
@@ -139,7 +154,11 @@ func (api *API) createBindingToken(w http.ResponseWriter, r *http.Request, a mod
 		body.Options = json.RawMessage(`{}`)
 	}
 	t := store.BindingToken{Token: rand.Text(), Instance: i, Options: body.Options}
-	if err := api.Store.CreateBindingToken(r.Context(), t); err != nil {
+	err = api.Store.CreateBindingToken(r.Context(), t)
+	if errors.Is(err, store.ErrTooMany) {
+		return serviceProblem(w, "%s has %d binding tokens, which are the most; delete one", i.Alias, store.MaxBindingTokens)
+	}
+	if err != nil {
 		return err
 	}
 	rest.WriteJSON(w, http.StatusOK, map[string]string{"binding_token": t.Token})

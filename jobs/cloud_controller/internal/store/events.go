@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strings"
 
 	"github.com/clusterworks/deploy/jobs/component/sqldb"
 )
@@ -33,7 +34,7 @@ const (
 
 // NoteEvent adds an event of an app, and forgets its oldest ones.
 func (s *EventStore) NoteEvent(ctx context.Context, appID int64, actor, text string) error {
-	text = text[:min(len(text), maxEventText)]
+	text = strings.ToValidUTF8(text[:min(len(text), maxEventText)], "") // PostgreSQL takes no half letter
 	err := s.db.Transact(ctx, func(q sqldb.Querier) error {
 		if _, err := q.ExecContext(ctx, insertEvent, appID, s.now().Unix(), actor, text); err != nil {
 			return err

@@ -95,6 +95,7 @@ const (
 	updateBindingHandle  = `UPDATE service_bindings SET configuration = $3, credentials = $4, updated_at = $5
 		WHERE gateway_id = $2 AND instance_id IN (SELECT id FROM service_instances WHERE service_id = $1)`
 
+	countBindingTokens = `SELECT COUNT(*) FROM binding_tokens WHERE instance_id = $1`
 	insertBindingToken = `INSERT INTO binding_tokens (token, instance_id, options, created_at) VALUES ($1, $2, $3, $4)`
 	selectBindingToken = `SELECT t.token, t.options, ` + instanceColumns + ` FROM binding_tokens t JOIN service_instances i ON i.id = t.instance_id
 		JOIN services s ON s.id = i.service_id WHERE t.token = $1`
@@ -382,8 +383,18 @@ func (s *ServiceStore) ReplaceHandle(ctx context.Context, offeringID int64, gate
 	return nil
 }
 
-// CreateBindingToken adds a token.
+// MaxBindingTokens is the number of binding tokens that an instance has at most.
+const MaxBindingTokens = 50
+
+// CreateBindingToken adds a token; ErrTooMany if there are MaxBindingTokens.
 func (s *ServiceStore) CreateBindingToken(ctx context.Context, t BindingToken) error {
+	var there int
+	if err := s.db.QueryRowContext(ctx, countBindingTokens, t.Instance.ID).Scan(&there); err != nil {
+		return fmt.Errorf("cannot count the binding tokens: %w", err)
+	}
+	if there >= MaxBindingTokens {
+		return ErrTooMany
+	}
 	if _, err := s.db.ExecContext(ctx, insertBindingToken, t.Token, t.Instance.ID, written(t.Options), s.now().Unix()); err != nil {
 		return fmt.Errorf("cannot add the binding token: %w", err)
 	}

@@ -20,6 +20,8 @@ var (
 	ErrStale = errors.New("changed by someone else meanwhile")
 	// ErrExists: another row has the name.
 	ErrExists = errors.New("exists already")
+	// ErrTooMany: there are as many as there may be.
+	ErrTooMany = errors.New("there are too many")
 )
 
 //go:embed migrations
