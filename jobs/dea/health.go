@@ -89,6 +89,12 @@ func readinessOf(i core.Instance, droplet string, times Intervals) readiness {
 	return r
 }
 
+// probePause returns the time until an app is probed again that has been starting for a
+// time: an eighth of that, so that the last pause costs little. most bounds it.
+func probePause(since, most time.Duration) time.Duration {
+	return min(most, max(20*time.Millisecond, since/8))
+}
+
 // probe waits until the app is ready. Meanwhile it tells the app's owner, once for
 // each finding, where the app listens instead.
 func (a *attendant) probe(ctx context.Context) error {
@@ -111,9 +117,8 @@ func (a *attendant) probe(ctx context.Context) error {
 		late = timer.C
 	}
 	begin, hintAt, said := time.Now(), hintAfter, ""
-	// Quick at first, for those that are.
 	interval := d.config.Intervals.Probe.Duration()
-	for wait := min(interval, 20*time.Millisecond); ; wait = min(interval, 2*wait) {
+	for {
 		err := check(ctx)
 		if err == nil {
 			return nil
@@ -130,7 +135,7 @@ func (a *attendant) probe(ctx context.Context) error {
 				d.note(i.ID, hint)
 			}
 		}
-		pause := time.NewTimer(wait)
+		pause := time.NewTimer(probePause(time.Since(begin), interval))
 		select {
 		case <-pause.C:
 		case <-late:

@@ -113,3 +113,25 @@ func TestHealth(t *testing.T) {
 		})
 	}
 }
+
+// TestProbePause: what is ready is seen soon after, in proportion to how long it took, and
+// an app that never is costs few looks.
+func TestProbePause(t *testing.T) {
+	const most = 500 * time.Millisecond
+	for ready := time.Duration(0); ready < 3*time.Second; ready += 7 * time.Millisecond {
+		at := time.Duration(0)
+		for at < ready {
+			at += probePause(at, most)
+		}
+		if late := at - ready; late > 20*time.Millisecond+ready/8 {
+			t.Errorf("ready after %v, seen %v later", ready, late)
+		}
+	}
+	looks := 0
+	for at := time.Duration(0); at < time.Minute; at += probePause(at, most) {
+		looks++
+	}
+	if looks > 160 {
+		t.Errorf("%d looks in a minute", looks)
+	}
+}

@@ -93,7 +93,7 @@ func refuse(conn *net.TCPConn) {
 // serve passes on what comes to a port, once the program listens there.
 func (r *relay) serve(ctx context.Context, port int) {
 	at := net.JoinHostPort(r.n.policy.Address, strconv.Itoa(port))
-	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) {
+	for begun := time.Now(); ; {
 		conn, err := r.n.dialInside(port)
 		if err == nil {
 			conn.Close()
@@ -102,7 +102,8 @@ func (r *relay) serve(ctx context.Context, port int) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(wait):
+		// A push waits for this. The DEA, too, looks again and again, but less often.
+		case <-time.After(min(100*time.Millisecond, max(5*time.Millisecond, time.Since(begun)/16))):
 		}
 	}
 	for {
