@@ -27,7 +27,7 @@ property "max_staging_seconds" {
 property "max_active_tasks" {
   type        = number
   default     = 4
-  description = "Most apps staged at once; others wait"
+  description = "Most apps staged at once, half of them of one account; others wait"
   on_change   = "restart"
 
   validation {
