@@ -150,7 +150,8 @@ func (v *vmc) waitFor(ctx context.Context, c *client.Client, name string, timeou
 		case <-ctx.Done():
 			done(context.Cause(ctx))
 			return context.Cause(ctx)
-		case <-time.After(pollEvery):
+		// At first more often: most apps start in less than that.
+		case <-time.After(min(pollEvery, max(pollEvery/4, time.Since(begin)/4))):
 		}
 	}
 }
