@@ -144,7 +144,7 @@ test: ## everything: check, unit tests with the race detector, end-to-end tests,
 	stage format $(MAKE_STAGE) check-format; \
 	stage build $(MAKE_STAGE) build; \
 	stage lint $(MAKE_STAGE) lint; \
-	stage unit env CGO_ENABLED=1 $(call TIMED,unit,$(LONG) ./...) -race -vet=off -p 4 -timeout 20m; \
+	stage unit env CGO_ENABLED=1 $(call TIMED,unit,$(LONG) ./...) -race -vet=off -ldflags=-w -p 4 -timeout 20m; \
 	stage rounds go test $(ROUNDS); \
 	stage e2e $(call TIMED,e2e,./examples/...) -tags e2e -vet=off -p 1 -parallel 6 -timeout 40m; \
 	stage demo $(MAKE_STAGE) demo-check; \
