@@ -408,27 +408,27 @@ func TestUploadsAtOnce(t *testing.T) {
 	dev, other := c.register("dev@example.com"), c.register("other@example.com")
 	dev.create("hello")
 	other.create("hi")
+	// Five that do not end: one of them is refused.
 	var slow sync.WaitGroup
-	begun, end := make(chan struct{}, 10), make(chan struct{})
-	for range 4 {
+	end, answers := make(chan struct{}), make(chan answer, 5)
+	for range 5 {
 		body, send := io.Pipe()
 		slow.Go(func() {
 			_, _ = send.Write([]byte("--x\r\nContent-Disposition: form-data; name=\"application\"; filename=\"a\"\r\n\r\n"))
-			begun <- struct{}{}
 			<-end
 			send.Close()
 		})
 		slow.Go(func() {
-			dev.do("POST", "/apps/hello/application", http.Header{"Content-Type": {"multipart/form-data; boundary=x"}}, body)
+			answers <- dev.do("POST", "/apps/hello/application", http.Header{"Content-Type": {"multipart/form-data; boundary=x"}}, body)
 		})
 	}
-	for range 4 {
-		<-begun
-	}
-	for until := time.Now().Add(deadline); !strings.Contains(dev.upload("hello", zipOf(t, map[string]string{"a": "b"}), "[]").Body, "604"); {
-		if time.Now().After(until) {
-			t.Fatal("a fifth upload is never refused")
+	select {
+	case a := <-answers:
+		if !strings.Contains(a.Body, "604") {
+			t.Errorf("a fifth upload is answered with %+v", a)
 		}
+	case <-time.After(deadline):
+		t.Error("a fifth upload is not refused")
 	}
 	other.upload("hi", zipOf(t, map[string]string{"a": "b"}), "[]").want(200)
 	close(end)

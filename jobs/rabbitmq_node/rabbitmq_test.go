@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -378,10 +379,22 @@ func testKillDuringWrites(t *testing.T, f *nodetest.Fixture) {
 	group.Wait()
 	c := users[0]
 	ch := openChannel(t, c)
-	must(t, declare(ch, "q"))
+	must(t, declare(ch, "outlives"))
+	// The server answers before it has written down that there is a queue.
+	componenttest.Eventually(t, "the queue on disk", func() bool {
+		found := false
+		_ = filepath.WalkDir(f.Base, func(file string, _ os.DirEntry, _ error) error { // files go away meanwhile
+			if slices.Contains([]string{".LOG", ".DCD", ".DCL"}, filepath.Ext(file)) { // Mnesia's
+				data, _ := os.ReadFile(file)
+				found = found || bytes.Contains(data, []byte("outlives"))
+			}
+			return nil
+		})
+		return found
+	})
 	acknowledged := 0
 	for ; acknowledged < 20; acknowledged++ {
-		if ok, err := publish(t, ch, "q", strconv.Itoa(acknowledged)); !ok || err != nil {
+		if ok, err := publish(t, ch, "outlives", strconv.Itoa(acknowledged)); !ok || err != nil {
 			t.Fatalf("publish: %v, %v", ok, err)
 		}
 	}
@@ -389,7 +402,7 @@ func testKillDuringWrites(t *testing.T, f *nodetest.Fixture) {
 	killed := make(chan error, 1)
 	go func() { killed <- syscall.Kill(pid, syscall.SIGKILL) }()
 	for {
-		if ok, err := publish(t, ch, "q", strconv.Itoa(acknowledged)); !ok || err != nil {
+		if ok, err := publish(t, ch, "outlives", strconv.Itoa(acknowledged)); !ok || err != nil {
 			break
 		}
 		acknowledged++
@@ -404,7 +417,7 @@ func testKillDuringWrites(t *testing.T, f *nodetest.Fixture) {
 	}
 	ch = openChannel(t, c)
 	for n := range acknowledged {
-		if got := get(t, ch, "q"); got != strconv.Itoa(n) {
+		if got := get(t, ch, "outlives"); got != strconv.Itoa(n) {
 			t.Fatalf("message %d of %d that were acknowledged is %q", n, acknowledged, got)
 		}
 	}

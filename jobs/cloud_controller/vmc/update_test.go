@@ -185,7 +185,7 @@ func TestUpdates(t *testing.T) {
 	serves("two hi")
 	p.ok(append(good("three"), "--canary", "1")...)
 	// Nothing takes its files to all instances but who says so.
-	p.fails("a canary waits: 1 of 2 instances are new", "env", "set", "rolls", "GREETING=all")
+	p.fails("a canary waits", "env", "set", "rolls", "GREETING=all")
 	p.fails("a canary waits", "mem", "rolls", "80M")
 	p.fails("a canary of rolls waits", "restart", "rolls")
 	p.fails("a canary of rolls waits", "restart", "rolls", "--now")

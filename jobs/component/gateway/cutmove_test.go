@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/clusterworks/deploy/jobs/component/componenttest"
 	"github.com/clusterworks/deploy/jobs/component/node"
@@ -102,6 +103,12 @@ func TestCutMove(t *testing.T) {
 func (r *removals) cutMove(on, where, who string) {
 	r.Helper()
 	what := fmt.Sprintf("%s killed at %s on %s", who, where, on)
+	for _, id := range []string{cutNode, secondNode} { // one that was killed before may have only begun
+		componenttest.Eventually(r, id+" answers", func() bool {
+			_, err := r.conn.Request("NothingaaS.import_instance."+id, []byte("{"), time.Second)
+			return err == nil
+		})
+	}
 	one := r.made(configurations, wantedInstance)
 	for one.Credentials.NodeID() != cutNode { // the other one has no less room
 		one = r.made(configurations, wantedInstance)
