@@ -109,12 +109,12 @@ STAGES = failed=; times=; mkdir -p bin; \
 		echo "all stages passed"; \
 	}
 MAKE_STAGE = $(MAKE) --no-print-directory
-# Runs go test and keeps what it says of each test in bin/NAME.json. Up to six
+# Runs go test and keeps what it says of each test in bin/NAME.json. Up to twelve
 # tests that fail are run again, at most twice, unless a data race was found:
 # thousands of tests with real processes on two cores have one whose time is up now and then.
 # Which these were is kept in bin/NAME-again.txt and said at the end: look at them.
 GOTESTSUM := go run gotest.tools/gotestsum@v1.13.0
-TIMED = $(GOTESTSUM) --format standard-quiet --jsonfile bin/$(1).json --rerun-fails=2 --rerun-fails-max-failures=6 \
+TIMED = $(GOTESTSUM) --format standard-quiet --jsonfile bin/$(1).json --rerun-fails=2 --rerun-fails-max-failures=12 \
 	--rerun-fails-abort-on-data-race --rerun-fails-report bin/$(1)-again.txt --packages "$(2)" --
 
 check: ## what to run before each commit: format, lint, unit tests; under a minute when little changed
