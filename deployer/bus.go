@@ -13,7 +13,7 @@ import (
 // lent for as long as the command and this process live. It returns the client's
 // exit status.
 func (r Reach) Bus(ctx context.Context, account string, command []string, streams Streams) (int, error) {
-	x, err := r.d.load()
+	x, err := loadTold(r.d)
 	if err != nil {
 		return 0, err
 	}
@@ -37,7 +37,7 @@ func (r Reach) Bus(ctx context.Context, account string, command []string, stream
 
 // BusCA returns the certificates, PEM, of which one has signed those of the bus.
 func (r Reach) BusCA() (string, error) {
-	x, err := r.d.load()
+	x, err := loadTold(r.d)
 	if err != nil {
 		return "", err
 	}

@@ -121,13 +121,14 @@ func (x *deployment) askCensus(ctx context.Context, id string, inv *api.Inventor
 
 // StatusWithCensus is Status, and has every job that can say what lives there.
 func (d *Deployer) StatusWithCensus(ctx context.Context) (*Status, error) {
-	x, err := d.load()
+	x, kept, err := loadRunning(d)
 	if err != nil {
 		return nil, err
 	}
 	defer x.fleet.Close()
 	inventories := x.fleet.Survey(ctx, fleet.Patient)
 	s := x.status(inventories)
+	s.by(kept)
 	err = x.Each(ctx, len(s.Instances), func(ctx context.Context, i int) error {
 		in := &s.Instances[i]
 		if _, made := x.State.VMs[in.ID]; !made {

@@ -11,6 +11,7 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/infra"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
 	"github.com/clusterworks/deploy/deployer/internal/state"
+	"github.com/clusterworks/deploy/manifests"
 )
 
 // DestroyRequest says how to destroy.
@@ -26,8 +27,15 @@ type DestroyRequest struct {
 // Destroy stops everything, consumers before providers, removes the VMs and
 // then the state. It does nothing to a deployment that was never applied.
 func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (result *Result, err error) {
-	started := time.Now()
-	err = d.change(ctx, func(x *deployment) error {
+	started, by := time.Now(), d
+	if _, wrong := d.open(); errors.As(wrong, new(*manifests.Error)) {
+		var number int
+		if by, number, err = lastApplied(d, wrong); err != nil {
+			return nil, err
+		}
+		d.config.Report(Event{At: started, Phase: PhaseLoad, Message: byRevision(number)})
+	}
+	err = by.change(ctx, func(x *deployment) error {
 		x.infra.DeleteDisks = q.DeleteDisks
 		nothing := ""
 		switch {

@@ -11,12 +11,13 @@ import (
 // StatusWithDrift is Status, and has every agent compare each byte that it has
 // installed with what is there.
 func (d *Deployer) StatusWithDrift(ctx context.Context) (*Status, error) {
-	x, err := d.load()
+	x, kept, err := loadRunning(d)
 	if err != nil {
 		return nil, err
 	}
 	defer x.fleet.Close()
 	s := x.status(x.fleet.Survey(ctx, fleet.Patient))
+	s.by(kept)
 	answers := fleet.Ask(ctx, x.fleet, func(ctx context.Context, agent *client.Client) (api.DriftReport, error) {
 		return agent.Drift(ctx)
 	})

@@ -35,7 +35,7 @@ type LogLine struct {
 
 // Logs delivers log lines to out, which may be called concurrently.
 func (d *Deployer) Logs(ctx context.Context, q LogsRequest, out func(LogLine) error) error {
-	x, err := d.load()
+	x, err := loadTold(d)
 	if err != nil {
 		return err
 	}

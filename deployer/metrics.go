@@ -13,7 +13,7 @@ import (
 // every sample gets the label api.InstanceLabel. Of silent agents deploy_agent_up is 0
 // and nothing else is known.
 func (d *Deployer) Metrics(ctx context.Context) (api.Metrics, error) {
-	x, err := d.load()
+	x, err := loadTold(d)
 	if err != nil {
 		return api.Metrics{}, err
 	}

@@ -103,7 +103,7 @@ func quoteSSH(path string) string {
 // WriteSSHConfig writes a configuration of OpenSSH into a folder, with the
 // deployment's private key, and returns the hosts that it names.
 func (r Reach) WriteSSHConfig(dir string) ([]SSHHost, error) {
-	x, err := r.d.load()
+	x, err := loadTold(r.d)
 	if err != nil {
 		return nil, err
 	}
@@ -142,7 +142,7 @@ type SCPRequest struct {
 // SCP copies files with the machine's scp, which is lent the deployment's key by an
 // SSH agent of ours, and returns its exit status.
 func (r Reach) SCP(ctx context.Context, q SCPRequest) (int, error) {
-	x, err := r.d.load()
+	x, err := loadTold(r.d)
 	if err != nil {
 		return 0, err
 	}

@@ -33,7 +33,7 @@ type SSHRequest struct {
 // SSH connects a terminal to an instance's VM and returns the exit status of
 // what ran there, as a shell does: 128 and the signal's number if a signal ended it.
 func (r Reach) SSH(ctx context.Context, q SSHRequest) (int, error) {
-	x, err := r.d.load()
+	x, err := loadTold(r.d)
 	if err != nil {
 		return 0, err
 	}

@@ -2,7 +2,6 @@ package deployer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,7 +12,6 @@ import (
 	"github.com/clusterworks/deploy/deployer/internal/infra"
 	"github.com/clusterworks/deploy/deployer/internal/localvm"
 	"github.com/clusterworks/deploy/deployer/internal/plan"
-	"github.com/clusterworks/deploy/manifests"
 )
 
 // The states of VMs and agents in a Status.
@@ -87,11 +85,7 @@ type ProcessStatus struct {
 
 // Status asks all expected agents side by side and names the silent.
 func (d *Deployer) Status(ctx context.Context) (*Status, error) {
-	x, err := d.load()
-	var kept int
-	if errors.As(err, new(*manifests.Error)) {
-		x, kept, err = lastApplied(d, err)
-	}
+	x, kept, err := loadRunning(d)
 	if err != nil {
 		return nil, err
 	}
@@ -100,9 +94,7 @@ func (d *Deployer) Status(ctx context.Context) (*Status, error) {
 	inventories := x.fleet.Survey(ctx, fleet.Patient)
 	s := x.status(inventories)
 	s.addClocks(inventories, begin, time.Now())
-	if kept > 0 {
-		s.Warnings = append(s.Warnings, fmt.Sprintf("the manifest is wrong, so this is by revision %d, the last that was applied; deploy validate says what is wrong", kept))
-	}
+	s.by(kept)
 	if err := infra.CheckEngine(x.Session); err != nil {
 		s.Warnings = append(s.Warnings, err.Error())
 	}
@@ -112,27 +104,11 @@ func (d *Deployer) Status(ctx context.Context) (*Status, error) {
 	return s, nil
 }
 
-// lastApplied loads the last revision and returns its number. If there is none that can
-// be loaded, it returns what is wrong with the manifest.
-func lastApplied(d *Deployer, wrong error) (*deployment, int, error) {
-	store, err := d.source.Store()
-	if err != nil {
-		return nil, 0, wrong
+// by warns that the status is by a revision, unless it is 0.
+func (s *Status) by(revision int) {
+	if revision > 0 {
+		s.Warnings = append(s.Warnings, byRevision(revision))
 	}
-	st, err := store.LoadState()
-	if err != nil || st == nil || len(st.Revisions) == 0 {
-		return nil, 0, errors.Join(wrong, err)
-	}
-	number := st.Revisions[len(st.Revisions)-1].Number
-	kept, err := at(d, number)
-	if err != nil {
-		return nil, 0, wrong
-	}
-	x, err := kept.load()
-	if err != nil {
-		return nil, 0, wrong
-	}
-	return x, number, nil
 }
 
 // clockLimit says how far a VM's clock may be off until status says it.

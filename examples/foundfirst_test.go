@@ -16,9 +16,18 @@ import (
 func TestFoundBeforeAnythingMoves(t *testing.T) {
 	t.Parallel()
 	c := shellCluster(t, 3, waits)
+	takeJob := func() {
+		t.Helper()
+		if err := os.Rename(filepath.Join(c.jobs, "script"), filepath.Join(c.jobs, "away")); err != nil {
+			t.Fatal(err)
+		}
+	}
 	t.Cleanup(func() {
-		if out, code := c.run("destroy", "--auto-approve", "--delete-disks"); code != 0 {
-			t.Errorf("destroy exited with %d:\n%s", code, out)
+		takeJob() // what was applied is destroyed, whatever the manifest has become
+		out, code := c.run("destroy", "--auto-approve", "--delete-disks")
+		mustTell(t, out, code, 0, "by revision", "Destroyed")
+		if _, err := os.Stat(c.state); !os.IsNotExist(err) {
+			t.Errorf("destroy left a state folder: %v", err)
 		}
 	})
 	c.edit(`deployment "scripts"`, "secret \"key\" { type = \"password\" }\nvariable \"size\" { default = 2 }\nvariable \"zones\" { default = [\"z1\", \"z2\"] }\n"+
@@ -105,12 +114,16 @@ listen "web" { port = property.port }
 
 	// What runs is told by the last revision while the manifest names a job that is
 	// not there, and nothing else is done.
-	if err := os.Rename(filepath.Join(jobs, "script"), filepath.Join(jobs, "away")); err != nil {
-		t.Fatal(err)
+	takeJob()
+	for _, args := range [][]string{{"status", "--exit-code"}, {"status", "--drift"}, {"status", "--census"}} {
+		out, code := c.run(args[0], args[1:]...)
+		mustTell(t, out, code, 0, "app/0", "app/2", "running", "by revision 1", "deploy validate")
 	}
-	out, code := c.run("status", "--exit-code")
-	mustTell(t, out, code, 0, "app/0", "app/2", "running", "by revision 1", "deploy validate")
-	out, code = c.run("apply", "--auto-approve")
+	for _, command := range []string{"logs", "metrics"} {
+		out, code := c.run(command)
+		mustTell(t, out, code, 0, "app/0", "by revision 1", "deploy validate")
+	}
+	out, code := c.run("apply", "--auto-approve")
 	mustTell(t, out, code, 1, `No release has a job "script"`)
 	if err := os.Rename(filepath.Join(jobs, "away"), filepath.Join(jobs, "script")); err != nil {
 		t.Fatal(err)

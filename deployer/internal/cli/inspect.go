@@ -97,7 +97,7 @@ func logsCommand(a *app) *cobra.Command {
   deploy logs -n 200 cluster.hcl lb/0 nginx`,
 		Args: cobra.RangeArgs(1, 3),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := a.deployer(args[0], nil)
+			d, err := a.deployer(args[0], a.aloud())
 			if err != nil {
 				return err
 			}
@@ -139,7 +139,7 @@ exit status is the command's.`,
 			return cobra.MinimumNArgs(2)(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := a.deployer(args[0], nil)
+			d, err := a.deployer(args[0], a.aloud())
 			if err != nil {
 				return err
 			}

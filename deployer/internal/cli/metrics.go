@@ -16,7 +16,7 @@ the deployment: metrics { port = 9100 }.`,
   deploy metrics cluster.hcl > /var/lib/prometheus/node-exporter/cluster.prom`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := a.deployer(args[0], nil)
+			d, err := a.deployer(args[0], a.aloud())
 			if err != nil {
 				return err
 			}

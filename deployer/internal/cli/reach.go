@@ -33,7 +33,7 @@ with one instance needs no index.`,
   deploy ssh cluster.hcl router/0 -- 'ls /var/log | wc -l'`,
 		Args: cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := a.deployer(args[0], nil)
+			d, err := a.deployer(args[0], a.aloud())
 			if err != nil {
 				return err
 			}
@@ -60,7 +60,7 @@ not written to disk.`,
   deploy scp -r cluster.hcl ./pages lb/0:/tmp/`,
 		Args: cobra.MinimumNArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := a.deployer(args[0], nil)
+			d, err := a.deployer(args[0], a.aloud())
 			if err != nil {
 				return err
 			}
@@ -98,7 +98,7 @@ done.`,
 			if dir == "" {
 				return fmt.Errorf("cannot write the configuration: name a folder that only you can read, --out FOLDER")
 			}
-			d, err := a.deployer(args[0], nil)
+			d, err := a.deployer(args[0], a.aloud())
 			if err != nil {
 				return err
 			}
