@@ -2,6 +2,7 @@ package publish
 
 import (
 	"bufio"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -27,7 +28,7 @@ func server(t *testing.T, name string) string {
 		for in.Scan() {
 			_, _ = io.WriteString(conn, name+" "+in.Text()+"\n")
 		}
-		if err := in.Err(); err != nil {
+		if err := in.Err(); err != nil && !errors.Is(err, net.ErrClosed) { // the test's end
 			t.Error(err)
 		}
 		_, _ = io.WriteString(conn, name+" saw the end\n")

@@ -131,6 +131,7 @@ func TestSchedule(t *testing.T) {
 		k := open(t, c, s, records)
 		stop := run(t, k)
 		began := time.Now()
+		synctest.Wait() // the schedule's first is made, one at a time
 		if _, err := k.Create("a", "mine"); err != nil {
 			t.Fatal(err)
 		}
