@@ -230,7 +230,17 @@ func TestAManifestKeepsItsState(t *testing.T) {
 	_, planErr := c.deployer(t).Plan(ctx, PlanRequest{})
 	_, applyErr := c.deployer(t).Apply(ctx, ApplyRequest{Approve: yes})
 	_, destroyErr := c.deployer(t).Destroy(ctx, DestroyRequest{Approve: yes})
-	for _, err := range []error{planErr, applyErr, destroyErr} {
+	_, rollbackErr := c.deployer(t).Rollback(ctx, RollbackRequest{Revision: 1, Approve: yes})
+	// Nor what goes by the last revision, since the manifest is wrong.
+	if err := os.WriteFile(other, append(text, "\nnothing = 1\n"...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, wrongErr := c.deployer(t).Destroy(ctx, DestroyRequest{Approve: yes})
+	_, statusErr := c.deployer(t).Status(ctx)
+	if err := os.WriteFile(other, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{planErr, applyErr, destroyErr, rollbackErr, wrongErr, statusErr} {
 		if err == nil || !strings.Contains(err.Error(), mine) || !strings.Contains(err.Error(), "state adopt") {
 			t.Errorf("got %v", err)
 		}

@@ -109,8 +109,21 @@ func New(c Config) (*Deployer, error) {
 	return d, nil
 }
 
-// at returns a deployer to which a kept revision is the manifest.
+// at returns a deployer to which a kept revision is the manifest. A revision is that of
+// the manifest that has the state: what another one of the same name may not do, it may
+// not do by a revision either.
 func at(d *Deployer, number int) (*Deployer, error) {
+	store, err := d.source.Store()
+	if err != nil {
+		return nil, err
+	}
+	if st, err := store.LoadState(); err != nil {
+		return nil, err
+	} else if st != nil && !d.adopts {
+		if err := d.source.CheckOwner(st.Manifest, st.Deployment, store.Dir); err != nil {
+			return nil, err
+		}
+	}
 	revision, err := d.source.At(number)
 	if err != nil {
 		return nil, err

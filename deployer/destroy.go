@@ -78,7 +78,7 @@ func (d *Deployer) Destroy(ctx context.Context, q DestroyRequest) (result *Resul
 		return x.Remove()
 	})
 	if result != nil && result.Changed {
-		result.end(d, started, err)
+		result.end(by, started, err)
 	}
 	return result, err
 }

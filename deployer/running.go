@@ -49,7 +49,7 @@ func lastApplied(d *Deployer, wrong error) (*Deployer, int, error) {
 	number := st.Revisions[len(st.Revisions)-1].Number
 	kept, err := at(d, number)
 	if err != nil {
-		return nil, 0, wrong
+		return nil, 0, errors.Join(wrong, err)
 	}
 	return kept, number, nil
 }
